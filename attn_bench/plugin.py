@@ -8,7 +8,7 @@ them, so heavy imports belong inside :meth:`Model.build` and :meth:`Task.splits`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -77,6 +77,7 @@ class Model(ABC):
         kinds: the kinds of problem it serves.
         complexity: claimed growth of time and memory with the number of tokens, if there is a claim.
         presets: named sets of options, chosen as ``name:preset``.
+        imports: heavy modules that ``build`` imports; a runner imports them once, not once per cell.
     """
 
     name: ClassVar[str]
@@ -85,6 +86,7 @@ class Model(ABC):
     kinds: ClassVar[frozenset[Kind]]
     complexity: ClassVar[Complexity | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    imports: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def build(self, problem: Problem) -> nn.Module:
@@ -178,6 +180,23 @@ class Task(ABC):
             DataError: a file named by an option cannot be used.
         """
         return options
+
+    def prepare(
+        self,
+        resolutions: tuple[int, ...],
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        refresh: bool = False,
+        **options: Any,
+    ) -> Sequence[Mapping[str, Any]]:
+        """Make or download the data of ``resolutions`` unless they are cached; ``refresh`` makes them anew.
+
+        Called once before cells run, with resolved options. Returns a description of each cached file, if any.
+
+        Raises:
+            DataError: the data cannot be had.
+        """
+        return ()
 
     @abstractmethod
     def problem(self, resolution: int, **options: Any) -> Problem:

@@ -1,0 +1,268 @@
+"""Runs one cell: data, model, training, evaluation, measuring; whatever happens, one record comes out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attn_bench.measure.environment import environment, fingerprint
+from attn_bench.measure.flops import count_flops
+from attn_bench.measure.latency import measure_latency
+from attn_bench.measure.memory import measure_memory
+from attn_bench.plugin import Model, OptionError, Problem, Task, Unsupported
+from attn_bench.registry import MODELS, TASKS
+from attn_bench.results import Record, Status, Store, atomic_write, write_json
+from attn_bench.sweep import Cell, unsupported
+from attn_bench.training import Batch, Diverged, Progress, autocast, predict, train
+
+SHOWN_SAMPLES = 3
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class _Findings:
+    """What is known so far; kept when a later part of the cell fails."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    latency: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+def run_cell(cell: Cell, store: Store, report: Report = lambda event: None) -> Record:
+    """Run ``cell``, keep its record in ``store`` and return it. Errors of the model end as a status, never as a raise."""
+    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    findings = _Findings()
+    status: Status = "ok"
+    error: str | None = None
+    try:
+        _run(cell, store, report, findings)
+    except (Unsupported, OptionError) as reason:
+        status, error = "unsupported", str(reason)
+    except Diverged as reason:
+        status, error = "diverged", str(reason)
+    except Exception as reason:
+        status, error = ("oom" if is_out_of_memory(reason) else "crashed"), one_line(reason)
+        if status == "crashed":
+            import traceback
+
+            traceback.print_exc()
+    record = Record.of(
+        cell,
+        status,
+        error=error,
+        evaluations=tuple(findings.evaluations),
+        latency=findings.latency,
+        memory=findings.memory,
+        seconds=time.perf_counter() - began,
+        started=started,
+        **findings.values,
+    )
+    store.write(record)
+    store.path("checkpoints", cell.id).unlink(missing_ok=True)
+    return record
+
+
+def one_line(error: BaseException) -> str:
+    """Return type and message of an error as one line of bounded length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether torch or Python ran out of memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
+    _set_flags(cell)
+    findings.values["environment"] = _keep_environment(store)
+    task, model = TASKS.load(cell.task), MODELS.load(cell.plugin)
+    problem = task.problem(cell.resolution, **cell.task_options)
+    if (reason := unsupported(cell, model, problem)) is not None:
+        raise Unsupported(reason)
+
+    torch.manual_seed(cell.seed)
+    module = model.build(problem, **cell.options).to(cell.device)
+    findings.values |= {
+        "parameters": count_parameters(module),
+        "effective": json.loads(json.dumps(dict(model.effective(module)), default=str)),
+    }
+    if cell.training is not None:
+        _train_and_evaluate(cell, task, model, module, store, report, findings)
+    if cell.measure:
+        report({"stage": "measuring"})
+        _measure(cell, task, problem, module, findings)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of real trainable numbers: a complex parameter counts as two."""
+    return sum(p.numel() * (2 if p.is_complex() else 1) for p in module.parameters() if p.requires_grad)
+
+
+def _set_flags(cell: Cell) -> None:
+    if cell.threads is not None:
+        torch.set_num_threads(cell.threads)
+    torch.set_float32_matmul_precision("high" if cell.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = cell.precision == "tf32"
+    torch.backends.cudnn.benchmark = False
+
+
+def _keep_environment(store: Store) -> str:
+    values = environment()
+    name = fingerprint(values)
+    path = store.path("environments", name)
+    if not path.exists():
+        write_json(path, values)
+    return name
+
+
+def _train_and_evaluate(
+    cell: Cell, task: Task, model: Model, module: nn.Module, store: Store, report: Report, findings: _Findings
+) -> None:
+    assert cell.training is not None
+    report({"stage": "data"})
+    splits = task.splits(cell.resolution, **cell.task_options)
+    findings.values["data"] = dict(splits.identity)
+    if model.fit(module, splits.train):
+        whole = module
+    else:
+        whole = task.adapt(module, splits.train).to(cell.device)
+        compiled = torch.compile(whole, dynamic=False) if cell.compile else whole
+
+        def show(progress: Progress) -> None:
+            report({"stage": "training", **asdict(progress)})
+
+        result = train(
+            compiled,
+            splits.train,
+            task.loss,
+            cell.training,
+            seed=cell.seed,
+            precision=cell.precision,
+            device=cell.device,
+            checkpoint=store.path("checkpoints", cell.id),
+            report=show,
+        )
+        findings.values["training"] = asdict(result)
+    report({"stage": "evaluating"})
+    for resolution in (cell.resolution, *cell.eval_resolutions):
+        own = resolution == cell.resolution
+        entry: dict[str, Any] = {"resolution": resolution, "status": "ok", "error": None, "metrics": {}}
+        try:
+            data = splits if own else task.splits(resolution, **cell.task_options)
+            batches = predict(whole, data.test, batch_size=cell.batch_size, precision=cell.precision, device=cell.device)
+            shown = _Shown(data.test) if own and task.kind == "field" else None
+            entry["metrics"] = task.evaluate(shown.watch(batches) if shown else batches)
+            if shown:
+                shown.save(store.path("artifacts", cell.id))
+            if bad := [name for name, value in entry["metrics"].items() if not np.isfinite(value)]:
+                raise Diverged(f"not finite after training: {', '.join(bad)}")
+        except Exception as reason:
+            if own:
+                raise
+            entry["status"] = _status_of(reason)
+            entry["error"] = str(reason) if isinstance(reason, Unsupported) else one_line(reason)
+        findings.evaluations.append(entry)
+
+
+def _status_of(reason: Exception) -> Status:
+    if isinstance(reason, Unsupported):
+        return "unsupported"
+    if isinstance(reason, Diverged):
+        return "diverged"
+    return "oom" if is_out_of_memory(reason) else "crashed"
+
+
+class _Shown:
+    """Keeps the first few predictions for the panels of a report while they pass by."""
+
+    def __init__(self, test: Any) -> None:
+        self.inputs = torch.stack([test[i][0] for i in range(min(SHOWN_SAMPLES, len(test)))])
+        self.predictions: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for prediction, target in batches:
+            missing = len(self.inputs) - sum(map(len, self.predictions))
+            if missing > 0:
+                self.predictions.append(prediction[:missing].cpu())
+                self.targets.append(target[:missing].cpu())
+            yield prediction, target
+
+    def save(self, path: Path) -> None:
+        with atomic_write(path) as file:
+            np.savez_compressed(
+                file,
+                input=self.inputs.numpy(),
+                target=torch.cat(self.targets).numpy(),
+                prediction=torch.cat(self.predictions).numpy(),
+            )
+
+
+def random_batch(problem: Problem, batch_size: int, device: str, seed: int) -> Batch:
+    """Return random inputs and targets of the shapes of ``problem``, for timing; never zeros."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def integers(high: int, *shape: int) -> Tensor:
+        return torch.randint(high, (batch_size, *shape), generator=generator)
+
+    def normal(channels: int) -> Tensor:
+        return torch.randn(batch_size, channels, *problem.grid, generator=generator)
+
+    match problem.kind:
+        case "field":
+            batch = normal(problem.inputs), normal(problem.outputs)
+        case "image":
+            batch = normal(problem.inputs), integers(problem.outputs)
+        case "mask":
+            batch = normal(problem.inputs), integers(problem.outputs, *problem.grid)
+        case _:
+            batch = integers(problem.inputs, *problem.grid), integers(problem.outputs, *problem.grid)
+    return batch[0].to(device), batch[1].to(device)
+
+
+def _measure(cell: Cell, task: Task, problem: Problem, module: nn.Module, findings: _Findings) -> None:
+    """Measure the bare module on random data: forward in inference mode, and a whole training step."""
+    inputs, targets = random_batch(problem, cell.batch_size, cell.device, cell.seed)
+    called = torch.compile(module, dynamic=False) if cell.compile else module
+    trainable = any(p.requires_grad for p in module.parameters())
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-6) if trainable else None
+
+    def forward() -> Tensor:
+        with torch.inference_mode(), autocast(cell.device, cell.precision):
+            return called(inputs)
+
+    def train_step() -> None:
+        assert optimiser is not None
+        optimiser.zero_grad(set_to_none=True)
+        with autocast(cell.device, cell.precision):
+            prediction = called(inputs)
+        task.loss(prediction.float(), targets).backward()
+        optimiser.step()
+
+    steps: dict[str, Callable[[], object]] = {"forward": forward}
+    if trainable:
+        steps["train_step"] = train_step
+    for name, step in steps.items():
+        module.train(name == "train_step")
+        findings.latency[name] = asdict(measure_latency(step, cell.device))
+    for name, step in steps.items():
+        module.train(name == "train_step")
+        if optimiser is not None:
+            optimiser.zero_grad(set_to_none=True)
+        findings.memory[name] = asdict(measure_memory(step, cell.device))
+    # Last: the counter can switch torch.compile off for the rest of the process.
+    module.eval()
+    one, _ = random_batch(problem, 1, cell.device, cell.seed)
+    with torch.inference_mode():
+        findings.values["flops"] = asdict(count_flops(lambda: module(one)))
+

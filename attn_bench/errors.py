@@ -1,0 +1,23 @@
+"""Errors a user can cause; the command line prints their message as one line, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from attn_bench.plugin import DataError, OptionError
+
+
+class UserError(Exception):
+    """Wrong input; the message says what was given, what is allowed and what to do next."""
+
+
+USER_ERRORS = (UserError, DataError, OptionError)
+
+
+def unknown(what: str, given: str, allowed: Iterable[str]) -> UserError:
+    """Build the error for a name that does not exist, with the closest one that does."""
+    allowed = sorted(allowed)
+    close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(allowed) or 'none'}"
+    return UserError(f"unknown {what} {given!r}; {hint}")

@@ -1,0 +1,186 @@
+"""Runs cells on this machine, one process and one cell at a time, so that nothing disturbs what is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from attn_bench.results import Record, Store
+from attn_bench.sweep import Cell
+
+Listener = Callable[[Cell, dict[str, Any]], None]
+
+# glibc trims and remaps the heap in every large training step; with higher thresholds it keeps the memory.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a cell may take: seconds of wall-clock time and MiB of resident memory; None is no limit."""
+
+    timeout_s: float | None = None
+    memory_limit_mib: float | None = None
+
+
+def execute(
+    cells: Sequence[Cell],
+    store: Store,
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    retry: Literal["none", "failed", "all"] = "none",
+    skip_after_oom: bool = True,
+    modules: Sequence[str] = (),
+    listen: Listener = lambda cell, event: None,
+) -> None:
+    """Run every cell that has no record yet, and see to it that every cell has one at the end.
+
+    Another runner may work on the same folder: a cell that it holds is left to it, and waited for at the end.
+
+    Args:
+        retry: ``failed`` runs cells again whose status is neither ``ok`` nor ``unsupported``; ``all`` runs all again.
+        skip_after_oom: after an out-of-memory, larger resolutions of the same model are ``skipped``.
+        modules: imported once by the fork server.
+        listen: told what happens: ``start``, ``progress``, ``done`` with the record's status.
+    """
+    waiting = [cell for cell in cells if _is_due(store, cell, retry)]
+    with _Server(store.folder, modules) as server:
+        for patient in (False, True):
+            held = []
+            for cell in waiting:
+                with _claim(store, cell, patient) as mine:
+                    if not mine:
+                        held.append(cell)
+                    elif _is_due(store, cell, "none" if patient else retry):
+                        listen(cell, {"event": "start"})
+                        record = _skip(store, cell) if skip_after_oom else None
+                        record = record or server.run(cell, store, limits, listen)
+                        listen(cell, {"event": "done", "status": record["status"], "record": record})
+            waiting = held
+
+
+def _is_due(store: Store, cell: Cell, retry: str) -> bool:
+    record = store.read(cell.id)
+    if record is None or retry == "all":
+        return True
+    return retry == "failed" and record["status"] not in ("ok", "unsupported")
+
+
+@contextlib.contextmanager
+def _claim(store: Store, cell: Cell, patient: bool) -> Iterator[bool]:
+    """Hold a cell against other runners; the lock goes with the process that holds it."""
+    path = store.folder / "locks" / cell.id
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _skip(store: Store, cell: Cell) -> dict[str, Any] | None:
+    """Write and return a ``skipped`` record if a smaller resolution of the same model ran out of memory."""
+    for record in store.records():
+        other = record["cell"]
+        if record["status"] == "oom" and other["resolution"] < cell.resolution:
+            same = {**other, "resolution": cell.resolution, "seed": cell.seed, "eval_resolutions": list(cell.eval_resolutions)}
+            if same == cell.to_json():
+                store.write(
+                    Record.of(cell, "skipped", error=f"out of memory at {other['resolution']} already (--no-skip runs it)")
+                )
+                return store.read(cell.id)
+    return None
+
+
+class _Server:
+    """The fork server's other end; starts it when first needed, and again should it die."""
+
+    def __init__(self, folder: Path, modules: Sequence[str]) -> None:
+        self.command = [sys.executable, "-m", "attn_bench.execute.server", str(folder.resolve()), *modules]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> _Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is None:
+            return
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**ALLOCATOR, **os.environ},
+                start_new_session=True,
+            )
+        return self.process
+
+    def run(self, cell: Cell, store: Store, limits: Limits, listen: Listener) -> dict[str, Any]:
+        """Run one cell in a process of its own and return its record."""
+        process = self._start()
+        assert process.stdin is not None and process.stdout is not None
+        before = store.read(cell.id)
+        request = {"cell": cell.to_json(), "timeout_s": limits.timeout_s, "memory_limit_mib": limits.memory_limit_mib}
+        end: dict[str, Any] = {"code": 1, "signal": None, "ended_by": "server"}
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                event = json.loads(line)
+                if event["event"] == "exit":
+                    end = event
+                    break
+                listen(cell, event)
+        record = store.read(cell.id)
+        if record is None or record == before:
+            store.write(_failure(cell, store, end, limits))
+            record = store.read(cell.id)
+        assert record is not None
+        return record
+
+
+def _failure(cell: Cell, store: Store, end: dict[str, Any], limits: Limits) -> Record:
+    match end["ended_by"]:
+        case "timeout":
+            return Record.of(cell, "timeout", error=f"ended after {limits.timeout_s:g} s (--timeout)")
+        case "memory":
+            return Record.of(cell, "oom", error=f"took more than {limits.memory_limit_mib:g} MiB (--memory-limit)")
+        case "server":
+            return Record.of(cell, "crashed", error="the process that runs cells died; was the machine out of memory?")
+    last = _last_lines(store.path("logs", cell.id))
+    if end["signal"] is not None:
+        with contextlib.suppress(ValueError):
+            end["signal"] = signal.Signals(end["signal"]).name
+        how = f"ended by {end['signal']}"
+    else:
+        how = f"exit code {end['code']} without a result"
+    return Record.of(cell, "crashed", error=f"{how}{': ' if last else ''}{last}")
+
+
+def _last_lines(log: Path, characters: int = 300) -> str:
+    with contextlib.suppress(OSError):
+        return " ".join(log.read_text(errors="replace")[-4 * characters :].split())[-characters:]
+    return ""

@@ -1,0 +1,227 @@
+"""Records, the folder they are kept in, and the pandas table of it.
+
+Layout of a results folder::
+
+    run.json             task, metrics and settings of the last sweep written here
+    cells/<id>.json      one record per cell, written atomically
+    environments/<id>.json  where cells ran; records refer to them
+    artifacts/<id>.npz   a few test samples with their predictions
+    checkpoints/<id>.pt  of cells that are not finished
+    logs/<id>.txt        what the cell's process printed
+    table.csv, table.parquet  the table of all records
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from attn_bench.errors import UserError
+from attn_bench.sweep import Cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+Status = Literal["ok", "oom", "timeout", "crashed", "diverged", "unsupported", "skipped"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one cell.
+
+    Attributes:
+        cell: the cell, as JSON.
+        status: ``ok``, or why it is not.
+        error: one line for any other status.
+        environment: name of the file under ``environments/`` that says where it ran.
+        parameters: trainable parameters (a complex one counts as two).
+        flops: of one forward pass of one sample.
+        effective: settings in force where they differ from those asked for.
+        training: steps, epochs, seconds, loss.
+        evaluations: one entry per resolution evaluated at: resolution, status, error, metrics.
+        latency, memory: ``forward`` and ``train_step``, each as measured, raw samples included.
+        data: what the data were.
+        seconds: wall-clock time of the cell.
+        started: UTC time, ISO 8601.
+    """
+
+    cell: Mapping[str, Any]
+    id: str
+    status: Status
+    error: str | None = None
+    environment: str | None = None
+    parameters: int | None = None
+    flops: Mapping[str, Any] | None = None
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = None
+    evaluations: tuple[Mapping[str, Any], ...] = ()
+    latency: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    started: str | None = None
+    schema: int = SCHEMA
+
+    @classmethod
+    def of(cls, cell: Cell, status: Status, **values: Any) -> Record:
+        """Build the record of ``cell``."""
+        return cls(cell=cell.to_json(), id=cell.id, status=status, **values)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside ``path`` that takes its place only when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON atomically; NaN and infinity become null, which every reader understands."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(_finite(values), indent=1, sort_keys=True, allow_nan=False).encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and value - value != 0:
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+class Store:
+    """A results folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, task: str) -> Store:
+        """Open ``folder`` for writing, making it if need be.
+
+        Raises:
+            UserError: it cannot be written, or holds something else.
+        """
+        store = cls(folder)
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"--out {folder}: is a file; name a folder")
+            if folder.exists() and any(folder.iterdir()):
+                existing = store.run_info()
+                if existing.get("task") != task:
+                    raise UserError(
+                        f"--out {folder}: holds results of task {existing.get('task')!r}; name another folder for {task!r}"
+                    )
+            (folder / "cells").mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+                pass
+        except OSError as error:
+            raise UserError(f"--out {folder}: cannot be written ({error.strerror}); name another folder") from None
+        return store
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Open a folder for reading; raises UserError if it holds no results."""
+        store = cls(folder)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; 'attn-bench run' makes one")
+        store.run_info()
+        return store
+
+    def run_info(self) -> dict[str, Any]:
+        """Return ``run.json``; raises UserError if the folder is no results folder."""
+        path = self.folder / "run.json"
+        try:
+            info = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.folder}: holds no results of attn-bench (no run.json)") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+        if not isinstance(info, dict) or info.get("schema") != SCHEMA:
+            found = info.get("schema") if isinstance(info, dict) else None
+            raise UserError(f"{path}: schema {found!r}, this version reads {SCHEMA}; use the version of attn-bench that wrote it")
+        return info
+
+    def write_run_info(self, values: Mapping[str, Any]) -> None:
+        """Write ``run.json``."""
+        write_json(self.folder / "run.json", {"schema": SCHEMA, **values})
+
+    def path(self, kind: Literal["cells", "artifacts", "checkpoints", "logs", "environments"], id: str) -> Path:
+        """Return where something of a cell is kept."""
+        suffix = {"cells": "json", "artifacts": "npz", "checkpoints": "pt", "logs": "txt", "environments": "json"}[kind]
+        return self.folder / kind / f"{id}.{suffix}"
+
+    def write(self, record: Record) -> None:
+        """Keep a record; takes the place of an earlier one of the same cell."""
+        write_json(self.path("cells", record.id), dataclasses.asdict(record))
+
+    def read(self, id: str) -> dict[str, Any] | None:
+        """Return the record of a cell, or None if there is none; raises UserError if the file is broken."""
+        path = self.path("cells", id)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return record if record["schema"] == SCHEMA and record["id"] == id else _broken(path, "not a record of it")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return _broken(path, repr(error))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return every record, in the order of resolution, model and seed."""
+        files = sorted((self.folder / "cells").glob("*.json"))
+        records = [record for file in files if (record := self.read(file.stem)) is not None]
+        return sorted(records, key=lambda r: (r["cell"]["resolution"], r["cell"]["model"], r["cell"]["seed"], r["id"]))
+
+    def table(self) -> pd.DataFrame:
+        """Return the table of every record (see :func:`load`)."""
+        import pandas as pd
+
+        from attn_bench.table import rows
+
+        environments = {
+            file.stem: json.loads(file.read_text(encoding="utf-8")) for file in (self.folder / "environments").glob("*.json")
+        }
+        return pd.DataFrame(rows(self.records(), environments, list(self.run_info().get("metrics", {}))))
+
+    def write_table(self) -> pd.DataFrame:
+        """Write ``table.csv`` and ``table.parquet`` and return the table."""
+        table = self.table()
+        with atomic_write(self.folder / "table.csv") as file:
+            table.to_csv(file, index=False)
+        with atomic_write(self.folder / "table.parquet") as file:
+            table.to_parquet(file, index=False)
+        return table
+
+
+def _broken(path: Path, why: str) -> Any:
+    raise UserError(f"{path}: broken record ({why}); delete the file to run its cell again")
+
+
+def load(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return the table of a results folder: one row per cell, and one more per further resolution it was evaluated at.
+
+    Raises:
+        UserError: the folder holds no results, or broken ones.
+    """
+    return Store.open(Path(path)).table()

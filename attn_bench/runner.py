@@ -1,0 +1,109 @@
+"""Runs a sweep from settings to table; the Python API and the command line both end here."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from attn_bench.registry import MODELS, TASKS
+from attn_bench.results import Store
+from attn_bench.sweep import Cell, Sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attn_bench.execute.local import Limits, Listener
+
+
+def default_folder(task: str) -> Path:
+    """Return ``results/<task>-<date>``."""
+    return Path("results") / f"{task}-{datetime.date.today().isoformat()}"
+
+
+def prepare_data(task_name: str, cells: Sequence[Cell], on_progress: Callable[[int, int], None]) -> None:
+    """Make or fetch the data of ``cells`` before any of them runs, so that no cell's time holds it."""
+    task = TASKS.load(task_name)
+    resolutions = tuple(dict.fromkeys(r for cell in cells for r in (cell.resolution, *cell.eval_resolutions)))
+    task.prepare(resolutions, on_progress, **cells[0].task_options)
+
+
+def run_sweep(
+    sweep: Sweep,
+    out: Path,
+    *,
+    limits: Limits | None = None,
+    retry: Literal["none", "failed", "all"] = "none",
+    skip_after_oom: bool = True,
+    on_cells: Callable[[Sequence[Cell]], None] = lambda cells: None,
+    on_data: Callable[[int, int], None] = lambda done, total: None,
+    listen: Listener = lambda cell, event: None,
+) -> pd.DataFrame:
+    """Run what is missing of ``sweep`` in ``out`` and return the table of the folder.
+
+    A second call runs only what is not there yet. The table on disk is brought up to date even when interrupted.
+
+    Raises:
+        UserError, OptionError, DataError: before anything is run or written.
+    """
+    from attn_bench.execute.local import Limits, execute
+
+    cells = sweep.cells()
+    task = TASKS.load(sweep.task)
+    store = Store.create(out, sweep.task)
+    on_cells(cells)
+    prepare_data(sweep.task, cells, on_data)
+    store.write_run_info(
+        {
+            "task": sweep.task,
+            "metrics": {name: dataclasses.asdict(metric) for name, metric in task.metrics.items()},
+            "settings": dataclasses.asdict(sweep),
+        }
+    )
+    modules = dict.fromkeys(module for cell in cells for module in MODELS.load(cell.plugin).imports)
+    try:
+        execute(
+            cells,
+            store,
+            limits=limits or Limits(),
+            retry=retry,
+            skip_after_oom=skip_after_oom,
+            modules=tuple(modules),
+            listen=listen,
+        )
+    finally:
+        table = store.write_table()
+    return table
+
+
+def run(
+    models: Iterable[str | Mapping[str, Any]],
+    task: str,
+    *,
+    out: str | Path | None = None,
+    retry: Literal["none", "failed", "all"] = "none",
+    timeout_s: float | None = None,
+    memory_limit_mib: float | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Run a sweep and return its table, one row per cell.
+
+    Args:
+        models: names, ``"name:preset"``, or mappings with ``name`` and any of ``preset``, ``options``, ``label``.
+        task: name of the task.
+        out: results folder; default ``results/<task>-<date>``. What it already holds is not run again.
+        retry: ``"failed"`` runs failed cells again, ``"all"`` every cell.
+        timeout_s: seconds a cell may take.
+        memory_limit_mib: resident memory a cell may take.
+        **settings: the other attributes of :class:`attn_bench.sweep.Sweep`, e.g. ``resolutions=[16, 32]``, ``seeds=3``.
+
+    Raises:
+        UserError, OptionError, DataError: wrong input; nothing has been run.
+    """
+    from attn_bench.execute.local import Limits
+
+    sweep = Sweep.from_settings({**settings, "models": tuple(models), "task": task})
+    folder = Path(out) if out is not None else default_folder(task)
+    return run_sweep(sweep, folder, retry=retry, limits=Limits(timeout_s, memory_limit_mib))

@@ -1,0 +1,317 @@
+"""What the user asked for (:class:`Sweep`) and what is run (:class:`Cell`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from attn_bench.errors import UserError, unknown
+from attn_bench.options import validated
+from attn_bench.plugin import Model, OptionError, Problem, Task
+from attn_bench.registry import MODELS, TASKS
+
+Precision = Literal["float32", "tf32", "bf16"]
+BudgetUnit = Literal["epochs", "steps", "seconds"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every model of a sweep is trained: the same data, the same budget."""
+
+    budget: float
+    budget_unit: BudgetUnit
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    clip_norm: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model x task x resolution x seed x precision x budget.
+
+    Attributes:
+        model: the label in tables: the plugin's name, and its preset if one was chosen.
+        plugin: the name of the model's plugin.
+        model_version, task_version: package, version and source digest of the plugins.
+        options, task_options: validated options, as given (defaults are part of the plugin's version).
+        training: None for a cell that is measured without being trained.
+        eval_resolutions: other resolutions at which the trained model is evaluated.
+        measure: whether latency, memory and FLOPs are measured.
+    """
+
+    model: str
+    plugin: str
+    model_version: str
+    options: Mapping[str, Any]
+    task: str
+    task_version: str
+    task_options: Mapping[str, Any]
+    resolution: int
+    seed: int
+    precision: Precision
+    device: Literal["cpu", "cuda"]
+    training: Training | None
+    batch_size: int
+    eval_resolutions: tuple[int, ...] = ()
+    compile: bool = False
+    measure: bool = True
+    threads: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self), sort_keys=True))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Cell:
+        """Inverse of :meth:`to_json`."""
+        training = values["training"]
+        return cls(
+            **{
+                **values,
+                "training": Training(**training) if training else None,
+                "eval_resolutions": tuple(values["eval_resolutions"]),
+            }
+        )
+
+    @property
+    def id(self) -> str:
+        """Hash of the canonical JSON: the same cell has the same id on every machine and in every process."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """A few words for progress lines."""
+        return f"{self.model} at {self.resolution}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything a user can say about a run. None means the task's default.
+
+    Attributes:
+        models: names, ``name:preset``, or mappings with ``name`` and any of ``preset``, ``options``, ``label``.
+        task: name of the task.
+        resolutions: grid sizes to train and test at.
+        eval_resolutions: further grid sizes to test at, without training there.
+        seeds: how many seeds (0, 1, ...), or which.
+        epochs, steps, seconds: the training budget, at most one of them.
+        precision: ``float32``, ``tf32`` (matrix products in TF32) or ``bf16`` (autocast).
+        device: ``auto`` takes a GPU where there is one.
+        threads: CPU threads; None leaves the choice to torch.
+        options: options of models and tasks, by name: ``{"mano": {"dim": 64}, "darcy": {"recipe": "neuralop"}}``.
+    """
+
+    models: tuple[str | Mapping[str, Any], ...]
+    task: str
+    resolutions: tuple[int, ...] | None = None
+    eval_resolutions: tuple[int, ...] = ()
+    seeds: int | tuple[int, ...] = 1
+    epochs: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    clip_norm: float | None = None
+    precision: Precision = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    measure: bool = True
+    threads: int | None = None
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Sweep:
+        """Build from plain values (a YAML file, the command line); raises UserError naming what is wrong."""
+        from pydantic import TypeAdapter, ValidationError
+
+        names = {entry.name for entry in dataclasses.fields(cls)}
+        for name in settings:
+            if name not in names:
+                raise unknown("setting", str(name), names)
+        for name in ("models", "task"):
+            if not settings.get(name):
+                raise UserError(f"no {name} given; say --{name}, or name {'it' if name == 'task' else 'them'} in the sweep file")
+        try:
+            sweep = TypeAdapter(cls).validate_python(dict(settings))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"][:1])
+            raise UserError(f"setting {where}: {first['msg']} (given: {first['input']!r})") from None
+        sweep._check()
+        return sweep
+
+    def _check(self) -> None:
+        budgets = [unit for unit in ("epochs", "steps", "seconds") if getattr(self, unit) is not None]
+        if len(budgets) > 1:
+            raise UserError(f"one training budget at a time; given: {', '.join(budgets)}")
+        for name in (*budgets, "batch_size", "learning_rate", "clip_norm", "threads"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"setting {name}: must be positive (given: {value})")
+        if self.weight_decay is not None and not self.weight_decay >= 0:
+            raise UserError(f"setting weight_decay: must not be negative (given: {self.weight_decay})")
+        if isinstance(self.seeds, int) and self.seeds < 1:
+            raise UserError(f"setting seeds: at least 1 is needed (given: {self.seeds})")
+        for name in ("resolutions", "eval_resolutions"):
+            values = getattr(self, name) or ()
+            for resolution in values:
+                if resolution < 2:
+                    raise UserError(f"setting {name}: a resolution is at least 2 (given: {resolution})")
+        if self.resolutions == ():
+            raise UserError("setting resolutions: at least one is needed")
+
+    def cells(self) -> list[Cell]:
+        """Expand into cells, ordered so that every model appears early.
+
+        Raises:
+            UserError, OptionError, DataError: a name, option, resolution or file that cannot be used.
+        """
+        task_entry = TASKS.entry(self.task)
+        task = task_entry.load()
+        variants = [_variant(spec, self.options) for spec in self.models]
+        labels = [label for label, *_ in variants]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise UserError(f"model {label!r} is listed twice; give one of them another label")
+        known = {self.task, *labels, *(name for _, name, *_ in variants)}
+        for owner in self.options:
+            if owner not in known:
+                raise unknown("model or task of this sweep in --set", owner, known)
+        resolutions = tuple(dict.fromkeys(self.resolutions or task.defaults.resolutions))
+        extra = tuple(r for r in dict.fromkeys(self.eval_resolutions))
+        task_options = validated(self.task, task.splits, self.options.get(self.task, {}))
+        task_options = task.resolve(tuple(dict.fromkeys((*resolutions, *extra))), **task_options)
+        training = self._training(task)
+        device = resolve_device(self.device)
+        seeds = tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+        for resolution in resolutions:
+            if (problem := task.problem(resolution, **task_options)).kind != task.kind:
+                raise UserError(f"task {self.task!r} is broken: it declares {task.kind!r} and poses {problem.kind!r}")
+        cells = []
+        for resolution in resolutions:
+            for seed in seeds:
+                for label, name, options, version in variants:
+                    cells.append(
+                        Cell(
+                            model=label,
+                            plugin=name,
+                            model_version=version,
+                            options=options,
+                            task=self.task,
+                            task_version=task_entry.fingerprint(),
+                            task_options=task_options,
+                            resolution=resolution,
+                            seed=seed,
+                            precision=self.precision,
+                            device=device,
+                            training=training,
+                            batch_size=training.batch_size,
+                            eval_resolutions=tuple(r for r in extra if r != resolution),
+                            compile=self.compile,
+                            measure=self.measure,
+                            threads=self.threads,
+                        )
+                    )
+        return cells
+
+    def _training(self, task: Task) -> Training:
+        defaults = task.defaults
+        units: tuple[BudgetUnit, ...] = ("epochs", "steps", "seconds")
+        unit: BudgetUnit = next((unit for unit in units if getattr(self, unit) is not None), "epochs")
+        budget = getattr(self, unit)
+
+        def choose(given: Any, default: Any) -> Any:
+            return default if given is None else given
+
+        return Training(
+            budget=float(choose(budget, defaults.epochs)),
+            budget_unit=unit,
+            batch_size=choose(self.batch_size, defaults.batch_size),
+            learning_rate=choose(self.learning_rate, defaults.learning_rate),
+            weight_decay=choose(self.weight_decay, defaults.weight_decay),
+            clip_norm=choose(self.clip_norm, defaults.clip_norm),
+        )
+
+
+def _variant(
+    spec: str | Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, str, dict[str, Any], str]:
+    """Return label, plugin name, validated options and version of one entry of ``Sweep.models``."""
+    if isinstance(spec, str):
+        name, _, preset = spec.strip().partition(":")
+        own: Mapping[str, Any] = {}
+        label = spec.strip()
+    else:
+        allowed = ("name", "preset", "options", "label")
+        for key in spec:
+            if key not in allowed:
+                raise unknown("key of a model in the sweep", str(key), allowed)
+        if not spec.get("name"):
+            raise UserError(f"a model in the sweep has no name: {dict(spec)}")
+        name, preset, own = str(spec["name"]), str(spec.get("preset") or ""), spec.get("options") or {}
+        label = str(spec.get("label") or (f"{name}:{preset}" if preset else name))
+    entry = MODELS.entry(name)
+    model = entry.load()
+    if preset and preset not in model.presets:
+        raise unknown(f"preset of {name}", preset, model.presets)
+    chosen = {
+        **(model.presets[preset] if preset else {}),
+        **own,
+        **options.get(name, {}),
+        **(options.get(label, {}) if label != name else {}),
+    }
+    return label, name, validated(name, model.build, chosen), entry.fingerprint()
+
+
+def resolve_device(device: str) -> Literal["cpu", "cuda"]:
+    """Return the device to use; ``auto`` takes CUDA where torch can use it. Raises UserError if it was asked for in vain."""
+    if device == "cpu":
+        return "cpu"
+    if cuda_available():
+        return "cuda"
+    if device == "cuda":
+        raise UserError("--device cuda: torch finds no CUDA device; use --device cpu, or install a driver and a CUDA build of torch")
+    return "cpu"
+
+
+def cuda_available() -> bool:
+    """Ask torch in a way that leaves this process without a CUDA context."""
+    import os
+
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def unsupported(cell: Cell, model: Model, problem: Problem) -> str | None:
+    """Return why ``model`` cannot serve ``problem`` in this cell, or None."""
+    if problem.kind not in model.kinds:
+        return f"{cell.plugin} serves {', '.join(sorted(model.kinds))}; {cell.task} is {problem.kind}"
+    try:
+        return model.unsupported(problem, cell.device, **cell.options)
+    except OptionError as error:
+        return str(error)
+
+
+def read_sweep_file(path: Path) -> dict[str, Any]:
+    """Read a YAML sweep file into settings; raises UserError."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the sweep file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} holds no settings; a sweep file is a mapping such as 'models: [mano, fno]'")
+    return settings

@@ -1,0 +1,115 @@
+"""Rows of the results table from records."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# What tells cells of one model apart without being a setting of it.
+_AXES = {"model", "resolution", "seed", "eval_resolutions", "measure"}
+
+
+def rows(
+    records: Sequence[Mapping[str, Any]], environments: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return one row per record and resolution evaluated at, with the same columns in every row.
+
+    Latency, memory and cost stand in the row of the resolution trained at; other rows carry the metrics alone.
+    """
+    labels = _labels(records)
+    table = []
+    for record, label in zip(records, labels):
+        environment = environments.get(record.get("environment") or "", {})
+        evaluations = {entry["resolution"]: entry for entry in record["evaluations"]}
+        for resolution in (record["cell"]["resolution"], *record["cell"]["eval_resolutions"]):
+            entry = evaluations.get(resolution, {})
+            own = resolution == record["cell"]["resolution"]
+            table.append(_row(record, label, resolution, entry, environment, metrics, own))
+    return table
+
+
+def _row(
+    record: Mapping[str, Any],
+    label: str,
+    resolution: int,
+    evaluation: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    metrics: Sequence[str],
+    own: bool,
+) -> dict[str, Any]:
+    cell = record["cell"]
+    training = record["training"] or {}
+    failed_before = record["status"] != "ok" and not evaluation
+    status = record["status"] if own or failed_before else evaluation.get("status", record["status"])
+    error = record["error"] if own or failed_before else evaluation.get("error")
+    row: dict[str, Any] = {
+        "cell": record["id"],
+        "model": label,
+        "task": cell["task"],
+        "resolution": cell["resolution"],
+        "eval_resolution": resolution,
+        "seed": cell["seed"],
+        "status": status,
+        "error": error,
+    }
+    row |= {name: evaluation.get("metrics", {}).get(name) for name in metrics}
+    for name in ("forward", "train_step"):
+        latency = record["latency"].get(name) if own else None
+        for column, key in (("", "median_ms"), ("_low", "low_ms"), ("_high", "high_ms"), ("_p10", "p10_ms"), ("_p90", "p90_ms")):
+            row[f"latency_{name}{column}_ms"] = latency[key] if latency else None
+    for name, column in (("forward", "forward"), ("train_step", "train")):
+        memory = record["memory"].get(name) if own else None
+        row[f"peak_memory_{column}_mib"] = memory["peak_mib"] if memory else None
+        row[f"peak_memory_{column}_total_mib"] = memory["total_mib"] if memory else None
+    row |= {
+        "parameters": record["parameters"],
+        "flops": (record["flops"] or {}).get("total") if own else None,
+        "flops_uncounted": " ".join((record["flops"] or {}).get("unknown", ())) if own else None,
+        "batch_size": cell["batch_size"],
+        "device": cell["device"],
+        "device_name": environment.get("device_name"),
+        "dtype": cell["precision"],
+        "compile": cell["compile"],
+        "train_steps": training.get("steps"),
+        "train_epochs": training.get("epochs"),
+        "train_seconds": training.get("seconds"),
+        "train_loss": training.get("loss"),
+        "effective": json.dumps(record["effective"], sort_keys=True) if record["effective"] else None,
+        "options": json.dumps(cell["options"], sort_keys=True) if cell["options"] else None,
+        "cell_seconds": record["seconds"],
+        "started": record["started"],
+        "environment": record.get("environment"),
+    }
+    return row
+
+
+def _labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a label per record; records of one model that differ in a setting get it appended: never mixed."""
+    by_model: dict[str, list[dict[str, str]]] = defaultdict(list)
+    settings = []
+    for record in records:
+        flat = _flatten({key: value for key, value in record["cell"].items() if key not in _AXES})
+        settings.append(flat)
+        by_model[record["cell"]["model"]].append(flat)
+    differing = {
+        model: [key for key in sorted(set().union(*flats)) if len({flat.get(key) for flat in flats}) > 1]
+        for model, flats in by_model.items()
+    }
+    labels = []
+    for record, flat in zip(records, settings):
+        model = record["cell"]["model"]
+        extra = ", ".join(f"{key.rpartition('.')[2]}={flat.get(key, 'default')}" for key in differing[model])
+        labels.append(f"{model} [{extra}]" if extra else model)
+    return labels
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
