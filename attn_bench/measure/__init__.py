@@ -1,0 +1,1 @@
+"""The instrument: latency, memory, floating-point operations, and the environment they were measured in."""

@@ -1,0 +1,236 @@
+"""Floating-point operations of a call, counted from the operators that were executed.
+
+Rules come from torch's registry (:mod:`torch.utils.flop_counter`), where a plugin registers its own custom operators,
+and from this module, which adds what torch leaves out: FFTs, complex products and matrix-vector products.
+
+Conventions:
+
+- a multiply-add of real numbers is 2, of complex numbers 8 (4 multiplications, 4 additions);
+- a complex FFT of N points is 5 N log2 N (Cooley-Tukey, radix 2), one of real input or output half of it;
+- pointwise operators, reductions, normalisations, softmax, pooling and resampling are 0, as is usual: they are bound by
+  memory, not arithmetic; so are views, copies, indexing and random numbers;
+- attention counts every pair of query and key, masked or not, unless its own rule says otherwise.
+
+Any other operator without a rule is listed in :attr:`Flops.unknown`, never passed over. A kernel launched without
+an operator (raw Triton, ctypes) is invisible: wrap it with ``torch.library.custom_op`` and register a rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import flop_counter
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+Rule = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one call.
+
+    Attributes:
+        total: their sum; a lower bound if ``unknown`` is not empty.
+        by_operator: per operator, largest first; those that count 0 are left out.
+        unknown: operators that were executed and have no rule.
+    """
+
+    total: int
+    by_operator: Mapping[str, int] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+
+
+def count_flops(call: Callable[[], Any]) -> Flops:
+    """Run ``call`` and count the floating-point operations of what it executes.
+
+    Run it last: a dispatch mode makes ``torch.compile`` fall back to eager inside it, and can leave compiled functions
+    that were first called here uncompiled for the rest of the process.
+    """
+    with _Counter() as counter:
+        call()
+    counts = {name: count for name, count in counter.counts.most_common() if count}
+    return Flops(sum(counts.values()), counts, tuple(sorted(counter.unknown)))
+
+
+def register_flop_rule(operator: Any, rule: Rule) -> None:
+    """Register how many floating-point operations a call of ``operator`` takes.
+
+    A plugin that imports nothing of the harness calls :func:`torch.utils.flop_counter.register_flop_formula` instead:
+    the same registry.
+
+    Args:
+        operator: the operator, e.g. ``torch.ops.mano.window_attention``, or its name, ``"mano::window_attention"``.
+        rule: called with the operator's arguments and ``out_val``, its result; returns the count.
+
+    Raises:
+        ValueError: there is no operator of that name, or it has a rule already.
+    """
+    if isinstance(operator, str):
+        namespace, _, name = operator.partition("::")
+        try:
+            operator = getattr(getattr(torch.ops, namespace), name)
+        except AttributeError:
+            raise ValueError(f"no operator {operator!r}; define it with torch.library.custom_op first") from None
+    operator = getattr(operator, "_overloadpacket", getattr(operator, "_opoverload", operator))
+    operator = getattr(operator, "_overloadpacket", operator)
+    if operator in flop_counter.flop_registry:
+        raise ValueError(f"operator {operator} has a rule already")
+    flop_counter.register_flop_formula(operator, get_raw=True)(rule)
+
+
+class _Counter(TorchDispatchMode):
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.unknown: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        operator = getattr(func, "_overloadpacket", func)  # higher-order operators have no overloads
+        rule = _RULES.get(operator) or flop_counter.flop_registry.get(operator)
+        if rule is None and operator is not func:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        if rule is not None:
+            self.counts[str(operator)] += _times_complex(operator, args) * rule(*args, **kwargs, out_val=result)
+        elif operator is func or not _is_free(func):
+            self.unknown.add(str(operator))
+        return result
+
+
+def _times_complex(operator: Any, args: tuple[Any, ...]) -> int:
+    """A complex multiply-add is four real ones; torch's rules count shapes alone."""
+    if operator not in _RULES and any(isinstance(arg, Tensor) and arg.is_complex() for arg in args[:3]):
+        return 4
+    return 1
+
+
+def _complex_fft(x: Tensor, dim: list[int], *args: Any, out_val: Tensor) -> int:
+    return _fft(x.shape, dim)
+
+
+def _real_input_fft(x: Tensor, dim: list[int], *args: Any, out_val: Tensor) -> int:
+    return _fft(x.shape, dim) // 2
+
+
+def _real_output_fft(x: Tensor, dim: list[int], *args: Any, out_val: Tensor) -> int:
+    return _fft(out_val.shape, dim) // 2
+
+
+def _fft(shape: torch.Size, dim: list[int]) -> int:
+    """5 N log2 N for each transform of N points, N the product of the transformed axes."""
+    points = math.prod(shape[d] for d in dim)
+    return round(5 * math.prod(shape) * math.log2(points)) if points else 0
+
+
+def _mv(a: Tensor, x: Tensor, *, out_val: Tensor) -> int:
+    return (8 if a.is_complex() else 2) * a.numel()
+
+
+def _addmv(bias: Tensor, a: Tensor, x: Tensor, *, out_val: Tensor, **kwargs: Any) -> int:
+    return _mv(a, x, out_val=out_val)
+
+
+def _dot(x: Tensor, y: Tensor, *, out_val: Tensor) -> int:
+    return (8 if x.is_complex() else 2) * x.numel()
+
+
+def _addr(bias: Tensor, x: Tensor, y: Tensor, *, out_val: Tensor, **kwargs: Any) -> int:
+    return (8 if x.is_complex() else 2) * x.numel() * y.numel()
+
+
+def _addbmm(bias: Tensor, a: Tensor, b: Tensor, *, out_val: Tensor, **kwargs: Any) -> int:
+    return (8 if a.is_complex() else 2) * a.numel() * b.shape[-1]
+
+
+_RULES: Mapping[Any, Rule] = {
+    aten._fft_c2c: _complex_fft,
+    aten._fft_r2c: _real_input_fft,
+    aten._fft_c2r: _real_output_fft,
+    aten.mv: _mv,
+    aten.addmv: _addmv,
+    aten.dot: _dot,
+    aten.vdot: _dot,
+    aten.addr: _addr,
+    aten.addbmm: _addbmm,
+}
+
+
+@cache
+def _is_free(func: Any) -> bool:
+    """Tell whether an operator without a rule counts 0 by the conventions above."""
+    if func.namespace in ("prim", "prims", "profiler"):
+        return True
+    if func.namespace != "aten":
+        return False
+    name = func._schema.name.partition("::")[2].strip("_").removeprefix("foreach_")
+    for ending in ("_backward_data", "_backward", "_copy", "_input", "_weight"):
+        name = name.removesuffix(ending).strip("_")
+    if name in _FREE or name.startswith(_FREE_FAMILIES):
+        return True
+    # In-place and backward operators often lack the tags of the operator that they belong to.
+    own = getattr(aten, name, None)
+    return any(_moves_only(f) for f in (func, own and getattr(own, own.overloads()[0])) if f is not None)
+
+
+def _moves_only(func: Any) -> bool:
+    tags = {str(tag).rpartition(".")[2] for tag in func.tags}
+    return func.is_view or bool(tags & {"pointwise", "reduction", "inplace_view", "view_copy"})
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Operators that count 0 and that torch does not tag as pointwise, reduction or view; leading and trailing underscores
+# and the endings of backward operators are left out.
+_COPIES = _names("""
+    copy to_copy clone empty empty_strided empty_like new_empty new_empty_strided new_zeros new_ones new_full zeros ones
+    full zeros_like ones_like full_like arange linspace logspace eye scalar_tensor lift lift_fresh resize resize_as fill
+    zero item local_scalar_dense assert_async to_dense pin_memory is_pinned tril_indices triu_indices equal
+""")
+_INDEXING = _names("""
+    cat stack index index_put index_put_impl unsafe_index unsafe_index_put index_select index_add index_copy index_fill
+    gather scatter scatter_add scatter_reduce masked_select masked_scatter take put select_scatter slice_scatter
+    diagonal_scatter as_strided_scatter unfold im2col col2im roll flip rot90 repeat repeat_interleave constant_pad_nd
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
+    tril triu unsafe_view reshape_alias complex polar channel_shuffle pixel_shuffle pixel_unshuffle embedding
+    embedding_dense nonzero nonzero_static sort topk kthvalue searchsorted bucketize unique unique2 unique_consecutive
+    histc bincount mode
+""")
+_REDUCTIONS = _names("""
+    sum mean prod var std var_mean std_mean median norm linalg_vector_norm cumsum cumprod cummax cummin logcumsumexp
+    softmax log_softmax safe_softmax masked_softmax native_layer_norm native_group_norm native_batch_norm
+    native_batch_norm_legit native_batch_norm_legit_no_training batch_norm_with_update batch_norm_no_update
+    cudnn_batch_norm fused_rms_norm weight_norm_interface nll_loss nll_loss_forward nll_loss2d nll_loss2d_forward
+    mse_loss smooth_l1_loss huber_loss binary_cross_entropy
+""")
+_POINTWISE = _names("""
+    rsub glu prelu_kernel rrelu_with_noise native_dropout fused_dropout heaviside conj_physical
+    amp_foreach_non_finite_check_and_unscale
+    rand randn randint randperm rand_like randn_like randint_like uniform normal bernoulli multinomial random
+    exponential cauchy geometric log_normal fused_adam fused_adamw fused_sgd fused_adagrad
+""")
+_FREE = _COPIES | _INDEXING | _REDUCTIONS | _POINTWISE
+_FREE_FAMILIES = (
+    "upsample_",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "avg_pool",
+    "max_pool",
+    "max_unpool",
+    "grid_sampler",
+)

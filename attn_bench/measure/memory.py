@@ -1,0 +1,184 @@
+"""Peak memory of a step.
+
+CUDA: the caching allocator's own peak counter. CPU: there is no such counter, so the allocations and frees that the
+profiler saw are replayed in order; the sum is the same from run to run, unlike the resident size of the process.
+
+What is not seen on either device: memory that libraries take past torch's allocators (FFT and oneDNN work space on the
+CPU, the CUDA context). The resident peak of the process and NVML's figure include it and are kept beside.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of one step, in MiB.
+
+    Attributes:
+        peak_mib: above the baseline.
+        baseline_mib: tensors that were there before the step and stayed: weights, inputs, state of the optimiser.
+        total_mib: both together.
+        reserved_mib: peak that the caching allocator held from the device, fragmentation included (CUDA).
+        process_mib: the process as seen from outside: NVML's figure (CUDA), or the peak resident size since the
+            process began (CPU).
+    """
+
+    peak_mib: float
+    baseline_mib: float
+    total_mib: float
+    reserved_mib: float | None = None
+    process_mib: float | None = None
+
+
+def measure_memory(step: Callable[[], Any], device: str, *, warmup: int = 2) -> Memory:
+    """Measure the peak memory of ``step`` after ``warmup`` calls.
+
+    What the step frees before it allocates it anew (gradients) counts as the step's, not as baseline.
+
+    Raises:
+        ValueError: a device that cannot be measured.
+    """
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"memory of device {device!r} cannot be measured; use 'cpu' or 'cuda'")
+    for _ in range(warmup):
+        step()
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return _cuda(step, device) if kind == "cuda" else _cpu(step)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _cpu(step: Callable[[], Any]) -> Memory:
+    held = _Held("cpu")
+    peak = replay(host_allocations(step))
+    baseline = held.kept()
+    return Memory(peak / MIB, baseline / MIB, (peak + baseline) / MIB, process_mib=_resident_peak_mib())
+
+
+def _cuda(step: Callable[[], Any], device: str) -> Memory:
+    import torch
+
+    torch.cuda.synchronize(device)
+    held = _Held("cuda")
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    torch.cuda.synchronize(device)
+    total = torch.cuda.max_memory_allocated(device)
+    reserved = torch.cuda.max_memory_reserved(device)
+    baseline = before - held.gone()
+    return Memory(
+        (total - baseline) / MIB,
+        baseline / MIB,
+        total / MIB,
+        reserved_mib=reserved / MIB,
+        process_mib=_nvml_mib(device),
+    )
+
+
+def host_allocations(step: Callable[[], Any]) -> list[int]:
+    """Run ``step`` and return its allocations on the CPU in order: bytes, negative where freed.
+
+    Blocks that were there before are missing from it when they are freed.
+    """
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]
+    from torch.profiler import ProfilerActivity, profile
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            step()
+    results = profiler.profiler.kineto_results
+    events = [
+        (event.start_ns(), event.nbytes())
+        for event in results.events()
+        if event.name() == "[memory]" and event.device_type() == DeviceType.CPU
+    ]
+    return [size for _, size in sorted(events, key=lambda event: event[0])]
+
+
+def replay(allocations: Iterable[int]) -> int:
+    """Return the peak, in bytes, of a sequence of allocations (positive) and frees (negative)."""
+    live = peak = 0
+    for size in allocations:
+        live += size
+        peak = max(peak, live)
+    return peak
+
+
+class _Held:
+    """The storages that Python holds on a kind of device, without keeping them alive."""
+
+    def __init__(self, kind: str) -> None:
+        from torch.multiprocessing.reductions import StorageWeakRef
+
+        sizes = {storage._cdata: (StorageWeakRef(storage), storage.nbytes()) for storage in _storages(kind)}
+        self.storages = list(sizes.values())
+
+    def kept(self) -> int:
+        """Bytes that are still there."""
+        return sum(size for reference, size in self.storages if not reference.expired())
+
+    def gone(self) -> int:
+        """Bytes that were freed since."""
+        return sum(size for reference, size in self.storages if reference.expired())
+
+
+def _storages(kind: str) -> Iterator[torch.UntypedStorage]:
+    import torch
+
+    for thing in gc.get_objects():
+        # type() and not isinstance(): proxies answer the latter by importing or warning.
+        if not issubclass(type(thing), torch.Tensor) or thing.device.type != kind or thing.layout != torch.strided:
+            continue
+        try:
+            yield thing.untyped_storage()
+            if thing.is_leaf and thing.grad is not None and thing.grad.layout == torch.strided:
+                yield thing.grad.untyped_storage()
+        except (RuntimeError, NotImplementedError):  # tensors without storage, such as functorch's
+            continue
+
+
+def _resident_peak_mib() -> float | None:
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024
+
+
+def _nvml_mib(device: str) -> float | None:
+    """Memory that NVML attributes to this process on any GPU, in MiB; None where it cannot tell (containers, WSL)."""
+    try:
+        import pynvml
+        import torch
+
+        pynvml.nvmlInit()
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            used = [p.usedGpuMemory for p in processes if p.pid == os.getpid() and p.usedGpuMemory]
+        finally:
+            pynvml.nvmlShutdown()
+    except Exception:
+        return None
+    return used[0] / MIB if used else None
