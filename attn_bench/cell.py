@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attn_bench.measure.environment import environment, fingerprint
+from attn_bench.measure.environment import environment, environment_id
 from attn_bench.measure.flops import count_flops
 from attn_bench.measure.latency import measure_latency
 from attn_bench.measure.memory import measure_memory
@@ -84,7 +84,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
     _set_flags(cell)
-    findings.values["environment"] = _keep_environment(store)
+    findings.values["environment"] = _keep_environment(store, cell.device)
     task, model = TASKS.load(cell.task), MODELS.load(cell.plugin)
     problem = task.problem(cell.resolution, **cell.task_options)
     if (reason := unsupported(cell, model, problem)) is not None:
@@ -116,9 +116,9 @@ def _set_flags(cell: Cell) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def _keep_environment(store: Store) -> str:
-    values = environment()
-    name = fingerprint(values)
+def _keep_environment(store: Store, device: str) -> str:
+    values = environment(device)
+    name = environment_id(values)
     path = store.path("environments", name)
     if not path.exists():
         write_json(path, values)

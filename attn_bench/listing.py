@@ -1,0 +1,40 @@
+"""What ``attn-bench list`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from textwrap import wrap
+from typing import Any
+
+from attn_bench.errors import UserError
+from attn_bench.options import options_of
+from attn_bench.plugin import Model
+from attn_bench.registry import Registry
+
+
+def describe(registry: Registry[Any], only: str | None = None) -> Iterator[str]:
+    """Yield lines: name, summary, kinds, origin, presets and options of every plugin, broken ones with their error."""
+    names = [registry.entry(only).name] if only else list(registry.entries())
+    for name in names:
+        try:
+            entry = registry.entry(name)
+            plugin = entry.load()
+            function: Callable[..., Any] = plugin.build if isinstance(plugin, Model) else plugin.splits
+            options = options_of(function).values()
+        except UserError as error:
+            yield f"{name}  BROKEN: {' '.join(str(error).split())}"
+            yield ""
+            continue
+        kinds = ", ".join(sorted(plugin.kinds)) if isinstance(plugin, Model) else plugin.kind
+        yield f"{name}  {plugin.summary}"
+        yield f"    kinds: {kinds}    from: {entry.origin}" + (f"    source: {plugin.citation}" if plugin.citation else "")
+        if isinstance(plugin, Model):
+            for preset, values in plugin.presets.items():
+                yield f"    {name}:{preset}  " + ", ".join(f"{key}={value}" for key, value in values.items())
+        else:
+            for metric, definition in plugin.metrics.items():
+                yield f"    {metric} ({definition.direction} is better)  {definition.summary}"
+        for option in options:
+            head = f"    --set {name}.{option.name}={option.default}  ({option.type_name})"
+            yield from wrap(f"{head}  {option.doc}", 118, initial_indent="    ", subsequent_indent=" " * 12)
+        yield ""

@@ -1,0 +1,173 @@
+"""Whatever a cell does, it ends as a row, and the others run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+import attn_bench
+from attn_bench.execute.local import Limits
+from attn_bench.runner import run, run_sweep
+from attn_bench.sweep import Sweep
+
+
+def sweep(models, **settings):
+    settings = {"resolutions": [8], "steps": 2, "measure": False, "device": "cpu", **settings}
+    return Sweep.from_settings({"models": models, "task": "toy-task", **settings})
+
+
+def statuses(table):
+    return dict(zip(table.model, zip(table.status, table.error.fillna(""))))
+
+
+def test_every_way_to_fail_is_a_row_and_the_good_model_is_untouched(tmp_path):
+    models = ["toy-raises", "toy-nan", "toy-dies", "toy-slow", "toy-unfit", "toy"]
+    models.append({"name": "toy-dies", "label": "segfault", "options": {"signal": int(signal.SIGSEGV)}})
+    table = run_sweep(sweep(models, resolutions=[12]), tmp_path / "r", limits=Limits(timeout_s=8))
+    found = statuses(table)
+    assert len(table) == len(models)
+    assert found["toy"] == ("ok", "")
+    assert found["toy-raises"] == ("crashed", "RuntimeError: boom in two lines")
+    assert found["toy-nan"] == ("diverged", "the loss is nan at step 1, epoch 1")
+    assert found["toy-dies"] == ("crashed", "exit code 0 without a result: last words")
+    assert found["segfault"] == ("crashed", "ended by SIGSEGV: last words")
+    assert found["toy-slow"] == ("timeout", "ended after 8 s (--timeout)")
+    assert found["toy-unfit"] == ("unsupported", "grid (12, 12) is above 8")
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "864"]]
+
+    alone = run_sweep(sweep(["toy"], resolutions=[12]), tmp_path / "alone")
+    assert alone.rel_l2[0] == table[table.model == "toy"].rel_l2.item()
+
+
+def test_a_second_call_runs_only_what_is_missing(tmp_path):
+    ran = []
+
+    def go(models, **options):
+        ran.clear()
+        settings = options.pop("settings", {})
+        done = lambda cell, event: ran.append(cell.model) if event["event"] == "done" else None  # noqa: E731
+        return run_sweep(sweep(models, **settings), tmp_path / "r", listen=done, **options)
+
+    go(["toy", "toy-raises"])
+    assert ran == ["toy", "toy-raises"]
+    go(["toy", "toy-raises", "toy:wide"])
+    assert ran == ["toy:wide"]
+    go(["toy", "toy-raises"], retry="failed")
+    assert ran == ["toy-raises"]
+    go(["toy", "toy-raises"], retry="all")
+    assert ran == ["toy", "toy-raises"]
+    table = go(["toy"], settings={"steps": 3})
+    assert ran == ["toy"]
+    assert len(table) == 4
+
+
+def test_after_an_out_of_memory_larger_resolutions_are_skipped(tmp_path):
+    table = run_sweep(sweep(["toy-hungry", "toy"], resolutions=[8, 12, 16]), tmp_path / "r")
+    assert table[table.model == "toy-hungry"].status.tolist() == ["ok", "oom", "skipped"]
+    assert "out of memory at 12 already" in table.error.dropna().tolist()[-1]
+    assert set(table[table.model == "toy"].status) == {"ok"}
+    again = run_sweep(sweep(["toy-hungry"], resolutions=[16]), tmp_path / "s", skip_after_oom=False)
+    assert again.status.tolist() == ["oom"]
+
+
+def test_a_memory_limit_ends_a_cell(tmp_path):
+    table = run_sweep(sweep(["toy"]), tmp_path / "r", limits=Limits(memory_limit_mib=1))
+    assert table.status.tolist() == ["oom"]
+    assert "took more than 1 MiB" in table.error[0]
+
+
+def test_two_runners_share_a_folder(tmp_path):
+    code = (
+        "import sys, attn_bench\n"
+        f"t = attn_bench.run(['toy', 'toy:wide'], 'toy-task', out={str(tmp_path / 'r')!r}, resolutions=[8, 12], steps=2,"
+        " measure=False, device='cpu')\nassert len(t) == 4, t"
+    )
+    runners = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [runner.wait(120) for runner in runners] == [0, 0]
+    table = attn_bench.load(tmp_path / "r")
+    assert table.status.tolist() == ["ok"] * 4
+
+
+def test_a_killed_runner_leaves_no_process_and_the_next_goes_on(tmp_path):
+    command = [sys.executable, "-m", "attn_bench.cli", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
+    command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--no-measure", "--no-plots", "--out", str(tmp_path / "r")]
+    runner = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "r" / "logs").glob("*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    family = psutil.Process(runner.pid).children(recursive=True)
+    assert len(family) >= 2
+    os.kill(runner.pid, signal.SIGKILL)
+    runner.wait()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    before = (tmp_path / "r" / "cells").glob("*.json")
+    (finished,) = [(path, path.stat().st_mtime_ns) for path in before]
+    table = run_sweep(sweep(["toy", "toy-slow"]), tmp_path / "r", limits=Limits(timeout_s=5))
+    assert statuses(table)["toy"][0] == "ok"
+    assert statuses(table)["toy-slow"][0] == "timeout"
+    assert finished[0].stat().st_mtime_ns == finished[1]
+
+
+def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "attn_bench.cli", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
+    command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--no-measure", "--out", str(tmp_path / "r")]
+    runner = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "r" / "logs").glob("*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    runner.send_signal(signal.SIGINT)
+    _, errors = runner.communicate(timeout=30)
+    assert runner.returncode == 130
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert "toy," in (tmp_path / "r" / "table.csv").read_text()
+
+
+def test_a_cell_keeps_measurements_predictions_and_environment(tmp_path):
+    table = run(
+        ["toy"], "toy-task", out=tmp_path / "r", resolutions=[8], eval_resolutions=[12], steps=2, device="cpu", threads=1
+    )
+    row, other = table.iloc[0], table.iloc[1]
+    for column in ("latency_forward_ms", "latency_train_step_ms", "peak_memory_forward_mib", "peak_memory_train_mib"):
+        assert row[column] > 0
+        assert np.isnan(other[column])
+    assert row.latency_forward_low_ms <= row.latency_forward_ms <= row.latency_forward_high_ms
+    assert row.parameters == 4 * 9 + 4 + 4 * 9 + 1
+    # Two 3 x 3 convolutions over 8 x 8 points, 4 channels between: a multiply-add is two.
+    assert row.flops == 2 * (2 * 64 * 9 * 4)
+    assert json.loads(row.effective) == {"width": 4}
+    assert other.eval_resolution == 12
+    assert other.rel_l2 > 0
+    record = json.loads((tmp_path / "r" / "cells" / f"{row.cell}.json").read_text())
+    assert len(record["latency"]["forward"]["samples_ms"]) >= 20
+    assert json.loads((tmp_path / "r" / "environments" / f"{row.environment}.json").read_text())["torch"]
+    with np.load(tmp_path / "r" / "artifacts" / f"{row.cell}.npz") as arrays:
+        assert arrays["prediction"].shape == arrays["target"].shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["field", "image", "mask", "causal-text"])
+def test_random_batches_fit_the_problem(kind):
+    from attn_bench.cell import random_batch
+    from attn_bench.plugin import Problem
+
+    grid = (16,) if kind == "causal-text" else (4, 6)
+    inputs, targets = random_batch(Problem(kind, 3, 5, grid), 2, "cpu", 0)
+    expected = {
+        "field": ((2, 3, 4, 6), (2, 5, 4, 6)),
+        "image": ((2, 3, 4, 6), (2,)),
+        "mask": ((2, 3, 4, 6), (2, 4, 6)),
+        "causal-text": ((2, 16), (2, 16)),
+    }[kind]
+    assert (tuple(inputs.shape), tuple(targets.shape)) == expected
+    assert inputs.float().std() > 0
+    if kind != "field":
+        assert 0 <= targets.min() <= targets.max() < 5

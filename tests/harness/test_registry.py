@@ -1,0 +1,77 @@
+"""Plugins are found by entry point; a bad one is shown and stops nobody else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from attn_bench.errors import UserError
+from attn_bench.listing import describe
+from attn_bench.registry import MODELS, TASKS, Registry
+
+
+def test_a_registered_plugin_is_loaded_with_its_origin():
+    entry = MODELS.entry("toy")
+    assert entry.origin == "toy-plugins 1.0"
+    assert entry.load().summary == "Two convolutions."
+    assert TASKS.load("toy-task").kind == "field"
+
+
+def test_an_unknown_name_gets_the_closest_one():
+    with pytest.raises(UserError, match=r"unknown model 'toi'; did you mean 'toy'\?"):
+        MODELS.load("toi")
+    with pytest.raises(UserError, match="there are:"):
+        TASKS.load("zzzzzz")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("toy-import", "needs a library that is not there"),
+        ("toy-name", "it calls itself 'other'"),
+        ("toy-object", "no subclass of attn_bench.plugin.Model"),
+    ],
+)
+def test_a_broken_plugin_says_why(name, reason):
+    with pytest.raises(UserError, match=reason):
+        MODELS.load(name)
+    assert reason in "\n".join(describe(MODELS))
+
+
+def test_a_name_claimed_by_two_packages_is_an_error_naming_both(monkeypatch):
+    points = [metadata.EntryPoint("toy", target, "g") for target in ("a:A", "b:B", "a:A")]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points)
+    with pytest.raises(UserError, match="registered twice: a:A .* and b:B"):
+        Registry("g", "model", MODELS.base).load("toy")
+
+
+def test_the_fingerprint_follows_the_sources(tmp_path, monkeypatch):
+    from attn_bench import registry
+
+    module = tmp_path / "plugin_that_changes.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = []
+    for text in ("a = 1\n", "a = 2\n", "a = 1\n"):
+        module.write_text(text)
+        registry._source_digest.cache_clear()
+        digests.append(registry._source_digest("plugin_that_changes"))
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_listing_shows_options_with_defaults_and_documentation():
+    text = "\n".join(describe(MODELS, "toy"))
+    assert "--set toy.width=4  (int)  hidden channels, on two lines." in text
+    assert "--set toy.act=relu  (relu | tanh)  activation." in text
+    assert "toy:wide  width=16" in text
+
+
+def test_listing_imports_no_torch():
+    code = (
+        "import sys; from attn_bench.listing import describe; from attn_bench.registry import MODELS, TASKS\n"
+        "print(len(list(describe(MODELS))), len(list(describe(TASKS))), [m for m in ('torch', 'timm', 'neuralop') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip().endswith("[]"), output

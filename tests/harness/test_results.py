@@ -1,0 +1,117 @@
+"""Records and their table: nothing lost, nothing half-written, nothing mixed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+import attn_bench
+from attn_bench.errors import UserError
+from attn_bench.results import Record, Store, atomic_write
+from attn_bench.sweep import Sweep
+
+METRICS = {"rel_l2": {"direction": "lower", "summary": "", "unit": ""}}
+
+
+def cells(**settings):
+    return Sweep.from_settings({"models": ["toy"], "task": "toy-task", "device": "cpu", **settings}).cells()
+
+
+def store_in(folder) -> Store:
+    store = Store.create(folder / "r", "toy-task")
+    store.write_run_info({"task": "toy-task", "metrics": METRICS})
+    return store
+
+
+def evaluation(resolution, value, status="ok", error=None):
+    return {"resolution": resolution, "status": status, "error": error, "metrics": {"rel_l2": value} if value else {}}
+
+
+def test_every_cell_and_every_resolution_evaluated_at_is_a_row(tmp_path):
+    store = store_in(tmp_path)
+    one, two = cells(eval_resolutions=[16, 20], resolutions=[8, 12])
+    results = (evaluation(8, 0.1), evaluation(16, 0.2), evaluation(20, None, "unsupported", "too large"))
+    store.write(Record.of(one, "ok", evaluations=results, parameters=7, latency={}))
+    store.write(Record.of(two, "crashed", error="boom"))
+    table = attn_bench.load(tmp_path / "r")
+    columns = ["resolution", "eval_resolution", "status", "error"]
+    assert table[columns].fillna("").values.tolist()[:3] == [
+        [8, 8, "ok", ""],
+        [8, 16, "ok", ""],
+        [8, 20, "unsupported", "too large"],
+    ]
+    assert table.rel_l2.tolist()[:2] == [0.1, 0.2]
+    assert table.status.tolist()[3:] == ["crashed"] * 3
+    assert table.error.tolist()[3:] == ["boom"] * 3
+    assert store.write_table().equals(table)
+    assert (tmp_path / "r" / "table.csv").read_text().count("\n") == 7
+
+
+def test_cells_of_one_model_with_other_settings_are_told_apart(tmp_path):
+    store = store_in(tmp_path)
+    for epochs in (1, 2):
+        for cell in cells(epochs=epochs, resolutions=[8], seeds=2):
+            store.write(Record.of(cell, "ok"))
+    (other,) = cells(models=["toy:wide"], resolutions=[8])
+    store.write(Record.of(other, "ok"))
+    assert sorted(set(store.table().model)) == ["toy [budget=1.0]", "toy [budget=2.0]", "toy:wide"]
+
+
+def test_numbers_that_are_none_become_null(tmp_path):
+    store = store_in(tmp_path)
+    (cell,) = cells(resolutions=[8])
+    store.write(Record.of(cell, "ok", training={"loss": float("nan"), "seconds": float("inf")}))
+    assert json.loads(store.path("cells", cell.id).read_text())["training"] == {"loss": None, "seconds": None}
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_wrong_folders_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        attn_bench.load(tmp_path / "none")
+    with pytest.raises(UserError, match="holds no results"):
+        attn_bench.load(tmp_path)
+    (tmp_path / "f").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        Store.create(tmp_path / "f", "toy-task")
+    with pytest.raises(UserError, match="cannot be written"):
+        Store.create(tmp_path / "f" / "below", "toy-task")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="holds no results"):
+        Store.create(tmp_path / "full", "toy-task")
+    store = store_in(tmp_path)
+    with pytest.raises(UserError, match="holds results of task 'toy-task'"):
+        Store.create(store.folder, "darcy")
+    (store.folder / "run.json").write_text('{"schema": 99}')
+    with pytest.raises(UserError, match="schema 99, this version reads 1"):
+        attn_bench.load(store.folder)
+    (store.folder / "run.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        attn_bench.load(store.folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}'])
+def test_a_broken_record_is_named(tmp_path, text):
+    store = store_in(tmp_path)
+    (cell,) = cells(resolutions=[8])
+    store.path("cells", cell.id).write_text(text)
+    with pytest.raises(UserError, match=rf"{cell.id}\.json: broken record .* delete the file"):
+        attn_bench.load(store.folder)
+
+
+def test_a_record_names_its_cell():
+    (cell,) = cells(resolutions=[8])
+    record = Record.of(cell, "ok")
+    assert record.id == cell.id
+    assert dataclasses.asdict(record)["cell"] == cell.to_json()

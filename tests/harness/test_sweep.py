@@ -1,0 +1,107 @@
+"""What the user says becomes cells; what cannot be is one clear line."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from attn_bench.errors import USER_ERRORS, UserError
+from attn_bench.sweep import Cell, Sweep, read_sweep_file
+
+
+def sweep(**settings):
+    return Sweep.from_settings({"models": ["toy"], "task": "toy-task", "device": "cpu", **settings})
+
+
+def test_a_cell_per_model_resolution_and_seed_with_the_defaults_of_the_task():
+    cells = sweep(models=["toy", "toy:wide"], seeds=2).cells()
+    assert [(c.model, c.resolution, c.seed) for c in cells] == [
+        (model, resolution, seed) for resolution in (8, 12) for seed in (0, 1) for model in ("toy", "toy:wide")
+    ]
+    assert cells[0].training.budget == 2
+    assert cells[0].training.budget_unit == "epochs"
+    assert cells[0].batch_size == 4
+    assert cells[1].options == {"width": 16}
+
+
+def test_options_reach_the_model_the_label_and_the_task():
+    models = ["toy", {"name": "toy", "label": "mine", "preset": "wide", "options": {"act": "tanh"}}]
+    options = {"toy": {"width": 5}, "mine": {"width": "7"}, "toy-task": {"n": 8}}
+    one, two = sweep(models=models, options=options, resolutions=[8]).cells()
+    assert (one.options, two.options) == ({"width": 5}, {"width": 7, "act": "tanh"})
+    assert two.model == "mine"
+    assert one.task_options == {"n": 8}
+
+
+def test_the_id_is_the_same_in_every_process_and_changes_with_every_part():
+    (cell,) = sweep(resolutions=[8]).cells()
+    code = f"from attn_bench.sweep import Cell; print(Cell.from_json({cell.to_json()!r}).id)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert other == cell.id
+    changes = {
+        "seed": 1, "resolution": 12, "precision": "bf16", "options": {"width": 5}, "task_options": {"n": 3},
+        "model_version": "2", "compile": True, "device": "cuda", "batch_size": 9, "eval_resolutions": (4,),
+        "training": dataclasses.replace(cell.training, budget=3.0),
+    }  # fmt: skip
+    ids = {dataclasses.replace(cell, **{name: value}).id for name, value in changes.items()}
+    assert len(ids | {cell.id}) == len(changes) + 1
+
+
+def test_a_cell_survives_json():
+    (cell,) = sweep(resolutions=[8], eval_resolutions=[12]).cells()
+    assert Cell.from_json(cell.to_json()) == cell
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"models": []}, "no models given"),
+        ({"task": ""}, "no task given"),
+        ({"models": ["tooy"]}, "did you mean 'toy'"),
+        ({"models": ["toy:wied"]}, "unknown preset of toy 'wied'; did you mean 'wide'"),
+        ({"models": ["toy", "toy"]}, "listed twice"),
+        ({"models": [{"nam": "toy"}]}, "unknown key of a model"),
+        ({"models": [{"label": "toy"}]}, "has no name"),
+        ({"task": "toy-tusk"}, "did you mean 'toy-task'"),
+        ({"options": {"toy": {"widht": 3}}}, "unknown option of toy 'widht'; did you mean 'width'"),
+        ({"options": {"toy": {"width": "wide"}}}, "toy.width: 'wide' is no int"),
+        ({"options": {"toy": {"act": "gelu"}}}, "toy.act: 'gelu' is no relu | tanh"),
+        ({"options": {"fno": {"width": 3}}}, "unknown model or task of this sweep"),
+        ({"options": {"toy-task": {"m": 3}}}, "unknown option of toy-task"),
+        ({"resolutions": [0]}, "at least 2"),
+        ({"resolutions": [-3]}, "at least 2"),
+        ({"resolutions": []}, "at least one"),
+        ({"resolutions": ["a"]}, "setting resolutions"),
+        ({"seeds": 0}, "at least 1"),
+        ({"epochs": 1, "steps": 3}, "one training budget"),
+        ({"epochs": -1}, "must be positive"),
+        ({"batch_size": 0}, "must be positive"),
+        ({"precision": "fp8"}, "setting precision"),
+        ({"colour": 1}, "unknown setting 'colour'"),
+    ],
+)
+def test_wrong_settings_are_one_line(settings, message):
+    with pytest.raises(USER_ERRORS) as caught:
+        sweep(**settings).cells()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_cuda_without_cuda_is_one_line():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="--device cuda: torch finds no CUDA device"):
+        sweep(device="cuda").cells()
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- a\n- b", "!!python/object:os.system {}", ""])
+def test_a_sweep_file_that_is_none_is_one_line(tmp_path, text):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"sweep\.yaml"):
+        read_sweep_file(path)

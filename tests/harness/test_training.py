@@ -1,0 +1,103 @@
+"""The training loop: its schedule, its budgets, and that a stopped run ends where it would have ended."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from toy_plugins import NaN, Toy, ToyTask
+from torch import nn
+
+from attn_bench.plugin import Problem
+from attn_bench.sweep import Training
+from attn_bench.training import Diverged, one_cycle, predict, train
+
+SETTINGS = Training(
+    budget=6, budget_unit="epochs", batch_size=4, learning_rate=1e-2, weight_decay=1e-4, clip_norm=1.0
+)
+PROBLEM = Problem("field", 1, 1, (8, 8))
+
+
+def fresh() -> nn.Module:
+    torch.manual_seed(0)
+    return Toy().build(PROBLEM)
+
+
+def run(module, settings=SETTINGS, **options):
+    task = ToyTask()
+    return train(module, task.splits(8).train, task.loss, settings, seed=0, precision="float32", device="cpu", **options)
+
+
+def test_training_lowers_the_loss():
+    losses = []
+    result = run(fresh(), dataclasses.replace(SETTINGS, budget=40), report=lambda p: losses.append(p.loss))
+    assert result.steps == 160
+    assert result.epochs == 40
+    assert result.loss < 0.5 * losses[3]
+
+
+def test_the_schedule_is_torchs_one_cycle():
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    total = 50
+    # Torch's reaches its end at the last step, ours at the end of the last step: compare at equal progress.
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.0, total_steps=total + 1, cycle_momentum=False, pct_start=0.32)
+    warmup = (0.32 * (total + 1) - 1) / total
+    for step in range(total):
+        assert one_cycle(step / total, warmup=warmup) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-6)
+        optimiser.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 7])
+def test_a_stopped_run_ends_where_it_would_have_ended(tmp_path, stop_at):
+    whole = fresh()
+    run(whole)
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress):
+        if progress.epoch * 4 > stop_at:
+            raise Stop
+
+    checkpoint = tmp_path / "c.pt"
+    with pytest.raises(Stop):
+        run(fresh(), checkpoint=checkpoint, checkpoint_every_s=0, report=stop)
+    resumed = fresh()
+    with torch.no_grad():
+        resumed[0].weight.zero_()
+    result = run(resumed, checkpoint=checkpoint, checkpoint_every_s=1e9)
+    assert result.steps == 24
+    for ours, theirs in zip(resumed.parameters(), whole.parameters()):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_broken_checkpoint_starts_over(tmp_path):
+    (tmp_path / "c.pt").write_bytes(b"half a file")
+    assert run(fresh(), checkpoint=tmp_path / "c.pt").steps == 24
+
+
+@pytest.mark.parametrize(("unit", "budget", "steps"), [("epochs", 1.5, 6), ("steps", 7, 7)])
+def test_budgets(unit, budget, steps):
+    assert run(fresh(), dataclasses.replace(SETTINGS, budget=budget, budget_unit=unit)).steps == steps
+
+
+def test_a_budget_in_seconds_ends():
+    result = run(fresh(), dataclasses.replace(SETTINGS, budget=0.3, budget_unit="seconds"))
+    assert result.seconds >= 0.3
+    assert result.steps > 1
+
+
+def test_nan_is_divergence():
+    with pytest.raises(Diverged, match="nan at step 1, epoch 1"):
+        run(NaN().build(PROBLEM))
+
+
+def test_bf16_keeps_weights_and_loss_in_float32():
+    task, module = ToyTask(), fresh()
+    train(module, task.splits(8).train, task.loss, SETTINGS, seed=0, precision="bf16", device="cpu")
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    batches = list(predict(module, task.splits(8).test, batch_size=5, precision="bf16", device="cpu"))
+    assert {p.dtype for p, _ in batches} == {torch.float32}
+    assert sum(len(p) for p, _ in batches) == 16
