@@ -1,4 +1,4 @@
-"""Runs one cell: data, model, training, evaluation, measuring; whatever happens, one record comes out."""
+"""Runs one cell: data, model, training, evaluation, measuring; one record comes out, whatever happens."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Findings:
 
 
 def run_cell(cell: Cell, store: Store, report: Report = lambda event: None) -> Record:
-    """Run ``cell``, keep its record in ``store`` and return it. Errors of the model end as a status, never as a raise."""
+    """Run ``cell``, keep its record in ``store`` and return it; an error of the model is a status, never raised."""
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     findings = _Findings()
     status: Status = "ok"
@@ -136,7 +136,7 @@ def _train_and_evaluate(
         whole = module
     else:
         whole = task.adapt(module, splits.train).to(cell.device)
-        compiled = torch.compile(whole, dynamic=False) if cell.compile else whole
+        compiled: nn.Module = torch.compile(whole, dynamic=False) if cell.compile else whole  # type: ignore[assignment]
 
         def show(progress: Progress) -> None:
             report({"stage": "training", **asdict(progress)})
@@ -159,7 +159,9 @@ def _train_and_evaluate(
         entry: dict[str, Any] = {"resolution": resolution, "status": "ok", "error": None, "metrics": {}}
         try:
             data = splits if own else task.splits(resolution, **cell.task_options)
-            batches = predict(whole, data.test, batch_size=cell.batch_size, precision=cell.precision, device=cell.device)
+            batches = predict(
+                whole, data.test, batch_size=cell.batch_size, precision=cell.precision, device=cell.device
+            )
             shown = _Shown(data.test) if own and task.kind == "field" else None
             entry["metrics"] = task.evaluate(shown.watch(batches) if shown else batches)
             if shown:
@@ -265,4 +267,3 @@ def _measure(cell: Cell, task: Task, problem: Problem, module: nn.Module, findin
     one, _ = random_batch(problem, 1, cell.device, cell.seed)
     with torch.inference_mode():
         findings.values["flops"] = asdict(count_flops(lambda: module(one)))
-

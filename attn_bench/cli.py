@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from attn_bench.errors import USER_ERRORS, UserError
+
+Retry = Literal["none", "failed", "all"]
 
 app = typer.Typer(
     help="Benchmark efficient attention: accuracy, latency and memory, in one command.",
@@ -62,7 +64,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     pass
@@ -75,7 +79,9 @@ def run(
     ] = None,
     models: Annotated[str | None, typer.Option(help="Models, e.g. mano,swinv2,fno or vit:patch4 (a preset).")] = None,
     task: Annotated[str | None, typer.Option(help="Task, e.g. darcy.")] = None,
-    resolutions: Annotated[str | None, typer.Option(help="Grid sizes to train at, e.g. 16,32 or 16..256 (doubling).")] = None,
+    resolutions: Annotated[
+        str | None, typer.Option(help="Grid sizes to train at, e.g. 16,32 or 16..256 (doubling).")
+    ] = None,
     eval_resolutions: Annotated[str | None, typer.Option(help="Further grid sizes to test at.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Training budget in epochs ...")] = None,
@@ -100,7 +106,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Results folder [results/<task>-<date>].")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.")] = None,
     memory_limit: Annotated[float | None, typer.Option(help="MiB of memory a cell may take.")] = None,
-    retry: Annotated[str, typer.Option(help="Run again what is there already: none, failed or all.")] = "none",
+    retry: Annotated[Retry, typer.Option(help="Run again what is there already: none, failed or all.")] = "none",
     skip: Annotated[
         bool, typer.Option("--skip/--no-skip", help="After an out-of-memory, skip the model's larger resolutions.")
     ] = True,
@@ -115,8 +121,6 @@ def run(
     from attn_bench.runner import default_folder, run_sweep
     from attn_bench.sweep import Sweep, read_sweep_file
 
-    if retry not in ("none", "failed", "all"):
-        raise UserError(f"--retry {retry}: say none, failed or all")
     settings = read_sweep_file(sweep_file) if sweep_file else {}
     folder = out or (Path(str(settings.pop("out"))) if settings.get("out") else None)
     settings.pop("out", None)
@@ -243,9 +247,9 @@ def list_(
 ) -> None:
     """Show models or tasks with their options, where they come from, and those that are broken."""
     from attn_bench.listing import describe
-    from attn_bench.registry import MODELS, TASKS
+    from attn_bench.registry import MODELS, TASKS, Registry
 
-    groups = {"models": MODELS, "tasks": TASKS}
+    groups: dict[str, Registry[Any]] = {"models": MODELS, "tasks": TASKS}
     if what not in groups:
         raise UserError(f"list {what}: say 'attn-bench list models' or 'attn-bench list tasks'")
     for line in describe(groups[what], name):
@@ -255,8 +259,12 @@ def list_(
 @app.command()
 def data(
     task: Annotated[str, typer.Argument(help="Task, e.g. darcy.")],
-    resolution: Annotated[str | None, typer.Option("--resolution", "--resolutions", help="Grid sizes, e.g. 64 or 16,32.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Option of the task.")] = None,
+    resolution: Annotated[
+        str | None, typer.Option("--resolution", "--resolutions", help="Grid sizes, e.g. 64 or 16,32.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Option of the task.")
+    ] = None,
     refresh: Annotated[bool, typer.Option(help="Make or fetch them again even if they are cached.")] = False,
 ) -> None:
     """Make or download the data of a task, and say where they are."""

@@ -27,7 +27,9 @@ def describe(registry: Registry[Any], only: str | None = None) -> Iterator[str]:
             continue
         kinds = ", ".join(sorted(plugin.kinds)) if isinstance(plugin, Model) else plugin.kind
         yield f"{name}  {plugin.summary}"
-        yield f"    kinds: {kinds}    from: {entry.origin}" + (f"    source: {plugin.citation}" if plugin.citation else "")
+        yield f"    kinds: {kinds}    from: {entry.origin}" + (
+            f"    source: {plugin.citation}" if plugin.citation else ""
+        )
         if isinstance(plugin, Model):
             for preset, values in plugin.presets.items():
                 yield f"    {name}:{preset}  " + ", ".join(f"{key}={value}" for key, value in values.items())

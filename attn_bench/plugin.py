@@ -97,7 +97,7 @@ class Model(ABC):
         """
 
     def unsupported(self, problem: Problem, device: str, **options: Any) -> str | None:
-        """Say why ``problem`` cannot be served on ``device`` (``"cpu"``, ``"cuda"``), or return None. Imports no torch."""
+        """Say why ``problem`` cannot be served on ``device`` (``cpu``, ``cuda``), or return None; imports no torch."""
         return None
 
     def fit(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> bool:
@@ -223,4 +223,3 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Return every metric over an iterable of (prediction, target) batches."""
-

@@ -89,7 +89,9 @@ class Screen:
                 self.progress.reset(self.one, total=1.0, description=cell.title, detail="starting", visible=True)
             case "progress" if event["stage"] == "training":
                 self.progress.update(
-                    self.one, completed=event["fraction"], detail=f"epoch {event['epoch']:.1f}, loss {event['loss']:.4f}"
+                    self.one,
+                    completed=event["fraction"],
+                    detail=f"epoch {event['epoch']:.1f}, loss {event['loss']:.4f}",
                 )
             case "progress":
                 self.progress.update(self.one, detail=event["stage"])
@@ -101,7 +103,11 @@ class Screen:
     def _line(self, cell: Cell, record: dict[str, Any]) -> None:
         words = [f"[{self.done}/{self.cells}]", cell.title + ":", record["status"]]
         if record["evaluations"]:
-            words += [f"{name} {value:.4g}" for name, value in record["evaluations"][0]["metrics"].items() if value is not None]
+            words += [
+                f"{name} {value:.4g}"
+                for name, value in record["evaluations"][0]["metrics"].items()
+                if value is not None
+            ]
         if record["seconds"] is not None:
             words.append(f"{record['seconds']:.0f} s")
         if record["error"]:

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from attn_bench.errors import UserError, unknown
 from attn_bench.plugin import Model, Task
 
-T = TypeVar("T", Model, Task)
+T = TypeVar("T", bound=Model | Task)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class Entry(Generic[T]):
                 f"plugin {self.name!r} ({self.origin}) is broken: {self.target} is no subclass of "
                 f"attn_bench.plugin.{self.base.__name__}"
             )
-        required = ("name", "summary", "kinds") if self.base is Model else ("name", "summary", "kind", "metrics", "defaults")
+        required = (
+            ("name", "summary", "kinds") if self.base is Model else ("name", "summary", "kind", "metrics", "defaults")
+        )
         missing = [attribute for attribute in required if not hasattr(plugin, attribute)]
         if missing:
             raise UserError(f"plugin {self.name!r} ({self.origin}) is broken: {self.target} lacks {', '.join(missing)}")
@@ -58,10 +60,12 @@ class Entry(Generic[T]):
         try:
             return plugin()
         except Exception as error:
-            raise UserError(f"plugin {self.name!r} ({self.origin}) is broken: {type(error).__name__}: {error}") from error
+            raise UserError(
+                f"plugin {self.name!r} ({self.origin}) is broken: {type(error).__name__}: {error}"
+            ) from error
 
     def fingerprint(self) -> str:
-        """Version of the package and a digest of the plugin's own sources, so that an edited plugin makes other cells."""
+        """Version of the package and a digest of the plugin's sources: an edited plugin makes other cells."""
         return f"{self.package}=={self.version}+{_source_digest(self.target.partition(':')[0])}"
 
 
@@ -86,7 +90,8 @@ class Registry(Generic[T]):
     """The plugins of one kind."""
 
     def __init__(self, group: str, what: str, base: type[T]) -> None:
-        self.group, self.what, self.base = group, what, base
+        self.group, self.what = group, what
+        self.base: type[T] = base
 
     def entries(self) -> dict[str, list[Entry[T]]]:
         """Every registered name with the distinct targets that claim it (more than one is an error on use)."""
@@ -125,5 +130,5 @@ class Registry(Generic[T]):
         return self.entry(name).load()
 
 
-MODELS: Registry[Model] = Registry("attn_bench.models", "model", Model)
-TASKS: Registry[Task] = Registry("attn_bench.tasks", "task", Task)
+MODELS: Registry[Model] = Registry("attn_bench.models", "model", Model)  # type: ignore[type-abstract]
+TASKS: Registry[Task] = Registry("attn_bench.tasks", "task", Task)  # type: ignore[type-abstract]

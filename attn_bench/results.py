@@ -131,7 +131,7 @@ class Store:
                 existing = store.run_info()
                 if existing.get("task") != task:
                     raise UserError(
-                        f"--out {folder}: holds results of task {existing.get('task')!r}; name another folder for {task!r}"
+                        f"--out {folder}: holds results of task {existing.get('task')!r}; name another folder"
                     )
             (folder / "cells").mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
@@ -160,7 +160,9 @@ class Store:
             raise UserError(f"{path}: cannot be read ({error})") from None
         if not isinstance(info, dict) or info.get("schema") != SCHEMA:
             found = info.get("schema") if isinstance(info, dict) else None
-            raise UserError(f"{path}: schema {found!r}, this version reads {SCHEMA}; use the version of attn-bench that wrote it")
+            raise UserError(
+                f"{path}: schema {found!r}, this version reads {SCHEMA}; use the version of attn-bench that wrote it"
+            )
         return info
 
     def write_run_info(self, values: Mapping[str, Any]) -> None:
@@ -200,7 +202,8 @@ class Store:
         from attn_bench.table import rows
 
         environments = {
-            file.stem: json.loads(file.read_text(encoding="utf-8")) for file in (self.folder / "environments").glob("*.json")
+            file.stem: json.loads(file.read_text(encoding="utf-8"))
+            for file in (self.folder / "environments").glob("*.json")
         }
         return pd.DataFrame(rows(self.records(), environments, list(self.run_info().get("metrics", {}))))
 

@@ -138,7 +138,9 @@ class Sweep:
                 raise unknown("setting", str(name), names)
         for name in ("models", "task"):
             if not settings.get(name):
-                raise UserError(f"no {name} given; say --{name}, or name {'it' if name == 'task' else 'them'} in the sweep file")
+                raise UserError(
+                    f"no {name} given; say --{name}, or name {'it' if name == 'task' else 'them'} in the sweep file"
+                )
         try:
             sweep = TypeAdapter(cls).validate_python(dict(settings))
         except ValidationError as error:
@@ -272,13 +274,15 @@ def _variant(
 
 
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:
-    """Return the device to use; ``auto`` takes CUDA where torch can use it. Raises UserError if it was asked for in vain."""
+    """Return the device to use; ``auto`` takes CUDA where torch can. Raises UserError if it was asked for in vain."""
     if device == "cpu":
         return "cpu"
     if cuda_available():
         return "cuda"
     if device == "cuda":
-        raise UserError("--device cuda: torch finds no CUDA device; use --device cpu, or install a driver and a CUDA build of torch")
+        raise UserError(
+            "--device cuda: torch finds no CUDA device; use --device cpu, or install a driver and a CUDA build of torch"
+        )
     return "cpu"
 
 

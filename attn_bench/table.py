@@ -57,7 +57,13 @@ def _row(
     row |= {name: evaluation.get("metrics", {}).get(name) for name in metrics}
     for name in ("forward", "train_step"):
         latency = record["latency"].get(name) if own else None
-        for column, key in (("", "median_ms"), ("_low", "low_ms"), ("_high", "high_ms"), ("_p10", "p10_ms"), ("_p90", "p90_ms")):
+        for column, key in (
+            ("", "median_ms"),
+            ("_low", "low_ms"),
+            ("_high", "high_ms"),
+            ("_p10", "p10_ms"),
+            ("_p90", "p90_ms"),
+        ):
             row[f"latency_{name}{column}_ms"] = latency[key] if latency else None
     for name, column in (("forward", "forward"), ("train_step", "train")):
         memory = record["memory"].get(name) if own else None

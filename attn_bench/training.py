@@ -94,9 +94,7 @@ def train(
         "steps": int(settings.budget),
         "seconds": 0,
     }[settings.budget_unit]
-    optimiser = torch.optim.AdamW(
-        module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimiser = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state = _State()
     if checkpoint is not None and checkpoint.exists():
         _restore(checkpoint, module, optimiser, state)
@@ -131,7 +129,9 @@ def train(
         now = time.perf_counter()
         state.seconds = now - began
         if not all(map(math.isfinite, state.losses[-check_every:])):
-            raise Diverged(f"the loss is {state.losses[-1]} at step {state.step}, epoch {state.step // steps_per_epoch + 1}")
+            raise Diverged(
+                f"the loss is {state.losses[-1]} at step {state.step}, epoch {state.step // steps_per_epoch + 1}"
+            )
         report(Progress(min(fraction(), 1), state.step / steps_per_epoch, _mean(state.losses), state.seconds))
         if checkpoint is not None and now - saved > checkpoint_every_s:
             _save(checkpoint, module, optimiser, state)

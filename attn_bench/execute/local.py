@@ -39,7 +39,7 @@ def execute(
     cells: Sequence[Cell],
     store: Store,
     *,
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = Limits(),
     retry: Literal["none", "failed", "all"] = "none",
     skip_after_oom: bool = True,
     modules: Sequence[str] = (),
@@ -97,10 +97,17 @@ def _skip(store: Store, cell: Cell) -> dict[str, Any] | None:
     for record in store.records():
         other = record["cell"]
         if record["status"] == "oom" and other["resolution"] < cell.resolution:
-            same = {**other, "resolution": cell.resolution, "seed": cell.seed, "eval_resolutions": list(cell.eval_resolutions)}
+            same = {
+                **other,
+                "resolution": cell.resolution,
+                "seed": cell.seed,
+                "eval_resolutions": list(cell.eval_resolutions),
+            }
             if same == cell.to_json():
                 store.write(
-                    Record.of(cell, "skipped", error=f"out of memory at {other['resolution']} already (--no-skip runs it)")
+                    Record.of(
+                        cell, "skipped", error=f"out of memory at {other['resolution']} already (--no-skip runs it)"
+                    )
                 )
                 return store.read(cell.id)
     return None
@@ -141,7 +148,8 @@ class _Server:
     def run(self, cell: Cell, store: Store, limits: Limits, listen: Listener) -> dict[str, Any]:
         """Run one cell in a process of its own and return its record."""
         process = self._start()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         before = store.read(cell.id)
         request = {"cell": cell.to_json(), "timeout_s": limits.timeout_s, "memory_limit_mib": limits.memory_limit_mib}
         end: dict[str, Any] = {"code": 1, "signal": None, "ended_by": "server"}

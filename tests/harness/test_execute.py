@@ -86,9 +86,9 @@ def test_a_memory_limit_ends_a_cell(tmp_path):
 
 def test_two_runners_share_a_folder(tmp_path):
     code = (
-        "import sys, attn_bench\n"
-        f"t = attn_bench.run(['toy', 'toy:wide'], 'toy-task', out={str(tmp_path / 'r')!r}, resolutions=[8, 12], steps=2,"
-        " measure=False, device='cpu')\nassert len(t) == 4, t"
+        "import attn_bench\n"
+        f"t = attn_bench.run(['toy', 'toy:wide'], 'toy-task', out={str(tmp_path / 'r')!r}, resolutions=[8, 12],"
+        " steps=2, measure=False, device='cpu')\nassert len(t) == 4, t"
     )
     runners = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [runner.wait(120) for runner in runners] == [0, 0]
@@ -98,7 +98,18 @@ def test_two_runners_share_a_folder(tmp_path):
 
 def test_a_killed_runner_leaves_no_process_and_the_next_goes_on(tmp_path):
     command = [sys.executable, "-m", "attn_bench.cli", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
-    command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--no-measure", "--no-plots", "--out", str(tmp_path / "r")]
+    command += [
+        "--resolutions",
+        "8",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--no-measure",
+        "--no-plots",
+        "--out",
+        str(tmp_path / "r"),
+    ]
     runner = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "r" / "logs").glob("*"))) < 2 and time.monotonic() < deadline:
@@ -134,7 +145,14 @@ def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(tmp_path):
 
 def test_a_cell_keeps_measurements_predictions_and_environment(tmp_path):
     table = run(
-        ["toy"], "toy-task", out=tmp_path / "r", resolutions=[8], eval_resolutions=[12], steps=2, device="cpu", threads=1
+        ["toy"],
+        "toy-task",
+        out=tmp_path / "r",
+        resolutions=[8],
+        eval_resolutions=[12],
+        steps=2,
+        device="cpu",
+        threads=1,
     )
     row, other = table.iloc[0], table.iloc[1]
     for column in ("latency_forward_ms", "latency_train_step_ms", "peak_memory_forward_mib", "peak_memory_train_mib"):

@@ -44,7 +44,7 @@ def test_a_broken_plugin_says_why(name, reason):
 def test_a_name_claimed_by_two_packages_is_an_error_naming_both(monkeypatch):
     points = [metadata.EntryPoint("toy", target, "g") for target in ("a:A", "b:B", "a:A")]
     monkeypatch.setattr(metadata, "entry_points", lambda group: points)
-    with pytest.raises(UserError, match="registered twice: a:A .* and b:B"):
+    with pytest.raises(UserError, match=r"registered twice: a:A .* and b:B"):
         Registry("g", "model", MODELS.base).load("toy")
 
 
@@ -71,7 +71,8 @@ def test_listing_shows_options_with_defaults_and_documentation():
 def test_listing_imports_no_torch():
     code = (
         "import sys; from attn_bench.listing import describe; from attn_bench.registry import MODELS, TASKS\n"
-        "print(len(list(describe(MODELS))), len(list(describe(TASKS))), [m for m in ('torch', 'timm', 'neuralop') if m in sys.modules])"
+        "print(len(list(describe(MODELS))), len(list(describe(TASKS))))\n"
+        "print([m for m in ('torch', 'timm', 'neuralop') if m in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip().endswith("[]"), output

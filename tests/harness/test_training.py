@@ -6,16 +6,14 @@ import dataclasses
 
 import pytest
 import torch
-from toy_plugins import NaN, Toy, ToyTask
 from torch import nn
+from toy_plugins import NaN, Toy, ToyTask
 
 from attn_bench.plugin import Problem
 from attn_bench.sweep import Training
 from attn_bench.training import Diverged, one_cycle, predict, train
 
-SETTINGS = Training(
-    budget=6, budget_unit="epochs", batch_size=4, learning_rate=1e-2, weight_decay=1e-4, clip_norm=1.0
-)
+SETTINGS = Training(budget=6, budget_unit="epochs", batch_size=4, learning_rate=1e-2, weight_decay=1e-4, clip_norm=1.0)
 PROBLEM = Problem("field", 1, 1, (8, 8))
 
 
@@ -26,7 +24,9 @@ def fresh() -> nn.Module:
 
 def run(module, settings=SETTINGS, **options):
     task = ToyTask()
-    return train(module, task.splits(8).train, task.loss, settings, seed=0, precision="float32", device="cpu", **options)
+    return train(
+        module, task.splits(8).train, task.loss, settings, seed=0, precision="float32", device="cpu", **options
+    )
 
 
 def test_training_lowers_the_loss():
@@ -41,7 +41,9 @@ def test_the_schedule_is_torchs_one_cycle():
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     total = 50
     # Torch's reaches its end at the last step, ours at the end of the last step: compare at equal progress.
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.0, total_steps=total + 1, cycle_momentum=False, pct_start=0.32)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 1.0, total_steps=total + 1, cycle_momentum=False, pct_start=0.32
+    )
     warmup = (0.32 * (total + 1) - 1) / total
     for step in range(total):
         assert one_cycle(step / total, warmup=warmup) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-6)
