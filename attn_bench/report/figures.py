@@ -1,0 +1,239 @@
+"""Figures of a results folder: error, latency and memory against resolution, and error against latency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.lines import Line2D
+
+from attn_bench.report.style import REFERENCE_COLOUR, Look, legend, log_axis, looks, resolution_axis, value_axis
+from attn_bench.report.summary import Entry, Summary
+from attn_bench.report.tables import status_text
+from attn_bench.report.text import for_figure
+
+PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH, ROW_HEIGHT = 4.3, 3.6, 2.4, 0.24
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One quantity against resolution."""
+
+    column: str
+    title: str
+    label: str
+
+
+def error_vs_resolution(summary: Summary) -> Figure | None:
+    """Draw the primary metric against resolution; the constant predictor is a dashed line. None if no value."""
+    metric = summary.metrics[summary.primary]
+    label = summary.primary + (f" ({metric.unit})" if metric.unit else "")
+    better = "lower is better" if metric.direction == "lower" else "higher is better"
+    return _against_resolution(summary, [Panel(summary.primary, "", for_figure(f"{label}, {better}"))], metric=True)
+
+
+def latency_vs_resolution(summary: Summary) -> Figure | None:
+    """Draw the latency of forward pass and training step against resolution, log-log. None if there is no value."""
+    unit = _batch(summary, "ms")
+    return _against_resolution(
+        summary,
+        [
+            Panel("latency_forward_ms", "forward", f"latency ({unit})"),
+            Panel("latency_train_step_ms", "training step", f"latency ({unit})"),
+        ],
+    )
+
+
+def memory_vs_resolution(summary: Summary) -> Figure | None:
+    """Draw the peak memory of forward pass and training step against resolution, log-log. None if there is no value."""
+    unit = _batch(summary, "MiB")
+    return _against_resolution(
+        summary,
+        [
+            Panel("peak_memory_forward_mib", "forward", f"peak memory ({unit})"),
+            Panel("peak_memory_train_mib", "training step", f"peak memory ({unit})"),
+        ],
+    )
+
+
+def _batch(summary: Summary, unit: str) -> str:
+    batch = summary.settings.get("batch_size", "")
+    return f"{unit}, batch of {batch}" if batch.isdigit() else unit
+
+
+def _against_resolution(summary: Summary, panels: Sequence[Panel], *, metric: bool = False) -> Figure | None:
+    panels = [panel for panel in panels if any(summary.has(p.column) for p in panels)]
+    if not panels:
+        return None
+    look = looks(summary)
+    failing = [model for model in summary.models if any(entry.failures for entry in summary.of(model))]
+    strip = ROW_HEIGHT * len(failing)
+    width = PANEL_WIDTH * len(panels) + LEGEND_WIDTH
+    figure = Figure(figsize=(width, PANEL_HEIGHT + strip + (0.35 if failing else 0)), layout="constrained")
+    rows = 2 if failing else 1
+    grid = GridSpec(rows, len(panels), figure=figure, height_ratios=[strip, PANEL_HEIGHT][-rows:])
+    for i, panel in enumerate(panels):
+        axes = figure.add_subplot(grid[rows - 1, i])
+        _draw(axes, summary, panel, look, metric=metric)
+        top = axes
+        if failing:
+            top = figure.add_subplot(grid[0, i], sharex=axes)
+            _draw_failures(top, summary, failing, look, labelled=i == 0)
+        if panel.title:
+            top.set_title(panel.title, loc="left")
+    extra = {}
+    if metric and any(entry.mean(summary.primary) is not None for m in summary.references for entry in summary.of(m)):
+        extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
+    if failing:
+        extra["failed"] = Line2D([], [], color="0.3", marker="x", linestyle="", markeredgewidth=1.8)
+    legend(figure, list(look.values()), extra)
+    return figure
+
+
+def _draw(axes: Axes, summary: Summary, panel: Panel, look: dict[str, Look], *, metric: bool) -> None:
+    seen: list[float] = []
+    for model, its in look.items():
+        points = [
+            (entry.resolution, entry.values[panel.column])
+            for entry in summary.of(model)
+            if panel.column in entry.values
+        ]
+        if not points:
+            continue
+        means = [stat.mean for _, stat in points]
+        below = [max(stat.mean - stat.low, 0) for _, stat in points]
+        above = [max(stat.high - stat.mean, 0) for _, stat in points]
+        axes.errorbar(
+            [resolution for resolution, _ in points],
+            means,
+            yerr=[below, above],
+            color=its.colour,
+            marker=its.marker,
+            markeredgecolor="white",
+            capsize=3,
+            elinewidth=1.2,
+            zorder=3,
+        )
+        seen += [stat.low for _, stat in points] + [stat.high for _, stat in points]
+    if metric:
+        seen += _draw_references(axes, summary, panel.column)
+    axes.set_ylabel(panel.label)
+    resolution_axis(axes, summary.resolutions)
+    if not seen:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", va="center", color="0.4")
+    elif metric:
+        value_axis(axes, seen, higher=summary.metrics[panel.column].direction == "higher")
+    elif min(seen) > 0:
+        log_axis(axes, "y", seen)
+    else:
+        axes.set_ylim(0, 1.1 * max(seen) or 1)
+
+
+def _draw_references(axes: Axes, summary: Summary, column: str) -> list[float]:
+    seen: list[float] = []
+    for model in summary.references:
+        points = [
+            (entry.resolution, entry.values[column].mean) for entry in summary.of(model) if column in entry.values
+        ]
+        if len(points) == 1:
+            axes.axhline(points[0][1], color=REFERENCE_COLOUR, linestyle="--", zorder=2)
+        elif points:
+            axes.plot(*zip(*points), color=REFERENCE_COLOUR, linestyle="--", zorder=2)
+        seen += [value for _, value in points]
+    return seen
+
+
+def _draw_failures(axes: Axes, summary: Summary, failing: list[str], look: dict[str, Look], *, labelled: bool) -> None:
+    """One row per model that failed somewhere: a cross and the status at the resolution where it did."""
+    for row, model in enumerate(failing):
+        for entry in summary.of(model):
+            if entry.failures:
+                axes.plot(entry.resolution, row, "x", color=look[model].colour, markeredgewidth=1.8, markersize=6)
+                axes.annotate(
+                    status_text(entry), (entry.resolution, row), xytext=(-6, 0), textcoords="offset points",
+                    fontsize=7.5, color="0.25", va="center", ha="right",
+                )  # fmt: skip
+    axes.set_ylim(len(failing) - 0.5, -0.5)
+    axes.set_yticks(range(len(failing)), [look[model].label if labelled else "" for model in failing], fontsize=8)
+    axes.tick_params(axis="x", labelbottom=False, bottom=False)
+    axes.grid(axis="y", visible=False)
+    for side in ("top", "right", "bottom", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def error_vs_latency(summary: Summary) -> Figure | None:
+    """Draw the primary metric against forward latency, a line per model, and the Pareto front of each resolution.
+
+    Errors at different resolutions are errors on different problems, so models compete at the same one only. None if no
+    entry has both values.
+    """
+    x_column, y_column = "latency_forward_ms", summary.primary
+    metric = summary.metrics[y_column]
+    higher = metric.direction == "higher"
+    look = looks(summary)
+    drawn = {
+        model: [entry for entry in summary.of(model) if x_column in entry.values and y_column in entry.values]
+        for model in look
+    }
+    if not any(drawn.values()):
+        return None
+    figure = Figure(figsize=(PANEL_WIDTH * 1.35 + LEGEND_WIDTH, PANEL_HEIGHT * 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    xs: list[float] = []
+    ys: list[float] = []
+    for model, entries in drawn.items():
+        x = [entry.values[x_column].mean for entry in entries]
+        y = [entry.values[y_column].mean for entry in entries]
+        axes.plot(
+            x, y, color=look[model].colour, marker=look[model].marker, markeredgecolor="white", linewidth=1, zorder=3
+        )
+        xs, ys = xs + x, ys + y
+    everything = [entry for entries in drawn.values() for entry in entries]
+    for resolution in summary.resolutions:
+        rivals = [entry for entry in everything if entry.resolution == resolution]
+        front = pareto_front(rivals, x_column, y_column, higher=higher)
+        x = [entry.values[x_column].mean for entry in front]
+        y = [entry.values[y_column].mean for entry in front]
+        axes.plot(x, y, color="0.6", linewidth=0.9, linestyle=":", drawstyle="steps-post", zorder=2)
+        axes.plot(
+            x, y, linestyle="", marker="o", markersize=13, markerfacecolor="none", markeredgecolor="0.2", zorder=4
+        )
+        if len(summary.resolutions) > 1:
+            for entry in rivals:
+                axes.annotate(
+                    str(resolution), (entry.values[x_column].mean, entry.values[y_column].mean), xytext=(7, 6),
+                    textcoords="offset points", fontsize=7, color="0.35", zorder=5,
+                )  # fmt: skip
+    means = [entry.mean(y_column) for model in summary.references for entry in summary.of(model)]
+    # Worth a line only if it is the same at every resolution.
+    found = [value for value in means if value is not None]
+    reference = found[:1] if found and max(found) - min(found) <= 0.02 * max(found) else []
+    for value in reference:
+        axes.axhline(value, color=REFERENCE_COLOUR, linestyle="--", linewidth=1, zorder=1)
+    log_axis(axes, "x", xs)
+    value_axis(axes, [*ys, *reference], higher=higher)
+    axes.set_xlabel(f"forward latency ({_batch(summary, 'ms')})")
+    label = y_column + (f" ({metric.unit})" if metric.unit else "")
+    axes.set_ylabel(for_figure(f"{label}, {'higher' if higher else 'lower'} is better"))
+    ring = Line2D(
+        [], [], color="0.6", linestyle=":", marker="o", markersize=11, markerfacecolor="none", markeredgecolor="0.2"
+    )
+    extra = {"Pareto front\nof a resolution": ring}
+    if reference:
+        extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
+    legend(figure, [look[model] for model, entries in drawn.items() if entries], extra)
+    return figure
+
+
+def pareto_front(entries: Sequence[Entry], cost: str, score: str, *, higher: bool) -> list[Entry]:
+    """Return the entries than which no other is both cheaper and better, cheapest first."""
+    sign = -1 if higher else 1
+    front: list[Entry] = []
+    for entry in sorted(entries, key=lambda e: (e.values[cost].mean, sign * e.values[score].mean)):
+        if not front or sign * entry.values[score].mean < sign * front[-1].values[score].mean:
+            front.append(entry)
+    return front

@@ -1,0 +1,112 @@
+"""Panels of fields: what went in, the truth, and what each model made of it."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import NDArray
+
+from attn_bench.report.summary import Summary
+from attn_bench.report.text import distinct, for_figure, significant
+
+Field = NDArray[np.float64]
+PER_BLOCK = 6
+TILE = 1.9
+
+
+@dataclass(frozen=True)
+class Sample:
+    """First test sample of a cell, first channel of each field: (H, W)."""
+
+    input: Field
+    target: Field
+    prediction: Field
+
+    @property
+    def error(self) -> Field:
+        """Absolute error at each grid point."""
+        return np.abs(self.prediction - self.target)
+
+    @property
+    def rel_l2(self) -> float:
+        """Relative L2 error of this sample."""
+        return float(np.linalg.norm(self.prediction - self.target) / np.linalg.norm(self.target))
+
+
+def read_samples(folder: Path, summary: Summary, resolution: int) -> tuple[dict[str, Sample], list[str]]:
+    """Return the first sample of each model at ``resolution``, and a note on each that cannot be shown."""
+    samples: dict[str, Sample] = {}
+    notes: list[str] = []
+    for model in summary.models:
+        cells = [cell for entry in summary.of(model) if entry.resolution == resolution for cell in entry.cells]
+        paths = [path for cell in cells if (path := folder / "artifacts" / f"{Path(cell).name}.npz").is_file()]
+        if not paths:
+            continue
+        try:
+            sample = _read(paths[0])
+        except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile, EOFError) as error:
+            notes.append(f"{model} at {resolution}: its fields cannot be read ({type(error).__name__})")
+            continue
+        first = next(iter(samples.values()), sample)
+        if sample.target.shape != first.target.shape or not np.allclose(sample.target, first.target):
+            notes.append(f"{model} at {resolution}: its test samples are other ones")
+            continue
+        samples[model] = sample
+    return samples, notes
+
+
+def _read(path: Path) -> Sample:
+    with np.load(path, allow_pickle=False) as arrays:
+        fields = [np.asarray(arrays[name][0, 0], dtype=np.float64) for name in ("input", "target", "prediction")]
+    if any(field.ndim != 2 for field in fields) or fields[1].shape != fields[2].shape:
+        raise ValueError("not fields of one shape")
+    return Sample(*fields)
+
+
+def field_panel(samples: Mapping[str, Sample], input_name: str = "coefficient") -> Figure:
+    """Draw input and truth in the first column, and each model's prediction above its error map in the next ones.
+
+    Predictions share the truth's colour scale. Error maps share one of their own, cut at the 99.5 % quantile so that
+    one bad point does not darken the rest.
+    """
+    labels = distinct(samples, 24)
+    first = next(iter(samples.values()))
+    blocks = -(-len(samples) // PER_BLOCK)
+    columns = 1 + min(len(samples), PER_BLOCK)
+    height, width = first.target.shape
+    tall = min(max(height / width, 0.4), 2.5)
+    figure = Figure(figsize=(TILE * columns + 1.5, (TILE * tall + 0.42) * 2 * blocks + 0.2), layout="constrained")
+    grid = figure.subplots(2 * blocks, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    limits = {"vmin": float(first.target.min()), "vmax": float(first.target.max())}
+    errors = np.concatenate([sample.error[np.isfinite(sample.error)] for sample in samples.values()])
+    worst = float(np.quantile(errors, 0.995)) if errors.size else 1.0
+    cut = bool(errors.size) and float(errors.max()) > worst
+    shown_input = _show(grid[0, 0], first.input, input_name, cmap="cividis")
+    shown_truth = _show(grid[1, 0], first.target, "truth", cmap="viridis", **limits)
+    for i, (model, sample) in enumerate(samples.items()):
+        row, column = 2 * (i // PER_BLOCK), 1 + i % PER_BLOCK
+        title = f"{for_figure(labels[model])}\nrel. L2 {significant(sample.rel_l2)}"
+        _show(grid[row, column], sample.prediction, title, cmap="viridis", **limits)
+        shown_error = _show(
+            grid[row + 1, column], sample.error, "absolute error", cmap="magma", vmin=0, vmax=worst or 1.0
+        )
+    figure.colorbar(shown_input, ax=grid[0, 0], location="left", shrink=0.8, label=input_name)
+    figure.colorbar(shown_truth, ax=grid[::2, -1].tolist(), shrink=0.8, label="solution")
+    figure.colorbar(
+        shown_error, ax=grid[1::2, -1].tolist(), shrink=0.8, label="absolute error", extend="max" if cut else "neither"
+    )
+    return figure
+
+
+def _show(axes: Axes, field: Field, title: str, **options: object) -> AxesImage:
+    axes.set_title(title, fontsize=9, fontweight="normal")
+    return axes.imshow(field, origin="lower", interpolation="nearest", **options)  # type: ignore[arg-type]

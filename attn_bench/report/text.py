@@ -1,0 +1,79 @@
+"""Numbers and labels as text. Labels are the user's: they may hold anything and are made harmless here."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterable
+
+LABEL_WIDTH = 32
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def plain(text: object, width: int = LABEL_WIDTH) -> str:
+    """Return ``text`` as one line of at most ``width`` printable characters, cut in the middle if it is longer."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split()) or "?"
+    if len(line) <= width:
+        return line
+    tail = width // 3
+    return f"{line[: width - tail - 1].rstrip()}…{line[-tail:].lstrip()}"
+
+
+def distinct(labels: Iterable[str], width: int = LABEL_WIDTH) -> dict[str, str]:
+    """Shorten labels so that they stay apart."""
+    short: dict[str, str] = {}
+    for label in labels:
+        candidate, count = plain(label, width), 2
+        while candidate in short.values():
+            ending = f" ({count})"
+            candidate, count = plain(label, width - len(ending)) + ending, count + 1
+        short[label] = candidate
+    return short
+
+
+def for_figure(text: str) -> str:
+    """Keep matplotlib from reading ``$`` as mathematics and a leading underscore as 'not in the legend'."""
+    escaped = text.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
+def for_markdown(text: str) -> str:
+    """Escape what Markdown, its tables and HTML in it would read as markup."""
+    return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", html.escape(text, quote=False))
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Return ``value`` with so many significant digits, never fewer than its integer part."""
+    if value == 0:
+        return "0"
+    if not math.isfinite(value):
+        return str(value)
+    exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    if exponent < -4 or exponent >= 9:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(0, digits - 1 - exponent)}f}"
+
+
+def with_spread(mean: float, spread: float | None) -> str:
+    """Return ``mean ± spread``: the spread to two digits, the mean to as many decimals but no more than four digits."""
+    if spread is None:
+        return significant(mean)
+    if spread <= 0 or abs(mean) < 1e-4:
+        return f"{significant(mean)} ± {significant(spread, 2)}"
+    decimals = min(1 - math.floor(math.log10(spread)), 3 - math.floor(math.log10(abs(mean))))
+    return f"{mean:.{max(decimals, 0)}f} ± {significant(spread, 2)}"
+
+
+def human(value: float) -> str:
+    """Return a count with a decimal prefix: 212 k, 28.3 M."""
+    for factor, prefix in PREFIXES:
+        # 999.5 k would read 1000 k.
+        if abs(value) >= factor * 0.9995:
+            return f"{significant(value / factor)} {prefix}"
+    return significant(value) if value % 1 else f"{value:.0f}"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Return ``number`` and ``noun``, in the plural where it is not one."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
