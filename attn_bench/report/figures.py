@@ -10,12 +10,22 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 
-from attn_bench.report.style import REFERENCE_COLOUR, Look, legend, log_axis, looks, resolution_axis, value_axis
+from attn_bench.report.style import (
+    REFERENCE_COLOUR,
+    Look,
+    legend,
+    legend_width,
+    log_axis,
+    looks,
+    resolution_axis,
+    value_axis,
+)
 from attn_bench.report.summary import Entry, Summary
-from attn_bench.report.tables import status_text
-from attn_bench.report.text import for_figure
+from attn_bench.report.text import distinct, for_figure
 
-PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH, ROW_HEIGHT = 4.3, 3.6, 2.4, 0.24
+PANEL_WIDTH, PANEL_HEIGHT, ROW_HEIGHT = 4.3, 3.6, 0.25
+ROW_LABEL_CHARACTERS, ROW_LABEL_WIDTH = 16, 0.7
+MOST_NUMBERS = 16
 
 
 @dataclass(frozen=True)
@@ -65,14 +75,15 @@ def _batch(summary: Summary, unit: str) -> str:
 
 
 def _against_resolution(summary: Summary, panels: Sequence[Panel], *, metric: bool = False) -> Figure | None:
-    panels = [panel for panel in panels if any(summary.has(p.column) for p in panels)]
-    if not panels:
+    if not any(summary.has(panel.column) for panel in panels):
         return None
     look = looks(summary)
     failing = [model for model in summary.models if any(entry.failures for entry in summary.of(model))]
     strip = ROW_HEIGHT * len(failing)
-    width = PANEL_WIDTH * len(panels) + LEGEND_WIDTH
-    figure = Figure(figsize=(width, PANEL_HEIGHT + strip + (0.35 if failing else 0)), layout="constrained")
+    size = (PANEL_WIDTH * len(panels) + legend_width(look.values()), PANEL_HEIGHT)
+    if failing:
+        size = (size[0] + ROW_LABEL_WIDTH, size[1] + strip + 0.2)
+    figure = Figure(figsize=size, layout="constrained")
     rows = 2 if failing else 1
     grid = GridSpec(rows, len(panels), figure=figure, height_ratios=[strip, PANEL_HEIGHT][-rows:])
     for i, panel in enumerate(panels):
@@ -87,8 +98,6 @@ def _against_resolution(summary: Summary, panels: Sequence[Panel], *, metric: bo
     extra = {}
     if metric and any(entry.mean(summary.primary) is not None for m in summary.references for entry in summary.of(m)):
         extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
-    if failing:
-        extra["failed"] = Line2D([], [], color="0.3", marker="x", linestyle="", markeredgewidth=1.8)
     legend(figure, list(look.values()), extra)
     return figure
 
@@ -148,21 +157,31 @@ def _draw_references(axes: Axes, summary: Summary, column: str) -> list[float]:
 
 
 def _draw_failures(axes: Axes, summary: Summary, failing: list[str], look: dict[str, Look], *, labelled: bool) -> None:
-    """One row per model that failed somewhere: a cross and the status at the resolution where it did."""
+    """One row per model that failed somewhere, with the status at the resolution where it did."""
     for row, model in enumerate(failing):
         for entry in summary.of(model):
             if entry.failures:
-                axes.plot(entry.resolution, row, "x", color=look[model].colour, markeredgewidth=1.8, markersize=6)
-                axes.annotate(
-                    status_text(entry), (entry.resolution, row), xytext=(-6, 0), textcoords="offset points",
-                    fontsize=7.5, color="0.25", va="center", ha="right",
+                axes.text(
+                    entry.resolution, row, _short_status(entry), fontsize=7, color="0.15", ha="center", va="center",
+                    bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": look[model].colour},
                 )  # fmt: skip
+    names = distinct(failing, ROW_LABEL_CHARACTERS)
     axes.set_ylim(len(failing) - 0.5, -0.5)
-    axes.set_yticks(range(len(failing)), [look[model].label if labelled else "" for model in failing], fontsize=8)
+    labels = [for_figure(names[model]) if labelled else "" for model in failing]
+    axes.set_yticks(range(len(failing)), labels, fontsize=8)
+    axes.tick_params(axis="y", pad=20)
     axes.tick_params(axis="x", labelbottom=False, bottom=False)
     axes.grid(axis="y", visible=False)
     for side in ("top", "right", "bottom", "left"):
         axes.spines[side].set_visible(False)
+
+
+def _short_status(entry: Entry) -> str:
+    """Return the status in few letters: several ways to fail at one resolution are told apart in the table."""
+    statuses = {failure.status for failure in entry.failures}
+    failed = sum(len(failure.seeds) for failure in entry.failures)
+    status = statuses.pop() if len(statuses) == 1 else "failed"
+    return status if failed == entry.seeds else f"{status} {failed}/{entry.seeds}"
 
 
 def error_vs_latency(summary: Summary) -> Figure | None:
@@ -181,31 +200,33 @@ def error_vs_latency(summary: Summary) -> Figure | None:
     }
     if not any(drawn.values()):
         return None
-    figure = Figure(figsize=(PANEL_WIDTH * 1.35 + LEGEND_WIDTH, PANEL_HEIGHT * 1.2), layout="constrained")
+    figure = Figure(
+        figsize=(PANEL_WIDTH * 1.25 + legend_width(look.values()), PANEL_HEIGHT * 1.2), layout="constrained"
+    )
     axes = figure.add_subplot()
-    xs: list[float] = []
-    ys: list[float] = []
-    for model, entries in drawn.items():
-        x = [entry.values[x_column].mean for entry in entries]
-        y = [entry.values[y_column].mean for entry in entries]
-        axes.plot(
-            x, y, color=look[model].colour, marker=look[model].marker, markeredgecolor="white", linewidth=1, zorder=3
-        )
-        xs, ys = xs + x, ys + y
+    sizes = {resolution: 6 + 1.2 * i for i, resolution in enumerate(summary.resolutions)}
     everything = [entry for entries in drawn.values() for entry in entries]
+    for model, entries in drawn.items():
+        its = look[model]
+        axes.plot(*_points(entries, x_column, y_column), color=its.colour, linewidth=1, zorder=3)
+        for entry in entries:
+            axes.plot(
+                *_points([entry], x_column, y_column), color=its.colour, marker=its.marker, markeredgecolor="white",
+                markersize=sizes[entry.resolution], zorder=3,
+            )  # fmt: skip
     for resolution in summary.resolutions:
         rivals = [entry for entry in everything if entry.resolution == resolution]
         front = pareto_front(rivals, x_column, y_column, higher=higher)
-        x = [entry.values[x_column].mean for entry in front]
-        y = [entry.values[y_column].mean for entry in front]
+        x, y = _points(front, x_column, y_column)
         axes.plot(x, y, color="0.6", linewidth=0.9, linestyle=":", drawstyle="steps-post", zorder=2)
         axes.plot(
-            x, y, linestyle="", marker="o", markersize=13, markerfacecolor="none", markeredgecolor="0.2", zorder=4
+            x, y, linestyle="", marker="o", markersize=14, markerfacecolor="none", markeredgecolor="0.2", zorder=4
         )
         if len(summary.resolutions) > 1:
-            for entry in rivals:
+            # More numbers than this hide each other.
+            for entry in rivals if len(everything) <= MOST_NUMBERS else front:
                 axes.annotate(
-                    str(resolution), (entry.values[x_column].mean, entry.values[y_column].mean), xytext=(7, 6),
+                    str(resolution), (entry.values[x_column].mean, entry.values[y_column].mean), xytext=(7, 7),
                     textcoords="offset points", fontsize=7, color="0.35", zorder=5,
                 )  # fmt: skip
     means = [entry.mean(y_column) for model in summary.references for entry in summary.of(model)]
@@ -214,6 +235,7 @@ def error_vs_latency(summary: Summary) -> Figure | None:
     reference = found[:1] if found and max(found) - min(found) <= 0.02 * max(found) else []
     for value in reference:
         axes.axhline(value, color=REFERENCE_COLOUR, linestyle="--", linewidth=1, zorder=1)
+    xs, ys = _points(everything, x_column, y_column)
     log_axis(axes, "x", xs)
     value_axis(axes, [*ys, *reference], higher=higher)
     axes.set_xlabel(f"forward latency ({_batch(summary, 'ms')})")
@@ -227,6 +249,10 @@ def error_vs_latency(summary: Summary) -> Figure | None:
         extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
     legend(figure, [look[model] for model, entries in drawn.items() if entries], extra)
     return figure
+
+
+def _points(entries: Sequence[Entry], x_column: str, y_column: str) -> tuple[list[float], list[float]]:
+    return [entry.values[x_column].mean for entry in entries], [entry.values[y_column].mean for entry in entries]
 
 
 def pareto_front(entries: Sequence[Entry], cost: str, score: str, *, higher: bool) -> list[Entry]:

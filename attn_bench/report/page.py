@@ -121,7 +121,7 @@ class _Page:
             ),
             "error_vs_latency": (
                 f"{primary} against latency",
-                "A point per model and resolution (the number beside it). Rings: no other model at that resolution is "
+                "A point per model and resolution, the larger the higher. Rings: no other model at that resolution is "
                 "both faster and better.",
             ),
         }

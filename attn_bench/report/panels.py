@@ -79,7 +79,8 @@ def field_panel(samples: Mapping[str, Sample], input_name: str = "coefficient") 
     labels = distinct(samples, 24)
     first = next(iter(samples.values()))
     blocks = -(-len(samples) // PER_BLOCK)
-    columns = 1 + min(len(samples), PER_BLOCK)
+    per_block = -(-len(samples) // blocks)
+    columns = 1 + per_block
     height, width = first.target.shape
     tall = min(max(height / width, 0.4), 2.5)
     figure = Figure(figsize=(TILE * columns + 1.5, (TILE * tall + 0.42) * 2 * blocks + 0.2), layout="constrained")
@@ -93,17 +94,15 @@ def field_panel(samples: Mapping[str, Sample], input_name: str = "coefficient") 
     shown_input = _show(grid[0, 0], first.input, input_name, cmap="cividis")
     shown_truth = _show(grid[1, 0], first.target, "truth", cmap="viridis", **limits)
     for i, (model, sample) in enumerate(samples.items()):
-        row, column = 2 * (i // PER_BLOCK), 1 + i % PER_BLOCK
+        row, column = 2 * (i // per_block), 1 + i % per_block
         title = f"{for_figure(labels[model])}\nrel. L2 {significant(sample.rel_l2)}"
         _show(grid[row, column], sample.prediction, title, cmap="viridis", **limits)
         shown_error = _show(
             grid[row + 1, column], sample.error, "absolute error", cmap="magma", vmin=0, vmax=worst or 1.0
         )
     figure.colorbar(shown_input, ax=grid[0, 0], location="left", shrink=0.8, label=input_name)
-    figure.colorbar(shown_truth, ax=grid[::2, -1].tolist(), shrink=0.8, label="solution")
-    figure.colorbar(
-        shown_error, ax=grid[1::2, -1].tolist(), shrink=0.8, label="absolute error", extend="max" if cut else "neither"
-    )
+    figure.colorbar(shown_truth, ax=grid[0, -1], shrink=0.8, label="solution")
+    figure.colorbar(shown_error, ax=grid[1, -1], shrink=0.8, label="absolute error", extend="max" if cut else "neither")
     return figure
 
 

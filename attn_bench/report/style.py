@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from attn_bench.report.text import distinct, for_figure
 from attn_bench.results import atomic_write
 
 DPI = 150
-MARKERS = "osD^vPX<>ph*"
+MARKERS = "osD^vp<>h*PX"
 REFERENCE_COLOUR = "0.45"
 
 
@@ -88,6 +88,11 @@ def legend(figure: Figure, drawn: Sequence[Look], extra: Mapping[str, Line2D] | 
         figure.legend(handles, labels, loc="outside right upper", frameon=False, handlelength=2.2)
 
 
+def legend_width(drawn: Iterable[Look]) -> float:
+    """Inches that a legend of these takes."""
+    return 0.8 + 0.08 * max(24, *(len(look.label) for look in drawn))
+
+
 def resolution_axis(axes: Axes, resolutions: Sequence[int]) -> None:
     """Logarithmic, with a tick at each resolution and nowhere else."""
     axes.set_xscale("log", base=2)
@@ -106,7 +111,7 @@ def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
     """Make an axis logarithmic with plain numbers at its ticks, however narrow its range."""
     axis = axes.yaxis if which == "y" else axes.xaxis
     low, high = min(values), max(values)
-    margin = max(1.15, (high / low) ** 0.08)
+    margin = max(1.15 if high / low > 1.5 else 1.4, (high / low) ** 0.08)
     low, high = low / margin, high * margin
     if which == "y":
         axes.set_yscale("log")
@@ -118,7 +123,7 @@ def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     else:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1e4 else f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
 

@@ -46,7 +46,9 @@ class Column:
         stat = entry.values.get(self.name)
         if stat is None or self.kind == "count":
             return self.text(entry)
-        return with_spread(stat.mean, stat.deviation).replace(" ", "") if spread else significant(stat.mean)
+        if spread and stat.deviation is not None:
+            return f"{significant(stat.mean)}±{significant(stat.deviation, 1)}"
+        return significant(stat.mean)
 
 
 def columns(metrics: Mapping[str, Metric]) -> list[Column]:
@@ -204,7 +206,7 @@ def console_table(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Table:
     from rich.text import Text
 
     summary = summarise(table, metrics)
-    names = distinct([*summary.models, *summary.references], 40)
+    names = distinct([*summary.models, *summary.references], 24)
     wanted = {"parameters", *metrics, "latency_forward_ms", "latency_train_step_ms", "peak_memory_train_mib"}
     shown = [column for column in columns(metrics) if column.name in wanted]
     made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -213,7 +215,7 @@ def console_table(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Table:
     made.add_column("res.", justify="right", no_wrap=True)
     for column in shown:
         made.add_column(column.short, justify="right", no_wrap=True)
-    made.add_column("status", no_wrap=True, max_width=12)
+    made.add_column("status", no_wrap=True, max_width=11)
     for resolution in summary.resolutions:
         for model in (*summary.models, *summary.references):
             for entry in summary.of(model):

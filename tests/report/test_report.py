@@ -1,0 +1,277 @@
+"""What a report says is what the table holds, whatever the labels and however little there is."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import image, rcParams
+from rich.console import Console
+
+from attn_bench.errors import UserError
+from attn_bench.plugin import Metric
+from attn_bench.report import console_table, write_report
+from attn_bench.report.figures import pareto_front
+from attn_bench.report.summary import is_reference, summarise
+from attn_bench.report.tables import markdown_table
+from attn_bench.report.text import distinct, for_figure, human, plain, significant, with_spread
+
+ERRORS = {"rel_l2": Metric("lower", "relative L2"), "rel_mse": Metric("lower", "relative MSE")}
+SCORES = {"accuracy": Metric("higher", "share of correct answers", "%")}
+HOSTILE = "a_$x^{2$ \n| <b>**bold**</b> [red]z[/red] \x00 " + "long " * 40
+
+
+def row(model: str, resolution: int, **values: Any) -> dict[str, Any]:
+    usual = {
+        "cell": f"{abs(hash(model))}-{resolution}-{values.get('seed', 0)}",
+        "model": model,
+        "task": "darcy",
+        "resolution": resolution,
+        "eval_resolution": resolution,
+        "seed": 0,
+        "status": "ok",
+        "error": None,
+        "rel_l2": 0.03,
+        "rel_mse": 0.002,
+        "latency_forward_ms": 4.0,
+        "latency_forward_low_ms": 3.9,
+        "latency_forward_high_ms": 4.2,
+        "latency_train_step_ms": 12.0,
+        "peak_memory_forward_mib": 5.0,
+        "peak_memory_train_mib": 20.0,
+        "parameters": 212_345,
+        "flops": 1.25e7,
+        "device_name": "Some CPU",
+        "dtype": "fp32",
+        "batch_size": 8,
+    }
+    return usual | values
+
+
+def failed(model: str, resolution: int, status: str, error: str, **values: Any) -> dict[str, Any]:
+    kept = ("cell", "model", "task", "resolution", "eval_resolution", "seed")
+    return {key: row(model, resolution, **values)[key] for key in kept} | {"status": status, "error": error}
+
+
+def lines(markdown: str, *parts: str) -> list[str]:
+    return [line for line in markdown.splitlines() if all(part in line for part in parts)]
+
+
+def save_fields(folder: Path, cell: str, resolution: int, error: float) -> None:
+    (folder / "artifacts").mkdir(exist_ok=True)
+    target = np.random.default_rng(0).random((2, 1, resolution, resolution))
+    fields = {"input": target, "target": target, "prediction": target * (1 + error)}
+    np.savez(folder / "artifacts" / f"{cell}.npz", **fields)
+
+
+def test_figures_decode_and_settings_of_matplotlib_stay(tmp_path: Path) -> None:
+    before = dict(rcParams)
+    table = pd.DataFrame(
+        [row(m, r, rel_l2=0.1 / r + i) for i, m in enumerate(("mano", "vit", "mean")) for r in (16, 32)]
+    )
+    for cell, resolution in zip(table["cell"], table["resolution"]):
+        save_fields(tmp_path, cell, resolution, 0.1)
+    written = write_report(tmp_path, table, metrics=ERRORS)
+    names = {path.name for path in written}
+    figures = ["error_vs_resolution", "latency_vs_resolution", "memory_vs_resolution", "error_vs_latency"]
+    figures += ["darcy_panel_16", "darcy_panel_32"]
+    assert names == {f"{name}.{suffix}" for name in figures for suffix in ("png", "svg")} | {"table.md", "report.md"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == names  # no temporary file stays
+    for path in written:
+        if path.suffix == ".png":
+            assert image.imread(path).std() > 0
+        elif path.suffix == ".svg":
+            ElementTree.parse(path)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert all(f"]({name}.png)" in page for name in figures)
+    assert "rel. L2" not in page
+    assert "mano 0.100" in page  # the panel's error, in its alternative text
+    assert dict(rcParams) == before
+
+
+def test_mean_and_deviation_over_seeds() -> None:
+    values = (0.030, 0.034, 0.041)
+    table = pd.DataFrame([row("mano", 16, seed=s, rel_l2=v) for s, v in enumerate(values)])
+    stat = summarise(table, ERRORS).entries[0].values["rel_l2"]
+    assert stat.mean == pytest.approx(0.035)
+    assert stat.deviation == pytest.approx(np.std(values, ddof=1))
+    assert (stat.low, stat.high, stat.n) == (0.030, 0.041, 3)
+    assert lines(markdown_table(summarise(table, ERRORS)), "mano", "0.0350 ± 0.0056")
+
+
+def test_bars_of_latency_enclose_the_intervals_of_all_seeds() -> None:
+    table = pd.DataFrame(
+        [
+            row("mano", 16, seed=0, latency_forward_ms=4.0, latency_forward_low_ms=3.5, latency_forward_high_ms=4.1),
+            row("mano", 16, seed=1, latency_forward_ms=5.0, latency_forward_low_ms=4.9, latency_forward_high_ms=5.2),
+        ]
+    )
+    stat = summarise(table, ERRORS).entries[0].values["latency_forward_ms"]
+    assert (stat.mean, stat.low, stat.high) == (4.5, 3.5, 5.2)
+
+
+def test_best_is_bold_by_the_direction_of_each_metric() -> None:
+    errors = pd.DataFrame([row("a", 16, rel_l2=0.1, rel_mse=0.2), row("b", 16, rel_l2=0.3, rel_mse=0.1)])
+    text = markdown_table(summarise(errors, ERRORS))
+    assert lines(text, "| a |", "**0.100**", "| 0.200 |")
+    assert lines(text, "| b |", "| 0.300 |", "**0.100**")
+    scores = pd.DataFrame([row("a", 16, accuracy=71.2), row("b", 16, accuracy=68.0)])
+    assert lines(markdown_table(summarise(scores, SCORES)), "| a |", "**71.2**")
+    # Alone at its resolution, a model is not the best of anything.
+    assert "**" not in markdown_table(summarise(errors.head(1), ERRORS))
+
+
+def test_constant_predictor_competes_in_accuracy_and_not_in_cost() -> None:
+    table = pd.DataFrame(
+        [
+            row("mano", 16, latency_forward_ms=9.0),
+            row("vit", 16, latency_forward_ms=8.0),
+            row("mean", 16, latency_forward_ms=0.1),
+        ]
+    )
+    text = markdown_table(summarise(table, ERRORS))
+    assert lines(text, "| vit |", "**8.00**")
+    assert lines(text, "| mean |", "| 0.100 |")
+    assert [is_reference(label) for label in ("mean", "mean [seed=1]", "meanfield")] == [True, True, False]
+
+
+def test_failures_are_listed_with_their_reason() -> None:
+    table = pd.DataFrame(
+        [
+            row("mano", 16),
+            failed("vit", 16, "oom", "tried to allocate 12 | GiB"),
+            failed("vit", 16, "oom", "tried to allocate 12 | GiB", seed=1),
+            row("fno", 16, seed=0),
+            failed("fno", 16, "diverged", "loss is nan", seed=1),
+        ]
+    )
+    text = markdown_table(summarise(table, ERRORS))
+    assert lines(text, "| vit |", "| oom |")
+    assert lines(text, "| fno |", "| diverged 1/2 |", "0.0300")
+    assert lines(text, "- vit at 16 (seeds 0, 1): **oom**: tried to allocate 12 \\| GiB")
+    assert lines(text, "- fno at 16 (seed 1): **diverged**: loss is nan")
+
+
+def test_other_resolutions_have_a_table_of_their_own() -> None:
+    other = failed("mano", 16, "ok", "") | {"eval_resolution": 32, "rel_l2": 0.07, "error": None}
+    broken = failed("vit", 16, "unsupported", "window 8 does not divide 12") | {"eval_resolution": 32}
+    text = markdown_table(summarise(pd.DataFrame([row("mano", 16), other, row("vit", 16), broken]), ERRORS))
+    assert lines(text, "| 16 | mano | 0.0300 | 0.0700 |")
+    assert lines(text, "| 16 | vit | 0.0300 | unsupported |")
+    assert lines(text, "- vit at 16, evaluated at 32 (seed 0): **unsupported**")
+    assert len(lines(text, "| mano |")) == 2
+
+
+def test_only_failures_still_make_a_table(tmp_path: Path) -> None:
+    written = write_report(tmp_path, pd.DataFrame([failed("vit", 16, "crashed", "boom")]), metrics=ERRORS)
+    assert {path.name for path in written} == {"table.md", "report.md"}
+    assert "boom" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_hostile_labels_and_failures_in_every_figure(tmp_path: Path) -> None:
+    names = ["mano", "_hidden", "$", "", HOSTILE, HOSTILE + "!"]
+    table = pd.DataFrame(
+        [row(m, r, cell=f"{i}-{r}") for i, m in enumerate(names) for r in (16, 32)]
+        + [failed(HOSTILE, 64, "oom", HOSTILE)]
+    )
+    for i in range(len(names)):
+        save_fields(tmp_path, f"{i}-16", 16, 0.1 * i)
+    written = write_report(tmp_path, table, metrics=ERRORS, out=tmp_path / "elsewhere")
+    assert tmp_path / "elsewhere" / "darcy_panel_16.svg" in written
+    text = (tmp_path / "elsewhere" / "table.md").read_text()
+    widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+    assert "<b>" not in text
+    assert "\x00" not in text
+
+
+def test_a_broken_artifact_is_said_and_stops_nothing(tmp_path: Path) -> None:
+    table = pd.DataFrame([row("mano", 16, cell="good"), row("vit", 16, cell="bad"), row("fno", 16, cell="gone")])
+    save_fields(tmp_path, "good", 16, 0.1)
+    (tmp_path / "artifacts" / "bad.npz").write_bytes(b"PK no archive")
+    write_report(tmp_path, table, metrics=ERRORS)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "darcy_panel_16" in page
+    assert "vit at 16: its fields cannot be read" in page
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [(pd.DataFrame(), "hold no cell"), (pd.DataFrame({"model": ["a"]}), "lacks cell, resolution")],
+)
+def test_nothing_to_report_is_said(tmp_path: Path, table: pd.DataFrame, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        write_report(tmp_path, table, metrics=ERRORS)
+    assert not (tmp_path / "report").exists()
+
+
+def test_pareto_front_holds_what_nothing_beats() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        [row(f"m{i}", 16, latency_forward_ms=rng.integers(1, 9), rel_l2=rng.integers(1, 9) / 10) for i in range(40)]
+    )
+    entries = summarise(table, ERRORS).entries
+    for higher in (False, True):
+        front = pareto_front(entries, "latency_forward_ms", "rel_l2", higher=higher)
+        sign = -1 if higher else 1
+        points = {(e.values["latency_forward_ms"].mean, sign * e.values["rel_l2"].mean) for e in entries}
+        kept = {p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)}
+        assert {(e.values["latency_forward_ms"].mean, sign * e.values["rel_l2"].mean) for e in front} == kept
+
+
+def test_terminal_table_fits_80_columns_and_reads_no_markup() -> None:
+    table = pd.DataFrame(
+        [
+            row(m, 128, seed=s, rel_l2=0.0123 + s / 1e3, latency_train_step_ms=1235.0)
+            for m in ("mano", "[red]x[/red]")
+            for s in (0, 1)
+        ]
+        + [failed("vit", 128, "unsupported", "[bold] window")]
+    )
+    console = Console(width=80, file=io.StringIO())
+    console.print(console_table(table, ERRORS))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(
+        word in printed for word in ("0.0128±0.0007", "212 k", "1235", "unsupported", "[red]x[/red]", "[bold] window")
+    )
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.031234, "0.0312"),
+        (12.34, "12.3"),
+        (1234.5, "1234"),
+        (9.999, "10.0"),
+        (1.2e-7, "1.20e-07"),
+        (-0.5, "-0.500"),
+    ],
+)
+def test_significant_digits(value: float, text: str) -> None:
+    assert significant(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(12, "12"), (212_345, "212 k"), (999_999, "1.00 M"), (28.31e6, "28.3 M"), (1.5e12, "1.50 T")]
+)
+def test_counts_for_people(value: float, text: str) -> None:
+    assert human(value) == text
+
+
+def test_spread_and_labels() -> None:
+    assert with_spread(0.03124, 0.00111) == "0.0312 ± 0.0011"
+    assert with_spread(120.4, 45.3) == "120 ± 45"
+    assert with_spread(0.4, 0.0) == "0.400 ± 0"
+    assert plain("a\n\tb\x00c") == "a b c"
+    short = distinct(["x" * 50, "x" * 51, "y"], 20)
+    assert len(set(short.values())) == 3
+    assert max(map(len, short.values())) <= 20
+    assert for_figure("_a$b") == r" _a\$b"
