@@ -17,9 +17,11 @@ an operator (raw Triton, ctypes) is invisible: wrap it with ``torch.library.cust
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -51,10 +53,12 @@ class Flops:
 def count_flops(call: Callable[[], Any]) -> Flops:
     """Run ``call`` and count the floating-point operations of what it executes.
 
-    Run it last: a dispatch mode makes ``torch.compile`` fall back to eager inside it, and can leave compiled functions
-    that were first called here uncompiled for the rest of the process.
+    Compiled functions run eagerly meanwhile, and fused encoder layers unfused, so that their operators are seen. Count
+    last: dispatch modes have been seen to switch ``torch.compile`` off for the rest of the process
+    (:class:`~torch.utils.flop_counter.FlopCounterMode` does at times; this one, without its module hooks, is tested not
+    to).
     """
-    with _Counter() as counter:
+    with _plain_operators(), _Counter() as counter:
         call()
     counts = {name: count for name, count in counter.counts.most_common() if count}
     return Flops(sum(counts.values()), counts, tuple(sorted(counter.unknown)))
@@ -67,8 +71,8 @@ def register_flop_rule(operator: Any, rule: Rule) -> None:
     the same registry.
 
     Args:
-        operator: the operator, e.g. ``torch.ops.mano.window_attention``, or its name, ``"mano::window_attention"``.
-        rule: called with the operator's arguments and ``out_val``, its result; returns the count.
+        operator: the operator, e.g. ``torch.ops.mylib.attention``, or its name, ``"mylib::attention"``.
+        rule: called with the operator's arguments and ``out_val=``, its result; returns the count.
 
     Raises:
         ValueError: there is no operator of that name, or it has a rule already.
@@ -79,11 +83,27 @@ def register_flop_rule(operator: Any, rule: Rule) -> None:
             operator = getattr(getattr(torch.ops, namespace), name)
         except AttributeError:
             raise ValueError(f"no operator {operator!r}; define it with torch.library.custom_op first") from None
-    operator = getattr(operator, "_overloadpacket", getattr(operator, "_opoverload", operator))
+    operator = getattr(operator, "_opoverload", operator)  # of torch.library.custom_op
     operator = getattr(operator, "_overloadpacket", operator)
     if operator in flop_counter.flop_registry:
         raise ValueError(f"operator {operator} has a rule already")
     flop_counter.register_flop_formula(operator, get_raw=True)(rule)
+
+
+@contextlib.contextmanager
+def _plain_operators() -> Iterator[None]:
+    """Keep torch from fusing a whole encoder layer into one operator, and flex attention from compiling itself."""
+    flex, flag = sys.modules.get("torch.nn.attention.flex_attention"), "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
+    fastpath, uncompiled = torch.backends.mha.get_fastpath_enabled(), getattr(flex, flag, None)
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        if uncompiled is not None:
+            setattr(flex, flag, True)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        if uncompiled is not None:
+            setattr(flex, flag, uncompiled)
 
 
 class _Counter(TorchDispatchMode):
@@ -97,7 +117,7 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         operator = getattr(func, "_overloadpacket", func)  # higher-order operators have no overloads
-        rule = _RULES.get(operator) or flop_counter.flop_registry.get(operator)
+        rule = _RULES.get(str(operator)) or flop_counter.flop_registry.get(operator)
         if rule is None and operator is not func:
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -105,17 +125,21 @@ class _Counter(TorchDispatchMode):
                 return result
         result = func(*args, **kwargs)
         if rule is not None:
-            self.counts[str(operator)] += _times_complex(operator, args) * rule(*args, **kwargs, out_val=result)
+            self._count(operator, rule, args, kwargs, result)
         elif operator is func or not _is_free(func):
             self.unknown.add(str(operator))
         return result
 
-
-def _times_complex(operator: Any, args: tuple[Any, ...]) -> int:
-    """A complex multiply-add is four real ones; torch's rules count shapes alone."""
-    if operator not in _RULES and any(isinstance(arg, Tensor) and arg.is_complex() for arg in args[:3]):
-        return 4
-    return 1
+    def _count(self, operator: Any, rule: Rule, args: Any, kwargs: Any, result: Any) -> None:
+        name = str(operator)
+        try:
+            count = rule(*args, **kwargs, out_val=result)
+        except Exception as error:  # a rule is a plugin's, and its fault is no reason to lose the measurement
+            self.unknown.add(f"{name} ({type(error).__name__} in its rule)")
+            return
+        # Torch's rules count shapes alone; a complex multiply-add is four real ones.
+        is_complex = any(isinstance(arg, Tensor) and arg.is_complex() for arg in args)
+        self.counts[name] += count * (4 if is_complex and operator in _REAL_RULES else 1)
 
 
 def _complex_fft(x: Tensor, dim: list[int], *args: Any, out_val: Tensor) -> int:
@@ -156,17 +180,32 @@ def _addbmm(bias: Tensor, a: Tensor, b: Tensor, *, out_val: Tensor, **kwargs: An
     return (8 if a.is_complex() else 2) * a.numel() * b.shape[-1]
 
 
-_RULES: Mapping[Any, Rule] = {
-    aten._fft_c2c: _complex_fft,
-    aten._fft_r2c: _real_input_fft,
-    aten._fft_c2r: _real_output_fft,
-    aten.mv: _mv,
-    aten.addmv: _addmv,
-    aten.dot: _dot,
-    aten.vdot: _dot,
-    aten.addr: _addr,
-    aten.addbmm: _addbmm,
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, starts_q: Any, starts_k: Any, *_: Any, out_val: Any, **__: Any
+) -> int:
+    """Attention of (B, M, H, K) tensors, or of sequences of several lengths packed into (M, H, K)."""
+    heads, width = query.shape[-2], query.shape[-1] + value.shape[-1]
+    if starts_q is None:
+        pairs = query.shape[:-2].numel() * key.shape[-3]
+    else:
+        pairs = int((starts_q.diff() * starts_k.diff()).sum())
+    return 2 * pairs * heads * width
+
+
+# By name, since not every operator exists on every machine.
+_RULES: Mapping[str, Rule] = {
+    "aten._fft_c2c": _complex_fft,
+    "aten._fft_r2c": _real_input_fft,
+    "aten._fft_c2r": _real_output_fft,
+    "aten.mv": _mv,
+    "aten.addmv": _addmv,
+    "aten.dot": _dot,
+    "aten.vdot": _dot,
+    "aten.addr": _addr,
+    "aten.addbmm": _addbmm,
+    "xformers_flash.flash_fwd": _flash,
 }
+_REAL_RULES = frozenset({aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.convolution_backward})
 
 
 @cache

@@ -25,8 +25,8 @@ FEWEST = 6
 # A sample this long holds the clock's own cost (about 0.1 us) below 0.1 %.
 SAMPLE_MS = 0.2
 WARMUP_WINDOW = 5
-# Launched on CUDA between two synchronisations; the time cap is looked at in between.
-ROUND_MS = 200.0
+# Work launched on CUDA between two synchronisations; the time cap is looked at in between.
+CUDA_ROUND_MS = 200.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,13 @@ class Latency:
 
 
 class Sampler(Protocol):
-    """Takes ``samples`` samples of ``calls`` calls each and returns milliseconds per call."""
+    """Takes ``samples`` samples of ``calls`` calls each and returns milliseconds per call.
+
+    Attributes:
+        round_ms: how long the samples asked for at once should last.
+    """
+
+    round_ms: float
 
     def __call__(self, samples: int, calls: int) -> list[float]: ...
 
@@ -129,7 +135,8 @@ def _warm_up(sampler: Sampler, clock: Clock, seconds: float, agreement: float) -
     end = clock() + seconds * 1e9
     sampler(1, 1)
     (call_ms,) = sampler(1, 1)
-    steps, previous = 2, math.inf
+    steps = 2
+    previous: float | None = None
     while clock() < end:
         calls = _calls_per_sample(call_ms)
         window: list[float] = []
@@ -139,7 +146,7 @@ def _warm_up(sampler: Sampler, clock: Clock, seconds: float, agreement: float) -
         if len(window) < WARMUP_WINDOW:
             break
         call_ms = statistics.median(window)
-        if abs(call_ms - previous) <= agreement * previous:
+        if previous is not None and abs(call_ms - previous) <= agreement * previous:
             return call_ms, steps, True
         previous = call_ms
     return call_ms, steps, False
@@ -156,7 +163,7 @@ def _sample(
     target: float,
 ) -> list[float]:
     end = clock() + max_seconds * 1e9
-    per_round = max(1, int(ROUND_MS / max(calls * call_ms, 1e-6)))
+    per_round = max(1, int(sampler.round_ms / max(calls * call_ms, 1e-6)))
     samples: list[float] = []
     while len(samples) < max_samples:
         enough = max(min_samples, FEWEST)
@@ -228,6 +235,8 @@ def _no_gc() -> Iterator[None]:
 class HostSampler:
     """Times calls that are finished when they return."""
 
+    round_ms = 0.0
+
     def __init__(self, step: Step, clock: Clock) -> None:
         self.step, self.clock = step, clock
 
@@ -243,6 +252,8 @@ class HostSampler:
 
 class CudaSampler:
     """Times calls between events on the current stream of ``device``; one synchronisation for all samples asked for."""
+
+    round_ms = CUDA_ROUND_MS
 
     def __init__(self, step: Step, device: str, *, flush_l2: bool) -> None:
         import torch

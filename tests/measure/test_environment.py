@@ -1,0 +1,59 @@
+"""What is said of the machine, and what is not."""
+
+from __future__ import annotations
+
+import copy
+import getpass
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attn_bench.measure.environment import environment, environment_id, fingerprint
+
+
+def test_it_is_json_and_says_what_matters() -> None:
+    import torch
+
+    values = json.loads(json.dumps(environment("cpu")))
+    assert values == environment("cpu")
+    assert values["device_name"] == values["cpu"]["model"]
+    assert values["versions"]["torch"]
+    assert values["torch"]["threads"] == torch.get_num_threads()
+    assert values["torch"]["float32_matmul_precision"] == torch.get_float32_matmul_precision()
+    assert values["cpu"]["usable_cores"] >= 1
+
+
+def test_it_names_no_person_machine_or_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "4294967296")
+    monkeypatch.setenv("OMP_TOOL_LIBRARIES", str(tmp_path))
+    monkeypatch.setenv("LD_PRELOAD", f"{tmp_path}/libjemalloc.so.2")
+    text = json.dumps(environment())
+    secrets = [socket.gethostname(), str(Path.home()), str(Path.cwd()), str(tmp_path)]
+    if len(getpass.getuser()) > 4:
+        secrets.append(getpass.getuser())
+    assert not [secret for secret in secrets if len(secret) > 2 and secret in text]
+    assert environment()["variables"] == {"MALLOC_TRIM_THRESHOLD_": "4294967296", "LD_PRELOAD": "jemalloc"} | {
+        key: value
+        for key, value in environment()["variables"].items()
+        if key not in ("MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
+    }
+
+
+def test_fingerprint_is_the_hardwares() -> None:
+    values = environment()
+    other = copy.deepcopy(values)
+    other["versions"]["torch"] = "1.0"
+    assert fingerprint(other) == fingerprint(values)
+    assert environment_id(other) != environment_id(values)
+    other["cpu"]["model"] = "abacus"
+    assert fingerprint(other) != fingerprint(values)
+
+
+def test_it_imports_nothing_heavy() -> None:
+    code = "import sys; from attn_bench.measure.environment import *; environment(); print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "False"

@@ -1,0 +1,175 @@
+"""The statistics of latency, on clocks that are known; no test reads a stopwatch."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from attn_bench.measure.latency import CudaSampler, measure_latency, median_interval, quantile
+
+
+class Clock:
+    """A clock that only steps move, by the milliseconds given, one after the other."""
+
+    def __init__(self, durations_ms: Iterator[float]) -> None:
+        self.now, self.durations, self.calls = 0, durations_ms, 0
+
+    def __call__(self) -> int:
+        return self.now
+
+    def step(self) -> None:
+        self.now += round(next(self.durations) * 1e6)
+        self.calls += 1
+
+
+def noise(scale: float) -> Iterator[float]:
+    rng = np.random.default_rng(0)
+    while True:
+        yield float(rng.lognormal(0, scale))
+
+
+def test_steady_step_takes_the_fewest_samples() -> None:
+    clock = Clock(repeat(3.0))
+    latency = measure_latency(clock.step, "cpu", min_samples=20, clock=clock)
+    assert latency.samples_ms == (3.0,) * 20
+    assert (latency.median_ms, latency.low_ms, latency.high_ms, latency.p10_ms, latency.p90_ms) == (3.0,) * 5
+    assert latency.warm
+    assert latency.converged
+    assert latency.warmup_steps + 20 == clock.calls
+
+
+def test_short_steps_are_timed_together() -> None:
+    clock = Clock(repeat(0.004))
+    latency = measure_latency(clock.step, "cpu", clock=clock)
+    assert latency.calls_per_sample == 50
+    assert latency.median_ms == pytest.approx(0.004)
+
+
+def test_no_sample_is_taken_before_the_step_is_warm() -> None:
+    falling = [5 * 0.9**i + 1 for i in range(60)]
+    clock = Clock(chain(falling, repeat(1.0)))
+    latency = measure_latency(clock.step, "cpu", clock=clock)
+    assert latency.warm
+    assert max(latency.samples_ms) < 1.1
+    assert latency.warmup_steps > 20
+
+
+def test_sampling_goes_on_until_the_interval_is_narrow() -> None:
+    wide, narrow = (
+        measure_latency(clock.step, "cpu", target=target, max_seconds=1e3, max_samples=50_000, clock=clock)
+        for target, clock in ((0.05, Clock(noise(0.2))), (0.01, Clock(noise(0.2))))
+    )
+    for latency, target in ((wide, 0.05), (narrow, 0.01)):
+        assert latency.converged
+        assert latency.high_ms - latency.median_ms <= target * latency.median_ms
+        assert latency.median_ms - latency.low_ms <= target * latency.median_ms
+    # The width falls with the root of the number of samples.
+    assert len(narrow.samples_ms) > 10 * len(wide.samples_ms)
+
+
+def test_time_runs_out() -> None:
+    clock = Clock(noise(1.0))
+    latency = measure_latency(clock.step, "cpu", max_seconds=0.2, clock=clock)
+    assert not latency.converged
+    assert 0 <= sum(latency.samples_ms) - 200 <= max(latency.samples_ms)
+
+
+def test_slow_step_still_gets_an_interval() -> None:
+    clock = Clock(repeat(60_000.0))
+    latency = measure_latency(clock.step, "cpu", clock=clock)
+    assert len(latency.samples_ms) == 6
+    assert not latency.warm
+    assert clock.calls == 8
+
+
+@pytest.mark.parametrize("n", [*range(6, 60), 99, 100, 500, 2000])
+def test_interval_is_the_narrowest_that_covers_95_percent(n: int) -> None:
+    low, high = median_interval([float(i) for i in range(1, n + 1)])
+    k = int(low)
+    assert high == n + 1 - k
+    assert 1 - 2 * binom.cdf(k - 1, n, 0.5) >= 0.95
+    assert 1 - 2 * binom.cdf(k, n, 0.5) < 0.95
+
+
+@pytest.mark.parametrize("n", [7, 20, 101])
+def test_interval_covers_the_true_median(n: int) -> None:
+    rng = np.random.default_rng(n)
+    draws = rng.exponential(size=(3000, n))
+    covered = [low <= np.log(2) <= high for low, high in map(median_interval, draws.tolist())]
+    assert 0.94 <= np.mean(covered) <= 0.99
+
+
+def test_too_few_samples_give_their_range() -> None:
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert median_interval([2.0]) == (2.0, 2.0)
+
+
+def test_quantiles_are_numpys() -> None:
+    values = np.random.default_rng(0).random(37).tolist()
+    for q in (0.0, 0.1, 0.5, 0.9, 1.0):
+        assert quantile(values, q) == pytest.approx(np.quantile(values, q))
+    assert quantile([1.5], 0.9) == 1.5
+
+
+def test_garbage_collection_is_off_meanwhile_and_on_again_after_an_error() -> None:
+    seen = set()
+
+    def step() -> None:
+        seen.add(gc.isenabled())
+        raise RuntimeError("broken step")
+
+    with pytest.raises(RuntimeError, match="broken step"):
+        measure_latency(step, "cpu")
+    assert seen == {False}
+    assert gc.isenabled()
+
+
+def test_other_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match="'tpu' cannot be timed; use 'cpu' or 'cuda'"):
+        measure_latency(lambda: None, "tpu")
+
+
+def test_cuda_reads_events_after_one_synchronisation_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a fake device that does its work at the synchronisation: 2 ms a call."""
+    done = 0.0
+    queue: list[Callable[[float], float]] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+            self.at: float | None = None
+
+        def record(self) -> None:
+            queue.append(self._reach)
+
+        def _reach(self, now: float) -> float:
+            self.at = now
+            return now
+
+        def elapsed_time(self, end: Event) -> float:
+            assert self.at is not None
+            assert end.at is not None, "read before the device reached it"
+            return end.at - self.at
+
+    synchronisations = []
+
+    def synchronize(device: Any) -> None:
+        nonlocal done
+        synchronisations.append(device)
+        for work in queue:
+            done = work(done)
+        queue.clear()
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
+    sampler = CudaSampler(lambda: queue.append(lambda now: now + 2.0), "cuda:0", flush_l2=False)
+    assert sampler(5, 3) == pytest.approx([2.0] * 5)
+    assert len(synchronisations) == 1
