@@ -1,0 +1,54 @@
+"""Multipole attention equals its equations, on any grid."""
+
+import copy
+
+import multipole_reference as reference
+import pytest
+import torch
+
+from mano import MultipoleAttention
+
+
+def module(dim=8, heads=2, seed=0, **options):
+    torch.manual_seed(seed)
+    attention = MultipoleAttention(dim, heads=heads, **options).double()
+    for p in attention.parameters():  # biases and gates of their own, so that none can be forgotten
+        torch.nn.init.normal_(p, std=0.4)
+    return attention
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (16, 8), (7, 9), (1, 11), (13, 1), (1, 1), (5, 2)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"level_weights": "sum", "double_norm": False},
+        {"level_weights": "learned", "stride": 1},
+        {"window_size": 3, "stride": 2, "head_dim": 3},
+        {"window_size": 3, "level_weights": "sum"},
+        {"window_size": 4, "stride": 3, "level_weights": "learned"},
+        {"window_size": 4, "rate": 4},
+        {"rate": 4, "stride": 1, "heads": 1},
+    ],
+    ids=str,
+)
+def test_equals_the_equations(grid, options):
+    fast = module(**options)
+    most = len(fast.grids(grid))
+    for levels in range(1, most + 1):
+        fast.levels = levels
+        slow = copy.deepcopy(fast)
+        x = torch.randn(2, *grid, 8, dtype=torch.float64, requires_grad=True)
+        x2 = x.detach().clone().requires_grad_()
+        got, want = fast(x), reference.multipole(slow, x2, levels)
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+        seed = torch.randn_like(got)
+        got.backward(seed)
+        want.backward(seed)
+        torch.testing.assert_close(x.grad, x2.grad, rtol=1e-9, atol=1e-9)
+        for (name, p), q in zip(fast.named_parameters(), slow.parameters(), strict=True):
+            unused = levels == 1 and name in {"down.weight", "up.weight", "gates"}
+            assert (p.grad is None) == unused, name
+            if not unused:
+                torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-8, msg=name)
+            p.grad = None
