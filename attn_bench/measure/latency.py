@@ -77,6 +77,7 @@ def measure_latency(
     *,
     min_samples: int = 20,
     max_samples: int = 2000,
+    min_seconds: float = 0.5,
     max_seconds: float = 4.0,
     warmup_seconds: float = 2.0,
     target: float = 0.01,
@@ -94,6 +95,8 @@ def measure_latency(
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
         min_samples: samples taken however narrow the interval is.
         max_samples: samples taken at most.
+        min_seconds: time that the samples span: over less, a machine that drifts by a few percent within seconds looks
+            steadier than it is.
         max_seconds: time for sampling; six samples are taken however long they last.
         warmup_seconds: time for warming up; two calls are made however long they last.
         target: half-width of the interval sought, relative to the median.
@@ -112,7 +115,7 @@ def measure_latency(
     with _no_gc():
         call_ms, steps, warm = _warm_up(sampler, clock, warmup_seconds, agreement)
         calls = _calls_per_sample(call_ms)
-        samples = _sample(sampler, calls, call_ms, clock, min_samples, max_samples, max_seconds, target)
+        samples = _sample(sampler, calls, call_ms, clock, min_samples, max_samples, min_seconds, max_seconds, target)
     low, high = median_interval(samples)
     median = statistics.median(samples)
     return Latency(
@@ -159,10 +162,12 @@ def _sample(
     clock: Clock,
     min_samples: int,
     max_samples: int,
+    min_seconds: float,
     max_seconds: float,
     target: float,
 ) -> list[float]:
-    end = clock() + max_seconds * 1e9
+    start = clock()
+    end = start + max_seconds * 1e9
     per_round = max(1, int(sampler.round_ms / max(calls * call_ms, 1e-6)))
     samples: list[float] = []
     while len(samples) < max_samples:
@@ -171,7 +176,8 @@ def _sample(
         goal = min(max_samples, max(enough, len(samples) * 5 // 4))
         while len(samples) < goal and (clock() < end or len(samples) < FEWEST):
             samples += sampler(min(per_round, goal - len(samples)), calls)
-        if len(samples) < goal or _narrow(samples, target):
+        long_enough = clock() - start >= min(min_seconds, max_seconds) * 1e9
+        if len(samples) < goal or (long_enough and _narrow(samples, target)):
             break
     return samples
 

@@ -37,12 +37,18 @@ def noise(scale: float) -> Iterator[float]:
 
 def test_steady_step_takes_the_fewest_samples() -> None:
     clock = Clock(repeat(3.0))
-    latency = measure_latency(clock.step, "cpu", min_samples=20, clock=clock)
+    latency = measure_latency(clock.step, "cpu", min_samples=20, min_seconds=0, clock=clock)
     assert latency.samples_ms == (3.0,) * 20
     assert (latency.median_ms, latency.low_ms, latency.high_ms, latency.p10_ms, latency.p90_ms) == (3.0,) * 5
     assert latency.warm
     assert latency.converged
     assert latency.warmup_steps + 20 == clock.calls
+
+
+def test_samples_span_a_while_however_steady() -> None:
+    clock = Clock(repeat(3.0))
+    latency = measure_latency(clock.step, "cpu", min_seconds=0.5, clock=clock)
+    assert 500 <= sum(latency.samples_ms) < 500 * 1.3
 
 
 def test_short_steps_are_timed_together() -> None:
@@ -63,7 +69,9 @@ def test_no_sample_is_taken_before_the_step_is_warm() -> None:
 
 def test_sampling_goes_on_until_the_interval_is_narrow() -> None:
     wide, narrow = (
-        measure_latency(clock.step, "cpu", target=target, max_seconds=1e3, max_samples=50_000, clock=clock)
+        measure_latency(
+            clock.step, "cpu", target=target, min_seconds=0, max_seconds=1e3, max_samples=50_000, clock=clock
+        )
         for target, clock in ((0.05, Clock(noise(0.2))), (0.01, Clock(noise(0.2))))
     )
     for latency, target in ((wide, 0.05), (narrow, 0.01)):

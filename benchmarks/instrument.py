@@ -1,0 +1,117 @@
+"""Holds the latency instrument against ``torch.utils.benchmark``, and against ``triton.testing.do_bench`` on a GPU.
+
+    python benchmarks/instrument.py [--device cuda] [--repeats 10] [--seconds 1]
+
+Forward passes of five models are measured by each instrument in turn, so that a machine that slows down or speeds up
+does so for all. Per model: the median over repeats, its ratio to ours in the same repeat, and how far repeats lie apart:
+half the distance of their quartiles and half of their range. A ratio within the former is agreement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+from attn_bench.measure.environment import environment
+from attn_bench.measure.latency import measure_latency
+
+Step = Callable[[], object]
+Instrument = Callable[[Step], float]
+
+
+def models() -> dict[str, tuple[nn.Module, Tensor]]:
+    """Five models whose forward passes last from some 0.05 ms to some 50 ms on a CPU, with random inputs."""
+    import timm
+    from neuralop.models import FNO
+
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 2)
+    return {
+        "linear 64": (nn.Linear(64, 64), torch.randn(8, 64)),
+        "encoder 256": (encoder, torch.randn(2, 256, 64)),
+        "FNO 32": (
+            FNO(n_modes=(8, 8), in_channels=1, out_channels=1, hidden_channels=16, n_layers=2),
+            torch.randn(4, 1, 32, 32),
+        ),
+        "ViT-tiny 64": (
+            timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10),
+            torch.randn(4, 3, 64, 64),
+        ),
+        "SwinV2-tiny 64": (
+            timm.create_model("swinv2_tiny_window8_256", img_size=64, num_classes=10),
+            torch.randn(1, 3, 64, 64),
+        ),
+    }
+
+
+def instruments(device: str, seconds: float) -> dict[str, Instrument]:
+    """What is compared; each returns the median in milliseconds."""
+
+    def ours(step: Step) -> float:
+        return measure_latency(step, device, max_seconds=seconds, warmup_seconds=seconds / 2).median_ms
+
+    def timer(step: Step) -> float:
+        made = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+        return made.blocked_autorange(min_run_time=seconds).median * 1e3
+
+    found = {"attn-bench": ours, "torch Timer": timer}
+    if device.startswith("cuda"):
+        from triton.testing import do_bench
+
+        # It flushes the L2 cache before each call, which we do on request only.
+        found["do_bench"] = lambda step: do_bench(step, rep=int(seconds * 1e3), return_mode="median")
+        found["attn-bench, L2 flushed"] = lambda step: (
+            measure_latency(step, device, max_seconds=seconds, flush_l2=True).median_ms
+        )
+    return found
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    """Half the distance of the quartiles and half the range, relative to the median."""
+    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
+    return (third - first) / 2 / median, (max(values) - min(values)) / 2 / median
+
+
+def main() -> None:
+    """Measure and print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments.add_argument("--repeats", type=int, default=10)
+    arguments.add_argument("--seconds", type=float, default=1.0, help="per instrument, model and repeat")
+    given = arguments.parse_args()
+    torch.manual_seed(0)
+
+    where = environment(given.device)
+    table = Table(title=f"{where['device_name']}, torch {where['versions']['torch']}, {given.repeats} repeats")
+    for head in ("model", "instrument", "median ms", "ratio", "quartiles", "range"):
+        table.add_column(head, justify="left" if head in ("model", "instrument") else "right")
+    for name, (module, x) in models().items():
+        module, x = module.to(given.device).eval(), x.to(given.device)
+
+        def step(module: nn.Module = module, x: Tensor = x) -> Tensor:
+            with torch.inference_mode():
+                return module(x)
+
+        medians: dict[str, list[float]] = {}
+        for _ in range(given.repeats):
+            for instrument, measure in instruments(given.device, given.seconds).items():
+                gc.collect()
+                medians.setdefault(instrument, []).append(measure(step))
+        for i, (instrument, values) in enumerate(medians.items()):
+            median = statistics.median(values)
+            ratio = statistics.median(theirs / ours for theirs, ours in zip(values, medians["attn-bench"]))
+            spreads = [f"± {100 * value:.1f} %" for value in spread(values)]
+            cells = (f"{median:.4g}", f"{ratio:.3f}", *spreads)
+            table.add_row(name if i == 0 else "", instrument, *cells, end_section=i == len(medians) - 1)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
