@@ -3,8 +3,8 @@
     python benchmarks/instrument.py [--device cuda] [--repeats 10] [--seconds 1]
 
 Forward passes of five models are measured by each instrument in turn, so that a machine that slows down or speeds up
-does so for all. Per model: the median over repeats, its ratio to ours in the same repeat, and how far repeats lie apart:
-half the distance of their quartiles and half of their range. A ratio within the former is agreement.
+does so for all. Per model: the median over repeats, its ratio to ours in the same repeat, and how far repeats lie apart
+(half the distance of their quartiles and half of their range). A ratio within the former is agreement.
 """
 
 from __future__ import annotations
