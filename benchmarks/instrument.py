@@ -55,7 +55,10 @@ def instruments(device: str, seconds: float) -> dict[str, Instrument]:
     """What is compared; each returns the median in milliseconds."""
 
     def ours(step: Step) -> float:
-        return measure_latency(step, device, max_seconds=seconds, warmup_seconds=seconds / 2).median_ms
+        latency = measure_latency(step, device, max_seconds=seconds, warmup_seconds=seconds / 2)
+        if latency.disturbed:
+            print(f"disturbed: on a core for {latency.host_share:.0%} of the time; stop what else runs on this machine")
+        return latency.median_ms
 
     def timer(step: Step) -> float:
         made = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())

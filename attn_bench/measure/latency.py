@@ -25,6 +25,8 @@ FEWEST = 6
 # A sample this long holds the clock's own cost (about 0.1 us) below 0.1 %.
 SAMPLE_MS = 0.2
 WARMUP_WINDOW = 5
+# On two cores: 0.98 and above where nothing else ran, 0.79 and below beside one busy process.
+QUIET_SHARE = 0.9
 # Work launched on CUDA between two synchronisations; the time cap is looked at in between.
 CUDA_ROUND_MS = 200.0
 
@@ -43,6 +45,9 @@ class Latency:
         warm: the last two warm-up windows agreed; False if the time for warming up ran out first.
         converged: the interval is within the target; False if time or samples ran out first.
         calls_per_sample: calls timed together.
+        host_share: share of the sampling time that the measuring thread was on a core.
+        disturbed: other processes took the cores from a step on the CPU (``host_share`` below 0.9): its threads wait for
+            each other at every operator, so the latency can be a hundred times that of a quiet machine.
         l2_flushed: whether the L2 cache of the device was overwritten before each sample.
     """
 
@@ -56,6 +61,8 @@ class Latency:
     warm: bool
     converged: bool
     calls_per_sample: int
+    host_share: float
+    disturbed: bool
     l2_flushed: bool = False
 
 
@@ -84,6 +91,7 @@ def measure_latency(
     agreement: float = 0.03,
     flush_l2: bool = False,
     clock: Clock = time.perf_counter_ns,
+    thread_clock: Clock = time.thread_time_ns,
 ) -> Latency:
     """Measure the latency of ``step``.
 
@@ -102,7 +110,7 @@ def measure_latency(
         target: half-width of the interval sought, relative to the median.
         agreement: largest difference between two successive warm-up medians, relative.
         flush_l2: overwrite the L2 cache before each sample, outside the timed region (CUDA).
-        clock: nanoseconds; for tests.
+        clock, thread_clock: nanoseconds, of the wall and of this thread on a core; for tests.
 
     Raises:
         ValueError: a device that cannot be timed.
@@ -115,9 +123,12 @@ def measure_latency(
     with _no_gc():
         call_ms, steps, warm = _warm_up(sampler, clock, warmup_seconds, agreement)
         calls = _calls_per_sample(call_ms)
+        start, thread_start = clock(), thread_clock()
         samples = _sample(sampler, calls, call_ms, clock, min_samples, max_samples, min_seconds, max_seconds, target)
+        wall, on_core = clock() - start, thread_clock() - thread_start
     low, high = median_interval(samples)
     median = statistics.median(samples)
+    share = on_core / wall if wall else 1.0
     return Latency(
         samples_ms=tuple(samples),
         median_ms=median,
@@ -129,6 +140,8 @@ def measure_latency(
         warm=warm,
         converged=_narrow(samples, target),
         calls_per_sample=calls,
+        host_share=share,
+        disturbed=kind == "cpu" and share < QUIET_SHARE,
         l2_flushed=flush_l2,
     )
 

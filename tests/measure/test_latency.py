@@ -139,6 +139,16 @@ def test_garbage_collection_is_off_meanwhile_and_on_again_after_an_error() -> No
     assert gc.isenabled()
 
 
+def test_a_machine_shared_with_others_is_noticed() -> None:
+    for share, disturbed in ((1.0, False), (0.95, False), (0.7, True)):
+        clock = Clock(repeat(3.0))
+        latency = measure_latency(
+            clock.step, "cpu", clock=clock, thread_clock=lambda c=clock, s=share: round(c.now * s)
+        )
+        assert latency.host_share == pytest.approx(share)
+        assert latency.disturbed is disturbed
+
+
 def test_other_devices_are_refused() -> None:
     with pytest.raises(ValueError, match="'tpu' cannot be timed; use 'cpu' or 'cuda'"):
         measure_latency(lambda: None, "tpu")
