@@ -4,7 +4,8 @@
 
 Forward passes of five models are measured by each instrument in turn, so that a machine that slows down or speeds up
 does so for all. Per model: the median over repeats, its ratio to ours in the same repeat, and how far repeats lie apart
-(half the distance of their quartiles and half of their range). A ratio within the former is agreement.
+(half the distance of their quartiles and half of their range). A ratio within the former is agreement. Repeats in which
+other processes took the cores are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from attn_bench.measure.environment import environment
 from attn_bench.measure.latency import measure_latency
 
 Step = Callable[[], object]
-Instrument = Callable[[Step], float]
+Instrument = Callable[[Step], float | None]
 
 
 def models() -> dict[str, tuple[nn.Module, Tensor]]:
@@ -52,13 +53,11 @@ def models() -> dict[str, tuple[nn.Module, Tensor]]:
 
 
 def instruments(device: str, seconds: float) -> dict[str, Instrument]:
-    """What is compared; each returns the median in milliseconds."""
+    """What is compared; each returns the median in milliseconds, or None if others disturbed it."""
 
-    def ours(step: Step) -> float:
+    def ours(step: Step) -> float | None:
         latency = measure_latency(step, device, max_seconds=seconds, warmup_seconds=seconds / 2)
-        if latency.disturbed:
-            print(f"disturbed: on a core for {latency.host_share:.0%} of the time; stop what else runs on this machine")
-        return latency.median_ms
+        return None if latency.disturbed else latency.median_ms
 
     def timer(step: Step) -> float:
         made = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
@@ -92,9 +91,9 @@ def main() -> None:
     torch.manual_seed(0)
 
     where = environment(given.device)
-    table = Table(title=f"{where['device_name']}, torch {where['versions']['torch']}, {given.repeats} repeats")
-    for head in ("model", "instrument", "median ms", "ratio", "quartiles", "range"):
-        table.add_column(head, justify="left" if head in ("model", "instrument") else "right")
+    table = Table(title=f"{where['device_name']}, torch {where['versions']['torch']}")
+    for head in ("model", "instrument", "n", "median ms", "ratio", "quartiles", "range"):
+        table.add_column(head, justify="left" if head in ("model", "instrument") else "right", no_wrap=True)
     for name, (module, x) in models().items():
         module, x = module.to(given.device).eval(), x.to(given.device)
 
@@ -104,14 +103,19 @@ def main() -> None:
 
         medians: dict[str, list[float]] = {}
         for _ in range(given.repeats):
-            for instrument, measure in instruments(given.device, given.seconds).items():
-                gc.collect()
-                medians.setdefault(instrument, []).append(measure(step))
+            gc.collect()
+            found = {name: measure(step) for name, measure in instruments(given.device, given.seconds).items()}
+            if all(found.values()):
+                for instrument, value in found.items():
+                    medians.setdefault(instrument, []).append(value or 0.0)
+        if len(medians.get("attn-bench", ())) < 2:
+            table.add_row(name, "disturbed", "", "", "", "", end_section=True)
+            continue
         for i, (instrument, values) in enumerate(medians.items()):
             median = statistics.median(values)
             ratio = statistics.median(theirs / ours for theirs, ours in zip(values, medians["attn-bench"]))
             spreads = [f"± {100 * value:.1f} %" for value in spread(values)]
-            cells = (f"{median:.4g}", f"{ratio:.3f}", *spreads)
+            cells = (str(len(values)), f"{median:.4g}", f"{ratio:.3f}", *spreads)
             table.add_row(name if i == 0 else "", instrument, *cells, end_section=i == len(medians) - 1)
     Console().print(table)
 

@@ -46,8 +46,8 @@ class Latency:
         converged: the interval is within the target; False if time or samples ran out first.
         calls_per_sample: calls timed together.
         host_share: share of the sampling time that the measuring thread was on a core.
-        disturbed: other processes took the cores from a step on the CPU (``host_share`` below 0.9): its threads wait for
-            each other at every operator, so the latency can be a hundred times that of a quiet machine.
+        disturbed: other processes took the cores from a step on the CPU (``host_share`` below 0.9): its threads wait
+            for each other at every operator, so the latency can be a hundred times that of a quiet machine.
         l2_flushed: whether the L2 cache of the device was overwritten before each sample.
     """
 
