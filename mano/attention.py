@@ -7,42 +7,39 @@ levels), T tokens of all levels, F = heads * head_dim.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mano.layout import fits, from_blocks, from_windows, real_cells, to_blocks, to_windows
-from mano.levels import Grid, LevelWeights, ceil_div, check, level_grids, window_counts
+from mano.levels import Grid, LevelWeights, check, level_grids, window_counts
 from mano.windows import window_attention
 
 MAX_GATES = 32
 
 
-def down_sample(x_BHWC: Tensor, weight: Tensor) -> Tensor:
-    """Convolve with kernel = stride = rate: (B, H, W, C) -> (B, ceil(H / rate), ceil(W / rate), C').
+def down_sample(blocks_PMC: Tensor, weight: Tensor) -> Tensor:
+    """Convolve with kernel = stride = rate, on blocks of rate x rate cells: (P, M, C) -> (M, C').
 
-    Cells beyond the grid count as zero. ``weight`` is (C', C, rate, rate), as in ``nn.Conv2d``.
+    ``weight`` is (C', C, rate, rate), as in ``nn.Conv2d``.
     """
-    b, h, w, _ = x_BHWC.shape
-    rate = weight.shape[-1]
     w_PCC = weight.permute(2, 3, 1, 0).flatten(0, 1)
-    first, *others = to_blocks(x_BHWC, rate).unbind(0)
+    first, *others = blocks_PMC.unbind(0)
     out_MC = first @ w_PCC[0]
     for block_MC, w_CC in zip(others, w_PCC[1:], strict=True):
         out_MC = torch.addmm(out_MC, block_MC, w_CC)
-    return out_MC.view(b, ceil_div(h, rate), ceil_div(w, rate), -1)
+    return out_MC
 
 
-def up_sample(x_BHWC: Tensor, weight: Tensor, grid: Grid) -> Tensor:
-    """Convolve transposed with kernel = stride = rate, cropped to ``grid``: (B, h, w, C) -> (B, H, W, C').
+def up_sample(x_MC: Tensor, weight: Tensor) -> Tensor:
+    """Convolve transposed with kernel = stride = rate, to blocks of rate x rate cells: (M, C) -> (P, M, C').
 
     ``weight`` is (C, C', rate, rate), as in ``nn.ConvTranspose2d``.
     """
-    rate, c = weight.shape[-1], weight.shape[1]
-    w_CF = weight.permute(0, 2, 3, 1).flatten(1)
-    blocks_PMC = (x_BHWC.flatten(0, 2) @ w_CF).view(-1, rate * rate, c).transpose(0, 1)
-    return from_blocks(blocks_PMC, rate, len(x_BHWC), grid)
+    w_CPC = weight.permute(0, 2, 3, 1).flatten(1, 2)
+    return (x_MC @ w_CPC.flatten(1)).unflatten(1, w_CPC.shape[1:]).transpose(0, 1)
 
 
 class MultipoleAttention(nn.Module):
@@ -116,26 +113,48 @@ class MultipoleAttention(nn.Module):
         return level_grids(grid, self.window_size, self.rate, self.levels)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        pyramid = [x_BHWC]
-        for _ in self.grids(x_BHWC.shape[1:3])[1:]:
-            pyramid.append(down_sample(pyramid[-1], self.down.weight))
-        result, *finer = reversed(self._attend(pyramid))
-        for i, o_BHWC in enumerate(finer):
-            result = o_BHWC + up_sample(result, self.up.weight * self._weight(i), o_BHWC.shape[1:3])
+        b, h, w, c = x_BHWC.shape
+        grids = self.grids((h, w))
+        coarser = grids[1:]
+        pyramid, blocks = [x_BHWC], []
+        for grid in coarser:
+            blocks.append(to_blocks(pyramid[-1], self.rate))
+            pyramid.append(down_sample(blocks[-1], self.down.weight).view(b, *grid, c))
+        aligned = self.rate == self.window_size == self.stride  # then blocks are windows too
+        inputs = [*blocks, to_blocks(pyramid[-1], self.rate)] if aligned else [self._to_windows(x) for x in pyramid]
+        # The finest level apart, as joining it to the others would copy most of the tokens.
+        outputs = self._attend(inputs[:1], b, grids[:1])
+        outputs += self._attend(inputs[1:], b, grids[1:]) if coarser else []
+        result = self._from_windows(outputs[-1], b, grids[-1])
+        for i, l in enumerate(reversed(range(len(coarser)))):
+            up = up_sample(result.reshape(-1, c), self.up.weight * self._weight(i))
+            if aligned:
+                result = self._from_windows(outputs[l] + up, b, grids[l])
+            else:
+                result = self._from_windows(outputs[l], b, grids[l]) + from_blocks(up, self.rate, b, grids[l])
         return result
+
+    def _to_windows(self, x_BHWC: Tensor) -> Tensor:
+        """Return (P, M, C) in the order of the windows where they tile the grid, else (1, T, C)."""
+        if self.stride == self.window_size:
+            return to_blocks(x_BHWC, self.window_size)
+        return x_BHWC.reshape(1, -1, x_BHWC.shape[-1])
+
+    def _from_windows(self, x: Tensor, b: int, grid: Grid) -> Tensor:
+        if self.stride == self.window_size:
+            return from_blocks(x, self.window_size, b, grid)
+        return x.view(b, *grid, -1)
 
     def _weight(self, merge: int) -> float | Tensor:
         if self.level_weights == "learned":
             return self.gates[merge]
         return 1.0 if self.level_weights == "sum" else 1 / (merge + 1)
 
-    def _attend(self, pyramid: list[Tensor]) -> list[Tensor]:
-        """Apply A to every level; tokens are normalised, projected and attended to for all levels together."""
-        b, grids, k, s = len(pyramid[0]), [tuple(x.shape[1:3]) for x in pyramid], self.window_size, self.stride
-        tiled = s == k  # then each cell is in one window, and tokens can be in the order of the windows throughout
-        inputs = [to_blocks(x, k) if tiled else x.reshape(1, -1, x.shape[-1]) for x in pyramid]
+    def _attend(self, inputs: list[Tensor], b: int, grids: Sequence[Grid]) -> list[Tensor]:
+        """Apply A to some levels; tokens are normalised, projected and attended to for all of them together."""
+        k, s, tiled = self.window_size, self.stride, self.stride == self.window_size
         counts = [x.shape[1] for x in inputs]
-        x_PMC = torch.cat(inputs, 1)
+        x_PMC = torch.cat(inputs, 1) if len(inputs) > 1 else inputs[0]
         x_TC = self.inner_norm(self.norm(x_PMC)).flatten(0, 1)
         qkv_FT = self.to_qkv.weight @ x_TC.t()
         if tiled:
@@ -152,10 +171,9 @@ class MultipoleAttention(nn.Module):
             parts = zip(o_FPM.split(windows, 2), grids, strict=True)
             o_FT = torch.cat([from_windows(o, k, s, b, grid).flatten(1) for o, grid in parts], 1)
         out_TC = F.dropout(self.to_out(o_FT.t()), self.dropout, self.training)
-        parts = zip(out_TC.view_as(x_PMC).split(counts, 1), grids, strict=True)
-        return [from_blocks(o, k, b, grid) if tiled else o.view(b, *grid, -1) for o, grid in parts]
+        return list(out_TC.view_as(x_PMC).split(counts, 1))
 
-    def _real(self, b: int, grids: list[Grid], device: torch.device) -> Tensor | None:
+    def _real(self, b: int, grids: Sequence[Grid], device: torch.device) -> Tensor | None:
         """Return which cells of the windows lie on the grids, (P, M), or None if all do."""
         k, s = self.window_size, self.stride
         if all(fits(k, s, grid) for grid in grids):

@@ -10,7 +10,7 @@ LevelWeights = Literal["harmonic", "sum", "learned"]
 
 def ceil_div(a: int, b: int) -> int:
     """Return a / b rounded up."""
-    return -(-a // b)
+    return (a + b - 1) // b
 
 
 def level_grids(grid: Grid, window_size: int, rate: int, levels: int | None = None) -> tuple[Grid, ...]:

@@ -37,7 +37,7 @@ class _WindowAttention(torch.autograd.Function):
             scores.masked_fill_(~real, float("-inf"))
         p = scores.softmax(2)
         ctx.save_for_backward(qkv, p, keep)
-        return _over_keys(p if keep is None else p * keep, v).to(qkv.dtype)
+        return _over_keys(p if keep is None else p * keep, v, torch.empty_like(v))
 
     @staticmethod
     @once_differentiable
@@ -45,14 +45,14 @@ class _WindowAttention(torch.autograd.Function):
         qkv, p, keep = ctx.saved_tensors
         q, k, v = qkv.unbind(0)
         out = torch.empty_like(qkv)
-        out[2] = _over_keys((p if keep is None else p * keep).transpose(1, 2), grad)
+        _over_keys((p if keep is None else p * keep).transpose(1, 2), grad, out[2])
         d = _over_channels(grad, v)
         if keep is not None:
             d *= keep
         d.mul_(p)
         d.addcmul_(d.sum(2, keepdim=True), p, value=-1).mul_(q.shape[1] ** -0.5)
-        out[0] = _over_keys(d, k)
-        out[1] = _over_keys(d.transpose(1, 2), q)
+        _over_keys(d, k, out[0])
+        _over_keys(d.transpose(1, 2), q, out[1])
         return out, None, None
 
 
@@ -65,13 +65,14 @@ def _over_channels(a_AEPM: Tensor, b_AEPM: Tensor) -> Tensor:
     return total
 
 
-def _over_keys(p_APPM: Tensor, x_AEPM: Tensor) -> Tensor:
-    """Sum over the second cell of p times x there: (A, E, P, M), at least in float32."""
+def _over_keys(p_APPM: Tensor, x_AEPM: Tensor, out_AEPM: Tensor) -> Tensor:
+    """Sum over the second cell of p times x there, into ``out``: (A, E, P, M)."""
     p, x = p_APPM.unsqueeze(1), x_AEPM.unsqueeze(2)
-    total = p[:, :, :, 0] * x[:, :, :, 0]
+    total = out_AEPM if out_AEPM.dtype == p.dtype else torch.empty_like(out_AEPM, dtype=p.dtype)
+    torch.mul(p[:, :, :, 0], x[:, :, :, 0], out=total)
     for j in range(1, p.shape[3]):
         total.addcmul_(p[:, :, :, j], x[:, :, :, j])
-    return total
+    return total if total is out_AEPM else out_AEPM.copy_(total)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
