@@ -1,0 +1,191 @@
+"""What must hold of multipole attention whatever its weights: reach, exact padding, precision, counts."""
+
+import pytest
+import torch
+
+from mano import MANO, MultipoleAttention
+from mano.layout import from_blocks, from_windows, real_cells, to_blocks, to_windows
+from mano.levels import level_grids, window_counts
+from mano.windows import window_attention
+
+OPTIONS = [{}, {"stride": 1, "level_weights": "learned"}, {"window_size": 3, "stride": 2}, {"rate": 3, "levels": 2}]
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("grid", "window", "rate", "expected"),
+    [
+        ((16, 16), 2, 2, [16, 8, 4, 2]),
+        ((32, 32), 2, 2, [32, 16, 8, 4, 2]),
+        ((64, 64), 2, 2, [64, 32, 16, 8, 4, 2]),
+        ((85, 85), 2, 2, [85, 43, 22, 11, 6, 3, 2]),
+        ((16, 16), 4, 2, [16, 8, 4]),
+        ((16, 16), 2, 4, [16, 4, 1]),
+        ((2, 2), 2, 2, [2]),
+    ],
+)
+def test_levels_end_at_one_window(grid, window, rate, expected):
+    assert level_grids(grid, window, rate) == tuple((n, n) for n in expected)
+
+
+def test_levels_are_an_upper_bound():
+    assert len(level_grids((16, 4), 2, 2, levels=3)) == 3
+    assert len(level_grids((4, 4), 2, 2, levels=3)) == 2
+    x = torch.randn(1, 4, 4, 8)
+    torch.manual_seed(0)
+    bounded = MultipoleAttention(8, levels=9)
+    torch.manual_seed(0)
+    assert torch.equal(bounded(x), MultipoleAttention(8)(x))
+
+
+@pytest.mark.parametrize("level_weights", ["harmonic", "sum", "learned"])
+def test_parameters_depend_on_neither_levels_nor_grid(level_weights):
+    counts = {count(MultipoleAttention(8, levels=levels, level_weights=level_weights)) for levels in (None, 1, 2, 5)}
+    assert len(counts) == 1
+
+
+def test_learned_gates_start_harmonic():
+    torch.manual_seed(0)
+    learned = MultipoleAttention(8, level_weights="learned")
+    torch.manual_seed(0)
+    harmonic = MultipoleAttention(8)
+    x = torch.randn(1, 16, 16, 8)
+    torch.testing.assert_close(learned(x), harmonic(x))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("grid", [(1, 1), (1, 9), (8, 1), (5, 7), (3, 16)])
+def test_any_grid_is_served_alone_and_together(grid, options):
+    torch.manual_seed(0)
+    attention = MultipoleAttention(8, **options)
+    x = torch.randn(3, *grid, 8)
+    y = attention(x)
+    assert y.shape == x.shape
+    assert y.isfinite().all()
+    torch.testing.assert_close(y[1:2], attention(x[1:2]))
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (7, 6), (1, 5)])
+def test_every_output_depends_on_every_input(grid):
+    torch.manual_seed(0)
+    attention = MultipoleAttention(4, heads=2).double()
+    x = torch.randn(1, *grid, 4, dtype=torch.float64)
+    cells = grid[0] * grid[1]
+    jacobian = torch.autograd.functional.jacobian(attention, x).view(cells, 4, cells, 4).abs().amax((1, 3))
+    assert (jacobian > 1e-12).all()
+    local = MultipoleAttention(4, heads=2, levels=1).double()
+    jacobian = torch.autograd.functional.jacobian(local, x).view(cells, 4, cells, 4).abs().amax((1, 3))
+    assert (jacobian == 0).any() == (max(grid) > 2)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_gradients(options):
+    torch.manual_seed(0)
+    attention = MultipoleAttention(4, heads=2, **options).double()
+    x = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(attention, x)
+
+
+def test_content_of_masked_cells_changes_nothing():
+    torch.manual_seed(0)
+    real = real_cells(2, 2, 1, (3, 3), torch.device("cpu"))  # 4 windows; 4, 2, 2 and 1 real cells
+    assert real.sum(0).tolist() == [4, 2, 2, 1]
+    qkv = torch.randn(3, 2, 4, *real.shape)
+    want = window_attention(qkv, real)
+    for junk in (1e30, -7.0):
+        got = window_attention(torch.where(real, qkv, junk), real)
+        assert torch.equal(got[..., real], want[..., real])
+
+
+def test_gradient_of_masked_cells_is_zero():
+    real = real_cells(2, 2, 1, (3, 3), torch.device("cpu"))
+    qkv = torch.randn(3, 2, 4, *real.shape, requires_grad=True)
+    (window_attention(qkv, real) * real).sum().backward()
+    assert (qkv.grad[..., ~real] == 0).all()
+
+
+def test_dropout_drops_probabilities_and_their_gradients():
+    torch.manual_seed(0)
+    qkv = torch.randn(3, 2, 4, 4, 3, dtype=torch.float64, requires_grad=True)
+    keep = torch.randint(0, 2, (2, 4, 4, 3)).double() * 2
+    torch.autograd.gradcheck(lambda x: window_attention(x, None, keep), qkv)
+    q, k, v = qkv.permute(0, 4, 1, 3, 2)
+    p = (q @ k.mT / 2).softmax(-1) * keep.permute(3, 0, 1, 2)
+    torch.testing.assert_close(window_attention(qkv, None, keep), (p @ v).permute(1, 3, 2, 0))
+    attention = MultipoleAttention(8, dropout=0.5)
+    x = torch.randn(1, 8, 8, 8)
+    assert not torch.equal(attention(x), attention(x))
+    attention.eval()
+    assert torch.equal(attention(x), attention(x))
+
+
+@pytest.mark.parametrize("grid", [(6, 6), (5, 7), (1, 3)])
+def test_layouts_lose_nothing(grid):
+    x = torch.randn(2, *grid, 3)
+    for size in (1, 2, 4):
+        assert torch.equal(from_blocks(to_blocks(x, size), size, 2, grid), x)
+    x = torch.randn(3, 2, *grid)
+    for size, stride in ((2, 1), (3, 2), (4, 3), (4, 1)):
+        torch.testing.assert_close(from_windows(to_windows(x, size, stride), size, stride, 2, grid), x)
+        rows, columns = window_counts(grid, size, stride)
+        real = real_cells(size, stride, 2, grid, torch.device("cpu"))
+        assert real.shape == (size * size, 2 * rows * columns)
+        assert real.any(0).all()
+
+
+@pytest.mark.parametrize("stride", [2, 1])
+def test_bfloat16_stays_close(stride):
+    torch.manual_seed(0)
+    attention = MultipoleAttention(32, stride=stride)
+    x = torch.randn(2, 16, 16, 32)
+    want = attention(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = attention(x)
+    assert (got - want).norm() < 2e-2 * want.norm()
+
+
+def test_compiles_without_graph_breaks():
+    torch.manual_seed(0)
+    attention = MultipoleAttention(8, heads=2)
+    x = torch.randn(1, 7, 8, 8, requires_grad=True)
+    compiled = torch.compile(attention, fullgraph=True, dynamic=False, backend="aot_eager")
+    want = attention(x)
+    torch.testing.assert_close(compiled(x), want)
+    (gradient,) = torch.autograd.grad(want.sum(), x)
+    torch.testing.assert_close(torch.autograd.grad(compiled(x).sum(), x)[0], gradient)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 30}, "dim 30 is not divisible by heads 4"),
+        ({"stride": 3}, "stride is 3"),
+        ({"stride": 0}, "stride is 0"),
+        ({"rate": 1}, "rate is 1"),
+        ({"levels": 0}, "levels is 0"),
+        ({"level_weights": "mean"}, "harmonic, sum, learned"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultipoleAttention(**{"dim": 32} | options)
+
+
+def test_operator_on_any_grid():
+    torch.manual_seed(0)
+    operator = MANO(3, 2, dim=8, depth=2)
+    for grid in ((8, 8), (5, 9), (1, 4)):
+        y = operator(torch.randn(2, 3, *grid))
+        assert y.shape == (2, 2, *grid)
+        y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in operator.parameters())
+
+
+def test_operator_knows_where_it_is():
+    torch.manual_seed(0)
+    y = MANO(1, 1, dim=8, depth=1)(torch.ones(1, 1, 6, 6))[0, 0]
+    assert len(y.unique()) == 36
