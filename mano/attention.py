@@ -55,7 +55,8 @@ class MultipoleAttention(nn.Module):
     Any grid is served. D reads cells beyond the grid as zero: they add nothing, as D has no bias and acts on raw
     features. A masks them. Every coarse cell covers at least one real cell, so none is made of padding alone.
 
-    The parameters do not depend on the grid nor on the number of levels.
+    The parameters do not depend on the grid nor on the number of levels. The levels do depend on the grid, so compile
+    with ``torch.compile(..., dynamic=False)``: symbolic sizes take minutes. There is no second derivative.
 
     Args:
         dim: channels.
