@@ -1,0 +1,34 @@
+"""A field that does not depend on the input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from attn_bench.plugin import Unsupported
+
+
+class MeanField(nn.Module):
+    """Map any input (B, C, H, W) to one field (out_channels, H, W), the same for every sample: zero until fitted."""
+
+    mean: Tensor
+
+    def __init__(self, out_channels: int, grid: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(out_channels, *grid))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        grid = tuple(self.mean.shape[1:])
+        if tuple(x_BCHW.shape[2:]) != grid:
+            given, own = (" x ".join(map(str, sizes)) for sizes in (x_BCHW.shape[2:], grid))
+            raise Unsupported(f"the mean of the training targets is known on {own}, not on {given}")
+        return self.mean.expand(len(x_BCHW), *self.mean.shape)
+
+
+def mean_target(train: Dataset[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the mean of the targets of ``train``, summed in float64."""
+    total = torch.zeros((), dtype=torch.float64)
+    for _, targets in DataLoader(train, batch_size=64):
+        total = total + targets.sum(0, dtype=torch.float64).cpu()
+    return total / len(train)  # type: ignore[arg-type]

@@ -1,0 +1,94 @@
+"""timm's Swin Transformer V2 as a plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from attn_bench.plugin import Model, Problem
+from baselines.checks import check_dropout, check_heads, check_hidden, check_positive, patch_exceeds_grid
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from baselines.dense_swinv2 import DenseSwinV2
+
+
+class SwinV2(Model):
+    """timm's SwinV2 blocks at constant resolution with a dense output (:class:`baselines.dense_swinv2.DenseSwinV2`).
+
+    Windowed attention with shifts and without merging, as an operator on fields needs; coordinates, patch embedding
+    and un-embedding are added. Linear in the number of grid points.
+    """
+
+    name = "swinv2"
+    summary = "Swin Transformer V2 (timm): attention in shifted windows at one resolution, linear in the grid's points"
+    citation = "arXiv:2111.09883"
+    kinds = frozenset({"field"})
+    complexity = "n"
+    presets = {"fine": {"patch_size": 1}, "window4": {"window_size": 4}, "window8": {"window_size": 8}}
+    imports = ("torch", "baselines.dense_swinv2")
+
+    def build(
+        self,
+        problem: Problem,
+        *,
+        patch_size: int = 2,
+        window_size: int = 4,
+        dim: int = 64,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: float = 2.0,
+        dropout: float = 0.0,
+        coordinates: bool = True,
+    ) -> nn.Module:
+        """Return the operator with timm's random weights.
+
+        Args:
+            patch_size: side of a patch, in grid points; a patch is one token.
+            window_size: side of an attention window, in patches.
+            dim: channels of a token.
+            depth: blocks of attention and feed-forward network; every second one shifts its windows.
+            heads: attention heads.
+            mlp_ratio: hidden channels of the feed-forward networks over dim.
+            dropout: dropout probability after the attention and in the feed-forward networks.
+            coordinates: give the model the coordinates of each point as two more inputs.
+
+        Raises:
+            OptionError: a value cannot work.
+        """
+        check_positive(patch_size=patch_size, window_size=window_size, depth=depth)
+        check_heads(dim, heads)
+        check_hidden(dim, mlp_ratio)
+        check_dropout(dropout=dropout)
+        from baselines.dense_swinv2 import DenseSwinV2
+
+        module = DenseSwinV2(
+            problem.inputs,
+            problem.outputs,
+            (problem.grid[0], problem.grid[1]),
+            patch_size=patch_size,
+            window_size=window_size,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            dropout=dropout,
+            coordinates=coordinates,
+        )
+        module.grid = problem.grid
+        return module
+
+    def unsupported(self, problem: Problem, device: str, *, patch_size: int = 2, **options: Any) -> str | None:
+        """Say that a patch is larger than the grid."""
+        return patch_exceeds_grid(patch_size, problem.grid)
+
+    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+        """Return rows and columns of patches, window and shift of each block, in patches, on the problem's grid."""
+        swin = cast("DenseSwinV2", module)
+        windows = swin.windows(swin.grid)
+        return {
+            "tokens": list(swin.tokens(swin.grid)),
+            "windows": [list(window) for window, _ in windows],
+            "shifts": [list(shift) for _, shift in windows],
+        }

@@ -1,0 +1,83 @@
+"""timm's vision transformer as a plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from attn_bench.plugin import Model, Problem
+from baselines.checks import check_dropout, check_heads, check_hidden, check_positive, patch_exceeds_grid
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from baselines.dense_vit import DenseViT
+
+
+class ViT(Model):
+    """timm's vision transformer with a dense output (:class:`baselines.dense_vit.DenseViT`).
+
+    The blocks are timm's; a linear map from each token to its patch of the output field is added. It grows as the
+    square of the number of patches. The presets ``patch2``, ``patch4`` and ``patch8`` set the patch size alone.
+    """
+
+    name = "vit"
+    summary = "Vision transformer (timm): exact attention over patches, learned positions"
+    citation = "arXiv:2010.11929"
+    kinds = frozenset({"field"})
+    complexity = "n^2"
+    presets = {"patch2": {"patch_size": 2}, "patch4": {"patch_size": 4}, "patch8": {"patch_size": 8}}
+    imports = ("torch", "baselines.dense_vit")
+
+    def build(
+        self,
+        problem: Problem,
+        *,
+        patch_size: int = 2,
+        dim: int = 96,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: float = 2.0,
+        dropout: float = 0.0,
+    ) -> nn.Module:
+        """Return the transformer with timm's random weights.
+
+        Args:
+            patch_size: side of a patch, in grid points; a patch is one token.
+            dim: channels of a token.
+            depth: blocks of attention and feed-forward network.
+            heads: attention heads.
+            mlp_ratio: hidden channels of the feed-forward networks over dim.
+            dropout: dropout probability after the attention and in the feed-forward networks.
+
+        Raises:
+            OptionError: a value cannot work.
+        """
+        check_positive(patch_size=patch_size, depth=depth)
+        check_heads(dim, heads)
+        check_hidden(dim, mlp_ratio)
+        check_dropout(dropout=dropout)
+        from baselines.dense_vit import DenseViT
+
+        module = DenseViT(
+            problem.inputs,
+            problem.outputs,
+            (problem.grid[0], problem.grid[1]),
+            patch_size=patch_size,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            dropout=dropout,
+        )
+        module.grid = problem.grid
+        return module
+
+    def unsupported(self, problem: Problem, device: str, *, patch_size: int = 2, **options: Any) -> str | None:
+        """Say that a patch is larger than the grid."""
+        return patch_exceeds_grid(patch_size, problem.grid)
+
+    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+        """Return the rows and columns of patches on the problem's grid."""
+        vit = cast("DenseViT", module)
+        return {"tokens": list(vit.tokens(vit.grid))}

@@ -1,0 +1,155 @@
+"""What the contract asks of every model that ships with the project, and of those on fields in particular."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from attn_bench.options import options_of
+from attn_bench.plugin import OptionError, Problem, Unsupported
+from attn_bench.registry import MODELS
+
+NAMES = sorted(name for name, claims in MODELS.entries().items() if claims[0].package == "attn-bench")
+FIELDS = [name for name in NAMES if "field" in MODELS.load(name).kinds]
+TRAINED = [name for name in FIELDS if name != "mean"]
+GRIDS = [(16, 16), (32, 32), (64, 64), (43, 43), (85, 85), (24, 17)]
+SMALL = {"full": {"depth": 1}}  # options that keep the largest grids of this file cheap
+
+
+def build(name: str, grid: tuple[int, int], seed: int = 0, inputs: int = 1, outputs: int = 1, **options):
+    torch.manual_seed(seed)
+    return MODELS.load(name).build(Problem("field", inputs, outputs, grid), **{**SMALL.get(name, {}), **options})
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid)))
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_parameter_learns_on_every_grid(name, grid):
+    problem = Problem("field", 2, 3, grid)
+    assert MODELS.load(name).unsupported(problem, "cpu") is None
+    module = build(name, grid, inputs=2, outputs=3)
+    y = module(torch.randn(1, 2, *grid))
+    assert y.shape == (1, 3, *grid)
+    assert y.isfinite().all()
+    y.square().mean().backward()
+    for key, parameter in module.named_parameters():
+        assert parameter.grad is not None, key
+        assert (
+            torch.view_as_real(parameter.grad).isfinite().all()
+            if parameter.is_complex()
+            else (parameter.grad.isfinite().all())
+        ), key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_other_grids_use_the_same_parameters_and_leave_no_trace(name):
+    module = build(name, (16, 16)).eval()
+    x = torch.randn(2, 1, 16, 16)
+    parameters = {key: tuple(p.shape) for key, p in module.named_parameters()}
+    with torch.inference_mode():
+        before = module(x)
+        for grid in [(32, 32), (7, 9), (24, 17)]:
+            assert module(torch.randn(2, 1, *grid)).shape == (2, 1, *grid)
+    assert {key: tuple(p.shape) for key, p in module.named_parameters()} == parameters
+    torch.testing.assert_close(module(x), before, rtol=0, atol=0)
+    module.train()(x).sum().backward()  # what inference mode left behind must not be in the way
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_sample_does_not_see_its_batch(name):
+    module = build(name, (16, 12)).eval()
+    x = torch.randn(3, 1, 16, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x)[1:2], module(x[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_seed_decides_weights_and_outputs(name):
+    x = torch.randn(1, 1, 16, 16)
+    first, again, other = (build(name, (16, 16), seed)(x) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_effective_is_json_and_spares_the_random_state(name):
+    for grid in [(16, 16), (43, 43)]:
+        module = build(name, grid)
+        state = torch.get_rng_state()
+        json.dumps(dict(MODELS.load(name).effective(module)))
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_documented_and_presets_are_options(name):
+    model = MODELS.load(name)
+    options = options_of(model.build)
+    assert [key for key, option in options.items() if not option.doc] == []
+    for preset in model.presets.values():
+        for key, value in preset.items():
+            options[key].parse(value, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [(name, preset) for name in FIELDS for preset in MODELS.load(name).presets]
+)
+def test_presets_build(name, preset):
+    model = MODELS.load(name)
+    options = model.presets[preset]
+    problem = Problem("field", 1, 1, (16, 16))
+    if model.unsupported(problem, "cpu", **options) is None:
+        assert model.build(problem, **options)(torch.randn(1, 1, 16, 16)).shape == (1, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit", {"heads": 5}),
+        ("vit", {"patch_size": 0}),
+        ("vit", {"dropout": 1.0}),
+        ("swinv2", {"window_size": 0}),
+        ("swinv2", {"depth": -1}),
+        ("swinv2", {"mlp_ratio": 0.0}),
+        ("fno", {"n_modes": (0, 4)}),
+        ("fno", {"hidden_channels": 0}),
+        ("fno", {"lifting_ratio": -1.0}),
+        ("full", {"heads": 7}),
+        ("full", {"dim": 0}),
+    ],
+)
+def test_bad_values_are_option_errors_of_one_line(name, options):
+    with pytest.raises(OptionError, match=next(iter(options))) as caught:
+        build(name, (16, 16), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_unsupported_says_why():
+    tiny = Problem("field", 1, 1, (4, 6))
+    assert "patch_size 8" in MODELS.load("vit").unsupported(tiny, "cpu", patch_size=8)
+    assert "patch_size 8" in MODELS.load("swinv2").unsupported(tiny, "cpu", patch_size=8)
+    assert "CUDA" in MODELS.load("full").unsupported(tiny, "cpu", backend="xformers")
+    assert MODELS.load("full").unsupported(tiny, "cpu") is None
+
+
+def test_mean_refuses_other_grids():
+    with pytest.raises(Unsupported, match=r"16 x 16.*32 x 32"):
+        build("mean", (16, 16))(torch.randn(1, 1, 32, 32))
+
+
+def test_listing_and_unsupported_import_nothing_heavy():
+    code = """
+import sys
+from attn_bench.plugin import Problem
+from attn_bench.registry import MODELS
+for name, claims in MODELS.entries().items():
+    if claims[0].package == "attn-bench":
+        model = MODELS.load(name)
+        for preset in ({}, *model.presets.values()):
+            for device in ("cpu", "cuda"):
+                model.unsupported(Problem("field", 1, 1, (16, 16)), device, **preset)
+sys.exit(", ".join({"torch", "timm", "neuralop", "xformers"} & set(sys.modules)) or 0)
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")

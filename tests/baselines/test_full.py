@@ -1,0 +1,76 @@
+"""Exact attention against its definition."""
+
+import math
+
+import pytest
+import torch
+
+from attn_bench.plugin import Problem
+from baselines.full import FullAttention
+from baselines.softmax_attention import SoftmaxAttention, attend
+from baselines.transformer import Transformer
+
+
+def naive(q, k, v):
+    """Softmax attention by the formula, one query at a time."""
+    out = torch.empty_like(v)
+    for b in range(q.shape[0]):
+        for h in range(q.shape[2]):
+            for i in range(q.shape[1]):
+                scores = k[b, :, h] @ q[b, i, h] / math.sqrt(q.shape[-1])
+                weights = scores.exp() / scores.exp().sum()
+                out[b, i, h] = weights @ v[b, :, h]
+    return out
+
+
+def test_attend_is_softmax_attention():
+    q, k, v = torch.randn(3, 2, 15, 2, 4, dtype=torch.float64)
+    torch.testing.assert_close(attend(q, k, v), naive(q, k, v), rtol=1e-12, atol=1e-12)
+
+
+def test_module_splits_heads_as_it_says():
+    module = SoftmaxAttention(12, heads=3).double()
+    x = torch.randn(2, 3, 4, 12, dtype=torch.float64)
+    q, k, v = (x.flatten(1, 2) @ w.T for w in module.qkv.weight.chunk(3))
+    heads = naive(*(t.unflatten(-1, (3, 4)) for t in (q, k, v))).flatten(2)
+    expected = module.project(heads).unflatten(1, (3, 4))
+    torch.testing.assert_close(module(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_attention_does_not_know_the_order_of_points():
+    module = SoftmaxAttention(8, heads=2).double()
+    x = torch.randn(1, 4, 5, 8, dtype=torch.float64)
+    order = torch.randperm(20)
+    shuffled = x.flatten(1, 2)[:, order].view_as(x)
+    torch.testing.assert_close(module(shuffled).flatten(1, 2), module(x).flatten(1, 2)[:, order])
+
+
+def test_transformer_leaves_only_the_mixer_open():
+    class Zero(torch.nn.Module):
+        def forward(self, x):
+            return torch.zeros_like(x)
+
+    module = Transformer(1, 2, dim=8, depth=2, mlp_ratio=2.0, mixer_factory=lambda dim: Zero())
+    x = torch.randn(1, 1, 5, 6)
+    changed = x.clone()
+    changed[..., 2, 3] += 1
+    difference = (module(x) - module(changed)).abs().amax((0, 1)) > 0
+    assert difference.nonzero().tolist() == [[2, 3]]  # without a mixer no point sees another
+
+
+def test_defaults_are_those_of_mano():
+    from attn_bench.options import options_of
+    from mano.plugin import MANOModel
+
+    ours, theirs = options_of(FullAttention().build), options_of(MANOModel().build)
+    for name in ("dim", "depth", "heads", "mlp_ratio"):
+        assert ours[name].default == theirs[name].default
+
+
+def test_xformers_agrees_with_sdpa():
+    if not torch.cuda.is_available() or FullAttention().unsupported(
+        Problem("field", 1, 1, (16, 16)), "cuda", backend="xformers"
+    ):
+        pytest.skip("xformers attends on CUDA alone")
+    q, k, v = torch.randn(3, 2, 64, 4, 16, device="cuda")
+    torch.testing.assert_close(attend(q, k, v, "xformers"), attend(q, k, v), rtol=1e-3, atol=1e-3)
