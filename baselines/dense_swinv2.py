@@ -32,7 +32,7 @@ class DenseSwinV2(nn.Module):
     Args:
         in_channels: channels of the input field.
         out_channels: channels of the output field.
-        grid: (H, W) to set up for.
+        grid: (H, W) to set up for, kept as an attribute.
         patch_size: side of a patch, in points.
         window_size: side of a window, in patches.
         dim: channels of a token.
@@ -59,6 +59,7 @@ class DenseSwinV2(nn.Module):
         coordinates: bool = True,
     ) -> None:
         super().__init__()
+        self.grid = grid
         self.coordinates = coordinates
         self.patch_size = patch_size
         self.window_size = window_size

@@ -20,7 +20,7 @@ class DenseViT(nn.Module):
     Args:
         in_channels: channels of the input field.
         out_channels: channels of the output field.
-        grid: (H, W) for which the position embedding is made.
+        grid: (H, W) for which the position embedding is made, kept as an attribute.
         patch_size: side of a patch, in points.
         dim: channels of a token.
         depth: blocks.
@@ -43,6 +43,7 @@ class DenseViT(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.grid = grid
         self.patch_size = patch_size
         self.trunk = VisionTransformer(
             # Whole patches: timm rounds the position embedding's grid down but pads the field up.

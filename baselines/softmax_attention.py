@@ -14,12 +14,15 @@ def attend(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, backend: Backend = "s
     """Return softmax(Q K^T / sqrt(D)) V of each head, (B, N, heads, D), through the kernels of ``backend``.
 
     ``sdpa`` is ``torch.nn.functional.scaled_dot_product_attention``, ``xformers`` is
-    ``xformers.ops.memory_efficient_attention``, which runs on CUDA alone.
+    ``xformers.ops.memory_efficient_attention``, which runs on CUDA alone and wants D in multiples of 8: it gets zeros
+    behind q, k and v, which change nothing in the result.
     """
     if backend == "xformers":
         from xformers.ops import memory_efficient_attention
 
-        return memory_efficient_attention(q_BNHD, k_BNHD, v_BNHD)
+        d = q_BNHD.shape[-1]
+        padded = (F.pad(t, (0, -d % 8)) for t in (q_BNHD, k_BNHD, v_BNHD))
+        return memory_efficient_attention(*padded, scale=d**-0.5)[..., :d]
     q, k, v = (t.transpose(1, 2) for t in (q_BNHD, k_BNHD, v_BNHD))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 

@@ -63,7 +63,7 @@ class SwinV2(Model):
         check_dropout(dropout=dropout)
         from baselines.dense_swinv2 import DenseSwinV2
 
-        module = DenseSwinV2(
+        return DenseSwinV2(
             problem.inputs,
             problem.outputs,
             (problem.grid[0], problem.grid[1]),
@@ -76,19 +76,23 @@ class SwinV2(Model):
             dropout=dropout,
             coordinates=coordinates,
         )
-        module.grid = problem.grid
-        return module
 
     def unsupported(self, problem: Problem, device: str, *, patch_size: int = 2, **options: Any) -> str | None:
         """Say that a patch is larger than the grid."""
         return patch_exceeds_grid(patch_size, problem.grid)
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
-        """Return rows and columns of patches, window and shift of each block, in patches, on the problem's grid."""
+        """Return rows and columns of patches, and window and shift of each block in patches, on the problem's grid.
+
+        ``attends_to_padding`` says that the patches are no whole windows there.
+        """
         swin = cast("DenseSwinV2", module)
-        windows = swin.windows(swin.grid)
-        return {
-            "tokens": list(swin.tokens(swin.grid)),
+        tokens, windows = swin.tokens(swin.grid), swin.windows(swin.grid)
+        found: dict[str, Any] = {
+            "tokens": list(tokens),
             "windows": [list(window) for window, _ in windows],
             "shifts": [list(shift) for _, shift in windows],
         }
+        if any(n % side for window, _ in windows for n, side in zip(tokens, window)):
+            found["attends_to_padding"] = True
+        return found

@@ -59,7 +59,7 @@ class ViT(Model):
         check_dropout(dropout=dropout)
         from baselines.dense_vit import DenseViT
 
-        module = DenseViT(
+        return DenseViT(
             problem.inputs,
             problem.outputs,
             (problem.grid[0], problem.grid[1]),
@@ -70,8 +70,6 @@ class ViT(Model):
             mlp_ratio=mlp_ratio,
             dropout=dropout,
         )
-        module.grid = problem.grid
-        return module
 
     def unsupported(self, problem: Problem, device: str, *, patch_size: int = 2, **options: Any) -> str | None:
         """Say that a patch is larger than the grid."""

@@ -1,6 +1,8 @@
 """Exact attention against its definition."""
 
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -67,10 +69,25 @@ def test_defaults_are_those_of_mano():
         assert ours[name].default == theirs[name].default
 
 
+def test_padding_the_heads_for_xformers_changes_nothing(monkeypatch):
+    def kernel(q, k, v, scale):
+        assert q.shape[-1] % 8 == k.shape[-1] % 8 == v.shape[-1] % 8 == 0
+        weights = (torch.einsum("bnhd,bmhd->bhnm", q, k) * scale).softmax(-1)
+        return torch.einsum("bhnm,bmhd->bnhd", weights, v)
+
+    monkeypatch.setitem(sys.modules, "xformers", types.ModuleType("xformers"))
+    ops = types.ModuleType("xformers.ops")
+    ops.memory_efficient_attention = kernel
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    for dim in (8, 12):
+        q, k, v = torch.randn(3, 2, 9, 2, dim, dtype=torch.float64)
+        torch.testing.assert_close(attend(q, k, v, "xformers"), naive(q, k, v), rtol=1e-12, atol=1e-12)
+
+
 def test_xformers_agrees_with_sdpa():
     if not torch.cuda.is_available() or FullAttention().unsupported(
         Problem("field", 1, 1, (16, 16)), "cuda", backend="xformers"
     ):
         pytest.skip("xformers attends on CUDA alone")
-    q, k, v = torch.randn(3, 2, 64, 4, 16, device="cuda")
+    q, k, v = torch.randn(3, 2, 64, 4, 12, device="cuda")
     torch.testing.assert_close(attend(q, k, v, "xformers"), attend(q, k, v), rtol=1e-3, atol=1e-3)

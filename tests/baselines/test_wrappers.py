@@ -136,6 +136,7 @@ def test_swinv2_reports_clamped_windows_and_lost_shifts():
     }  # fmt: skip
     assert model.effective(model.build(field(8, 43), **options)) == {
         "tokens": [4, 22], "windows": [[4, 8], [4, 8]], "shifts": [[0, 0], [0, 4]],
+        "attends_to_padding": True,
     }  # fmt: skip
 
 
