@@ -17,7 +17,8 @@ class DenseSwinV2(nn.Module):
 
     ``stage`` is one stage of timm's SwinV2 without merging: every second block shifts its windows by half a window.
     Added here: coordinates as two more input channels (SwinV2 knows relative positions alone), timm's patch embedding
-    before the stage, LayerNorm and an un-embedding after it.
+    before the stage, LayerNorm and an un-embedding after it. The stage keeps the weights it starts with; timm's
+    classifiers then zero the norms of every block, which trains worse here (Darcy 16 x 16: 0.063 against 0.043).
 
     Any H and W. The field is padded with zeros to whole patches. Where the tokens are no multiple of the window, timm
     pads them with zeros inside each block, at the bottom and right, *and lets the real tokens attend to the padding*;

@@ -45,7 +45,7 @@ class FNO(Model):
         self,
         problem: Problem,
         *,
-        n_modes: tuple[int, int] = (12, 12),
+        n_modes: tuple[int, int] = (8, 8),
         hidden_channels: int = 24,
         n_layers: int = 4,
         lifting_ratio: float = 2.0,

@@ -18,7 +18,7 @@ class SwinV2(Model):
     """timm's SwinV2 blocks at constant resolution with a dense output (:class:`baselines.dense_swinv2.DenseSwinV2`).
 
     Windowed attention with shifts and without merging, as an operator on fields needs; coordinates, patch embedding
-    and un-embedding are added. Linear in the number of grid points.
+    and un-embedding are added. Linear in the number of grid points. Learning rates of 1e-3 and 2e-3 suit the defaults.
     """
 
     name = "swinv2"
@@ -42,7 +42,7 @@ class SwinV2(Model):
         dropout: float = 0.0,
         coordinates: bool = True,
     ) -> nn.Module:
-        """Return the operator with timm's random weights.
+        """Return the operator with random weights.
 
         Args:
             patch_size: side of a patch, in grid points; a patch is one token.

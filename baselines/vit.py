@@ -34,7 +34,7 @@ class ViT(Model):
         problem: Problem,
         *,
         patch_size: int = 2,
-        dim: int = 96,
+        dim: int = 64,
         depth: int = 4,
         heads: int = 4,
         mlp_ratio: float = 2.0,
