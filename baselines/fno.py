@@ -52,7 +52,7 @@ class FNO(Model):
         projection_ratio: float = 2.0,
         channel_mlp: bool = True,
         channel_mlp_expansion: float = 0.5,
-        norm: Literal["group_norm", "instance_norm"] | None = None,
+        norm: Literal["none", "group_norm", "instance_norm"] = "none",
         skip: Literal["linear", "identity", "soft-gating"] = "linear",
         domain_padding: float = 0.0,
     ) -> nn.Module:
@@ -96,7 +96,7 @@ class FNO(Model):
             projection_channel_ratio=projection_ratio,
             use_channel_mlp=channel_mlp,
             channel_mlp_expansion=channel_mlp_expansion,
-            norm=norm,
+            norm=None if norm == "none" else norm,
             fno_skip=skip,
             domain_padding=domain_padding or None,
             conv_module=Float32SpectralConv,
