@@ -1,0 +1,151 @@
+"""Arrays on disk that are expensive to make: one data file and one manifest an entry, checked on every load.
+
+An entry is ``NAME.json``, the manifest, which names the data file ``NAME-DIGEST.npz`` by its content and holds its
+checksum. The data file is written first and the manifest last, each under another name and then moved into place: a
+reader sees the old entry or the new one, whole, and two processes that make the same entry leave one that is valid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attn_bench.plugin import DataError
+
+
+def cache_folder(task: str) -> Path:
+    """Return the cache folder of a task: below ``$ATTN_BENCH_CACHE``, or where the platform keeps caches."""
+    if given := os.environ.get("ATTN_BENCH_CACHE"):
+        return Path(given) / task
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("attn-bench")) / task
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is cached for ``parameters`` in ``folder``, if anything.
+
+    Attributes:
+        folder: where entries live; made when one is stored.
+        label: first part of the file names, for people.
+        parameters: JSON values that say exactly what the data are; equal parameters mean equal data.
+        remedy: what a user does about a corrupt entry, for messages.
+    """
+
+    folder: Path
+    label: str
+    parameters: Mapping[str, Any]
+    remedy: str
+
+    @property
+    def name(self) -> str:
+        """Label and hash of the parameters."""
+        canonical = json.dumps(self.parameters, sort_keys=True, separators=(",", ":"))
+        return f"{self.label}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+    @property
+    def manifest_path(self) -> Path:
+        """The file that makes the entry exist."""
+        return self.folder / f"{self.name}.json"
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest of an entry whose data are intact, or None if there is no entry.
+
+        Raises:
+            DataError: there is one and it is damaged.
+        """
+        try:
+            text = self.manifest_path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._corrupt(self.manifest_path, f"cannot be read ({error})") from None
+        try:
+            manifest = json.loads(text)
+            path, digest = self.folder / manifest["file"], manifest["sha256"]
+            intact = manifest["parameters"] == dict(self.parameters)
+        except (ValueError, KeyError, TypeError):
+            raise self._corrupt(self.manifest_path, "is no valid manifest") from None
+        if not intact:
+            raise self._corrupt(self.manifest_path, "describes other data than its name says")
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise self._corrupt(path, f"cannot be read ({error.strerror})") from None
+        if found != digest:
+            raise self._corrupt(path, "does not have the checksum of its manifest")
+        return dict(manifest)
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return arrays and manifest, or None if there is no entry; raises DataError if it is damaged."""
+        import numpy as np
+
+        manifest = self.manifest()
+        if manifest is None:
+            return None
+        path = self.folder / manifest["file"]
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}, manifest
+        except (OSError, ValueError) as error:
+            raise self._corrupt(path, f"cannot be read ({error})") from None
+
+    def store(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Write ``arrays``, in place of an entry that is there, and return the manifest."""
+        import numpy as np
+
+        replaced = self._data_file()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _temporary(self.folder, self.name) as temporary:
+            with temporary.open("xb") as file:
+                np.savez(file, **arrays)
+            digest = sha256_of(temporary)
+            path = self.folder / f"{self.name}-{digest[:8]}.npz"
+            manifest = {
+                "file": path.name,
+                "sha256": digest,
+                "bytes": temporary.stat().st_size,
+                "parameters": dict(self.parameters),
+                "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()},
+            }
+            os.replace(temporary, path)
+        with _temporary(self.folder, self.name) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            os.replace(temporary, self.manifest_path)
+        if replaced is not None and replaced != path:
+            replaced.unlink(missing_ok=True)
+        return manifest
+
+    def _data_file(self) -> Path | None:
+        """Return the data file that the manifest names, if there is a manifest that names one."""
+        try:
+            return self.folder / Path(json.loads(self.manifest_path.read_text(encoding="utf-8"))["file"]).name
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _corrupt(self, path: Path, what: str) -> DataError:
+        return DataError(f"the cached data are damaged: {path} {what}; {self.remedy}, or delete {self.manifest_path}")
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path, name: str) -> Iterator[Path]:
+    """Yield a path that no other process uses, next to where the file will go; remove what is left there."""
+    path = folder / f".{name}-{uuid.uuid4().hex}.tmp"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)

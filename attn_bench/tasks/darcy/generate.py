@@ -1,0 +1,117 @@
+"""Draws coefficients, solves for them, and restricts both to the resolutions asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attn_bench.plugin import DataError, OptionError
+from attn_bench.tasks.darcy.field import GaussianField, Stream
+from attn_bench.tasks.darcy.grids import Layout, nodes, restrict
+from attn_bench.tasks.darcy.recipes import Recipe
+from attn_bench.tasks.darcy.solver import NotConverged, solve
+
+# Counts changes that alter the data; part of the cache's key.
+VERSION = 1
+# Nodes solved at once: what stays in a core's cache is fastest; a GPU wants to be filled.
+CPU_NODES, CUDA_NODES = 70_000, 1 << 24
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What fixes every sample, whatever the resolution and however many there are."""
+
+    recipe: Recipe
+    layout: Layout
+    fine: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self.recipe), "layout": self.layout, "fine": self.fine, "seed": self.seed, "version": VERSION}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of one resolution.
+
+    Attributes:
+        high: where the coefficient has its high value, bool, shape (N, R, R).
+        solution: float32, shape (N, R, R).
+    """
+
+    high: np.ndarray
+    solution: np.ndarray
+
+
+def generate(
+    distribution: Distribution,
+    stream: Stream,
+    count: int,
+    resolutions: Sequence[int],
+    *,
+    device: str = "cpu",
+    on_samples: Callable[[int], None] = lambda more: None,
+) -> dict[int, Samples]:
+    """Return the first ``count`` samples of a stream at every resolution, all restrictions of the same solutions.
+
+    On the CPU each of torch's threads solves its own samples, which is faster than sharing each operation among them.
+
+    Args:
+        on_samples: called with the number of further samples that are done.
+
+    Raises:
+        OptionError: there is no such device.
+        DataError: the solver does not converge.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("darcy.device=cuda: torch finds no CUDA device; use darcy.device=cpu")
+    n = nodes(distribution.layout, distribution.fine)
+    size = max(1, (CUDA_NODES if device == "cuda" else CPU_NODES) // n**2)
+    chunks = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    field = GaussianField(distribution.recipe.alpha, distribution.recipe.tau, n, device)
+    done: dict[int, Samples] = {
+        r: Samples(np.empty((count, r, r), np.bool_), np.empty((count, r, r), np.float32)) for r in resolutions
+    }
+
+    def make(chunk: range) -> range:
+        high, solution = _solved(distribution, field, stream, chunk)
+        for r, samples in done.items():
+            rows = slice(chunk.start, chunk.stop)
+            samples.high[rows] = restrict(high, distribution.layout, distribution.fine, r).cpu().numpy()
+            samples.solution[rows] = restrict(solution, distribution.layout, distribution.fine, r).cpu().numpy()
+        return chunk
+
+    for chunk in _run(make, chunks, 1 if device == "cuda" else torch.get_num_threads()):
+        on_samples(len(chunk))
+    return done
+
+
+def _solved(distribution: Distribution, field: GaussianField, stream: Stream, chunk: range) -> tuple[Tensor, Tensor]:
+    recipe = distribution.recipe
+    high = field.sample(distribution.seed, stream, chunk) >= 0
+    a = torch.where(high, *torch.tensor([recipe.a_high, recipe.a_low], dtype=torch.float64, device=high.device))
+    try:
+        return high, solve(a, recipe.forcing).u.float()
+    except NotConverged as error:
+        raise DataError(f"generating Darcy data failed: {error}; take values of a that are closer together") from None
+
+
+def _run(make: Callable[[range], range], chunks: Sequence[range], workers: int) -> Iterator[range]:
+    if workers == 1:
+        yield from map(make, chunks)
+        return
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(make, chunks)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # The number is partly the process's own, not the thread's.
+        torch.set_num_threads(threads)

@@ -1,0 +1,70 @@
+"""Where the data of one set of options come from: generated, a file of the user's, or a download."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attn_bench.tasks.darcy.options import Options
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Inputs and targets of one split, float32, shape (N, H, W) both."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Both splits at one resolution, and what they are."""
+
+    train: Fields
+    test: Fields
+    identity: Mapping[str, Any]
+
+
+class Source(ABC):
+    """Data of one set of options. Making one checks nothing and is cheap."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @abstractmethod
+    def resolved(self, resolutions: Sequence[int]) -> dict[str, Any]:
+        """Return the options that depend on all resolutions together; raises OptionError, DataError."""
+
+    @abstractmethod
+    def grid(self, resolution: int) -> tuple[int, int]:
+        """Return (H, W) at a resolution; raises OptionError, DataError."""
+
+    @abstractmethod
+    def prepare(
+        self, resolutions: Sequence[int], on_progress: Callable[[int, int], None], *, refresh: bool
+    ) -> list[dict[str, Any]]:
+        """Make sure that :meth:`load` will succeed, and describe the files it will read."""
+
+    @abstractmethod
+    def load(self, resolution: int) -> Loaded:
+        """Return the data."""
+
+
+def source_of(options: Options) -> Source:
+    """Return the source that the options mean."""
+    if options.data is not None:
+        from attn_bench.tasks.darcy.user_file import UserFile
+
+        return UserFile(options)
+    if options.source == "zenodo":
+        from attn_bench.tasks.darcy.zenodo import Zenodo
+
+        return Zenodo(options)
+    from attn_bench.tasks.darcy.generated import Generated
+
+    return Generated(options)
