@@ -110,22 +110,22 @@ class Entry:
 
         replaced = self._data_file()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _temporary(self.folder, self.name) as temporary:
-            with temporary.open("xb") as file:
+        with temporary(self.folder, self.name) as new:
+            with new.open("xb") as file:
                 np.savez(file, **arrays)
-            digest = sha256_of(temporary)
+            digest = sha256_of(new)
             path = self.folder / f"{self.name}-{digest[:8]}.npz"
             manifest = {
                 "file": path.name,
                 "sha256": digest,
-                "bytes": temporary.stat().st_size,
+                "bytes": new.stat().st_size,
                 "parameters": dict(self.parameters),
                 "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()},
             }
-            os.replace(temporary, path)
-        with _temporary(self.folder, self.name) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-            os.replace(temporary, self.manifest_path)
+            os.replace(new, path)
+        with temporary(self.folder, self.name) as new:
+            new.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            os.replace(new, self.manifest_path)
         if replaced is not None and replaced != path:
             replaced.unlink(missing_ok=True)
         return manifest
@@ -142,7 +142,7 @@ class Entry:
 
 
 @contextlib.contextmanager
-def _temporary(folder: Path, name: str) -> Iterator[Path]:
+def temporary(folder: Path, name: str) -> Iterator[Path]:
     """Yield a path that no other process uses, next to where the file will go; remove what is left there."""
     path = folder / f".{name}-{uuid.uuid4().hex}.tmp"
     try:

@@ -96,7 +96,8 @@ def generate(
 def _solved(distribution: Distribution, field: GaussianField, stream: Stream, chunk: range) -> tuple[Tensor, Tensor]:
     recipe = distribution.recipe
     high = field.sample(distribution.seed, stream, chunk) >= 0
-    a = torch.where(high, *torch.tensor([recipe.a_high, recipe.a_low], dtype=torch.float64, device=high.device))
+    a_low, a_high = torch.tensor([recipe.a_low, recipe.a_high], dtype=torch.float64, device=high.device)
+    a = torch.where(high, a_high, a_low)
     try:
         return high, solve(a, recipe.forcing).u.float()
     except NotConverged as error:

@@ -136,8 +136,8 @@ def _no_grid(resolutions: Sequence[int], layout: Layout | Literal["auto"], fine:
     if layout == "fno":
         return f"layout fno has no {given}; it has {nodal}, and others with darcy.fine"
     return (
-        f"no fine grid of affordable size has {given} among its restrictions; what works are powers of two, or {nodal}, "
-        f"or numbers with a common multiple up to {LARGEST_COMMON}"
+        f"no fine grid of affordable size has {given} among its restrictions; what works are powers of two, "
+        f"or {nodal}, or numbers with a common multiple up to {LARGEST_COMMON}"
     )
 
 

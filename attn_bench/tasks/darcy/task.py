@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from attn_bench.plugin import Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.darcy.options import Options
@@ -12,7 +12,7 @@ from attn_bench.tasks.field_metrics import FIELD_METRICS, relative_errors, relat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.utils.data import Dataset, TensorDataset
+    from torch.utils.data import Dataset
 
 
 class Darcy(Task):
@@ -25,10 +25,10 @@ class Darcy(Task):
     metrics = FIELD_METRICS
     defaults = TrainingDefaults(resolutions=(16, 32), epochs=15, batch_size=8, learning_rate=1e-3)
     protocol = (
-        "FNO (arXiv:2010.08895): 1000 training and 200 test samples, restricted from solutions on 421 x 421 nodes; input and "
-        "output normalised; relative L2 loss; 500 epochs of Adam, learning rate 1e-3 halved every 100 epochs; reports "
-        "the mean relative L2 error. neuraloperator's files: 1000 training samples, inputs 0 and 1. MANO "
-        "(arXiv:2507.02748) reports the relative squared error (here rel_mse) on these. "
+        "FNO (arXiv:2010.08895): 1000 training and 200 test samples, restricted from solutions on 421 x 421 nodes; "
+        "input and output normalised; relative L2 loss; 500 epochs of Adam, learning rate 1e-3 halved every 100; "
+        "reports the mean relative L2 error. neuraloperator's files: 1000 training samples, inputs 0 and 1; MANO "
+        "(arXiv:2507.02748) reports the relative squared error (here rel_mse) on them. "
         "Here: normalisation by channel, relative L2 loss on physical fields, and both errors."
     )
 
@@ -108,8 +108,9 @@ class Darcy(Task):
         given = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
         loaded = source_of(Options(**given)).load(resolution)
 
-        def dataset(fields: Fields) -> TensorDataset:
-            return TensorDataset(torch.from_numpy(fields.inputs)[:, None], torch.from_numpy(fields.targets)[:, None])
+        def dataset(fields: Fields) -> Dataset[tuple[Tensor, Tensor]]:
+            tensors = (torch.from_numpy(values)[:, None] for values in (fields.inputs, fields.targets))
+            return cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(*tensors))
 
         return Splits(dataset(loaded.train), dataset(loaded.test), loaded.identity)
 

@@ -1,0 +1,148 @@
+"""neuraloperator's own files, as published on Zenodo: an archive a resolution, a file a split."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attn_bench.plugin import DataError, OptionError
+from attn_bench.tasks.cache import cache_folder, sha256_of, temporary
+from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
+from attn_bench.tasks.darcy.pairs import PairFile
+from attn_bench.tasks.darcy.source import Fields, Loaded, Source
+from attn_bench.tasks.download import download_from_zenodo
+
+RECORD = "12784353"
+RESOLUTIONS = (16, 32, 64, 128, 421)
+SPLITS = ("train", "test")
+INSTEAD = (
+    f"Without a network: give a copy of a file of https://zenodo.org/records/{RECORD} with --data, "
+    "or leave darcy.source=generate for a draw of the same distribution"
+)
+
+
+class Zenodo(Source):
+    """Downloads what is not in the cache."""
+
+    def resolved(self, resolutions: Sequence[int]) -> dict[str, Any]:
+        """Check that the resolutions are published."""
+        for resolution in resolutions:
+            if resolution not in RESOLUTIONS:
+                raise OptionError(
+                    f"darcy.source=zenodo has resolutions {', '.join(map(str, RESOLUTIONS))} (given: {resolution})"
+                )
+        return {}
+
+    def grid(self, resolution: int) -> tuple[int, int]:
+        """Return the square grid."""
+        self.resolved((resolution,))
+        return resolution, resolution
+
+    def prepare(
+        self, resolutions: Sequence[int], on_progress: Callable[[int, int], None], *, refresh: bool = False
+    ) -> list[dict[str, Any]]:
+        """Download what is missing, one archive after the other; progress counts bytes of one archive."""
+        described = []
+        for resolution in resolutions:
+            manifest = None if refresh else self._manifest(resolution)
+            state = "made" if manifest is None else "cached"
+            if manifest is None:
+                manifest = self._download(resolution, on_progress)
+            described += [
+                {
+                    "split": split,
+                    "resolution": resolution,
+                    "state": state,
+                    "file": str(self._folder() / _name(split, resolution)),
+                    "sha256": manifest["sha256"][split],
+                }
+                for split in SPLITS
+            ]
+        return described
+
+    def load(self, resolution: int) -> Loaded:
+        """Return the data, from the cache if they are there."""
+        self.resolved((resolution,))
+        manifest = self._manifest(resolution)
+        if manifest is None:
+            manifest = self._download(resolution, lambda done, total: None)
+        splits = {}
+        counts = {"train": (self.options.n_train, N_TRAIN), "test": (self.options.n_test, N_TEST)}
+        for split in SPLITS:
+            fields = PairFile(self._folder() / _name(split, resolution), "x", "y").read()
+            asked, usual = counts[split]
+            there = len(fields.inputs)
+            if asked is not None and asked > there:
+                raise OptionError(f"darcy.n_{split}={asked}: the published set has {there}; ask for at most that")
+            count = min(asked or usual, there)
+            splits[split] = Fields(fields.inputs[:count], fields.targets[:count])
+        identity = {
+            "source": "zenodo",
+            "record": RECORD,
+            "recipe": self.options.recipe,
+            "resolution": resolution,
+            "n_train": len(splits["train"].inputs),
+            "n_test": len(splits["test"].inputs),
+            "sha256": manifest["sha256"],
+        }
+        return Loaded(splits["train"], splits["test"], identity)
+
+    def _folder(self) -> Path:
+        return cache_folder("darcy") / f"zenodo-{RECORD}"
+
+    def _manifest(self, resolution: int) -> dict[str, Any] | None:
+        """Return the manifest if there is one; raises DataError if files are not as it says."""
+        path = self._folder() / f"darcy_{resolution}.json"
+        if not path.exists():
+            return None
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            intact = all(sha256_of(self._folder() / _name(s, resolution)) == manifest["sha256"][s] for s in SPLITS)
+        except (OSError, ValueError, KeyError, TypeError):
+            intact = False
+        if not intact:
+            raise DataError(
+                f"the downloaded data are damaged: {self._folder()} does not hold what {path.name} says; download them "
+                f"again with 'attn-bench data darcy --refresh' and the same options, or delete {path}"
+            )
+        return dict(manifest)
+
+    def _download(self, resolution: int, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
+        folder, archive_name = self._folder(), f"darcy_{resolution}.tgz"
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary(folder, archive_name) as archive:
+            origin = download_from_zenodo(RECORD, archive_name, archive, on_progress, INSTEAD)
+            checksums = {}
+            for split in SPLITS:
+                with temporary(folder, _name(split, resolution)) as extracted:
+                    _extract(archive, _name(split, resolution), extracted)
+                    checksums[split] = sha256_of(extracted)
+                    os.replace(extracted, folder / _name(split, resolution))
+        manifest = {"archive": origin, "sha256": checksums}
+        with temporary(folder, f"darcy_{resolution}.json") as path:
+            path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            os.replace(path, folder / f"darcy_{resolution}.json")
+        return manifest
+
+
+def _name(split: str, resolution: int) -> str:
+    return f"darcy_{split}_{resolution}.pt"
+
+
+def _extract(archive: Path, name: str, target: Path) -> None:
+    """Write the member whose last path component is ``name``, wherever it says it wants to go, to ``target``."""
+    try:
+        with tarfile.open(archive) as opened:
+            member = next((m for m in opened.getmembers() if m.isfile() and Path(m.name).name == name), None)
+            source = opened.extractfile(member) if member else None
+            if source is None:
+                raise DataError(f"the archive of record {RECORD} holds no {name}. {INSTEAD}")
+            with source, target.open("xb") as file:
+                shutil.copyfileobj(source, file)
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"the archive of record {RECORD} cannot be unpacked ({error}). {INSTEAD}") from None
