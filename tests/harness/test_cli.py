@@ -1,0 +1,160 @@
+"""The command line: every wrong input is one clear line, a non-zero exit, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attn_bench import cli
+
+
+@pytest.fixture
+def attn_bench(monkeypatch, capsys, tmp_path):
+    """Call the command line in this process, in an empty folder; return exit status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["attn-bench", *arguments])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run",), "no models given; say --models"),
+        (("run", "--models", "", "--task", "toy-task"), "no models given"),
+        (("run", "--models", "toy"), "no task given; say --task"),
+        (("run", "--models", "too", "--task", "toy-task"), "unknown model 'too'; did you mean 'toy'?"),
+        (("run", "--models", "toy", "--task", "toi-task"), "unknown task 'toi-task'; did you mean 'toy-task'?"),
+        (("run", *TOY, "--resolutions", "0"), "a resolution is at least 2 (given: 0)"),
+        (("run", *TOY, "--resolutions=-3"), "a resolution is at least 2 (given: -3)"),
+        (("run", *TOY, "--resolutions", "1"), "a resolution is at least 2 (given: 1)"),
+        (("run", *TOY, "--resolutions", "8,x"), "'x' is no whole number"),
+        (("run", *TOY, "--set", "toy.widht=3"), "unknown option of toy 'widht'; did you mean 'width'?"),
+        (("run", *TOY, "--set", "toy.width=wide"), "option toy.width: 'wide' is no int"),
+        (("run", *TOY, "--set", "width=3"), "write NAME.OPTION=VALUE"),
+        (("run", *TOY, "--epochs", "1", "--steps", "2"), "one training budget at a time"),
+        (("run", *TOY, "--retry", "some"), "'some' is not one of"),
+        (("run", *TOY, "--seeds", "two"), "'two' is not a valid int"),
+        (("run", "none.yaml"), "cannot read the sweep file none.yaml: No such file"),
+        (("run", *TOY, "--out", "/proc/nowhere"), "--out /proc/nowhere: cannot be written"),
+        (("run", *TOY, "--precision", "fp8"), "setting precision"),
+        (("report", "nowhere"), "nowhere: no such folder"),
+        (("list", "colours"), "say 'attn-bench list models'"),
+        (("list", "models", "too"), "did you mean 'toy'?"),
+        (("data", "nothing"), "unknown task 'nothing'"),
+        (("data", "toy-task", "--set", "toy.width=3"), "only options of toy-task"),
+        (("dance",), "No such command 'dance'"),
+    ],
+)
+def test_wrong_input_is_one_line(attn_bench, tmp_path, arguments, message):
+    status, output, errors = attn_bench(*arguments)
+    assert status == 2
+    assert message in errors
+    assert errors.startswith("attn-bench: ")
+    assert errors.count("\n") == 1
+    assert not output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder_is_one_line(attn_bench, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    status, _, errors = attn_bench("run", *TOY, "--out", str(tmp_path / "locked" / "r"))
+    assert status == 2
+    assert "cannot be written" in errors
+
+
+def test_run_then_report_again(attn_bench, tmp_path):
+    (tmp_path / "sweep.yaml").write_text(
+        "models: [toy, 'toy:wide']\ntask: toy-task\nresolutions: [8, 12]\nsteps: 3\nmeasure: false\ndevice: cpu\nout: mine\n"
+        "options: {toy: {width: 5}}\n"
+    )
+    status, output, errors = attn_bench("run", "sweep.yaml", "--resolutions", "8", "--set", "toy.act=tanh")
+    assert status == 0, errors
+    assert "toy:wide" in output
+    assert "[2/2]" in errors
+    table = (tmp_path / "mine" / "table.csv").read_text()
+    assert table.count("\n") == 3
+    assert '""act"": ""tanh"", ""width"": 5' in table
+    pictures = sorted(path.name for path in (tmp_path / "mine" / "report").glob("*.png"))
+    assert "error_vs_resolution.png" in pictures
+    for path in (tmp_path / "mine" / "report").iterdir():
+        path.unlink()
+    status, output, _ = attn_bench("report", "mine")
+    assert status == 0
+    assert sorted(path.name for path in (tmp_path / "mine" / "report").glob("*.png")) == pictures
+
+
+def test_budget_on_the_command_line_replaces_that_of_the_file(attn_bench, tmp_path):
+    (tmp_path / "s.yaml").write_text("models: [toy]\ntask: toy-task\nresolutions: [8]\nepochs: 9\nmeasure: false\n")
+    status, _, errors = attn_bench("run", "s.yaml", "--steps", "2", "--device", "cpu", "--no-plots", "--out", "r")
+    assert status == 0, errors
+    assert ",2," in (tmp_path / "r" / "table.csv").read_text()
+
+
+def test_ranges_of_resolutions_double():
+    assert cli._integers("--resolutions", "16..100, 5") == [16, 32, 64, 5]
+
+
+def test_help_and_version(attn_bench):
+    for arguments in ((), ("--help",), ("run", "--help")):
+        status, output, _ = attn_bench(*arguments)
+        assert status == 0
+        assert "Usage: attn-bench" in output
+    assert attn_bench("--version")[1].startswith("attn-bench ")
+
+
+def test_the_default_sweep_file_says_what_the_command_line_does():
+    """``sweeps/quick.yaml`` spells out the defaults; the same cells must come of both."""
+    from attn_bench.sweep import Sweep, read_sweep_file
+
+    folder = Path(__file__).parents[2] / "sweeps"
+    spelled = Sweep.from_settings({**read_sweep_file(folder / "quick.yaml"), "device": "cpu"}).cells()
+    short = Sweep.from_settings({"models": ["mano", "swinv2", "fno"], "task": "darcy", "device": "cpu"}).cells()
+    assert [cell.id for cell in spelled] == [cell.id for cell in short]
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_sweep_that_ships_expands(path):
+    from attn_bench.sweep import Sweep, read_sweep_file
+
+    settings = {key: value for key, value in read_sweep_file(path).items() if key != "out"}
+    assert Sweep.from_settings({**settings, "device": "cpu"}).cells()
+
+
+@pytest.mark.slow
+def test_an_outside_package_of_one_file_and_one_entry_point(tmp_path):
+    """The package that the README shows whole, installed and run."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = readme.split("```")
+    (project,) = [b.partition("\n")[2] for b in blocks if b.startswith("toml") and "attn_bench.models" in b]
+    (plugin,) = [b.partition("\n")[2] for b in blocks if b.startswith("python") and "(Model)" in b]
+    package, target = tmp_path / "package", tmp_path / "site"
+    package.mkdir()
+    (package / "pyproject.toml").write_text(project)
+    (package / "mixer.py").write_text(plugin)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(package)]
+    subprocess.run(install, check=True, capture_output=True)
+    code = "from attn_bench.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", "--models", "mixer", "--task", "toy-task", "--steps", "2"]
+    command += ["--resolutions", "8", "--no-measure", "--no-plots", "--device", "cpu", "--out", str(tmp_path / "r")]
+    paths = os.pathsep.join((str(target), os.environ["PYTHONPATH"]))
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mixer,toy-task,8,8,0,ok" in (tmp_path / "r" / "table.csv").read_text()
