@@ -82,7 +82,8 @@ def test_a_read_only_folder_is_one_line(attn_bench, tmp_path):
 
 def test_run_then_report_again(attn_bench, tmp_path):
     (tmp_path / "sweep.yaml").write_text(
-        "models: [toy, 'toy:wide']\ntask: toy-task\nresolutions: [8, 12]\nsteps: 3\nmeasure: false\ndevice: cpu\nout: mine\n"
+        "models: [toy, 'toy:wide']\ntask: toy-task\nresolutions: [8, 12]\nsteps: 3\n"
+        "measure: false\ndevice: cpu\nout: mine\n"
         "options: {toy: {width: 5}}\n"
     )
     status, output, errors = attn_bench("run", "sweep.yaml", "--resolutions", "8", "--set", "toy.act=tanh")

@@ -97,7 +97,7 @@ def test_two_runners_share_a_folder(tmp_path):
 
 
 def test_a_killed_runner_leaves_no_process_and_the_next_goes_on(tmp_path):
-    command = [sys.executable, "-m", "attn_bench.cli", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
+    command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
     command += [
         "--resolutions",
         "8",
@@ -129,7 +129,7 @@ def test_a_killed_runner_leaves_no_process_and_the_next_goes_on(tmp_path):
 
 
 def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(tmp_path):
-    command = [sys.executable, "-m", "attn_bench.cli", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
+    command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
     command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--no-measure", "--out", str(tmp_path / "r")]
     runner = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 60

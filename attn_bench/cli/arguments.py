@@ -1,0 +1,50 @@
+"""What several commands read from their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attn_bench.errors import UserError
+
+
+def merged(settings: Mapping[str, Any], sets: list[str], data: Path | None, test_data: Path | None) -> dict[str, Any]:
+    """Return the options of the sweep file with those of ``--set``, ``--data`` and ``--test-data`` laid over them."""
+    import yaml
+
+    options = {str(owner): dict(values or {}) for owner, values in (settings.get("options") or {}).items()}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        owner, dot, name = key.strip().rpartition(".")
+        if not (equals and dot and owner and name):
+            raise UserError(f"--set {text}: write NAME.OPTION=VALUE, e.g. --set mano.dim=64")
+        try:
+            options.setdefault(owner, {})[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            options.setdefault(owner, {})[name] = value
+    for name, path in (("data", data), ("test_data", test_data)):
+        if path is not None:
+            options.setdefault(str(settings.get("task")), {})[name] = str(path)
+    return options
+
+
+def integers(name: str, text: str | None) -> list[int] | None:
+    """Parse ``16,32`` or ``16..512`` (doubling from the first to at most the last)."""
+    if text is None:
+        return None
+    values: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, dots, last = part.partition("..")
+        try:
+            value, end = int(first), int(last) if dots else int(first)
+        except ValueError:
+            raise UserError(f"{name} {text}: {part!r} is no whole number; write e.g. 16,32 or 16..256") from None
+        if value < 2:
+            raise UserError(f"{name} {text}: a resolution is at least 2 (given: {value})")
+        while value <= end:
+            values.append(value)
+            value *= 2
+    if not values:
+        raise UserError(f"{name}: none given; write e.g. 16,32 or 16..256")
+    return values

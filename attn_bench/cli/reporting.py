@@ -1,0 +1,42 @@
+"""Commands that show stored results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def show(folder: Path, table: Any) -> None:
+    from rich.console import Console
+
+    from attn_bench.report.tables import console_table
+
+    Console().print(console_table(table, _metrics(folder)))
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    from attn_bench.plugin import Metric
+    from attn_bench.results import Store
+
+    return {name: Metric(**values) for name, values in Store.open(folder).run_info()["metrics"].items()}
+
+
+def write(folder: Path, out: Path | None = None) -> None:
+    from attn_bench.report import write_report
+    from attn_bench.results import load
+
+    written = write_report(folder, load(folder), metrics=_metrics(folder), out=out)
+    print(f"Table and plots: {written[0].parent}")
+
+
+def report(
+    results: Annotated[Path, typer.Argument(help="Results folder.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write [RESULTS/report].")] = None,
+) -> None:
+    """Write table and plots of stored results again, without running anything."""
+    from attn_bench.results import load
+
+    show(results, load(results))
+    write(results, out)
