@@ -32,11 +32,18 @@ def describe(registry: Registry[Any], only: str | None = None) -> Iterator[str]:
         )
         if isinstance(plugin, Model):
             for preset, values in plugin.presets.items():
-                yield f"    {name}:{preset}  " + ", ".join(f"{key}={value}" for key, value in values.items())
+                yield f"    {name}:{preset}  " + ", ".join(f"{key}={shown(value)}" for key, value in values.items())
         else:
             for metric, definition in plugin.metrics.items():
                 yield f"    {metric} ({definition.direction} is better)  {definition.summary}"
         for option in options:
-            head = f"    --set {name}.{option.name}={option.default}  ({option.type_name})"
+            head = f"    --set {name}.{option.name}={shown(option.default)}  ({option.type_name})"
             yield from wrap(f"{head}  {option.doc}", 118, initial_indent="    ", subsequent_indent=" " * 12)
         yield ""
+
+
+def shown(value: Any) -> str:
+    """Return a value as ``--set`` takes it."""
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

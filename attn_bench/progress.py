@@ -22,8 +22,9 @@ class DataBar:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=(console := Console(stderr=True)),
             transient=True,
+            disable=not console.is_terminal,
         )
         self.task = self.progress.add_task(title, total=None, visible=False)
 
@@ -53,6 +54,7 @@ class Screen:
             TimeRemainingColumn(elapsed_when_finished=False),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,
         )
         self.all = self.progress.add_task("cells", total=None, detail="", visible=False)
         self.one = self.progress.add_task("", total=1.0, detail="", visible=False)

@@ -127,7 +127,7 @@ class Store:
         try:
             if folder.exists() and not folder.is_dir():
                 raise UserError(f"--out {folder}: is a file; name a folder")
-            if folder.exists() and any(folder.iterdir()):
+            if any(path.is_file() for path in folder.rglob("*")):
                 existing = store.run_info()
                 if existing.get("task") != task:
                     raise UserError(
@@ -139,6 +139,12 @@ class Store:
         except OSError as error:
             raise UserError(f"--out {folder}: cannot be written ({error.strerror}); name another folder") from None
         return store
+
+    def discard_empty(self) -> None:
+        """Remove the folder if nothing was written to it."""
+        with contextlib.suppress(OSError):
+            (self.folder / "cells").rmdir()
+            self.folder.rmdir()
 
     @classmethod
     def open(cls, folder: Path) -> Store:

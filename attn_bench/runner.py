@@ -54,7 +54,11 @@ def run_sweep(
     task = TASKS.load(sweep.task)
     store = Store.create(out, sweep.task)
     on_cells(cells)
-    prepare_data(sweep.task, cells, on_data)
+    try:
+        prepare_data(sweep.task, cells, on_data)
+    except BaseException:
+        store.discard_empty()
+        raise
     store.write_run_info(
         {
             "task": sweep.task,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from attn_bench import cli
+from attn_bench.cli.arguments import integers
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("run", *TOY, "--set", "width=3"), "write NAME.OPTION=VALUE"),
         (("run", *TOY, "--epochs", "1", "--steps", "2"), "one training budget at a time"),
         (("run", *TOY, "--retry", "some"), "'some' is not one of"),
-        (("run", *TOY, "--seeds", "two"), "'two' is not a valid int"),
+        (("run", *TOY, "--seeds", "two"), "Invalid value for '--seeds'"),
         (("run", "none.yaml"), "cannot read the sweep file none.yaml: No such file"),
         (("run", *TOY, "--out", "/proc/nowhere"), "--out /proc/nowhere: cannot be written"),
         (("run", *TOY, "--precision", "fp8"), "setting precision"),
@@ -110,7 +111,7 @@ def test_budget_on_the_command_line_replaces_that_of_the_file(attn_bench, tmp_pa
 
 
 def test_ranges_of_resolutions_double():
-    assert cli._integers("--resolutions", "16..100, 5") == [16, 32, 64, 5]
+    assert integers("--resolutions", "16..100, 5") == [16, 32, 64, 5]
 
 
 def test_help_and_version(attn_bench):
