@@ -23,7 +23,7 @@ class Darcy(Task):
     citation = "arXiv:2010.08895"
     kind = "field"
     metrics = FIELD_METRICS
-    defaults = TrainingDefaults(resolutions=(16, 32), epochs=15, batch_size=8, learning_rate=1e-3)
+    defaults = TrainingDefaults(resolutions=(16, 32), epochs=10, batch_size=8, learning_rate=2e-3)
     protocol = (
         "FNO (arXiv:2010.08895): 1000 training and 200 test samples, restricted from solutions on 421 x 421 nodes; "
         "input and output normalised; relative L2 loss; 500 epochs of Adam, learning rate 1e-3 halved every 100; "
