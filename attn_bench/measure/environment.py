@@ -44,7 +44,7 @@ def environment(device: str | None = None) -> dict[str, Any]:
         "device_name": gpu_name or ("cuda" if on_gpu else cpu["model"]),
         "cpu": cpu,
         "gpus": gpus,
-        "os": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
+        "os": {"system": platform.system(), "release": platform.release().split("-")[0], "machine": platform.machine()},
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "torch": _torch(),
