@@ -54,7 +54,7 @@ def run(
 ) -> None:
     """Train, evaluate and measure models on a task, and write a table and plots.
 
-    What the results folder already holds is not run again.
+    What the results folder already holds is not run again. The exit status is 1 if not one cell ended ok.
     """
     from attn_bench.execute.local import Limits
     from attn_bench.progress import Screen
@@ -102,3 +102,5 @@ def run(
     show(folder, table)
     if plots:
         write(folder)
+    if not (table["status"] == "ok").any():
+        raise typer.Exit(1)

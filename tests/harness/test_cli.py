@@ -103,6 +103,14 @@ def test_run_then_report_again(attn_bench, tmp_path):
     assert sorted(path.name for path in (tmp_path / "mine" / "report").glob("*.png")) == pictures
 
 
+def test_a_run_without_one_good_cell_fails(attn_bench, tmp_path):
+    arguments = ("--task", "toy-task", "--resolutions", "8", "--steps", "1", "--no-measure", "--no-plots", "--out", "r")
+    status, output, _ = attn_bench("run", "--models", "toy-raises", *arguments)
+    assert status == 1
+    assert "crashed" in output
+    assert attn_bench("run", "--models", "toy-raises,toy", *arguments)[0] == 0
+
+
 def test_budget_on_the_command_line_replaces_that_of_the_file(attn_bench, tmp_path):
     (tmp_path / "s.yaml").write_text("models: [toy]\ntask: toy-task\nresolutions: [8]\nepochs: 9\nmeasure: false\n")
     status, _, errors = attn_bench("run", "s.yaml", "--steps", "2", "--device", "cpu", "--no-plots", "--out", "r")
