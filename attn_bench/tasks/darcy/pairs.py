@@ -89,8 +89,8 @@ def _chosen(
                     f"{path}: {' and '.join(names)} may both be the {role}; say which with darcy.{role}_key"
                 )
     raise DataError(
-        f"{path}: no array is named like an {role}".replace("an target", "a target")
-        + f" ({', '.join(candidates)}); it has {_listed(arrays)}. Say which with --set darcy.{role}_key=NAME"
+        f"{path}: no array has a name of the {role} ({', '.join(candidates)}); it has {_listed(arrays)}. "
+        f"Say which with --set darcy.{role}_key=NAME"
     )
 
 

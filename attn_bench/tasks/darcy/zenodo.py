@@ -145,4 +145,5 @@ def _extract(archive: Path, name: str, target: Path) -> None:
             with source, target.open("xb") as file:
                 shutil.copyfileobj(source, file)
     except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"the archive of record {RECORD} cannot be unpacked ({error}). {INSTEAD}") from None
+        reason = str(error).splitlines()[0]
+        raise DataError(f"the archive of record {RECORD} cannot be unpacked ({reason}). {INSTEAD}") from None

@@ -1,0 +1,126 @@
+"""The cache: whole entries or none, and nothing damaged is ever used."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from attn_bench.plugin import DataError
+from attn_bench.tasks.cache import Entry, cache_folder, sha256_of, temporary
+
+
+@pytest.fixture
+def entry(tmp_path):
+    return Entry(tmp_path, "train-16", {"recipe": "fno", "n": 3}, "make them again")
+
+
+def test_what_is_stored_is_loaded(entry):
+    assert entry.load() is None
+    entry.store({"a": np.arange(6).reshape(2, 3), "b": np.ones(2, bool)})
+    arrays, manifest = entry.load()
+    assert (arrays["a"] == [[0, 1, 2], [3, 4, 5]]).all()
+    assert arrays["b"].dtype == bool
+    assert manifest["sha256"] == sha256_of(entry.folder / manifest["file"])
+    assert manifest["parameters"] == {"recipe": "fno", "n": 3}
+    assert sorted(path.suffix for path in entry.folder.iterdir()) == [".json", ".npz"]
+
+
+def test_other_parameters_are_another_entry(entry, tmp_path):
+    entry.store({"a": np.zeros(1)})
+    assert Entry(tmp_path, "train-16", {"recipe": "fno", "n": 4}, "").load() is None
+
+
+def test_storing_again_replaces(entry):
+    entry.store({"a": np.zeros(1)})
+    entry.store({"a": np.ones(1)})
+    assert entry.load()[0]["a"] == 1
+    assert len(list(entry.folder.iterdir())) == 2
+
+
+def data_file(entry):
+    return entry.folder / entry.manifest()["file"]
+
+
+def cut_short(entry):
+    path = data_file(entry)
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_a_bit(entry):
+    path = data_file(entry)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def other_content(entry):
+    manifest = json.loads(entry.manifest_path.read_text())
+    entry.manifest_path.write_text(json.dumps(manifest | {"parameters": {"recipe": "neuralop"}}))
+
+
+DAMAGE = [
+    cut_short,
+    flip_a_bit,
+    other_content,
+    lambda entry: data_file(entry).unlink(),
+    lambda entry: entry.manifest_path.write_text("{"),
+    lambda entry: entry.manifest_path.write_text("[]"),
+    lambda entry: entry.manifest_path.write_bytes(b"\xff\xfe"),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_one_line_with_the_remedy_and_can_be_repaired(entry, damage):
+    entry.store({"a": np.arange(100)})
+    damage(entry)
+    with pytest.raises(DataError, match=r"cached data are damaged: \S+train-16.* make them again, or delete") as error:
+        entry.load()
+    assert "\n" not in str(error.value)
+    entry.store({"a": np.arange(100)})
+    assert (entry.load()[0]["a"] == np.arange(100)).all()
+
+
+def test_nothing_is_left_of_a_store_that_fails(entry, monkeypatch):
+    def fail(file, **arrays):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", fail)
+    with pytest.raises(KeyboardInterrupt):
+        entry.store({"a": np.zeros(1)})
+    assert list(entry.folder.iterdir()) == []
+
+
+def _store_often(entry, value):
+    for _ in range(30):
+        entry.store({"a": np.full(2000, value)})
+
+
+def test_two_writers_leave_a_valid_entry_and_a_reader_never_sees_half_of_one(entry):
+    entry.store({"a": np.full(2000, 0)})
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_store_often, args=(entry, value)) for value in (1, 2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    values = set(entry.load()[0]["a"])
+    assert len(values) == 1
+    assert values <= {1, 2}
+
+
+def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
+    monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
+    assert cache_folder("darcy") == tmp_path / "darcy"
+    monkeypatch.delenv("ATTN_BENCH_CACHE")
+    assert cache_folder("darcy").parts[-2:] == ("attn-bench", "darcy")
+
+
+def test_temporary_files_go(tmp_path):
+    with temporary(tmp_path, "x") as path:
+        path.write_text("x")
+    assert list(tmp_path.iterdir()) == []
