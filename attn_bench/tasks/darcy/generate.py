@@ -88,7 +88,7 @@ def generate(
             samples.solution[rows] = restrict(solution, distribution.layout, distribution.fine, r).cpu().numpy()
         return chunk
 
-    for chunk in _run(make, chunks, 1 if device == "cuda" else torch.get_num_threads()):
+    for chunk in on_threads(make, chunks, 1 if device == "cuda" else torch.get_num_threads()):
         on_samples(len(chunk))
     return done
 
@@ -104,7 +104,8 @@ def _solved(distribution: Distribution, field: GaussianField, stream: Stream, ch
         raise DataError(f"generating Darcy data failed: {error}; take values of a that are closer together") from None
 
 
-def _run(make: Callable[[range], range], chunks: Sequence[range], workers: int) -> Iterator[range]:
+def on_threads(make: Callable[[range], range], chunks: Sequence[range], workers: int) -> Iterator[range]:
+    """Yield the chunks in order, each after ``make`` was called with it on a thread of its own with one of torch's."""
     if workers == 1:
         yield from map(make, chunks)
         return

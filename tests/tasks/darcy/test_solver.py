@@ -7,33 +7,19 @@ import math
 
 import numpy as np
 import pytest
-import scipy.sparse
 import scipy.sparse.linalg
 import torch
+from direct import assemble
 
 from attn_bench.tasks.darcy.field import GaussianField
 from attn_bench.tasks.darcy.solver import NotConverged, solve
 
 
 def direct(a, forcing=1.0):
-    """The same equations as one sparse matrix: the coefficient of a face is the mean of its two nodes."""
-    n = len(a)
-    index = np.arange(n * n).reshape(n, n)
-    inner = np.zeros((n, n), bool)
-    inner[1:-1, 1:-1] = True
-    rows, columns, values = [], [], []
-    for di, dj in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        neighbour = np.roll(index, (-di, -dj), (0, 1))[inner]
-        face = (a[inner] + a.ravel()[neighbour]) / 2
-        here = index[inner]
-        rows += [here, here]
-        columns += [here, neighbour]
-        values += [face, -face]
-    matrix = scipy.sparse.csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))))
-    keep = index[inner]
-    u = np.zeros(n * n)
-    u[keep] = scipy.sparse.linalg.spsolve(matrix[keep][:, keep].tocsc(), np.full(len(keep), forcing / (n - 1) ** 2))
-    return u.reshape(n, n)
+    matrix, right, inner = assemble(a, forcing)
+    u = np.zeros_like(a)
+    u[inner] = scipy.sparse.linalg.spsolve(matrix, right)
+    return u
 
 
 def draw(n, count, high=12.0, low=3.0, alpha=2.0, tau=3.0):
