@@ -1,45 +1,41 @@
 """Multipole attention: one windowed attention, shared by all the levels of a pyramid (arXiv:2507.02748).
 
-Axes in names: B batch, H W grid, C channels, P cells of a block, M blocks of all samples (and, in the attention, of all
-levels), T tokens of all levels, F = heads * head_dim.
+Axes in names: B batch, H W grid, C channels, T tokens of all levels, A heads, P cells of a window, M windows of all
+levels, F = heads * head_dim.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mano.layout import fits, from_blocks, from_windows, real_cells, to_blocks, to_windows
 from mano.levels import Grid, LevelWeights, check, level_grids, window_counts
-from mano.windows import window_attention
+from mano.overlap import window_attention
+from mano.tiles import tiled_attention
 
 MAX_GATES = 32
 
 
-def down_sample(blocks_PMC: Tensor, weight: Tensor) -> Tensor:
-    """Convolve with kernel = stride = rate, on blocks of rate x rate cells: (P, M, C) -> (M, C').
-
-    ``weight`` is (C', C, rate, rate), as in ``nn.Conv2d``.
-    """
-    w_PCC = weight.permute(2, 3, 1, 0).flatten(0, 1)
-    first, *others = blocks_PMC.unbind(0)
-    out_MC = first @ w_PCC[0]
-    for block_MC, w_CC in zip(others, w_PCC[1:], strict=True):
-        out_MC = torch.addmm(out_MC, block_MC, w_CC)
-    return out_MC
+def down_sample(x_BHWC: Tensor, weight: Tensor) -> Tensor:
+    """D: convolve with kernel = stride = the last sides of ``weight``; cells beyond the grid are 0."""
+    rate = weight.shape[-1]
+    below, right = (-n % rate for n in x_BHWC.shape[1:3])
+    padded = F.pad(x_BHWC, (0, 0, 0, right, 0, below)) if below or right else x_BHWC
+    return F.conv2d(padded.permute(0, 3, 1, 2), weight, stride=rate).permute(0, 2, 3, 1)
 
 
-def up_sample(x_MC: Tensor, weight: Tensor) -> Tensor:
-    """Convolve transposed with kernel = stride = rate, to blocks of rate x rate cells: (M, C) -> (P, M, C').
-
-    ``weight`` is (C, C', rate, rate), as in ``nn.ConvTranspose2d``.
-    """
-    w_CPC = weight.permute(0, 2, 3, 1).flatten(1, 2)
-    return (x_MC @ w_CPC.flatten(1)).unflatten(1, w_CPC.shape[1:]).transpose(0, 1)
+def up_sample(x_BHWC: Tensor, weight: Tensor, fine_BHWC: Tensor) -> Tensor:
+    """U: convolve transposed with kernel = stride, cut to the grid of ``fine_BHWC``, and add that."""
+    up_BCHW = F.conv_transpose2d(x_BHWC.permute(0, 3, 1, 2), weight, stride=weight.shape[-1])
+    fine_BCHW = fine_BHWC.permute(0, 3, 1, 2)
+    if up_BCHW.shape == fine_BCHW.shape:
+        total_BCHW = up_BCHW.add_(fine_BCHW)
+    else:
+        total_BCHW = up_BCHW[..., : fine_BCHW.shape[2], : fine_BCHW.shape[3]] + fine_BCHW
+    return total_BCHW.permute(0, 2, 3, 1)
 
 
 class MultipoleAttention(nn.Module):
@@ -114,76 +110,42 @@ class MultipoleAttention(nn.Module):
         return level_grids(grid, self.window_size, self.rate, self.levels)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        b, h, w, c = x_BHWC.shape
-        grids = self.grids((h, w))
-        coarser = grids[1:]
-        pyramid, blocks = [x_BHWC], []
-        for grid in coarser:
-            blocks.append(to_blocks(pyramid[-1], self.rate))
-            pyramid.append(down_sample(blocks[-1], self.down.weight).view(b, *grid, c))
-        aligned = self.rate == self.window_size == self.stride  # then blocks are windows too
-        inputs = [*blocks, to_blocks(pyramid[-1], self.rate)] if aligned else [self._to_windows(x) for x in pyramid]
-        # The finest level apart, as joining it to the others would copy most of the tokens.
-        outputs = self._attend(inputs[:1], b, grids[:1])
-        outputs += self._attend(inputs[1:], b, grids[1:]) if coarser else []
-        result = self._from_windows(outputs[-1], b, grids[-1])
-        for i, l in enumerate(reversed(range(len(coarser)))):
-            up = up_sample(result.reshape(-1, c), self.up.weight * self._weight(i))
-            if aligned:
-                result = self._from_windows(outputs[l] + up, b, grids[l])
-            else:
-                result = self._from_windows(outputs[l], b, grids[l]) + from_blocks(up, self.rate, b, grids[l])
+        grids = self.grids((x_BHWC.shape[1], x_BHWC.shape[2]))
+        pyramid = [x_BHWC]
+        for _ in grids[1:]:
+            pyramid.append(down_sample(pyramid[-1], self.down.weight))
+        *outputs, result = self._attend(pyramid)
+        for i, output in enumerate(reversed(outputs)):
+            result = up_sample(result, self.up.weight * self._weight(i), output)
         return result
-
-    def _to_windows(self, x_BHWC: Tensor) -> Tensor:
-        """Return (P, M, C) in the order of the windows where they tile the grid, else (1, T, C)."""
-        if self.stride == self.window_size:
-            return to_blocks(x_BHWC, self.window_size)
-        return x_BHWC.reshape(1, -1, x_BHWC.shape[-1])
-
-    def _from_windows(self, x: Tensor, b: int, grid: Grid) -> Tensor:
-        if self.stride == self.window_size:
-            return from_blocks(x, self.window_size, b, grid)
-        return x.view(b, *grid, -1)
 
     def _weight(self, merge: int) -> float | Tensor:
         if self.level_weights == "learned":
             return self.gates[merge]
         return 1.0 if self.level_weights == "sum" else 1 / (merge + 1)
 
-    def _attend(self, inputs: list[Tensor], b: int, grids: Sequence[Grid]) -> list[Tensor]:
-        """Apply A to some levels; tokens are normalised, projected and attended to for all of them together."""
-        k, s, tiled = self.window_size, self.stride, self.stride == self.window_size
-        counts = [x.shape[1] for x in inputs]
-        x_PMC = torch.cat(inputs, 1) if len(inputs) > 1 else inputs[0]
-        x_TC = self.inner_norm(self.norm(x_PMC)).flatten(0, 1)
-        qkv_FT = self.to_qkv.weight @ x_TC.t()
-        if tiled:
-            qkv_FPM = qkv_FT.unflatten(1, x_PMC.shape[:2])
-        else:
-            parts = zip(qkv_FT.split(counts, 1), grids, strict=True)
-            qkv_FPM = torch.cat([to_windows(x.unflatten(1, (b, *grid)), k, s) for x, grid in parts], 2)
-        qkv_3AEPM = qkv_FPM.unflatten(0, (3, self.heads, self.head_dim))
-        o_FPM = window_attention(qkv_3AEPM, self._real(b, grids, x_TC.device), self._keep(qkv_3AEPM)).flatten(0, 1)
-        if tiled:
-            o_FT = o_FPM.flatten(1)
-        else:
-            windows = [b * math.prod(window_counts(grid, k, s)) for grid in grids]
-            parts = zip(o_FPM.split(windows, 2), grids, strict=True)
-            o_FT = torch.cat([from_windows(o, k, s, b, grid).flatten(1) for o, grid in parts], 1)
-        out_TC = F.dropout(self.to_out(o_FT.t()), self.dropout, self.training)
-        return list(out_TC.view_as(x_PMC).split(counts, 1))
+    def _attend(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """Apply A to all levels together."""
+        x = pyramid[0]
+        dropping = self.training and self.dropout > 0
+        if x.device.type == "cpu" and self.stride == self.window_size and not dropping:
+            norms = [p for norm in (self.norm, self.inner_norm) for p in norm.parameters()]
+            tensors = [*pyramid, *norms, self.to_qkv.weight, self.to_out.weight, self.to_out.bias]
+            if torch.is_autocast_enabled("cpu"):
+                tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
+            levels, (*norms, qkv, out, bias) = tensors[: len(pyramid)], tensors[len(pyramid) :]
+            return tiled_attention(levels, norms, qkv, out, bias, self.heads, self.window_size, self.norm.eps)
+        x_TC = torch.cat([level.reshape(-1, level.shape[3]) for level in pyramid])
+        qkv_TF = self.to_qkv(self.inner_norm(self.norm(x_TC)))
+        sides = [n for level in pyramid for n in level.shape[1:3]]
+        keep = self._keep(qkv_TF, len(x), sides) if dropping else None
+        o_TF = window_attention(qkv_TF, sides, len(x), self.heads, self.window_size, self.stride, keep)
+        out_TC = F.dropout(self.to_out(o_TF), self.dropout, self.training)
+        parts = out_TC.split([level[..., 0].numel() for level in pyramid])
+        return [part.view(level.shape) for part, level in zip(parts, pyramid, strict=True)]
 
-    def _real(self, b: int, grids: Sequence[Grid], device: torch.device) -> Tensor | None:
-        """Return which cells of the windows lie on the grids, (P, M), or None if all do."""
-        k, s = self.window_size, self.stride
-        if all(fits(k, s, grid) for grid in grids):
-            return None
-        return torch.cat([real_cells(k, s, b, grid, device) for grid in grids], 1)
-
-    def _keep(self, qkv_3AEPM: Tensor) -> Tensor | None:
-        """Return the factors that drop attention probabilities, (A, P, P, M), or None if none are dropped."""
-        if not (self.training and self.dropout):
-            return None
-        a, (p, m) = self.heads, qkv_3AEPM.shape[3:]
-        return F.dropout(qkv_3AEPM.new_ones(a, p, p, m), self.dropout)
+    def _keep(self, like: Tensor, batch: int, sides: list[int]) -> Tensor:
+        """Return the factors that drop attention probabilities, (A, P, P, M)."""
+        counts = [window_counts(grid, self.window_size, self.stride) for grid in zip(sides[::2], sides[1::2])]
+        cells, windows = self.window_size**2, batch * sum(map(math.prod, counts))
+        return F.dropout(like.new_ones(self.heads, cells, cells, windows), self.dropout)

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from mano import MANO, MultipoleAttention
-from mano.layout import from_blocks, from_windows, real_cells, to_blocks, to_windows
+from mano.layout import coverage, real_cells, sum_windows, to_windows
 from mano.levels import level_grids, window_counts
-from mano.windows import window_attention
+from mano.overlap import window_attention
+from mano.windows import attend, attend_backward
 
 OPTIONS = [{}, {"stride": 1, "level_weights": "learned"}, {"window_size": 3, "stride": 2}, {"rate": 3, "levels": 2}]
 
@@ -94,42 +95,65 @@ def test_content_of_masked_cells_changes_nothing():
     real = real_cells(2, 2, 1, (3, 3), torch.device("cpu"))  # 4 windows; 4, 2, 2 and 1 real cells
     assert real.sum(0).tolist() == [4, 2, 2, 1]
     qkv = torch.randn(3, 2, 4, *real.shape)
-    want = window_attention(qkv, real)
+    want, _ = attend(qkv, real)
     for junk in (1e30, -7.0):
-        got = window_attention(torch.where(real, qkv, junk), real)
+        got, _ = attend(torch.where(real, qkv, junk), real)
         assert torch.equal(got[..., real], want[..., real])
 
 
-def test_gradient_of_masked_cells_is_zero():
-    real = real_cells(2, 2, 1, (3, 3), torch.device("cpu"))
-    qkv = torch.randn(3, 2, 4, *real.shape, requires_grad=True)
-    (window_attention(qkv, real) * real).sum().backward()
-    assert (qkv.grad[..., ~real] == 0).all()
+@pytest.mark.parametrize("size", [2, 4])
+def test_gradient_of_masked_cells_is_zero(size):
+    real = real_cells(size, size, 1, (size + 1, size + 1), torch.device("cpu"))
+    qkv = torch.randn(3, 2, 4, *real.shape)
+    _, p = attend(qkv, real)
+    gradient = attend_backward(torch.randn(2, 4, *real.shape) * real, qkv, p)
+    assert (gradient[..., ~real] == 0).all()
+    assert (gradient[..., real] != 0).any()
 
 
-def test_dropout_drops_probabilities_and_their_gradients():
+@pytest.mark.parametrize("sides", [(4, 2), (3, 3, 2, 1)])
+def test_dropout_drops_probabilities_and_their_gradients(sides):
     torch.manual_seed(0)
-    qkv = torch.randn(3, 2, 4, 4, 3, dtype=torch.float64, requires_grad=True)
-    keep = torch.randint(0, 2, (2, 4, 4, 3)).double() * 2
-    torch.autograd.gradcheck(lambda x: window_attention(x, None, keep), qkv)
-    q, k, v = qkv.permute(0, 4, 1, 3, 2)
-    p = (q @ k.mT / 2).softmax(-1) * keep.permute(3, 0, 1, 2)
-    torch.testing.assert_close(window_attention(qkv, None, keep), (p @ v).permute(1, 3, 2, 0))
+    grids = list(zip(sides[::2], sides[1::2]))
+    tokens, windows = sum(h * w for h, w in grids), sum(-(-h // 2) * -(-w // 2) for h, w in grids)
+    qkv = torch.randn(tokens, 3 * 2 * 3, dtype=torch.float64, requires_grad=True)
+    keep = torch.randint(0, 2, (2, 4, 4, windows)).double() * 2
+    torch.autograd.gradcheck(lambda x: window_attention(x, list(sides), 1, 2, 2, 2, keep), qkv)
+    undropped = window_attention(qkv, list(sides), 1, 2, 2, 2, torch.ones_like(keep))
+    torch.testing.assert_close(undropped, window_attention(qkv, list(sides), 1, 2, 2, 2, None))
+
+
+def test_dropout_of_one_window_is_a_product():
+    torch.manual_seed(0)
+    qkv, keep = torch.randn(4, 3 * 2 * 3), torch.randint(0, 2, (2, 4, 4, 1)) * 2.0
+    q, k, v = qkv.view(4, 3, 2, 3).permute(1, 2, 0, 3)
+    p = (q @ k.mT / 3**0.5).softmax(-1) * keep[..., 0]
+    want = (p @ v).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(window_attention(qkv, [2, 2], 1, 2, 2, 2, keep), want)
+
+
+def test_dropout_is_for_training_alone():
+    torch.manual_seed(0)
     attention = MultipoleAttention(8, dropout=0.5)
     x = torch.randn(1, 8, 8, 8)
     assert not torch.equal(attention(x), attention(x))
     attention.eval()
     assert torch.equal(attention(x), attention(x))
+    torch.testing.assert_close(attention(x), _without_dropout(attention)(x))
+
+
+def _without_dropout(attention):
+    other = MultipoleAttention(8)
+    other.load_state_dict(attention.state_dict())
+    return other
 
 
 @pytest.mark.parametrize("grid", [(6, 6), (5, 7), (1, 3)])
 def test_layouts_lose_nothing(grid):
-    x = torch.randn(2, *grid, 3)
-    for size in (1, 2, 4):
-        assert torch.equal(from_blocks(to_blocks(x, size), size, 2, grid), x)
     x = torch.randn(3, 2, *grid)
     for size, stride in ((2, 1), (3, 2), (4, 3), (4, 1)):
-        torch.testing.assert_close(from_windows(to_windows(x, size, stride), size, stride, 2, grid), x)
+        total = sum_windows(to_windows(x, size, stride), size, stride, 2, grid)
+        torch.testing.assert_close(total / coverage(size, stride, grid, x), x)
         rows, columns = window_counts(grid, size, stride)
         real = real_cells(size, stride, 2, grid, torch.device("cpu"))
         assert real.shape == (size * size, 2 * rows * columns)
