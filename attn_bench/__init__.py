@@ -1,6 +1,7 @@
 """attn-bench: what each efficient attention costs, and how accurate it is, on your problem and your machine.
 
-:func:`run` runs a sweep and returns its table; :func:`load` reads the table of a results folder again.
+:func:`run` runs a sweep and returns its table, :func:`measure` one without training; :func:`load` reads the table of a
+results folder again.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attn_bench.results import load
-    from attn_bench.runner import run
+    from attn_bench.runner import measure, run
 
-__all__ = ["load", "run"]
+__all__ = ["load", "measure", "run"]
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that importing the plugin contract does not import the runner.
-    if name == "run":
-        from attn_bench.runner import run
+    if name in ("run", "measure"):
+        from attn_bench import runner
 
-        return run
+        return getattr(runner, name)
     if name == "load":
         from attn_bench.results import load
 

@@ -42,6 +42,8 @@ class Record:
         status: ``ok``, or why it is not.
         error: one line for any other status.
         environment: name of the file under ``environments/`` that says where it ran.
+        tokens: points of the grid.
+        complexity: growth with the number of tokens that the model claims.
         parameters: trainable parameters (a complex one counts as two).
         flops: of one forward pass of one sample.
         effective: settings in force where they differ from those asked for.
@@ -58,6 +60,8 @@ class Record:
     status: Status
     error: str | None = None
     environment: str | None = None
+    tokens: int | None = None
+    complexity: str | None = None
     parameters: int | None = None
     flops: Mapping[str, Any] | None = None
     effective: Mapping[str, Any] = field(default_factory=dict)

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from attn_bench.execute.local import Limits, Listener
 
 
-def default_folder(task: str) -> Path:
-    """Return ``results/<task>-<date>``."""
-    return Path("results") / f"{task}-{datetime.date.today().isoformat()}"
+def default_folder(sweep: Sweep) -> Path:
+    """Return ``results/<task>-<date>``, or ``results/measure-<task>-<date>`` where nothing is trained."""
+    return Path("results") / f"{'' if sweep.train else 'measure-'}{sweep.task}-{datetime.date.today().isoformat()}"
 
 
 def prepare_data(task_name: str, cells: Sequence[Cell], on_progress: Callable[[int, int], None]) -> None:
     """Make or fetch the data of ``cells`` before any of them runs, so that no cell's time holds it."""
+    if all(cell.training is None for cell in cells):
+        return
     task = TASKS.load(task_name)
     resolutions = tuple(dict.fromkeys(r for cell in cells for r in (cell.resolution, *cell.eval_resolutions)))
     task.prepare(resolutions, on_progress, **cells[0].task_options)
@@ -109,5 +111,10 @@ def run(
     from attn_bench.execute.local import Limits
 
     sweep = Sweep.from_settings({**settings, "models": tuple(models), "task": task})
-    folder = Path(out) if out is not None else default_folder(task)
+    folder = Path(out) if out is not None else default_folder(sweep)
     return run_sweep(sweep, folder, retry=retry, limits=Limits(timeout_s, memory_limit_mib))
+
+
+def measure(models: Iterable[str | Mapping[str, Any]], task: str = "darcy", **settings: Any) -> pd.DataFrame:
+    """Measure models on random inputs without training them; arguments and errors are those of :func:`run`."""
+    return run(models, task, train=False, **settings)

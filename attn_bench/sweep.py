@@ -104,6 +104,7 @@ class Sweep:
         epochs, steps, seconds: the training budget, at most one of them.
         precision: ``float32``, ``tf32`` (matrix products in TF32) or ``bf16`` (autocast).
         device: ``auto`` takes a GPU where there is one.
+        train: whether models are trained and evaluated; without, they are measured alone and no data are needed.
         threads: CPU threads; None leaves the choice to torch.
         options: options of models and tasks, by name: ``{"mano": {"dim": 64}, "darcy": {"recipe": "neuralop"}}``.
     """
@@ -124,6 +125,7 @@ class Sweep:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     measure: bool = True
+    train: bool = True
     threads: int | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -152,6 +154,12 @@ class Sweep:
 
     def _check(self) -> None:
         budgets = [unit for unit in ("epochs", "steps", "seconds") if getattr(self, unit) is not None]
+        if not self.train:
+            if not self.measure:
+                raise UserError("settings train and measure: one of them must be on, or there is nothing to run")
+            for name in (*budgets, "learning_rate", "weight_decay", "clip_norm", "eval_resolutions"):
+                if getattr(self, name) not in (None, ()):
+                    raise UserError(f"setting {name}: has no effect without training (train: false)")
         if len(budgets) > 1:
             raise UserError(f"one training budget at a time; given: {', '.join(budgets)}")
         for name in (*budgets, "batch_size", "learning_rate", "clip_norm", "threads"):
@@ -190,7 +198,8 @@ class Sweep:
         resolutions = tuple(dict.fromkeys(self.resolutions or task.defaults.resolutions))
         extra = tuple(r for r in dict.fromkeys(self.eval_resolutions))
         task_options = validated(self.task, task.splits, self.options.get(self.task, {}))
-        task_options = task.resolve(tuple(dict.fromkeys((*resolutions, *extra))), **task_options)
+        if self.train:
+            task_options = task.resolve(tuple(dict.fromkeys((*resolutions, *extra))), **task_options)
         training = self._training(task)
         device = resolve_device(self.device)
         seeds = tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
@@ -214,7 +223,7 @@ class Sweep:
                             seed=seed,
                             precision=self.precision,
                             device=device,
-                            training=training,
+                            training=training if self.train else None,
                             batch_size=training.batch_size,
                             eval_resolutions=tuple(r for r in extra if r != resolution),
                             compile=self.compile,

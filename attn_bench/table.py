@@ -70,6 +70,8 @@ def _row(
         row[f"peak_memory_{column}_mib"] = memory["peak_mib"] if memory else None
         row[f"peak_memory_{column}_total_mib"] = memory["total_mib"] if memory else None
     row |= {
+        "tokens": record.get("tokens"),
+        "complexity": record.get("complexity"),
         "parameters": record["parameters"],
         "flops": (record["flops"] or {}).get("total") if own else None,
         "flops_uncounted": " ".join((record["flops"] or {}).get("unknown", ())) if own else None,

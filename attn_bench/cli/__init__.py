@@ -70,6 +70,7 @@ def _options(
 
 
 app.command()(running.run)
+app.command()(running.measure)
 app.command()(reporting.report)
 app.command("list")(listing.list_)
 app.command()(listing.data)

@@ -48,3 +48,8 @@ def integers(name: str, text: str | None) -> list[int] | None:
     if not values:
         raise UserError(f"{name}: none given; write e.g. 16,32 or 16..256")
     return values
+
+
+def names(text: str | None) -> list[str] | None:
+    """Parse ``mano,fno``."""
+    return None if text is None else [name for name in text.split(",") if name.strip()]

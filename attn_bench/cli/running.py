@@ -2,70 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from attn_bench.cli.arguments import integers, merged
+from attn_bench.cli.arguments import integers, merged, names
 from attn_bench.cli.reporting import show, write
 
-Retry = Literal["none", "failed", "all"]
+Models = Annotated[str | None, typer.Option(help="Models, e.g. mano,swinv2,fno or vit:patch4 (a preset).")]
+Resolutions = Annotated[str | None, typer.Option(help="Grid sizes, e.g. 16,32 or 16..256 (doubling).")]
+BatchSize = Annotated[int | None, typer.Option(help="Samples in a step, in training and in measuring.")]
+Precision = Annotated[str | None, typer.Option(help="float32, tf32 or bf16.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of torch.")]
+Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Option of a model or the task.")
+]
+Out = Annotated[Path | None, typer.Option(help="Results folder [results/<task>-<date>].")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds a cell may take.")]
+MemoryLimit = Annotated[float | None, typer.Option(help="MiB of memory a cell may take.")]
+Retry = Annotated[
+    Literal["none", "failed", "all"], typer.Option(help="Run again what is there already: none, failed or all.")
+]
+Skip = Annotated[
+    bool, typer.Option("--skip/--no-skip", help="After an out-of-memory, skip the model's larger resolutions.")
+]
+Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="Write the report when done.")]
 
 
 def run(
     sweep_file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="Sweep file (YAML); the options below override it.")
     ] = None,
-    models: Annotated[str | None, typer.Option(help="Models, e.g. mano,swinv2,fno or vit:patch4 (a preset).")] = None,
+    models: Models = None,
     task: Annotated[str | None, typer.Option(help="Task, e.g. darcy.")] = None,
-    resolutions: Annotated[
-        str | None, typer.Option(help="Grid sizes to train at, e.g. 16,32 or 16..256 (doubling).")
-    ] = None,
+    resolutions: Resolutions = None,
     eval_resolutions: Annotated[str | None, typer.Option(help="Further grid sizes to test at.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Training budget in epochs ...")] = None,
     steps: Annotated[int | None, typer.Option(help="... or in optimiser steps ...")] = None,
     seconds: Annotated[float | None, typer.Option(help="... or in seconds.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples in a step, in training and in measuring.")] = None,
+    batch_size: BatchSize = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay of AdamW.")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Gradients are clipped to this norm.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, tf32 or bf16.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of torch.")] = None,
-    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = None,
+    precision: Precision = None,
+    device: Device = None,
+    threads: Threads = None,
+    compile: Compile = None,
     measure: Annotated[
         bool | None, typer.Option("--measure/--no-measure", help="Measure latency, memory and FLOPs (default), or not.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Option of a model or the task.")
-    ] = None,
+    set_: Set = None,
     data: Annotated[Path | None, typer.Option(help="Your own data file (.pt, .npz, .mat, .h5).")] = None,
     test_data: Annotated[Path | None, typer.Option(help="A second file with the test set.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Results folder [results/<task>-<date>].")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.")] = None,
-    memory_limit: Annotated[float | None, typer.Option(help="MiB of memory a cell may take.")] = None,
-    retry: Annotated[Retry, typer.Option(help="Run again what is there already: none, failed or all.")] = "none",
-    skip: Annotated[
-        bool, typer.Option("--skip/--no-skip", help="After an out-of-memory, skip the model's larger resolutions.")
-    ] = True,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Write the report when done.")] = True,
+    out: Out = None,
+    timeout: Timeout = None,
+    memory_limit: MemoryLimit = None,
+    retry: Retry = "none",
+    skip: Skip = True,
+    plots: Plots = True,
 ) -> None:
     """Train, evaluate and measure models on a task, and write a table and plots.
 
     What the results folder already holds is not run again. The exit status is 1 if not one cell ended ok.
     """
-    from attn_bench.execute.local import Limits
-    from attn_bench.progress import Screen
-    from attn_bench.runner import default_folder, run_sweep
-    from attn_bench.sweep import Sweep, read_sweep_file
+    from attn_bench.sweep import read_sweep_file
 
     settings = read_sweep_file(sweep_file) if sweep_file else {}
-    folder = out or (Path(str(settings.pop("out"))) if settings.get("out") else None)
-    settings.pop("out", None)
+    named = settings.pop("out", None)
+    budget = {"epochs": epochs, "steps": steps, "seconds": seconds}
+    if any(value is not None for value in budget.values()):
+        settings = {key: value for key, value in settings.items() if key not in budget} | budget
     given = {
-        "models": None if models is None else [name for name in models.split(",") if name.strip()],
+        "models": names(models),
         "task": task,
         "resolutions": integers("--resolutions", resolutions),
         "eval_resolutions": integers("--eval-resolutions", eval_resolutions),
@@ -80,14 +93,65 @@ def run(
         "compile": compile,
         "measure": measure,
     }
-    budget = {"epochs": epochs, "steps": steps, "seconds": seconds}
-    if any(value is not None for value in budget.values()):
-        settings = {key: value for key, value in settings.items() if key not in budget} | budget
     settings |= {key: value for key, value in given.items() if value is not None}
-    settings = {key: value for key, value in settings.items() if value is not None}
     settings["options"] = merged(settings, set_ or [], data, test_data)
-    sweep = Sweep.from_settings(settings)
-    folder = folder or default_folder(sweep.task)
+    folder = out or (Path(str(named)) if named else None)
+    _sweep(settings, folder, timeout, memory_limit, retry, skip, plots)
+
+
+def measure(
+    models: Models = None,
+    task: Annotated[str, typer.Option(help="Task whose inputs and outputs are measured with.")] = "darcy",
+    resolutions: Resolutions = None,
+    batch_size: BatchSize = None,
+    precision: Precision = None,
+    device: Device = None,
+    threads: Threads = None,
+    compile: Compile = None,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder [results/measure-<task>-<date>].")] = None,
+    timeout: Timeout = None,
+    memory_limit: MemoryLimit = None,
+    retry: Retry = "none",
+    skip: Skip = True,
+    plots: Plots = True,
+) -> None:
+    """Measure latency, memory and FLOPs on random inputs, without training and without data; fit how they scale.
+
+    What the results folder already holds is not run again. The exit status is 1 if not one cell ended ok.
+    """
+    given = {
+        "models": names(models),
+        "task": task,
+        "resolutions": integers("--resolutions", resolutions),
+        "batch_size": batch_size,
+        "precision": precision,
+        "device": device,
+        "threads": threads,
+        "compile": compile,
+        "train": False,
+    }
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    settings["options"] = merged(settings, set_ or [], None, None)
+    _sweep(settings, out, timeout, memory_limit, retry, skip, plots)
+
+
+def _sweep(
+    settings: Mapping[str, Any],
+    out: Path | None,
+    timeout: float | None,
+    memory_limit: float | None,
+    retry: Literal["none", "failed", "all"],
+    skip: bool,
+    plots: bool,
+) -> None:
+    from attn_bench.execute.local import Limits
+    from attn_bench.progress import Screen
+    from attn_bench.runner import default_folder, run_sweep
+    from attn_bench.sweep import Sweep
+
+    sweep = Sweep.from_settings({key: value for key, value in settings.items() if value is not None})
+    folder = out or default_folder(sweep)
     with Screen(folder) as screen:
         table = run_sweep(
             sweep,

@@ -35,6 +35,7 @@ def write_report(
     """
     # matplotlib takes a second to import, which the table for the terminal need not wait for.
     from attn_bench.report import figures
+    from attn_bench.report import scaling as growth
     from attn_bench.report.panels import field_panel, read_samples
     from attn_bench.report.style import save, style
 
@@ -49,6 +50,9 @@ def write_report(
             if (figure := getattr(figures, name)(summary)) is not None:
                 written += save(figure, out, name)
                 page.show(name)
+        if (found := growth.scaling(table)) is not None:
+            written += save(growth.figure(found, summary), out, "scaling")
+            page.show_scaling(growth.markdown(found, summary))
         for resolution in summary.resolutions:
             samples, notes = read_samples(folder, summary, resolution)
             page.notes += notes
@@ -80,6 +84,13 @@ class _Page:
         title, caption = self._captions()[name]
         alt = f"{title}. {self._finding(name)}".strip()
         self._section(title, name, alt, f"{caption} {self._finding(name)}".strip())
+
+    def show_scaling(self, tables: str) -> None:
+        """Add how costs grow with the number of tokens."""
+        title = "Cost against the number of tokens"
+        caption = "Points are measured, lines fitted; the legends give the slopes. Dotted: slopes to compare with."
+        self._section(title, "scaling", f"{title}, with fitted exponents; the table below has them.", caption)
+        self.sections.append(tables)
 
     def show_panel(self, name: str, resolution: int, errors: Mapping[str, float]) -> None:
         """Add a panel of fields."""

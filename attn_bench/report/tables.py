@@ -207,7 +207,8 @@ def console_table(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Table:
 
     summary = summarise(table, metrics)
     names = distinct([*summary.models, *summary.references], 24)
-    wanted = {"parameters", *metrics, "latency_forward_ms", "latency_train_step_ms", "peak_memory_train_mib"}
+    trained = {name for name in metrics if summary.has(name)}
+    wanted = {"parameters", *trained, "latency_forward_ms", "latency_train_step_ms", "peak_memory_train_mib"}
     shown = [column for column in columns(metrics) if column.name in wanted]
     made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     # The one column that may wrap, so that a narrow terminal cuts no number.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from attn_bench import cli
+from attn_bench import cli, load
 from attn_bench.cli.arguments import integers
 
 
@@ -168,3 +168,25 @@ def test_an_outside_package_of_one_file_and_one_entry_point(tmp_path):
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "mixer,toy-task,8,8,0,ok" in (tmp_path / "r" / "table.csv").read_text()
+
+
+def test_measuring_needs_no_training_and_no_data(attn_bench, tmp_path):
+    arguments = ("--models", "toy,toy:wide,toy-raises", "--task", "toy-task", "--device", "cpu", "--out", "m")
+    status, output, errors = attn_bench("measure", *arguments, "--resolutions", "8..32")
+    assert status == 0, errors
+    assert "exponent in tokens" in output
+    assert "loss" not in output
+    table = load(tmp_path / "m")
+    assert table["latency_forward_ms"].notna().sum() == 6
+    assert table["train_steps"].isna().all()
+    assert sorted(table["tokens"].dropna().unique()) == [64, 256, 1024]
+    assert "## Cost against the number of tokens" in (tmp_path / "m" / "report" / "report.md").read_text()
+    assert (tmp_path / "m" / "report" / "scaling.png").stat().st_size > 10_000
+
+
+def test_a_sweep_without_training_takes_no_budget(attn_bench, tmp_path):
+    (tmp_path / "s.yaml").write_text("models: [toy]\ntask: toy-task\ntrain: false\nsteps: 3\n")
+    status, _, errors = attn_bench("run", "s.yaml")
+    assert status == 2
+    assert "setting steps: has no effect without training" in errors
+    assert "nothing to run" in attn_bench("run", "s.yaml", "--no-measure")[2]

@@ -1,0 +1,168 @@
+"""Exponents and crossovers of costs that are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attn_bench.analysis.scaling import Curve, crossovers, curves, fit, fits, knee
+
+TOKENS = np.array([4.0**k for k in range(4, 10)])
+COST = "latency_forward_ms"
+
+
+def curve(cost, tokens=TOKENS, spread=0.01):
+    cost = np.asarray(cost, float)
+    return Curve(tokens, cost, cost * (1 - spread), cost * (1 + spread))
+
+
+def table(costs, **columns):
+    rows = []
+    for model, law in costs.items():
+        for n in TOKENS:
+            value = law(n)
+            rows.append(
+                {
+                    "model": model,
+                    "status": "ok" if value else "oom",
+                    "tokens": n,
+                    "complexity": None,
+                    COST: value,
+                    "latency_forward_low_ms": value and value * 0.99,
+                    "latency_forward_high_ms": value and value * 1.01,
+                }
+                | columns
+            )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0])
+def test_a_power_law_is_found_exactly(exponent):
+    found = fit("m", COST, curve(3e-6 * TOKENS**exponent))
+    assert found.exponent == pytest.approx(exponent)
+    assert found.at(1e6) == pytest.approx(3e-6 * 1e6**exponent)
+    assert found.points == 6
+    assert found.flag is None
+
+
+def test_sizes_that_are_all_overhead_are_left_out():
+    found = fit("m", COST, curve(np.maximum(5.0, 5 * (TOKENS / TOKENS[2]))))
+    assert found.first == TOKENS[2]
+    assert found.exponent == pytest.approx(1)
+
+
+def test_a_bend_at_the_large_end_is_flagged_and_not_averaged_away():
+    cost = 1e-3 * TOKENS
+    cost[-1] *= 8
+    found = fit("m", COST, curve(cost))
+    assert "no straight line" in found.flag
+    assert found.points == 3
+
+
+def test_the_interval_covers_the_exponent_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    covered, trials = 0, 400
+    for _ in range(trials):
+        noisy = 1e-3 * TOKENS**1.2 * np.exp(generator.normal(0, 0.02, len(TOKENS)))
+        found = fit("m", COST, curve(noisy))
+        covered += found.low <= 1.2 <= found.high
+    assert 0.92 <= covered / trials <= 0.98
+
+
+def test_fewer_than_three_sizes_are_not_fitted():
+    assert fit("m", COST, curve(TOKENS[:2], TOKENS[:2])) is None
+
+
+@pytest.mark.parametrize(
+    ("exponent", "claim", "flag"),
+    [
+        (1.0, "n", None),
+        (1.2, "n log n", None),
+        (2.0, "n^2", None),
+        (0.3, "n", "too flat"),
+        (0.3, None, "too flat"),
+        (1.6, "n", "grows faster than the n it claims"),
+        (1.3, "n^2", "grows more slowly than the n^2"),
+        (3.0, None, None),
+    ],
+)
+def test_what_is_implausible_is_flagged(exponent, claim, flag):
+    found = fit("m", COST, curve(TOKENS**exponent), claim)
+    assert (found.flag is None) if flag is None else flag in found.flag
+
+
+def test_memory_may_grow_more_slowly_than_claimed():
+    assert fit("m", "peak_memory_forward_mib", curve(TOKENS), "n^2").flag is None
+    assert "faster" in fit("m", "peak_memory_forward_mib", curve(TOKENS**2), "n").flag
+
+
+def test_noise_is_no_contradiction():
+    noisy = TOKENS ** np.array([1.4, 1.1, 1.35, 1.2, 1.3, 1.25])
+    found = fit("m", COST, curve(noisy), "n")
+    assert found.high - found.low > 0.2
+    assert found.flag is None or "faster" not in found.flag
+
+
+def test_the_knee_is_where_the_law_begins():
+    assert knee(TOKENS, TOKENS) == 0
+    assert knee(TOKENS, np.array([1, 1, 1, 4, 16, 64.0])) == 2
+
+
+def test_only_rows_that_are_ok_count_and_seeds_are_summed_up():
+    rows = table({"m": lambda n: n if n < 4**8 else None})
+    twice = pd.concat([rows, rows.assign(**{COST: rows[COST] * 3})])
+    found = curves(twice, COST)["m"]
+    assert (found.tokens == TOKENS[:4]).all()
+    assert (found.cost == 2 * TOKENS[:4]).all()
+    assert curves(rows.iloc[:0], COST) == {}
+    assert fits(rows.drop(columns="tokens")) == []
+
+
+def test_fits_know_what_is_claimed():
+    found = fits(table({"m": lambda n: n**2}, complexity="n"))
+    assert [f.claim for f in found] == ["n"]
+    assert "faster" in found[0].flag
+
+
+def test_curves_that_cross_between_sizes():
+    rows = table({"flat": lambda n: 10 * n, "steep": lambda n: n**2 / 200})
+    (crossing,) = crossovers(rows, fits(rows), COST)
+    assert (crossing.cheaper, crossing.dearer) == ("flat", "steep")
+    assert crossing.tokens == pytest.approx(2000)
+    assert not crossing.extrapolated
+    # Each median is known to one per cent, and the ratio grows in proportion to the tokens.
+    assert crossing.low == pytest.approx(2000 / 1.02, rel=2e-3)
+    assert crossing.high == pytest.approx(2000 * 1.02, rel=2e-3)
+
+
+def test_curves_that_would_cross_beyond_the_last_size():
+    rows = table({"flat": lambda n: 1e6 * n, "steep": lambda n: n**2})
+    (crossing,) = crossovers(rows, fits(rows), COST)
+    assert crossing.extrapolated
+    assert crossing.cheaper == "flat"
+    assert crossing.tokens == pytest.approx(1e6)
+    assert crossing.low is None
+
+
+@pytest.mark.parametrize(
+    "laws", [(lambda n: n, lambda n: 3 * n), (lambda n: n, lambda n: n**1.001 * 4), (lambda n: n,)]
+)
+def test_curves_that_do_not_cross(laws):
+    rows = table({f"m{i}": law for i, law in enumerate(laws)})
+    assert crossovers(rows, fits(rows), COST) == []
+
+
+def test_nothing_is_extrapolated_from_a_fit_that_is_not_believed():
+    rows = table({"flat": lambda n: 1e3 * n**0.2, "steep": lambda n: 1e-2 * n})
+    found = fits(rows)
+    assert any(f.flag for f in found)
+    assert all(not c.extrapolated for c in crossovers(rows, found, COST))
+
+
+def test_a_crossing_too_far_away_is_not_named():
+    rows = table({"flat": lambda n: 1e12 * n, "steep": lambda n: n**2})
+    assert crossovers(rows, fits(rows), COST) == []
+    assert math.isfinite(fits(rows)[0].exponent)
