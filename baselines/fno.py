@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from attn_bench.plugin import Model, OptionError, Problem
 from baselines.checks import check_positive
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from baselines.float32_spectral import NeuralopFNO
 
 
 class FNO(Model):
@@ -27,7 +29,7 @@ class FNO(Model):
     name = "fno"
     summary = "Fourier neural operator (neuraloperator): global convolutions in the frequency domain"
     citation = "arXiv:2010.08895"
-    kinds = frozenset({"field"})
+    kinds = frozenset({"field", "mask", "image"})
     complexity = "n log n"
     presets = {
         "paper": {
@@ -85,11 +87,13 @@ class FNO(Model):
         if min(n_modes) < 1:
             raise OptionError(f"n_modes is {n_modes}; both must be positive")
         from baselines.float32_spectral import Float32SpectralConv, NeuralopFNO
+        from baselines.pooled import PooledClassifier
 
+        pooled = problem.kind == "image"
         module = NeuralopFNO(
             n_modes=n_modes,
             in_channels=problem.inputs,
-            out_channels=problem.outputs,
+            out_channels=hidden_channels if pooled else problem.outputs,
             hidden_channels=hidden_channels,
             n_layers=n_layers,
             lifting_channel_ratio=lifting_ratio,
@@ -102,13 +106,14 @@ class FNO(Model):
             conv_module=Float32SpectralConv,
         )
         module.grid = problem.grid
-        return module
+        return PooledClassifier(module, hidden_channels, problem.outputs) if pooled else module
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Return the frequencies in use on the problem's grid: along rows (both signs), along columns (from 0 up)."""
         from baselines.float32_spectral import frequencies, off_by_one_on_odd_rows
 
-        found: dict[str, Any] = {"frequencies": frequencies(module, module.grid)}
-        if module.grid[0] % 2 and off_by_one_on_odd_rows():
+        operator = cast("NeuralopFNO", getattr(module, "features", module))
+        found: dict[str, Any] = {"frequencies": frequencies(operator, operator.grid)}
+        if operator.grid[0] % 2 and off_by_one_on_odd_rows():
             found["row_frequencies_off_by_one"] = True
         return found

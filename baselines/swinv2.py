@@ -24,7 +24,7 @@ class SwinV2(Model):
     name = "swinv2"
     summary = "Swin Transformer V2 (timm): attention in shifted windows at one resolution, linear in the grid's points"
     citation = "arXiv:2111.09883"
-    kinds = frozenset({"field"})
+    kinds = frozenset({"field", "mask", "image"})
     complexity = "n"
     presets = {"fine": {"patch_size": 1}, "window4": {"window_size": 4}, "window8": {"window_size": 8}}
     imports = ("torch", "baselines.dense_swinv2")
@@ -42,7 +42,7 @@ class SwinV2(Model):
         dropout: float = 0.0,
         coordinates: bool = True,
     ) -> nn.Module:
-        """Return the operator with random weights.
+        """Return the operator with random weights; for an image, with a head on the mean of its features.
 
         Args:
             patch_size: side of a patch, in grid points; a patch is one token.
@@ -62,10 +62,12 @@ class SwinV2(Model):
         check_hidden(dim, mlp_ratio)
         check_dropout(dropout=dropout)
         from baselines.dense_swinv2 import DenseSwinV2
+        from baselines.pooled import PooledClassifier
 
-        return DenseSwinV2(
+        pooled = problem.kind == "image"
+        dense = DenseSwinV2(
             problem.inputs,
-            problem.outputs,
+            dim if pooled else problem.outputs,
             (problem.grid[0], problem.grid[1]),
             patch_size=patch_size,
             window_size=window_size,
@@ -76,6 +78,7 @@ class SwinV2(Model):
             dropout=dropout,
             coordinates=coordinates,
         )
+        return PooledClassifier(dense, dim, problem.outputs) if pooled else dense
 
     def unsupported(self, problem: Problem, device: str, *, patch_size: int = 2, **options: Any) -> str | None:
         """Say that a patch is larger than the grid."""
@@ -86,7 +89,7 @@ class SwinV2(Model):
 
         ``attends_to_padding`` says that the patches are no whole windows there.
         """
-        swin = cast("DenseSwinV2", module)
+        swin = cast("DenseSwinV2", getattr(module, "features", module))
         tokens, windows = swin.tokens(swin.grid), swin.windows(swin.grid)
         found: dict[str, Any] = {
             "tokens": list(tokens),

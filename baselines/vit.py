@@ -24,7 +24,7 @@ class ViT(Model):
     name = "vit"
     summary = "Vision transformer (timm): exact attention over patches, learned positions"
     citation = "arXiv:2010.11929"
-    kinds = frozenset({"field"})
+    kinds = frozenset({"field", "mask", "image"})
     complexity = "n^2"
     presets = {"patch2": {"patch_size": 2}, "patch4": {"patch_size": 4}, "patch8": {"patch_size": 8}}
     imports = ("torch", "baselines.dense_vit")
@@ -40,7 +40,7 @@ class ViT(Model):
         mlp_ratio: float = 2.0,
         dropout: float = 0.0,
     ) -> nn.Module:
-        """Return the transformer with timm's random weights.
+        """Return the transformer with timm's random weights; for an image, with a head on the mean of its features.
 
         Args:
             patch_size: side of a patch, in grid points; a patch is one token.
@@ -58,10 +58,12 @@ class ViT(Model):
         check_hidden(dim, mlp_ratio)
         check_dropout(dropout=dropout)
         from baselines.dense_vit import DenseViT
+        from baselines.pooled import PooledClassifier
 
-        return DenseViT(
+        pooled = problem.kind == "image"
+        dense = DenseViT(
             problem.inputs,
-            problem.outputs,
+            dim if pooled else problem.outputs,
             (problem.grid[0], problem.grid[1]),
             patch_size=patch_size,
             dim=dim,
@@ -70,6 +72,7 @@ class ViT(Model):
             mlp_ratio=mlp_ratio,
             dropout=dropout,
         )
+        return PooledClassifier(dense, dim, problem.outputs) if pooled else dense
 
     def unsupported(self, problem: Problem, device: str, *, patch_size: int = 2, **options: Any) -> str | None:
         """Say that a patch is larger than the grid."""
@@ -77,5 +80,5 @@ class ViT(Model):
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Return the rows and columns of patches on the problem's grid."""
-        vit = cast("DenseViT", module)
+        vit = cast("DenseViT", getattr(module, "features", module))
         return {"tokens": list(vit.tokens(vit.grid))}

@@ -25,7 +25,7 @@ class MANOModel(Model):
     name = "mano"
     summary = "Multipole attention: windowed attention at all scales, weights shared, linear in the grid's points"
     citation = "arXiv:2507.02748"
-    kinds = frozenset({"field"})
+    kinds = frozenset({"field", "mask", "image"})
     complexity = "n"
     presets = {"paper": {"dim": 64, "depth": 8, "heads": 4, "mlp_ratio": 4.0, "window_size": 2, "rate": 2}}
     imports = ("torch",)
@@ -47,7 +47,7 @@ class MANOModel(Model):
         double_norm: bool = True,
         dropout: float = 0.0,
     ) -> nn.Module:
-        """Return the operator with random weights.
+        """Return the operator with random weights; for an image, with a head on the mean of its features.
 
         Args:
             dim: channels.
@@ -66,12 +66,14 @@ class MANOModel(Model):
         Raises:
             OptionError: a value cannot work.
         """
+        from baselines.pooled import PooledClassifier
         from mano.operator import MANO
 
+        pooled = problem.kind == "image"
         try:
             module = MANO(
                 problem.inputs,
-                problem.outputs,
+                dim if pooled else problem.outputs,
                 dim=dim,
                 depth=depth,
                 heads=heads,
@@ -88,10 +90,10 @@ class MANOModel(Model):
         except ValueError as error:
             raise OptionError(str(error)) from None
         module.grid = problem.grid
-        return module
+        return PooledClassifier(module, dim, problem.outputs) if pooled else module
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Return how many levels are used on the problem's grid, and the grid of the coarsest."""
-        operator = cast("MANO", module)
+        operator = cast("MANO", getattr(module, "features", module))
         grids = operator.blocks[0].attention.grids(operator.grid)
         return {"levels": len(grids), "coarsest_grid": list(grids[-1])}

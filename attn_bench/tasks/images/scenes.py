@@ -1,0 +1,160 @@
+"""Scenes of Pathfinder: dashed paths on a dark ground, and two dots at ends of paths.
+
+After Linsley et al., "Learning long-range spatial dependencies with horizontal gated recurrent units" (2018), whose
+task is to tell whether the two dots lie at the ends of one path. Written anew from that description: scenes are
+curves in the unit square, so that one scene can be drawn at any resolution, and its samples are reproducible by index.
+
+Every scene has two long paths and some short ones. In a positive scene the dots are at both ends of the same long
+path, in a negative one at an end of each. Both have the same parts, so nothing local tells them apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+Stream = Literal["train", "test"]
+_STREAM_KEYS: dict[Stream, int] = {"train": 0, "test": 1}
+SUPERSAMPLING = 4
+# Restarts of a scene whose paths found no room, and of a path that ran into another.
+ATTEMPTS, TRIES = 1000, 60
+# Dots of a negative scene are as far apart as those of a positive one, up to this.
+ALIKE = 0.03
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes scenes hard; lengths are shares of the image's side.
+
+    Attributes:
+        dashes: of each long path.
+        distractors: short paths.
+        distractor_dashes: of each short path.
+        dash, gap: length of a dash and of the space after it.
+        bend: standard deviation of the change of direction from dash to dash, in radians.
+        width: of a dash.
+        spacing: least distance between two paths, and between parts of a path that are not neighbours.
+    """
+
+    dashes: int = 8
+    distractors: int = 3
+    distractor_dashes: int = 3
+    dash: float = 0.05
+    gap: float = 0.03
+    bend: float = 0.35
+    width: float = 0.028
+    spacing: float = 0.075
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene: paths as arrays of the points between dashes (k + 1, 2), the long ones first, and two dots.
+
+    Attributes:
+        paths: in the unit square.
+        dots: where the dots are, (2, 2).
+        positive: whether both are on the first path.
+    """
+
+    paths: tuple[np.ndarray, ...]
+    dots: np.ndarray
+    positive: bool
+
+
+def scene(seed: int, stream: Stream, index: int, difficulty: Difficulty) -> Scene:
+    """Return a scene; even indices are positive, odd ones negative.
+
+    Raises:
+        RuntimeError: the paths do not fit into the image.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(_STREAM_KEYS[stream], index))
+    generator = np.random.Generator(np.random.Philox(sequence))
+    lengths = [difficulty.dashes] * 2 + [difficulty.distractor_dashes] * difficulty.distractors
+    for _ in range(ATTEMPTS):
+        paths: list[np.ndarray] = []
+        for dashes in lengths:
+            path = _path(generator, dashes, paths, difficulty)
+            if path is None:
+                break
+            paths.append(path)
+        else:
+            positive = index % 2 == 0
+            one, other = (path[:: len(path) - 1] for path in paths[:2])
+            dots = one if positive else _apart(one, other)
+            if dots is not None:
+                return Scene(tuple(paths), dots, positive)
+    raise RuntimeError(f"{len(lengths)} paths found no room after {ATTEMPTS} attempts")
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
+    """Return an end of each path, as far apart as the ends of the first, or None if no pair of ends is.
+
+    So that the distance of the dots is no clue.
+    """
+    usual = np.hypot(*(one[0] - one[1]))
+    pairs = [np.stack([a, b]) for a in one for b in other]
+    off = [abs(np.hypot(*(pair[0] - pair[1])) - usual) for pair in pairs]
+    best = int(np.argmin(off))
+    return pairs[best] if off[best] <= ALIKE else None
+
+
+def _path(generator: np.random.Generator, dashes: int, others: list[np.ndarray], d: Difficulty) -> np.ndarray | None:
+    """Return the corners of a path that keeps its distance from the others and itself, or None if it ran into them."""
+    step, margin = d.dash + d.gap, d.spacing / 2
+    taken = np.concatenate(others) if others else np.empty((0, 2))
+    for _ in range(TRIES):
+        points = [generator.uniform(margin, 1 - margin, 2)]
+        heading = generator.uniform(0, 2 * math.pi)
+        while len(points) <= dashes:
+            ahead = points[-1] + step * np.array([math.cos(heading), math.sin(heading)])
+            # Between corners a path is nowhere farther from one than half a step.
+            near = d.spacing + step / 2
+            far = [*points[:-2]] if len(points) > 2 else []
+            if (ahead < margin).any() or (ahead > 1 - margin).any():
+                break
+            if len(taken) and (np.hypot(*(taken - ahead).T) < near).any():
+                break
+            if far and (np.hypot(*(np.array(far) - ahead).T) < d.spacing + step / 4).any():
+                break
+            points.append(ahead)
+            heading += float(np.clip(generator.normal(0, d.bend), -2 * d.bend, 2 * d.bend))
+        if len(points) == dashes + 1 and not (len(taken) and (np.hypot(*(taken - points[0]).T) < d.spacing).any()):
+            return np.array(points)
+    return None
+
+
+def draw(shown: Scene, resolution: int, difficulty: Difficulty, dots: int = 2) -> np.ndarray:
+    """Return the image of a scene with the first ``dots`` of its dots, (resolution, resolution), uint8."""
+    image, pen, size = _canvas(resolution)
+    width = max(1, round(difficulty.width * size))
+    share = difficulty.dash / (difficulty.dash + difficulty.gap)
+    for path in shown.paths:
+        for start, end in itertools.pairwise(path):
+            pen.line([*(start * size), *((start + share * (end - start)) * size)], fill=255, width=width)
+    radius = 1.2 * difficulty.width * size
+    for x, y in shown.dots[:dots] * size:
+        pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=255)
+    return _reduced(image, resolution)
+
+
+def draw_path(shown: Scene, which: int, resolution: int, difficulty: Difficulty) -> np.ndarray:
+    """Return where path ``which`` runs, gaps included, as a mask (resolution, resolution) of 0 and 1."""
+    image, pen, size = _canvas(resolution)
+    width = max(1, round(1.6 * difficulty.width * size))
+    pen.line([tuple(point) for point in shown.paths[which] * size], fill=255, width=width, joint="curve")
+    return (_reduced(image, resolution) >= 128).astype(np.uint8)
+
+
+def _canvas(resolution: int) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
+    size = SUPERSAMPLING * resolution
+    image = Image.new("L", (size, size))
+    return image, ImageDraw.Draw(image), size
+
+
+def _reduced(image: Image.Image, resolution: int) -> np.ndarray:
+    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BOX))

@@ -1,0 +1,70 @@
+"""Losses and metrics of classes, one an image or one a point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from attn_bench.plugin import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLASS_METRICS = {
+    "top1": Metric("higher", "share of images whose class has the highest score", "%"),
+    "top5": Metric("higher", "share of images whose class is among the five highest scores", "%"),
+}
+MASK_METRICS = {
+    "mean_iou": Metric("higher", "intersection over union of a class, over all test points; mean over classes", "%"),
+    "pixel_accuracy": Metric("higher", "share of points whose class has the highest score", "%"),
+}
+
+
+def cross_entropy(scores: Tensor, classes: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the mean cross-entropy of (B, classes, ...) scores and (B, ...) classes."""
+    from torch.nn import functional as F
+
+    return F.cross_entropy(scores, classes, label_smoothing=smoothing)
+
+
+def class_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Return :data:`CLASS_METRICS` over batches of scores (B, classes) and classes (B,).
+
+    Raises:
+        ValueError: there is no image.
+    """
+    top1 = top5 = total = 0
+    for scores, classes in batches:
+        best = scores.topk(min(5, scores.shape[1]), 1).indices == classes[:, None]
+        top1 += int(best[:, 0].sum())
+        top5 += int(best.any(1).sum())
+        total += len(classes)
+    if not total:
+        raise ValueError("there is no image to evaluate")
+    return {"top1": 100 * top1 / total, "top5": 100 * top5 / total}
+
+
+def mask_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Return :data:`MASK_METRICS` over batches of scores (B, classes, H, W) and classes (B, H, W).
+
+    A class that neither occurs nor is predicted does not count.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    import torch
+
+    confusion = torch.zeros(())
+    for scores, classes in batches:
+        n = scores.shape[1]
+        pairs = (classes * n + scores.argmax(1)).flatten()
+        confusion = confusion + torch.bincount(pairs, minlength=n * n).view(n, n).cpu()
+    if not confusion.ndim:
+        raise ValueError("there is no image to evaluate")
+    both = confusion.diag()
+    either = confusion.sum(0) + confusion.sum(1) - both
+    present = either > 0
+    return {
+        "mean_iou": 100 * float((both[present] / either[present]).mean()),
+        "pixel_accuracy": 100 * float(both.sum() / confusion.sum()),
+    }

@@ -1,0 +1,25 @@
+"""From a model of fields to a classifier of images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class PooledClassifier(nn.Module):
+    """Map an image (B, C, H, W) to scores (B, classes): features at every point, their mean, LayerNorm, a linear map.
+
+    The same head for every model, so that only what makes the features differs.
+
+    Args:
+        features: maps (B, C, H, W) to (B, dim, H, W); kept as ``features``.
+        dim: channels of the features.
+        classes: number of scores.
+    """
+
+    def __init__(self, features: nn.Module, dim: int, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, classes))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.head(self.features(x_BCHW).mean((2, 3)))

@@ -1,0 +1,66 @@
+"""Any image classifier of timm as a plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attn_bench.plugin import Model, OptionError, Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Timm(Model):
+    """A model of timm as timm ships it, at the size of the images, with a classifier for their classes.
+
+    ViT and SwinV2 in the sizes of the papers are among them: ``vit_tiny_patch16_224``, ``swinv2_tiny_window8_256``.
+    Nothing is added.
+    """
+
+    name = "timm"
+    summary = "Any image classifier of timm by its name, pretrained or not"
+    kinds = frozenset({"image"})
+    presets = {
+        "vit-tiny": {"model": "vit_tiny_patch16_224"},
+        "vit-small": {"model": "vit_small_patch16_224"},
+        "swinv2-tiny": {"model": "swinv2_tiny_window8_256"},
+    }
+    imports = ("torch", "timm")
+
+    def build(
+        self,
+        problem: Problem,
+        *,
+        model: str = "vit_tiny_patch16_224",
+        pretrained: bool = False,
+        weights: str | None = None,
+    ) -> nn.Module:
+        """Return timm's model.
+
+        Args:
+            model: name, with a pretrained tag or without.
+            pretrained: start from timm's weights, downloaded from the hub.
+            weights: start from a local .safetensors or .pth file of timm's weights.
+
+        Raises:
+            OptionError: there is no such model or file, or it does not take images of this size.
+        """
+        from pathlib import Path
+
+        import timm
+
+        if not timm.is_model(model):
+            import difflib
+
+            close = difflib.get_close_matches(model, timm.list_models(), 1)
+            raise OptionError(f"timm has no model {model!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        if weights is not None and not Path(weights).is_file():
+            raise OptionError(f"{weights}: there is no such file of weights")
+        sizes = {"in_chans": problem.inputs, "num_classes": problem.outputs}
+        overlay = {"file": weights} if weights is not None else None
+        load = {"pretrained": pretrained or weights is not None, "pretrained_cfg_overlay": overlay}
+        try:
+            return timm.create_model(model, img_size=problem.grid, **sizes, **load)
+        except TypeError:
+            # Convolutional networks know no size of their images.
+            return timm.create_model(model, **sizes, **load)

@@ -1,0 +1,94 @@
+"""MANO on SwinV2 as a plugin of the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from attn_bench.plugin import Model, OptionError, Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class MANOSwinV2(Model):
+    """timm's SwinV2 with multipole attention (:func:`mano.vision.mano_swinv2`), for images.
+
+    The preset ``small`` is for images of 32 x 32 and above, trained from scratch: two stages on patches of 2 x 2.
+    """
+
+    name = "mano-swinv2"
+    summary = "MANO for images: timm's SwinV2 whose windowed attention runs at several scales, pretrained or not"
+    citation = "arXiv:2507.02748"
+    kinds = frozenset({"image"})
+    complexity = "n"
+    presets = {
+        "small": {
+            "embed_dim": 48,
+            "depths": (2, 2),
+            "heads": (3, 6),
+            "levels": (3, 2),
+            "patch_size": 2,
+            "window_size": 4,
+            "zero_up": False,
+        }
+    }
+    imports = ("torch", "mano.vision")
+
+    def build(
+        self,
+        problem: Problem,
+        *,
+        variant: str = "swinv2_tiny_window8_256",
+        levels: tuple[int, ...] = (3, 2, 1, 1),
+        window_size: int = 8,
+        pretrained: bool = False,
+        weights: str | None = None,
+        zero_up: bool = True,
+        embed_dim: int | None = None,
+        depths: tuple[int, ...] | None = None,
+        heads: tuple[int, ...] | None = None,
+        patch_size: int = 4,
+    ) -> nn.Module:
+        """Return the network with a classifier for the problem.
+
+        Args:
+            variant: a SwinV2 of timm.
+            levels: levels of each stage.
+            window_size: side of a window; on grids no larger than it, timm takes the grid as the window.
+            pretrained: start from timm's weights, downloaded from the hub.
+            weights: start from a local .safetensors or .pth file of timm's weights.
+            zero_up: start with the up-sampling at zero, so that the network computes what timm's does.
+            embed_dim: channels of the first stage; the variant's where unset.
+            depths: blocks of each stage; the variant's where unset.
+            heads: attention heads of each stage; the variant's where unset.
+            patch_size: side of a patch, in pixels.
+
+        Raises:
+            OptionError: a value cannot work.
+        """
+        from mano.vision import mano_swinv2
+
+        sizes = {"embed_dim": embed_dim, "depths": depths, "num_heads": heads}
+        try:
+            return mano_swinv2(
+                variant,
+                levels=levels,
+                pretrained=pretrained,
+                weights=weights,
+                zero_up=zero_up,
+                img_size=problem.grid,
+                window_size=window_size,
+                patch_size=patch_size,
+                in_chans=problem.inputs,
+                num_classes=problem.outputs,
+                **{name: value for name, value in sizes.items() if value is not None},
+            )
+        except (ValueError, FileNotFoundError) as error:
+            raise OptionError(str(error)) from None
+
+    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+        """Return grid, window, shift and levels of each stage."""
+        from mano.vision import windows
+
+        return {"stages": windows(module)}

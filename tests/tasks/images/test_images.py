@@ -1,0 +1,191 @@
+"""Images: scenes whose answer is known, metrics by hand, and every model on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from attn_bench.plugin import DataError, OptionError, Problem
+from attn_bench.registry import MODELS
+from attn_bench.tasks.images.digits import Digits
+from attn_bench.tasks.images.pathfinder import LEVELS, Pathfinder, PathfinderMask
+from attn_bench.tasks.images.scenes import Difficulty, draw, draw_path, scene
+from attn_bench.tasks.images.scores import class_scores, mask_scores
+
+SMALL = {"n_train": 6, "n_test": 4}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_dots_are_on_one_path_just_where_the_label_says(level):
+    """Followed pixel by pixel along the paths with their gaps closed, not by how the scene was made."""
+    difficulty = Difficulty(**LEVELS[level])
+    answers = []
+    for index in range(20):
+        shown = scene(0, "train", index, difficulty)
+        ground = np.zeros((256, 256), bool)
+        for which in range(len(shown.paths)):
+            ground |= draw_path(shown, which, 256, difficulty) > 0
+        labels, count = ndimage.label(ground)
+        assert count == len(shown.paths), "paths touch"
+        # Lines end flat, so the very end of one may be just beside it.
+        around = ndimage.maximum_filter(labels, 5)
+        at = [around[tuple(np.clip(np.rint(dot[::-1] * 256 - 0.5), 0, 255).astype(int))] for dot in shown.dots]
+        assert all(at)
+        assert (at[0] == at[1]) == shown.positive
+        answers.append(shown.positive)
+    assert sum(answers) == 10
+
+
+def test_positive_and_negative_scenes_have_the_same_parts():
+    for index in range(6):
+        shown = scene(1, "test", index, Difficulty())
+        assert [len(path) for path in shown.paths] == [9, 9, 4, 4, 4]
+        ends = {tuple(path[k]) for path in shown.paths[:2] for k in (0, -1)}
+        assert all(tuple(dot) in ends for dot in shown.dots)
+
+
+def test_a_scene_is_one_drawing_at_every_resolution():
+    difficulty = Difficulty()
+    shown = scene(0, "train", 3, difficulty)
+    fine, coarse = (draw(shown, r, difficulty).astype(float) for r in (128, 64))
+    assert np.corrcoef(fine.reshape(64, 2, 64, 2).mean((1, 3)).ravel(), coarse.ravel())[0, 1] > 0.97
+
+
+def test_scenes_depend_on_seed_stream_and_index_alone():
+    first, again = (scene(2, "train", 5, Difficulty()) for _ in range(2))
+    assert all((a == b).all() for a, b in zip(first.paths, again.paths, strict=True))
+    for other in (scene(3, "train", 5, Difficulty()), scene(2, "test", 5, Difficulty())):
+        assert not np.array_equal(other.dots, first.dots)
+
+
+def test_the_distance_of_the_dots_is_hardly_a_clue():
+    scenes = [scene(0, "train", i, Difficulty()) for i in range(300)]
+    distance = np.array([np.hypot(*(s.dots[0] - s.dots[1])) for s in scenes])
+    positive = np.array([s.positive for s in scenes])
+    right = [((distance > at) == positive).mean() for at in np.quantile(distance, np.linspace(0, 1, 41))]
+    assert max(*right, 1 - min(right)) < 0.65
+
+
+@pytest.mark.parametrize("task", [Pathfinder(), PathfinderMask()])
+def test_pathfinder_is_drawn_once(monkeypatch, tmp_path, task):
+    monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
+    progress = []
+    made = task.prepare((32, 64), lambda done, total: progress.append((done, total)), **SMALL)
+    assert [item["state"] for item in made] == ["made"] * 4
+    assert progress[-1] == (20, 20)
+    assert [item["state"] for item in task.prepare((32, 64), **SMALL)] == ["cached"] * 4
+    splits = task.splits(64, **SMALL)
+    image, target = splits.train[0]
+    assert image.shape == (1, 64, 64)
+    assert image.min() == -1
+    assert image.max() == 1
+    assert target.shape == ((64, 64) if task.kind == "mask" else ())
+    path = next((tmp_path / task.name).glob("train-64*.npz"))
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=f"attn-bench data {task.name} --refresh"):
+        task.splits(64, **SMALL)
+
+
+def test_the_marked_path_begins_at_the_only_dot(monkeypatch, tmp_path):
+    monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
+    train = PathfinderMask().splits(128, **SMALL).train
+    for i in range(len(train)):
+        image, mask = train[i]
+        bright = ndimage.binary_opening(image[0].numpy() > 0.5, iterations=3)
+        labels, dots = ndimage.label(bright)
+        assert dots == 1
+        assert mask.numpy()[labels == 1].mean() > 0.4
+        assert ndimage.label(mask.numpy())[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "resolution", "message"),
+    [({}, 16, "drawn at 32 to 512"), ({"n_train": 1}, 32, "n_train is at least 2"), ({"seed": -1}, 32, "negative")],
+)
+def test_pathfinder_cannot(options, resolution, message):
+    with pytest.raises(OptionError, match=message):
+        Pathfinder().resolve((resolution,), **options)
+
+
+def test_digits_are_split_once_and_for_all():
+    splits = Digits().splits(16)
+    assert (len(splits.train), len(splits.test)) == (1437, 360)
+    images, classes = splits.test.tensors
+    assert images.shape == (360, 1, 16, 16)
+    counts = classes.bincount()
+    assert len(counts) == 10
+    assert counts.max() - counts.min() <= 2
+    assert (Digits().splits(16).test.tensors[0] == images).all()
+    assert Digits().splits(8).train[0][0].min() == -1
+    with pytest.raises(OptionError, match="at least 8"):
+        Digits().splits(7)
+    with pytest.raises(OptionError, match="test_fraction"):
+        Digits().splits(8, test_fraction=1.0)
+
+
+def test_enlarging_a_digit_keeps_it():
+    small, large = (Digits().splits(r).train[0][0] for r in (8, 32))
+    back = torch.nn.functional.interpolate(large[None], (8, 8), mode="area")[0]
+    assert torch.corrcoef(torch.stack([small.flatten(), back.flatten()]))[0, 1] > 0.98
+
+
+def test_accuracies_by_hand():
+    scores = torch.eye(7)[[0, 1, 2, 3]] + torch.arange(7) * 0.01
+    classes = torch.tensor([0, 1, 6, 0])
+    # Right, right, among the five best, not among them.
+    found = class_scores([(scores[:1], classes[:1]), (scores[1:], classes[1:])])
+    assert found == {"top1": 50.0, "top5": 75.0}
+    assert class_scores([(torch.tensor([[1.0, 2.0]]), torch.tensor([1]))]) == {"top1": 100.0, "top5": 100.0}
+    with pytest.raises(ValueError, match="no image"):
+        class_scores([])
+
+
+def test_intersection_over_union_by_hand():
+    classes = torch.tensor([[[0, 0], [1, 1]], [[0, 0], [0, 0]]])
+    predicted = torch.tensor([[[0, 1], [1, 1]], [[0, 0], [0, 1]]])
+    scores = torch.nn.functional.one_hot(predicted, 3).permute(0, 3, 1, 2).float()
+    found = mask_scores([(scores[:1], classes[:1]), (scores[1:], classes[1:])])
+    # Class 0: 4 of 6; class 1: 2 of 4; class 2 does not occur.
+    assert found["mean_iou"] == pytest.approx(100 * (4 / 6 + 2 / 4) / 2)
+    assert found["pixel_accuracy"] == pytest.approx(75.0)
+
+
+@pytest.mark.parametrize("name", ["mano", "mano-swinv2:small", "vit", "swinv2", "fno", "timm"])
+@pytest.mark.parametrize("kind", ["image", "mask"])
+def test_models_serve_images(name, kind):
+    plugin, _, preset = name.partition(":")
+    model = MODELS.load(plugin)
+    problem = Problem(kind, 1, 3, (32, 32))
+    if kind not in model.kinds:
+        assert plugin in ("mano-swinv2", "timm")
+        return
+    torch.manual_seed(0)
+    module = model.build(problem, **model.presets.get(preset, {}))
+    x = torch.randn(2, 1, 32, 32)
+    y = module(x)
+    assert y.shape == ((2, 3) if kind == "image" else (2, 3, 32, 32))
+    y.square().mean().backward()
+    assert isinstance(dict(model.effective(module)), dict)
+
+
+def test_what_timm_has_not_is_one_line():
+    problem = Problem("image", 1, 3, (32, 32))
+    with pytest.raises(OptionError, match="did you mean 'vit_tiny_patch16_224'"):
+        MODELS.load("timm").build(problem, model="vit_tiny_patch16_225")
+    with pytest.raises(OptionError, match="no such file"):
+        MODELS.load("timm").build(problem, weights="nowhere.pth")
+    with pytest.raises(OptionError, match="no SwinV2"):
+        MODELS.load("mano-swinv2").build(problem, variant="resnet18")
+
+
+def test_timm_models_are_timms():
+    import timm
+
+    torch.manual_seed(0)
+    ours = MODELS.load("timm").build(Problem("image", 1, 3, (32, 32)), model="vit_tiny_patch16_224").eval()
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=32, in_chans=1, num_classes=3).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(ours(x), theirs(x))
