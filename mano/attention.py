@@ -14,28 +14,10 @@ from torch.nn import functional as F
 
 from mano.levels import Grid, LevelWeights, check, level_grids, window_counts
 from mano.overlap import window_attention
-from mano.tiles import tiled_attention
+from mano.scales import down_sample, up_sample
+from mano.tiles import tiled_multipole
 
 MAX_GATES = 32
-
-
-def down_sample(x_BHWC: Tensor, weight: Tensor) -> Tensor:
-    """D: convolve with kernel = stride = the last sides of ``weight``; cells beyond the grid are 0."""
-    rate = weight.shape[-1]
-    below, right = (-n % rate for n in x_BHWC.shape[1:3])
-    padded = F.pad(x_BHWC, (0, 0, 0, right, 0, below)) if below or right else x_BHWC
-    return F.conv2d(padded.permute(0, 3, 1, 2), weight, stride=rate).permute(0, 2, 3, 1)
-
-
-def up_sample(x_BHWC: Tensor, weight: Tensor, fine_BHWC: Tensor) -> Tensor:
-    """U: convolve transposed with kernel = stride, cut to the grid of ``fine_BHWC``, and add that."""
-    up_BCHW = F.conv_transpose2d(x_BHWC.permute(0, 3, 1, 2), weight, stride=weight.shape[-1])
-    fine_BCHW = fine_BHWC.permute(0, 3, 1, 2)
-    if up_BCHW.shape == fine_BCHW.shape:
-        total_BCHW = up_BCHW.add_(fine_BCHW)
-    else:
-        total_BCHW = up_BCHW[..., : fine_BCHW.shape[2], : fine_BCHW.shape[3]] + fine_BCHW
-    return total_BCHW.permute(0, 2, 3, 1)
 
 
 class MultipoleAttention(nn.Module):
@@ -111,41 +93,47 @@ class MultipoleAttention(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         grids = self.grids((x_BHWC.shape[1], x_BHWC.shape[2]))
+        level_weights = self._level_weights(len(grids) - 1, x_BHWC)
+        dropping = self.training and self.dropout > 0
+        if x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping:
+            return self._tiled(x_BHWC, level_weights)
         pyramid = [x_BHWC]
         for _ in grids[1:]:
             pyramid.append(down_sample(pyramid[-1], self.down.weight))
-        *outputs, result = self._attend(pyramid)
-        for i, output in enumerate(reversed(outputs)):
-            result = up_sample(result, self.up.weight * self._weight(i), output)
+        *outputs, result = self._attend(pyramid, dropping)
+        for output, weight in zip(reversed(outputs), level_weights.flip(0), strict=True):
+            result = output + up_sample(result, self.up.weight * weight, output.shape[1:3])
         return result
 
-    def _weight(self, merge: int) -> float | Tensor:
+    def _level_weights(self, merges: int, like: Tensor) -> Tensor:
+        """Return w_0, w_1, ..., finest first."""
         if self.level_weights == "learned":
-            return self.gates[merge]
-        return 1.0 if self.level_weights == "sum" else 1 / (merge + 1)
+            return self.gates[:merges].flip(0)
+        weights = [1.0 if self.level_weights == "sum" else 1 / (i + 1) for i in reversed(range(merges))]
+        return torch.tensor(weights, dtype=self.up.weight.dtype, device=like.device)
 
-    def _attend(self, pyramid: list[Tensor]) -> list[Tensor]:
+    def _tiled(self, x_BHWC: Tensor, level_weights: Tensor) -> Tensor:
+        norms = [p for norm in (self.norm, self.inner_norm) for p in norm.parameters()]
+        projections = self.to_qkv.weight, self.to_out.weight, self.to_out.bias
+        tensors = [x_BHWC, *norms, *projections, self.down.weight, self.up.weight]
+        if torch.is_autocast_enabled("cpu"):
+            tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
+        x, norms, weights = tensors[0], tensors[1 : len(norms) + 1], tensors[len(norms) + 1 :]
+        return tiled_multipole(x, norms, *weights, level_weights, self.heads, self.window_size, self.norm.eps)[0]
+
+    def _attend(self, pyramid: list[Tensor], dropping: bool) -> list[Tensor]:
         """Apply A to all levels together."""
-        x = pyramid[0]
-        dropping = self.training and self.dropout > 0
-        if x.device.type == "cpu" and self.stride == self.window_size and not dropping:
-            norms = [p for norm in (self.norm, self.inner_norm) for p in norm.parameters()]
-            tensors = [*pyramid, *norms, self.to_qkv.weight, self.to_out.weight, self.to_out.bias]
-            if torch.is_autocast_enabled("cpu"):
-                tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
-            levels, (*norms, qkv, out, bias) = tensors[: len(pyramid)], tensors[len(pyramid) :]
-            return tiled_attention(levels, norms, qkv, out, bias, self.heads, self.window_size, self.norm.eps)
         x_TC = torch.cat([level.reshape(-1, level.shape[3]) for level in pyramid])
         qkv_TF = self.to_qkv(self.inner_norm(self.norm(x_TC)))
-        sides = [n for level in pyramid for n in level.shape[1:3]]
-        keep = self._keep(qkv_TF, len(x), sides) if dropping else None
-        o_TF = window_attention(qkv_TF, sides, len(x), self.heads, self.window_size, self.stride, keep)
+        keep = self._keep(qkv_TF, pyramid) if dropping else None
+        sizes = *pyramid[0].shape[:3], len(pyramid), self.rate, self.heads, self.window_size, self.stride
+        o_TF, _ = window_attention(qkv_TF, *sizes, keep)
         out_TC = F.dropout(self.to_out(o_TF), self.dropout, self.training)
         parts = out_TC.split([level[..., 0].numel() for level in pyramid])
         return [part.view(level.shape) for part, level in zip(parts, pyramid, strict=True)]
 
-    def _keep(self, like: Tensor, batch: int, sides: list[int]) -> Tensor:
+    def _keep(self, like: Tensor, pyramid: list[Tensor]) -> Tensor:
         """Return the factors that drop attention probabilities, (A, P, P, M)."""
-        counts = [window_counts(grid, self.window_size, self.stride) for grid in zip(sides[::2], sides[1::2])]
-        cells, windows = self.window_size**2, batch * sum(map(math.prod, counts))
+        counts = [window_counts((x.shape[1], x.shape[2]), self.window_size, self.stride) for x in pyramid]
+        cells, windows = self.window_size**2, len(pyramid[0]) * sum(map(math.prod, counts))
         return F.dropout(like.new_ones(self.heads, cells, cells, windows), self.dropout)

@@ -1,11 +1,12 @@
-"""Attention in windows that tile the grids of all levels, on the CPU: in chunks that stay in cache, little of it kept.
+"""Multipole attention whose windows tile the grids, on the CPU: in chunks that stay in cache, little of it kept.
 
-The operator ``mano::tiled_attention`` goes through the tokens a few thousand at a time: what a chunk needs between its
-input and its output is never written to memory, and the backward pass computes it anew (a sixth more matrix products)
-instead of reading it back. Only the inputs are kept.
+The operator ``mano::tiled_multipole`` goes through the tokens of all levels a few thousand at a time: what a chunk
+needs between its input and its output is never written to memory, and the backward pass computes it anew (a sixth more
+matrix products) instead of reading it back. Kept are X_l and R_l of the coarse levels, two thirds of the input.
+Few large tensors are allocated: the first touch of fresh memory can cost as much as the arithmetic on it.
 
 Axes in names: B batch, H W grid, C channels, K x K cells of a window, R rows of windows of all samples, P = K * K,
-M windows of a chunk, T = P * M tokens of a chunk, F = heads * head_dim.
+M windows of a chunk, T = P * M tokens of a chunk, A heads, E channels of a head, F = A * E.
 """
 
 from __future__ import annotations
@@ -17,129 +18,208 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from mano.levels import ceil_div
+from mano.levels import ceil_div, level_grids
 from mano.products import product
+from mano.scales import add_up_sampled, down_sample, weight_gradient
 from mano.windows import attend, attend_backward, wide_dtype
 
-TOKENS_PER_THREAD = 2048
+TOKENS_PER_THREAD = 1024
 
 
-@torch.library.custom_op("mano::tiled_attention", mutates_args=())
-def tiled_attention(
-    xs: list[Tensor], norms: list[Tensor], qkv: Tensor, out: Tensor, bias: Tensor, heads: int, window: int, eps: float
-) -> list[Tensor]:
-    """Apply A, windowed attention of normalised tokens and its output projection, to some grids.
-
-    Args:
-        xs: (B, H, W, C) each. Cells that complete the last windows beyond a grid are attended to by none.
-        norms: weight and bias of one LayerNorm or of two, applied one after the other.
-        qkv: weights of queries, keys and values, (3F, C).
-        out: weights of the output projection, (C, F).
-        bias: of the output projection, (C,).
-        heads: attention heads.
-        window: side of a window, in cells, and distance between windows.
-        eps: of the LayerNorms.
-    """
-    complete = [_complete(x, window) for x in xs]
-    results = [torch.empty_like(x) for x in complete]
-    tokens, outputs, real = _windows(complete, window), _windows(results, window), _real(xs, window)
-    with torch.autocast("cpu", enabled=False):
-        for chunk in _chunks(tokens):
-            y_TC = _normalise(_gather(tokens, chunk), norms, eps)[-1][0]
-            mask_PM = None if real is None else _gather(real, chunk).view(window**2, -1)
-            o_AEPM, _ = attend(_project(y_TC, qkv, heads, window), mask_PM)
-            out_CT = product(out, o_AEPM.view(-1, len(y_TC)).t()).add_(bias[:, None])
-            _scatter(out_CT.t(), outputs, chunk)
-    return _crop(results, xs)
-
-
-@torch.library.custom_op("mano::tiled_attention_backward", mutates_args=())
-def tiled_attention_backward(
-    grads: list[Tensor],
-    xs: list[Tensor],
+@torch.library.custom_op("mano::tiled_multipole", mutates_args=())
+def tiled_multipole(
+    x_BHWC: Tensor,
     norms: list[Tensor],
     qkv: Tensor,
     out: Tensor,
     bias: Tensor,
+    down: Tensor,
+    up: Tensor,
+    level_weights: Tensor,
     heads: int,
     window: int,
     eps: float,
 ) -> list[Tensor]:
-    """Return the gradients by ``xs``, ``norms``, ``qkv``, ``out`` and ``bias``, in this order, as one list."""
-    complete = [_complete(x, window) for x in xs]
-    results = [torch.empty_like(x) for x in complete]
-    tokens, outputs, real = _windows(complete, window), _windows(results, window), _real(xs, window)
-    from_above = _windows([_complete(grad, window) for grad in grads], window)
-    # What is summed over chunks is summed in float32 at least.
+    """Return R_0, then X_1, X_2, ... and R_1, R_2, ..., which the backward pass needs.
+
+    Cells that complete the last windows beyond a grid are attended to by none.
+
+    Args:
+        x_BHWC: X_0.
+        norms: weight and bias of one LayerNorm or of two, applied one after the other.
+        qkv: weights of queries, keys and values, (3F, C).
+        out: weights of the output projection, (C, F).
+        bias: of the output projection, (C,).
+        down: weights of D, (C, C, rate, rate).
+        up: weights of U, (C, C, rate, rate).
+        level_weights: w_0, w_1, ..., one less than there are levels.
+        heads: attention heads.
+        window: side of a window, in cells, and distance between windows.
+        eps: of the LayerNorms.
+    """
+    with torch.autocast("cpu", enabled=False):
+        xs = [x_BHWC]
+        for _ in level_weights:
+            xs.append(down_sample(xs[-1], down))
+        complete = [_complete(x, window) for x in xs]
+        results = [torch.empty_like(x) for x in complete]
+        tokens, outputs, real = _windows(complete, window), _windows(results, window), _real(xs, window)
+        for chunk in _chunks(tokens):
+            mask_PM = None if real is None else _gather(real, chunk).view(window**2, -1)
+            y_TC = _normalise(_gather(tokens, chunk), norms, eps)[-1][0]
+            o_AEPM, _ = attend(_project(y_TC, qkv, heads, window), mask_PM)
+            out_CT = product(out, o_AEPM.view(-1, len(y_TC)).t()).add_(bias[:, None])
+            _scatter(out_CT.t(), outputs, chunk)
+            del y_TC, o_AEPM, out_CT  # not to be held while the next chunk is computed
+        results = _crop(results, xs)
+        for l in reversed(range(len(level_weights))):
+            add_up_sampled(results[l], results[l + 1], up * level_weights[l].to(up.dtype))
+    return [results[0], *xs[1:], *results[1:]]
+
+
+@torch.library.custom_op("mano::tiled_multipole_backward", mutates_args=())
+def tiled_multipole_backward(
+    grad_BHWC: Tensor,
+    xs: list[Tensor],
+    coarse: list[Tensor],
+    norms: list[Tensor],
+    qkv: Tensor,
+    out: Tensor,
+    bias: Tensor,
+    down: Tensor,
+    up: Tensor,
+    level_weights: Tensor,
+    heads: int,
+    window: int,
+    eps: float,
+) -> list[Tensor]:
+    """Return the gradients by X_0 and by ``norms`` ... ``level_weights``, in this order, as one list.
+
+    Args:
+        grad_BHWC: by R_0.
+        xs: X_0, X_1, ...
+        coarse: R_1, R_2, ...
+        norms, qkv, out, bias, down, up, level_weights, heads, window, eps: as in :func:`tiled_multipole`.
+    """
+    # What is summed over chunks and levels is summed in float32 at least.
     d_norms = [torch.zeros_like(w, dtype=wide_dtype(w.dtype)) for w in norms]
-    d_qkv, d_out_FC, d_bias = (torch.zeros(w.shape, dtype=wide_dtype(w.dtype)) for w in (qkv, out.t(), bias))
+    d_qkv, d_out_FC, d_bias, d_down, d_up, d_level_weights = (
+        torch.zeros(w.shape, dtype=wide_dtype(w.dtype)) for w in (qkv, out.t(), bias, down, up, level_weights)
+    )
     qkv_CF, out_FC = qkv.t().contiguous(), out.t().contiguous()
     with torch.autocast("cpu", enabled=False):
+        grads = [grad_BHWC.contiguous()]
+        for l, level_weight in enumerate(level_weights):
+            d_scaled = weight_gradient(coarse[l], grads[l], up)
+            d_level_weights[l] = (d_scaled * up).sum()
+            d_up += d_scaled * level_weight
+            grads.append(down_sample(grads[l], up * level_weight.to(up.dtype)))
+        complete = [_complete(x, window) for x in xs]
+        results = [torch.empty_like(x) for x in complete]
+        tokens, outputs, real = _windows(complete, window), _windows(results, window), _real(xs, window)
+        from_above = _windows([_complete(grad, window) for grad in grads], window)
+        totals = d_norms, d_qkv, d_out_FC, d_bias
         for chunk in _chunks(tokens):
-            steps = _normalise(_gather(tokens, chunk), norms, eps)
-            y_TC, g_TC = steps[-1][0], _gather(from_above, chunk)
             mask_PM = None if real is None else _gather(real, chunk).view(window**2, -1)
-            qkv_3AEPM = _project(y_TC, qkv, heads, window)
-            o_AEPM, p_APPM = attend(qkv_3AEPM, mask_PM)
-            d_out_FC += product(o_AEPM.view(-1, len(y_TC)), g_TC.t())
-            d_bias += g_TC.sum(0)
-            do_AEPM = product(out_FC, g_TC).view_as(o_AEPM)
-            dqkv_FT = attend_backward(do_AEPM, qkv_3AEPM, p_APPM).view(-1, len(y_TC))
-            d_qkv += product(dqkv_FT, y_TC.t())
-            d_TC = product(qkv_CF, dqkv_FT.t()).t().contiguous()
-            for i in reversed(range(len(steps) - 1)):
-                d_TC, *d_norm = torch.ops.aten.native_layer_norm_backward(
-                    d_TC, steps[i][0], y_TC.shape[1:], *steps[i + 1][1:], *norms[2 * i : 2 * i + 2], [True, True, True]
-                )
-                torch._foreach_add_(d_norms[2 * i : 2 * i + 2], d_norm)
+            x_TC, g_TC = _gather(tokens, chunk), _gather(from_above, chunk)
+            d_TC = _chunk_backward(g_TC, x_TC, mask_PM, norms, qkv, qkv_CF, out_FC, heads, window, eps, totals)
             _scatter(d_TC, outputs, chunk)
-    weights = zip((*d_norms, d_qkv, d_out_FC.t().contiguous(), d_bias), (*norms, qkv, out, bias), strict=True)
-    return [*_crop(results, xs), *(d.to(w.dtype) for d, w in weights)]
+        results = _crop(results, xs)
+        for l in reversed(range(len(level_weights))):
+            d_down += weight_gradient(results[l + 1], xs[l], down)
+            add_up_sampled(results[l], results[l + 1], down)
+    found = (*d_norms, d_qkv, d_out_FC.t().contiguous(), d_bias, d_down, d_up, d_level_weights)
+    weights = (*norms, qkv, out, bias, down, up, level_weights)
+    return [results[0], *(d.to(w.dtype) for d, w in zip(found, weights, strict=True))]
 
 
-@tiled_attention.register_fake
-def _(xs, norms, qkv, out, bias, heads, window, eps):
-    return [x.new_empty(x.shape) for x in xs]
+def _chunk_backward(
+    g_TC: Tensor,
+    x_TC: Tensor,
+    mask_PM: Tensor | None,
+    norms: list[Tensor],
+    qkv: Tensor,
+    qkv_CF: Tensor,
+    out_FC: Tensor,
+    heads: int,
+    window: int,
+    eps: float,
+    totals: tuple[list[Tensor], Tensor, Tensor, Tensor],
+) -> Tensor:
+    """Return the gradient by ``x_TC`` and add those by the weights to ``totals``."""
+    d_norms, d_qkv, d_out_FC, d_bias = totals
+    steps = _normalise(x_TC, norms, eps)
+    y_TC = steps[-1][0]
+    qkv_3AEPM = _project(y_TC, qkv, heads, window)
+    o_AEPM, p_APPM = attend(qkv_3AEPM, mask_PM)
+    d_out_FC += product(o_AEPM.view(-1, len(y_TC)), g_TC.t())
+    d_bias += g_TC.sum(0)
+    do_AEPM = product(out_FC, g_TC).view_as(o_AEPM)
+    del o_AEPM
+    dqkv_FT = attend_backward(do_AEPM, qkv_3AEPM, p_APPM).view(-1, len(y_TC))
+    del do_AEPM, qkv_3AEPM, p_APPM
+    d_qkv += product(dqkv_FT, y_TC.t())
+    d_TC = product(qkv_CF, dqkv_FT.t()).t().contiguous()
+    for i in reversed(range(len(steps) - 1)):
+        d_TC, *d_norm = torch.ops.aten.native_layer_norm_backward(
+            d_TC, steps[i][0], y_TC.shape[1:], *steps[i + 1][1:], *norms[2 * i : 2 * i + 2], [True, True, True]
+        )
+        torch._foreach_add_(d_norms[2 * i : 2 * i + 2], d_norm)
+    return d_TC
 
 
-@tiled_attention_backward.register_fake
-def _(grads, xs, norms, qkv, out, bias, heads, window, eps):
-    return [x.new_empty(x.shape) for x in (*xs, *norms, qkv, out, bias)]
+@tiled_multipole.register_fake
+def _(x_BHWC, norms, qkv, out, bias, down, up, level_weights, heads, window, eps):
+    b, h, w, c = x_BHWC.shape
+    grids = level_grids((h, w), window, down.shape[-1], len(level_weights) + 1)
+    return [x_BHWC.new_empty(b, *grid, c) for grid in (*grids, *grids[1:])]
+
+
+@tiled_multipole_backward.register_fake
+def _(grad_BHWC, xs, coarse, norms, qkv, out, bias, down, up, level_weights, heads, window, eps):
+    return [w.new_empty(w.shape) for w in (xs[0], *norms, qkv, out, bias, down, up, level_weights)]
 
 
 def _save(ctx, inputs, output):
-    xs, norms, *weights, heads, window, eps = inputs
-    ctx.save_for_backward(*xs, *norms, *weights)
-    ctx.sizes = len(xs), len(norms), heads, window, eps
+    x_BHWC, norms, *weights, heads, window, eps = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x_BHWC, *output[1:], *norms, *weights)
+    ctx.sizes = len(output) // 2, len(norms), heads, window, eps
 
 
 def _backward(ctx, grads):
-    levels, norms, heads, window, eps = ctx.sizes
+    coarse, n, heads, window, eps = ctx.sizes
     saved = list(ctx.saved_tensors)
-    xs, saved = saved[:levels], saved[levels:]
-    found = tiled_attention_backward(grads, xs, saved[:norms], *saved[norms:], heads, window, eps)
-    return found[:levels], found[levels : levels + norms], *found[levels + norms :], None, None, None
+    xs, results, weights = saved[: coarse + 1], saved[coarse + 1 : 2 * coarse + 1], saved[2 * coarse + 1 :]
+    grad = torch.zeros_like(xs[0]) if grads[0] is None else grads[0]
+    found = tiled_multipole_backward(grad, xs, results, weights[:n], *weights[n:], heads, window, eps)
+    scales = found[-3:] if coarse else [None] * 3  # with one level there is neither D nor U
+    return found[0], found[1 : n + 1], *found[n + 1 : -3], *scales, None, None, None
 
 
-tiled_attention.register_autograd(_backward, setup_context=_save)
+tiled_multipole.register_autograd(_backward, setup_context=_save)
 
 
-@register_flop_formula(torch.ops.mano.tiled_attention, get_raw=True)
-def _flops(xs, norms, qkv, out, bias, heads, window, eps, *, out_val=None) -> int:
-    f, c = len(qkv) // 3, qkv.shape[1]
-    return 2 * f * _cells(xs, window) * (4 * c + 2 * window**2)
+@register_flop_formula(torch.ops.mano.tiled_multipole, get_raw=True)
+def _flops(x, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, *, out_val=None) -> int:
+    xs = [x, *out_val[1 : len(out_val) // 2 + 1]]
+    return _attention_flops(xs, qkv, window, 4, 2) + 2 * _scaling_flops(xs, down)
 
 
-@register_flop_formula(torch.ops.mano.tiled_attention_backward, get_raw=True)
-def _flops_backward(grads, xs, norms, qkv, out, bias, heads, window, eps, *, out_val=None) -> int:
-    f, c = len(qkv) // 3, qkv.shape[1]
-    # Two products for each of the forward pass, and once more those that are computed anew: all but the last.
-    return 2 * f * _cells(xs, window) * (11 * c + 6 * window**2)
+@register_flop_formula(torch.ops.mano.tiled_multipole_backward, get_raw=True)
+def _flops_backward(grad, xs, coarse, norms, qkv, out, bias, down, up, *args, out_val=None) -> int:
+    # Two products for each of the forward pass, and once more those that are computed anew.
+    return _attention_flops(xs, qkv, args[2], 11, 6) + 4 * _scaling_flops(xs, down)
 
 
-def _cells(xs, window: int) -> int:
-    padded = ((b, ceil_div(h, window) * window, ceil_div(w, window) * window) for b, h, w, _ in (x.shape for x in xs))
-    return sum(b * h * w for b, h, w in padded)
+def _attention_flops(xs, qkv: Tensor, window: int, projections: int, attentions: int) -> int:
+    grids = ((len(x), *(ceil_div(n, window) * window for n in x.shape[1:3])) for x in xs)
+    cells = sum(b * h * w for b, h, w in grids)
+    return 2 * cells * (len(qkv) // 3) * (projections * qkv.shape[1] + attentions * window**2)
+
+
+def _scaling_flops(xs, down: Tensor) -> int:
+    return sum(2 * x[..., 0].numel() * down.numel() for x in xs[1:])
 
 
 Chunk = list[tuple[int, slice]]

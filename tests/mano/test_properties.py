@@ -111,16 +111,19 @@ def test_gradient_of_masked_cells_is_zero(size):
     assert (gradient[..., real] != 0).any()
 
 
-@pytest.mark.parametrize("sides", [(4, 2), (3, 3, 2, 1)])
-def test_dropout_drops_probabilities_and_their_gradients(sides):
+@pytest.mark.parametrize(("grid", "levels"), [((4, 2), 1), ((3, 3), 2)])
+def test_dropout_drops_probabilities_and_their_gradients(grid, levels):
     torch.manual_seed(0)
-    grids = list(zip(sides[::2], sides[1::2]))
+    grids = level_grids(grid, 2, 2, levels)
     tokens, windows = sum(h * w for h, w in grids), sum(-(-h // 2) * -(-w // 2) for h, w in grids)
     qkv = torch.randn(tokens, 3 * 2 * 3, dtype=torch.float64, requires_grad=True)
     keep = torch.randint(0, 2, (2, 4, 4, windows)).double() * 2
-    torch.autograd.gradcheck(lambda x: window_attention(x, list(sides), 1, 2, 2, 2, keep), qkv)
-    undropped = window_attention(qkv, list(sides), 1, 2, 2, 2, torch.ones_like(keep))
-    torch.testing.assert_close(undropped, window_attention(qkv, list(sides), 1, 2, 2, 2, None))
+
+    def attention(qkv, keep):
+        return window_attention(qkv, 1, *grid, levels, 2, 2, 2, 2, keep)[0]
+
+    torch.autograd.gradcheck(lambda x: attention(x, keep), qkv)
+    torch.testing.assert_close(attention(qkv, torch.ones_like(keep)), attention(qkv, None))
 
 
 def test_dropout_of_one_window_is_a_product():
@@ -129,7 +132,7 @@ def test_dropout_of_one_window_is_a_product():
     q, k, v = qkv.view(4, 3, 2, 3).permute(1, 2, 0, 3)
     p = (q @ k.mT / 3**0.5).softmax(-1) * keep[..., 0]
     want = (p @ v).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(window_attention(qkv, [2, 2], 1, 2, 2, 2, keep), want)
+    torch.testing.assert_close(window_attention(qkv, 1, 2, 2, 1, 2, 2, 2, 2, keep)[0], want)
 
 
 def test_dropout_is_for_training_alone():

@@ -1,0 +1,63 @@
+"""The Triton kernels, run on the CPU by Triton's interpreter, against tensor operations."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+CASES = [  # window, stride, rate, levels, grid, heads, head_dim
+    (2, 2, 2, 3, (7, 6), 2, 4),
+    (2, 1, 2, 3, (5, 4), 2, 3),
+    (3, 3, 3, 2, (5, 7), 1, 4),
+    (3, 2, 2, 2, (5, 4), 2, 4),
+    (4, 4, 2, 2, (6, 5), 2, 4),
+    (4, 3, 4, 2, (9, 4), 1, 4),
+    (8, 8, 2, 2, (9, 5), 1, 2),
+    (8, 7, 2, 1, (6, 8), 1, 2),
+]
+
+
+def run():
+    import torch
+
+    from mano import kernels
+    from mano.levels import level_grids
+    from mano.overlap import window_attention, window_attention_backward
+
+    torch.manual_seed(0)
+    kernels.BLOCK = 256
+    for window, stride, rate, levels, grid, heads, head_dim in CASES:
+        batch = 2
+        assert len(level_grids(grid, window, rate, levels)) == levels
+        tokens = batch * sum(h * w for h, w in level_grids(grid, window, rate, levels))
+        qkv, grad = 2 * torch.randn(tokens, 3 * heads * head_dim), torch.randn(tokens, heads * head_dim)
+        sizes = levels, rate, heads, window, stride
+        want, nothing = window_attention(qkv, batch, *grid, *sizes, None)
+        got, statistics = kernels.forward(qkv, batch, grid, *sizes)
+        torch.testing.assert_close(got, want, msg=lambda m, at=(window, stride, grid): f"{at}: {m}")
+        want = window_attention_backward(grad, qkv, nothing, batch, *grid, *sizes, None)
+        got = kernels.backward(grad, qkv, statistics, batch, grid, *sizes)
+        torch.testing.assert_close(
+            got, want, rtol=1e-4, atol=5e-5, msg=lambda m, at=(window, stride, grid): f"{at}: {m}"
+        )
+    half, _ = kernels.forward(qkv.bfloat16(), batch, grid, *sizes)
+    assert half.dtype == torch.bfloat16
+    full, _ = kernels.forward(qkv, batch, grid, *sizes)
+    assert (half - full).norm() < 2e-2 * full.norm()
+
+
+def test_kernels_equal_tensor_operations():
+    # In a process of its own, as the variable is read when the kernels are defined.
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__))], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+if __name__ == "__main__":
+    run()
