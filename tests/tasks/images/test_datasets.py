@@ -1,0 +1,276 @@
+"""Small sets in the layouts and archives of the real ones, served from here, through the same code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from PIL import Image
+from torchvision import datasets as readers
+
+from attn_bench.plugin import DataError, OptionError
+from attn_bench.tasks.fetch import fetch, unpack
+from attn_bench.tasks.images.datasets import CIFAR100, Cars, Flowers102, Food101, ImageNet, Pets, TinyImageNet
+
+
+def jpeg(shade, size=(40, 30)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (shade, 0, 0)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def mat(**values):
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, values)
+    return buffer.getvalue()
+
+
+def annotations(count):
+    fields = ["bbox_x1", "class", "fname"]
+    rows = [(1, i + 1, f"{i:05d}.jpg") for i in range(count)]
+    return np.array([rows], dtype=[(name, object) for name in fields])
+
+
+def flowers():
+    files = {f"jpg/image_{i:05d}.jpg": jpeg(10 * i) for i in range(1, 6)}
+    labels = mat(labels=np.array([[1, 2, 102, 2, 3]]))
+    sets = mat(trnid=np.array([[1, 3]]), valid=np.array([[2]]), tstid=np.array([[4, 5]]))
+    return files, {"imagelabels.mat": labels, "setid.mat": sets}
+
+
+FOOD = {
+    "food-101/images/apple_pie/1.jpg": jpeg(10),
+    "food-101/images/waffles/2.jpg": jpeg(20),
+    "food-101/images/waffles/3.jpg": jpeg(30),
+    "food-101/meta/train.json": json.dumps({"apple_pie": ["apple_pie/1"], "waffles": ["waffles/2"]}).encode(),
+    "food-101/meta/test.json": json.dumps({"apple_pie": [], "waffles": ["waffles/3"]}).encode(),
+}
+PETS_IMAGES = {f"images/{name}.jpg": jpeg(10) for name in ("Abyssinian_1", "beagle_2", "beagle_3")}
+PETS_LISTS = {
+    "annotations/trainval.txt": b"Abyssinian_1 1 1 1\nbeagle_2 2 2 1\n",
+    "annotations/test.txt": b"beagle_3 2 2 1\n",
+}
+CARS = {
+    "stanford_cars/devkit/cars_train_annos.mat": mat(annotations=annotations(2)),
+    "stanford_cars/devkit/cars_meta.mat": mat(class_names=np.array([["A", "B"]], dtype=object)),
+    "stanford_cars/cars_test_annos_withlabels.mat": mat(annotations=annotations(2)),
+    **{f"stanford_cars/cars_{part}/{i:05d}.jpg": jpeg(i) for part in ("train", "test") for i in range(2)},
+}
+FOLDERS = {f"imagenet/{part}/{name}/a.JPEG": jpeg(9) for part in ("train", "val") for name in ("n01", "n02")}
+TINY = {
+    **{f"tiny-imagenet-200/train/{name}/images/{name}_0.JPEG": jpeg(9, (64, 64)) for name in ("n01", "n02")},
+    "tiny-imagenet-200/val/images/val_0.JPEG": jpeg(9, (64, 64)),
+    "tiny-imagenet-200/val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t62\t62\n",
+}
+
+
+def cifar(count):
+    records = np.arange(count * 3074).astype(np.uint8).reshape(count, 3074)
+    records[:, 1] = range(count)
+    return records
+
+
+CIFAR = {f"cifar-100-binary/{n}.bin": cifar(k).tobytes() for n, k in (("train", 3), ("test", 2))}
+
+
+def write(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+
+def tgz(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves files, in part where asked to; breaks off after ``cut`` bytes once."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.cut, self.ranges = {}, None, []
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        content = self.server.files[self.path[1:]]
+        asked = self.headers.get("Range")
+        self.server.ranges.append(asked)
+        first = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        cut, self.server.cut = self.server.cut, None
+        self.wfile.write(content[first : cut or len(content)])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def offered(monkeypatch, server, task, files):
+    """Let the server have ``files`` in the place of the real archives, and the task and torchvision expect them."""
+    server.files = files
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(task, "address", server.address)
+    monkeypatch.setattr(task, "archives", tuple(sums.items()))
+    if task is Flowers102:
+        expected = {"label": "imagelabels.mat", "setid": "setid.mat"}
+        table = {key: (name, sums[name]) for key, name in expected.items()}
+        monkeypatch.setattr(readers.Flowers102, "_file_dict", table)
+
+
+def flowers_archives():
+    files, mats = flowers()
+    return {"102flowers.tgz": tgz(files), **mats}
+
+
+DOWNLOADS = [
+    (Flowers102, flowers_archives, [0, 101], [1, 2]),
+    (Food101, lambda: {"food-101.tar.gz": tgz(FOOD)}, [0, 1], [1]),
+    (Pets, lambda: {"images.tar.gz": tgz(PETS_IMAGES), "annotations.tar.gz": tgz(PETS_LISTS)}, [0, 1], [1]),
+    (CIFAR100, lambda: {"cifar-100-binary.tar.gz": tgz(CIFAR)}, [0, 1, 2], [0, 1]),
+]
+
+
+def labels(dataset):
+    return [dataset[i][1] for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize(("task", "archives", "train", "test"), DOWNLOADS)
+def test_downloaded_sets(monkeypatch, tmp_path, server, task, archives, train, test):
+    monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
+    offered(monkeypatch, server, task, archives())
+    described = task().prepare((32,))
+    assert [item["samples"] for item in described] == [len(train), len(test)]
+    requests = len(server.ranges)
+    task().prepare((32,))
+    assert len(server.ranges) == requests
+    splits = task().splits(32)
+    assert labels(splits.train) == train
+    assert labels(splits.test) == test
+    assert splits.train[0][0].shape == (3, 32, 32)
+    assert task().problem(32).outputs == task.classes
+
+
+ON_DISK = [(Cars, CARS, [0, 1], [0, 1]), (ImageNet, FOLDERS, [0, 1], [0, 1]), (TinyImageNet, TINY, [0, 1], [1])]
+
+
+@pytest.mark.parametrize(("task", "files", "train", "test"), ON_DISK)
+def test_sets_that_are_on_disk(tmp_path, task, files, train, test):
+    write(tmp_path, files)
+    splits = task().splits(24, root=str(tmp_path))
+    assert labels(splits.train) == train
+    assert labels(splits.test) == test
+    assert splits.test[0][0].shape == (3, 24, 24)
+
+
+@pytest.mark.parametrize("task", [Cars, ImageNet, TinyImageNet])
+def test_sets_that_cannot_be_downloaded_say_which_files_are_needed(monkeypatch, tmp_path, task):
+    monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
+    with pytest.raises(
+        DataError, match=rf"cannot be downloaded automatically\. Put {task.folder}/.* --set {task.name}.root"
+    ):
+        task().prepare((32,))
+    with pytest.raises(DataError, match=f"does not hold {task.name}"):
+        task().splits(32, root=str(tmp_path))
+
+
+def test_a_broken_set_is_one_line(tmp_path):
+    write(tmp_path, {"cifar-100-binary/train.bin": b"x" * 100, "cifar-100-binary/test.bin": b""})
+    with pytest.raises(DataError, match=r"is not cifar100 as published .*no multiple of 3074") as error:
+        CIFAR100().splits(32, root=str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_test_images_are_the_centre_normalised(tmp_path):
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    pixels[20:40, 30:50] = 255
+    for part in ("train", "val"):
+        path = tmp_path / "imagenet" / part / "n01" / "a.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(path)
+    image, _ = ImageNet().splits(32, root=str(tmp_path)).test[0]
+    shown = image * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) + torch.tensor([0.485, 0.456, 0.406]).view(
+        3, 1, 1
+    )
+    assert shown[:, 16, 16] == pytest.approx(1, abs=0.01)
+    assert shown[:, 0, 0] == pytest.approx(0, abs=0.01)
+    # 20 of 60 rows, where 60 rows become 37 and 32 are left.
+    assert float(shown.mean() * 32**2) ** 0.5 == pytest.approx(20 * 37 / 60, abs=1)
+
+
+def test_a_download_goes_on_where_it_stopped(tmp_path, server):
+    content = bytes(range(256)) * 20
+    server.files = {"a.tgz": content}
+    server.cut = 1000
+    url, path, md5 = f"{server.address}/a.tgz", tmp_path / "a.tgz", hashlib.md5(content).hexdigest()
+    with pytest.raises(DataError, match=r"stopped after 1000 (of 5120 )?bytes.*goes on there"):
+        fetch(url, path, md5, lambda done, total: None, "Without a network: no.")
+    assert not path.exists()
+    progress = []
+    fetch(url, path, md5, lambda done, total: progress.append((done, total)), "")
+    assert server.ranges == [None, "bytes=1000-"]
+    assert progress[-1] == (5120, 5120)
+    assert path.read_bytes() == content
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tgz"]
+
+
+def test_a_wrong_checksum_is_named_and_nothing_stays(tmp_path, server):
+    server.files = {"a.tgz": b"other"}
+    with pytest.raises(DataError, match=r"has md5 [0-9a-f]{32}, and abc is expected; try again"):
+        fetch(f"{server.address}/a.tgz", tmp_path / "a.tgz", "abc", lambda done, total: None, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network(tmp_path):
+    with pytest.raises(DataError, match=r"stopped after 0 bytes .* Put food-101/"):
+        fetch("http://127.0.0.1:9/a", tmp_path / "a", "abc", lambda done, total: None, Food101()._instead())
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside"])
+def test_archives_cannot_leave_their_folder(tmp_path, name):
+    archive = tmp_path / "a.tgz"
+    archive.write_bytes(tgz({"inside": b"", name: b"out"}))
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        unpack(archive, tmp_path / "deep" / "folder")
+    assert not list(tmp_path.rglob("outside"))
+    assert not list(tmp_path.rglob("inside"))
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        archive.addfile(link)
+    (tmp_path / "a.tar").write_bytes(buffer.getvalue())
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        unpack(tmp_path / "a.tar", tmp_path / "folder")
+
+
+def test_images_too_small_are_refused():
+    with pytest.raises(OptionError, match="at least 16"):
+        Food101().problem(8)
