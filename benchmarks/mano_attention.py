@@ -1,16 +1,26 @@
 """Time and memory of multipole attention beside a slow reading of its equations and other attention of the same width.
 
-    python benchmarks/mano_attention.py [--device cuda] [--grids 16 32 64] [--compile] [--out mano.csv]
+    python benchmarks/mano_attention.py [--device cuda] [--grids 16 32 64] [--out results/mano-attention]
 
 Implementations take turns, so that a machine that slows down or speeds up does so for all. Time is the median over the
-rounds; memory is the peak of one step above weights and inputs. The batch is what fits 32768 points, 20 at most. Blocks
-(mano block, swinv2 block) hold a feed-forward network four times as wide, the others attention alone.
+rounds; ``times_faster`` is the median over the rounds of the slow reference's time over this one's; memory is the peak
+of one step above weights and inputs. The batch is what fits 32768 points, 20 at most.
+
+- ``mano unfold``: unfold, attend, fold, one level after the other, as the tests state the equations.
+- ``mano``, ``mano compiled``: ours; on CUDA the attention in windows is a Triton kernel.
+- ``mano block``, ``swinv2 block``: with a feed-forward network four times as wide; the others are attention alone.
+- ``exact``: every point attends to every point, through ``scaled_dot_product_attention``.
+- ``mano step``, ``mano unfold step``: forward, backward and optimiser step of the default model for Darcy at 32 x 32.
+
+``share_of_limit`` is the time that the machine would need at least, over the time taken: the larger of the
+floating-point operations of multipole attention (three times the forward ones for both passes) at the measured matrix
+rate, and the input, output and their gradients, each moved once, at the measured copy bandwidth.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import copy
 import math
 import statistics
 import sys
@@ -18,20 +28,27 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attn_bench.measure.environment import environment
+from attn_bench.measure.flops import count_flops
 from attn_bench.measure.memory import measure_memory
+from attn_bench.plugin import Problem
 from mano import MultipoleAttention
 from mano.operator import Block
+from mano.plugin import MANOModel
+from mano.products import product
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "mano"))
 import multipole_reference
 
-COLUMNS = ("grid", "batch", "pass", "implementation", "median_ms", "peak_memory_mib", "times_reference")
+REFERENCE = "mano unfold"
+FORWARD, BOTH, STEP = "forward", "forward+backward", "training step"
+STEP_BATCH = 8
+Step = Callable[[], object]
 
 
 class Unfolded(nn.Module):
@@ -51,12 +68,8 @@ class Exact(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.norm, self.qkv, self.out, self.heads = (
-            nn.LayerNorm(dim),
-            nn.Linear(dim, 3 * dim),
-            nn.Linear(dim, dim),
-            heads,
-        )
+        self.norm, self.qkv, self.out = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.heads = heads
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x_BHWC)).flatten(1, 2).unflatten(2, (3, self.heads, -1))
@@ -64,26 +77,24 @@ class Exact(nn.Module):
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x_BHWC.shape))
 
 
-def implementations(grid: int, dim: int, heads: int, compile: bool) -> dict[str, nn.Module]:
-    """What is compared, on (B, grid, grid, dim); the first is the reference of the ratios."""
+def implementations(grid: int, dim: int, heads: int) -> dict[str, nn.Module]:
+    """What is compared, on (B, grid, grid, dim)."""
     from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 
     attention = MultipoleAttention(dim, heads=heads)
-    found = {
-        "mano unfold": Unfolded(attention),
+    return {
+        REFERENCE: Unfolded(attention),
         "mano": attention,
-        "mano block": Block(attention, dim, 4 * dim, 0.0),
+        "mano compiled": torch.compile(attention, dynamic=False),
+        "mano block": Block(copy.deepcopy(attention), dim, 4 * dim, 0.0),
         "swinv2 block": SwinTransformerV2Block(
             dim, (grid, grid), heads, window_size=min(8, grid), shift_size=min(4, grid // 4)
         ),
         "exact": Exact(dim, heads),
     }
-    if compile:
-        found["mano compiled"] = torch.compile(attention, dynamic=False)
-    return found
 
 
-def steps(module: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
+def steps(module: nn.Module, x: Tensor) -> dict[str, Step]:
     """A forward pass without gradients, and a forward and backward pass."""
     leaf = x.clone().requires_grad_()
     seed = torch.randn_like(x)
@@ -97,10 +108,31 @@ def steps(module: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
         module.zero_grad()
         module(leaf).backward(seed)
 
-    return {"forward": forward, "forward+backward": forward_backward}
+    return {FORWARD: forward, BOTH: forward_backward}
 
 
-def seconds(step: Callable[[], object], device: str) -> float:
+def training_steps(device: str, grid: int, batch: int) -> dict[str, Step]:
+    """A training step of the default model for Darcy, with our attention and with the slow one in its place."""
+    ours = MANOModel().build(Problem("field", 1, 1, (grid, grid))).to(device)
+    slow = copy.deepcopy(ours)
+    for block in slow.blocks:
+        block.attention = Unfolded(block.attention)
+    x, y = torch.randn(2, batch, 1, grid, grid, device=device)
+
+    def step_of(model: nn.Module) -> Step:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            optimizer.step()
+
+        return step
+
+    return {f"{REFERENCE} step": step_of(slow), "mano step": step_of(ours)}
+
+
+def seconds(step: Step, device: str) -> float:
     """Time one call."""
     began = time.perf_counter()
     step()
@@ -109,56 +141,178 @@ def seconds(step: Callable[[], object], device: str) -> float:
     return time.perf_counter() - began
 
 
+def take_turns(work: dict[str, Step], device: str, rounds: int) -> dict[str, list[float]]:
+    """Time every step once a round, in seconds."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, step in work.items():
+            times[name].append(seconds(step, device))
+    return times
+
+
+def machine_rates(device: str) -> tuple[float, float]:
+    """Measure the copy bandwidth (bytes read and written a second) and the matrix rate (operations a second)."""
+    source = torch.randn(64 * 2**20 if device == "cpu" else 2**28, device=device)
+    target = torch.empty_like(source)
+    n = 2048 if device == "cpu" else 8192
+    a, b = torch.randn(2, n, n, device=device)
+    work: dict[str, Step] = {
+        "copy": lambda: target.copy_(source),
+        "torch": lambda: a @ b.t(),
+        "ours": lambda: product(a, b),
+    }
+    best = {name: min(taken) for name, taken in take_turns(work, device, 9).items()}
+    return 2 * source.nbytes / best["copy"], 2 * n**3 / min(best["torch"], best["ours"])
+
+
+def compare(work: dict[str, Step], reference: str, device: str, rounds: int) -> dict[str, dict[str, float]]:
+    """Return median time, times the reference's speed, and peak memory of each step."""
+    times = take_turns(work, device, rounds)
+    found = {}
+    for name, taken in times.items():
+        ratios = [r / t for t, r in zip(taken, times.get(reference, [math.nan] * rounds), strict=True)]
+        found[name] = {
+            "median_ms": 1e3 * statistics.median(taken),
+            "fastest_ms": 1e3 * min(taken),
+            "times_faster": statistics.median(ratios),
+            "peak_memory_mib": measure_memory(work[name], device).peak_mib,
+        }
+    return found
+
+
+def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.DataFrame:
+    rows: list[dict[str, object]] = []
+    slow: set[tuple[str, str]] = set()
+    for grid in options.grids:
+        torch.manual_seed(0)
+        batch = max(1, min(20, 32768 // grid**2))
+        x = torch.randn(batch, grid, grid, options.dim, device=options.device)
+        modules = {n: m.to(options.device) for n, m in implementations(grid, options.dim, options.heads).items()}
+        for kind in (FORWARD, BOTH):
+            work = {name: steps(module, x)[kind] for name, module in modules.items() if (name, kind) not in slow}
+            for name in list(work):
+                # Costs grow with the grid: what is too slow here is not tried on larger ones either.
+                if min(seconds(work[name], options.device) for _ in range(2)) > options.limit:
+                    slow.add((name, kind))
+                    del work[name]
+            for name, values in compare(work, REFERENCE, options.device, options.rounds).items():
+                rows.append({"grid": grid, "batch": batch, "pass": kind, "implementation": name} | values)
+        with torch.no_grad():  # last: counting may switch compilation off for the rest of the process
+            flops = count_flops(lambda: modules["mano"](x)).total  # noqa: B023
+        for row in rows:
+            if row["grid"] == grid and row["implementation"] in (REFERENCE, "mano", "mano compiled"):
+                passes, moved = (1, 2) if row["pass"] == FORWARD else (3, 4)
+                least_s = max(passes * flops / rate, moved * x.nbytes / bandwidth)
+                row["share_of_limit"] = 1e3 * least_s / row["median_ms"]
+        print(f"{grid} x {grid} done", flush=True)
+    if not options.no_step:
+        step = compare(
+            training_steps(options.device, 32, STEP_BATCH), f"{REFERENCE} step", options.device, options.rounds
+        )
+        rows += [
+            {"grid": 32, "batch": STEP_BATCH, "pass": STEP, "implementation": name} | v for name, v in step.items()
+        ]
+    frame = pd.DataFrame(rows)
+    frame["ns_per_token"] = 1e6 * frame["median_ms"] / (frame["batch"] * frame["grid"] ** 2)
+    return frame
+
+
+def draw(frame: pd.DataFrame, path: Path) -> None:
+    """Plot time and memory for each token over the side of the grid, forward and with the backward pass."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import seaborn as sns
+    from matplotlib import pyplot as plt
+
+    sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+    frame = frame[frame["pass"] != STEP].copy()
+    frame["KiB per token"] = 1024 * frame["peak_memory_mib"] / (frame["batch"] * frame["grid"] ** 2)
+    frame = frame.rename(columns={"ns_per_token": "ns per token", "grid": "side of the grid"})
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), sharex=True, sharey="row")
+    names = list(dict.fromkeys(frame["implementation"]))
+    for column, kind in zip(axes.T, (FORWARD, BOTH), strict=True):
+        for axis, quantity in zip(column, ("ns per token", "KiB per token"), strict=True):
+            sns.lineplot(
+                frame[frame["pass"] == kind],
+                x="side of the grid",
+                y=quantity,
+                hue="implementation",
+                style="implementation",
+                hue_order=names,
+                style_order=names,
+                markers=True,
+                dashes=False,
+                ax=axis,
+                legend=axis is axes[0, 0],
+            )
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+        column[0].set_title(kind)
+    sides = sorted(frame["side of the grid"].unique())
+    axes[0, 0].set_xticks(sides, [str(n) for n in sides])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    axes[0, 0].get_legend().remove()
+    figure.legend(handles, labels, loc="upper center", ncols=len(names), frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    figure.savefig(path, dpi=120)
+
+
+def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, command: str) -> str:
+    """Return the tables with the machine and the command."""
+    lines = [
+        "# Multipole attention: time and memory",
+        "",
+        f"`{command}`",
+        "",
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {environment(device)['device_name']}. "
+        f"Copy bandwidth {bandwidth / 1e9:.1f} GB/s, matrix rate {rate / 1e9:.0f} GFLOP/s.",
+    ]
+    columns = [
+        *("grid", "batch", "implementation", "median_ms", "fastest_ms", "times_faster"),
+        *("peak_memory_mib", "ns_per_token", "share_of_limit"),
+    ]
+    for kind in dict.fromkeys(frame["pass"]):
+        lines += ["", f"## {kind}", "", _line(columns), _line(["---"] * len(columns))]
+        for _, row in frame[frame["pass"] == kind].iterrows():
+            lines.append(_line([_cell(row[column]) for column in columns]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return str(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--grids", type=int, nargs="+", default=[16, 32, 64, 128, 256])
+    parser.add_argument("--grids", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512])
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--limit", type=float, default=2.0, help="leave out what takes longer than this, in seconds")
     parser.add_argument("--threads", type=int, help="threads on the CPU")
-    parser.add_argument("--compile", action="store_true", help="compile multipole attention too")
-    parser.add_argument("--out", type=Path, help="write the table here as CSV")
+    parser.add_argument("--no-step", action="store_true", help="leave out the training step")
+    parser.add_argument("--out", type=Path, help="write table.csv, table.md and cost.png into this folder")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-
-    torch.manual_seed(0)
-    rows: list[dict[str, object]] = []
-    slow: set[tuple[str, str]] = set()
-    for grid in options.grids:
-        batch = max(1, min(20, 32768 // grid**2))
-        x = torch.randn(batch, grid, grid, options.dim, device=options.device)
-        modules = implementations(grid, options.dim, options.heads, options.compile)
-        work = {name: steps(module.to(options.device), x) for name, module in modules.items()}
-        for kind in ("forward", "forward+backward"):
-            times: dict[str, list[float]] = {name: [] for name in work if (name, kind) not in slow}
-            for name in list(times):
-                # Costs grow with the grid: what is too slow here is not tried on larger ones either.
-                if min(seconds(work[name][kind], options.device) for _ in range(2)) > options.limit:
-                    slow.add((name, kind))
-                    del times[name]
-            for _ in range(options.rounds):
-                for name, taken_ms in times.items():
-                    taken_ms.append(1e3 * seconds(work[name][kind], options.device))
-            reference = times.get("mano unfold", [math.nan] * options.rounds)
-            for name, taken_ms in times.items():
-                memory = measure_memory(work[name][kind], options.device)
-                median = statistics.median(taken_ms)
-                ratio = statistics.median(t / r for t, r in zip(taken_ms, reference, strict=True))
-                values = (grid, batch, kind, name, round(median, 3), round(memory.peak_mib, 2), round(ratio, 3))
-                rows.append(dict(zip(COLUMNS, values, strict=True)))
-
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
+    bandwidth, rate = machine_rates(options.device)
+    frame = measure(options, bandwidth, rate)
+    command = " ".join(["python", "benchmarks/mano_attention.py", *sys.argv[1:]])
+    text = markdown(frame, bandwidth, rate, options.device, command)
+    print(text)
     if options.out:
-        with options.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        options.out.mkdir(parents=True, exist_ok=True)
+        frame.round(4).to_csv(options.out / "table.csv", index=False)
+        (options.out / "table.md").write_text(text)
+        draw(frame, options.out / "cost.png")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ROWS_TOKENS = 4096
+ROWS_TOKENS = 16384
 
 
 def down_sample(x_BHWC: Tensor, weight: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from mano.products import product
 from mano.scales import add_up_sampled, down_sample, weight_gradient
 from mano.windows import attend, attend_backward, wide_dtype
 
-TOKENS_PER_THREAD = 1024
+TOKENS_PER_THREAD = 3072
 
 
 @torch.library.custom_op("mano::tiled_multipole", mutates_args=())
