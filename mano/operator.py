@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mano.attention import MultipoleAttention
 from mano.levels import LevelWeights
+from mano.products import Linear
 
 
 def append_coordinates(x_BCHW: Tensor) -> Tensor:
@@ -24,10 +25,10 @@ class Block(nn.Module):
         self.attention = attention
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(dim),
-            nn.Linear(dim, hidden),
+            Linear(dim, hidden),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(hidden, dim),
+            Linear(hidden, dim),
             nn.Dropout(dropout),
         )
 
@@ -95,7 +96,7 @@ class MANO(nn.Module):
             )
             self.blocks.append(Block(attention, dim, int(mlp_ratio * dim), dropout))
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, out_channels))
+        self.head = nn.Sequential(Linear(dim, dim), nn.Tanh(), nn.Linear(dim, out_channels))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BHWC = self.embed(append_coordinates(x_BCHW).permute(0, 2, 3, 1))

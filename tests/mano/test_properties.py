@@ -1,12 +1,15 @@
 """What must hold of multipole attention whatever its weights: reach, exact padding, precision, counts."""
 
+import multipole_reference as reference
 import pytest
 import torch
 
-from mano import MANO, MultipoleAttention
+from attn_bench.measure.flops import count_flops
+from mano import MANO, MultipoleAttention, scales, tiles
 from mano.layout import coverage, real_cells, sum_windows, to_windows
 from mano.levels import level_grids, window_counts
 from mano.overlap import window_attention
+from mano.products import Linear, product
 from mano.windows import attend, attend_backward
 
 OPTIONS = [{}, {"stride": 1, "level_weights": "learned"}, {"window_size": 3, "stride": 2}, {"rate": 3, "levels": 2}]
@@ -200,6 +203,65 @@ def test_compiles_without_graph_breaks():
 def test_settings_that_cannot_work_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         MultipoleAttention(**{"dim": 32} | options)
+
+
+def test_linear_is_linear():
+    torch.manual_seed(0)
+    ours = Linear(6, 5)
+    x = torch.randn(2, 3, 4, 6, requires_grad=True)
+    seed = torch.randn(2, 3, 4, 5)
+    got, want = ours(x), torch.nn.functional.linear(x, ours.weight, ours.bias)
+    torch.testing.assert_close(got, want)
+    inputs = [x, ours.weight, ours.bias]
+    gradients = (torch.autograd.grad(y, inputs, seed) for y in (got, want))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+    assert got.is_contiguous()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_take_views(transposed):
+    a, b = torch.randn(70, 33), torch.randn(33, 40).t()
+    a = a.t().contiguous().t() if transposed else a
+    torch.testing.assert_close(product(a, b), a @ b.t())
+
+
+@pytest.mark.parametrize("options", [{}, {"window_size": 4}, {"rate": 4, "window_size": 3}], ids=str)
+@pytest.mark.parametrize("grid", [(16, 16), (13, 18)])
+def test_chunks_change_nothing(options, grid, monkeypatch):
+    torch.manual_seed(0)
+    attention = MultipoleAttention(8, **options)
+    x = torch.randn(3, *grid, 8, requires_grad=True)
+    found = []
+    for tokens in (1, 37, 10_000):
+        monkeypatch.setattr(tiles, "TOKENS_PER_THREAD", tokens)
+        monkeypatch.setattr(scales, "ROWS_TOKENS", tokens)
+        y = attention(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, *attention.parameters()])])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_float32_equals_the_equations():
+    torch.manual_seed(0)
+    for options in ({}, {"stride": 1}, {"window_size": 8, "rate": 4}):
+        attention = MultipoleAttention(32, **options)
+        x = torch.randn(2, 17, 32, 32)
+        want = reference.multipole(attention, x, len(attention.grids((17, 32))))
+        assert (attention(x) - want).norm() < 1e-5 * want.norm()
+
+
+@pytest.mark.parametrize("stride", [2, 1])
+def test_operations_are_counted(stride):
+    attention = MultipoleAttention(16, heads=2, stride=stride)
+    x = torch.randn(2, 8, 8, 16)
+    windows = 2 * sum((n // 2) ** 2 if stride == 2 else (n - 1) ** 2 for n in (8, 4, 2))
+    tokens = 2 * (64 + 16 + 4)
+    projections, scaling = 2 * tokens * 4 * 16 * 16, 2 * 2 * 2 * (16 + 4) * 4 * 16 * 16
+    found = count_flops(lambda: attention(x))
+    assert not found.unknown
+    assert found.total == projections + scaling + windows * 2 * 2 * 16 * 16
 
 
 def test_operator_on_any_grid():
