@@ -185,6 +185,7 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.Da
     slow: set[tuple[str, str]] = set()
     for grid in options.grids:
         torch.manual_seed(0)
+        torch.compiler.reset()  # or it gives up after a few grids
         batch = max(1, min(20, 32768 // grid**2))
         x = torch.randn(batch, grid, grid, options.dim, device=options.device)
         modules = {n: m.to(options.device) for n, m in implementations(grid, options.dim, options.heads).items()}

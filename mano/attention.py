@@ -93,7 +93,7 @@ class MultipoleAttention(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         grids = self.grids((x_BHWC.shape[1], x_BHWC.shape[2]))
-        level_weights = self._level_weights(len(grids) - 1, x_BHWC)
+        level_weights = self._level_weights(len(grids) - 1)
         dropping = self.training and self.dropout > 0
         if x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping:
             return self._tiled(x_BHWC, level_weights)
@@ -101,25 +101,26 @@ class MultipoleAttention(nn.Module):
         for _ in grids[1:]:
             pyramid.append(down_sample(pyramid[-1], self.down.weight))
         *outputs, result = self._attend(pyramid, dropping)
-        for output, weight in zip(reversed(outputs), level_weights.flip(0), strict=True):
+        for output, weight in zip(reversed(outputs), reversed(level_weights), strict=True):
             result = output + up_sample(result, self.up.weight * weight, output.shape[1:3])
         return result
 
-    def _level_weights(self, merges: int, like: Tensor) -> Tensor:
+    def _level_weights(self, merges: int) -> list[float] | list[Tensor]:
         """Return w_0, w_1, ..., finest first."""
         if self.level_weights == "learned":
-            return self.gates[:merges].flip(0)
-        weights = [1.0 if self.level_weights == "sum" else 1 / (i + 1) for i in reversed(range(merges))]
-        return torch.tensor(weights, dtype=self.up.weight.dtype, device=like.device)
+            return list(self.gates[:merges].flip(0).unbind(0))
+        return [1.0 if self.level_weights == "sum" else 1 / (i + 1) for i in reversed(range(merges))]
 
-    def _tiled(self, x_BHWC: Tensor, level_weights: Tensor) -> Tensor:
+    def _tiled(self, x_BHWC: Tensor, level_weights: list[float] | list[Tensor]) -> Tensor:
+        learned = self.level_weights == "learned" and level_weights
+        gates = torch.stack(level_weights) if learned else torch.tensor(level_weights, dtype=self.up.weight.dtype)
         norms = [p for norm in (self.norm, self.inner_norm) for p in norm.parameters()]
         projections = self.to_qkv.weight, self.to_out.weight, self.to_out.bias
         tensors = [x_BHWC, *norms, *projections, self.down.weight, self.up.weight]
         if torch.is_autocast_enabled("cpu"):
             tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
         x, norms, weights = tensors[0], tensors[1 : len(norms) + 1], tensors[len(norms) + 1 :]
-        return tiled_multipole(x, norms, *weights, level_weights, self.heads, self.window_size, self.norm.eps)[0]
+        return tiled_multipole(x, norms, *weights, gates, self.heads, self.window_size, self.norm.eps)[0]
 
     def _attend(self, pyramid: list[Tensor], dropping: bool) -> list[Tensor]:
         """Apply A to all levels together."""
