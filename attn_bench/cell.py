@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attn_bench.errors import DiskError
 from attn_bench.measure.environment import environment, environment_id
 from attn_bench.measure.flops import count_flops
 from attn_bench.measure.latency import measure_latency
@@ -39,7 +41,11 @@ class _Findings:
 
 
 def run_cell(cell: Cell, store: Store, report: Report = lambda event: None) -> Record:
-    """Run ``cell``, keep its record in ``store`` and return it; an error of the model is a status, never raised."""
+    """Run ``cell``, keep its record in ``store`` and return it; an error of the model is a status, never raised.
+
+    Raises:
+        DiskError: ``store`` cannot be written.
+    """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     findings = _Findings()
     status: Status = "ok"
@@ -50,12 +56,15 @@ def run_cell(cell: Cell, store: Store, report: Report = lambda event: None) -> R
         status, error = "unsupported", str(reason)
     except Diverged as reason:
         status, error = "diverged", str(reason)
+    except DiskError:
+        raise
     except Exception as reason:
         status, error = ("oom" if is_out_of_memory(reason) else "crashed"), one_line(reason)
         if status == "crashed":
             import traceback
 
-            traceback.print_exc()
+            with contextlib.suppress(Exception):  # standard error may be closed
+                traceback.print_exc()
     record = Record.of(
         cell,
         status,
@@ -93,6 +102,7 @@ def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
     findings.values |= {"tokens": problem.tokens, "complexity": model.complexity}
     torch.manual_seed(cell.seed)
     module = model.build(problem, **cell.options).to(cell.device)
+    _check_output(module, problem, cell)
     findings.values |= {
         "parameters": count_parameters(module),
         "effective": json.loads(json.dumps(dict(model.effective(module)), default=str)),
@@ -102,6 +112,22 @@ def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
     if cell.measure:
         report({"stage": "measuring"})
         _measure(cell, task, problem, module, findings)
+
+
+def _check_output(module: nn.Module, problem: Problem, cell: Cell) -> None:
+    """Refuse a module that does not return what ``problem`` asks for: a loss may broadcast it and train on nonsense."""
+    size = 2
+    inputs, _ = random_batch(problem, size, cell.device, cell.seed)
+    module.eval()
+    # Not in inference mode: what a module keeps from its first call could not be trained with.
+    with torch.no_grad(), autocast(cell.device, cell.precision):
+        output = module(inputs)
+    wanted = problem.output_shape(size)
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if found != wanted:
+        raise ValueError(
+            f"the model returned {found} for an input {tuple(inputs.shape)}; {problem.kind} asks for {wanted}"
+        )
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -12,6 +12,17 @@ class UserError(Exception):
     """Wrong input; the message says what was given, what is allowed and what to do next."""
 
 
+class DiskError(UserError):
+    """The results folder cannot be written any more: it is full, or read-only."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"cannot write {path} ({reason}); what is finished is kept, and the same command goes on "
+            "from there once the folder can be written"
+        )
+
+
 USER_ERRORS = (UserError, DataError, OptionError)
 
 

@@ -66,6 +66,14 @@ class Problem:
             n *= size
         return n
 
+    def output_shape(self, batch: int) -> tuple[int, ...]:
+        """Shape of what a model returns for ``batch`` samples."""
+        if self.kind == "image":
+            return (batch, self.outputs)
+        if self.kind in ("field", "mask"):
+            return (batch, self.outputs, *self.grid)
+        return (batch, *self.grid, self.outputs)
+
 
 class Model(ABC):
     """A model family. Its options are the keyword-only parameters of :meth:`build`.

@@ -23,13 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from attn_bench.errors import UserError
+from attn_bench.errors import DiskError, UserError
 from attn_bench.sweep import Cell
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
+TEMPORARY = ".tmp"
 Status = Literal["ok", "oom", "timeout", "crashed", "diverged", "unsupported", "skipped"]
 
 
@@ -82,20 +83,35 @@ class Record:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path`` that takes its place only when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
+    """Open a temporary file beside ``path`` that takes its place only when the block ends well.
+
+    Raises:
+        DiskError: it cannot be written; ``path`` is as it was.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise a DiskError that names ``path`` in place of an OSError."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise DiskError(path, error.strerror or str(error)) from error
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -131,14 +147,15 @@ class Store:
         try:
             if folder.exists() and not folder.is_dir():
                 raise UserError(f"--out {folder}: is a file; name a folder")
-            if any(path.is_file() for path in folder.rglob("*")):
+            # A runner killed early leaves nothing but a temporary file.
+            if any(path.is_file() and path.suffix != TEMPORARY for path in folder.rglob("*")):
                 existing = store.run_info()
                 if existing.get("task") != task:
                     raise UserError(
                         f"--out {folder}: holds results of task {existing.get('task')!r}; name another folder"
                     )
             (folder / "cells").mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-", suffix=TEMPORARY):
                 pass
         except OSError as error:
             raise UserError(f"--out {folder}: cannot be written ({error.strerror}); name another folder") from None

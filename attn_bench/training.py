@@ -182,10 +182,15 @@ def _save(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state
         "seconds": state.seconds,
         "losses": state.losses,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    # Without a checkpoint a later run starts over, which is no reason to stop this one; torch raises either error.
+    with contextlib.suppress(OSError, RuntimeError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, temporary)
+        temporary.replace(path)
+        return
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def _restore(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: _State) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from attn_bench.errors import DiskError
+from attn_bench.execute.locks import hold, process_lock, runner_lock
 from attn_bench.results import Record, Store
 from attn_bench.sweep import Cell
 
@@ -25,6 +26,8 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_TOP_PAD_": str(1 << 26),
 }
+# Looking for a GPU must not start CUDA in the server, whose children could not use it then.
+FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ def execute(
         skip_after_oom: after an out-of-memory, larger resolutions of the same model are ``skipped``.
         modules: imported once by the fork server.
         listen: told what happens: ``start``, ``progress``, ``done`` with the record's status.
+
+    Raises:
+        DiskError: the folder cannot be written any more.
     """
     waiting = [cell for cell in cells if _is_due(store, cell, retry)]
     with _Server(store.folder, modules) as server:
@@ -80,16 +86,12 @@ def _is_due(store: Store, cell: Cell, retry: str) -> bool:
 
 @contextlib.contextmanager
 def _claim(store: Store, cell: Cell, patient: bool) -> Iterator[bool]:
-    """Hold a cell against other runners; the lock goes with the process that holds it."""
-    path = store.folder / "locks" / cell.id
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    """Hold a cell against other runners, and wait until the process of one that died has ended too."""
+    with hold(runner_lock(store.folder, cell.id), wait=patient) as mine:
+        if mine is not None:
+            with hold(process_lock(store.folder, cell.id), wait=True):
+                pass
+        yield mine is not None
 
 
 def _skip(store: Store, cell: Cell) -> dict[str, Any] | None:
@@ -140,7 +142,7 @@ class _Server:
                 self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**ALLOCATOR, **os.environ},
+                env={**ALLOCATOR, **FORKABLE, **os.environ},
                 start_new_session=True,
             )
         return self.process
@@ -150,7 +152,7 @@ class _Server:
         process = self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        before = store.read(cell.id)
+        before, disk = store.read(cell.id), None
         request = {"cell": cell.to_json(), "timeout_s": limits.timeout_s, "memory_limit_mib": limits.memory_limit_mib}
         end: dict[str, Any] = {"code": 1, "signal": None, "ended_by": "server"}
         with contextlib.suppress(BrokenPipeError):
@@ -161,9 +163,14 @@ class _Server:
                 if event["event"] == "exit":
                     end = event
                     break
-                listen(cell, event)
+                if event["event"] == "disk":
+                    disk = event["error"]
+                else:
+                    listen(cell, event)
         record = store.read(cell.id)
         if record is None or record == before:
+            if disk is not None:
+                raise DiskError(store.folder, disk)
             store.write(_failure(cell, store, end, limits))
             record = store.read(cell.id)
         assert record is not None
@@ -176,6 +183,8 @@ def _failure(cell: Cell, store: Store, end: dict[str, Any], limits: Limits) -> R
             return Record.of(cell, "timeout", error=f"ended after {limits.timeout_s:g} s (--timeout)")
         case "memory":
             return Record.of(cell, "oom", error=f"took more than {limits.memory_limit_mib:g} MiB (--memory-limit)")
+        case "system":
+            return Record.of(cell, "oom", error="ended by the system, which ran out of memory")
         case "server":
             return Record.of(cell, "crashed", error="the process that runs cells died; was the machine out of memory?")
     last = _last_lines(store.path("logs", cell.id))

@@ -2,14 +2,14 @@
 
 ``python -m attn_bench.execute.server FOLDER [MODULE ...]`` imports the modules, then reads one JSON request a line
 from standard input (``{"cell": ..., "timeout_s": ..., "memory_limit_mib": ...}``) and writes JSON events to standard
-output: ``ready``, the child's own progress events, and ``exit`` with how the child ended. It never starts a thread or
-touches a GPU itself, both of which would not survive a fork. When standard input closes it ends, and its child with it.
+output: ``ready``, the child's own events (``progress``; ``disk`` where the folder cannot be written), and ``exit`` with
+how the child ended. It never starts a thread or touches a GPU itself, both of which would not survive a fork. When
+standard input closes it ends, and its child with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -21,9 +21,20 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from attn_bench.execute.processes import (
+    adopt_orphans,
+    be_killed_first,
+    die_with_parent,
+    kill_group,
+    kill_orphans,
+    out_of_memory_kills,
+    takes_more,
+)
+
+# What torch imports late: for an optimiser, which takes a second.
+PRELOADED = ("torch._dynamo",)
 POLL_S = 0.05
-LOG_LIMIT_BYTES = 16 << 20
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+LOG_LIMIT_BYTES, LOG_KEPT_BYTES = 16 << 20, 64 << 10
 
 
 def main(folder: Path, modules: list[str]) -> None:
@@ -32,11 +43,10 @@ def main(folder: Path, modules: list[str]) -> None:
     events = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Become the parent of whatever a cell leaves behind, so that it can be found and ended.
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     import attn_bench.cell  # noqa: F401
 
-    for module in modules:
+    for module in (*PRELOADED, *modules):
         with contextlib.suppress(Exception):
             importlib.import_module(module)
     gc.freeze()
@@ -47,49 +57,68 @@ def main(folder: Path, modules: list[str]) -> None:
 
 
 def _serve(request: dict[str, Any], folder: Path, events: BinaryIO, requests: _Lines) -> None:
+    from attn_bench.execute.locks import hold, process_lock
     from attn_bench.results import Store
     from attn_bench.sweep import Cell
 
     cell, store = Cell.from_json(request["cell"]), Store(folder)
     log = store.path("logs", cell.id)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read)
-        events.close()
-        _run_child(cell, store, log, write)
-    os.close(write)
-    try:
-        _send(events, {"event": "exit", "cell": cell.id, **_watch(child, read, request, log, events, requests)})
-    finally:
-        os.close(read)
+    with hold(process_lock(folder, cell.id), wait=True) as held:
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(read)
+            events.close()
+            if held is not None:
+                held.close()  # what a cell leaves behind must not keep the lock
+            _run_child(cell, store, log, write)
+        os.close(write)
+        try:
+            end = _watch(child, read, request, log, events, requests)
+        finally:
+            os.close(read)
+    _send(events, {"event": "exit", "cell": cell.id, **end})
 
 
 def _run_child(cell: Any, store: Any, log: Path, events: int) -> NoReturn:
+    from attn_bench.cell import run_cell
+    from attn_bench.errors import DiskError
+
     code = 1
     try:
         os.setsid()
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
+        be_killed_first()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-        null = os.open(os.devnull, os.O_RDONLY)
-        for source, target in ((null, 0), (output, 1), (output, 2)):
-            os.dup2(source, target)
-        from attn_bench.cell import run_cell
-
         pipe = os.fdopen(events, "wb", buffering=0)
-        run_cell(cell, store, report=lambda event: _send(pipe, {"event": "progress", **event}))
-        code = 0
+        try:
+            _redirect(log)
+            run_cell(cell, store, report=lambda event: _send(pipe, {"event": "progress", **event}))
+            code = 0
+        except DiskError as error:
+            _send(pipe, {"event": "disk", "error": error.reason})
     except BaseException:
         import traceback
 
-        traceback.print_exc()
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _redirect(log: Path) -> None:
+    """Send output to ``log``, and read nothing."""
+    from attn_bench.results import disk_errors
+
+    with disk_errors(log):
+        log.parent.mkdir(exist_ok=True)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
 
 
 def _watch(
@@ -98,6 +127,7 @@ def _watch(
     """Forward the child's events until it ends or has to be ended; return how it ended."""
     began, ended_by, progress = time.monotonic(), None, _Lines(read)
     timeout, memory_limit = request.get("timeout_s"), request.get("memory_limit_mib")
+    killed_before = out_of_memory_kills()
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         for line in progress.available(0 if done else POLL_S):
@@ -110,52 +140,30 @@ def _watch(
                 ended_by = "stopped"
             elif timeout is not None and time.monotonic() - began > timeout:
                 ended_by = "timeout"
-            elif memory_limit is not None and _resident_mib(child) > memory_limit:
+            elif memory_limit is not None and takes_more(child, memory_limit * 2**20):
                 ended_by = "memory"
             if ended_by is not None:
-                _kill_group(child)
-        with contextlib.suppress(OSError):
-            if log.stat().st_size > LOG_LIMIT_BYTES:
-                os.truncate(log, 0)
-    _kill_group(child)
-    _kill_orphans()
+                kill_group(child)
+        _shorten(log)
+    kill_group(child)
+    kill_orphans()
+    _shorten(log)
     code = os.waitstatus_to_exitcode(status)
+    if ended_by is None and code == -signal.SIGKILL and out_of_memory_kills() > killed_before:
+        ended_by = "system"
     return {"code": max(code, 0), "signal": -code if code < 0 else None, "ended_by": ended_by}
 
 
-def _kill_group(leader: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, signal.SIGKILL)
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
-def _kill_orphans() -> None:
-    import psutil
-
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, 0):
-            pass
-
-
-def _resident_mib(child: int) -> float:
-    import psutil
-
-    total = 0
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(child)
-        for member in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                memory = member.memory_info()
-                # What children share with the server is not theirs.
-                total += memory.rss - getattr(memory, "shared", 0)
-    return total / 2**20
+def _shorten(log: Path) -> None:
+    """Leave only the end of a log that has grown beyond the limit."""
+    with contextlib.suppress(OSError):
+        if (size := log.stat().st_size) > LOG_LIMIT_BYTES:
+            with log.open("rb+") as file:
+                file.seek(size - LOG_KEPT_BYTES)
+                end = file.read(LOG_KEPT_BYTES)
+                file.truncate(0)
+                file.seek(0)
+                file.write(end)
 
 
 class _Lines:

@@ -28,25 +28,6 @@ def statuses(table):
     return dict(zip(table.model, zip(table.status, table.error.fillna(""))))
 
 
-def test_every_way_to_fail_is_a_row_and_the_good_model_is_untouched(tmp_path):
-    models = ["toy-raises", "toy-nan", "toy-dies", "toy-slow", "toy-unfit", "toy"]
-    models.append({"name": "toy-dies", "label": "segfault", "options": {"signal": int(signal.SIGSEGV)}})
-    table = run_sweep(sweep(models, resolutions=[12]), tmp_path / "r", limits=Limits(timeout_s=8))
-    found = statuses(table)
-    assert len(table) == len(models)
-    assert found["toy"] == ("ok", "")
-    assert found["toy-raises"] == ("crashed", "RuntimeError: boom in two lines")
-    assert found["toy-nan"] == ("diverged", "the loss is nan at step 1, epoch 1")
-    assert found["toy-dies"] == ("crashed", "exit code 0 without a result: last words")
-    assert found["segfault"] == ("crashed", "ended by SIGSEGV: last words")
-    assert found["toy-slow"] == ("timeout", "ended after 8 s (--timeout)")
-    assert found["toy-unfit"] == ("unsupported", "grid (12, 12) is above 8")
-    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "864"]]
-
-    alone = run_sweep(sweep(["toy"], resolutions=[12]), tmp_path / "alone")
-    assert alone.rel_l2[0] == table[table.model == "toy"].rel_l2.item()
-
-
 def test_a_second_call_runs_only_what_is_missing(tmp_path):
     ran = []
 

@@ -91,21 +91,6 @@ class Slow(Toy):
         return module
 
 
-class Dies(Toy):
-    name = "toy-dies"
-    summary = "Ends its process, leaving a child behind."
-
-    def build(self, problem: Problem, *, signal: int = 0):
-        import os
-        import subprocess
-
-        subprocess.Popen(["sleep", "864"], start_new_session=True)
-        print("last words", flush=True)
-        if signal:
-            os.kill(os.getpid(), signal)
-        os._exit(0)
-
-
 class Hungry(Toy):
     name = "toy-hungry"
     summary = "Runs out of memory at 10 and above."

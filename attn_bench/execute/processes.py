@@ -1,0 +1,98 @@
+"""What the system can be asked about processes, and told to do with them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever this process's children leave behind, so that it can be found and ended."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """Have the system end this process when its parent ends."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def be_killed_first() -> None:
+    """When the machine runs out of memory, let the system end this process and not one that keeps the results."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def kill_group(leader: int) -> None:
+    """End every process of a group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def kill_orphans() -> None:
+    """End every process below this one; gives up on what the system cannot end within ten seconds."""
+    import psutil
+
+    end = time.monotonic() + 10
+    # Again and again: one that is ended may have started another a moment before.
+    while (members := psutil.Process().children(recursive=True)) and time.monotonic() < end:
+        for process in members:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.001)
+
+
+def out_of_memory_kills() -> int:
+    """How many processes the system has ended for want of memory since it was started."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def takes_more(child: int, limit: float) -> bool:
+    """Tell whether a cell's processes take more than ``limit`` bytes of resident memory, libraries aside."""
+    import psutil
+
+    members: list[Any] = []
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(child)
+        members = [process, *process.children(recursive=True)]
+    # Quick, and an upper bound: pages that forked processes share count in each. The system takes milliseconds to tell
+    # what is shared, which would disturb what is being measured.
+    return sum(map(_resident, members)) > limit and sum(map(_proportional, members)) > limit
+
+
+def _resident(process: Any) -> int:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        memory = process.memory_info()
+        return memory.rss - getattr(memory, "shared", 0)
+    return 0
+
+
+def _proportional(process: Any) -> int:
+    """Anonymous memory in bytes, where a page of n processes counts as 1/n in each."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss_Anon:"):
+                return int(line.split()[1]) * 1024
+        return _resident(process)
+    return 0

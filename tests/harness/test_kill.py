@@ -1,0 +1,86 @@
+"""A runner that is killed again and again loses nothing and repeats nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+import attn_bench
+
+KILLS, CELLS = 20, 70
+
+
+def processes(mark: str) -> list[psutil.Process]:
+    """The processes whose environment holds ``mark``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def finished(folder: Path) -> dict[int, bytes]:
+    """What the records hold, by seed; each must be whole."""
+    return {json.loads(text)["cell"]["seed"]: text for text in map(Path.read_bytes, folder.glob("cells/*.json"))}
+
+
+def built(file: Path) -> Counter[str]:
+    return Counter(file.read_text().split()) if file.exists() else Counter()
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(tmp_path):
+    folder, file, mark, rng = tmp_path / "r", tmp_path / "built", uuid.uuid4().hex, random.Random(0)
+    command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-counted", "--task", "toy-task"]
+    command += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--seeds", str(CELLS), "--no-measure"]
+    command += ["--no-plots", "--out", str(folder), "--set", f"toy-counted.file={file}"]
+    environment = {**os.environ, "TEST_MARK": mark, "OMP_NUM_THREADS": "1"}
+    before: dict[int, bytes] = {}
+    for kill in range(KILLS):
+        starts = built(file)
+        runner = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Most kills while cells run, which is after some two seconds; some while everything starts.
+        if kill % 3:
+            deadline = time.monotonic() + 30
+            while built(file) == starts and runner.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.4))
+        else:
+            time.sleep(rng.uniform(0, 2.5))
+        assert runner.poll() is None, "all cells were finished before the last kill"
+        runner.kill()
+        runner.wait()
+        now = finished(folder)
+        assert before.items() <= now.items()
+        again = built(file) - starts
+        assert not [seed for seed in before if again[str(seed)]], "a finished cell ran again"
+        before = now
+        # The next starts at once, half of the time; what the killed one left ends by itself.
+        if kill % 2:
+            psutil.wait_procs(processes(mark), timeout=10)
+            assert not processes(mark)
+    starts = built(file)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not processes(mark)
+    table = attn_bench.load(folder)
+    assert sorted(table.seed) == list(range(CELLS))
+    assert set(table.status) == {"ok"}
+    assert table.cell.is_unique
+    assert (folder / "table.csv").read_text().count("\n") == CELLS + 1
+    assert before.items() <= finished(folder).items()
+    assert not [seed for seed in before if (built(file) - starts)[str(seed)]]
+    assert len(before) > KILLS // 2
