@@ -225,6 +225,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     matplotlib.use("agg")
     import seaborn as sns
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter
 
     sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
     frame = frame[frame["pass"] != STEP].copy()
@@ -248,7 +249,8 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
                 legend=axis is axes[0, 0],
             )
             axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
+            axis.set_yscale("log", base=2)
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         column[0].set_title(kind)
     sides = sorted(frame["side of the grid"].unique())
     axes[0, 0].set_xticks(sides, [str(n) for n in sides])
