@@ -28,20 +28,34 @@ def _metrics(folder: Path) -> dict[str, Any]:
     return {name: Metric(**values) for name, values in Store.open(folder).run_info()["metrics"].items()}
 
 
-def write(folder: Path, out: Path | None = None) -> None:
+def write(folder: Path, out: Path | None = None) -> Path:
+    """Write the report and return its page."""
     from attn_bench.report import write_report
     from attn_bench.results import load
 
     written = write_report(folder, load(folder), metrics=_metrics(folder), out=out)
-    print(f"Table and plots: {written[0].parent}")
+    page = next(path for path in written if path.suffix == ".html")
+    print(f"Report: {page}")
+    return page
 
 
 def report(
     results: Annotated[Path, typer.Argument(help="Results folder.")],
     out: Annotated[Path | None, typer.Option(help="Where to write [RESULTS/report].")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Write table and plots of stored results again, without running anything."""
+    """Write page, table and plots of stored results again, without running anything."""
     from attn_bench.results import load
 
     show(results, load(results))
-    write(results, out)
+    page = write(results, out)
+    if open_:
+        _open(page)
+
+
+def _open(page: Path) -> None:
+    import sys
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        print(f"attn-bench: no browser found; open {page} in one", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Tables and figures of a results folder."""
 
-from attn_bench.report.page import write_report
 from attn_bench.report.tables import console_table
+from attn_bench.report.write import write_report
 
 __all__ = ["console_table", "write_report"]

@@ -71,7 +71,8 @@ def markdown(found: Scaling, summary: Summary) -> str:
     if notes:
         parts.append("\n".join(notes))
     if found.crossovers:
-        parts.append("### Crossovers\n\n" + "\n".join(_crossing(c, names) for c in found.crossovers))
+        lines = [f"- {for_markdown(crossing_text(crossing, names))}" for crossing in found.crossovers]
+        parts.append("### Crossovers\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
@@ -80,15 +81,16 @@ def _exponent(fit: Fit) -> str:
     return f"{fit.exponent:.2f} ({fit.low:.2f} to {fit.high:.2f}){mark}, {fit.first}-{fit.last}"
 
 
-def _crossing(crossing: Crossover, names: Mapping[str, str]) -> str:
-    cheaper, dearer = (for_markdown(names[name]) for name in (crossing.cheaper, crossing.dearer))
+def crossing_text(crossing: Crossover, names: Mapping[str, str]) -> str:
+    """Say from where on which model is cheaper, with the interval of that size."""
     if crossing.extrapolated:
         where = f"about {significant(crossing.tokens, 2)} tokens (extrapolated)"
     elif crossing.low is None or crossing.high is None:
         where = f"{crossing.tokens:.0f} tokens"
     else:
         where = f"{crossing.tokens:.0f} tokens ({crossing.low:.0f} to {crossing.high:.0f})"
-    return f"- {COSTS[crossing.cost]}: {cheaper} is cheaper than {dearer} from {where}"
+    cheaper, dearer = names[crossing.cheaper], names[crossing.dearer]
+    return f"{COSTS[crossing.cost]}: {cheaper} is cheaper than {dearer} from {where}"
 
 
 def console(found: Scaling, summary: Summary) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,13 +101,18 @@ def _line(cells: list[str]) -> str:
 
 def _bold_if_best(summary: Summary, column: Column, entry: Entry) -> str:
     text = column.text(entry)
+    return f"**{text}**" if is_best(summary, column, entry) else text
+
+
+def is_best(summary: Summary, column: Column, entry: Entry) -> bool:
+    """Tell whether ``entry`` has the best value of its resolution, where at least two models compete."""
     stat = entry.values.get(column.name)
     best = summary.best(column.name, entry.resolution, higher=column.higher) if column.ranked else None
     if stat is None or best is None:
-        return text
+        return False
     rival = entry.model not in summary.references or column.kind == "metric"
     # What reads the same is as good.
-    return f"**{text}**" if rival and significant(stat.mean) == significant(best) else text
+    return rival and significant(stat.mean) == significant(best)
 
 
 def status_text(entry: Entry) -> str:
@@ -176,8 +181,17 @@ def _transfer_cell(column: Column, entry: Entry | None) -> str:
 
 
 def failure_lines(summary: Summary, names: Mapping[str, str]) -> list[str]:
-    """Return one Markdown list item per way in which an entry failed; what failed to train is not said again."""
+    """Return one Markdown list item per way in which an entry failed."""
     lines = []
+    for entry, where, failure in failures(summary):
+        reason = f": {for_markdown(plain(failure.reason, REASON_WIDTH))}" if failure.reason else ""
+        name = for_markdown(names[entry.model])
+        lines.append(f"- {name} at {where} ({seeds_text(failure)}): **{failure.status}**{reason}")
+    return lines
+
+
+def failures(summary: Summary) -> Iterator[tuple[Entry, str, Failure]]:
+    """Yield each way in which an entry failed, and at which resolution; what failed to train is not said again."""
     untrained = {(e.model, e.resolution, failure.status) for e in summary.entries for failure in e.failures}
     for entry in (*summary.entries, *summary.transfers):
         transfer = entry.eval_resolution != entry.resolution
@@ -185,13 +199,11 @@ def failure_lines(summary: Summary, names: Mapping[str, str]) -> list[str]:
             if transfer and (entry.model, entry.resolution, failure.status) in untrained:
                 continue
             where = f"{entry.resolution}" + (f", evaluated at {entry.eval_resolution}" if transfer else "")
-            reason = f": {for_markdown(plain(failure.reason, REASON_WIDTH))}" if failure.reason else ""
-            name = for_markdown(names[entry.model])
-            lines.append(f"- {name} at {where} ({_seeds(failure)}): **{failure.status}**{reason}")
-    return lines
+            yield entry, where, failure
 
 
-def _seeds(failure: Failure) -> str:
+def seeds_text(failure: Failure) -> str:
+    """Name the seeds that failed so."""
     seeds = ", ".join(map(str, sorted(failure.seeds)))
     return f"seed {seeds}" if len(failure.seeds) == 1 else f"seeds {seeds}"
 

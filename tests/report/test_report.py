@@ -80,7 +80,11 @@ def test_figures_decode_and_settings_of_matplotlib_stay(tmp_path: Path) -> None:
     names = {path.name for path in written}
     figures = ["error_vs_resolution", "latency_vs_resolution", "memory_vs_resolution", "error_vs_latency"]
     figures += ["darcy_panel_16", "darcy_panel_32"]
-    assert names == {f"{name}.{suffix}" for name in figures for suffix in ("png", "svg")} | {"table.md", "report.md"}
+    assert names == {f"{name}.{suffix}" for name in figures for suffix in ("png", "svg")} | {
+        "table.md",
+        "report.md",
+        "index.html",
+    }
     assert {path.name for path in (tmp_path / "report").iterdir()} == names  # no temporary file stays
     for path in written:
         if path.suffix == ".png":
@@ -169,7 +173,7 @@ def test_other_resolutions_have_a_table_of_their_own() -> None:
 
 def test_only_failures_still_make_a_table(tmp_path: Path) -> None:
     written = write_report(tmp_path, pd.DataFrame([failed("vit", 16, "crashed", "boom")]), metrics=ERRORS)
-    assert {path.name for path in written} == {"table.md", "report.md"}
+    assert {path.name for path in written} == {"table.md", "report.md", "index.html"}
     assert "boom" in (tmp_path / "report" / "report.md").read_text()
 
 

@@ -1,0 +1,145 @@
+"""Where results come from: the cells as they were asked for, the machines and versions, the data."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attn_bench.results import Store
+
+Facts = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One environment that cells ran in.
+
+    Attributes:
+        name: of the device.
+        cells: how many cells ran there.
+        facts: what a reader asks first.
+        details: everything that was recorded.
+        versions: of the software.
+    """
+
+    name: str
+    cells: int
+    facts: Facts
+    details: Facts
+    versions: Facts
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the results of a folder come from; empty where the folder keeps no records.
+
+    Attributes:
+        cells: JSON of every cell (see :class:`attn_bench.sweep.Cell`).
+        machines: the one with most cells first.
+        data: facts on the data, by resolution where they differ.
+        started: when the first and the last cell were started.
+    """
+
+    cells: tuple[Mapping[str, Any], ...]
+    machines: tuple[Machine, ...]
+    data: Facts
+    started: tuple[str, str] | None
+
+    @property
+    def versions(self) -> list[Facts]:
+        """The sets of versions that cells ran with, without repeats."""
+        found: list[Facts] = []
+        for machine in self.machines:
+            if machine.versions and machine.versions not in found:
+                found.append(machine.versions)
+        return found
+
+
+def read_origin(folder: Path) -> Origin:
+    """Read where the results in ``folder`` come from; raises UserError if a record is broken."""
+    records = Store(folder).records()
+    times = sorted(record["started"] for record in records if record["started"])
+    ran = Counter(record["environment"] for record in records if record["environment"])
+    machines = [_machine(folder, id, number) for id, number in ran.most_common()]
+    return Origin(
+        cells=tuple(record["cell"] for record in records),
+        machines=tuple(machines),
+        data=_agreed([dict(flat(record["data"])) for record in records if record["data"]]),
+        started=(_minute(times[0]), _minute(times[-1])) if times else None,
+    )
+
+
+def _minute(time: str) -> str:
+    return f"{time[:16].replace('T', ' ')} UTC"
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested values as dotted names and text; what is None or empty is left out."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            yield from flat({str(i): item for i, item in enumerate(value)}, f"{prefix}{key}.")
+        elif value not in (None, "", []):
+            yield f"{prefix}{key}", _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _agreed(facts: Sequence[Mapping[str, str]]) -> Facts:
+    """Return each fact with its value, or with the few values it has."""
+    names = dict.fromkeys(name for of in facts for name in of)
+    values = {name: dict.fromkeys(of[name] for of in facts if name in of) for name in names}
+    return [(name, "; ".join(found)) for name, found in values.items()]
+
+
+def _machine(folder: Path, id: str, cells: int) -> Machine:
+    try:
+        values = json.loads((folder / "environments" / f"{Path(id).name}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        values = {}
+    cpu, torch, system = (values.get(name) or {} for name in ("cpu", "torch", "os"))
+    gpus = (values.get("gpus") or {}).get("devices", [])
+    versions, git = values.get("versions") or {}, values.get("git") or {}
+    facts = {
+        "Processor": _joined(cpu.get("model"), _unit(cpu.get("usable_cores"), "cores usable")),
+        "Memory": _unit(cpu.get("memory_gib"), "GiB"),
+        "GPU": "; ".join(_joined(gpu.get("name"), _unit(gpu.get("memory_gib"), "GiB")) for gpu in gpus),
+        "System": " ".join(str(part) for part in system.values()),
+        "Python": str((values.get("python") or {}).get("version") or ""),
+        "PyTorch": _joined(
+            versions.get("torch"),
+            f"CUDA {torch['cuda']}" if torch.get("cuda_available") else None,
+            _unit(torch.get("threads"), "threads"),
+        ),
+        "attn-bench": _joined(
+            versions.get("attn-bench"),
+            f"revision {git['revision'][:12]}{' with uncommitted changes' if git.get('dirty') else ''}"
+            if git.get("revision")
+            else None,
+        ),
+    }
+    python = {"python": (values.get("python") or {}).get("version")}
+    return Machine(
+        name=str(values.get("device_name") or "unknown device"),
+        cells=cells,
+        facts=[(name, text) for name, text in facts.items() if text],
+        details=list(flat(values)),
+        versions=list(flat({**python, **versions})),
+    )
+
+
+def _unit(value: Any, unit: str) -> str | None:
+    return None if value is None else f"{value} {unit}"
+
+
+def _joined(*parts: Any) -> str:
+    return ", ".join(str(part) for part in parts if part)

@@ -1,0 +1,178 @@
+"""The figures of a report as files, with what is written under each and what stands for it where it cannot be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attn_bench.report.scaling import Scaling
+from attn_bench.report.summary import Summary
+from attn_bench.report.text import distinct, plain, significant
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PLOTS = {
+    "error_vs_resolution": "",
+    "latency_vs_resolution": "latency_forward_ms",
+    "memory_vs_resolution": "peak_memory_forward_mib",
+    "error_vs_latency": "",
+}
+UNITS = {"latency_forward_ms": " ms", "peak_memory_forward_mib": " MiB"}
+# Heard, not skimmed: past this many a list of values helps nobody, and the table has them.
+MOST_SPOKEN = 24
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that lies in the report's folder as ``<name>.png`` and ``<name>.svg``.
+
+    Attributes:
+        name: of its files.
+        title, caption: shown with it.
+        alt: says in words what it shows.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Everything drawn of a results folder.
+
+    Attributes:
+        plots: against resolution, and error against latency.
+        growth: cost against tokens.
+        panels: fields, by resolution.
+        scaling: what ``growth`` is drawn from.
+        notes: what could not be shown, and why.
+        files: paths of all figures.
+    """
+
+    plots: tuple[Picture, ...]
+    growth: Picture | None
+    panels: tuple[Picture, ...]
+    scaling: Scaling | None
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+def draw(folder: Path, table: pd.DataFrame, summary: Summary, out: Path) -> Drawn:
+    """Draw every figure that has a value and save it in ``out`` as PNG and SVG."""
+    # matplotlib takes a second to import, which the table for the terminal need not wait for.
+    from attn_bench.report import figures
+    from attn_bench.report import scaling as growth
+    from attn_bench.report.panels import field_panel, read_samples
+    from attn_bench.report.style import save, style
+
+    plots: list[Picture] = []
+    panels: list[Picture] = []
+    notes: list[str] = []
+    files: list[Path] = []
+    grown = None
+    with style():
+        for name in PLOTS:
+            if (figure := getattr(figures, name)(summary)) is not None:
+                files += save(figure, out, name)
+                plots.append(_plot(summary, name))
+        if (found := growth.scaling(table)) is not None:
+            files += save(growth.figure(found, summary), out, "scaling")
+            grown = _growth()
+        for resolution in summary.resolutions:
+            samples, unread = read_samples(folder, summary, resolution)
+            notes += unread
+            if samples:
+                name = f"{file_name(plain(summary.settings.get('task', 'field')))}_panel_{resolution}"
+                files += save(field_panel(samples), out, name)
+                panels.append(_panel(name, resolution, {model: sample.rel_l2 for model, sample in samples.items()}))
+    return Drawn(tuple(plots), grown, tuple(panels), found, tuple(notes), tuple(files))
+
+
+def file_name(text: str) -> str:
+    """Return ``text`` with nothing in it that a file system or an address could read as more than a letter."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in text)
+
+
+def _plot(summary: Summary, name: str) -> Picture:
+    primary = summary.primary
+    metric = summary.metrics[primary]
+    seeds = summary.max_seeds > 1
+    bars = " Bars: 95 % confidence interval of the median"
+    bars += ", from the lowest to the highest of the seeds." if seeds else "."
+    title, caption = {
+        "error_vs_resolution": (
+            f"{primary} against resolution",
+            f"{plain(metric.summary, 200) or primary}; {metric.direction} is better."
+            + (f" Mean over up to {summary.max_seeds} seeds; bars from the lowest to the highest." if seeds else ""),
+        ),
+        "latency_vs_resolution": (
+            "Latency against resolution",
+            f"Median latency; both axes logarithmic.{bars}",
+        ),
+        "memory_vs_resolution": (
+            "Peak memory against resolution",
+            "Peak memory of the step above what weights and inputs occupy; both axes logarithmic.",
+        ),
+        "error_vs_latency": (
+            f"{primary} against latency",
+            "A point per model and resolution, the larger the higher. Rings: no other model at that resolution is "
+            "both faster and better.",
+        ),
+    }[name]
+    column = PLOTS[name] or primary
+    best = finding(summary, column)
+    caption = f"{caption} {best}".strip()
+    return Picture(name, title, caption, f"{title}. {best} {_spoken(summary, name, column)}".replace("  ", " ").strip())
+
+
+def _spoken(summary: Summary, name: str, column: str) -> str:
+    """Say the values that a plot shows, or where they stand if they are many."""
+    models = distinct(summary.models)
+    also = "latency_forward_ms" if name == "error_vs_latency" else None
+    parts, total = [], 0
+    for model in summary.models:
+        entries = [e for e in summary.of(model) if column in e.values and (also is None or also in e.values)]
+        total += len(entries)
+        said = [
+            f"{significant(e.values[column].mean)}{UNITS.get(column, '')} at {e.resolution}"
+            + (f" in {significant(e.values[also].mean)} ms" if also else "")
+            for e in entries
+        ]
+        if said:
+            parts.append(f"{models[model]} {', '.join(said)}")
+    what = {"latency_forward_ms": "Forward: ", "peak_memory_forward_mib": "Forward: "}.get(column, "")
+    return f"{what}{'; '.join(parts)}." if 0 < total <= MOST_SPOKEN else "The table has the values."
+
+
+def finding(summary: Summary, column: str) -> str:
+    """Say who is best in a column at the highest resolution that several reached."""
+    metric = summary.metrics.get(column)
+    for resolution in reversed(summary.resolutions):
+        best = summary.best(column, resolution, higher=metric is not None and metric.direction == "higher")
+        if best is not None:
+            winner = next(e.model for e in summary.entries if e.resolution == resolution and e.mean(column) == best)
+            word = {"latency_forward_ms": "Fastest forward", "peak_memory_forward_mib": "Least memory forward"}
+            lead = word.get(column, f"Best {column}")
+            return f"{lead} at {resolution}: {plain(winner)} ({significant(best)}{UNITS.get(column, '')})."
+    return ""
+
+
+def _growth() -> Picture:
+    title = "Cost against the number of tokens"
+    caption = "Points are measured, lines fitted; the legends give the slopes. Dotted: slopes to compare with."
+    return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
+
+
+def _panel(name: str, resolution: int, errors: Mapping[str, float]) -> Picture:
+    listed = ", ".join(f"{plain(model)} {significant(error)}" for model, error in errors.items())
+    title = f"Fields at resolution {resolution}"
+    caption = (
+        "First test sample: coefficient and truth on the left, then each prediction above its absolute error. "
+        "Predictions share the truth's colour scale; the errors share one."
+    )
+    return Picture(name, title, caption, f"{title}. Relative L2 error of the sample: {listed}.")

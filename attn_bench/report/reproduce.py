@@ -1,0 +1,186 @@
+"""The commands that make the cells of a results folder again, read off the cells themselves.
+
+``run.json`` keeps what was asked for last; a folder may have been filled by several commands, and defaults may have
+changed since. Cells hold every setting as it was in force.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+OUT = "reproduced"
+LINE = 88
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
+# Flags of 'measure'; the others have no meaning without training.
+_MEASURE = ("models", "task", "resolutions", "batch_size", "precision", "device", "threads", "compile", "options")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command, and the sweep file it reads if flags cannot say it: its name and its YAML."""
+
+    command: str
+    file: str | None = None
+    yaml: str | None = None
+
+
+def steps(cells: Iterable[Mapping[str, Any]]) -> list[Step]:
+    """Return commands that together make exactly ``cells`` (JSON, see :class:`attn_bench.sweep.Cell`)."""
+    found = []
+    for number, settings in enumerate(sweeps(cells), 1):
+        command = _command(settings)
+        if command is not None:
+            found.append(Step(command))
+        else:
+            file = f"sweep-{number}.yaml"
+            found.append(Step(f"attn-bench run {file} --out {OUT}", file, _yaml(settings, flow=False)))
+    return found
+
+
+def sweeps(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return settings (see :meth:`attn_bench.sweep.Sweep.from_settings`) whose cells together are exactly ``cells``."""
+    shared = ("task", "task_options", "precision", "device", "compile", "measure", "threads", "training", "batch_size")
+    result = []
+    for group in _grouped(cells, lambda cell: {name: cell.get(name) for name in shared}):
+        tested = list(dict.fromkeys(r for cell in group for r in cell["eval_resolutions"]))
+        if all(cell["eval_resolutions"] == [r for r in tested if r != cell["resolution"]] for cell in group):
+            result += _products(group, tested)
+        else:
+            for alike in _grouped(group, lambda cell: cell["eval_resolutions"]):
+                result += _products(alike, alike[0]["eval_resolutions"])
+    return result
+
+
+def _grouped(cells: Iterable[Mapping[str, Any]], key: Any) -> list[list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        groups.setdefault(json.dumps(key(cell), sort_keys=True), []).append(cell)
+    return list(groups.values())
+
+
+def _products(cells: Sequence[Mapping[str, Any]], tested: list[int]) -> list[dict[str, Any]]:
+    """Split cells that share their settings into products of models, resolutions and seeds."""
+    rectangles: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Mapping[str, Any]]] = {}
+    for variant in _grouped(cells, lambda cell: [cell["model"], cell["plugin"], cell["options"]]):
+        by_seeds: dict[tuple[int, ...], list[int]] = {}
+        for resolution in sorted({cell["resolution"] for cell in variant}):
+            seeds = tuple(sorted({cell["seed"] for cell in variant if cell["resolution"] == resolution}))
+            by_seeds.setdefault(seeds, []).append(resolution)
+        for seeds, resolutions in by_seeds.items():
+            rectangles.setdefault((tuple(resolutions), seeds), []).append(variant[0])
+    return [
+        _settings(models, resolutions, seeds, tested)
+        for (resolutions, seeds), variants in rectangles.items()
+        for models in _without_twins(variants)
+    ]
+
+
+def _without_twins(variants: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Split variants so that no label stands twice in one sweep."""
+    parts: list[list[Mapping[str, Any]]] = []
+    for variant in variants:
+        for part in parts:
+            if all(variant["model"] != other["model"] for other in part):
+                part.append(variant)
+                break
+        else:
+            parts.append([variant])
+    return parts
+
+
+def _settings(
+    variants: Sequence[Mapping[str, Any]], resolutions: Sequence[int], seeds: Sequence[int], tested: list[int]
+) -> dict[str, Any]:
+    cell = variants[0]
+    training = cell["training"]
+    settings: dict[str, Any] = {"task": cell["task"], "resolutions": list(resolutions)}
+    if tested:
+        settings["eval_resolutions"] = tested
+    if list(seeds) != [0]:
+        settings["seeds"] = len(seeds) if list(seeds) == list(range(len(seeds))) else list(seeds)
+    if training:
+        whole = training["budget_unit"] == "steps"
+        settings[training["budget_unit"]] = int(training["budget"]) if whole else training["budget"]
+        settings |= {name: training[name] for name in ("batch_size", "learning_rate", "weight_decay", "clip_norm")}
+    else:
+        settings |= {"train": False, "batch_size": cell["batch_size"]}
+    settings |= {"precision": cell["precision"], "device": cell["device"]}
+    settings |= {name: cell[name] for name in ("compile", "threads") if cell[name]}
+    if not cell["measure"]:
+        settings["measure"] = False
+    options = {cell["task"]: cell["task_options"]} if cell["task_options"] else {}
+    if _nameable(variants):
+        settings["models"] = [variant["model"] for variant in variants]
+        options |= {variant["model"]: variant["options"] for variant in variants if variant["options"]}
+    else:
+        settings["models"] = [
+            {"name": variant["plugin"], "label": variant["model"], "options": variant["options"]}
+            for variant in variants
+        ]
+    return settings | ({"options": options} if options else {})
+
+
+def _nameable(variants: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether models can be written by name alone, their options apart.
+
+    Options of ``vit`` reach ``vit:patch4`` as well, so two variants of one plugin cannot where either has options.
+    """
+    plugins = [variant["plugin"] for variant in variants]
+    return all(
+        _PLAIN.fullmatch(v["model"])
+        and (v["model"] == v["plugin"] or v["model"].startswith(f"{v['plugin']}:"))
+        and (plugins.count(v["plugin"]) == 1 or not any(w["options"] for w in variants if w["plugin"] == v["plugin"]))
+        for v in variants
+    )
+
+
+def _command(settings: Mapping[str, Any]) -> str | None:
+    """Return the command with flags, or None if it takes a sweep file."""
+    measure = settings.get("train") is False
+    if measure and any(name not in (*_MEASURE, "train") for name in settings):
+        return None
+    names = [settings["task"], *settings["models"]]
+    if not all(isinstance(name, str) and _PLAIN.fullmatch(name) for name in names):
+        return None
+    if isinstance(settings.get("seeds"), list):
+        return None
+    parts = ["attn-bench", "measure" if measure else "run", "--models", ",".join(settings["models"])]
+    for name, value in settings.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name == "options":
+            for owner, options in value.items():
+                parts += [part for key, item in options.items() for part in ("--set", f"{owner}.{key}={_yaml(item)}")]
+        elif isinstance(value, bool):
+            parts += [] if name == "train" else [flag if value else f"--no-{name}"]
+        elif name != "models":
+            parts += [flag, ",".join(map(_number, value)) if isinstance(value, list) else _number(value)]
+    return _folded([*parts, "--out", OUT])
+
+
+def _folded(parts: Sequence[str]) -> str:
+    """Write a command in lines that fit a page, broken before flags."""
+    lines = [""]
+    for i, part in enumerate(parts):
+        quoted = shlex.quote(part)
+        paired = shlex.quote(parts[i + 1]) if part.startswith("--") and i + 1 < len(parts) else ""
+        if part.startswith("--") and len(lines[-1]) + len(quoted) + len(paired) + 4 > LINE:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += f"{' ' if lines[-1] else ''}{quoted}"
+    return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _yaml(value: Any, *, flow: bool = True) -> str:
+    import yaml
+
+    text = yaml.safe_dump(value, default_flow_style=flow, sort_keys=False, width=10**9 if flow else 100)
+    return text.removesuffix("...\n").rstrip("\n") if flow else text

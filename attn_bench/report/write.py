@@ -1,0 +1,55 @@
+"""Writes the report of a results folder: figures, tables, and the pages that show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attn_bench.plugin import Metric
+from attn_bench.report.html import html_page
+from attn_bench.report.origin import read_origin
+from attn_bench.report.page import markdown_page
+from attn_bench.report.pictures import draw
+from attn_bench.report.summary import summarise
+from attn_bench.report.tables import markdown_table
+from attn_bench.results import atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAGE = "index.html"
+
+
+def write_report(
+    folder: Path, table: pd.DataFrame, *, metrics: Mapping[str, Metric], out: Path | None = None
+) -> list[Path]:
+    """Write ``index.html``, ``report.md``, ``table.md`` and the figures, PNG and SVG each, and return their paths.
+
+    ``index.html`` holds everything it shows, so that it can be sent to somebody alone. A figure without a single value
+    is left out.
+
+    Args:
+        folder: results folder; its ``artifacts`` are shown for field tasks, its ``environments`` and ``cells`` say
+            where the results come from.
+        table: its table (see :func:`attn_bench.results.load`).
+        metrics: of the task; the first is what figures show.
+        out: where to write; by default ``report`` in ``folder``.
+
+    Raises:
+        UserError: the table holds nothing to report.
+        OSError: ``out`` cannot be written.
+    """
+    summary = summarise(table, metrics)
+    out = out or folder / "report"
+    text = markdown_table(summary)
+    drawn = draw(folder, table, summary, out)
+    pages = {
+        "table.md": text,
+        "report.md": markdown_page(summary, drawn, text),
+        PAGE: html_page(table, summary, drawn, read_origin(folder), out),
+    }
+    for name, content in pages.items():
+        with atomic_write(out / name) as file:
+            file.write(content.encode())
+    return [*drawn.files, *(out / name for name in pages)]

@@ -1,0 +1,115 @@
+"""Results folders made without running anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attn_bench.plugin import Metric
+from attn_bench.results import Record, Store, write_json
+from attn_bench.sweep import Cell, Training
+
+METRICS = {"rel_l2": Metric("lower", "relative <L2> error"), "rel_mse": Metric("lower", "the same, squared")}
+TRAINING = Training(10.0, "epochs", 8, 2e-3, 1e-4, 1.0)
+ENVIRONMENT = {
+    "device_name": "Some CPU",
+    "cpu": {"model": "Some CPU", "usable_cores": 2, "memory_gib": 24, "governor": None},
+    "gpus": {"devices": [{"name": "Some GPU", "memory_gib": 80}], "driver": "1.2"},
+    "os": {"system": "Linux", "release": "6.1", "machine": "x86_64"},
+    "python": {"version": "3.11.7", "implementation": "CPython"},
+    "torch": {"cuda": "13.2", "cuda_available": False, "threads": 2},
+    "versions": {"attn-bench": "0.1.0", "torch": "2.15.0"},
+    "git": {"revision": "0123456789abcdef", "dirty": True},
+    "variables": {},
+}
+
+HOSTILE = (
+    "<script>window.pwned = 1</script>",
+    "\"><img src=x onerror='window.pwned = 1'>",
+    "</style></title><!-- &amp; -->",
+    "{{ 7 * 7 }}{% raw %}",
+    "x" * 10_000,
+    "word " * 2_000,
+    "انتباه متعدد الأقطاب",
+    "mano\u202egnp.exe\u2066",
+    "a\x00b\x1b[31mc\u2028d",
+)
+
+
+class Folder:
+    """Writes records as a runner would."""
+
+    def __init__(self, path: Path, task: str = "darcy", environment: Any = ENVIRONMENT) -> None:
+        self.store = Store(path)
+        metrics = {name: dataclasses.asdict(metric) for name, metric in METRICS.items()}
+        self.store.write_run_info({"task": task, "metrics": metrics, "settings": {}})
+        write_json(self.store.path("environments", "env"), environment)
+        self.task = task
+
+    def add(
+        self, model: str, resolution: int, seed: int = 0, *, options: Any = None, error: str | None = None,
+        status: Any = "ok", tested: tuple[int, ...] = (), scale: float = 1.0, fields: bool = False,
+    ) -> None:  # fmt: skip
+        """Add one cell; ``scale`` multiplies its errors and costs."""
+        cell = Cell(
+            model=model, plugin=model, model_version="1", options=options or {}, task=self.task, task_version="1",
+            task_options={}, resolution=resolution, seed=seed, precision="float32", device="cpu", training=TRAINING,
+            batch_size=8, eval_resolutions=tested,
+        )  # fmt: skip
+        if status != "ok":
+            self.store.write(Record.of(cell, status, error=error, environment="env"))
+            return
+        cost = scale * resolution**2 / 64 * (1 + seed / 50)
+        forward = {"median_ms": cost, "low_ms": 0.98 * cost, "high_ms": 1.03 * cost, "p10_ms": cost, "p90_ms": cost}
+        self.store.write(
+            Record.of(
+                cell, "ok", environment="env", tokens=resolution**2, complexity="n", parameters=212_345,
+                flops={"total": 1e6 * cost, "unknown": []},
+                evaluations=tuple(
+                    {"resolution": r, "status": "ok", "error": None, "metrics": {"rel_l2": e, "rel_mse": e * e}}
+                    for r in (resolution, *tested)
+                    for e in [0.5 * scale / resolution**0.5 + seed / 1000]
+                ),
+                latency={"forward": forward, "train_step": {key: 3 * value for key, value in forward.items()}},
+                memory={
+                    "forward": {"peak_mib": cost, "total_mib": cost + 2},
+                    "train_step": {"peak_mib": 4 * cost, "total_mib": 4 * cost + 2},
+                },
+                data={"recipe": "fno", "resolution": resolution, "sha256": {"train": "0" * 64}},
+                started=f"2026-01-31T10:{seed:02}:00+00:00",
+            )
+        )  # fmt: skip
+        if fields:
+            target = np.random.default_rng(0).random((1, 1, resolution, resolution))
+            path = self.store.path("artifacts", cell.id)
+            path.parent.mkdir(exist_ok=True)
+            np.savez(path, input=target, target=target, prediction=target * (1 + 0.1 * scale))
+
+
+def usual(path: Path) -> Folder:
+    """Three models at three resolutions, two seeds, of which one model runs out of memory; one is tested elsewhere."""
+    folder = Folder(path)
+    for resolution in (16, 32, 64):
+        for seed in (0, 1):
+            folder.add("mano", resolution, seed, tested=(128,), fields=seed == 0)
+            folder.add("fno", resolution, seed, scale=1.5, options={"modes": 12}, fields=seed == 0)
+            if resolution < 64:
+                folder.add("vit", resolution, seed, scale=0.8)
+        folder.add("mean", resolution, scale=4)
+    folder.add("vit", 64, status="oom", error="tried to allocate 12 GiB")
+    folder.add("vit", 64, 1, status="timeout", error="ended after 60 s")
+    folder.add("broken", 16, status="crashed", error="boom " * 200)
+    return folder
+
+
+def hostile(path: Path) -> Folder:
+    """Every kind of text that is not what it seems, wherever a results folder holds text."""
+    environment = ENVIRONMENT | {"device_name": HOSTILE[0], "variables": {HOSTILE[1]: HOSTILE[4]}}
+    folder = Folder(path, HOSTILE[0], environment)
+    for i, text in enumerate(HOSTILE):
+        folder.add(text, 16, options={text: text}, scale=1 + i / 10, fields=True)
+        folder.add(text, 32, status="crashed", error=text)
+    return folder

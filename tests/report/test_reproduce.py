@@ -1,0 +1,118 @@
+"""The commands on the page make the cells they stand under, every one and no other."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attn_bench import cli, runner
+from attn_bench.errors import UserError
+from attn_bench.report.reproduce import LINE, steps, sweeps
+from attn_bench.sweep import Cell, Sweep
+
+TOY = {"models": ["toy"], "task": "toy-task", "device": "cpu"}
+Reads = Callable[[str], list[Cell]]
+
+
+def cells(*asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a folder holds after these sweeps: a cell that two of them share stands there once."""
+    found = {cell.id: cell for one in asked for cell in Sweep.from_settings(TOY | one).cells()}
+    return [cell.to_json() for cell in found.values()]
+
+
+def ids(made: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(Cell.from_json(cell).id for cell in made)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Reads:
+    """Return the cells that a command would run, read by the command line itself."""
+    monkeypatch.chdir(tmp_path)
+    found: list[Cell] = []
+
+    def run_sweep(sweep: Sweep, *arguments: Any, **options: Any) -> None:
+        found.extend(sweep.cells())
+        raise UserError("read")
+
+    monkeypatch.setattr(runner, "run_sweep", run_sweep)
+
+    def reads(command: str) -> list[Cell]:
+        found.clear()
+        monkeypatch.setattr("sys.argv", shlex.split(command.replace("\\\n", "")))
+        with pytest.raises(SystemExit):
+            cli.main()
+        return list(found)
+
+    return reads
+
+
+@pytest.mark.parametrize(
+    ("asked", "commands", "files"),
+    [
+        ([{}], 1, 0),
+        ([{"seeds": 3, "resolutions": [16, 8], "steps": 7, "batch_size": 2, "compile": True, "threads": 3}], 1, 0),
+        ([{"seconds": 0.5, "precision": "bf16", "learning_rate": 1e-5, "measure": False}], 1, 0),
+        ([{"options": {"toy": {"width": 8, "act": "tanh"}, "toy-task": {"n": 4, "scale": 1e-7}}}], 1, 0),
+        ([{"models": ["toy", "toy:wide"]}], 1, 1),  # --set toy:wide is heard by toy:wide alone, but not the other way
+        ([{"models": ["toy:wide", "toy-slow"]}], 1, 0),
+        ([{"models": [{"name": "toy", "label": "a 'b' \u202e <c>", "options": {"width": 5}}]}], 1, 1),
+        ([{"seeds": [4, 1]}], 1, 1),
+        ([{"resolutions": [8, 12], "eval_resolutions": [12, 16]}], 1, 0),
+        ([{"resolutions": [8, 12], "eval_resolutions": [12, 16]}, {"resolutions": [20]}], 3, 0),
+        ([{"train": False, "resolutions": [8, 16, 32], "threads": 1}], 1, 0),
+        ([{"train": False, "seeds": 2}], 1, 1),
+        # Filled by several commands: other resolutions, other models, other options, other budgets.
+        ([{"models": ["toy", "toy-slow"], "resolutions": [8, 12]}, {"resolutions": [16]}], 2, 0),
+        ([{}, {"options": {"toy": {"width": 8}}}, {"options": {"toy": {"width": 16}}}], 3, 0),
+        ([{"epochs": 1}, {"epochs": 2}, {"train": False}], 3, 0),
+        ([{"seeds": 2, "resolutions": [8, 12]}, {"resolutions": [12, 16], "seeds": 3}], 2, 0),
+        ([{"task": "darcy", "resolutions": [16, 32]}, {"task": "darcy", "resolutions": [43]}], 2, 0),
+    ],
+)
+def test_commands_make_the_same_cells(
+    read: Reads, tmp_path: Path, asked: list[dict[str, Any]], commands: int, files: int
+) -> None:
+    wanted = cells(*asked)
+    found = steps(wanted)
+    assert (len(found), sum(step.file is not None for step in found)) == (commands, files)
+    made = []
+    for step in found:
+        if step.file:
+            (tmp_path / step.file).write_text(step.yaml or "")
+        made += [cell.to_json() for cell in read(step.command)]
+        assert max(map(len, step.command.split("\n"))) <= LINE + 2
+    assert ids(made) == ids(wanted)
+
+
+def test_a_folder_without_records_has_no_command() -> None:
+    assert steps([]) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "models": st.lists(st.sampled_from(["toy", "toy:wide", "toy-slow"]), min_size=1, unique=True),
+                "resolutions": st.lists(st.sampled_from([8, 12, 16]), min_size=1, unique=True),
+                "eval_resolutions": st.lists(st.sampled_from([12, 16]), unique=True),
+                "seeds": st.lists(st.integers(0, 2), min_size=1, unique=True),
+                "epochs": st.sampled_from([1.0, 0.25]),
+                "options": st.sampled_from([{}, {"toy-task": {"n": 4}}]),
+            }
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_any_mixture_of_sweeps_is_taken_apart_into_sweeps(asked: list[dict[str, Any]]) -> None:
+    wanted = cells(*asked)
+    made = [cell.to_json() for found in sweeps(wanted) for cell in Sweep.from_settings(found).cells()]
+    assert ids(made) == ids(wanted)
