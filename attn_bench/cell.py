@@ -17,12 +17,10 @@ from torch import Tensor, nn
 
 from attn_bench.errors import DiskError
 from attn_bench.measure.environment import environment, environment_id
-from attn_bench.measure.flops import count_flops
-from attn_bench.measure.latency import measure_latency
-from attn_bench.measure.memory import measure_memory
 from attn_bench.plugin import Model, OptionError, Problem, Task, Unsupported
 from attn_bench.registry import MODELS, TASKS
 from attn_bench.results import Record, Status, Store, atomic_write, write_json
+from attn_bench.steps import Steps, random_batch
 from attn_bench.sweep import Cell, unsupported
 from attn_bench.training import Batch, Diverged, Progress, autocast, predict, train
 
@@ -92,7 +90,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
-    _set_flags(cell)
+    set_flags(cell)
     findings.values["environment"] = _keep_environment(store, cell.device)
     task, model = TASKS.load(cell.task), MODELS.load(cell.plugin)
     problem = task.problem(cell.resolution, **cell.task_options)
@@ -111,7 +109,7 @@ def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
         _train_and_evaluate(cell, task, model, module, store, report, findings)
     if cell.measure:
         report({"stage": "measuring"})
-        _measure(cell, task, problem, module, findings)
+        _measure(Steps(cell, task, problem, module), findings)
 
 
 def _check_output(module: nn.Module, problem: Problem, cell: Cell) -> None:
@@ -135,12 +133,16 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() * (2 if p.is_complex() else 1) for p in module.parameters() if p.requires_grad)
 
 
-def _set_flags(cell: Cell) -> None:
+def set_flags(cell: Cell) -> None:
+    """Set threads and precision of this process as ``cell`` asks."""
     if cell.threads is not None:
         torch.set_num_threads(cell.threads)
     torch.set_float32_matmul_precision("high" if cell.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = cell.precision == "tf32"
     torch.backends.cudnn.benchmark = False
+    if cell.compile:
+        # Or the time to compile would be that of reading what an earlier cell compiled.
+        torch.compiler.config.force_disable_caches = True
 
 
 def _keep_environment(store: Store, device: str) -> str:
@@ -237,60 +239,14 @@ class _Shown:
             )
 
 
-def random_batch(problem: Problem, batch_size: int, device: str, seed: int) -> Batch:
-    """Return random inputs and targets of the shapes of ``problem``, for timing; never zeros."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def integers(high: int, *shape: int) -> Tensor:
-        return torch.randint(high, (batch_size, *shape), generator=generator)
-
-    def normal(channels: int) -> Tensor:
-        return torch.randn(batch_size, channels, *problem.grid, generator=generator)
-
-    match problem.kind:
-        case "field":
-            batch = normal(problem.inputs), normal(problem.outputs)
-        case "image":
-            batch = normal(problem.inputs), integers(problem.outputs)
-        case "mask":
-            batch = normal(problem.inputs), integers(problem.outputs, *problem.grid)
-        case _:
-            batch = integers(problem.inputs, *problem.grid), integers(problem.outputs, *problem.grid)
-    return batch[0].to(device), batch[1].to(device)
-
-
-def _measure(cell: Cell, task: Task, problem: Problem, module: nn.Module, findings: _Findings) -> None:
-    """Measure the bare module on random data: forward in inference mode, and a whole training step."""
-    inputs, targets = random_batch(problem, cell.batch_size, cell.device, cell.seed)
-    called = torch.compile(module, dynamic=False) if cell.compile else module
-    trainable = any(p.requires_grad for p in module.parameters())
-    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-6) if trainable else None
-
-    def forward() -> Tensor:
-        with torch.inference_mode(), autocast(cell.device, cell.precision):
-            return called(inputs)
-
-    def train_step() -> None:
-        assert optimiser is not None
-        optimiser.zero_grad(set_to_none=True)
-        with autocast(cell.device, cell.precision):
-            prediction = called(inputs)
-        task.loss(prediction.float(), targets).backward()
-        optimiser.step()
-
-    steps: dict[str, Callable[[], object]] = {"forward": forward}
-    if trainable:
-        steps["train_step"] = train_step
-    for name, step in steps.items():
-        module.train(name == "train_step")
-        findings.latency[name] = asdict(measure_latency(step, cell.device))
-    for name, step in steps.items():
-        module.train(name == "train_step")
-        if optimiser is not None:
-            optimiser.zero_grad(set_to_none=True)
-        findings.memory[name] = asdict(measure_memory(step, cell.device))
-    # Last: the counter can switch torch.compile off for the rest of the process.
-    module.eval()
-    one, _ = random_batch(problem, 1, cell.device, cell.seed)
-    with torch.inference_mode():
-        findings.values["flops"] = asdict(count_flops(lambda: module(one)))
+def _measure(steps: Steps, findings: _Findings) -> None:
+    for name in steps.names:
+        findings.latency[name] = steps.latency(name)
+    for name in steps.names:
+        findings.memory[name] = steps.memory(name)
+    findings.values["flops"] = steps.flops()
+    if steps.cell.cuda_graph:
+        try:
+            findings.latency["forward_graph"] = steps.graph_latency()
+        except Exception as reason:  # not every model can be captured, and it need not be
+            findings.latency["forward_graph"] = {"error": one_line(reason)}

@@ -43,6 +43,7 @@ class Cell:
         training: None for a cell that is measured without being trained.
         eval_resolutions: other resolutions at which the trained model is evaluated.
         measure: whether latency, memory and FLOPs are measured.
+        cuda_graph: whether the forward pass is also timed as the replay of a CUDA graph.
     """
 
     model: str
@@ -62,10 +63,14 @@ class Cell:
     compile: bool = False
     measure: bool = True
     threads: int | None = None
+    cuda_graph: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self), sort_keys=True))
+        """Return plain JSON values; what was added later is left out where it is off, so that earlier ids stay."""
+        values = dataclasses.asdict(self)
+        if not self.cuda_graph:
+            del values["cuda_graph"]
+        return json.loads(json.dumps(values, sort_keys=True))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
@@ -106,6 +111,7 @@ class Sweep:
         device: ``auto`` takes a GPU where there is one.
         train: whether models are trained and evaluated; without, they are measured alone and no data are needed.
         threads: CPU threads; None leaves the choice to torch.
+        cuda_graph: time the forward pass as the replay of a CUDA graph too (GPU only).
         options: options of models and tasks, by name: ``{"mano": {"dim": 64}, "darcy": {"recipe": "neuralop"}}``.
     """
 
@@ -127,6 +133,7 @@ class Sweep:
     measure: bool = True
     train: bool = True
     threads: int | None = None
+    cuda_graph: bool = False
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -202,6 +209,8 @@ class Sweep:
             task_options = task.resolve(tuple(dict.fromkeys((*resolutions, *extra))), **task_options)
         training = self._training(task)
         device = resolve_device(self.device)
+        if self.cuda_graph and device == "cpu":
+            raise UserError("--cuda-graph: there are no CUDA graphs on the CPU; leave it out or use --device cuda")
         seeds = tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
         for resolution in resolutions:
             if (problem := task.problem(resolution, **task_options)).kind != task.kind:
@@ -229,6 +238,7 @@ class Sweep:
                             compile=self.compile,
                             measure=self.measure,
                             threads=self.threads,
+                            cuda_graph=self.cuda_graph,
                         )
                     )
         return cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # What tells cells of one model apart without being a setting of it.
@@ -65,10 +65,16 @@ def _row(
             ("_p90", "p90_ms"),
         ):
             row[f"latency_{name}{column}_ms"] = latency[key] if latency else None
+    latencies = list(record["latency"].values()) if own else []
+    row["latency_forward_graph_ms"] = record["latency"].get("forward_graph", {}).get("median_ms") if own else None
+    row["compile_seconds"] = _sum(latency.get("compile_seconds") for latency in latencies)
+    row["disturbed"] = any(_disturbed(latency) for latency in latencies) if latencies else None
+    row["sm_clock_mhz"] = next((clock for one in latencies if (clock := one.get("sm_clock_mhz"))), None)
     for name, column in (("forward", "forward"), ("train_step", "train")):
         memory = record["memory"].get(name) if own else None
         row[f"peak_memory_{column}_mib"] = memory["peak_mib"] if memory else None
         row[f"peak_memory_{column}_total_mib"] = memory["total_mib"] if memory else None
+        row[f"process_memory_{column}_mib"] = memory.get("process_mib") if memory else None
     row |= {
         "tokens": record.get("tokens"),
         "complexity": record.get("complexity"),
@@ -91,6 +97,16 @@ def _row(
         "environment": record.get("environment"),
     }
     return row
+
+
+def _disturbed(latency: Mapping[str, Any]) -> bool:
+    """Tell whether other processes took the cores, or heat slowed the GPU down."""
+    return bool(latency.get("disturbed") or latency.get("throttled"))
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _labels(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -18,6 +18,9 @@ Precision = Annotated[str | None, typer.Option(help="float32, tf32 or bf16.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of torch.")]
 Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")]
+CudaGraph = Annotated[
+    bool | None, typer.Option("--cuda-graph/--no-cuda-graph", help="Also time a forward pass replayed as a CUDA graph.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Option of a model or the task.")
 ]
@@ -53,6 +56,7 @@ def run(
     device: Device = None,
     threads: Threads = None,
     compile: Compile = None,
+    cuda_graph: CudaGraph = None,
     measure: Annotated[
         bool | None, typer.Option("--measure/--no-measure", help="Measure latency, memory and FLOPs (default), or not.")
     ] = None,
@@ -91,6 +95,7 @@ def run(
         "device": device,
         "threads": threads,
         "compile": compile,
+        "cuda_graph": cuda_graph,
         "measure": measure,
     }
     settings |= {key: value for key, value in given.items() if value is not None}
@@ -108,6 +113,7 @@ def measure(
     device: Device = None,
     threads: Threads = None,
     compile: Compile = None,
+    cuda_graph: CudaGraph = None,
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Results folder [results/measure-<task>-<date>].")] = None,
     timeout: Timeout = None,
@@ -129,6 +135,7 @@ def measure(
         "device": device,
         "threads": threads,
         "compile": compile,
+        "cuda_graph": cuda_graph,
         "train": False,
     }
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

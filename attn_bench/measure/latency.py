@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
+from attn_bench.measure.clocks import Clocks
+
 Step = Callable[[], Any]
 Clock = Callable[[], int]
 
@@ -49,6 +51,10 @@ class Latency:
         disturbed: other processes took the cores from a step on the CPU (``host_share`` below 0.9): its threads wait
             for each other at every operator, so the latency can be a hundred times that of a quiet machine.
         l2_flushed: whether the L2 cache of the device was overwritten before each sample.
+        sm_clock_mhz: median clock of the GPU's multiprocessors while it was measured; None on the CPU or without NVML.
+        clock_limits: what kept that clock from being higher at any time.
+        discarded: samples left out because heat or power supply slowed the GPU down meanwhile.
+        throttled: that was so for most of the time, and those samples are in; the latency is that of a hot machine.
     """
 
     samples_ms: tuple[float, ...]
@@ -64,6 +70,10 @@ class Latency:
     host_share: float
     disturbed: bool
     l2_flushed: bool = False
+    sm_clock_mhz: float | None = None
+    clock_limits: tuple[str, ...] = ()
+    discarded: int = 0
+    throttled: bool = False
 
 
 class Sampler(Protocol):
@@ -71,9 +81,11 @@ class Sampler(Protocol):
 
     Attributes:
         round_ms: how long the samples asked for at once should last.
+        throttled: whether the device was slowed down when the last samples were taken.
     """
 
     round_ms: float
+    throttled: bool
 
     def __call__(self, samples: int, calls: int) -> list[float]: ...
 
@@ -119,13 +131,22 @@ def measure_latency(
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device {device!r} cannot be timed; use 'cpu' or 'cuda'")
     flush_l2 = flush_l2 and kind == "cuda"
-    sampler: Sampler = CudaSampler(step, device, flush_l2=flush_l2) if kind == "cuda" else HostSampler(step, clock)
+    clocks = Clocks.of(device) if kind == "cuda" else Clocks(None, None)
+    sampler: Sampler = (
+        CudaSampler(step, device, clocks, flush_l2=flush_l2) if kind == "cuda" else HostSampler(step, clock)
+    )
     with _no_gc():
         call_ms, steps, warm = _warm_up(sampler, clock, warmup_seconds, agreement)
         calls = _calls_per_sample(call_ms)
+        clocks.readings.clear()
         start, thread_start = clock(), thread_clock()
-        samples = _sample(sampler, calls, call_ms, clock, min_samples, max_samples, min_seconds, max_seconds, target)
+        samples, slowed = _sample(
+            sampler, calls, call_ms, clock, min_samples, max_samples, min_seconds, max_seconds, target
+        )
         wall, on_core = clock() - start, thread_clock() - thread_start
+    throttled = len(slowed) > len(samples)
+    if throttled:
+        samples += slowed
     low, high = median_interval(samples)
     median = statistics.median(samples)
     share = on_core / wall if wall else 1.0
@@ -143,6 +164,10 @@ def measure_latency(
         host_share=share,
         disturbed=kind == "cpu" and share < QUIET_SHARE,
         l2_flushed=flush_l2,
+        sm_clock_mhz=clocks.sm_mhz(),
+        clock_limits=clocks.limits(),
+        discarded=0 if throttled else len(slowed),
+        throttled=throttled,
     )
 
 
@@ -178,21 +203,24 @@ def _sample(
     min_seconds: float,
     max_seconds: float,
     target: float,
-) -> list[float]:
+) -> tuple[list[float], list[float]]:
+    """Return the samples taken at full speed, and those taken while the device was slowed down."""
     start = clock()
     end = start + max_seconds * 1e9
     per_round = max(1, int(sampler.round_ms / max(calls * call_ms, 1e-6)))
     samples: list[float] = []
+    slowed: list[float] = []
     while len(samples) < max_samples:
         enough = max(min_samples, FEWEST)
         # Looking at the interval after every sample would stop at a lucky moment: look when a quarter more are in.
         goal = min(max_samples, max(enough, len(samples) * 5 // 4))
-        while len(samples) < goal and (clock() < end or len(samples) < FEWEST):
-            samples += sampler(min(per_round, goal - len(samples)), calls)
+        while len(samples) < goal and (clock() < end or len(samples) + len(slowed) < FEWEST):
+            taken = sampler(min(per_round, goal - len(samples)), calls)
+            (slowed if sampler.throttled else samples).extend(taken)
         long_enough = clock() - start >= min(min_seconds, max_seconds) * 1e9
         if len(samples) < goal or (long_enough and _narrow(samples, target)):
             break
-    return samples
+    return samples, slowed
 
 
 def _calls_per_sample(call_ms: float) -> int:
@@ -255,6 +283,7 @@ class HostSampler:
     """Times calls that are finished when they return."""
 
     round_ms = 0.0
+    throttled = False
 
     def __init__(self, step: Step, clock: Clock) -> None:
         self.step, self.clock = step, clock
@@ -273,11 +302,12 @@ class CudaSampler:
     """Times calls between events on the current stream of ``device``; one synchronisation for all samples asked for."""
 
     round_ms = CUDA_ROUND_MS
+    throttled = False
 
-    def __init__(self, step: Step, device: str, *, flush_l2: bool) -> None:
+    def __init__(self, step: Step, device: str, clocks: Clocks, *, flush_l2: bool) -> None:
         import torch
 
-        self.step, self.device = step, torch.device(device)
+        self.step, self.device, self.clocks = step, torch.device(device), clocks
         self.scratch: torch.Tensor | None = None
         if flush_l2:
             cache = torch.cuda.get_device_properties(self.device).L2_cache_size
@@ -295,5 +325,7 @@ class CudaSampler:
                 for _ in range(calls):
                     self.step()
                 end.record()
+            # Now, while the device works on what was queued.
+            self.throttled = self.clocks.read()
             torch.cuda.synchronize(self.device)
         return [start.elapsed_time(end) / calls for start, end in pairs]

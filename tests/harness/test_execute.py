@@ -153,6 +153,30 @@ def test_a_cell_keeps_measurements_predictions_and_environment(tmp_path):
         assert arrays["prediction"].shape == arrays["target"].shape == (3, 1, 8, 8)
 
 
+@pytest.mark.slow
+def test_compiling_is_timed_apart_and_must_not_happen_while_timing(tmp_path):
+    table = run_sweep(sweep(["toy", "toy-recompiles"], steps=None, train=False, measure=True, compile=True), tmp_path)
+    (good,) = table[table.model == "toy"].to_dict("records")
+    (bad,) = table[table.model == "toy-recompiles"].to_dict("records")
+    assert good["status"] == "ok"
+    assert good["compile_seconds"] > 100 * good["latency_train_step_ms"] / 1000
+    assert good["latency_forward_ms"] > 0
+    assert bad["status"] == "crashed"
+    assert "Detected recompile" in bad["error"]
+
+
+def test_other_processes_taking_the_cores_are_seen_in_the_table(tmp_path):
+    from attn_bench.results import Record, Store
+
+    (cell,) = sweep(["toy"]).cells()
+    store = Store.create(tmp_path, "toy-task")
+    store.write_run_info({"task": "toy-task", "metrics": {}})
+    times = dict.fromkeys(("median_ms", "low_ms", "high_ms", "p10_ms", "p90_ms"), 1.0)
+    for flags, disturbed in (({}, False), ({"disturbed": True}, True), ({"throttled": True}, True)):
+        store.write(Record.of(cell, "ok", latency={"forward": times, "train_step": {**times, **flags}}))
+        assert store.table().disturbed.tolist() == [disturbed]
+
+
 @pytest.mark.parametrize("kind", ["field", "image", "mask", "causal-text"])
 def test_random_batches_fit_the_problem(kind):
     from attn_bench.cell import random_batch

@@ -44,10 +44,17 @@ def test_the_id_is_the_same_in_every_process_and_changes_with_every_part():
     changes = {
         "seed": 1, "resolution": 12, "precision": "bf16", "options": {"width": 5}, "task_options": {"n": 3},
         "model_version": "2", "compile": True, "device": "cuda", "batch_size": 9, "eval_resolutions": (4,),
-        "training": dataclasses.replace(cell.training, budget=3.0),
+        "training": dataclasses.replace(cell.training, budget=3.0), "cuda_graph": True,
     }  # fmt: skip
     ids = {dataclasses.replace(cell, **{name: value}).id for name, value in changes.items()}
     assert len(ids | {cell.id}) == len(changes) + 1
+
+
+def test_what_was_added_later_leaves_earlier_ids_alone():
+    (cell,) = sweep(resolutions=[8]).cells()
+    assert "cuda_graph" not in cell.to_json()
+    changed = dataclasses.replace(cell, cuda_graph=True)
+    assert Cell.from_json(changed.to_json()) == changed
 
 
 def test_a_cell_survives_json():
@@ -59,6 +66,7 @@ def test_a_cell_survives_json():
     ("settings", "message"),
     [
         ({"models": []}, "no models given"),
+        ({"cuda_graph": True}, "no CUDA graphs on the CPU"),
         ({"task": ""}, "no task given"),
         ({"models": ["tooy"]}, "did you mean 'toy'"),
         ({"models": ["toy:wied"]}, "unknown preset of toy 'wied'; did you mean 'wide'"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from attn_bench.measure.clocks import Clocks
 from attn_bench.measure.latency import CudaSampler, measure_latency, median_interval, quantile
 
 
@@ -188,6 +189,71 @@ def test_cuda_reads_events_after_one_synchronisation_of_all(monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
-    sampler = CudaSampler(lambda: queue.append(lambda now: now + 2.0), "cuda:0", flush_l2=False)
+    nvml = Nvml([(1980, 0x4)])
+    nvml.busy = lambda: bool(queue)
+    sampler = CudaSampler(lambda: queue.append(lambda now: now + 2.0), "cuda:0", Clocks(nvml, None), flush_l2=False)
     assert sampler(5, 3) == pytest.approx([2.0] * 5)
     assert len(synchronisations) == 1
+    assert not sampler.throttled
+    assert nvml.asked == 1
+
+
+class Nvml:
+    """Clocks and reasons one after the other, the last for ever; None stands for an error."""
+
+    NVML_CLOCK_SM = 1
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, readings: list[tuple[int, int] | None]) -> None:
+        self.readings, self.asked = readings, 0
+        self.busy: Callable[[], bool] = lambda: True
+
+    def nvmlDeviceGetClockInfo(self, handle: object, kind: int) -> int:
+        assert self.busy(), "the clock of an idle GPU says nothing"
+        self.now = self.readings[min(self.asked, len(self.readings) - 1)]
+        self.asked += 1
+        if self.now is None:
+            raise self.NVMLError
+        return self.now[0]
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: object) -> int:
+        assert self.now is not None
+        return self.now[1]
+
+
+def test_what_limits_the_clock_of_a_gpu_is_named() -> None:
+    clocks = Clocks(Nvml([(1980, 0x4), (1200, 0x44), None, (1410, 0x1)]), None)
+    assert [clocks.read() for _ in range(4)] == [False, True, False, False]
+    assert clocks.sm_mhz() == 1410
+    assert clocks.limits() == ("power cap", "hardware thermal slowdown")
+    nothing = Clocks(None, None)
+    assert (nothing.read(), nothing.sm_mhz(), nothing.limits()) == (False, None, ())
+
+
+@pytest.mark.parametrize(("slow_of_five", "median", "throttled"), [(0, 2.0, False), (2, 2.0, False), (3, 5.0, True)])
+def test_samples_of_a_hot_gpu_are_left_out_unless_they_are_most(
+    monkeypatch: pytest.MonkeyPatch, slow_of_five: int, median: float, throttled: bool
+) -> None:
+    now = rounds = 0
+
+    class Sampler:
+        round_ms, throttled = 0.0, False
+
+        def __init__(self, step: object, device: str, clocks: Clocks, *, flush_l2: bool) -> None:
+            pass
+
+        def __call__(self, samples: int, calls: int) -> list[float]:
+            nonlocal now, rounds
+            self.throttled = rounds % 5 < slow_of_five
+            rounds += 1
+            now += round((5e6 if self.throttled else 2e6) * samples * calls)
+            return [5.0 if self.throttled else 2.0] * samples
+
+    monkeypatch.setattr("attn_bench.measure.latency.CudaSampler", Sampler)
+    latency = measure_latency(lambda: None, "cuda", clock=lambda: now)
+    assert latency.median_ms == median
+    assert latency.throttled is throttled
+    assert (latency.discarded > 0) is (slow_of_five == 2)
+    assert not latency.disturbed

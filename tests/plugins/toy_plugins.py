@@ -91,6 +91,23 @@ class Slow(Toy):
         return module
 
 
+class Recompiles(Toy):
+    name = "toy-recompiles"
+    summary = "Makes torch.compile start over in every call."
+
+    def build(self, problem: Problem):
+        from torch import nn
+
+        class Counting(nn.Conv2d):
+            calls = 0
+
+            def forward(self, x):
+                self.calls += 1
+                return super().forward(x) * self.calls
+
+        return nn.Sequential(Counting(1, 1, 1))
+
+
 class Hungry(Toy):
     name = "toy-hungry"
     summary = "Runs out of memory at 10 and above."

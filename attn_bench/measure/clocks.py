@@ -1,0 +1,76 @@
+"""Clock of a GPU while it works, and what keeps it from running faster, as NVML tells."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+# Bits of NVML's clock event reasons. The power cap is where a GPU stays under sustained load: it is named, but what is
+# measured there is what a user gets. The others come and go with the machine room.
+POWER_CAP = 0x4
+SLOWDOWNS = {
+    0x8: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake",
+}
+REASONS = {POWER_CAP: "power cap", **SLOWDOWNS}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at a GPU: its SM clock, and NVML's bits for what limits it."""
+
+    sm_mhz: int
+    reasons: int
+
+    @property
+    def throttled(self) -> bool:
+        """Whether heat or the power supply slows it down."""
+        return any(self.reasons & bit for bit in SLOWDOWNS)
+
+
+class Clocks:
+    """Reads the clock of one GPU; where NVML cannot tell, there are no readings.
+
+    Attributes:
+        readings: in the order taken.
+    """
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self.nvml, self.handle = nvml, handle
+        self.readings: list[Reading] = []
+
+    @classmethod
+    def of(cls, device: str) -> Clocks:
+        """Look for the GPU of ``"cuda"`` or ``"cuda:<index>"``; NVML stays open until the process ends."""
+        try:
+            import pynvml
+            import torch
+
+            pynvml.nvmlInit()
+            uuid = torch.cuda.get_device_properties(device).uuid
+            return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+        except Exception:  # no driver, no such library, a GPU that only torch sees
+            return cls(None, None)
+
+    def read(self) -> bool:
+        """Take a reading and tell whether the GPU is throttled."""
+        if self.nvml is None:
+            return False
+        try:
+            clock = self.nvml.nvmlDeviceGetClockInfo(self.handle, self.nvml.NVML_CLOCK_SM)
+            reasons = self.nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self.handle)
+        except self.nvml.NVMLError:
+            return False
+        self.readings.append(Reading(clock, reasons))
+        return self.readings[-1].throttled
+
+    def sm_mhz(self) -> float | None:
+        """Median of the SM clock, in MHz."""
+        return statistics.median(reading.sm_mhz for reading in self.readings) if self.readings else None
+
+    def limits(self) -> tuple[str, ...]:
+        """Everything that was seen to limit the clock."""
+        return tuple(name for bit, name in REASONS.items() if any(r.reasons & bit for r in self.readings))

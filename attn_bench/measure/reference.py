@@ -1,0 +1,40 @@
+"""A workload that never changes, timed beside a model: where it is slower, the machine is slower.
+
+On machines shared with others the same code can take a third longer two minutes later. A workload corrects for that
+only as far as it suffers alike, so this one is made of what models are made of: a transformer block and a Fourier
+transform, in many operators of a few hundred kilobytes. (Matrix products alone hardly notice what slows a model down.)
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def reference_step() -> Callable[[], object]:
+    """Return the workload: float32 on the CPU, about 2 ms on two cores; it draws no random numbers of others."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        block = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        tokens, field = torch.randn(8, 256, 32), torch.randn(8, 32, 16, 16)
+
+    def step() -> object:
+        with torch.inference_mode():
+            return block(tokens), torch.fft.irfft2(torch.fft.rfft2(field))
+
+    return step
+
+
+def reference_ms(step: Callable[[], object], seconds: float = 0.25) -> float:
+    """Return the median time of one call of ``step`` in milliseconds, over ``seconds`` and at least 20 calls."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 20:
+        start = time.perf_counter_ns()
+        step()
+        times.append((time.perf_counter_ns() - start) / 1e6)
+    return statistics.median(times[len(times) // 5 :])
