@@ -1,9 +1,10 @@
-"""A transformer operator on fields in which only the mixer of tokens is left open."""
+"""Transformers on fields and on text in which only the mixer of tokens is left open."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from baselines.patches import append_coordinates
@@ -12,7 +13,7 @@ Mixer = Callable[[int], nn.Module]
 
 
 class Block(nn.Module):
-    """x + mixer(LN x), then x + feed_forward(x), on (B, H, W, dim)."""
+    """x + mixer(LN x), then x + feed_forward(x), on (B, H, W, dim) or (B, N, dim), whichever the mixer takes."""
 
     def __init__(self, mixer: nn.Module, dim: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -21,9 +22,9 @@ class Block(nn.Module):
         self.mixer = mixer
         self.feed_forward = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        x_BHWC = x_BHWC + self.mixer(self.norm(x_BHWC))
-        return x_BHWC + self.feed_forward(x_BHWC)
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.mixer(self.norm(x))
+        return x + self.feed_forward(x)
 
 
 class Transformer(nn.Module):
@@ -54,3 +55,42 @@ class Transformer(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BHWC = self.embed(append_coordinates(x_BCHW).permute(0, 2, 3, 1))
         return self.head(self.norm(self.blocks(x_BHWC))).permute(0, 3, 1, 2)
+
+
+class TextTransformer(nn.Module):
+    """Map tokens (B, N), integers below ``inputs``, to scores (B, N, outputs).
+
+    An embedding of each token plus fixed sinusoids of its position, ``depth`` blocks, LayerNorm and a linear head of
+    its own. It serves any length, and looks ahead only where its mixer does: all else acts on one token at a time.
+
+    Args:
+        inputs: size of the vocabulary.
+        outputs: scores a token.
+        dim: channels of a token.
+        depth: blocks.
+        mlp_ratio: hidden channels of the feed-forward networks over ``dim``.
+        mixer_factory: called with ``dim`` once a block; returns a module from (B, N, dim) to (B, N, dim).
+    """
+
+    def __init__(self, inputs: int, outputs: int, dim: int, depth: int, mlp_ratio: float, mixer_factory: Mixer) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(inputs, dim)
+        self.blocks = nn.Sequential(*(Block(mixer_factory(dim), dim, mlp_ratio) for _ in range(depth)))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, outputs)
+
+    def forward(self, tokens_BN: Tensor) -> Tensor:
+        x_BNC = self.embed(tokens_BN)
+        x_BNC = x_BNC + sinusoids(tokens_BN.shape[1], x_BNC.shape[2], x_BNC.device).to(x_BNC.dtype)
+        return self.head(self.norm(self.blocks(x_BNC)))
+
+
+def sinusoids(n: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Return sines and cosines of the positions 0 .. n-1, (n, dim), of wavelengths from 2 pi to 20,000 pi.
+
+    Vaswani et al. (arXiv:1706.03762, section 3.5), with the sines in the first half of the channels.
+    """
+    half = (dim + 1) // 2
+    frequencies = 10_000.0 ** (-torch.arange(half, device=device) / half)
+    angles = torch.arange(n, device=device)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1)[:, :dim]
