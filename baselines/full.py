@@ -1,4 +1,4 @@
-"""Exact attention over every grid point as a plugin."""
+"""Exact attention between all tokens as a plugin."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class FullAttention(Model):
-    """The operator of MANO with exact softmax attention over all points in the place of multipole attention.
+    """A transformer with exact softmax attention between all points of a grid, or all tokens of a text.
 
-    The upper bound of what an approximation can see and the cost it has to beat
-    (:class:`baselines.transformer.Transformer`, :class:`baselines.softmax_attention.SoftmaxAttention`). The defaults
-    are those of ``mano``. ``backend`` chooses the kernels, not the result.
+    The upper bound of what an approximation can see and the cost it has to beat (:mod:`baselines.transformer`,
+    :class:`baselines.softmax_attention.SoftmaxAttention`). On fields it is the operator of MANO but for its attention,
+    and the defaults are those of ``mano``. ``backend`` chooses the kernels, not the result.
     """
 
     name = "full"
-    summary = "Exact softmax attention between all grid points, by SDPA or xformers"
+    summary = "Exact softmax attention between all tokens, by SDPA or xformers"
     citation = "arXiv:1706.03762"
-    kinds = frozenset({"field"})
+    kinds = frozenset({"field", "mask", "image", "causal-text", "masked-text"})
     complexity = "n^2"
     presets = {
         "paper": {"dim": 64, "depth": 8, "heads": 4, "mlp_ratio": 4.0},
@@ -41,7 +41,7 @@ class FullAttention(Model):
         mlp_ratio: float = 2.0,
         backend: Literal["sdpa", "xformers"] = "sdpa",
     ) -> nn.Module:
-        """Return the operator with random weights.
+        """Return the transformer with random weights.
 
         Args:
             dim: channels of a token; every grid point is a token.
@@ -57,15 +57,11 @@ class FullAttention(Model):
         check_heads(dim, heads)
         check_hidden(dim, mlp_ratio)
         from baselines.softmax_attention import SoftmaxAttention
-        from baselines.transformer import Transformer
+        from baselines.transformer import transformer_for
 
-        return Transformer(
-            problem.inputs,
-            problem.outputs,
-            dim,
-            depth,
-            mlp_ratio,
-            lambda width: SoftmaxAttention(width, heads, backend),
+        causal = problem.kind == "causal-text"
+        return transformer_for(
+            problem, dim, depth, mlp_ratio, lambda width: SoftmaxAttention(width, heads, backend, causal)
         )
 
     def unsupported(self, problem: Problem, device: str, *, backend: str = "sdpa", **options: Any) -> str | None:

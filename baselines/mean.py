@@ -11,31 +11,33 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from baselines.mean_field import MeanField
+    from baselines.mean_tokens import MeanTokens
 
 
 class Mean(Model):
-    """Predicts the mean of the training targets at each point, whatever the input (:mod:`baselines.mean_field`).
+    """Predicts the mean of the training targets, whatever the input: the error that learning has to beat.
 
-    Fitted in closed form, without trainable parameters: the error that learning has to beat. It knows the grid it was
-    fitted on alone.
+    Fitted in closed form, without trainable parameters. On fields the mean at each point, on the grid it was fitted on
+    alone (:mod:`baselines.mean_field`); on text how often each token occurs, so that its bits per byte are the unigram
+    entropy (:mod:`baselines.mean_tokens`).
     """
 
     name = "mean"
-    summary = "The mean training target at each grid point, whatever the input"
-    kinds = frozenset({"field"})
+    summary = "The mean training target at each grid point, or how often each token occurs, whatever the input"
+    kinds = frozenset({"field", "causal-text", "masked-text"})
     complexity = "n"
     imports = ("torch",)
 
     def build(self, problem: Problem) -> nn.Module:
         """Return a module that predicts zero until it is fitted."""
         from baselines.mean_field import MeanField
+        from baselines.mean_tokens import MeanTokens
 
-        return MeanField(problem.outputs, problem.grid)
+        if problem.kind == "field":
+            return MeanField(problem.outputs, problem.grid)
+        return MeanTokens(problem.outputs)
 
     def fit(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> bool:
         """Set the prediction to the mean target of ``train``."""
-        from baselines.mean_field import mean_target
-
-        mean = cast("MeanField", module).mean
-        mean.copy_(mean_target(train))
+        cast("MeanField | MeanTokens", module).fit(train)
         return True

@@ -25,10 +25,9 @@ class MeanField(nn.Module):
             raise Unsupported(f"the mean of the training targets is known on {own}, not on {given}")
         return self.mean.expand(len(x_BCHW), *self.mean.shape)
 
-
-def mean_target(train: Dataset[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the mean of the targets of ``train``, summed in float64."""
-    total = torch.zeros((), dtype=torch.float64)
-    for _, targets in DataLoader(train, batch_size=64):
-        total = total + targets.sum(0, dtype=torch.float64).cpu()
-    return total / len(train)  # type: ignore[arg-type]
+    def fit(self, train: Dataset[tuple[Tensor, Tensor]]) -> None:
+        """Set the field to the mean of the targets of ``train``, summed in float64."""
+        total = torch.zeros((), dtype=torch.float64)
+        for _, targets in DataLoader(train, batch_size=64):
+            total = total + targets.sum(0, dtype=torch.float64).cpu()
+        self.mean.copy_(total / len(train))  # type: ignore[arg-type]

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attn_bench.plugin import Problem
 from baselines.patches import append_coordinates
+from baselines.pooled import PooledClassifier
 
 Mixer = Callable[[int], nn.Module]
 
@@ -94,3 +96,16 @@ def sinusoids(n: int, dim: int, device: torch.device | None = None) -> Tensor:
     frequencies = 10_000.0 ** (-torch.arange(half, device=device) / half)
     angles = torch.arange(n, device=device)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)[:, :dim]
+
+
+def transformer_for(problem: Problem, dim: int, depth: int, mlp_ratio: float, mixer_factory: Mixer) -> nn.Module:
+    """Return the transformer that serves the kind of ``problem``.
+
+    For an image it has a head on the mean of its features. The mixers are called on (B, N, dim) for text and on (B, H, W, dim) otherwise.
+    """
+    if problem.kind.endswith("text"):
+        return TextTransformer(problem.inputs, problem.outputs, dim, depth, mlp_ratio, mixer_factory)
+    if problem.kind == "image":
+        features = Transformer(problem.inputs, dim, dim, depth, mlp_ratio, mixer_factory)
+        return PooledClassifier(features, dim, problem.outputs)
+    return Transformer(problem.inputs, problem.outputs, dim, depth, mlp_ratio, mixer_factory)

@@ -1,4 +1,4 @@
-"""What the contract asks of every model that ships with the project, and of those on fields in particular."""
+"""What the contract asks of every model that ships with the project, on fields and on text."""
 
 import json
 import subprocess
@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attn_bench.options import options_of
 from attn_bench.plugin import OptionError, Problem, Unsupported
@@ -14,6 +16,13 @@ from attn_bench.registry import MODELS
 NAMES = sorted(name for name, claims in MODELS.entries().items() if claims[0].package == "attn-bench")
 FIELDS = [name for name in NAMES if "field" in MODELS.load(name).kinds]
 TRAINED = [name for name in FIELDS if name != "mean"]
+TEXTS = [
+    (name, kind)
+    for name in NAMES
+    for kind in ("causal-text", "masked-text")
+    if kind in MODELS.load(name).kinds and name != "mean"
+]
+CAUSAL = [name for name, kind in TEXTS if kind == "causal-text"]
 GRIDS = [(16, 16), (32, 32), (64, 64), (43, 43), (85, 85), (24, 17)]
 SMALL = {"full": {"depth": 1}}  # options that keep the largest grids of this file cheap
 
@@ -73,6 +82,50 @@ def test_the_seed_decides_weights_and_outputs(name):
     assert not torch.equal(first, other)
 
 
+def text_model(name: str, kind: str, n: int = 64, **options):
+    torch.manual_seed(0)
+    return MODELS.load(name).build(Problem(kind, 9, 7, (n,)), **{"dim": 16, "depth": 2, **options})
+
+
+@pytest.mark.parametrize("n", [8, 64, 300, 1024])
+@pytest.mark.parametrize(("name", "kind"), TEXTS)
+def test_every_parameter_learns_on_text_of_every_length(name, kind, n):
+    problem = Problem(kind, 9, 7, (n,))
+    assert MODELS.load(name).unsupported(problem, "cpu") is None
+    module = text_model(name, kind, n)
+    y = module(torch.randint(9, (2, n)))
+    assert y.shape == (2, n, 7)
+    assert y.isfinite().all()
+    y.square().mean().backward()
+    for key, parameter in module.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert n < 300 or parameter.grad.abs().sum() > 0, key  # a short text need not use all there is
+
+
+@pytest.mark.parametrize(("name", "kind"), TEXTS)
+def test_a_text_does_not_see_its_batch(name, kind):
+    module = text_model(name, kind).eval()
+    tokens = torch.randint(9, (3, 200))
+    with torch.no_grad():
+        torch.testing.assert_close(module(tokens)[1:2], module(tokens[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(2, 700), data=st.data())
+def test_what_comes_later_changes_nothing(name, n, data):
+    j = data.draw(st.integers(0, n - 1))
+    module = text_model(name, "causal-text", n).eval()
+    tokens = torch.randint(9, (1, n), generator=torch.Generator().manual_seed(n))
+    changed = tokens.clone()
+    changed[0, j] = (tokens[0, j] + 1) % 9
+    with torch.no_grad():
+        before, after = module(tokens), module(changed)
+    assert torch.equal(before[:, :j], after[:, :j])
+    assert not torch.equal(before[:, j], after[:, j])
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_effective_is_json_and_spares_the_random_state(name):
     for grid in [(16, 16), (43, 43)]:
@@ -117,6 +170,7 @@ def test_presets_build(name, preset):
         ("fno", {"lifting_ratio": -1.0}),
         ("full", {"heads": 7}),
         ("full", {"dim": 0}),
+        ("linear", {"depth": 0}),
     ],
 )
 def test_bad_values_are_option_errors_of_one_line(name, options):

@@ -70,18 +70,26 @@ def test_defaults_are_those_of_mano():
 
 
 def test_padding_the_heads_for_xformers_changes_nothing(monkeypatch):
-    def kernel(q, k, v, scale):
+    class Causal:
+        pass
+
+    def kernel(q, k, v, attn_bias, scale):
         assert q.shape[-1] % 8 == k.shape[-1] % 8 == v.shape[-1] % 8 == 0
-        weights = (torch.einsum("bnhd,bmhd->bhnm", q, k) * scale).softmax(-1)
-        return torch.einsum("bhnm,bmhd->bnhd", weights, v)
+        scores = torch.einsum("bnhd,bmhd->bhnm", q, k) * scale
+        if isinstance(attn_bias, Causal):
+            scores = scores.masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+        return torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v)
 
     monkeypatch.setitem(sys.modules, "xformers", types.ModuleType("xformers"))
     ops = types.ModuleType("xformers.ops")
     ops.memory_efficient_attention = kernel
+    ops.LowerTriangularMask = Causal
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
     for dim in (8, 12):
         q, k, v = torch.randn(3, 2, 9, 2, dim, dtype=torch.float64)
         torch.testing.assert_close(attend(q, k, v, "xformers"), naive(q, k, v), rtol=1e-12, atol=1e-12)
+        causal = attend(q, k, v, "sdpa", causal=True)
+        torch.testing.assert_close(attend(q, k, v, "xformers", causal=True), causal, rtol=1e-12, atol=1e-12)
 
 
 def test_xformers_agrees_with_sdpa():
@@ -90,4 +98,6 @@ def test_xformers_agrees_with_sdpa():
     ):
         pytest.skip("xformers attends on CUDA alone")
     q, k, v = torch.randn(3, 2, 64, 4, 12, device="cuda")
-    torch.testing.assert_close(attend(q, k, v, "xformers"), attend(q, k, v), rtol=1e-3, atol=1e-3)
+    for causal in (False, True):
+        expected = attend(q, k, v, "sdpa", causal)
+        torch.testing.assert_close(attend(q, k, v, "xformers", causal), expected, rtol=1e-3, atol=1e-3)
