@@ -81,6 +81,9 @@ class Record:
         return cls(cell=cell.to_json(), id=cell.id, status=status, **values)
 
 
+_REQUIRED = {field.name for field in dataclasses.fields(Record)} - {"tokens", "complexity"}
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path`` that takes its place only when the block ends well.
@@ -210,11 +213,24 @@ class Store:
         path = self.path("cells", id)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            return record if record["schema"] == SCHEMA and record["id"] == id else _broken(path, "not a record of it")
+            whole = record["schema"] == SCHEMA and record["id"] == id and record.keys() >= _REQUIRED
+            return record if whole else _broken(path, "not a whole record of it")
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             return _broken(path, repr(error))
+
+    def environment(self, id: str | None) -> dict[str, Any] | None:
+        """Return an environment that a record refers to, or None if it is not there; raises UserError if broken."""
+        if id is None:
+            return None
+        path = self.path("environments", id)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
 
     def records(self) -> list[dict[str, Any]]:
         """Return every record, in the order of resolution, model and seed."""

@@ -18,9 +18,8 @@ def rows(
 
     Latency, memory and cost stand in the row of the resolution trained at; other rows carry the metrics alone.
     """
-    labels = _labels(records)
     table = []
-    for record, label in zip(records, labels):
+    for record, label in zip(records, labels(records)):
         environment = environments.get(record.get("environment") or "", {})
         evaluations = {entry["resolution"]: entry for entry in record["evaluations"]}
         for resolution in (record["cell"]["resolution"], *record["cell"]["eval_resolutions"]):
@@ -109,7 +108,7 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def _labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a label per record; records of one model that differ in a setting get it appended: never mixed."""
     by_model: dict[str, list[dict[str, str]]] = defaultdict(list)
     settings = []
@@ -121,12 +120,12 @@ def _labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
         model: [key for key in sorted(set().union(*flats)) if len({flat.get(key) for flat in flats}) > 1]
         for model, flats in by_model.items()
     }
-    labels = []
+    found = []
     for record, flat in zip(records, settings):
         model = record["cell"]["model"]
         extra = ", ".join(f"{key.rpartition('.')[2]}={flat.get(key, 'default')}" for key in differing[model])
-        labels.append(f"{model} [{extra}]" if extra else model)
-    return labels
+        found.append(f"{model} [{extra}]" if extra else model)
+    return found
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

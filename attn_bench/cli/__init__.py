@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attn_bench.cli import listing, reporting, running
+from attn_bench.cli import comparing, listing, reporting, running
 from attn_bench.errors import USER_ERRORS
 
 app = typer.Typer(
@@ -72,5 +72,7 @@ def _options(
 app.command()(running.run)
 app.command()(running.measure)
 app.command()(reporting.report)
+app.command()(comparing.compare)
+app.command()(comparing.ab)
 app.command("list")(listing.list_)
 app.command()(listing.data)

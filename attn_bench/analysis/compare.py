@@ -1,0 +1,303 @@
+"""Compares two results folders: which metric of which model got worse, and whether that can be chance.
+
+Cells are paired by what they are: model, options, task, resolution, budget and the rest of a cell, but not by the
+versions of the code, which are what is compared. Seeds of one cell are repeated runs of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attn_bench.analysis.thresholds import EXACT, SHOWN, TIMED, Thresholds
+from attn_bench.analysis.verdicts import Finding, Verdict, exact_verdict, judge, seeds_ratio, timed_ratio
+from attn_bench.measure.environment import fingerprint
+from attn_bench.results import Store
+from attn_bench.table import labels
+
+Record = Mapping[str, Any]
+_NOT_WHAT = ("model_version", "task_version", "seed")
+# Steps as records name them.
+_STEPS = {
+    "latency_forward": "forward",
+    "latency_train_step": "train_step",
+    "peak_memory_forward": "forward",
+    "peak_memory_train": "train_step",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Verdicts, and what could not be compared.
+
+    Attributes:
+        findings: in the order of resolution and model.
+        obstacles: why something that ought to have been compared was not; one line each.
+        notes: what else differs, such as versions of packages.
+    """
+
+    findings: tuple[Finding, ...]
+    obstacles: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def regressions(self) -> tuple[Finding, ...]:
+        """What got worse beyond its threshold."""
+        return tuple(finding for finding in self.findings if finding.fails)
+
+    @property
+    def status(self) -> int:
+        """1 if anything got worse, else 2 if anything could not be compared, else 0."""
+        return 1 if self.regressions else 2 if self.obstacles or not self.findings else 0
+
+
+@dataclass
+class Case:
+    """One cell over its seeds, in base and in new."""
+
+    key: str
+    label: str
+    base: dict[int, Record] = field(default_factory=dict)
+    new: dict[int, Record] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """The model's name; ``label`` adds the settings in which cells of one name differ."""
+        return self._cell["model"]
+
+    @property
+    def resolution(self) -> int:
+        """Where it was trained and measured."""
+        return self._cell["resolution"]
+
+    @property
+    def _cell(self) -> Mapping[str, Any]:
+        return next(iter((self.base or self.new).values()))["cell"]
+
+    @property
+    def title(self) -> str:
+        """For messages."""
+        return f"{self.label} at {self.resolution}"
+
+    def ok(self) -> list[int]:
+        """Seeds that ended well on both sides."""
+        return [s for s in self.base if s in self.new and self.base[s]["status"] == self.new[s]["status"] == "ok"]
+
+
+def compare(
+    base: Store, new: Store, thresholds: Thresholds, again: Mapping[str, Sequence[Record]] | None = None
+) -> Comparison:
+    """Compare two results folders.
+
+    Args:
+        base, new: the folders.
+        thresholds: how much worse a metric may get.
+        again: further records of cells of new, by :attr:`Case.key`: their latencies are further runs.
+
+    Raises:
+        UserError: a folder holds no results, or a threshold names no metric.
+    """
+    infos = base.run_info(), new.run_info()
+    metrics = infos[0].get("metrics", {}) | infos[1].get("metrics", {})
+    thresholds.check(metrics)
+    if infos[0]["task"] != infos[1]["task"]:
+        return Comparison((), (f"other task: {infos[0]['task']} in base, {infos[1]['task']} in new",))
+    cases = list(pair(base.records(), new.records()))
+    environments = _environments(base, cases, "base"), _environments(new, cases, "new")
+    obstacles = list(_missing(cases))
+    obstacle = _other_hardware(environments)
+    if obstacle and any(case.ok() for case in cases) and thresholds.any(TIMED):
+        obstacles.append(f"latency: {obstacle}; leave latency out of --fail-on, or measure both on one machine")
+    findings: list[Finding] = []
+    for case in cases:
+        findings += _statuses(case)
+        seeds = case.ok()
+        if not seeds:
+            continue
+        if not obstacle:
+            findings += _latencies(case, seeds, thresholds, (again or {}).get(case.key, ()))
+        findings += _exact(case, seeds, thresholds)
+        found, other_data = _accuracies(case, seeds, thresholds, metrics)
+        findings += found
+        obstacles += other_data
+    if not cases:
+        obstacles.append("there are no cells to compare")
+    return Comparison(tuple(findings), tuple(obstacles), tuple(_notes(environments)))
+
+
+def pair(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Case]:
+    """Yield every cell of base and new, whether or not the other side has it."""
+    cases: dict[str, Case] = {}
+    records = [*base, *new]
+    for i, (record, label) in enumerate(zip(records, labels([_without_versions(record) for record in records]))):
+        key = json.dumps(_without_versions(record)["cell"] | {"seed": None}, sort_keys=True)
+        case = cases.setdefault(key, Case(key, label))
+        (case.base if i < len(base) else case.new)[record["cell"]["seed"]] = record
+    yield from sorted(cases.values(), key=lambda case: (case.resolution, case.label))
+
+
+def suspects(comparison: Comparison, cases: Sequence[Case]) -> list[Case]:
+    """Return the cases whose latency is worse or unclear and has a threshold."""
+    doubtful = {
+        (finding.model, finding.resolution)
+        for finding in comparison.findings
+        if finding.metric in TIMED and finding.threshold is not None and finding.verdict in ("worse", "unclear")
+    }
+    return [case for case in cases if (case.label, case.resolution) in doubtful]
+
+
+def _without_versions(record: Record) -> dict[str, Any]:
+    return {**record, "cell": {key: value for key, value in record["cell"].items() if key not in _NOT_WHAT[:2]}}
+
+
+def _missing(cases: Sequence[Case]) -> Iterator[str]:
+    there = {(case.model, case.resolution) for case in cases if case.new}
+    for case in cases:
+        if not case.new:
+            otherwise = ", or there with other settings" if (case.model, case.resolution) in there else ""
+            yield f"{case.model} at {case.resolution}: not in new{otherwise}"
+        elif case.base and (seeds := sorted(set(case.base) - set(case.new))):
+            yield f"{case.title}: seed {', '.join(map(str, seeds))} not in new"
+
+
+def _statuses(case: Case) -> Iterator[Finding]:
+    for seed in case.base:
+        if seed not in case.new:
+            continue
+        before, after = case.base[seed], case.new[seed]
+        if before["status"] == after["status"] == "ok":
+            continue
+        note = f"{before['status']} -> {after['status']}{': ' if after['error'] else ''}{after['error'] or ''}"
+        verdict: Verdict = "same"
+        if "ok" in (before["status"], after["status"]):
+            verdict = "better" if after["status"] == "ok" else "worse"
+        elif before["status"] != after["status"]:
+            verdict = "unclear"
+        yield Finding(case.label, case.resolution, case.resolution, "status", verdict, threshold=0.0, note=note)
+
+
+def _latencies(case: Case, seeds: Sequence[int], thresholds: Thresholds, again: Sequence[Record]) -> Iterator[Finding]:
+    for metric in TIMED:
+        step = _STEPS[metric]
+        pairs = [(case.base[seed]["latency"].get(step), case.new[seed]["latency"].get(step)) for seed in seeds]
+        pairs += [(pairs[0][0], record["latency"].get(step)) for record in again]
+        known = [(before, after) for before, after in pairs if _has_samples(before) and _has_samples(after)]
+        if not known:
+            continue
+        ratio = timed_ratio(
+            [(before["samples_ms"], after["samples_ms"]) for before, after in known],
+            _mean([_machine(before, after) for before, after in known]),
+        )
+        threshold = thresholds.of(metric, case.label)
+        verdict = judge(ratio, SHOWN if threshold is None else threshold)
+        disturbed = [name for i, name in ((0, "base"), (1, "new")) if any(pair[i].get("disturbed") for pair in known)]
+        note = f"disturbed by other processes in {' and '.join(disturbed)}" if disturbed else ""
+        if disturbed and verdict != "same":
+            verdict = "unclear"
+        yield Finding(
+            case.label, case.resolution, case.resolution, metric, verdict,
+            _mean([before["median_ms"] for before, _ in known]), _mean([after["median_ms"] for _, after in known]),
+            ratio, threshold, note,
+        )  # fmt: skip
+
+
+def _exact(case: Case, seeds: Sequence[int], thresholds: Thresholds) -> Iterator[Finding]:
+    for metric in EXACT:
+        pairs = [(_number(case.base[seed], metric), _number(case.new[seed], metric)) for seed in seeds]
+        known = [(before, after) for before, after in pairs if before is not None and after is not None]
+        if not known:
+            continue
+        # What does not vary is the same in every seed: the first that differs says all.
+        before, after = next((each for each in known if each[0] != each[1]), known[0])
+        verdict, ratio = exact_verdict(before, after)
+        threshold = thresholds.of(metric, case.label)
+        yield Finding(case.label, case.resolution, case.resolution, metric, verdict, before, after, ratio, threshold)
+
+
+def _accuracies(
+    case: Case, seeds: Sequence[int], thresholds: Thresholds, metrics: Mapping[str, Any]
+) -> tuple[list[Finding], list[str]]:
+    findings: list[Finding] = []
+    if any(case.base[seed]["data"] != case.new[seed]["data"] for seed in seeds):
+        watched = [name for name in metrics if thresholds.of(name, case.label) is not None]
+        return [], [f"{case.title}: trained or tested on other data ({', '.join(watched)})"] if watched else []
+    for metric, about in metrics.items():
+        threshold = thresholds.of(metric, case.label)
+        for tested in sorted({entry["resolution"] for seed in seeds for entry in case.base[seed]["evaluations"]}):
+            pairs = [(_evaluated(r[seed], tested, metric) for r in (case.base, case.new)) for seed in seeds]
+            known = [(b, n) for b, n in map(tuple, pairs) if b is not None and n is not None]
+            if not known:
+                continue
+            ratio, note = None, ""
+            if all(b == n for b, n in known):
+                verdict: Verdict = "same"
+            elif all(value > 0 for each in known for value in each):
+                ratio = seeds_ratio(known)
+                allowed = SHOWN if threshold is None else threshold
+                verdict = judge(ratio, allowed, higher=about["direction"] == "higher")
+                note = "one seed" if len(known) == 1 and verdict != "same" else ""
+            else:
+                verdict, note = "unclear", "not positive"
+            before, after = (_mean([each[i] for each in known]) for i in (0, 1))
+            findings.append(
+                Finding(case.label, case.resolution, tested, metric, verdict, before, after, ratio, threshold, note)
+            )
+    return findings, []
+
+
+def _number(record: Record, metric: str) -> float | None:
+    if metric == "parameters":
+        return record["parameters"]
+    if metric == "flops":
+        return (record["flops"] or {}).get("total")
+    return record["memory"].get(_STEPS[metric], {}).get("peak_mib")
+
+
+def _evaluated(record: Record, tested: int, metric: str) -> float | None:
+    entries = (entry for entry in record["evaluations"] if entry["resolution"] == tested)
+    return next((entry.get("metrics", {}).get(metric) for entry in entries), None)
+
+
+def _has_samples(latency: Mapping[str, Any] | None) -> bool:
+    return bool(latency and latency.get("samples_ms"))
+
+
+def _machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
+    """How much slower the reference workload was beside ``after``; 1 where it was not timed."""
+    both = before.get("reference_ms"), after.get("reference_ms")
+    return both[1] / both[0] if both[0] and both[1] else 1.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _environments(store: Store, cases: Sequence[Case], side: str) -> list[Mapping[str, Any]]:
+    """Return the environments in which the paired cells of one side ran."""
+    names = {
+        record.get("environment")
+        for case in cases
+        if case.base and case.new
+        for record in getattr(case, side).values()
+        if record["latency"]
+    }
+    return [found for name in sorted(filter(None, names)) if (found := store.environment(name)) is not None]
+
+
+def _other_hardware(environments: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+    """Say why times of base and new do not compare, or return an empty line."""
+    hardware = {fingerprint(each): each["device_name"] for side in environments for each in side}
+    if len(hardware) > 1:
+        return f"other hardware, {' and '.join(sorted(f'{name} ({print_})' for print_, name in hardware.items()))}"
+    return "" if all(environments) else "no record says on what hardware it was measured"
+
+
+def _notes(environments: Collection[Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """Say which packages differ; the project itself is what is compared."""
+    before, after = ({(k, v) for e in side for k, v in e["versions"].items()} for side in environments)
+    names = sorted({name for name, _ in before ^ after} - {"attn-bench"})
+    for name in names if before and after else ():
+        old, new = (", ".join(sorted(v for k, v in side if k == name)) or "none" for side in (before, after))
+        yield f"{name}: {old} -> {new}"

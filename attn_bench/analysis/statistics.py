@@ -1,0 +1,110 @@
+"""Ratio of two sets of measurements, its confidence interval, and whether it can be chance.
+
+Samples of time follow each other closely: a core that is slow now is slow a millisecond later. Taken as independent
+they look far more certain than they are. So samples are first reduced to the medians of consecutive blocks, and the
+blocks, not the samples, are drawn and ranked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCKS = 10
+DRAWS = 1000
+CONFIDENCE = 0.99
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """New over base.
+
+    Attributes:
+        value: the estimate.
+        low, high: its 99 % confidence interval.
+        p: two-sided p-value of the hypothesis that both are drawn from one distribution.
+        agree: whether every pair of runs shows a change to the same side.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    agree: bool
+
+    def inverse(self) -> Ratio:
+        """Base over new."""
+        return Ratio(1 / self.value, 1 / self.high, 1 / self.low, self.p, self.agree)
+
+
+def block_medians(samples: Sequence[float], blocks: int = BLOCKS) -> np.ndarray:
+    """Return the medians of consecutive blocks of nearly equal length, (min(blocks, samples),)."""
+    values = np.asarray(samples, float)
+    return np.array([np.median(block) for block in np.array_split(values, min(blocks, len(values)))])
+
+
+def compare_runs(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ratio:
+    """Compare runs that were taken apart: pairs of a series of samples of base and one of new, in the order taken.
+
+    The estimate is the geometric mean over pairs of the ratio of the medians, its interval from a block bootstrap of
+    every run. The p-value is that of Mann-Whitney's rank test on the blocks of all runs, each divided by the median
+    of its pair, so that what differs between pairs alone does not count.
+
+    Raises:
+        ValueError: no pair, or one without samples.
+    """
+    from scipy import stats
+
+    if not pairs or any(not len(base) or not len(new) for base, new in pairs):
+        raise ValueError("every pair needs samples of base and of new")
+    generator = np.random.default_rng(0)
+    logs = [_median_log(new) - _median_log(base) for base, new in pairs]
+    blocks = [(np.log(block_medians(base)), np.log(block_medians(new))) for base, new in pairs]
+    drawn = np.mean([_draws(new, generator) - _draws(base, generator) for base, new in blocks], axis=0)
+    centred = [(base - middle, new - middle) for base, new in blocks for middle in [np.median([*base, *new])]]
+    ranked = [np.concatenate([pair[side] for pair in centred]) for side in (0, 1)]
+    p = float(stats.mannwhitneyu(*ranked).pvalue) if np.ptp(np.concatenate(ranked)) else 1.0
+    return _ratio(float(np.mean(logs)), drawn, p, logs)
+
+
+def compare_paired(runs: Sequence[Sequence[float]]) -> Ratio:
+    """Compare from log ratios that were each taken within one moment, or with one seed.
+
+    Runs are independent of each other (pairs of processes, seeds); the log ratios within one are not. The estimate is
+    the median over runs of the median of each, which one odd process cannot move; the interval comes from drawing
+    runs, and blocks within each; the p-value from Wilcoxon's signed-rank test on the blocks.
+
+    Raises:
+        ValueError: no run, or an empty one.
+    """
+    from scipy import stats
+
+    if not runs or any(not len(run) for run in runs):
+        raise ValueError("every run needs at least one log ratio")
+    generator = np.random.default_rng(0)
+    logs = [float(np.median(run)) for run in runs]
+    blocks = [block_medians(run) for run in runs]
+    each = np.array([_draws(run, generator) for run in blocks])
+    chosen = generator.integers(len(runs), size=(len(runs), DRAWS))
+    drawn = np.median(each[chosen, np.arange(DRAWS)], axis=0)
+    together = np.concatenate(blocks)
+    p = float(stats.wilcoxon(together).pvalue) if np.any(together) else 1.0
+    return _ratio(float(np.median(logs)), drawn, p, logs)
+
+
+def _ratio(value: float, drawn: np.ndarray, p: float, logs: Sequence[float]) -> Ratio:
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    agree = all(log > 0 for log in logs) or all(log < 0 for log in logs)
+    return Ratio(math.exp(value), math.exp(min(low, value)), math.exp(max(high, value)), p, agree)
+
+
+def _median_log(samples: Sequence[float]) -> float:
+    return float(np.log(np.median(np.asarray(samples, float))))
+
+
+def _draws(blocks: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return the medians of draws with replacement, (DRAWS,)."""
+    return np.median(generator.choice(blocks, (DRAWS, len(blocks))), axis=1)

@@ -1,0 +1,112 @@
+"""From two sets of measurements of one metric to a verdict."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from attn_bench.analysis.statistics import Ratio, compare_paired, compare_runs
+
+Verdict = Literal["same", "better", "worse", "unclear"]
+Runs = Sequence[tuple[Sequence[float], Sequence[float]]]
+
+CHANCE = 0.01
+# Two processes of the same code differ: mostly by 1 to 2 %, but one in twenty by 10 to 20 %, for as long as it lives.
+# Where there is no third process to tell, an interval has to hold that.
+FEW_PROCESSES = {1: 1.2, 2: 1.1}
+# The same of trainings that differ in their seed alone.
+ONE_SEED = 1.1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one metric of one model at one resolution.
+
+    Attributes:
+        model, resolution: which; ``tested`` is the resolution evaluated at.
+        metric: a metric of the task, or e.g. ``latency_forward``, or ``status``.
+        verdict: ``unclear`` where a change beyond the threshold is seen that may be chance.
+        base, new: medians or means; None for a status.
+        ratio: new over base, where both are positive.
+        threshold: how much worse it may get; None if that does not count.
+        note: what the reader has to know.
+    """
+
+    model: str
+    resolution: int
+    tested: int
+    metric: str
+    verdict: Verdict
+    base: float | None = None
+    new: float | None = None
+    ratio: Ratio | None = None
+    threshold: float | None = None
+    note: str = ""
+
+    @property
+    def fails(self) -> bool:
+        """Whether this is a regression beyond its threshold."""
+        if self.verdict != "worse" or self.threshold is None:
+            return False
+        return self.ratio is None or max(self.ratio.value, 1 / self.ratio.value) > 1 + self.threshold
+
+
+def judge(ratio: Ratio, threshold: float, *, higher: bool = False) -> Verdict:
+    """Return the verdict on new over base: a change counts if it exceeds the threshold and is not chance."""
+    ratio = ratio.inverse() if higher else ratio
+    if 1 / (1 + threshold) <= ratio.value <= 1 + threshold:
+        return "same"
+    if ratio.p > CHANCE or ratio.low <= 1 <= ratio.high:
+        return "unclear"
+    return "worse" if ratio.value > 1 else "better"
+
+
+def timed_ratio(runs: Runs, machine: float = 1.0) -> Ratio:
+    """Return the ratio of latencies of processes of new to those of base, taken apart.
+
+    Args:
+        runs: per pair of processes, the samples of base and of new.
+        machine: how much slower a workload that never changes was when new was measured. Half of it is
+            taken off, and the interval reaches from nothing taken off to all of it.
+    """
+    ratio = compare_runs(runs)
+    if len(runs) > 2:
+        ratio = compare_paired([[_log_median(new) - _log_median(base)] for base, new in runs])
+        # Ranks of so few runs cannot be significant; that every pair says the same can.
+        ratio = Ratio(ratio.value, ratio.low, ratio.high, 0.0 if ratio.agree else 1.0, ratio.agree)
+    wide = FEW_PROCESSES.get(len(runs), 1.0) * math.exp(abs(math.log(machine)) / 2)
+    by = math.sqrt(machine)
+    return Ratio(ratio.value / by, ratio.low / by / wide, ratio.high / by * wide, ratio.p, ratio.agree)
+
+
+def seeds_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
+    """Return the ratio of a metric of trained models, from pairs of base and new with the same seed, all positive."""
+    from scipy import stats
+
+    logs = [math.log(new / base) for base, new in pairs]
+    middle = sum(logs) / len(logs)
+    agree = all(log > 0 for log in logs) or all(log < 0 for log in logs)
+    if len(logs) == 1:
+        return Ratio(math.exp(middle), math.exp(middle) / ONE_SEED, math.exp(middle) * ONE_SEED, 0.0, agree)
+    if max(logs) == min(logs):
+        return Ratio(math.exp(middle), math.exp(middle), math.exp(middle), 0.0 if middle else 1.0, agree)
+    test = stats.ttest_1samp(logs, 0.0)
+    interval = test.confidence_interval(0.95)
+    # The interval decides; the p-value says the same and is not asked twice.
+    return Ratio(math.exp(middle), math.exp(interval.low), math.exp(interval.high), 0.0, agree)
+
+
+def exact_verdict(base: float, new: float) -> tuple[Verdict, Ratio | None]:
+    """Return the verdict on numbers that do not vary from run to run: any difference is one; lower is better."""
+    if base == new:
+        return "same", Ratio(1.0, 1.0, 1.0, 1.0, True)
+    value = new / base if base > 0 and new > 0 else None
+    ratio = None if value is None else Ratio(value, value, value, 0.0, True)
+    return ("worse" if new > base else "better"), ratio
+
+
+def _log_median(samples: Sequence[float]) -> float:
+    return math.log(statistics.median(samples))

@@ -1,0 +1,119 @@
+"""Commands that compare results, or revisions of the code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attn_bench.cli.arguments import integers, merged, names
+from attn_bench.cli.running import BatchSize, Compile, Device, Models, Precision, Resolutions, Set, Threads
+
+if TYPE_CHECKING:
+    from attn_bench.analysis.compare import Comparison
+
+FailOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARES",
+        help="What may get worse by how much, e.g. latency=5%,mano.peak_memory=2%,rel_l2=3%, or a .yaml or .toml file. "
+        "Metrics not named cannot fail. [latency 5 %, peak memory 0.5 %, parameters and FLOPs 0, others 3 %]",
+    ),
+]
+Markdown = Annotated[Path | None, typer.Option(help="Write the comparison for a pull request here.")]
+JUnit = Annotated[Path | None, typer.Option(help="Write the comparison as JUnit XML here.")]
+
+
+def compare(
+    base: Annotated[Path, typer.Argument(help="Results folder to compare with.")],
+    new: Annotated[Path, typer.Argument(help="Results folder to judge.")],
+    fail_on: FailOn = None,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Measure what looks slower again, in three more processes.")
+    ] = False,
+    markdown: Markdown = None,
+    junit: JUnit = None,
+) -> None:
+    """Compare two results folders: which model got slower, hungrier or less accurate?
+
+    The exit status is 0 if nothing did, 1 if something did beyond its share, 2 if they cannot be compared.
+    """
+    from attn_bench.analysis.compare import compare as compare_folders
+    from attn_bench.analysis.thresholds import read_thresholds
+    from attn_bench.results import Store
+
+    thresholds = read_thresholds(fail_on)
+    stores = Store.open(base), Store.open(new)
+    if confirm:
+        from attn_bench.confirm import compare_confirmed
+
+        comparison = compare_confirmed(*stores, thresholds, on_case=_say)
+    else:
+        comparison = compare_folders(*stores, thresholds)
+    _conclude(comparison, markdown, junit)
+
+
+def ab(
+    base: Annotated[str, typer.Option(help="Revision to compare with: a branch, tag or commit.")],
+    new: Annotated[str | None, typer.Option(help="Revision to judge [the work tree as it is].")] = None,
+    models: Models = None,
+    task: Annotated[str, typer.Option(help="Task whose inputs and outputs are measured with.")] = "darcy",
+    resolutions: Resolutions = None,
+    batch_size: BatchSize = None,
+    precision: Precision = None,
+    device: Device = None,
+    threads: Threads = None,
+    compile: Compile = None,
+    set_: Set = None,
+    fail_on: FailOn = None,
+    repository: Annotated[Path, typer.Option(help="A folder of the project, which pip can install.")] = Path(),
+    markdown: Markdown = None,
+    junit: JUnit = None,
+) -> None:
+    """Compare latency and memory of two git revisions, taking turns on this machine so that its drift cancels.
+
+    The exit status is 0 if nothing got worse, 1 if something did beyond its share, 2 if they cannot be compared.
+    """
+    from attn_bench.analysis.thresholds import read_thresholds
+    from attn_bench.revisions import Plan, compare_revisions
+    from attn_bench.sweep import Sweep
+
+    given = {
+        "models": names(models),
+        "task": task,
+        "resolutions": integers("--resolutions", resolutions),
+        "batch_size": batch_size,
+        "precision": precision,
+        "device": device,
+        "threads": threads,
+        "compile": compile,
+        "options": merged({"task": task}, set_ or [], None, None),
+        "train": False,
+    }
+    sweep = Sweep.from_settings({key: value for key, value in given.items() if value is not None})
+    plan = Plan.of(sweep, read_thresholds(fail_on))
+    _conclude(compare_revisions(base, new, plan, repository=repository, on_stage=_say), markdown, junit)
+
+
+def _say(stage: str) -> None:
+    print(f"attn-bench: {stage}", file=sys.stderr)
+
+
+def _conclude(comparison: Comparison, markdown: Path | None, junit: Path | None) -> None:
+    from rich.console import Console
+
+    from attn_bench.report import comparison as written
+    from attn_bench.results import atomic_write
+
+    Console().print(written.console(comparison))
+    for path, content in (
+        (markdown, written.markdown(comparison).encode()),
+        (junit, written.junit(comparison)),
+    ):
+        if path is not None:
+            with atomic_write(path) as file:
+                file.write(content)
+    if comparison.status:
+        raise typer.Exit(comparison.status)

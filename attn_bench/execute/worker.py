@@ -1,0 +1,128 @@
+"""Serves steps of one revision's models to :mod:`attn_bench.execute.alternate`, a short process per model.
+
+``python -m attn_bench.execute.worker`` reads one JSON request a line from standard input and answers each with one
+line on standard output. ``open`` forks a process that builds a model and answers what follows until ``close``:
+``warm`` and ``run`` time a step, ``exact`` returns what needs no clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+Reply = Callable[[dict[str, Any]], None]
+
+
+def main(modules: list[str]) -> None:
+    """Serve requests until standard input closes."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+
+    def reply(values: dict[str, Any]) -> None:
+        os.write(answers, json.dumps(values).encode() + b"\n")
+
+    import attn_bench.cell  # noqa: F401
+
+    for module in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+    gc.freeze()
+    reply({"ready": True})
+    while (request := _request()) is not None:
+        if "open" not in request:
+            continue  # meant for a process that ended early
+        child = os.fork()
+        if child == 0:
+            _serve(request["open"], reply)
+        os.waitpid(child, 0)
+        reply({"closed": True})
+
+
+def _request() -> dict[str, Any] | None:
+    """Read one line, and no byte beyond it: the rest belongs to the process that is forked next."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if not (byte := os.read(0, 1)):
+            return None
+        line += byte
+    return json.loads(line)
+
+
+def _serve(spec: dict[str, Any], reply: Reply) -> None:
+    try:
+        steps = _open(spec)
+        reply({"steps": list(steps.names)})
+        gc.disable()
+        while (request := _request()) is not None and "close" not in request:
+            reply(_answer(steps, request))
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            reply({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]})
+    finally:
+        os._exit(0)
+
+
+def _open(spec: dict[str, Any]) -> Any:
+    import torch
+
+    from attn_bench.cell import set_flags
+    from attn_bench.plugin import Unsupported
+    from attn_bench.registry import MODELS, TASKS
+    from attn_bench.steps import Steps
+    from attn_bench.sweep import Cell, unsupported
+
+    cell = Cell.from_json(spec)
+    set_flags(cell)
+    task, model = TASKS.load(cell.task), MODELS.load(cell.plugin)
+    problem = task.problem(cell.resolution, **cell.task_options)
+    if (reason := unsupported(cell, model, problem)) is not None:
+        raise Unsupported(reason)
+    torch.manual_seed(cell.seed)
+    return Steps(cell, task, problem, model.build(problem, **cell.options).to(cell.device))
+
+
+def _answer(steps: Any, request: dict[str, Any]) -> dict[str, Any]:
+    from attn_bench.cell import count_parameters
+
+    if "exact" in request:
+        memory = {name: steps.memory(name)["peak_mib"] for name in steps.names}
+        return {"parameters": count_parameters(steps.module), "peak_memory": memory, "flops": steps.flops()["total"]}
+    step = steps.step(request["step"])
+    if "warm" in request:
+        times: list[float] = []
+        end = time.perf_counter() + request["warm"]
+        while time.perf_counter() < end or len(times) < 3:
+            times.append(_time(step, steps.cell.device))
+        return {"ms": statistics.median(times[len(times) // 2 :])}
+    # Untimed: the other process has taken the caches, its threads still spin, and this one's sleep.
+    end = time.perf_counter() + request["lead"]
+    step()
+    while time.perf_counter() < end:
+        step()
+    return {"ms": statistics.median(_time(step, steps.cell.device) for _ in range(request["calls"]))}
+
+
+def _time(step: Callable[[], object], device: str) -> float:
+    """Return the milliseconds of one call."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter_ns()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter_ns() - start) / 1e6
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    os._exit(0)  # without the tear-down of libraries that were only imported
