@@ -32,6 +32,7 @@ CLAIMS: Mapping[str, float] = {"n": 1.0, "n log n": 1.0, "n^2": 2.0}
 # What a measured exponent may be above its claim: a logarithm is worth 0.1 to 0.2 at these sizes, caches as much.
 TOLERANCE = 0.25
 FARTHEST = 64
+BENT = "no straight line yet: measure larger sizes"
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def fit(model: str, cost: str, curve: Curve, claim: str | None = None) -> Fit | 
         last=int(curve.tokens[-1]),
         points=len(x),
         claim=claim,
-        flag="no straight line yet: measure larger sizes" if bent else _flag(cost, exponent, half, claim),
+        flag=BENT if bent else _flag(cost, exponent, half, claim),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attn_bench.cli import comparing, listing, reporting, running
+from attn_bench.cli import claims, comparing, listing, reporting, running
 from attn_bench.errors import USER_ERRORS
 
 app = typer.Typer(
@@ -74,5 +74,6 @@ app.command()(running.measure)
 app.command()(reporting.report)
 app.command()(comparing.compare)
 app.command()(comparing.ab)
+app.command()(claims.claims)
 app.command("list")(listing.list_)
 app.command()(listing.data)
