@@ -1,0 +1,277 @@
+"""Comparing results folders, in the library and on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from attn_bench.analysis.compare import Comparison, compare
+from attn_bench.analysis.thresholds import Thresholds, read_thresholds
+from attn_bench.cli import main
+from attn_bench.errors import UserError
+from attn_bench.report.comparison import headline, junit, markdown
+from attn_bench.results import Store
+from tests.report.made_results import HOSTILE, Folder, hostile
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = Folder(tmp_path / "base")
+    for resolution in (16, 32):
+        for seed in (0, 1, 2):
+            folder.add("mano", resolution, seed)
+            folder.add("fno", resolution, seed, scale=1.5)
+    folder.add("vit", 32, status="oom", error="tried to allocate 12 GiB")
+    generator = np.random.default_rng(0)
+    edit(tmp_path / "base", lambda record: sampled(record, generator))
+    return tmp_path / "base"
+
+
+def edit(folder: Path, change: Change, model: str | None = None) -> None:
+    for path in folder.glob("cells/*.json"):
+        record = json.loads(path.read_text())
+        if model in (None, record["cell"]["model"]):
+            change(record)
+            path.write_text(json.dumps(record))
+
+
+def sampled(record: dict[str, Any], generator: np.random.Generator) -> None:
+    for latency in record["latency"].values():
+        latency["samples_ms"] = list(latency["median_ms"] * np.exp(generator.normal(0, 0.01, 40)))
+
+
+def changed(base: Path, change: Change = lambda record: None, model: str | None = "mano") -> Path:
+    new = base.parent / "new"
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(base, new)
+    edit(new, change, model)
+    return new
+
+
+def slower(by: float) -> Change:
+    def change(record: dict[str, Any]) -> None:
+        for latency in record["latency"].values():
+            latency["median_ms"] *= by
+            latency["samples_ms"] = [by * sample for sample in latency["samples_ms"]]
+
+    return change
+
+
+def judged(base: Path, new: Path, fail_on: str | None = None) -> Comparison:
+    return compare(Store(base), Store(new), read_thresholds(fail_on))
+
+
+def worse(comparison: Comparison) -> set[tuple[str, str]]:
+    return {(finding.model, finding.metric) for finding in comparison.regressions}
+
+
+def test_a_folder_does_not_differ_from_itself(base: Path) -> None:
+    comparison = judged(base, base)
+    assert comparison.status == 0
+    assert {finding.verdict for finding in comparison.findings} == {"same"}
+    metrics = {finding.metric for finding in comparison.findings if finding.model == "mano"}
+    assert metrics == {
+        "latency_forward", "latency_train_step", "peak_memory_forward", "peak_memory_train", "parameters", "flops",
+        "rel_l2", "rel_mse",
+    }  # fmt: skip
+
+
+def test_a_slower_model_is_found_and_no_other(base: Path) -> None:
+    comparison = judged(base, changed(base, slower(1.1)))
+    assert worse(comparison) == {("mano", "latency_forward"), ("mano", "latency_train_step")}
+    assert comparison.status == 1
+    assert "mano" in headline(comparison)
+    assert "fno" not in headline(comparison)
+    assert judged(changed(base, slower(1.1)), base).status == 0
+    assert judged(base, changed(base, slower(1.1)), "latency=20%").status == 0
+    assert judged(base, changed(base, slower(1.1)), "latency=20%,mano.latency=5%").status == 1
+    assert judged(base, changed(base, slower(1.1)), "rel_l2=3%").status == 0
+
+
+def test_a_disturbed_measurement_proves_nothing(base: Path) -> None:
+    def change(record: dict[str, Any]) -> None:
+        slower(2)(record)
+        record["latency"]["forward"]["disturbed"] = True
+
+    comparison = judged(base, changed(base, change))
+    found = {f.metric: f for f in comparison.findings if f.model == "mano" and f.resolution == 16}
+    assert found["latency_forward"].verdict == "unclear"
+    assert "disturbed" in found["latency_forward"].note
+    assert found["latency_train_step"].verdict == "worse"
+
+
+def test_what_is_exact_is_compared_exactly(base: Path) -> None:
+    def grow(record: dict[str, Any]) -> None:
+        record["memory"]["forward"]["peak_mib"] *= 1.01
+
+    assert worse(judged(base, changed(base, grow))) == {("mano", "peak_memory_forward")}
+    assert judged(base, changed(base, grow), "peak_memory=2%").status == 0
+    count = changed(base, lambda record: record.update(parameters=record["parameters"] + 1))
+    assert worse(judged(base, count)) == {("mano", "parameters")}
+    uncounted = changed(base, lambda record: record["flops"].update(total=record["flops"]["total"] * 2))
+    assert worse(judged(base, uncounted)) == {("mano", "flops")}
+
+
+def test_accuracy_is_judged_over_seeds(base: Path) -> None:
+    def wrong(record: dict[str, Any]) -> None:
+        for entry in record["evaluations"]:
+            entry["metrics"]["rel_l2"] *= 1.08 + 0.01 * record["cell"]["seed"]
+
+    comparison = judged(base, changed(base, wrong))
+    assert worse(comparison) == {("mano", "rel_l2")}
+    assert judged(base, changed(base, wrong), "rel_l2=15%").status == 0
+
+
+def test_other_data_cannot_be_compared(base: Path) -> None:
+    new = changed(base, lambda record: record["data"].update(recipe="neuralop"))
+    comparison = judged(base, new)
+    assert comparison.status == 2
+    assert any("other data" in line and "mano" in line for line in comparison.obstacles)
+    assert judged(base, new, "latency=5%").status == 0
+
+
+def test_other_hardware_leaves_what_is_exact(base: Path) -> None:
+    new = changed(base)
+    path = new / "environments" / "env.json"
+    environment = json.loads(path.read_text())
+    environment["cpu"]["model"] = "Another CPU"
+    path.write_text(json.dumps(environment))
+    edit(new, slower(2))
+    comparison = judged(base, new)
+    assert comparison.status == 2
+    assert "other hardware" in comparison.obstacles[0]
+    assert not [finding for finding in comparison.findings if finding.metric.startswith("latency")]
+    assert judged(base, new, "peak_memory=1%,rel_l2=3%").status == 0
+    path.unlink()
+    assert "no record says" in judged(base, new).obstacles[0]
+
+
+def test_missing_and_failing_cells_never_pass(base: Path) -> None:
+    new = changed(base)
+    lost = next(path for path in new.glob("cells/*") if json.loads(path.read_text())["cell"]["model"] == "fno")
+    lost.unlink()
+    comparison = judged(base, new)
+    assert comparison.status == 2
+    assert any("fno" in line and "not in new" in line for line in comparison.obstacles)
+
+    def fail(record: dict[str, Any]) -> None:
+        record.update(status="crashed", error="boom")
+
+    comparison = judged(base, changed(base, fail))
+    assert comparison.status == 1
+    assert worse(comparison) == {("mano", "status")}
+    assert judged(base, changed(base, fail), "latency=5%").status == 1
+    assert judged(changed(base, fail), base).status == 0
+    for path in new.glob("cells/*"):
+        path.unlink()
+    assert judged(base, new).status == 2
+    assert judged(new, new).status == 2
+
+
+def test_cells_with_other_settings_are_not_the_same_cells(base: Path) -> None:
+    new = changed(base, lambda record: record["cell"]["options"].update(dim=128))
+    comparison = judged(base, new)
+    assert comparison.status == 2
+    assert any("other settings" in line for line in comparison.obstacles)
+
+
+def test_versions_of_the_code_do_not_tell_cells_apart_and_packages_are_noted(base: Path) -> None:
+    new = changed(base, lambda record: record["cell"].update(model_version="2"))
+    path = new / "environments" / "env.json"
+    environment = json.loads(path.read_text())
+    environment["versions"]["torch"] = "3.0"
+    path.write_text(json.dumps(environment))
+    comparison = judged(base, new)
+    assert comparison.status == 0
+    assert comparison.notes == ("torch: 2.15.0 -> 3.0",)
+
+
+def test_another_task_cannot_be_compared(base: Path, tmp_path: Path) -> None:
+    Folder(tmp_path / "digits", "digits").add("mano", 16)
+    assert judged(base, tmp_path / "digits").status == 2
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    base, new = hostile(tmp_path / "base").store, hostile(tmp_path / "new").store
+    for path in (tmp_path / "new").glob("cells/*.json"):
+        record = json.loads(path.read_text())
+        if record["status"] == "ok":
+            record |= {"status": "crashed", "error": HOSTILE[0]}
+            path.write_text(json.dumps(record))
+    comparison = compare(base, new, Thresholds())
+    assert len(comparison.regressions) == len(HOSTILE)
+    text = markdown(comparison)
+    assert "<script" not in text
+    assert "x" * 500 not in text
+    suite = ElementTree.fromstring(junit(comparison))
+    assert suite.get("failures") == str(len(HOSTILE))
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+
+
+def test_junit_and_markdown_say_what_failed(base: Path) -> None:
+    comparison = dataclasses.replace(judged(base, changed(base, slower(1.2))), obstacles=("vit at 32: not in new",))
+    suite = ElementTree.fromstring(junit(comparison))
+    failed = {case.get("classname") for case in suite if case.find("failure") is not None}
+    assert failed == {"attn-bench.mano"}
+    assert suite.get("errors") == "1"
+    assert int(suite.get("tests", "0")) == len(comparison.findings) + 1
+    text = markdown(comparison)
+    assert text.startswith("### attn-bench: WORSE: 4 regressions in mano")
+    assert "vit at 32" in text
+
+
+def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("sys.argv", ["attn-bench", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def test_command(base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    new = changed(base, slower(1.2))
+    out = base.parent / "out"
+    written = ("--markdown", str(out / "c.md"), "--junit", str(out / "c.xml"))
+    assert run("compare", str(base), str(new), *written, monkeypatch=monkeypatch) == 1
+    assert "WORSE" in capsys.readouterr().out
+    assert (out / "c.md").is_file()
+    assert (out / "c.xml").is_file()
+    assert run("compare", str(base), str(base), monkeypatch=monkeypatch) == 0
+
+
+def test_what_is_no_results_folder_is_one_line(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, other, half, cut = (base.parent / name for name in ("empty", "other", "half", "cut"))
+    empty.mkdir()
+    for folder in (other, half, cut):
+        shutil.copytree(base, folder)
+    (other / "run.json").write_text('{"schema": 99}')
+    (half / "run.json").write_text('{"schema"')
+    next(cut.glob("cells/*")).write_text('{"schema": 1, "id"')
+    lacking = changed(base, lambda record: record.pop("latency"))
+    for folder in (empty, other, half, cut, lacking, base.parent / "nowhere", Path(__file__)):
+        assert run("compare", str(base), str(folder), monkeypatch=monkeypatch) == 2
+        errors = capsys.readouterr().err.strip().splitlines()
+        assert len(errors) == 1, errors
+        assert errors[0].startswith("attn-bench: ")
+
+
+def test_confirming_needs_the_code_and_the_machine(base: Path) -> None:
+    from attn_bench.confirm import compare_confirmed
+
+    new = changed(base, slower(1.2))
+    with pytest.raises(UserError, match="another version of mano"):
+        compare_confirmed(Store(base), Store(new), Thresholds())
+    assert compare_confirmed(Store(base), Store(base), Thresholds()).status == 0
