@@ -16,7 +16,7 @@ METRICS = {"rel_l2": Metric("lower", "relative <L2> error"), "rel_mse": Metric("
 TRAINING = Training(10.0, "epochs", 8, 2e-3, 1e-4, 1.0)
 ENVIRONMENT = {
     "device_name": "Some CPU",
-    "cpu": {"model": "Some CPU", "usable_cores": 2, "memory_gib": 24, "governor": None},
+    "cpu": {"model": "Some CPU", "cores": 2, "usable_cores": 2, "memory_gib": 24, "governor": None},
     "gpus": {"devices": [{"name": "Some GPU", "memory_gib": 80}], "driver": "1.2"},
     "os": {"system": "Linux", "release": "6.1", "machine": "x86_64"},
     "python": {"version": "3.11.7", "implementation": "CPython"},
@@ -52,11 +52,13 @@ class Folder:
     def add(
         self, model: str, resolution: int, seed: int = 0, *, options: Any = None, error: str | None = None,
         status: Any = "ok", tested: tuple[int, ...] = (), scale: float = 1.0, fields: bool = False,
+        rel_l2: float | None = None, data: Any = None,
     ) -> None:  # fmt: skip
-        """Add one cell; ``scale`` multiplies its errors and costs."""
+        """Add one cell; ``scale`` multiplies its errors and costs, ``rel_l2`` takes the place of its error."""
         cell = Cell(
-            model=model, plugin=model, model_version="1", options=options or {}, task=self.task, task_version="1",
-            task_options={}, resolution=resolution, seed=seed, precision="float32", device="cpu", training=TRAINING,
+            model=model, plugin=model.partition(":")[0], model_version="1", options=options or {}, task=self.task,
+            task_version="1", task_options={}, resolution=resolution, seed=seed, precision="float32", device="cpu",
+            training=TRAINING,
             batch_size=8, eval_resolutions=tested,
         )  # fmt: skip
         if status != "ok":
@@ -71,14 +73,14 @@ class Folder:
                 evaluations=tuple(
                     {"resolution": r, "status": "ok", "error": None, "metrics": {"rel_l2": e, "rel_mse": e * e}}
                     for r in (resolution, *tested)
-                    for e in [0.5 * scale / resolution**0.5 + seed / 1000]
+                    for e in [rel_l2 or 0.5 * scale / resolution**0.5 + seed / 1000]
                 ),
                 latency={"forward": forward, "train_step": {key: 3 * value for key, value in forward.items()}},
                 memory={
                     "forward": {"peak_mib": cost, "total_mib": cost + 2},
                     "train_step": {"peak_mib": 4 * cost, "total_mib": 4 * cost + 2},
                 },
-                data={"recipe": "fno", "resolution": resolution, "sha256": {"train": "0" * 64}},
+                data=data or {"recipe": "fno", "resolution": resolution, "sha256": {"train": "0" * 64}},
                 started=f"2026-01-31T10:{seed:02}:00+00:00",
             )
         )  # fmt: skip

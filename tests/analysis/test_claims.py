@@ -1,0 +1,291 @@
+"""Claims of papers held against made results: verdicts, what makes results comparable, and the file of claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_results import HOSTILE, Folder, hostile
+
+from attn_bench import cli
+from attn_bench.analysis.claim_checks import Check, check
+from attn_bench.analysis.claims import SHIPPED, read_claims
+from attn_bench.errors import UserError
+from attn_bench.registry import MODELS, TASKS
+from attn_bench.report import claims as shown
+
+DRAWN = {
+    "source": "generated", "recipe": "neuralop", "alpha": 3.0, "tau": 10.0, "forcing": 2.75, "a_high": 1.0,
+    "a_low": 1 / 18.6, "n_train": 1000, "n_test": 200,
+}  # fmt: skip
+SHIPPED_FILE = {"source": "file", "checksum": "e1c25ac704daa3d1", "stride": 1, "n_train": 1000, "n_test": 50}
+PAPER = dict(MODELS.load("mano").presets["paper"])
+
+
+def checks(folder: Folder, *ids: str) -> list[Check]:
+    return [c for c in check(read_claims(), [folder.store.folder]) if c.claim.id in ids]
+
+
+def only(folder: Folder, id: str) -> Check:
+    (found,) = checks(folder, id)
+    return found
+
+
+def add_mano(folder: Folder, rel_mse: Sequence[float], data: Any = DRAWN, resolution: int = 16) -> None:
+    for seed, value in enumerate(rel_mse):
+        folder.add("mano:paper", resolution, seed, options=PAPER, rel_l2=value**0.5, data=data)
+
+
+@pytest.mark.parametrize(
+    ("rel_mse", "verdict"),
+    [
+        ([0.0088, 0.0080, 0.0072], "reproduced"),
+        ([0.0087], "reproduced"),
+        ([0.0073], "reproduced"),
+        ([0.0089], "not reproduced"),
+        ([0.0071], "better"),
+        ([0.0070, 0.0110], "not reproduced"),  # the mean counts, not the best seed
+    ],
+)
+@pytest.mark.parametrize("data", [DRAWN, SHIPPED_FILE, {"source": "zenodo", "recipe": "neuralop", "n_train": 1000}])
+def test_a_mean_within_the_tolerance_reproduces(tmp_path: Path, rel_mse: list[float], verdict: str, data: Any) -> None:
+    folder = Folder(tmp_path)
+    add_mano(folder, rel_mse, data)
+    found = only(folder, "mano-darcy-16")
+    assert (found.verdict, found.seeds) == (verdict, len(rel_mse))
+    assert found.mean == pytest.approx(sum(rel_mse) / len(rel_mse))
+    assert (found.low, found.high) == (pytest.approx(min(rel_mse)), pytest.approx(max(rel_mse)))
+    assert (found.deviation is None) == (len(rel_mse) == 1)
+    assert found.note == "trained for 10 epochs"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (DRAWN | {"recipe": "fno"}, "data.recipe: fno, published with neuralop"),
+        (DRAWN | {"n_train": 100}, "data.n_train: 100, published with 1000"),
+        (DRAWN | {"alpha": 2.0}, "data.alpha: 2.0, published with 3.0"),
+        (SHIPPED_FILE | {"checksum": "0"}, "data.checksum: 0, published with e1c25ac704daa3d1"),
+        ({"source": "zenodo", "recipe": "neuralop"}, "data.n_train: not set, published with 1000"),
+    ],
+)
+def test_another_protocol_is_not_comparable_and_says_which_setting(tmp_path: Path, data: Any, said: str) -> None:
+    folder = Folder(tmp_path)
+    add_mano(folder, [0.008], data)
+    found = only(folder, "mano-darcy-16")
+    assert found.verdict == "not comparable"
+    assert found.differences == (said,)
+    assert found.mean == pytest.approx(0.008)  # shown beside it all the same
+
+
+def test_the_published_size_counts_and_not_the_label(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.add("mano:paper", 16, options=PAPER | {"dim": 8}, rel_l2=0.08, data=DRAWN)
+    assert only(folder, "mano-darcy-16").differences == ("model: options are not those of mano:paper",)
+    folder.add("mano:mine", 16, options=PAPER, rel_l2=0.09, data=DRAWN)
+    found = only(folder, "mano-darcy-16")
+    assert (found.model, found.verdict) == ("mano:mine", "reproduced")  # what can be compared goes before what cannot
+
+
+def test_settings_that_must_be_given(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, task="flowers102")
+    info = folder.store.run_info()
+    folder.store.write_run_info(info | {"metrics": {"top1": {"direction": "higher", "summary": "", "unit": "%"}}})
+    folder.add("mano-swinv2", 224, options={"weights": "a.safetensors"})
+    for claim in (c for c in read_claims() if c.id == "mano-flowers102"):
+        (found,) = check([claim], [folder.store.folder])
+        assert (found.verdict, found.note) == ("not yet run", "no top1: not trained")
+    cell = next((tmp_path / "cells").glob("*.json"))
+    for top1, verdict in ((89.5, "reproduced"), (91.0, "better"), (87.0, "not reproduced")):
+        cell.write_text(cell.read_text().replace('"rel_l2"', '"top1"'))
+        record = folder.store.read(cell.stem)
+        assert record is not None
+        record["evaluations"][0]["metrics"]["top1"] = top1
+        write(cell, record)
+        assert only(folder, "mano-flowers102").verdict == verdict
+    record["cell"]["options"] = {}
+    write(cell, record)
+    assert only(folder, "mano-flowers102").verdict == "not comparable"
+
+
+def write(path: Path, record: Any) -> None:
+    import json
+
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("fno", "verdict"), [(0.016, "reproduced"), (0.0155, "reproduced"), (0.012, "not reproduced"), (0.02, "better")]
+)
+def test_half_is_judged_against_the_rival_of_the_same_folder(tmp_path: Path, fno: float, verdict: str) -> None:
+    folder = Folder(tmp_path)
+    add_mano(folder, [0.008])
+    found = only(folder, "mano-half-of-fno")
+    assert (found.verdict, found.note) == ("not yet run", "fno:paper was not run beside it")
+    options = dict(MODELS.load("fno").presets["paper"])
+    folder.add("fno:paper", 16, options=options, rel_l2=fno**0.5, data=DRAWN)
+    folder.add("fno:paper", 32, options=options, rel_l2=1e-9, data=DRAWN)
+    found = only(folder, "mano-half-of-fno")
+    assert (found.verdict, found.mean) == (verdict, pytest.approx(0.008 / fno))
+    assert found.model == "mano:paper / fno:paper"
+
+
+def test_rivals_trained_on_other_data_are_not_comparable(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    add_mano(folder, [0.008])
+    folder.add("vit", 16, rel_l2=0.02**0.5, data=DRAWN | {"n_test": 100})
+    assert only(folder, "mano-half-of-vit").differences == ("data: not the same for mano:paper and vit",)
+
+
+def growing(folder: Folder, power: float, noise: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
+    """Add MANO at four sizes whose costs grow as a power of the number of tokens."""
+    for resolution, factor in zip((32, 64, 128, 256), noise):
+        # Costs of made results are scale * tokens / 64.
+        folder.add("mano", resolution, scale=factor * float(resolution**2) ** (power - 1))
+
+
+@pytest.mark.parametrize(
+    ("power", "noise", "verdict"),
+    [
+        (1.0, (1.0, 1.0, 1.0, 1.0), "reproduced"),
+        (1.1, (1.0, 1.02, 0.98, 1.0), "reproduced"),
+        (2.0, (1.0, 1.0, 1.0, 1.0), "not reproduced"),
+        (1.5, (1.0, 1.0, 1.0, 1.0), "not reproduced"),
+        (0.5, (1.0, 1.0, 1.0, 1.0), "not comparable"),  # overhead is all that is seen
+        (1.2, (1.0, 0.7, 1.0, 1.2), "not comparable"),  # the interval holds n as well as n^2
+    ],
+)
+def test_growth_is_judged_by_the_interval_of_the_exponent(
+    tmp_path: Path, power: float, noise: Sequence[float], verdict: str
+) -> None:
+    folder = Folder(tmp_path)
+    growing(folder, power, noise)
+    found = only(folder, "mano-linear-time")
+    assert found.verdict == verdict
+    assert found.mean is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.mean <= found.high
+    assert (found.verdict == "not comparable") == bool(found.differences)
+
+
+def test_what_was_not_run_is_said_so(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    add_mano(folder, [0.008], resolution=32)
+    folder.add("mano:paper", 64, status="oom", error="none left", options=PAPER)
+    assert only(folder, "mano-darcy-16").note == "run at 32, 64, claimed at 16"
+    assert only(folder, "mano-darcy-64").note == "no rel_mse: oom"
+    assert only(folder, "mano-linear-time").note == "forward latency at three sizes or more is needed"
+    assert only(folder, "fma-time").verdict == "not yet run"
+    verdicts = {c.claim.id: c.verdict for c in check(read_claims(), [folder.store.folder])}
+    assert [id for id, verdict in verdicts.items() if verdict != "not yet run"] == ["mano-darcy-32"]
+
+
+def test_seeds_that_failed_are_mentioned(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    add_mano(folder, [0.008, 0.008])
+    folder.add("mano:paper", 16, 2, status="diverged", error="loss is nan", options=PAPER)
+    found = only(folder, "mano-darcy-16")
+    assert (found.seeds, found.note) == (2, "trained for 10 epochs; 1 of 3 seeds failed")
+
+
+def test_several_folders_together(tmp_path: Path) -> None:
+    right, wrong = Folder(tmp_path / "right"), Folder(tmp_path / "wrong")
+    add_mano(right, [0.008])
+    add_mano(wrong, [0.008], DRAWN | {"recipe": "fno"})
+    for order in ((right, wrong), (wrong, right)):
+        found = [c for c in check(read_claims(), [f.store.folder for f in order]) if c.claim.id == "mano-darcy-16"]
+        assert [(c.verdict, c.folder) for c in found] == [("reproduced", str(tmp_path / "right"))]
+
+
+def test_the_claims_that_ship_name_things_that_exist() -> None:
+    claims = read_claims()
+    planned = {"fma", "fma-linear", "galerkin", "transolver", "linearno", "lamo", "swin"}
+    for claim in claims:
+        if claim.task is not None:
+            assert claim.metric in TASKS.load(claim.task).metrics
+        for model in filter(None, (claim.model, claim.than)):
+            plugin, _, preset = model.partition(":")
+            if plugin in MODELS.entries():
+                assert not preset or preset in MODELS.load(plugin).presets
+            else:
+                assert plugin in planned
+        # A published number is known to half a unit of its last digit and no better.
+        if claim.relation == "equals":
+            digits = f"{claim.value}".partition(".")[2]
+            assert claim.tolerance * claim.value >= 0.4999 * 10 ** -len(digits) or claim.tolerance >= 0.01
+    assert {c.certainty for c in claims if not c.paper} == {"cited"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "holds no claims"),
+        ("claims: 3", "holds no claims"),
+        ("claims: [", "no valid YAML"),
+        ("claims: [3]", "claim number 1 is no mapping"),
+        ("claims: [{id: a, modle: x}]", "did you mean 'model'"),
+        ("claims: [{id: a, says: b, certainty: table, model: m, metric: x, relation: equals, task: t}]", "needs value"),
+        ("claims: [{id: a, says: b, certainty: sure, model: m, metric: x, relation: equals}]", "certainty"),
+        ("claims: [{id: a, says: b, certainty: paper, model: m, metric: x, relation: grows as, growth: n}]", "no cost"),
+        ("claims: [{id: a, protocol: b}]", "unknown protocol"),
+        ("claims: [!!python/object/apply:os.system ['echo bad']]", "no valid YAML"),
+    ],
+)
+def test_a_broken_file_of_claims_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        read_claims(path)
+    assert "\n" not in str(error.value)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    monkeypatch.setattr("sys.argv", ["attn-bench", "claims", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Folder(tmp_path / "made")
+    add_mano(folder, [0.0079, 0.0083])
+    assert run(monkeypatch, str(tmp_path / "made")) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "REPRODUCED MANO's relative squared error on Darcy flow at 16 x 16" in text
+    assert "ours: 0.00810 ± 0.00028, 2 seeds" in text
+    assert run(monkeypatch, str(tmp_path / "made"), "--markdown") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(read_claims())
+    assert {line.replace("\\|", "").count("|") for line in lines} == {7}
+    assert run(monkeypatch, str(tmp_path)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert run(monkeypatch, str(tmp_path / "made"), "--file", str(tmp_path / "none.yaml")) == 2
+    assert "none.yaml" in capsys.readouterr().err
+
+
+def test_hostile_text_stays_on_its_line(tmp_path: Path) -> None:
+    folder = hostile(tmp_path)
+    own = tmp_path / "claims.yaml"
+    import yaml
+
+    claims = [
+        {
+            "id": str(i), "says": text, "certainty": "paper", "model": text.partition(":")[0], "metric": "rel_l2",
+            "relation": "equals", "task": HOSTILE[0], "value": 1.0,
+        }
+        for i, text in enumerate(HOSTILE)
+    ]  # fmt: skip
+    own.write_text(yaml.safe_dump({"claims": claims}))
+    found = check(read_claims(own), [folder.store.folder])
+    assert len(found) >= len(HOSTILE)
+    table = shown.markdown(found)
+    assert "<script>" not in table
+    assert len([line for line in table.splitlines() if line.startswith("|")]) == 2 + len(found)
+
+
+def test_the_file_that_ships_is_part_of_the_package() -> None:
+    assert SHIPPED.is_file()
+    assert SHIPPED.parent.name == "analysis"
