@@ -10,15 +10,18 @@ from torch.nn import functional as F
 
 from baselines.multi_head import MultiHead
 
+# Blocks are a multiple of this, which suits the kernels better.
+ALIGNED = 16
+
 
 def attend_window(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, before: int, after: int) -> Tensor:
     """Return softmax attention of query i to the keys i - before ... i + after that exist, (B, N, heads, D).
 
-    Queries go in blocks of max(before, after), each with its own, the previous and, if ``after`` is above zero, the
-    next block of keys, under one mask that all of them share: O(N (before + after)) time and memory. The first and the
-    last queries, whose window is cut off, have calls of their own, so that no padding is needed.
+    Queries go in blocks of max(before, after) or a little more, each with its own, the previous and, if ``after`` is
+    above zero, the next block of keys, under one mask that all of them share: O(N (before + after)) time and memory.
+    The first and the last queries, whose window is cut off, have calls of their own, so that no padding is needed.
     """
-    n, block = q_BNHD.shape[1], max(before, after, 1)
+    n, block = q_BNHD.shape[1], -(-max(before, after, 1) // ALIGNED) * ALIGNED
     beyond = block if after else 0
     full = max((n - beyond) // block - 1, 0)  # blocks with all their neighbours, from the second on
 

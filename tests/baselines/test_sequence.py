@@ -14,7 +14,7 @@ from baselines.linear_attention import CHUNK, attend_linear
 from baselines.mean import Mean
 from baselines.sliding_window import WindowAttention, attend_window
 from baselines.softmax_attention import attend
-from baselines.transformer import TextTransformer, sinusoids
+from baselines.transformer import TextTransformer
 from baselines.window import SlidingWindow
 
 
@@ -87,28 +87,18 @@ def test_linear_attention_survives_features_that_underflow():
         assert attend_linear(q - 200, k - 200, v, causal).isfinite().all()
 
 
-def test_sinusoids_are_those_of_the_paper():
-    table = sinusoids(50, 6)
-    for position in (0, 1, 49):
-        for i in range(3):
-            angle = position / 10_000 ** (2 * i / 6)
-            assert table[position, i] == pytest.approx(math.sin(angle), abs=1e-5)
-            assert table[position, 3 + i] == pytest.approx(math.cos(angle), abs=1e-5)
-    torch.testing.assert_close(sinusoids(80, 6)[:50], table)
-    assert sinusoids(4, 7).shape == (4, 7)
-
-
-def test_text_transformer_leaves_only_the_mixer_open():
+@pytest.mark.parametrize(("causal", "seen"), [(True, [4, 5, 6, 7]), (False, [1, 2, 3, 4, 5, 6, 7])])
+def test_without_a_mixer_a_token_is_seen_by_its_neighbours_alone(causal, seen):
     class Zero(torch.nn.Module):
         def forward(self, x):
             return torch.zeros_like(x)
 
-    module = TextTransformer(5, 3, dim=8, depth=2, mlp_ratio=2.0, mixer_factory=lambda dim: Zero())
-    tokens = torch.zeros(1, 9, dtype=torch.long)
+    module = TextTransformer(5, 3, 8, 2, 2.0, lambda dim: Zero(), causal)
+    tokens = torch.zeros(1, 20, dtype=torch.long)
     changed = tokens.clone()
     changed[0, 4] = 3
     difference = (module(tokens) - module(changed)).abs().amax((0, 2)) > 0
-    assert difference.nonzero().flatten().tolist() == [4]  # without a mixer no token sees another
+    assert difference.nonzero().flatten().tolist() == seen
 
 
 def test_mean_on_text_is_how_often_each_target_occurs():
