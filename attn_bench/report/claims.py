@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attn_bench.analysis.claim_checks import Check
@@ -23,6 +24,40 @@ CERTAINTY = {
     "abstract": "read from its abstract",
     "cited": "as cited by later papers",
 }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A check as text; ``holds`` is None where nothing could be judged."""
+
+    says: str
+    source: str
+    published: str
+    ours: str
+    verdict: str
+    holds: bool | None
+    remarks: tuple[str, ...]
+
+
+def rows(checks: Iterable[Check]) -> list[Row]:
+    """Return a row per check of a claim that the results bear on, with every setting that differs."""
+    return [
+        Row(
+            says=check.claim.says,
+            source=source(check.claim),
+            published=published(check.claim),
+            ours=ours(check),
+            verdict=check.verdict,
+            holds=None if check.verdict == "not comparable" else check.verdict != "not reproduced",
+            remarks=tuple(text for text in (where(check), *check.differences, check.note) if text),
+        )
+        for check in touched(checks)
+    ]
+
+
+def touched(checks: Iterable[Check]) -> list[Check]:
+    """Return the checks for which there are results."""
+    return [check for check in checks if check.verdict != "not yet run"]
 
 
 def published(claim: Claim) -> str:

@@ -20,7 +20,7 @@ from attn_bench.report.style import (
     resolution_axis,
     value_axis,
 )
-from attn_bench.report.summary import Entry, Summary
+from attn_bench.report.summary import Entry, Stat, Summary
 from attn_bench.report.text import distinct, for_figure
 
 PANEL_WIDTH, PANEL_HEIGHT, ROW_HEIGHT = 4.3, 3.6, 0.25
@@ -113,12 +113,10 @@ def _draw(axes: Axes, summary: Summary, panel: Panel, look: dict[str, Look], *, 
         if not points:
             continue
         means = [stat.mean for _, stat in points]
-        below = [max(stat.mean - stat.low, 0) for _, stat in points]
-        above = [max(stat.high - stat.mean, 0) for _, stat in points]
         axes.errorbar(
             [resolution for resolution, _ in points],
             means,
-            yerr=[below, above],
+            yerr=_bars([stat for _, stat in points]),
             color=its.colour,
             marker=its.marker,
             markeredgecolor="white",
@@ -140,6 +138,11 @@ def _draw(axes: Axes, summary: Summary, panel: Panel, look: dict[str, Look], *, 
         log_axis(axes, "y", seen)
     else:
         axes.set_ylim(0, 1.1 * max(seen) or 1)
+
+
+def _bars(stats: Sequence[Stat]) -> list[list[float]]:
+    """Return how far the intervals reach below and above each mean."""
+    return [[max(s.mean - s.low, 0) for s in stats], [max(s.high - s.mean, 0) for s in stats]]
 
 
 def _draw_references(axes: Axes, summary: Summary, column: str) -> list[float]:
@@ -208,7 +211,11 @@ def error_vs_latency(summary: Summary) -> Figure | None:
     everything = [entry for entries in drawn.values() for entry in entries]
     for model, entries in drawn.items():
         its = look[model]
-        axes.plot(*_points(entries, x_column, y_column), color=its.colour, linewidth=1, zorder=3)
+        axes.errorbar(
+            *_points(entries, x_column, y_column), xerr=_bars([e.values[x_column] for e in entries]),
+            yerr=_bars([e.values[y_column] for e in entries]), color=its.colour, linewidth=1, elinewidth=1, capsize=2,
+            zorder=3,
+        )  # fmt: skip
         for entry in entries:
             axes.plot(
                 *_points([entry], x_column, y_column), color=its.colour, marker=its.marker, markeredgecolor="white",
@@ -218,7 +225,7 @@ def error_vs_latency(summary: Summary) -> Figure | None:
         rivals = [entry for entry in everything if entry.resolution == resolution]
         front = pareto_front(rivals, x_column, y_column, higher=higher)
         x, y = _points(front, x_column, y_column)
-        axes.plot(x, y, color="0.6", linewidth=0.9, linestyle=":", drawstyle="steps-post", zorder=2)
+        axes.plot(x, y, color="0.45", linewidth=1.2, linestyle=":", drawstyle="steps-post", zorder=2)
         axes.plot(
             x, y, linestyle="", marker="o", markersize=14, markerfacecolor="none", markeredgecolor="0.2", zorder=4
         )
@@ -242,7 +249,7 @@ def error_vs_latency(summary: Summary) -> Figure | None:
     label = y_column + (f" ({metric.unit})" if metric.unit else "")
     axes.set_ylabel(for_figure(f"{label}, {'higher' if higher else 'lower'} is better"))
     ring = Line2D(
-        [], [], color="0.6", linestyle=":", marker="o", markersize=11, markerfacecolor="none", markeredgecolor="0.2"
+        [], [], color="0.45", linestyle=":", marker="o", markersize=11, markerfacecolor="none", markeredgecolor="0.2"
     )
     extra = {"Pareto front\nof a resolution": ring}
     if reference:

@@ -7,10 +7,12 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.report import rows
+from attn_bench.analysis.claim_checks import Check
+from attn_bench.report import claims, rows
 from attn_bench.report.origin import Origin
 from attn_bench.report.page import extent
 from attn_bench.report.pictures import PLOTS, Drawn, Picture, finding
@@ -30,7 +32,9 @@ REASON_SHOWN = 240
 BROAD_PT = 500
 
 
-def html_page(table: pd.DataFrame, summary: Summary, drawn: Drawn, origin: Origin, out: Path) -> str:
+def html_page(
+    table: pd.DataFrame, summary: Summary, drawn: Drawn, origin: Origin, checks: Sequence[Check], out: Path
+) -> str:
     """Return the page; the figures, drawn before, are read from ``out`` and become part of it."""
     import jinja2
     from markupsafe import Markup
@@ -81,6 +85,8 @@ def html_page(table: pd.DataFrame, summary: Summary, drawn: Drawn, origin: Origi
         reaches=rows.reaches(summary, names),
         reach_of="training step" if summary.has("peak_memory_train_mib") else "forward pass",
         panels=drawn.panels,
+        claims=claims.rows(checks),
+        more_claims=len(checks) - len(claims.touched(checks)),
         faults=rows.faults(summary, names),
         reason_shown=REASON_SHOWN,
         steps=steps(origin.cells),

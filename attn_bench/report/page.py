@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from attn_bench.analysis.claim_checks import Check
+from attn_bench.report import claims
 from attn_bench.report import scaling as growth
 from attn_bench.report.pictures import Drawn, Picture
 from attn_bench.report.summary import Summary
@@ -9,8 +13,8 @@ from attn_bench.report.tables import cost_note
 from attn_bench.report.text import count, for_markdown, plain
 
 
-def markdown_page(summary: Summary, drawn: Drawn, table: str) -> str:
-    """Return ``report.md``: ``table`` (Markdown), then every figure with its caption."""
+def markdown_page(summary: Summary, drawn: Drawn, table: str, checks: Sequence[Check]) -> str:
+    """Return ``report.md``: ``table`` (Markdown), then every figure with its caption, and claims of papers."""
     parts = [
         f"# attn-bench: {for_markdown(plain(summary.settings.get('task', 'field')))}",
         f"{extent(summary)} {cost_note(summary)}.",
@@ -21,6 +25,8 @@ def markdown_page(summary: Summary, drawn: Drawn, table: str) -> str:
     if drawn.growth and drawn.scaling:
         parts += [_figure(drawn.growth), growth.markdown(drawn.scaling, summary)]
     parts += map(_figure, drawn.panels)
+    if touched := claims.touched(checks):
+        parts.append(f"## Claims of papers\n\n{claims.markdown(touched).rstrip()}")
     if drawn.notes:
         parts.append("## Not shown\n\n" + "\n".join(f"- {for_markdown(plain(note, 200))}" for note in drawn.notes))
     return "\n\n".join(parts) + "\n"

@@ -120,8 +120,10 @@ def _plot(summary: Summary, name: str) -> Picture:
         ),
         "error_vs_latency": (
             f"{primary} against latency",
-            "A point per model and resolution, the larger the higher. Rings: no other model at that resolution is "
-            "both faster and better.",
+            "A point per model and resolution, the larger the higher. Rings and dotted steps: the Pareto front, "
+            "where no other model at that resolution is both faster and better."
+            + bars.replace("median", "median latency")
+            + (" Upright: errors from the lowest to the highest seed." if seeds else ""),
         ),
     }[name]
     column = PLOTS[name] or primary
@@ -164,7 +166,10 @@ def finding(summary: Summary, column: str) -> str:
 
 def _growth() -> Picture:
     title = "Cost against the number of tokens"
-    caption = "Points are measured, lines fitted; the legends give the slopes. Dotted: slopes to compare with."
+    caption = (
+        "Points are measured, with the confidence interval of a latency; lines are fitted, and the legends give their "
+        "slopes with intervals. Dotted: slopes to compare with."
+    )
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
 
 

@@ -16,8 +16,6 @@ from attn_bench.report.text import human, significant
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_MEMORY = ("oom", "skipped")
-
 
 @dataclass(frozen=True)
 class Value:
@@ -146,38 +144,34 @@ def faults(summary: Summary, names: Mapping[str, str]) -> list[Fault]:
 
 @dataclass(frozen=True)
 class Reach:
-    """How far up in resolution the memory lets a model go.
+    """How far up in resolution a model goes.
 
     Attributes:
-        fits: the largest resolution with a result, and its peak memory.
-        out: the smallest at which it ran out of memory.
+        fits: the largest resolution at which every seed is ok.
+        above: what became of it at the next one, if it was run there.
         by_resolution: peak memory or status at each resolution.
     """
 
     model: str
     fits: str
-    out: str
+    above: str
     by_resolution: tuple[Value, ...]
 
 
 def reaches(summary: Summary, names: Mapping[str, str]) -> list[Reach]:
-    """Return the reach of every model; empty if none ran out of memory."""
-    if not any(_out(entry) for entry in summary.entries):
+    """Return the reach of every model; empty if all were ok wherever they were run."""
+    if not any(entry.failures for entry in summary.entries):
         return []
     column = next((c for c in ("peak_memory_train_mib", "peak_memory_forward_mib") if summary.has(c)), "")
     found = []
     for model in summary.models:
         entries = {entry.resolution: entry for entry in summary.of(model)}
-        fitting = [r for r, entry in entries.items() if len(entry.cells) == entry.seeds]
-        out = [r for r, entry in entries.items() if any(f.status == "oom" for f in entry.failures)]
+        fits = max((r for r, entry in entries.items() if not entry.failures), default=0)
+        next_one = min((r for r in entries if r > fits), default=0)
+        above = f"{status_text(entries[next_one])} at {next_one}" if next_one else NOTHING
         cells = tuple(_memory(entries.get(resolution), column) for resolution in summary.resolutions)
-        fits = str(max(fitting)) if fitting else NOTHING
-        found.append(Reach(names[model], fits, str(min(out)) if out else NOTHING, cells))
+        found.append(Reach(names[model], str(fits) if fits else NOTHING, above, cells))
     return found
-
-
-def _out(entry: Entry) -> bool:
-    return any(failure.status in NO_MEMORY for failure in entry.failures)
 
 
 def _memory(entry: Entry | None, column: str) -> Value:

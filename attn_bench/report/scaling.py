@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.scaling import COSTS, Crossover, Curve, Fit, crossovers, curves, fits
 from attn_bench.report.summary import Summary, is_reference
@@ -148,11 +148,21 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
     log_axis(axes, "x", list(tokens))
     for model, curve in by_model.items():
         its, fit = look[model], found.of(model).get(cost)
-        label = its.label if fit is None else f"{its.label}  {fit.exponent:.2f}{'†' if fit.flag else ''}"
+        label = its.label if fit is None else f"{its.label}  {_short(fit)}"
         axes.plot(
             curve.tokens, curve.cost, linestyle="", marker=its.marker, color=its.colour, markeredgecolor="white",
             markersize=6, label=label, zorder=3,
         )  # fmt: skip
+        axes.errorbar(
+            curve.tokens,
+            curve.cost,
+            yerr=_bars(curve),
+            fmt="none",
+            ecolor=its.colour,
+            elinewidth=1,
+            capsize=2,
+            zorder=2,
+        )
         if fit is not None:
             ends = np.array([fit.first, fit.last], float)
             axes.plot(ends, [fit.at(end) for end in ends], color=its.colour, linewidth=1.4, zorder=2)
@@ -170,4 +180,14 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
     axes.set_title(COSTS[cost], loc="left")
     axes.set_xlabel("tokens")
     axes.set_ylabel(for_figure(unit))
-    axes.legend(loc="upper left", fontsize=8, frameon=True, framealpha=0.9, title="exponent", title_fontsize=8)
+    title = "exponent (95 % interval)"
+    axes.legend(loc="upper left", fontsize=7.5, frameon=True, framealpha=0.9, title=title, title_fontsize=7.5)
+
+
+def _short(fit: Fit) -> str:
+    return f"{fit.exponent:.2f}{'†' if fit.flag else ''} ({fit.low:.2f} to {fit.high:.2f})"
+
+
+def _bars(curve: Curve) -> list[Any]:
+    """Return how far the intervals reach below and above each point."""
+    return [(curve.cost - curve.low).clip(min=0), (curve.high - curve.cost).clip(min=0)]

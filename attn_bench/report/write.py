@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attn_bench.analysis.claim_checks import Check, check
+from attn_bench.analysis.claims import read_claims
 from attn_bench.plugin import Metric
 from attn_bench.report.html import html_page
 from attn_bench.report.origin import read_origin
@@ -44,12 +46,18 @@ def write_report(
     out = out or folder / "report"
     text = markdown_table(summary)
     drawn = draw(folder, table, summary, out)
+    checks = _checks(folder)
     pages = {
         "table.md": text,
-        "report.md": markdown_page(summary, drawn, text),
-        PAGE: html_page(table, summary, drawn, read_origin(folder), out),
+        "report.md": markdown_page(summary, drawn, text, checks),
+        PAGE: html_page(table, summary, drawn, read_origin(folder), checks, out),
     }
     for name, content in pages.items():
         with atomic_write(out / name) as file:
             file.write(content.encode())
     return [*drawn.files, *(out / name for name in pages)]
+
+
+def _checks(folder: Path) -> list[Check]:
+    """Hold the results against the claims that ship; a folder without records bears on none."""
+    return check(read_claims(), [folder]) if (folder / "run.json").is_file() else []

@@ -86,12 +86,23 @@ def test_every_part_says_what_it_is_for(made: tuple[Folder, str, Page]) -> None:
     growth = page.text("growth")
     assert re.search(r"mano\s*n\s*1\.00\s*1\.00 to 1\.00; 256 to 4096 tokens", growth)
     memory = page.text("memory")
-    assert re.search(r"vit\s*32\s*64\s*\S+ MiB\s*\S+ MiB\s*oom 1/2, timeout 1/2", memory)
+    assert re.search(r"vit\s*32\s*oom 1/2, timeout 1/2 at 64\s*\S+ MiB\s*\S+ MiB\s*oom", memory)
     failures = page.text("failures")
     assert "tried to allocate 12 GiB" in failures
     assert "boom " * 200 in failures
     assert "attn-bench run --models" in page.text("reproduce")
     assert "2.15.0" in page.text("reproduce")
+
+
+def test_claims_that_the_results_bear_on_stand_beside_them(made: tuple[Folder, str, Page]) -> None:
+    folder, _, page = made
+    claims = page.text("claims")
+    assert re.search(
+        r"MANO's relative squared error on Darcy flow at 16 x 16.*not comparable.*data.recipe: fno", claims, re.S
+    )
+    assert re.search(r"linear in the number.*grows as n\s*exponent 1\.00 \(1\.00 to 1\.00\)\s*reproduced", claims, re.S)
+    assert "Flowers" not in claims  # nothing was run that bears on it
+    assert "not comparable" in (folder.store.folder / "report" / "report.md").read_text()
 
 
 def test_every_figure_has_a_text_that_says_its_values(made: tuple[Folder, str, Page]) -> None:
