@@ -96,22 +96,38 @@ def _cuda(step: Callable[[], Any], device: str) -> Memory:
 def host_allocations(step: Callable[[], Any]) -> list[int]:
     """Run ``step`` and return its allocations on the CPU in order: bytes, negative where freed.
 
-    Blocks that were there before are missing from it when they are freed.
+    Only blocks that it allocated itself are followed. Of others the profiler may know a size that is long out of date:
+    that of a block which was at the same address when it last looked.
     """
-    from torch.autograd import DeviceType  # type: ignore[attr-defined]
     from torch.profiler import ProfilerActivity, profile
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             step()
-    results = profiler.profiler.kineto_results
-    events = [
-        (event.start_ns(), event.nbytes())
-        for event in results.events()
-        if event.name() == "[memory]" and event.device_type() == DeviceType.CPU
+    found = [
+        (event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size)
+        for event in _allocations(profiler.profiler.kineto_results.experimental_event_tree())
+        if event.extra_fields.device.type == "cpu"
     ]
-    return [size for _, size in sorted(events, key=lambda event: event[0])]
+    own: dict[int, int] = {}
+    sizes = []
+    for _, address, size in sorted(found, key=lambda event: event[0]):
+        if size > 0:
+            own[address] = size
+            sizes.append(size)
+        elif address in own:
+            sizes.append(-own.pop(address))
+    return sizes
+
+
+def _allocations(events: Iterable[Any]) -> Iterator[Any]:
+    from torch._C._profiler import _EventType
+
+    for event in events:
+        if event.tag == _EventType.Allocation:
+            yield event
+        yield from _allocations(event.children)
 
 
 def replay(allocations: Iterable[int]) -> int:

@@ -1,0 +1,143 @@
+"""How often the gate of ``attn-bench ab`` is wrong: with nothing changed, and with regressions of a known size planted.
+
+    python benchmarks/gate.py [--same 200] [--planted 100] [--out results/gate]
+
+Every comparison is one model at one grid, forward pass and training step, judged as ``attn-bench ab`` does with its
+default thresholds: live processes of two sides that run the same code, of which one may be made worse
+(``benchmarks/planted.py``). A comparison says WORSE if one of both steps does. Interrupted, it goes on from what it
+has; ``--out`` holds a line per comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attn_bench.analysis.compare import Comparison
+from attn_bench.analysis.thresholds import TIMED, Thresholds
+from attn_bench.execute.alternate import Side
+from attn_bench.measure.environment import environment
+from attn_bench.registry import MODELS
+from attn_bench.results import atomic_write
+from attn_bench.revisions import Plan, compare_sides
+from attn_bench.sweep import Cell, Sweep
+
+SLOWER, HUNGRIER = 0.10, 0.01
+KINDS = {
+    "nothing": {},
+    "latency + 10 %": {"PLANTED_LATENCY": str(SLOWER)},
+    "memory + 1 %": {"PLANTED_MEMORY": str(HUNGRIER)},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--same", type=int, default=200, help="comparisons with nothing planted")
+    parser.add_argument("--planted", type=int, default=100, help="comparisons with a slow-down planted")
+    parser.add_argument("--hungrier", type=int, default=20, help="comparisons with an allocation planted")
+    parser.add_argument("--models", default="mano,fno,swinv2,vit")
+    parser.add_argument("--resolution", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of taking turns, per step and pair of processes")
+    parser.add_argument("--out", type=Path, default=Path("results/gate"))
+    options = parser.parse_args()
+    sweep = Sweep.from_settings(
+        {
+            "models": options.models.split(","),
+            "task": "darcy",
+            "resolutions": [options.resolution],
+            "train": False,
+            "device": "cpu",
+        }
+    )
+    plan = dataclasses.replace(Plan.of(sweep, Thresholds()), seconds=options.seconds)
+    path = options.out / "comparisons.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    asked = dict(zip(KINDS, (options.same, options.planted, options.hungrier)))
+    for kind, number in asked.items():
+        have = sum(line["planted"] == kind for line in lines)
+        with sides(kind, plan) as (base, new):
+            for i in range(have, number):
+                cell = plan.cells[i % len(plan.cells)]
+                lines.append(one(kind, cell, base, new, plan))
+                with atomic_write(path) as file:
+                    file.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
+                print(f"{kind} {i + 1}/{number} {lines[-1]}", file=sys.stderr, flush=True)
+    text = summary(lines)
+    with atomic_write(options.out / "table.md") as file:
+        file.write(text.encode())
+    print(text)
+
+
+@contextmanager
+def sides(kind: str, plan: Plan) -> Iterator[tuple[Side, Side]]:
+    """Start base and new; what is planted is in the environment and the modules of new."""
+    modules = tuple(dict.fromkeys(m for cell in plan.cells for m in MODELS.load(cell.plugin).imports))
+    with Side("base", (), modules) as base:
+        os.environ |= KINDS[kind]
+        with Side("new", [str(Path(__file__).parent)], (*modules, *(["planted"] if KINDS[kind] else []))) as new:
+            for name in KINDS[kind]:
+                del os.environ[name]
+            yield base, new
+
+
+def one(kind: str, cell: Cell, base: Side, new: Side, plan: Plan) -> dict[str, Any]:
+    """Make one comparison and return what it said."""
+    processes = []
+    start = time.perf_counter()
+    comparison: Comparison = compare_sides(
+        base, new, dataclasses.replace(plan, cells=[cell]), lambda stage: processes.append(stage)
+    )
+    assert not comparison.obstacles, comparison.obstacles
+    found = {finding.metric: finding for finding in comparison.findings}
+    return {
+        "planted": kind,
+        "model": cell.model,
+        "latency": {metric: found[metric].verdict for metric in TIMED},
+        "ratio": {metric: round(found[metric].ratio.value, 4) for metric in TIMED if found[metric].ratio},
+        "memory": found["peak_memory_train"].verdict,
+        "memory_fails": found["peak_memory_train"].fails,
+        "pairs": len(processes),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def summary(lines: list[dict[str, Any]]) -> str:
+    """Return the table of how often each verdict was given."""
+    rows = []
+    for kind in KINDS:
+        of_kind = [line for line in lines if line["planted"] == kind]
+        if not of_kind:
+            continue
+        said = Counter(
+            next((v for v in ("worse", "unclear", "better") if v in line["latency"].values()), "same")
+            for line in of_kind
+        )
+        memory = sum(line["memory_fails"] for line in of_kind)
+        pairs = sum(line["pairs"] for line in of_kind) / len(of_kind)
+        seconds = sorted(line["seconds"] for line in of_kind)[len(of_kind) // 2]
+        counts = " | ".join(str(said[name]) for name in ("worse", "unclear", "better", "same"))
+        rows.append(f"| {kind} | {len(of_kind)} | {counts} | {memory} | {pairs:.1f} | {seconds:g} |")
+    where = environment("cpu")
+    return (
+        "# How often the gate is wrong\n\n"
+        f"    python {' '.join(sys.argv)}\n\n"
+        "| planted | comparisons | latency WORSE | UNCLEAR | BETTER | SAME | memory WORSE | pairs | s each |\n"
+        "| :-- | --: | --: | --: | --: | --: | --: | --: | --: |\n" + "\n".join(rows) + "\n\n"
+        f"Models in turn: {', '.join(dict.fromkeys(line['model'] for line in lines))}. "
+        f"{where['device_name']}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

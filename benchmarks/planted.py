@@ -1,0 +1,46 @@
+"""Imported by one side of ``benchmarks/gate.py``, it makes every model worse by a known share.
+
+Environment variables: ``PLANTED_LATENCY=0.1`` makes each step last a tenth longer, by a wait after it on the core that
+launched it; ``PLANTED_MEMORY=0.01`` holds one more tensor, of a hundredth of the step's peak memory, while it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from attn_bench.steps import Steps
+
+LATENCY = float(os.environ.get("PLANTED_LATENCY", 0))
+MEMORY = float(os.environ.get("PLANTED_MEMORY", 0))
+
+_step, _memory = Steps.step, Steps.memory
+
+
+def _worse(self: Steps, name: str) -> Callable[[], object]:
+    step = _step(self, name)
+
+    def planted() -> object:
+        start = time.perf_counter()
+        held = torch.empty(getattr(self, "planted_bytes", 0), dtype=torch.uint8)
+        result = step()
+        end = time.perf_counter()
+        while time.perf_counter() - end < LATENCY * (end - start):
+            pass
+        return result, held
+
+    return planted
+
+
+def _hungrier(self: Steps, name: str) -> dict[str, Any]:
+    self.planted_bytes = 0
+    self.planted_bytes = int(MEMORY * _memory(self, name)["peak_mib"] * 2**20)
+    return _memory(self, name)
+
+
+Steps.step = _worse
+Steps.memory = _hungrier
