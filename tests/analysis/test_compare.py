@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from made_results import HOSTILE, Folder, hostile
 
 from attn_bench.analysis.compare import Comparison, compare
 from attn_bench.analysis.thresholds import Thresholds, read_thresholds
@@ -20,7 +21,6 @@ from attn_bench.cli import main
 from attn_bench.errors import UserError
 from attn_bench.report.comparison import headline, junit, markdown
 from attn_bench.results import Store
-from tests.report.made_results import HOSTILE, Folder, hostile
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -51,6 +51,8 @@
   controls.hidden = false;
   controls.addEventListener("submit", (event) => event.preventDefault());
   controls.addEventListener("input", filter);
+  // Not every browser says "input" of a list.
+  controls.addEventListener("change", filter);
   filter();
 
   // Nobody can unfold a reason on paper.
