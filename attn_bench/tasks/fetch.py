@@ -5,16 +5,23 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import shutil
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from attn_bench.plugin import DataError
+from attn_bench.tasks.cache import sha256_of, temporary
 
 TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 20
+# Some servers refuse what Python calls itself otherwise.
+AGENT = "attn-bench"
+SHA256_DIGITS = 64
 
 
 def md5_of(path: Path) -> str:
@@ -23,25 +30,29 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def fetch(url: str, path: Path, md5: str, on_bytes: Callable[[int, int], None], instead: str) -> None:
-    """Make sure that ``path`` holds the file of ``url`` with checksum ``md5``.
+def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], None], instead: str) -> None:
+    """Make sure that ``path`` holds the file of ``url`` with ``checksum``.
 
     What arrives is kept in ``<path>.part`` until it is complete and right; the next call asks for the rest alone, if
     the server can do that.
 
     Args:
+        checksum: SHA-256 or MD5 in hexadecimal, whichever is published; told apart by their length.
         on_bytes: called with the bytes there are and those expected (0 where the server does not say).
         instead: what a user without a network does, for messages.
 
     Raises:
         DataError: no network, or content with another checksum.
     """
-    if path.exists() and md5_of(path) == md5:
+    kind, sum_of = ("sha256", sha256_of) if len(checksum) == SHA256_DIGITS else ("md5", md5_of)
+    if path.exists() and sum_of(path) == checksum:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     there, total = (part.stat().st_size if part.exists() else 0), 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"} if there else {})
+    request = urllib.request.Request(url, headers={"User-Agent": AGENT})
+    if there:
+        request.add_header("Range", f"bytes={there}-")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             goes_on = response.status == http.client.PARTIAL_CONTENT
@@ -62,10 +73,10 @@ def fetch(url: str, path: Path, md5: str, on_bytes: Callable[[int, int], None], 
         ) from None
     if total and there < total:
         raise DataError(f"downloading {url} stopped after {there} of {total} bytes; the same command goes on there")
-    found = md5_of(part)
-    if found != md5:
+    found = sum_of(part)
+    if found != checksum:
         part.unlink()
-        raise DataError(f"{url} has md5 {found}, and {md5} is expected; try again. {instead}")
+        raise DataError(f"{url} has {kind} {found}, and {checksum} is expected; try again. {instead}")
     os.replace(part, path)
 
 
@@ -83,4 +94,23 @@ def unpack(archive: Path, folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             opened.extractall(folder, members, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{archive} cannot be unpacked ({str(error).splitlines()[0]})") from None
+
+
+def unzip(archive: Path, members: Iterable[str], folder: Path) -> None:
+    """Write ``members`` of a zip archive below ``folder``, each whole or not at all.
+
+    Raises:
+        DataError: a member that is not there, or a damaged archive.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for name in members:
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with temporary(path.parent, path.name) as new:
+                    with opened.open(name) as source, new.open("xb") as file:
+                        shutil.copyfileobj(source, file)
+                    os.replace(new, path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError) as error:
         raise DataError(f"{archive} cannot be unpacked ({str(error).splitlines()[0]})") from None

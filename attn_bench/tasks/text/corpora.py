@@ -1,0 +1,171 @@
+"""Corpora as bytes, with a training and a test part: Python's standard library, enwik8 and WikiText-103."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sysconfig
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from attn_bench.plugin import DataError
+from attn_bench.tasks.cache import cache_folder
+from attn_bench.tasks.fetch import fetch, unzip
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+CorpusName = Literal["stdlib", "enwik8", "wikitext-103"]
+
+# Not sources of the library: what users installed, tests, tables of characters, texts of the help system.
+SKIPPED = frozenset(
+    {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "idlelib", "lib2to3", "encodings"}
+    | {"pydoc_data"}
+)
+# Of 256: files whose name has a hash that begins below this are to be tested on, a tenth of them.
+TEST_SHARE = 26
+ENWIK8_BYTES = 100_000_000
+ENWIK8_TRAIN, ENWIK8_TEST = 90_000_000, 5_000_000
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Training and test bytes, and what they are."""
+
+    train: Bytes
+    test: Bytes
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where a published corpus is, its SHA-256, and the files of it that are needed, training part first."""
+
+    url: str
+    sha256: str
+    files: tuple[str, ...]
+
+
+ARCHIVES = {
+    "enwik8": Archive(
+        "http://mattmahoney.net/dc/enwik8.zip",
+        "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+        ("enwik8",),
+    ),
+    "wikitext-103": Archive(
+        "https://wikitext.smerity.com/wikitext-103-raw-v1.zip",
+        "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794",
+        ("wikitext-103-raw/wiki.train.raw", "wikitext-103-raw/wiki.test.raw"),
+    ),
+}
+
+
+def read_corpus(task: str, name: CorpusName, root: str | None) -> Corpus:
+    """Return a corpus; files of published ones are mapped, not read.
+
+    Args:
+        task: the task's name, for messages.
+        name: which corpus.
+        root: folder of the published files; a folder in the cache where unset.
+
+    Raises:
+        DataError: files are missing or not those published.
+    """
+    if name == "stdlib":
+        return standard_library(Path(sysconfig.get_path("stdlib")))
+    folder, archive = folder_of(name, root), ARCHIVES[name]
+    if missing := [file for file in archive.files if not (folder / file).is_file()]:
+        raise DataError(f"{folder} does not hold {missing[0]}. {instead(task, name)}")
+    parts = [_mapped(folder / file) for file in archive.files]
+    if name == "enwik8":
+        if len(parts[0]) != ENWIK8_BYTES:
+            raise DataError(f"{folder / 'enwik8'} has {len(parts[0])} bytes; enwik8 has {ENWIK8_BYTES}")
+        parts = [parts[0][:ENWIK8_TRAIN], parts[0][-ENWIK8_TEST:]]
+    return Corpus(parts[0], parts[1], {"corpus": name})
+
+
+def download_corpus(
+    task: str, name: CorpusName, root: str | None, on_bytes: Callable[[int, int], None], refresh: bool
+) -> None:
+    """Fetch and unpack a published corpus unless its files are there.
+
+    Raises:
+        DataError: no network, or other content than was published.
+    """
+    if name == "stdlib":
+        return
+    folder, archive = folder_of(name, root), ARCHIVES[name]
+    if refresh or not all((folder / file).is_file() for file in archive.files):
+        path = folder / archive.url.rpartition("/")[2]
+        fetch(archive.url, path, archive.sha256, on_bytes, instead(task, name))
+        unzip(path, archive.files, folder)
+
+
+def folder_of(name: CorpusName, root: str | None) -> Path:
+    """Return where the files of a published corpus are, or are to be."""
+    return Path(root).expanduser() if root is not None else cache_folder("text") / name
+
+
+def instead(task: str, name: CorpusName) -> str:
+    """Say what a user does whose machine cannot download."""
+    files = " and ".join(ARCHIVES[name].files)
+    return (
+        f"Run 'attn-bench data {task} --set {task}.corpus={name}', or put {files} below a folder and name it with "
+        f"--set {task}.root=FOLDER"
+    )
+
+
+def standard_library(folder: Path) -> Corpus:
+    """Return the ``.py`` files of a Python installation, split and ordered by the hash of their relative paths.
+
+    So every machine with the same Python has the same corpus, and a file is in the same part in every version.
+
+    Raises:
+        DataError: there are no sources.
+    """
+    import numpy as np
+
+    parts: dict[str, list[bytes]] = {"train": [], "test": []}
+    for digest, path in sorted((_digest(path.relative_to(folder)), path) for path in _sources(folder)):
+        try:
+            parts["test" if digest[0] < TEST_SHARE else "train"].append(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"cannot read {path} ({error.strerror})") from None
+    if not all(parts.values()):
+        raise DataError(f"{folder} does not hold the sources of Python's standard library; choose another corpus")
+    train, test = (np.frombuffer(b"".join(files), np.uint8) for files in parts.values())
+    identity = {
+        "corpus": "stdlib",
+        "python": platform.python_version(),
+        "files": {part: len(files) for part, files in parts.items()},
+        "sha256": hashlib.sha256(train.tobytes() + test.tobytes()).hexdigest(),
+    }
+    return Corpus(train, test, identity)
+
+
+def _sources(folder: Path) -> list[Path]:
+    """Return the sources below ``folder`` but those of :data:`SKIPPED` and those that differ between machines."""
+    return [
+        path
+        for path in folder.rglob("*.py")
+        if not SKIPPED.intersection(path.relative_to(folder).parts[:-1])
+        and not path.name.startswith("_sysconfigdata")
+        and not any(part.startswith("config-") for part in path.relative_to(folder).parts)
+    ]
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.as_posix().encode()).digest()
+
+
+def _mapped(path: Path) -> Bytes:
+    import numpy as np
+
+    try:
+        return np.memmap(path, np.uint8, mode="r")
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise DataError(f"cannot read {path} ({error})") from None

@@ -1,0 +1,49 @@
+"""Loss and metrics of bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from attn_bench.plugin import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The target of a byte that is not to be predicted.
+NOT_COUNTED = -100
+TEXT_METRICS = {
+    "bits_per_byte": Metric("lower", "mean of -log2 of the probability given to each byte of the test set", "bit"),
+    "perplexity": Metric("lower", "2 to the bits per byte: of a byte, not of a word"),
+    "accuracy": Metric("higher", "share of bytes that have the highest probability", "%"),
+}
+
+
+def byte_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy, in nats, of scores (B, N, 256) and targets (B, N); 0 where none counts."""
+    counted = (targets != NOT_COUNTED).sum().clamp(min=1)
+    return _total(scores, targets) / counted
+
+
+def byte_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Return :data:`TEXT_METRICS` over batches of scores (B, N, 256) and targets (B, N).
+
+    Raises:
+        ValueError: there is no byte to predict.
+    """
+    nats, right, total = 0.0, 0, 0
+    for scores, targets in batches:
+        nats += float(_total(scores, targets))
+        right += int((scores.argmax(-1) == targets).sum())
+        total += int((targets != NOT_COUNTED).sum())
+    if not total:
+        raise ValueError("there is no byte to evaluate")
+    bits = nats / total / math.log(2)
+    return {"bits_per_byte": bits, "perplexity": 2**bits, "accuracy": 100 * right / total}
+
+
+def _total(scores: Tensor, targets: Tensor) -> Tensor:
+    from torch.nn import functional as F
+
+    return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=NOT_COUNTED, reduction="sum")

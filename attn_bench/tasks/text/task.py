@@ -1,0 +1,198 @@
+"""The tasks ``text`` and ``masked-text``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from attn_bench.plugin import DataError, Kind, OptionError, Problem, Splits, Task, TrainingDefaults
+from attn_bench.tasks.text.corpora import Corpus, CorpusName, download_corpus, read_corpus
+from attn_bench.tasks.text.scores import TEXT_METRICS, byte_cross_entropy, byte_scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import Dataset
+
+    from attn_bench.tasks.text.corpora import Bytes
+
+BYTES, SMALLEST = 256, 8
+TRAIN_BYTES, TEST_BYTES = 1 << 19, 1 << 17
+
+
+class Text(Task):
+    """Predict each byte from those before it; the resolution is the length of the context.
+
+    The same bytes are trained and tested on at every length, cut into more or fewer windows.
+    """
+
+    name: ClassVar[str] = "text"
+    summary: ClassVar[str] = "Predict the next byte of a text; resolutions are context lengths."
+    citation = "arXiv:1308.0850"
+    kind: ClassVar[Kind] = "causal-text"
+    metrics = TEXT_METRICS
+    defaults = TrainingDefaults(resolutions=(512, 2048), epochs=1, batch_size=1, learning_rate=8e-3)
+    protocol: ClassVar[str] = (
+        "Bits per byte on the test set, in windows that do not overlap: a byte sees what its window has before it. "
+        "enwik8: the first 90 MB to train on, the last 5 MB to test on; WikiText-103: its own test set, raw; both are "
+        "used whole with train_bytes and test_bytes null. stdlib: files by the hash of their path, nine tenths to "
+        "train on."
+    )
+
+    def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
+        """Check lengths and options; nothing depends on all lengths together."""
+        longest = max(resolutions)
+        for name, default in (("train_bytes", TRAIN_BYTES), ("test_bytes", TEST_BYTES)):
+            count = options.get(name, default)
+            if count is not None and count < longest:
+                raise OptionError(
+                    f"{self.name}.{name} is {count}; a context of {longest} needs as many, better a multiple of it"
+                )
+        if options.get("seed", 0) < 0:
+            raise OptionError(f"{self.name}.seed must not be negative (given: {options['seed']})")
+        for resolution in resolutions:
+            self.problem(resolution)
+        return options
+
+    def problem(self, resolution: int, **options: Any) -> Problem:
+        """Return bytes to scores of the next byte, at a context of ``resolution`` bytes."""
+        if resolution < SMALLEST:
+            raise OptionError(f"{self.name} needs a context of at least {SMALLEST} bytes (given: {resolution})")
+        return Problem(self.kind, BYTES, BYTES, (resolution,))
+
+    def prepare(
+        self,
+        resolutions: tuple[int, ...],
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        refresh: bool = False,
+        **options: Any,
+    ) -> Sequence[Mapping[str, Any]]:
+        """Download the corpus, if it is a published one and not there; progress counts bytes."""
+        corpus, root = options.get("corpus", "stdlib"), options.get("root")
+        download_corpus(self.name, corpus, root, on_progress, refresh)
+        found = read_corpus(self.name, corpus, root)
+        counts = {"train": options.get("train_bytes", TRAIN_BYTES), "test": options.get("test_bytes", TEST_BYTES)}
+        described = []
+        for split, data in (("train", found.train), ("test", found.test)):
+            used = len(self._stretch(data, counts[split], None, split))
+            described.append({"split": split, **found.identity, "bytes": len(data), "used": used})
+        return described
+
+    def splits(
+        self,
+        resolution: int,
+        *,
+        corpus: CorpusName = "stdlib",
+        train_bytes: int | None = TRAIN_BYTES,
+        test_bytes: int | None = TEST_BYTES,
+        seed: int = 0,
+        root: str | None = None,
+    ) -> Splits:
+        """Return windows of ``resolution`` bytes with the bytes that follow each.
+
+        Args:
+            corpus: stdlib (the sources of Python's standard library, on every machine), enwik8 or wikitext-103.
+            train_bytes: bytes to train on, one stretch of the corpus; all where null.
+            test_bytes: bytes to test on, the first of the test part; all where null.
+            seed: of the place of the training stretch; models have seeds of their own.
+            root: folder that holds the corpus as published; a folder in the cache where unset.
+        """
+        from attn_bench.tasks.text.windows import NextByte
+
+        train, test, identity = self._stretches(corpus, train_bytes, test_bytes, seed, root)
+        return _splits(NextByte(train, resolution), NextByte(test, resolution), identity)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cross-entropy of the bytes to predict, in nats."""
+        return byte_cross_entropy(prediction, target)
+
+    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Return bits per byte, perplexity of a byte and accuracy in per cent."""
+        return byte_scores(batches)
+
+    def _stretches(
+        self, name: CorpusName, train_bytes: int | None, test_bytes: int | None, seed: int, root: str | None
+    ) -> tuple[Bytes, Bytes, dict[str, Any]]:
+        """Return the bytes to train and to test on, each with one in front, and what they are."""
+        found: Corpus = read_corpus(self.name, name, root)
+        train = self._stretch(found.train, train_bytes, seed, "train")
+        test = self._stretch(found.test, test_bytes, None, "test")
+        identity = {
+            **found.identity,
+            "train_bytes": len(train) - 1,
+            "test_bytes": len(test) - 1,
+            "seed": seed,
+            "train_sha256": hashlib.sha256(train.tobytes()).hexdigest(),
+            "test_sha256": hashlib.sha256(test.tobytes()).hexdigest(),
+        }
+        return train, test, identity
+
+    def _stretch(self, data: Bytes, count: int | None, seed: int | None, split: str) -> Bytes:
+        """Return ``count`` bytes and the one before them: at a place drawn with ``seed``, or the first without."""
+        import numpy as np
+
+        count = len(data) - 1 if count is None else count
+        if count >= len(data):
+            raise DataError(f"{self.name}.{split}_bytes is {count}; the corpus has {len(data) - 1} to {split} on")
+        start = 0 if seed is None else int(np.random.default_rng(seed).integers(len(data) - count))
+        return data[start : start + count + 1]
+
+
+class MaskedText(Text):
+    """Predict masked bytes from those on both sides."""
+
+    name = "masked-text"
+    summary = "Predict masked bytes of a text from both sides; resolutions are context lengths."
+    citation = "arXiv:1810.04805"
+    kind = "masked-text"
+    protocol = (
+        "Metrics over masked bytes alone; every masked byte is replaced by the mask, none is kept or exchanged. "
+        "Corpora and windows are those of the task text."
+    )
+
+    def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
+        """Check lengths and options."""
+        if not 0 < options.get("mask_rate", 0.15) < 1:
+            raise OptionError(f"{self.name}.mask_rate is between 0 and 1 (given: {options['mask_rate']})")
+        return super().resolve(resolutions, **options)
+
+    def problem(self, resolution: int, **options: Any) -> Problem:
+        """Return bytes and the mask (256) to scores of the byte that was there."""
+        causal = super().problem(resolution)
+        return Problem(self.kind, BYTES + 1, BYTES, causal.grid)
+
+    def splits(
+        self,
+        resolution: int,
+        *,
+        corpus: CorpusName = "stdlib",
+        train_bytes: int | None = TRAIN_BYTES,
+        test_bytes: int | None = TEST_BYTES,
+        mask_rate: float = 0.15,
+        seed: int = 0,
+        root: str | None = None,
+    ) -> Splits:
+        """Return windows of ``resolution`` bytes, some of them masked, with the bytes that were there.
+
+        Args:
+            corpus: stdlib (the sources of Python's standard library, on every machine), enwik8 or wikitext-103.
+            train_bytes: bytes to train on, one stretch of the corpus; all where null.
+            test_bytes: bytes to test on, the first of the test part; all where null.
+            mask_rate: the chance of a byte to be masked.
+            seed: of the place of the training stretch, and of the masks; models have seeds of their own.
+            root: folder that holds the corpus as published; a folder in the cache where unset.
+        """
+        from attn_bench.tasks.text.windows import MaskedBytes
+
+        train, test, identity = self._stretches(corpus, train_bytes, test_bytes, seed, root)
+        train_set = MaskedBytes(train[1:], resolution, mask_rate, (seed, 0))
+        test_set = MaskedBytes(test[1:], resolution, mask_rate, (seed, 1))
+        return _splits(train_set, test_set, {**identity, "mask_rate": mask_rate})
+
+
+def _splits(
+    train: Dataset[tuple[Tensor, Tensor]], test: Dataset[tuple[Tensor, Tensor]], identity: dict[str, Any]
+) -> Splits:
+    windows = {"n_train": len(cast(Sized, train)), "n_test": len(cast(Sized, test))}
+    return Splits(train, test, {**identity, **windows})

@@ -1,0 +1,67 @@
+"""Windows of a fixed length, cut one after the other from a stretch of bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from attn_bench.tasks.text.scores import NOT_COUNTED
+
+if TYPE_CHECKING:
+    from attn_bench.tasks.text.corpora import Bytes
+
+BYTES = 256
+
+
+class NextByte(Dataset[tuple[Tensor, Tensor]]):
+    """Windows of ``length`` bytes, each with those that come one later.
+
+    The first byte of ``stretch`` is predicted by nothing; all others are targets once, but for an incomplete window.
+    """
+
+    def __init__(self, stretch: Bytes, length: int) -> None:
+        self.stretch, self.length = stretch, length
+
+    def __len__(self) -> int:
+        return (len(self.stretch) - 1) // self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        _check(index, len(self))
+        first = index * self.length
+        window = torch.from_numpy(self.stretch[first : first + self.length + 1].astype(np.int64))
+        return window[:-1], window[1:]
+
+
+class MaskedBytes(Dataset[tuple[Tensor, Tensor]]):
+    """Windows of ``length`` bytes in which masked ones read 256, and targets that hold those alone.
+
+    The mask belongs to the stretch, so that the same bytes are masked whatever the length.
+
+    Args:
+        stretch: the bytes.
+        length: of a window.
+        rate: the chance of a byte to be masked.
+        seed: of the mask.
+    """
+
+    def __init__(self, stretch: Bytes, length: int, rate: float, seed: tuple[int, ...]) -> None:
+        self.stretch, self.length = stretch, length
+        self.mask = np.random.default_rng(seed).random(len(stretch)) < rate
+
+    def __len__(self) -> int:
+        return len(self.stretch) // self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        _check(index, len(self))
+        part = slice(index * self.length, (index + 1) * self.length)
+        window, mask = (torch.from_numpy(a[part].astype(t)) for a, t in ((self.stretch, np.int64), (self.mask, bool)))
+        return window.masked_fill(mask, BYTES), window.masked_fill(~mask, NOT_COUNTED)
+
+
+def _check(index: int, count: int) -> None:
+    if not 0 <= index < count:
+        raise IndexError(index)
