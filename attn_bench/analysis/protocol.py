@@ -51,7 +51,7 @@ def at(record: Record, path: str) -> Any:
 def _unlike(record: Record, path: str, wanted: Any) -> str:
     given = at(record, path if path.startswith("data.") else f"cell.{path}")
     if wanted == ANY:
-        return "" if given is not None else f"{path}: not set, must be"
+        return "" if given is not None else f"{path}: not set, published: some value"
     close = isinstance(wanted, float) and isinstance(given, int | float) and math.isclose(given, wanted, rel_tol=1e-5)
-    said = "not set" if given is None else given
-    return "" if close or given == wanted else f"{path}: {said}, published with {wanted}"
+    said, published = ("not set" if value is None else value for value in (given, wanted))
+    return "" if close or given == wanted else f"{path}: {said}, published: {published}"
