@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--hungrier", type=int, default=20, help="comparisons with an allocation planted")
     parser.add_argument("--models", default="mano,fno,swinv2,vit")
     parser.add_argument("--resolution", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of taking turns, per step and pair of processes")
+    parser.add_argument("--seconds", type=float, default=0.4, help="of taking turns, per step and pair of processes")
     parser.add_argument("--out", type=Path, default=Path("results/gate"))
     options = parser.parse_args()
     sweep = Sweep.from_settings(

@@ -24,7 +24,7 @@ from attn_bench.errors import UserError
 from attn_bench.execute.local import ALLOCATOR
 from attn_bench.sweep import Cell
 
-WARM_S = 0.3
+WARM_S = 0.15
 TURN_MS = 6.0
 LEAD_S = 0.002
 SECONDS = 1.0
