@@ -39,7 +39,7 @@ def level_count(fine: Grid) -> int:
 
 def near_lists(fine: Grid, causal: bool = False) -> Tensor:
     """Return the near field of every fine cell, (cells, 3^D); causal, in 1D, (cells, 2): the one before and itself."""
-    lists = _number(_coordinates(fine)[:, None] + _offsets(range(-1, 2), len(fine)), fine)
+    lists = number(coordinates(fine)[:, None] + _offsets(range(-1, 2), len(fine)), fine)
     return lists[:, :2] if causal else lists
 
 
@@ -50,10 +50,10 @@ def interaction_lists(cells: Grid, causal: bool = False) -> Tensor:
         cells: cells of that level along each axis.
         causal: leave out what comes after the cell; for one dimension.
     """
-    own = _coordinates(cells)[:, None]
+    own = coordinates(cells)[:, None]
     seen = own // 2 * 2 + _offsets(range(-2, 4), len(cells))
     far = ((seen - own).abs() > 1).any(-1)
-    lists = _number(seen[far].view(len(own), -1, len(cells)), cells)
+    lists = number(seen[far].view(len(own), -1, len(cells)), cells)
     if not causal:
         return lists
     past = lists[:, :2]
@@ -62,7 +62,7 @@ def interaction_lists(cells: Grid, causal: bool = False) -> Tensor:
 
 def ancestors(fine: Grid, level: int) -> Tensor:
     """Return the number of the cell of ``level`` that every fine cell lies in, (cells,)."""
-    return _number(_coordinates(fine) >> (level - 1), cells_of(fine, 2 ** (level - 1)))
+    return number(coordinates(fine) >> (level - 1), cells_of(fine, 2 ** (level - 1)))
 
 
 def block_lists(fine: Grid, causal: bool = False) -> list[Tensor]:
@@ -73,7 +73,8 @@ def block_lists(fine: Grid, causal: bool = False) -> list[Tensor]:
     return lists
 
 
-def _coordinates(cells: Grid) -> Tensor:
+def coordinates(cells: Grid) -> Tensor:
+    """Return where every cell lies, row by row, (cells, D)."""
     return torch.cartesian_prod(*(torch.arange(size) for size in cells)).view(math.prod(cells), len(cells))
 
 
@@ -81,10 +82,9 @@ def _offsets(steps: range, dimensions: int) -> Tensor:
     return torch.tensor(list(itertools.product(steps, repeat=dimensions)))
 
 
-def _number(coordinates: Tensor, cells: Grid) -> Tensor:
-    """Number cells row by row, -1 for those beyond the grid."""
-    number = torch.zeros(coordinates.shape[:-1], dtype=torch.long)
+def number(places: Tensor, cells: Grid) -> Tensor:
+    """Number cells at ``places``, (..., D), row by row; -1 for those beyond the grid."""
+    numbers = torch.zeros(places.shape[:-1], dtype=torch.long)
     for axis, size in enumerate(cells):
-        number = number * size + coordinates[..., axis]
-    sizes = torch.tensor(cells)
-    return number.where(((coordinates >= 0) & (coordinates < sizes)).all(-1), -1)
+        numbers = numbers * size + places[..., axis]
+    return numbers.where(((places >= 0) & (places < torch.tensor(cells))).all(-1), -1)

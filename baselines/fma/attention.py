@@ -1,0 +1,268 @@
+"""Fast Multipole Attention (arXiv:2310.11960) on sequences and on grids.
+
+Axes in names: B batch, C channels, G = B * heads, T tokens of the completed grid cell by cell, E channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attn_bench.plugin import OptionError
+from baselines.checks import check_dropout, check_heads, check_positive
+from baselines.fma.blocks import attend_blocks
+from baselines.fma.plan import Level, Plan, plan
+from baselines.fma.summaries import Summaries, Summary
+from baselines.fma.tiling import Grid
+from baselines.fma.tree import Tree
+
+
+class FastMultipoleAttention(nn.Module):
+    """What both dimensions share: (B, \\*grid, C) to (B, \\*grid, C); see the classes below."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        grid: Grid,
+        side: int,
+        rank: int | Sequence[int],
+        summary: Summary,
+        causal: bool,
+        scale_coarse: bool,
+        query_downsampling: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        check_heads(dim, heads)
+        check_dropout(dropout=dropout)
+        self.heads, self.side, self.dimensions = heads, side, len(grid)
+        self.causal, self.scale_coarse = causal, scale_coarse
+        self.ranks = (rank,) if isinstance(rank, int) else tuple(rank)
+        if not self.ranks or min(self.ranks) < 1:
+            raise OptionError(f"rank is {rank}; it must be at least 1 at every level")
+        self.query_downsampling = query_downsampling
+        tree = Tree(grid, side)
+        self._trained_levels = None if summary == "average" else tree.levels
+        levels = self.levels(tree)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        widths, ranks = [width for width, _ in levels], [p for _, p in levels]
+        self.key_summaries = Summaries(dim // heads, widths, ranks, summary)
+        self.value_summaries = Summaries(dim // heads, widths, ranks, summary)
+        if query_downsampling:
+            parts = [width // p for width, p in levels]
+            self.query_summaries = Summaries(dim // heads, parts, [1] * len(parts), summary)
+        self.project = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def levels(self, tree: Tree) -> tuple[Level, ...]:
+        """Return tokens and summaries of a cell, level by level.
+
+        Raises:
+            OptionError: a rank does not divide the tokens of a cell, or parts of cells are not nested.
+        """
+        found: list[Level] = []
+        for level in range(1, tree.levels + 1):
+            width = tree.width(level)
+            if self._trained_levels and level > self._trained_levels:
+                p = found[-1][1]
+            else:
+                p = min(self.ranks[min(level, len(self.ranks)) - 1], width)
+            if width % p:
+                raise OptionError(f"rank is {p} at level {level}; it must divide the {width} tokens of a cell")
+            if self.query_downsampling and found and (width // p) % (found[-1][0] // found[-1][1]):
+                raise OptionError(
+                    f"rank is {p} at level {level}; with query_downsampling, at most twice the one before"
+                )
+            found.append((width, p))
+        return tuple(found)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, *grid, c = x.shape
+        tree, qkv = Tree(tuple(grid), self.side), self.qkv(x)
+        if not tree.levels:
+            q, k, v = qkv.reshape(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).reshape(x.shape)
+            return self.dropout(self.project(y))
+        levels = self.levels(tree)
+        at = plan(tree, levels, self.causal, self.scale_coarse, self.query_downsampling, x.device)
+        qkv_BT3HE = tree.gather(qkv).unflatten(-1, (3, self.heads, -1))
+        q_GTE, k_GTE, v_GTE = qkv_BT3HE.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
+        keys = self.key_summaries(k_GTE, levels, at.stretch)
+        values = self.value_summaries(v_GTE, levels, at.stretch)
+        if self.query_downsampling:
+            far = self._far(q_GTE, keys, values, levels, at)
+            near = self._read(q_GTE, k_GTE, v_GTE, at)
+            o_GTE, _ = _merge(near, far)
+        else:
+            o_GTE, _ = self._read(q_GTE, torch.cat([k_GTE, *keys], 1), torch.cat([v_GTE, *values], 1), at)
+        o_BTC = o_GTE.to(x.dtype).unflatten(0, (b, self.heads)).transpose(1, 2).flatten(2)
+        return self.dropout(self.project(tree.scatter(o_BTC)))
+
+    def _read(self, q_GTE: Tensor, k_GTE: Tensor, v_GTE: Tensor, at: Plan) -> tuple[Tensor, Tensor]:
+        """Attend from every token of the grid; zeros for those beyond it. Also return the log-sum-exp, (G, T)."""
+        diagonal = self.side if self.causal else -1
+        if at.blocks is None:
+            return attend_blocks(q_GTE, k_GTE, v_GTE, at.near.index_MS, at.near.bias_T, diagonal)
+        q_GMIE = q_GTE.unflatten(1, (-1, self.side**self.dimensions)).index_select(1, at.blocks)
+        found = attend_blocks(q_GMIE.flatten(1, 2), k_GTE, v_GTE, at.near.index_MS, at.near.bias_T, diagonal)
+        out, lse = (_put(y.unflatten(1, q_GMIE.shape[1:3]), at.blocks, q_GTE.shape[1]) for y in found)
+        return out, lse
+
+    def _far(
+        self, q_GTE: Tensor, keys: list[Tensor], values: list[Tensor], levels: tuple[Level, ...], at: Plan
+    ) -> tuple[Tensor, Tensor]:
+        """Attend from down-sampled queries to the summaries of every level: a result for each part of level 1."""
+        queries = self.query_summaries(q_GTE, [(width // rank, 1) for width, rank in levels], at.stretch)
+        merged: tuple[Tensor, Tensor] | None = None
+        for level in reversed(range(len(levels))):
+            q_GRE = queries[level]
+            if self.causal:
+                q_GRE = F.pad(q_GRE[:, :-1], (0, 0, 1, 0))
+            reads = at.far[level]
+            found = attend_blocks(q_GRE, keys[level], values[level], reads.index_MS, reads.bias_T, -1)
+            merged = found if merged is None else _merge(found, merged)
+        return merged
+
+
+class FastMultipoleAttention1d(FastMultipoleAttention):
+    """Fast Multipole Attention on sequences, (B, N, dim) to (B, N, dim), any N.
+
+    A query reads the tokens of its block of ``block_size`` = m and of those beside it (causal: its block up to itself,
+    and the one before), and of the intervals further away, of width m 2^(l-1) at level l, ``rank`` summaries each: one
+    softmax over all of them, in O(N (m + rank log(N / m))). Up to 2 m tokens that is exact attention, and is computed
+    as such. Section 3 of arXiv:2310.11960.
+
+    Ours, where the paper says nothing or its published code is at fault: what lies beyond the sequence is masked; the
+    kernels start as averages (:class:`baselines.fma.summaries.Summaries`); dropout acts on the output.
+
+    With ``query_downsampling``, O(N): the tokens of a part, of which one summary of a level's keys is made, share one
+    query to that level, and the results of all levels are merged with the near field as one softmax over everything
+    read (the paper up-samples products; to share a query and to repeat its result is our reading). The query is a
+    summary of the part's tokens; if causal, of the part before, as a query that mixed in later tokens would leak.
+
+    Args:
+        dim: channels.
+        heads: attention heads; divides ``dim``.
+        block_size: tokens of a fine block, m.
+        rank: summaries of an interval, one number or one a level (the last for all further); divides its tokens, and
+            means all of them where it is more.
+        summary: how tokens become summaries: ``grouped``, ``dense`` or ``average``.
+        causal: a token reads nothing after it.
+        scale_coarse: add the logarithm of the tokens that a summary stands for to its score.
+        query_downsampling: the linear variant.
+        dropout: dropout probability of the output.
+        length: tokens up to which every level has weights of its own; longer sequences stretch the last level's.
+
+    Raises:
+        OptionError: a value cannot work.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        block_size: int = 64,
+        rank: int | Sequence[int] = 4,
+        summary: Summary = "grouped",
+        causal: bool = False,
+        scale_coarse: bool = False,
+        query_downsampling: bool = False,
+        dropout: float = 0.0,
+        length: int = 4096,
+    ) -> None:
+        check_positive(block_size=block_size, length=length)
+        super().__init__(
+            dim,
+            heads=heads,
+            grid=(length,),
+            side=block_size,
+            rank=rank,
+            summary=summary,
+            causal=causal,
+            scale_coarse=scale_coarse,
+            query_downsampling=query_downsampling,
+            dropout=dropout,
+        )
+
+
+class FastMultipoleAttention2d(FastMultipoleAttention):
+    """Fast Multipole Attention on grids, (B, H, W, dim) to (B, H, W, dim), any H and W.
+
+    A query reads the tokens of the 3 x 3 fine cells around it, and of every level of the quadtree the classical
+    interaction list (children of the 3 x 3 cells around its cell's parent, less those around its cell: at most 27),
+    ``rank`` summaries of each: one softmax over all of them. The code of the paper's 2D variant (arXiv:2310.11960) is
+    not published: this is our reading. Where everything is near, it is exact attention. Cells are squares, so a grid
+    much longer than wide is completed to much more than it has.
+
+    With ``query_downsampling`` the tokens of a part share one query to a level, as in
+    :class:`FastMultipoleAttention1d`.
+
+    Args:
+        dim: channels.
+        heads: attention heads; divides ``dim``.
+        cell_size: side of a fine cell.
+        rank: summaries of a cell, one number or one a level (the last for all further); divides its tokens, and means
+            all of them where it is more. With a power of 4 each stands for a square.
+        summary: how tokens become summaries: ``grouped``, ``dense`` or ``average``.
+        scale_coarse: add the logarithm of the tokens that a summary stands for to its score.
+        query_downsampling: the linear variant.
+        dropout: dropout probability of the output.
+        grid: grid up to which every level has weights of its own; larger ones stretch the last level's.
+
+    Raises:
+        OptionError: a value cannot work.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        cell_size: int = 4,
+        rank: int | Sequence[int] = 4,
+        summary: Summary = "grouped",
+        scale_coarse: bool = False,
+        query_downsampling: bool = False,
+        dropout: float = 0.0,
+        grid: tuple[int, int] = (64, 64),
+    ) -> None:
+        check_positive(cell_size=cell_size, grid=min(grid))
+        super().__init__(
+            dim,
+            heads=heads,
+            grid=grid,
+            side=cell_size,
+            rank=rank,
+            summary=summary,
+            causal=False,
+            scale_coarse=scale_coarse,
+            query_downsampling=query_downsampling,
+            dropout=dropout,
+        )
+
+
+def _merge(fine: tuple[Tensor, Tensor], coarse: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Merge the results of queries over two sets of keys by their log-sum-exp; several share one of the second set.
+
+    Args:
+        fine: results (G, N, E) and log-sum-exp (G, N).
+        coarse: (G, N / r, E) and (G, N / r).
+    """
+    (out, lse), (shared, shared_lse) = fine, coarse
+    together = (-1, out.shape[1] // shared.shape[1])
+    lse_GXR, shared_lse = lse.unflatten(1, together), shared_lse[:, :, None]
+    share = (shared_lse - lse_GXR).sigmoid()[..., None].to(out.dtype)
+    merged = torch.lerp(out.unflatten(1, together), shared[:, :, None], share)
+    return merged.flatten(1, 2), torch.logaddexp(lse_GXR, shared_lse).flatten(1, 2)
+
+
+def _put(x_GMI: Tensor, blocks: Tensor, tokens: int) -> Tensor:
+    """Put blocks (G, M, I, ...) where they belong among all tokens, (G, T, ...), zeros elsewhere."""
+    every = x_GMI.new_zeros(len(x_GMI), tokens // x_GMI.shape[2], *x_GMI.shape[2:])
+    return every.index_copy(1, blocks, x_GMI).flatten(1, 2)
