@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from baselines.multi_head import MultiHead
 
-CHUNK = 64
+CHUNK = 32
 # As in the authors' code: features can underflow to zero, all of a token's together.
 EPSILON = 1e-6
 
