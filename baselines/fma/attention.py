@@ -46,9 +46,9 @@ class FastMultipoleAttention(nn.Module):
         if not self.ranks or min(self.ranks) < 1:
             raise OptionError(f"rank is {rank}; it must be at least 1 at every level")
         self.query_downsampling = query_downsampling
-        tree = Tree(grid, side)
-        self._trained_levels = None if summary == "average" else tree.levels
-        levels = self.levels(tree)
+        self.tree = Tree(grid, side)
+        self._trained_levels = None if summary == "average" else self.tree.levels
+        levels = self.levels(self.tree)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         widths, ranks = [width for width, _ in levels], [p for _, p in levels]
         self.key_summaries = Summaries(dim // heads, widths, ranks, summary)

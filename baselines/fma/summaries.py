@@ -19,7 +19,8 @@ class Summaries(nn.Module):
     Straight from tokens at every level, with weights of its own, the same for all heads (Section 3 of
     arXiv:2310.11960). Kernels start as the mean of each part of the cell, so that all kinds start as ``average`` and
     a rank of all tokens as the identity; they are kept relative to 1 / tokens of a part, as the same learning rate
-    then suits narrow kernels and wide ones. Levels beyond those with weights take the last kernel, stretched.
+    then suits narrow kernels and wide ones. Levels beyond those with weights take the last
+    kernel, stretched, or averages if there is none.
 
     Args:
         head_dim: channels of a head.
@@ -62,7 +63,7 @@ class Summaries(nn.Module):
             levels: width and rank of every level.
             stretch: tokens of a part over those of them on the grid, (cells * rank,); None where all are.
         """
-        if self.kind == "average":
+        if not self.kernels:
             found = self._averages(x_GTE, levels)
         elif self.kind == "grouped":
             x_EGT = x_GTE.permute(2, 0, 1).contiguous()

@@ -241,3 +241,10 @@ def test_bad_values_are_errors_of_one_line(make, options, name):
     with pytest.raises(OptionError, match=name) as caught:
         make(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_kernel_to_stretch_longer_sequences_take_averages():
+    short, average = sequences(length=8), sequences(summary="average")
+    average.load_state_dict(short.state_dict())
+    x = torch.randn(1, 100, 8)
+    assert torch.equal(short(x), average(x))
