@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.analysis.claims import Claim
-from attn_bench.analysis.protocol import at, differences_from, unlike_preset
+from attn_bench.analysis.protocol import at, differences_from, short_training, unlike_preset
 from attn_bench.analysis.scaling import BENT, CLAIMS, COSTS, FLAT, TOLERANCE, Fit, fits
 from attn_bench.results import Store
 from attn_bench.table import labels
@@ -154,10 +154,13 @@ def _judge_value(claim: Claim, run: _Run, group: _Group) -> list[Check]:
         return [_without_value(claim, run, group)]
     differences = differences_from(claim, group.first)
     mean = statistics.fmean(values)
+    verdict = _verdict(mean, claim, higher=claim.metric in run.higher)
+    if verdict == "not reproduced":
+        differences += short_training(claim, group.first)
     return [
         Check(
             claim,
-            "not comparable" if differences else _verdict(mean, claim, higher=claim.metric in run.higher),
+            "not comparable" if differences else verdict,
             group.label,
             group.resolution,
             mean,
@@ -193,7 +196,12 @@ def _judge_ratio(claim: Claim, run: _Run, group: _Group) -> list[Check]:
             for path in ALIKE
             if at(group.first, path) != at(other.first, path)
         )
-        differences = (*differences_from(claim, group.first), *unlike_preset(other.first, claim.than), *unlike)
+        differences = (
+            *differences_from(claim, group.first),
+            *unlike_preset(other.first, claim.than),
+            *unlike,
+            *short_training(claim, group.first),
+        )
         ratio = statistics.fmean(ours) / statistics.fmean(theirs)
         spread = None
         if len(ours) > 1 and len(theirs) > 1:

@@ -38,6 +38,7 @@ class Claim:
     value: float | None = None
     growth: Complexity | None = None
     tolerance: float = TOLERANCE
+    epochs: float | None = None
     protocol: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:

@@ -40,6 +40,14 @@ def unlike_preset(record: Record, wanted: str) -> tuple[str, ...]:
     return () if same else (f"model: options are not those of {wanted}",)
 
 
+def short_training(claim: Claim, record: Record) -> tuple[str, ...]:
+    """Return that a model was trained for fewer epochs than the claim can be judged by; empty if it was not."""
+    epochs = at(record, "training.epochs")
+    if claim.epochs is None or epochs is None or epochs >= claim.epochs * (1 - 1e-9):
+        return ()
+    return (f"too few epochs to judge by: at least {claim.epochs:g} are needed",)
+
+
 def at(record: Record, path: str) -> Any:
     """Return what stands in a record at a dotted path, or None."""
     value: Any = record

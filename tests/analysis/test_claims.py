@@ -139,6 +139,17 @@ def test_rivals_trained_on_other_data_are_not_comparable(tmp_path: Path) -> None
     assert only(folder, "mano-half-of-vit").differences == ("data: not the same for mano:paper and vit",)
 
 
+@pytest.mark.parametrize(("epochs", "worse"), [(49.0, "not comparable"), (50.0, "not reproduced")])
+def test_a_short_training_refutes_nothing(tmp_path: Path, epochs: float, worse: str) -> None:
+    for name, rel_mse, verdict in (("worse", 0.03, worse), ("same", 0.008, "reproduced"), ("better", 0.001, "better")):
+        folder = Folder(tmp_path / name)
+        folder.add("mano:paper", 16, options=PAPER, rel_l2=rel_mse**0.5, data=DRAWN, epochs=epochs)
+        assert only(folder, "mano-darcy-16").verdict == verdict
+        # Who is ahead early need not be ahead later, so a ratio says nothing either way.
+        folder.add("vit", 16, rel_l2=0.1, data=DRAWN, epochs=epochs)
+        assert (only(folder, "mano-half-of-vit").verdict == "not comparable") == (epochs < 50)
+
+
 def growing(folder: Folder, power: float, noise: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
     """Add MANO at four sizes whose costs grow as a power of the number of tokens."""
     for resolution, factor in zip((32, 64, 128, 256), noise):

@@ -52,7 +52,7 @@ class Folder:
     def add(
         self, model: str, resolution: int, seed: int = 0, *, options: Any = None, error: str | None = None,
         status: Any = "ok", tested: tuple[int, ...] = (), scale: float = 1.0, fields: bool = False,
-        rel_l2: float | None = None, data: Any = None,
+        rel_l2: float | None = None, data: Any = None, epochs: float | None = None,
     ) -> None:  # fmt: skip
         """Add one cell; ``scale`` multiplies its errors and costs, ``rel_l2`` takes the place of its error."""
         cell = Cell(
@@ -69,6 +69,7 @@ class Folder:
         self.store.write(
             Record.of(
                 cell, "ok", environment="env", tokens=resolution**2, complexity="n", parameters=212_345,
+                training=None if epochs is None else {"epochs": epochs},
                 flops={"total": 1e6 * cost, "unknown": []},
                 evaluations=tuple(
                     {"resolution": r, "status": "ok", "error": None, "metrics": {"rel_l2": e, "rel_mse": e * e}}
