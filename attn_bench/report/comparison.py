@@ -42,7 +42,7 @@ def console(comparison: Comparison) -> RenderableType:
         table = Table(box=None, pad_edge=False)
         for name in ("Verdict", "Model", "at", "Metric", "Base", "New", "Change"):
             right = name in ("at", "Base", "New")
-            table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "Model")
+            table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "Change")
         for finding in changed:
             verdict = Text(_verdict(finding), STYLES[finding.verdict])
             table.add_row(verdict, *(Text(text) for text in _cells(finding)[:-2]))
@@ -94,7 +94,7 @@ def _case(suite: ElementTree.Element, name: str, of: str) -> ElementTree.Element
 
 
 def _changed(comparison: Comparison) -> list[Finding]:
-    changed = [finding for finding in comparison.findings if finding.verdict != "same" or finding.note]
+    changed = [finding for finding in comparison.findings if finding.verdict != "same" or finding.metric == "status"]
     return sorted(changed, key=lambda finding: (not finding.fails, ORDER.index(finding.verdict)))
 
 
