@@ -1,0 +1,77 @@
+"""The Triton kernels, run on the CPU by Triton's interpreter, against tensor operations."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+CASES = [  # grid, side, rank, head_dim, causal, separate
+    ((64,), 16, 4, 8, True, False),
+    ((100,), 8, 2, 5, True, False),
+    ((75,), 5, 5, 16, False, False),
+    ((100,), 8, 4, 24, False, True),
+    ((13, 9), 3, 3, 8, False, False),
+    ((210,), 70, 7, 4, True, False),
+]
+
+
+def check(q, k, v, reads, diagonal, label):
+    import torch
+
+    from baselines.fma import kernels
+    from baselines.fma.blocks import attend_blocks, attend_blocks_backward
+
+    lists = reads.index_MS, reads.bias_T, diagonal
+    out, lse = attend_blocks(q, k, v, *lists)
+    got, got_lse = kernels.forward(q, k, v, *lists)
+    torch.testing.assert_close((got, got_lse), (out, lse), msg=lambda m: f"{label}: {m}")
+    do, dlse = torch.randn_like(out), torch.randn_like(lse)
+    want = attend_blocks_backward(do, dlse, q, k, v, *lists, out, lse)
+    found = kernels.backward(do, (do * out).sum(-1) - dlse, q, k, v, *lists, lse)
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=2e-5, msg=lambda m: f"{label}: {m}")
+    # float16, as the interpreter multiplies bfloat16 as integers.
+    half = [x.half() for x in (q, k, v)]
+    got, got_lse = kernels.forward(*half, *lists)
+    found = kernels.backward(do.half(), (do * out).sum(-1) - dlse, *half, *lists, got_lse)
+    for y, reference in zip((got, *found), (out, *want)):
+        assert y.dtype == torch.float16
+        assert (y - reference).norm() < 1e-2 * reference.norm(), label
+
+
+def run():
+    import torch
+
+    from baselines.fma.plan import plan
+    from baselines.fma.tree import Tree
+
+    torch.manual_seed(0)
+    for label in CASES:
+        grid, side, rank, head_dim, causal, separate = label
+        tree = Tree(grid, side)
+        levels = tuple((tree.width(level), rank) for level in range(1, tree.levels + 1))
+        at = plan(tree, levels, causal, True, separate, torch.device("cpu"))
+
+        def tensors(queries, rows, head_dim=head_dim):
+            return (torch.randn(2, n, head_dim) for n in (queries, rows, rows))
+
+        queries = len(at.near.index_MS) * tree.width(1)
+        check(*tensors(queries, len(at.near.bias_T)), at.near, side if causal else -1, label)
+        for reads in at.far:
+            check(*tensors(len(reads.index_MS) * rank, len(reads.bias_T)), reads, -1, label)
+
+
+def test_kernels_equal_tensor_operations():
+    # In a process of its own, as the variable is read when the kernels are defined.
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__))], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+if __name__ == "__main__":
+    run()
