@@ -25,7 +25,11 @@ class FMA(Model):
     citation = "arXiv:2310.11960"
     kinds = frozenset({"field", "mask", "image", "causal-text", "masked-text"})
     complexity = "n log n"
-    presets = {"linear": {"query_downsampling": True}, "average": {"summary": "average", "scale_coarse": True}}
+    presets = {
+        "linear": {"query_downsampling": True},
+        "average": {"summary": "average", "scale_coarse": True},
+        "linear-average": {"query_downsampling": True, "summary": "average", "scale_coarse": True},
+    }
     imports = ("torch",)
 
     def build(
