@@ -141,10 +141,11 @@ class FastMultipoleAttention1d(FastMultipoleAttention):
     kernels start as averages (:class:`baselines.fma.summaries.Summaries`); dropout acts on the output.
 
     With ``query_downsampling`` scores, softmax and values are O(N) (learned kernels still read every token at every
-    level; averages are made of averages, so that all is O(N)): the tokens of a part, of which one summary of a level's keys is made, share one
-    query to that level, and the results of all levels are merged with the near field as one softmax over everything
-    read (the paper up-samples products; to share a query and to repeat its result is our reading). The query is a
-    summary of the part's tokens; if causal, of the part before, as a query that mixed in later tokens would leak.
+    level; averages are made of averages, so that all is O(N)): the tokens of a part, of which one summary of a level's
+    keys is made, share one query to that level, and the results of all levels are merged with the near field as one
+    softmax over everything read (the paper up-samples products; to share a query and to repeat its result is our
+    reading). The query is a summary of the part's tokens; if causal, of the part before, as a query that mixed in
+    later tokens would leak.
 
     Args:
         dim: channels.
