@@ -38,7 +38,7 @@ def run_sweep(
     *,
     limits: Limits | None = None,
     retry: Literal["none", "failed", "all"] = "none",
-    skip_after_oom: bool = True,
+    skip_larger: bool = True,
     on_cells: Callable[[Sequence[Cell]], None] = lambda cells: None,
     on_data: Callable[[int, int], None] = lambda done, total: None,
     listen: Listener = lambda cell, event: None,
@@ -75,7 +75,7 @@ def run_sweep(
             store,
             limits=limits or Limits(),
             retry=retry,
-            skip_after_oom=skip_after_oom,
+            skip_larger=skip_larger,
             modules=tuple(modules),
             listen=listen,
         )

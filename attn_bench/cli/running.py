@@ -31,7 +31,7 @@ Retry = Annotated[
     Literal["none", "failed", "all"], typer.Option(help="Run again what is there already: none, failed or all.")
 ]
 Skip = Annotated[
-    bool, typer.Option("--skip/--no-skip", help="After an out-of-memory, skip the model's larger resolutions.")
+    bool, typer.Option("--skip/--no-skip", help="After an oom or a timeout, skip the model's larger resolutions.")
 ]
 Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="Write the report when done.")]
 
@@ -165,7 +165,7 @@ def _sweep(
             folder,
             limits=Limits(timeout, memory_limit),
             retry=retry,
-            skip_after_oom=skip,
+            skip_larger=skip,
             on_cells=screen.on_cells,
             on_data=screen.on_data,
             listen=screen.listen,

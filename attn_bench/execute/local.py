@@ -29,6 +29,9 @@ ALLOCATOR = {
 # Looking for a GPU must not start CUDA in the server, whose children could not use it then.
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
+# Beyond these, larger resolutions of the same model need not be tried.
+_FRONTIER = {"oom": "out of memory", "timeout": "out of time"}
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -44,7 +47,7 @@ def execute(
     *,
     limits: Limits = Limits(),
     retry: Literal["none", "failed", "all"] = "none",
-    skip_after_oom: bool = True,
+    skip_larger: bool = True,
     modules: Sequence[str] = (),
     listen: Listener = lambda cell, event: None,
 ) -> None:
@@ -54,7 +57,7 @@ def execute(
 
     Args:
         retry: ``failed`` runs cells again whose status is neither ``ok`` nor ``unsupported``; ``all`` runs all again.
-        skip_after_oom: after an out-of-memory, larger resolutions of the same model are ``skipped``.
+        skip_larger: after an out-of-memory or a timeout, larger resolutions of the same model are ``skipped``.
         modules: imported once by the fork server.
         listen: told what happens: ``start``, ``progress``, ``done`` with the record's status.
 
@@ -71,7 +74,7 @@ def execute(
                         held.append(cell)
                     elif _is_due(store, cell, "none" if patient else retry):
                         listen(cell, {"event": "start"})
-                        record = _skip(store, cell) if skip_after_oom else None
+                        record = _skip(store, cell) if skip_larger else None
                         record = record or server.run(cell, store, limits, listen)
                         listen(cell, {"event": "done", "status": record["status"], "record": record})
             waiting = held
@@ -95,10 +98,10 @@ def _claim(store: Store, cell: Cell, patient: bool) -> Iterator[bool]:
 
 
 def _skip(store: Store, cell: Cell) -> dict[str, Any] | None:
-    """Write and return a ``skipped`` record if a smaller resolution of the same model ran out of memory."""
+    """Write and return a ``skipped`` record if a smaller resolution of the same model ran out of memory or time."""
     for record in store.records():
         other = record["cell"]
-        if record["status"] == "oom" and other["resolution"] < cell.resolution:
+        if record["status"] in _FRONTIER and other["resolution"] < cell.resolution:
             same = {
                 **other,
                 "resolution": cell.resolution,
@@ -106,11 +109,8 @@ def _skip(store: Store, cell: Cell) -> dict[str, Any] | None:
                 "eval_resolutions": list(cell.eval_resolutions),
             }
             if same == cell.to_json():
-                store.write(
-                    Record.of(
-                        cell, "skipped", error=f"out of memory at {other['resolution']} already (--no-skip runs it)"
-                    )
-                )
+                reason = f"{_FRONTIER[record['status']]} at {other['resolution']} already (--no-skip runs it)"
+                store.write(Record.of(cell, "skipped", error=reason))
                 return store.read(cell.id)
     return None
 

@@ -55,8 +55,14 @@ def test_after_an_out_of_memory_larger_resolutions_are_skipped(tmp_path):
     assert table[table.model == "toy-hungry"].status.tolist() == ["ok", "oom", "skipped"]
     assert "out of memory at 12 already" in table.error.dropna().tolist()[-1]
     assert set(table[table.model == "toy"].status) == {"ok"}
-    again = run_sweep(sweep(["toy-hungry"], resolutions=[16]), tmp_path / "s", skip_after_oom=False)
+    again = run_sweep(sweep(["toy-hungry"], resolutions=[16]), tmp_path / "s", skip_larger=False)
     assert again.status.tolist() == ["oom"]
+
+
+def test_after_a_timeout_larger_resolutions_are_skipped(tmp_path):
+    table = run_sweep(sweep(["toy-slow"], resolutions=[8, 12]), tmp_path / "r", limits=Limits(timeout_s=4))
+    assert table.status.tolist() == ["timeout", "skipped"]
+    assert "out of time at 8 already" in table.error.tolist()[-1]
 
 
 def test_a_memory_limit_ends_a_cell(tmp_path):
