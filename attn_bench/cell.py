@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from attn_bench.errors import DiskError
 from attn_bench.measure.environment import environment, environment_id
 from attn_bench.plugin import Model, OptionError, Problem, Task, Unsupported
+from attn_bench.protocols import plan
 from attn_bench.registry import MODELS, TASKS
 from attn_bench.results import Record, Status, Store, atomic_write, write_json
 from attn_bench.steps import Steps, random_batch
@@ -106,7 +107,7 @@ def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
         "effective": json.loads(json.dumps(dict(model.effective(module)), default=str)),
     }
     if cell.training is not None:
-        _train_and_evaluate(cell, task, model, module, store, report, findings)
+        _train_and_evaluate(cell, task, model, problem, module, store, report, findings)
     if cell.measure:
         report({"stage": "measuring"})
         _measure(Steps(cell, task, problem, module), findings)
@@ -155,43 +156,59 @@ def _keep_environment(store: Store, device: str) -> str:
 
 
 def _train_and_evaluate(
-    cell: Cell, task: Task, model: Model, module: nn.Module, store: Store, report: Report, findings: _Findings
+    cell: Cell,
+    task: Task,
+    model: Model,
+    problem: Problem,
+    module: nn.Module,
+    store: Store,
+    report: Report,
+    findings: _Findings,
 ) -> None:
     assert cell.training is not None
     report({"stage": "data"})
     splits = task.splits(cell.resolution, **cell.task_options)
     findings.values["data"] = dict(splits.identity)
     if model.fit(module, splits.train):
-        whole = module
+        whole, tested, test = module, module, splits.test
     else:
         whole = task.adapt(module, splits.train).to(cell.device)
-        compiled: nn.Module = torch.compile(whole, dynamic=False) if cell.compile else whole  # type: ignore[assignment]
+        if cell.protocol == "linear-probe":
+            report({"stage": "features"})
+        chosen = plan(cell, task, model, problem, module, whole, splits)
+        tested, test = chosen.module, chosen.test
+        compiled: nn.Module = torch.compile(tested, dynamic=False) if cell.compile else tested  # type: ignore[assignment]
 
         def show(progress: Progress) -> None:
             report({"stage": "training", **asdict(progress)})
 
         result = train(
             compiled,
-            splits.train,
-            task.loss,
+            chosen.train,
+            chosen.loss,
             cell.training,
             seed=cell.seed,
             precision=cell.precision,
             device=cell.device,
             checkpoint=store.path("checkpoints", cell.id),
+            extras=chosen.extras,
             report=show,
         )
-        findings.values["training"] = asdict(result)
+        findings.values["training"] = asdict(result) | dict(chosen.notes)
     report({"stage": "evaluating"})
     for resolution in (cell.resolution, *cell.eval_resolutions):
         own = resolution == cell.resolution
         entry: dict[str, Any] = {"resolution": resolution, "status": "ok", "error": None, "metrics": {}}
         try:
-            data = splits if own else task.splits(resolution, **cell.task_options)
+            data = test if own else task.splits(resolution, **cell.task_options).test
             batches = predict(
-                whole, data.test, batch_size=cell.batch_size, precision=cell.precision, device=cell.device
+                tested if own else whole,
+                data,
+                batch_size=cell.batch_size,
+                precision=cell.precision,
+                device=cell.device,
             )
-            shown = _Shown(data.test) if own and task.kind == "field" else None
+            shown = _Shown(data) if own and task.kind == "field" else None
             entry["metrics"] = task.evaluate(shown.watch(batches) if shown else batches)
             if shown:
                 shown.save(store.path("artifacts", cell.id))
@@ -244,6 +261,8 @@ def _measure(steps: Steps, findings: _Findings) -> None:
         findings.latency[name] = steps.latency(name)
     for name in steps.names:
         findings.memory[name] = steps.memory(name)
+    if steps.problem.kind == "image":
+        findings.latency["forward_batch1"] = steps.latency("forward_batch1")
     findings.values["flops"] = steps.flops()
     if steps.cell.cuda_graph:
         try:

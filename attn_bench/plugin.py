@@ -115,6 +115,18 @@ class Model(ABC):
         """
         return False
 
+    def head(self, module: nn.Module) -> nn.Module | None:
+        """Return the classifier's head in a built ``image`` module: the linear map from features to scores.
+
+        Called once in a forward pass, with the features; what it returns is what the module returns. None where there
+        is none: a linear probe is not supported then.
+        """
+        return None
+
+    def warm_up(self, module: nn.Module) -> Sequence[nn.Parameter]:
+        """Return what was added to a pretrained network and may first be trained alone, with the head."""
+        return ()
+
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Settings in force in a built module where they differ from those asked for (kept in the record)."""
         return {}
@@ -137,11 +149,17 @@ class Splits:
         train: map-style dataset of (input, target) tensors, without the batch axis.
         test: the same.
         identity: what the data are, JSON values only (recipe, sizes, checksum); kept in the record.
+        plain: ``train`` without random augmentation, for features that are computed once; ``train`` where None.
+        augmented: ``train`` with the random augmentation of fine-tuning; ``train`` where None.
+        augmentation: in words, that of fine-tuning; kept in its records.
     """
 
     train: Dataset[tuple[Tensor, Tensor]]
     test: Dataset[tuple[Tensor, Tensor]]
     identity: Mapping[str, Any] = field(default_factory=dict)
+    plain: Dataset[tuple[Tensor, Tensor]] | None = None
+    augmented: Dataset[tuple[Tensor, Tensor]] | None = None
+    augmentation: str = "none"
 
 
 @dataclass(frozen=True)

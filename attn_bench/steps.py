@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,25 +47,31 @@ class Steps:
     """The bare module of a cell on random data, ready to be measured.
 
     Attributes:
-        names: ``forward``, and ``train_step`` where there is something to train.
+        names: ``forward``, and ``train_step`` where there is something to train; but not after a linear probe, which
+            is trained on features and not on inputs.
     """
 
     def __init__(self, cell: Cell, task: Task, problem: Problem, module: nn.Module) -> None:
         self.cell, self.problem, self.module, self.task = cell, problem, module, task
         self.inputs, self.targets = random_batch(problem, cell.batch_size, cell.device, cell.seed)
         self.called: Callable[..., Any] = torch.compile(module, dynamic=False) if cell.compile else module
-        trainable = any(p.requires_grad for p in module.parameters())
+        trainable = any(p.requires_grad for p in module.parameters()) and cell.protocol != "linear-probe"
         self.optimiser = torch.optim.AdamW(module.parameters(), lr=1e-6) if trainable else None
         self.names = ("forward", "train_step") if trainable else ("forward",)
 
     def step(self, name: str) -> Callable[[], object]:
-        """Switch the module to the mode of a step and return the step; one is in use at a time."""
-        self.module.train(name == "train_step")
-        return self._train_step if name == "train_step" else self._forward
+        """Switch the module to the mode of a step and return the step; one is in use at a time.
 
-    def _forward(self) -> Tensor:
+        Besides ``names`` there is ``forward_batch1``, the forward pass of one sample.
+        """
+        self.module.train(name == "train_step")
+        if name == "train_step":
+            return self._train_step
+        return partial(self._forward, self.inputs[:1] if name == "forward_batch1" else self.inputs)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(self.cell.device, self.cell.precision):
-            return self.called(self.inputs)
+            return self.called(inputs)
 
     def _train_step(self) -> None:
         assert self.optimiser is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from attn_bench.registry import MODELS, TASKS
 
 Precision = Literal["float32", "tf32", "bf16"]
 BudgetUnit = Literal["epochs", "steps", "seconds"]
+Protocol = Literal["scratch", "linear-probe", "finetune"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,25 @@ class Training:
 
 
 @dataclass(frozen=True)
+class FineTuning:
+    """What fine-tuning adds to training, besides the augmentation that the task says its images bear.
+
+    Attributes:
+        mixup: both parameters of the Beta distribution of mixing coefficients, 0 for none; arXiv:1710.09412 finds 0.1
+            to 0.4 good.
+        label_smoothing: share of the target spread over all classes (arXiv:1512.00567, section 7).
+        ema: decay of the running mean of the weights that is tested in their place, 0 for none; it grows to this value
+            as ``timm.utils.ModelEmaV3`` has it.
+        warm_up: epochs in which a model's added parameters (:meth:`Model.warm_up`) and its head are trained alone.
+    """
+
+    mixup: float = 0.2
+    label_smoothing: float = 0.1
+    ema: float = 0.0
+    warm_up: float = 0.0
+
+
+@dataclass(frozen=True)
 class Cell:
     """One model x task x resolution x seed x precision x budget.
 
@@ -44,6 +65,8 @@ class Cell:
         eval_resolutions: other resolutions at which the trained model is evaluated.
         measure: whether latency, memory and FLOPs are measured.
         cuda_graph: whether the forward pass is also timed as the replay of a CUDA graph.
+        protocol: what is trained: everything, the classifier's head on frozen features, or everything by fine-tuning.
+        finetuning: its settings; None for other protocols.
     """
 
     model: str
@@ -64,22 +87,26 @@ class Cell:
     measure: bool = True
     threads: int | None = None
     cuda_graph: bool = False
+    protocol: Protocol = "scratch"
+    finetuning: FineTuning | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; what was added later is left out where it is off, so that earlier ids stay."""
         values = dataclasses.asdict(self)
-        if not self.cuda_graph:
-            del values["cuda_graph"]
+        for name, off in (("cuda_graph", False), ("protocol", "scratch"), ("finetuning", None)):
+            if values[name] == off:
+                del values[name]
         return json.loads(json.dumps(values, sort_keys=True))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
         """Inverse of :meth:`to_json`."""
-        training = values["training"]
+        training, finetuning = values["training"], values.get("finetuning")
         return cls(
             **{
                 **values,
                 "training": Training(**training) if training else None,
+                "finetuning": FineTuning(**finetuning) if finetuning else None,
                 "eval_resolutions": tuple(values["eval_resolutions"]),
             }
         )
@@ -112,6 +139,9 @@ class Sweep:
         train: whether models are trained and evaluated; without, they are measured alone and no data are needed.
         threads: CPU threads; None leaves the choice to torch.
         cuda_graph: time the forward pass as the replay of a CUDA graph too (GPU only).
+        protocol: ``scratch`` trains everything; ``linear-probe`` the classifier's head alone, on features computed
+            once; ``finetune`` everything, with augmentation. The last two are for kind ``image``.
+        mixup, label_smoothing, ema, warm_up: of fine-tuning, see :class:`FineTuning`.
         options: options of models and tasks, by name: ``{"mano": {"dim": 64}, "darcy": {"recipe": "neuralop"}}``.
     """
 
@@ -134,6 +164,11 @@ class Sweep:
     train: bool = True
     threads: int | None = None
     cuda_graph: bool = False
+    protocol: Protocol = "scratch"
+    mixup: float | None = None
+    label_smoothing: float | None = None
+    ema: float | None = None
+    warm_up: float | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -167,6 +202,15 @@ class Sweep:
             for name in (*budgets, "learning_rate", "weight_decay", "clip_norm", "eval_resolutions"):
                 if getattr(self, name) not in (None, ()):
                     raise UserError(f"setting {name}: has no effect without training (train: false)")
+        if self.protocol != "scratch" and not self.train:
+            raise UserError("setting protocol: has no effect without training (train: false)")
+        for name, upper in (("mixup", math.inf), ("label_smoothing", 1), ("ema", 1), ("warm_up", math.inf)):
+            value = getattr(self, name)
+            if value is not None and self.protocol != "finetune":
+                raise UserError(f"setting {name}: is for fine-tuning alone (protocol: finetune)")
+            if value is not None and not 0 <= value < upper:
+                limits = "must not be negative" if upper == math.inf else "must be at least 0 and below 1"
+                raise UserError(f"setting {name}: {limits} (given: {value})")
         if len(budgets) > 1:
             raise UserError(f"one training budget at a time; given: {', '.join(budgets)}")
         for name in (*budgets, "batch_size", "learning_rate", "clip_norm", "threads"):
@@ -202,6 +246,8 @@ class Sweep:
         for owner in self.options:
             if owner not in known:
                 raise unknown("model or task of this sweep in --set", owner, known)
+        if self.protocol != "scratch" and task.kind != "image":
+            raise UserError(f"protocol {self.protocol}: is for classification of images; {self.task} is {task.kind}")
         resolutions = tuple(dict.fromkeys(self.resolutions or task.defaults.resolutions))
         extra = tuple(r for r in dict.fromkeys(self.eval_resolutions))
         task_options = validated(self.task, task.splits, self.options.get(self.task, {}))
@@ -239,9 +285,17 @@ class Sweep:
                             measure=self.measure,
                             threads=self.threads,
                             cuda_graph=self.cuda_graph,
+                            protocol=self.protocol,
+                            finetuning=self._finetuning(),
                         )
                     )
         return cells
+
+    def _finetuning(self) -> FineTuning | None:
+        if self.protocol != "finetune":
+            return None
+        given = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(FineTuning)}
+        return FineTuning(**{name: float(value) for name, value in given.items() if value is not None})
 
     def _training(self, task: Task) -> Training:
         defaults = task.defaults

@@ -9,6 +9,7 @@ from typing import Any
 
 # What tells cells of one model apart without being a setting of it.
 _AXES = {"model", "resolution", "seed", "eval_resolutions", "measure"}
+_FINETUNING = "finetuning."
 
 
 def rows(
@@ -65,6 +66,9 @@ def _row(
         ):
             row[f"latency_{name}{column}_ms"] = latency[key] if latency else None
     latencies = list(record["latency"].values()) if own else []
+    forward = row["latency_forward_ms"]
+    row["throughput_forward_per_s"] = 1000 * cell["batch_size"] / forward if forward else None
+    row["latency_forward_batch1_ms"] = record["latency"].get("forward_batch1", {}).get("median_ms") if own else None
     row["latency_forward_graph_ms"] = record["latency"].get("forward_graph", {}).get("median_ms") if own else None
     row["compile_seconds"] = _sum(latency.get("compile_seconds") for latency in latencies)
     row["disturbed"] = any(_disturbed(latency) for latency in latencies) if latencies else None
@@ -85,6 +89,7 @@ def _row(
         "device_name": environment.get("device_name"),
         "dtype": cell["precision"],
         "compile": cell["compile"],
+        "protocol": cell.get("protocol", "scratch"),
         "train_steps": training.get("steps"),
         "train_epochs": training.get("epochs"),
         "train_seconds": training.get("seconds"),
@@ -113,19 +118,26 @@ def labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
     by_model: dict[str, list[dict[str, str]]] = defaultdict(list)
     settings = []
     for record in records:
-        flat = _flatten({key: value for key, value in record["cell"].items() if key not in _AXES})
+        cell = {"protocol": "scratch", **record["cell"]}
+        flat = _flatten({key: value for key, value in cell.items() if key not in _AXES})
         settings.append(flat)
         by_model[record["cell"]["model"]].append(flat)
     differing = {
-        model: [key for key in sorted(set().union(*flats)) if len({flat.get(key) for flat in flats}) > 1]
-        for model, flats in by_model.items()
+        model: [key for key in sorted(set().union(*flats)) if _differs(key, flats)] for model, flats in by_model.items()
     }
     found = []
     for record, flat in zip(records, settings):
         model = record["cell"]["model"]
-        extra = ", ".join(f"{key.rpartition('.')[2]}={flat.get(key, 'default')}" for key in differing[model])
+        shown = [key for key in differing[model] if key in flat or not key.startswith(_FINETUNING)]
+        extra = ", ".join(f"{key.rpartition('.')[2]}={flat.get(key, 'default')}" for key in shown)
         found.append(f"{model} [{extra}]" if extra else model)
     return found
+
+
+def _differs(key: str, flats: Sequence[Mapping[str, str]]) -> bool:
+    """Tell whether records differ in a setting; those of fine-tuning are compared where it was done."""
+    compared = [flat for flat in flats if key in flat] if key.startswith(_FINETUNING) else flats
+    return len({flat.get(key) for flat in compared}) > 1
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

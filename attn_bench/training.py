@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,23 @@ class Progress:
     epoch: float
     loss: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What fine-tuning adds to the loop.
+
+    Attributes:
+        mix: what a batch goes through on the device before the forward pass.
+        average: a running mean of the weights (``timm.utils.ModelEmaV3``), which the module is left with in the end.
+        alone: parameters that are trained alone at first.
+        alone_epochs: how long.
+    """
+
+    mix: Callable[[Tensor, Tensor], Batch] = lambda inputs, targets: (inputs, targets)
+    average: Any = None
+    alone: Sequence[nn.Parameter] = ()
+    alone_epochs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,7 @@ def train(
     device: str,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 30.0,
+    extras: Extras = Extras(),
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainingResult:
     """Train ``module`` in place.
@@ -97,7 +115,8 @@ def train(
     optimiser = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state = _State()
     if checkpoint is not None and checkpoint.exists():
-        _restore(checkpoint, module, optimiser, state)
+        _restore(checkpoint, module, optimiser, state, extras)
+    waiting = _others(module, extras.alone) if extras.alone else []
     check_every = 1 if device == "cpu" else 20
     began, saved = time.perf_counter() - state.seconds, time.perf_counter()
     module.train()
@@ -108,7 +127,9 @@ def train(
     pending: list[Tensor] = []
     batches = _batches(dataset, batch_size, seed, state.step, device)
     while fraction() < 1:
-        inputs, targets = next(batches)
+        inputs, targets = extras.mix(*next(batches))
+        for parameter in waiting:
+            parameter.requires_grad_(state.step >= extras.alone_epochs * steps_per_epoch)
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(fraction())
         with autocast(device, precision):
@@ -119,6 +140,8 @@ def train(
         nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
         optimiser.step()
         state.step += 1
+        if extras.average is not None:
+            extras.average.update(module, state.step)
         pending.append(loss.detach())
         if state.step % check_every and state.step != total_steps:
             continue
@@ -134,8 +157,16 @@ def train(
             )
         report(Progress(min(fraction(), 1), state.step / steps_per_epoch, _mean(state.losses), state.seconds))
         if checkpoint is not None and now - saved > checkpoint_every_s:
-            _save(checkpoint, module, optimiser, state)
+            _save(checkpoint, module, optimiser, state, extras)
             saved = time.perf_counter()
+    for parameter in waiting:
+        parameter.requires_grad_(True)
+    if extras.average is not None:
+        with torch.no_grad():
+            for own, mean in zip(
+                module.state_dict().values(), extras.average.module.state_dict().values(), strict=True
+            ):
+                own.copy_(mean)
     return TrainingResult(state.step, state.step / steps_per_epoch, state.seconds, _mean(state.losses))
 
 
@@ -164,18 +195,28 @@ def _batches(dataset: Dataset[Batch], batch_size: int, seed: int, first_step: in
     while True:
         order = torch.randperm(size, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch)).tolist()
         batches = [order[i : i + batch_size] for i in range(0, size - batch_size + 1, batch_size)]
-        loader = DataLoader(dataset, batch_sampler=batches[skip:], pin_memory=device == "cuda")
+        # A generator of its own, or a run that goes on would draw once more from torch's than one that never stopped.
+        loader = DataLoader(
+            dataset, batch_sampler=batches[skip:], pin_memory=device == "cuda", generator=torch.Generator()
+        )
         for inputs, targets in loader:
             yield inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         epoch, skip = epoch + 1, 0
 
 
-def _save(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: _State) -> None:
+def _others(module: nn.Module, chosen: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Return the trainable parameters of ``module`` that are not among ``chosen``."""
+    known = {id(parameter) for parameter in chosen}
+    return [p for p in module.parameters() if p.requires_grad and id(p) not in known]
+
+
+def _save(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: _State, extras: Extras) -> None:
     generators = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         generators["cuda"] = torch.cuda.get_rng_state()
     content = {
         "module": module.state_dict(),
+        "average": None if extras.average is None else extras.average.module.state_dict(),
         "optimiser": optimiser.state_dict(),
         "generators": generators,
         "step": state.step,
@@ -193,7 +234,7 @@ def _save(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state
         temporary.unlink(missing_ok=True)
 
 
-def _restore(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: _State) -> None:
+def _restore(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: _State, extras: Extras) -> None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
@@ -201,6 +242,8 @@ def _restore(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, st
         path.unlink(missing_ok=True)
         return
     module.load_state_dict(content["module"])
+    if extras.average is not None:
+        extras.average.module.load_state_dict(content["average"])
     optimiser.load_state_dict(content["optimiser"])
     torch.set_rng_state(content["generators"]["cpu"])
     if "cuda" in content["generators"]:

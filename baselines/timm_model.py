@@ -64,3 +64,10 @@ class Timm(Model):
         except TypeError:
             # Convolutional networks know no size of their images.
             return timm.create_model(model, **sizes, **load)
+
+    def head(self, module: nn.Module) -> nn.Module | None:
+        """Return timm's classifier, if it is a single one."""
+        from torch import nn
+
+        head = module.get_classifier()
+        return head if isinstance(head, nn.Module) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.plugin import Model, OptionError, Problem
@@ -86,6 +86,16 @@ class MANOSwinV2(Model):
             )
         except (ValueError, FileNotFoundError) as error:
             raise OptionError(str(error)) from None
+
+    def head(self, module: nn.Module) -> nn.Module | None:
+        """Return timm's linear classifier."""
+        return module.get_classifier()
+
+    def warm_up(self, module: nn.Module) -> Sequence[nn.Parameter]:
+        """Return the weights of every D and U."""
+        from mano.vision import multipole_parameters
+
+        return multipole_parameters(module)
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Return grid, window, shift and levels of each stage."""

@@ -57,6 +57,17 @@ def run(
     threads: Threads = None,
     compile: Compile = None,
     cuda_graph: CudaGraph = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="scratch, linear-probe (the head alone on frozen features) or finetune; images.")
+    ] = None,
+    mixup: Annotated[float | None, typer.Option(help="Fine-tuning: mixup's alpha, 0 for none [0.2].")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Fine-tuning: label smoothing [0.1].")] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Fine-tuning: decay of the weights' running mean, 0 off [0].")
+    ] = None,
+    warm_up: Annotated[
+        float | None, typer.Option(help="Fine-tuning: epochs in which added parameters are trained alone [0].")
+    ] = None,
     measure: Annotated[
         bool | None, typer.Option("--measure/--no-measure", help="Measure latency, memory and FLOPs (default), or not.")
     ] = None,
@@ -96,6 +107,11 @@ def run(
         "threads": threads,
         "compile": compile,
         "cuda_graph": cuda_graph,
+        "protocol": protocol,
+        "mixup": mixup,
+        "label_smoothing": label_smoothing,
+        "ema": ema,
+        "warm_up": warm_up,
         "measure": measure,
     }
     settings |= {key: value for key, value in given.items() if value is not None}

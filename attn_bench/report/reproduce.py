@@ -16,8 +16,11 @@ from typing import Any
 OUT = "reproduced"
 LINE = 88
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
-# Flags of 'measure'; the others have no meaning without training.
-_MEASURE = ("models", "task", "resolutions", "batch_size", "precision", "device", "threads", "compile", "options")
+# Settings of every sweep; flags of 'measure', where the others have no meaning.
+_HOW = ("task", "precision", "device", "compile", "cuda_graph", "threads", "batch_size")
+_MEASURE = (*_HOW, "models", "resolutions", "options")
+# What all cells of one sweep share.
+_SHARED = (*_HOW, "task_options", "measure", "training", "protocol", "finetuning")
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,8 @@ def steps(cells: Iterable[Mapping[str, Any]]) -> list[Step]:
 
 def sweeps(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return settings (see :meth:`attn_bench.sweep.Sweep.from_settings`) whose cells together are exactly ``cells``."""
-    shared = ("task", "task_options", "precision", "device", "compile", "measure", "threads", "training", "batch_size")
     result = []
-    for group in _grouped(cells, lambda cell: {name: cell.get(name) for name in shared}):
+    for group in _grouped(cells, lambda cell: {name: cell.get(name) for name in _SHARED}):
         tested = list(dict.fromkeys(r for cell in group for r in cell["eval_resolutions"]))
         if all(cell["eval_resolutions"] == [r for r in tested if r != cell["resolution"]] for cell in group):
             result += _products(group, tested)
@@ -110,7 +112,8 @@ def _settings(
     else:
         settings |= {"train": False, "batch_size": cell["batch_size"]}
     settings |= {"precision": cell["precision"], "device": cell["device"]}
-    settings |= {name: cell[name] for name in ("compile", "threads") if cell[name]}
+    settings |= {name: cell[name] for name in ("compile", "threads", "cuda_graph", "protocol") if cell.get(name)}
+    settings |= cell.get("finetuning") or {}
     if not cell["measure"]:
         settings["measure"] = False
     options = {cell["task"]: cell["task_options"]} if cell["task_options"] else {}
@@ -156,7 +159,7 @@ def _command(settings: Mapping[str, Any]) -> str | None:
             for owner, options in value.items():
                 parts += [part for key, item in options.items() for part in ("--set", f"{owner}.{key}={_yaml(item)}")]
         elif isinstance(value, bool):
-            parts += [] if name == "train" else [flag if value else f"--no-{name}"]
+            parts += [] if name == "train" else [flag if value else f"--no-{flag[2:]}"]
         elif name != "models":
             parts += [flag, ",".join(map(_number, value)) if isinstance(value, list) else _number(value)]
     return _folded([*parts, "--out", OUT])

@@ -113,7 +113,11 @@ class ImageSet(Task):
         def images(dataset: Any, steps: list[Any]) -> Dataset[tuple[Tensor, Tensor]]:
             return cast("Dataset[tuple[Tensor, Tensor]]", _Images(dataset, transforms.Compose(steps)))
 
-        return Splits(images(train, varied if augment else centre), images(test, centre), identity)
+        plain, test_images = images(train, centre), images(test, centre)
+        if not augment:
+            return Splits(plain, test_images, identity)
+        words = "random resized crop, horizontal flip"
+        return Splits(images(train, varied), test_images, identity, plain=plain, augmentation=words)
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy with label smoothing 0.1."""

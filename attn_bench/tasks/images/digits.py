@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from attn_bench.plugin import OptionError, Problem, Splits, Task, TrainingDefaults
+from attn_bench.tasks.images.augmented import augmented
 from attn_bench.tasks.images.scores import CLASS_METRICS, class_scores, cross_entropy
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Digits(Task):
         from sklearn.model_selection import train_test_split
         from torch.nn import functional as F
         from torch.utils.data import TensorDataset
+        from torchvision.transforms import v2
 
         self.problem(resolution)
         if not 0.01 <= test_fraction <= 0.9:
@@ -67,7 +69,15 @@ class Digits(Task):
         def part(indices: list[int]) -> Dataset[tuple[Tensor, Tensor]]:
             return cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(images[indices], classes[indices]))
 
-        return Splits(part(train), part(test), identity)
+        # Little is cut away, and nothing is mirrored, or a digit would become another or none.
+        crop = v2.RandomResizedCrop(resolution, scale=(0.7, 1.0), ratio=(0.9, 1.1))
+        return Splits(
+            part(train),
+            part(test),
+            identity,
+            augmented=augmented(part(train), crop),
+            augmentation="random resized crop of 70 % to 100 %",
+        )
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from attn_bench.plugin import DataError, Kind, Metric, OptionError, Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.cache import Entry, cache_folder
+from attn_bench.tasks.images.augmented import augmented
 from attn_bench.tasks.images.scores import (
     CLASS_METRICS,
     MASK_METRICS,
@@ -119,6 +120,7 @@ class Pathfinder(Task):
         """
         import torch
         from torch.utils.data import TensorDataset
+        from torchvision.transforms import v2
 
         options: dict[str, Any] = {"level": level, "n_train": n_train, "n_test": n_test, "seed": seed}
         self.prepare((resolution,), **options)
@@ -133,7 +135,17 @@ class Pathfinder(Task):
             )
             checksums[stream] = manifest["sha256"]
         identity = {"source": "drawn", **options, "resolution": resolution, "sha256": checksums}
-        return Splits(datasets["train"], datasets["test"], identity)
+        if self.kind == "mask":
+            return Splits(datasets["train"], datasets["test"], identity)
+        # Joined stays joined in a mirror; cutting a part out could remove a dot.
+        flips = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()])
+        return Splits(
+            datasets["train"],
+            datasets["test"],
+            identity,
+            augmented=augmented(datasets["train"], flips),
+            augmentation="horizontal and vertical flip",
+        )
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy."""

@@ -1,0 +1,298 @@
+"""Linear probe and fine-tuning: what is trained, on what, and that nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import json
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from attn_bench.cell import run_cell
+from attn_bench.errors import USER_ERRORS
+from attn_bench.measure.latency import measure_latency
+from attn_bench.plugin import Model, Problem, Splits, Unsupported
+from attn_bench.protocols import plan
+from attn_bench.registry import MODELS
+from attn_bench.report.reproduce import sweeps
+from attn_bench.results import Store
+from attn_bench.sweep import Cell, Sweep
+from attn_bench.table import labels, rows
+from attn_bench.tasks.images.digits import Digits
+from attn_bench.training import predict, train
+
+PROBLEM = Problem("image", 1, 10, (8, 8))
+ONE = {"models": ["timm"], "task": "digits", "resolutions": [8], "device": "cpu", "batch_size": 8, "epochs": 3}
+
+
+class Small(Model):
+    """A network of which dropout and batch statistics change if it is used in the mode of training."""
+
+    name, summary, kinds = "small", "", frozenset({"image"})
+
+    def build(self, problem):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(216, 10)
+        )
+
+    def head(self, module):
+        return module[-1]
+
+    def warm_up(self, module):
+        return [module[0].weight]
+
+
+def cell(protocol, **settings) -> Cell:
+    return Sweep.from_settings(ONE | {"protocol": protocol} | settings).cells()[0]
+
+
+def digits(n=32) -> Splits:
+    splits = Digits().splits(8)
+    first = [torch.stack(part) for part in zip(*(splits.train[i] for i in range(n)))]
+    second = [torch.stack(part) for part in zip(*(splits.test[i] for i in range(n)))]
+    changed = copy.copy(splits.augmented)
+    changed.dataset = TensorDataset(*first)
+    return dataclasses.replace(
+        splits, train=changed, test=TensorDataset(*second), plain=TensorDataset(*first), augmented=changed
+    )
+
+
+def made(one, model=None):
+    model = model or Small()
+    module, data = model.build(PROBLEM), digits()
+    return module, data, plan(one, Digits(), model, PROBLEM, module, module, data)
+
+
+def trained(one, chosen, **options):
+    torch.manual_seed(1)
+    return train(
+        chosen.module, chosen.train, chosen.loss, one.training, seed=0, precision="float32", device="cpu",
+        extras=chosen.extras, **options,
+    )  # fmt: skip
+
+
+def test_a_probe_trains_the_head_alone_and_looks_at_each_image_once():
+    one = cell("linear-probe", learning_rate=0.1)
+    model = Small()
+    module, data = model.build(PROBLEM), digits()
+    before, seen = copy.deepcopy(module.state_dict()), []
+    module[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    chosen = plan(one, Digits(), model, PROBLEM, module, module, data)
+    trained(one, chosen)
+    found = list(predict(chosen.module, chosen.test, batch_size=5, precision="float32", device="cpu"))
+    images = [data.plain.tensors[0], data.test.tensors[0]]
+    assert torch.equal(torch.cat(seen), torch.cat(images)), "augmented, or seen again"
+    changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"5.weight", "5.bias"}
+    assert chosen.notes == {"trained_parameters": 2170}
+    whole = list(predict(module, data.test, batch_size=8, precision="float32", device="cpu"))
+    for mine, wanted in zip(zip(*found), zip(*whole)):
+        torch.testing.assert_close(torch.cat(mine), torch.cat(wanted))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("timm", {"model": "test_vit"}),
+        ("timm", {"model": "resnet10t"}),
+        ("timm:swinv2-tiny", {}),
+        ("mano-swinv2:small", {}),
+    ],
+)
+def test_heads_of_image_models_are_where_the_scores_come_from(name, options):
+    plugin, _, preset = name.partition(":")
+    model = MODELS.load(plugin)
+    problem = Problem("image", 1, 10, (32, 32))
+    module = model.build(problem, **model.presets.get(preset, {}), **options).eval()
+    head, x = model.head(module), torch.randn(2, 1, 32, 32)
+    seen = []
+    head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        scores = module(x)
+        (features,) = seen
+        torch.testing.assert_close(F.linear(features, head.weight, head.bias), scores)
+    with_these = {id(p) for p in model.warm_up(module)}
+    new = {id(p) for n, p in module.named_parameters() if ".down." in n or ".up." in n}
+    assert with_these == new
+    assert bool(new) == (plugin == "mano-swinv2")
+
+
+def test_what_cannot_be_probed():
+    class Headless(Small):
+        def head(self, module):
+            return None
+
+    class Wrong(Small):
+        def head(self, module):
+            return module[0]
+
+    with pytest.raises(Unsupported, match="timm names no head"):
+        made(cell("linear-probe"), Headless())
+    with pytest.raises(ValueError, match="not what its predictions come from"):
+        made(cell("linear-probe"), Wrong())
+
+
+def test_mixup_mixes_images_and_targets_alike():
+    images = torch.eye(4)[:, None, :, None].expand(4, 1, 4, 4).contiguous()
+    _, _, chosen = made(cell("finetune", mixup=0.4))
+    mixed, targets = chosen.extras.mix(images, torch.arange(4))
+    torch.testing.assert_close(mixed[:, 0, :, 0], targets[:, :4])
+    torch.testing.assert_close(targets.sum(1), torch.ones(4))
+    assert targets.shape == (4, 10)
+    _, _, chosen = made(cell("finetune", mixup=0))
+    assert chosen.extras.mix(images, torch.arange(4))[0] is images
+
+
+def test_smoothing_is_that_of_its_paper():
+    scores, classes, share = torch.randn(5, 10), torch.arange(5), 0.3
+    _, _, chosen = made(cell("finetune", label_smoothing=share))
+    target = (1 - share) * F.one_hot(classes, 10) + share / 10
+    torch.testing.assert_close(chosen.loss(scores, classes), -(target * scores.log_softmax(1)).sum(1).mean())
+    torch.testing.assert_close(chosen.loss(scores, F.one_hot(classes, 10).float()), chosen.loss(scores, classes))
+
+
+def test_the_mean_of_the_weights_is_what_is_left():
+    path = []
+    one = cell("finetune")
+    module, _, chosen = made(one)
+    trained(one, chosen, report=lambda _: path.append(module[5].weight.detach().clone()))
+    mean = path[0].clone()
+    for step, weight in enumerate(path[1:], 1):
+        decay = min(0.6, 1 - (1 + step) ** (-2 / 3))
+        mean = decay * mean + (1 - decay) * weight
+    module, _, chosen = made(one := cell("finetune", ema=0.6))
+    trained(one, chosen)
+    torch.testing.assert_close(module[5].weight.detach(), mean)
+
+
+def test_what_was_added_and_the_head_are_trained_alone_at_first():
+    one = cell("finetune", warm_up=2)
+    module, _, chosen = made(one)
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    moved = []
+
+    def look(progress):
+        now = {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
+        moved.append((progress.epoch, now))
+
+    trained(one, chosen, report=look)
+    alone = {"0.weight", "5.weight", "5.bias"}
+    assert all(now == alone for epoch, now in moved if epoch <= 2)
+    assert all(now > alone for epoch, now in moved if epoch > 2.3)
+    assert all(p.requires_grad for p in module.parameters())
+    assert chosen.notes["warm_up_parameters"] == 54 + 2170
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 9])
+def test_fine_tuning_that_was_stopped_ends_where_it_would_have_ended(tmp_path, stop_at):
+    one = cell("finetune", ema=0.9, warm_up=1)
+    whole, _, chosen = made(one)
+    trained(one, chosen)
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress):
+        if progress.epoch * 4 > stop_at:
+            raise Stop
+
+    checkpoint = tmp_path / "c.pt"
+    with pytest.raises(Stop):
+        trained(one, made(one)[2], checkpoint=checkpoint, checkpoint_every_s=0, report=stop)
+    resumed, _, chosen = made(one)
+    trained(one, chosen, checkpoint=checkpoint, checkpoint_every_s=1e9)
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+
+
+def test_cells_of_protocols_are_different_ones_and_come_back_from_json():
+    plain = cell("scratch")
+    assert not {"protocol", "finetuning"} & set(plain.to_json())
+    others = [
+        cell("linear-probe"), cell("finetune"), cell("finetune", mixup=0), cell("finetune", ema=0.9),
+        cell("finetune", label_smoothing=0), cell("finetune", warm_up=1),
+    ]  # fmt: skip
+    assert len({one.id for one in (plain, *others)}) == 7
+    records = [{"cell": json.loads(json.dumps(one.to_json()))} for one in (plain, *others)]
+    assert [Cell.from_json(record["cell"]) for record in records] == [plain, *others]
+    again = [one for settings in sweeps([record["cell"] for record in records]) for one in _cells(settings)]
+    assert {one.id for one in again} == {one.id for one in (plain, *others)}
+    assert len(set(labels(records))) == 7
+    assert labels(records[:3]) == [
+        "timm [protocol=scratch]",
+        "timm [protocol=linear-probe]",
+        "timm [protocol=finetune]",
+    ]
+
+
+def _cells(settings):
+    return Sweep.from_settings(settings).cells()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"protocol": "probe"}, "setting protocol"),
+        ({"protocol": "finetune", "task": "pathfinder-mask", "resolutions": [32]}, "pathfinder-mask is mask"),
+        ({"protocol": "linear-probe", "mixup": 0.2}, "setting mixup: is for fine-tuning"),
+        ({"ema": 0.9}, "setting ema: is for fine-tuning"),
+        ({"protocol": "finetune", "ema": 1}, "setting ema: must be at least 0 and below 1"),
+        ({"protocol": "finetune", "warm_up": -1}, "setting warm_up: must not be negative"),
+        ({"protocol": "finetune", "train": False, "epochs": None}, "no effect without training"),
+    ],
+)
+def test_wrong_settings_are_one_line(settings, message):
+    with pytest.raises(USER_ERRORS) as caught:
+        _cells(ONE | settings)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_digits_are_cut_a_little_and_never_mirrored():
+    splits = Digits().splits(16)
+    torch.manual_seed(0)
+    alike = []
+    for i in range(60):
+        image, varied = splits.train[i][0], splits.augmented[i][0]
+        assert varied.shape == image.shape
+        alike.append([_correlation(varied, other) for other in (image, image.flip(2))])
+    own, mirrored = torch.tensor(alike).mean(0)
+    # If half of them were mirrored, the two would be equal.
+    assert mirrored + 0.2 < own < 0.99
+
+
+def _correlation(one, other):
+    return torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]
+
+
+def test_a_cell_of_each_protocol(tmp_path, monkeypatch):
+    brief = functools.partial(measure_latency, max_seconds=0.2, warmup_seconds=0.1)
+    monkeypatch.setattr("attn_bench.steps.measure_latency", brief)
+    store = Store(tmp_path)
+    settings = {
+        "resolutions": [32], "epochs": None, "steps": 4, "batch_size": 64,
+        "options": {"timm": {"model": "test_vit"}, "digits": {"test_fraction": 0.5}},
+    }  # fmt: skip
+    for one in (
+        cell("linear-probe", **settings),
+        cell("finetune", measure=False, warm_up=1, ema=0.9, **settings),
+    ):
+        record = run_cell(one, store)
+        assert record.status == "ok", record.error
+    table = pd.DataFrame(rows(store.records(), {}, ("top1",))).set_index("protocol")
+    probe = table.loc["linear-probe"]
+    assert probe["throughput_forward_per_s"] == pytest.approx(64000 / probe["latency_forward_ms"])
+    assert probe["latency_forward_batch1_ms"] > 0
+    assert probe.isna()["latency_train_step_ms"]
+    training = {record["cell"]["protocol"]: record["training"] for record in store.records()}
+    assert training["linear-probe"]["trained_parameters"] == 650
+    # timm adds nothing to its models: all is trained from the start.
+    assert training["finetune"]["warm_up_parameters"] == 0
+    assert "crop" in training["finetune"]["augmentation"]
