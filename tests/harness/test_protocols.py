@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -22,7 +23,7 @@ from attn_bench.protocols import plan
 from attn_bench.registry import MODELS
 from attn_bench.report.reproduce import sweeps
 from attn_bench.results import Store
-from attn_bench.sweep import Cell, Sweep
+from attn_bench.sweep import Cell, Sweep, read_sweep_file
 from attn_bench.table import labels, rows
 from attn_bench.tasks.images.digits import Digits
 from attn_bench.training import predict, train
@@ -253,6 +254,14 @@ def test_wrong_settings_are_one_line(settings, message):
         _cells(ONE | settings)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["cifar100", "flowers102", "food101", "pets", "cars", "tiny-imagenet"])
+def test_the_sweep_of_six_sets(task):
+    file = Path(__file__).parents[2] / "sweeps" / "vision-paper.yaml"
+    cells = _cells(read_sweep_file(file) | {"task": task, "device": "cpu"})
+    assert {one.model for one in cells} == {"vit-t", "vit-s", "swinv2-t", "mano-swinv2"}
+    assert {one.protocol for one in cells} == {"linear-probe"}
 
 
 def test_digits_are_cut_a_little_and_never_mirrored():
