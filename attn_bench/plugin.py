@@ -51,12 +51,14 @@ class Problem:
         inputs: input channels, or the size of the vocabulary.
         outputs: output channels, classes, or the size of the vocabulary.
         grid: ``(H, W)`` or ``(N,)``.
+        normalised: mean and deviation of each channel by which inputs that were in [0, 1] are normalised, if they are.
     """
 
     kind: Kind
     inputs: int
     outputs: int
     grid: tuple[int, ...]
+    normalised: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     @property
     def tokens(self) -> int:

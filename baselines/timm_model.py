@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from attn_bench.plugin import Model, OptionError, Problem
 
@@ -14,7 +15,8 @@ class Timm(Model):
     """A model of timm as timm ships it, at the size of the images, with a classifier for their classes.
 
     ViT and SwinV2 in the sizes of the papers are among them: ``vit_tiny_patch16_224``, ``swinv2_tiny_window8_256``.
-    Nothing is added.
+    Nothing is added but, before pretrained weights, the normalisation of images that they were trained with where the
+    task has another.
     """
 
     name = "timm"
@@ -60,14 +62,30 @@ class Timm(Model):
         overlay = {"file": weights} if weights is not None else None
         load = {"pretrained": pretrained or weights is not None, "pretrained_cfg_overlay": overlay}
         try:
-            return timm.create_model(model, img_size=problem.grid, **sizes, **load)
+            module = timm.create_model(model, img_size=problem.grid, **sizes, **load)
         except TypeError:
             # Convolutional networks know no size of their images.
-            return timm.create_model(model, **sizes, **load)
+            module = timm.create_model(model, **sizes, **load)
+        wanted = (tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"]))
+        if load["pretrained"] and problem.normalised not in (None, wanted):
+            from baselines.renormalised import Renormalised
+
+            return Renormalised(module, problem.normalised, wanted)
+        return module
 
     def head(self, module: nn.Module) -> nn.Module | None:
         """Return timm's classifier, if it is a single one."""
         from torch import nn
 
-        head = module.get_classifier()
+        from baselines.renormalised import Renormalised
+
+        head = (module.model if isinstance(module, Renormalised) else module).get_classifier()
         return head if isinstance(head, nn.Module) else None
+
+    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+        """Return the normalisation of images that the weights were trained with, where the task's is another."""
+        from baselines.renormalised import Renormalised
+
+        if not isinstance(module, Renormalised):
+            return {}
+        return {"normalised_by": {name: module.model.pretrained_cfg[name] for name in ("mean", "std")}}

@@ -125,6 +125,29 @@ def test_heads_of_image_models_are_where_the_scores_come_from(name, options):
     assert bool(new) == (plugin == "mano-swinv2")
 
 
+def test_pretrained_weights_see_images_as_they_were_trained_to(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    theirs = timm.create_model("test_vit", img_size=32, num_classes=10).eval()
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    model = MODELS.load("timm")
+    options = {"model": "test_vit", "weights": str(tmp_path / "w.pth")}
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    problem = Problem("image", 3, 10, (32, 32), (mean, deviation))
+    module = model.build(problem, **options).eval()
+    theirs.head = module.model.head  # timm leaves out the classifier of other classes
+    pixels = torch.rand(2, 3, 32, 32)
+    ours, wanted = (
+        (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]
+        for mean, deviation in (problem.normalised, ((0.5,) * 3, (0.5,) * 3))
+    )
+    torch.testing.assert_close(module(ours), theirs(wanted))
+    assert model.head(module) is module.model.head
+    assert model.effective(module) == {"normalised_by": {"mean": (0.5,) * 3, "std": (0.5,) * 3}}
+    assert model.effective(model.build(problem, model="test_vit")) == {}
+
+
 def test_what_cannot_be_probed():
     class Headless(Small):
         def head(self, module):

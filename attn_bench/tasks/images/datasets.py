@@ -49,7 +49,7 @@ class ImageSet(Task):
         """Return three channels to the classes of the set."""
         if resolution < SMALLEST:
             raise OptionError(f"{self.name} needs a resolution of at least {SMALLEST} (given: {resolution})")
-        return Problem("image", 3, self.classes, (resolution, resolution))
+        return Problem("image", 3, self.classes, (resolution, resolution), (MEAN, DEVIATION))
 
     def prepare(
         self,

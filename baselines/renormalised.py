@@ -1,0 +1,31 @@
+"""A pretrained network behind the normalisation of images that it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+Normalisation = tuple[Sequence[float], Sequence[float]]
+
+
+class Renormalised(nn.Module):
+    """Turn images (B, C, H, W) that are normalised by ``given`` into ones that are by ``wanted``, and call ``model``.
+
+    Args:
+        model: the network; kept as ``model``.
+        given, wanted: mean and deviation of each channel of images in [0, 1].
+    """
+
+    def __init__(self, model: nn.Module, given: Normalisation, wanted: Normalisation) -> None:
+        super().__init__()
+        self.model = model
+        mean, deviation, to_mean, to_deviation = (
+            torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (*given, *wanted)
+        )
+        self.register_buffer("scale", deviation / to_deviation)
+        self.register_buffer("shift", (mean - to_mean) / to_deviation)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.model(x_BCHW * self.scale + self.shift)
