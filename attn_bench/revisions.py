@@ -93,8 +93,11 @@ class Plan:
     @classmethod
     def of(cls, sweep: Sweep, thresholds: Thresholds) -> Plan:
         """Plan the cells of a sweep without training; raises UserError if there is nothing to compare."""
-        thresholds.check(())
-        return cls([cell for cell in sweep.cells() if cell.seed == 0], thresholds)
+        cells = [cell for cell in sweep.cells() if cell.seed == 0]
+        if not cells:
+            raise UserError("nothing to compare: only cells of seed 0 are measured, and there are none")
+        thresholds.check((), {cell.model for cell in cells})
+        return cls(cells, thresholds)
 
 
 def compare_revisions(

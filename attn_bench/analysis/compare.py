@@ -55,12 +55,17 @@ class Comparison:
 
 @dataclass
 class Case:
-    """One cell over its seeds, in base and in new."""
+    """One cell over its seeds, in base and in new.
+
+    Attributes:
+        twice: the sides that hold a seed of it more than once, of several versions of the code.
+    """
 
     key: str
     label: str
     base: dict[int, Record] = field(default_factory=dict)
     new: dict[int, Record] = field(default_factory=dict)
+    twice: set[str] = field(default_factory=set)
 
     @property
     def model(self) -> str:
@@ -97,18 +102,19 @@ def compare(
         again: further records of cells of new, by :attr:`Case.key`: their latencies are further runs.
 
     Raises:
-        UserError: a folder holds no results, or a threshold names no metric.
+        UserError: a folder holds no results, or a threshold names no metric or no model of them.
     """
     infos = base.run_info(), new.run_info()
     metrics = infos[0].get("metrics", {}) | infos[1].get("metrics", {})
-    thresholds.check(metrics)
     if infos[0]["task"] != infos[1]["task"]:
         return Comparison((), (f"other task: {infos[0]['task']} in base, {infos[1]['task']} in new",))
     cases = list(pair(base.records(), new.records()))
+    thresholds.check(metrics, {name for case in cases for name in (case.label, case.model)})
     environments = _environments(base, cases, "base"), _environments(new, cases, "new")
     obstacles = list(_missing(cases))
     obstacle = _other_hardware(environments)
-    if obstacle and any(case.ok() for case in cases) and thresholds.any(TIMED):
+    timed = any(side[seed]["latency"] for case in cases for side in (case.base, case.new) for seed in case.ok())
+    if obstacle and timed and thresholds.any(TIMED):
         obstacles.append(f"latency: {obstacle}; leave latency out of --fail-on, or measure both on one machine")
     findings: list[Finding] = []
     for case in cases:
@@ -119,11 +125,12 @@ def compare(
         if not obstacle:
             findings += _latencies(case, seeds, thresholds, (again or {}).get(case.key, ()))
         findings += _exact(case, seeds, thresholds)
+        findings += _tested_elsewhere(case, seeds)
         found, other_data = _accuracies(case, seeds, thresholds, metrics)
         findings += found
         obstacles += other_data
-    if not cases:
-        obstacles.append("there are no cells to compare")
+    if not any(case.base for case in cases):
+        obstacles.append("base holds no cells to compare with")
     return Comparison(tuple(findings), tuple(obstacles), tuple(_notes(environments)))
 
 
@@ -134,7 +141,10 @@ def pair(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Case]:
     for i, (record, label) in enumerate(zip(records, labels([_without_versions(record) for record in records]))):
         key = json.dumps(_without_versions(record)["cell"] | {"seed": None}, sort_keys=True)
         case = cases.setdefault(key, Case(key, label))
-        (case.base if i < len(base) else case.new)[record["cell"]["seed"]] = record
+        side, name = (case.base, "base") if i < len(base) else (case.new, "new")
+        if record["cell"]["seed"] in side:
+            case.twice.add(name)
+        side[record["cell"]["seed"]] = record
     yield from sorted(cases.values(), key=lambda case: (case.resolution, case.label))
 
 
@@ -155,6 +165,8 @@ def _without_versions(record: Record) -> dict[str, Any]:
 def _missing(cases: Sequence[Case]) -> Iterator[str]:
     there = {(case.model, case.resolution) for case in cases if case.new}
     for case in cases:
+        for side in sorted(case.twice) if case.base else ():
+            yield f"{case.title}: {side} holds it of several versions of the code; give each version its own folder"
         if not case.new:
             otherwise = ", or there with other settings" if (case.model, case.resolution) in there else ""
             yield f"{case.model} at {case.resolution}: not in new{otherwise}"
@@ -176,6 +188,22 @@ def _statuses(case: Case) -> Iterator[Finding]:
         elif before["status"] != after["status"]:
             verdict = "unclear"
         yield Finding(case.label, case.resolution, case.resolution, "status", verdict, threshold=0.0, note=note)
+
+
+def _tested_elsewhere(case: Case, seeds: Sequence[int]) -> Iterator[Finding]:
+    """Yield the evaluations at further resolutions that end well on one side alone; their cells are ok."""
+    for seed in seeds:
+        base, new = (
+            {entry["resolution"]: entry for entry in side[seed]["evaluations"]} for side in (case.base, case.new)
+        )
+        for tested in sorted(base.keys() & new.keys()):
+            before, after = base[tested], new[tested]
+            if before["status"] == after["status"] or "ok" not in (before["status"], after["status"]):
+                continue
+            error = f": {after['error']}" if after["error"] else ""
+            note = f"{before['status']} -> {after['status']}{error}"
+            verdict: Verdict = "better" if after["status"] == "ok" else "worse"
+            yield Finding(case.label, case.resolution, tested, "status", verdict, threshold=0.0, note=note)
 
 
 def _latencies(case: Case, seeds: Sequence[int], thresholds: Thresholds, again: Sequence[Record]) -> Iterator[Finding]:
@@ -226,20 +254,24 @@ def _accuracies(
     for metric, about in metrics.items():
         threshold = thresholds.of(metric, case.label)
         for tested in sorted({entry["resolution"] for seed in seeds for entry in case.base[seed]["evaluations"]}):
-            pairs = [(_evaluated(r[seed], tested, metric) for r in (case.base, case.new)) for seed in seeds]
-            known = [(b, n) for b, n in map(tuple, pairs) if b is not None and n is not None]
+            pairs = [tuple(_evaluated(r[seed], tested, metric) for r in (case.base, case.new)) for seed in seeds]
+            known = [(b, n) for b, n in pairs if b is not None and n is not None]
             if not known:
                 continue
-            ratio, note = None, ""
+            ratio, note, higher = None, "", about["direction"] == "higher"
             if all(b == n for b, n in known):
                 verdict: Verdict = "same"
             elif all(value > 0 for each in known for value in each):
                 ratio = seeds_ratio(known)
                 allowed = SHOWN if threshold is None else threshold
-                verdict = judge(ratio, allowed, higher=about["direction"] == "higher")
+                verdict = judge(ratio, allowed, higher=higher)
                 note = "one seed" if len(known) == 1 and verdict != "same" else ""
             else:
+                # From or to zero there is no ratio to hold against a share: what every seed says decides.
                 verdict, note = "unclear", "not positive"
+                said = {"same" if n == b else "better" if (n > b) == higher else "worse" for b, n in known}
+                if min(map(min, known)) >= 0 and said in ({"better"}, {"worse"}):
+                    verdict = "worse" if said == {"worse"} else "better"
             before, after = (_mean([each[i] for each in known]) for i in (0, 1))
             findings.append(
                 Finding(case.label, case.resolution, tested, metric, verdict, before, after, ratio, threshold, note)

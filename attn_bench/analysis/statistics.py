@@ -24,7 +24,7 @@ class Ratio:
 
     Attributes:
         value: the estimate.
-        low, high: its 99 % confidence interval.
+        low, high: its confidence interval, of 99 % unless the function that makes it says otherwise.
         p: two-sided p-value of the hypothesis that both are drawn from one distribution.
         agree: whether every pair of runs shows a change to the same side.
     """

@@ -27,7 +27,8 @@ class Thresholds:
 
     Attributes:
         common: by metric or group (``latency``, ``peak_memory``); None stands for every metric with its default.
-        by_model: the same for one model alone, by its label; goes before ``common``.
+        by_model: the same for one model alone; goes before ``common``. By its name, or by its label with the settings
+            in which cells of one name differ, which goes before the name.
     """
 
     common: Mapping[str, float] | None = None
@@ -36,7 +37,8 @@ class Thresholds:
     def of(self, metric: str, model: str) -> float | None:
         """Return the threshold of ``metric``, or None where getting worse does not count."""
         group = next((name for name, members in GROUPS.items() if metric in members), metric)
-        for given in (self.by_model.get(model, {}), self.common or {}):
+        own = (self.by_model.get(name, {}) for name in (model, model.partition(" [")[0]))
+        for given in (*own, self.common or {}):
             for name in (metric, group):
                 if name in given:
                     return given[name]
@@ -47,9 +49,12 @@ class Thresholds:
         models = ("", *self.by_model)
         return any(self.of(metric, model) is not None for metric in metrics for model in models)
 
-    def check(self, metrics: Collection[str]) -> None:
-        """Raise UserError for a name that is neither a group nor one of the task's ``metrics``."""
+    def check(self, metrics: Collection[str], models: Collection[str]) -> None:
+        """Raise UserError for a name that is no group and none of the task's ``metrics``, or none of ``models``."""
         known = {*GROUPS, *TIMED, *EXACT, *metrics}
+        for model in self.by_model:
+            if model not in models:
+                raise unknown("model in --fail-on", model, models)
         for given in (self.common or {}, *self.by_model.values()):
             for name in given:
                 if name not in known:
@@ -77,6 +82,8 @@ def read_thresholds(text: str | None) -> Thresholds:
             raise UserError(f"--fail-on {part}: write METRIC=SHARE, e.g. latency=5%, or name a .yaml or .toml file")
         model, _, metric = name.strip().rpartition(".")
         (by_model.setdefault(model, {}) if model else common)[metric] = _share(part, value)
+    if not common and not by_model:
+        raise UserError("--fail-on: names no metric, so nothing could fail; write METRIC=SHARE, e.g. latency=5%")
     return Thresholds(common, by_model)
 
 

@@ -83,7 +83,10 @@ def timed_ratio(runs: Runs, machine: float = 1.0) -> Ratio:
 
 
 def seeds_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
-    """Return the ratio of a metric of trained models, from pairs of base and new with the same seed, all positive."""
+    """Return the ratio of a metric of trained models, from pairs of base and new with the same seed, all positive.
+
+    The interval is Student's, of 95 %, as seeds are few; of one seed, what one may be off (:data:`ONE_SEED`).
+    """
     from scipy import stats
 
     logs = [math.log(new / base) for base, new in pairs]

@@ -133,6 +133,76 @@ def test_accuracy_is_judged_over_seeds(base: Path) -> None:
     assert judged(base, changed(base, wrong), "rel_l2=15%").status == 0
 
 
+def test_every_seed_is_paired_with_itself(base: Path) -> None:
+    def noisy(record: dict[str, Any]) -> None:
+        for entry in record["evaluations"]:
+            entry["metrics"]["rel_l2"] *= (0.8, 0.9, 1.35)[record["cell"]["seed"]]
+
+    comparison = judged(base, changed(base, noisy))
+    assert comparison.status == 0
+    found = next(f for f in comparison.findings if f.metric == "rel_l2" and f.model == "mano")
+    assert found.ratio is not None
+    assert found.ratio.low < 0.9 < found.ratio.value < 1.1 < found.ratio.high
+    assert not found.ratio.agree
+
+
+def test_a_metric_that_falls_to_zero_is_worse(base: Path) -> None:
+    def score(value: float) -> Change:
+        def change(record: dict[str, Any]) -> None:
+            for entry in record["evaluations"]:
+                entry["metrics"] = {"accuracy": value * (1 + record["cell"]["seed"] / 100)}
+
+        return change
+
+    edit(base, score(90.0))
+    for folder in (base, changed(base)):
+        info = json.loads((folder / "run.json").read_text())
+        info["metrics"] = {"accuracy": {"direction": "higher", "summary": "", "unit": "%"}}
+        (folder / "run.json").write_text(json.dumps(info))
+    new = changed(base, score(0.0))
+    assert worse(judged(base, new)) == {("mano", "accuracy")}
+    assert judged(new, base).status == 0
+    assert {f.verdict for f in judged(new, base).findings if f.model == "mano" and f.metric == "accuracy"} == {"better"}
+
+
+def test_a_test_elsewhere_that_newly_fails_never_passes(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "base")
+    folder.add("mano", 16, tested=(32, 64))
+
+    def fail(record: dict[str, Any]) -> None:
+        record["evaluations"][2] |= {"status": "oom", "error": "none left", "metrics": {}}
+
+    new = changed(tmp_path / "base", fail)
+    comparison = judged(tmp_path / "base", new, "parameters=0")
+    assert comparison.status == 1
+    (finding,) = comparison.regressions
+    assert (finding.resolution, finding.tested, finding.metric) == (16, 64, "status")
+    assert finding.note == "ok -> oom: none left"
+    assert judged(new, tmp_path / "base", "parameters=0").status == 0
+
+
+def test_what_was_not_timed_needs_no_hardware(base: Path) -> None:
+    edit(base, lambda record: record.update(latency={}, memory={}))
+    assert judged(base, base).status == 0
+
+
+def test_several_versions_of_the_code_in_one_folder_cannot_be_told_apart(base: Path) -> None:
+    new = changed(base)
+    path = next(path for path in new.glob("cells/*") if json.loads(path.read_text())["cell"]["model"] == "mano")
+    record = json.loads(path.read_text())
+    record["cell"]["model_version"] = "2"
+    record["id"] = "other"
+    (new / "cells" / "other.json").write_text(json.dumps(record))
+    comparison = judged(base, new)
+    assert comparison.status == 2
+    assert any("mano at" in line and "new holds it of several versions" in line for line in comparison.obstacles)
+
+
+def test_a_threshold_for_a_model_that_is_not_there_is_an_error(base: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'mano'"):
+        judged(base, base, "mno.latency=5%")
+
+
 def test_other_data_cannot_be_compared(base: Path) -> None:
     new = changed(base, lambda record: record["data"].update(recipe="neuralop"))
     comparison = judged(base, new)

@@ -118,12 +118,20 @@ def test_thresholds(tmp_path) -> None:
     yaml.write_text("latency: 5%\nrel_l2: 3%\nmodels: {mano: {latency_forward: 0.1}}")
     toml.write_text("latency = '5%'\nrel_l2 = 0.03\n[models.mano]\nlatency_forward = '10%'")
     assert read_thresholds(str(yaml)) == read_thresholds(str(toml)) == given
-    given.check(["rel_l2"])
+    given.check(["rel_l2"], ["mano"])
     with pytest.raises(UserError, match="rel_l2"):
-        given.check([])
+        given.check([], ["mano"])
+    with pytest.raises(UserError, match="unknown model in --fail-on 'mano'"):
+        given.check(["rel_l2"], ["fno"])
+    by_label = Thresholds({}, {"mano": {"latency": 0.1}, "mano [dim=64]": {"latency": 0.2}})
+    assert by_label.of("latency_forward", "mano [dim=32]") == 0.1
+    assert by_label.of("latency_forward", "mano [dim=64]") == 0.2
+    assert by_label.of("latency_forward", "fno [dim=64]") is None
 
 
-@pytest.mark.parametrize("text", ["latency", "latency=", "latency=-1", "latency=nan", "latency=2000%", "missing.yaml"])
+@pytest.mark.parametrize(
+    "text", ["", "latency", "latency=", "latency=-1", "latency=nan", "latency=2000%", "missing.yaml"]
+)
 def test_wrong_thresholds_are_one_line(text: str) -> None:
     with pytest.raises(UserError, match="--fail-on") as error:
         read_thresholds(text)
