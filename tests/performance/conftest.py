@@ -54,7 +54,7 @@ class Baseline:
             return [f"{key}: not in {self.path.name}; add it with --update-baseline"]
         exact = ["parameters", "flops"]
         if self.stored.get("machine") == machine():
-            exact += [f"peak_memory_{step}_mib" for step in STEPS]
+            exact += [name for step in STEPS if (name := f"peak_memory_{step}_mib") in before]
         lines = [
             f"{key}: {name} was {before.get(name)} and is {found.get(name)}"
             for name in exact
@@ -67,8 +67,14 @@ class Baseline:
         return lines
 
     def update(self) -> None:
-        """Store the measurements of this run beside those of models that it left out."""
-        models = {**self.stored["models"], **self.measured}
+        """Store the measurements of this run beside those of models that it left out; of another machine, no memory."""
+        kept = self.stored["models"]
+        if self.stored.get("machine") != machine():
+            kept = {
+                key: {name: value for name, value in values.items() if not name.startswith("peak_memory")}
+                for key, values in kept.items()
+            }
+        models = {**kept, **self.measured}
         write_json(self.path, {"machine": machine(), "models": models})
 
 

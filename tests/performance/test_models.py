@@ -47,14 +47,22 @@ def test_performance(model: str, task: str, size: int, benchmark: Any, baseline:
     set_flags(cell)
     plugin, posed = MODELS.load(cell.plugin), TASKS.load(task)
     problem = posed.problem(size)
-    if (reason := unsupported(cell, plugin, problem)) is not None:
+    key = f"{model} on {task} at {size}"
+
+    def skip(reason: str) -> None:
+        known = baseline.stored["models"].pop(key, None) is not None
+        if known and not request.config.getoption("--update-baseline"):
+            pytest.fail(f"{key}: is in the baseline, and unsupported now: {reason}")
         pytest.skip(reason)
+
+    if (reason := unsupported(cell, plugin, problem)) is not None:
+        skip(reason)
     torch.manual_seed(0)
     try:
         steps = Steps(cell, posed, problem, plugin.build(problem, **cell.options))
         steps.step("forward")()
     except Unsupported as reason:
-        pytest.skip(str(reason))
+        skip(str(reason))
     found: dict[str, Any] = {f"peak_memory_{name}_mib": steps.memory(name)["peak_mib"] for name in steps.names}
     found["parameters"] = count_parameters(steps.module)
     reference, around = reference_step(), []
@@ -72,7 +80,7 @@ def test_performance(model: str, task: str, size: int, benchmark: Any, baseline:
     found["relative_forward"] = benchmark.stats.stats.median * 1e3 / statistics.median(around)
     found["flops"] = steps.flops()["total"]
     benchmark.extra_info.update(found)
-    worse = baseline.judge(f"{model} on {task} at {size}", found)
+    worse = baseline.judge(key, found)
     if not request.config.getoption("--update-baseline"):
         assert not worse, "; ".join(worse)
 
