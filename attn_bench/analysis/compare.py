@@ -237,11 +237,18 @@ def _exact(case: Case, seeds: Sequence[int], thresholds: Thresholds) -> Iterator
         known = [(before, after) for before, after in pairs if before is not None and after is not None]
         if not known:
             continue
+        note = ""
         # What does not vary is the same in every seed: the first that differs says all.
         before, after = next((each for each in known if each[0] != each[1]), known[0])
         verdict, ratio = exact_verdict(before, after)
+        uncounted = [set((side[seeds[0]]["flops"] or {}).get("unknown", ())) for side in (case.base, case.new)]
+        if metric == "flops" and verdict != "same" and uncounted[0] != uncounted[1]:
+            verdict = "unclear"
+            note = f"not counted on one side alone: {', '.join(sorted(uncounted[0] ^ uncounted[1]))}"
         threshold = thresholds.of(metric, case.label)
-        yield Finding(case.label, case.resolution, case.resolution, metric, verdict, before, after, ratio, threshold)
+        yield Finding(
+            case.label, case.resolution, case.resolution, metric, verdict, before, after, ratio, threshold, note
+        )
 
 
 def _accuracies(

@@ -121,6 +121,10 @@ def test_what_is_exact_is_compared_exactly(base: Path) -> None:
     assert worse(judged(base, count)) == {("mano", "parameters")}
     uncounted = changed(base, lambda record: record["flops"].update(total=record["flops"]["total"] * 2))
     assert worse(judged(base, uncounted)) == {("mano", "flops")}
+    edit(uncounted, lambda record: record["flops"].update(unknown=["my::kernel"]), "mano")
+    findings = {f.verdict: f for f in judged(base, uncounted).findings if f.model == "mano" and f.metric == "flops"}
+    assert set(findings) == {"unclear"}
+    assert "my::kernel" in findings["unclear"].note
 
 
 def test_accuracy_is_judged_over_seeds(base: Path) -> None:

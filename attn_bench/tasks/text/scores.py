@@ -40,7 +40,9 @@ def byte_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     if not total:
         raise ValueError("there is no byte to evaluate")
     bits = nats / total / math.log(2)
-    return {"bits_per_byte": bits, "perplexity": 2**bits, "accuracy": 100 * right / total}
+    # Of a model that diverged; beyond 1024 Python raises an error in place of returning infinity.
+    perplexity = 2**bits if bits < 1024 else math.inf
+    return {"bits_per_byte": bits, "perplexity": perplexity, "accuracy": 100 * right / total}
 
 
 def _total(scores: Tensor, targets: Tensor) -> Tensor:

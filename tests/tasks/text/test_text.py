@@ -123,6 +123,7 @@ def test_scores_are_those_of_the_definitions():
     assert found["perplexity"] == pytest.approx(2 ** found["bits_per_byte"])
     right = sum(int(scores[b, i].argmax()) == int(targets[b, i]) for b in range(3) for i in range(5))
     assert found["accuracy"] == pytest.approx(100 * right / 12)
+    assert byte_scores([(10_000 * scores, targets)])["perplexity"] == math.inf
     nothing = torch.full((3, 5), NOT_COUNTED)
     assert float(byte_cross_entropy(scores, nothing)) == 0
     with pytest.raises(ValueError, match="no byte"):
