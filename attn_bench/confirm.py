@@ -47,7 +47,10 @@ def compare_confirmed(
             execute(list(cells.values()), store, modules=modules)
             for key, record in _records(cells, store):
                 again[key].append(record)
-    return compare(base, new, thresholds, again)
+    confirmed = compare(base, new, thresholds, again)
+    lost = [case.title for case in cases if not any(record["latency"] for record in again[case.key])]
+    notes = tuple(f"{title}: could not be measured again" for title in lost)
+    return dataclasses.replace(confirmed, notes=(*notes, *confirmed.notes))
 
 
 def _cell(case: Case, new: Store) -> Cell:

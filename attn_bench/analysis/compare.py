@@ -214,14 +214,18 @@ def _latencies(case: Case, seeds: Sequence[int], thresholds: Thresholds, again: 
         known = [(before, after) for before, after in pairs if _has_samples(before) and _has_samples(after)]
         if not known:
             continue
+        quiet = [pair for pair in known if not any(map(_disturbed, pair))]
+        left_out, known = len(known) - len(quiet) if quiet else 0, quiet or known
         ratio = timed_ratio(
             [(before["samples_ms"], after["samples_ms"]) for before, after in known],
             _mean([_machine(before, after) for before, after in known]),
         )
         threshold = thresholds.of(metric, case.label)
         verdict = judge(ratio, SHOWN if threshold is None else threshold)
-        disturbed = [name for i, name in ((0, "base"), (1, "new")) if any(pair[i].get("disturbed") for pair in known)]
-        note = f"disturbed by other processes in {' and '.join(disturbed)}" if disturbed else ""
+        disturbed = [name for i, name in ((0, "base"), (1, "new")) if any(_disturbed(pair[i]) for pair in known)]
+        note = f"disturbed by other processes or heat in {' and '.join(disturbed)}" if disturbed else ""
+        if left_out and verdict != "same":
+            note = f"{left_out} of {left_out + len(known)} runs left out: disturbed by other processes or heat"
         if disturbed and verdict != "same":
             verdict = "unclear"
         yield Finding(
@@ -301,6 +305,10 @@ def _evaluated(record: Record, tested: int, metric: str) -> float | None:
 
 def _has_samples(latency: Mapping[str, Any] | None) -> bool:
     return bool(latency and latency.get("samples_ms"))
+
+
+def _disturbed(latency: Mapping[str, Any]) -> bool:
+    return bool(latency.get("disturbed") or latency.get("throttled"))
 
 
 def _machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:

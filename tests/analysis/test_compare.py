@@ -110,6 +110,16 @@ def test_a_disturbed_measurement_proves_nothing(base: Path) -> None:
     assert "disturbed" in found["latency_forward"].note
     assert found["latency_train_step"].verdict == "worse"
 
+    def once(record: dict[str, Any]) -> None:
+        slower(1.5 if record["cell"]["seed"] else 1)(record)
+        record["latency"]["forward"]["throttled"] = record["cell"]["seed"] == 0
+
+    comparison = judged(base, changed(base, once))
+    found = {f.metric: f for f in comparison.findings if f.model == "mano" and f.resolution == 16}
+    assert found["latency_forward"].verdict == "worse"
+    assert "1 of 3 runs left out" in found["latency_forward"].note
+    assert found["latency_train_step"].verdict == "unclear"
+
 
 def test_what_is_exact_is_compared_exactly(base: Path) -> None:
     def grow(record: dict[str, Any]) -> None:
