@@ -153,7 +153,8 @@ def _sources(folder: Path) -> list[Path]:
         path
         for path in folder.rglob("*.py")
         if not SKIPPED.intersection(path.relative_to(folder).parts[:-1])
-        and not path.name.startswith("_sysconfigdata")
+        and not path.name.startswith(("_sysconfigdata", "sitecustomize", "usercustomize"))
+        and path.is_file()
         and not any(part.startswith("config-") for part in path.relative_to(folder).parts)
     ]
 

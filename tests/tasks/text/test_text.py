@@ -91,9 +91,11 @@ def test_all_bytes_of_a_corpus_can_be_used():
 def test_the_standard_library_is_split_by_file(tmp_path):
     files = {f"package/module{i}.py": b"%d\n" % i for i in range(300)}
     files |= {"site-packages/a.py": b"X", "test/b.py": b"X", "_sysconfigdata_x.py": b"X", "notes.txt": b"X"}
+    files |= {"sitecustomize.py": b"X"}
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
+    (tmp_path / "dangling.py").symlink_to(tmp_path / "nowhere.py")
     found = standard_library(tmp_path)
     parts = [found.train.tobytes().split(), found.test.tobytes().split()]
     assert sorted(map(int, parts[0] + parts[1])) == list(range(300))
