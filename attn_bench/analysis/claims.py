@@ -72,6 +72,8 @@ def read_claims(path: Path = SHIPPED) -> list[Claim]:
     if not isinstance(content, dict) or not isinstance(content.get("claims"), list):
         raise UserError(f"{path} holds no claims; see {SHIPPED} for the form")
     protocols = content.get("protocols") or {}
+    if not isinstance(protocols, dict):
+        raise UserError(f"{path}: protocols is no mapping of names to lists of settings; see {SHIPPED} for the form")
     claims = []
     for number, given in enumerate(content["claims"], 1):
         name = given.get("id", f"number {number}") if isinstance(given, dict) else f"number {number}"

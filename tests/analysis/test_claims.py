@@ -254,6 +254,7 @@ def test_the_claims_that_ship_name_things_that_exist() -> None:
         ("claims: [{id: a, says: b, certainty: sure, model: m, metric: x, relation: equals}]", "certainty"),
         ("claims: [{id: a, says: b, certainty: paper, model: m, metric: x, relation: grows as, growth: n}]", "no cost"),
         ("claims: [{id: a, protocol: b}]", "unknown protocol"),
+        ("protocols: [b]\nclaims: [{id: a, protocol: b}]", "protocols is no mapping"),
         ("claims: [!!python/object/apply:os.system ['echo bad']]", "no valid YAML"),
     ],
 )
