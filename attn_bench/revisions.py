@@ -199,12 +199,17 @@ def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -
         threshold = thresholds.of(metric, cell.model)
         yield Finding(cell.model, cell.resolution, cell.resolution, metric, verdict, base, new, ratio, threshold)
     assert outcomes[0].exact is not None
+    for step in sorted(outcomes[0].exact[0]["peak_memory"].keys() - outcomes[0].exact[1]["peak_memory"].keys()):
+        note = f"new has no {step}"
+        yield Finding(cell.model, cell.resolution, cell.resolution, "status", "worse", threshold=0.0, note=note)
     before, after = ({**side["peak_memory"], **side} for side in outcomes[0].exact)
     for metric in (*_EXACT, "parameters", "flops"):
         name = _EXACT.get(metric, metric)
         if before.get(name) is None or after.get(name) is None:
             continue
         verdict, ratio_or_none = exact_verdict(before[name], after[name])
+        if metric == "flops" and before["uncounted"] != after["uncounted"]:
+            verdict = "unclear"  # other operators have no rule: the sums are not of the same things
         yield Finding(
             cell.model, cell.resolution, cell.resolution, metric, verdict, before[name], after[name], ratio_or_none,
             thresholds.of(metric, cell.model),

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import planted  # noqa: F401  fails here if it would fail where it is needed, unseen
 import torch
 
 from attn_bench.analysis.compare import Comparison

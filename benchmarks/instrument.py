@@ -35,7 +35,7 @@ def models() -> dict[str, tuple[nn.Module, Tensor]]:
 
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 2)
     return {
-        "linear 64": (nn.Linear(64, 64), torch.randn(8, 64)),
+        "linear 256": (nn.Linear(256, 256), torch.randn(128, 256)),
         "encoder 256": (encoder, torch.randn(2, 256, 64)),
         "FNO 32": (
             FNO(n_modes=(8, 8), in_channels=1, out_channels=1, hidden_channels=16, n_layers=2),

@@ -11,10 +11,12 @@ import contextlib
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +31,8 @@ TURN_MS = 6.0
 LEAD_S = 0.002
 SECONDS = 1.0
 FEWEST_ROUNDS = 6
+# A model that takes longer to be built, or for one step, hangs.
+LONGEST_S = 600
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self.log,
             env=environment,
+            start_new_session=True,
         )
 
     def __enter__(self) -> Side:
@@ -115,8 +120,17 @@ class Side:
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        if line := self.process.stdout.readline():
+        # With all its children, which hold the pipe open.
+        alarm = threading.Timer(LONGEST_S, os.killpg, (self.process.pid, signal.SIGKILL))
+        alarm.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            alarm.cancel()
+        if line:
             return json.loads(line)
+        if self.process.wait() == -signal.SIGKILL:
+            raise UserError(f"{self.name}: the process that runs its models was ended: no answer within {LONGEST_S} s")
         self.log.seek(0)
         last = self.log.read().decode(errors="replace").strip().splitlines()[-1:]
         raise UserError(f"{self.name}: the process that runs its models ended{''.join(f': {text}' for text in last)}")

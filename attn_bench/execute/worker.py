@@ -94,7 +94,13 @@ def _answer(steps: Any, request: dict[str, Any]) -> dict[str, Any]:
 
     if "exact" in request:
         memory = {name: steps.memory(name)["peak_mib"] for name in steps.names}
-        return {"parameters": count_parameters(steps.module), "peak_memory": memory, "flops": steps.flops()["total"]}
+        flops = steps.flops()
+        return {
+            "parameters": count_parameters(steps.module),
+            "peak_memory": memory,
+            "flops": flops["total"],
+            "uncounted": sorted(flops["unknown"]),
+        }
     step = steps.step(request["step"])
     if "warm" in request:
         times: list[float] = []

@@ -133,3 +133,24 @@ def test_exact_metrics_come_with_the_first_pair(toys: list[str]) -> None:
     assert {"latency_forward", "peak_memory_forward", "parameters", "flops"} <= set(found)
     for metric in ("peak_memory_forward", "parameters", "flops"):
         assert found[metric].verdict == "same"
+
+
+def test_a_model_that_hangs_is_one_line(toys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with Side("base", toys) as base, Side("new", toys) as new:
+        monkeypatch.setattr("attn_bench.execute.alternate.LONGEST_S", 3)
+        with pytest.raises(UserError, match=r"base: .*no answer within 3 s"):
+            compare_sides(base, new, plan("toy-slow"))
+
+
+def test_a_model_that_cannot_be_trained_any_more_never_passes(toys: list[str], tmp_path: Path) -> None:
+    toy = (ROOT / "tests" / "plugins" / "toy_plugins.py").read_text()
+    frozen = (
+        "\n\nclass Frozen(Toy):\n"
+        "    def build(self, problem, **options):\n"
+        "        return super().build(problem, **options).requires_grad_(False)\n"
+        "\n\nToy = Frozen\n"
+    )
+    (tmp_path / "toy_plugins.py").write_text(toy + frozen)
+    with Side("base", toys) as base, Side("new", [str(tmp_path)]) as new:
+        comparison = compare_sides(base, new, plan("toy"))
+    assert "new has no train_step" in {finding.note for finding in comparison.regressions}
