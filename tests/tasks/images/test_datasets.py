@@ -177,7 +177,14 @@ def test_test_images_are_the_centre_normalised(tmp_path):
         path = tmp_path / "imagenet" / part / "n01" / "a.png"
         path.parent.mkdir(parents=True)
         Image.fromarray(pixels).save(path)
-    image, _ = ImageNet().splits(32, root=str(tmp_path)).test[0]
+    splits = ImageNet().splits(32, root=str(tmp_path))
+    image, _ = splits.test[0]
+    # For a probe training images are cut like those, though training cuts them at random.
+    assert torch.equal(splits.plain[0][0], image)
+    assert not all(torch.equal(splits.train[0][0], image) for _ in range(5))
+    unvaried = ImageNet().splits(32, root=str(tmp_path), augment=False)
+    assert torch.equal(unvaried.train[0][0], image)
+    assert unvaried.augmentation == "none"
     shown = image * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) + torch.tensor([0.485, 0.456, 0.406]).view(
         3, 1, 1
     )

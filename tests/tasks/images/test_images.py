@@ -88,6 +88,18 @@ def test_pathfinder_is_drawn_once(monkeypatch, tmp_path, task):
         task.splits(64, **SMALL)
 
 
+def test_fine_tuning_mirrors_scenes_and_no_more(monkeypatch, tmp_path):
+    monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
+    splits = Pathfinder().splits(32, **SMALL)
+    image, target = splits.train[0]
+    mirrors = [image, image.flip(1), image.flip(2), image.flip(1, 2)]
+    drawn = [splits.augmented[0][0] for _ in range(60)]
+    found = {next(i for i, other in enumerate(mirrors) if torch.equal(one, other)) for one in drawn}
+    assert found == {0, 1, 2, 3}
+    assert splits.augmented[0][1] == target
+    assert len(splits.augmented) == len(splits.train)
+
+
 def test_the_marked_path_begins_at_the_only_dot(monkeypatch, tmp_path):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     train = PathfinderMask().splits(128, **SMALL).train
