@@ -1,11 +1,13 @@
 """Holds the latency instrument against ``torch.utils.benchmark``, and against ``triton.testing.do_bench`` on a GPU.
 
-    python benchmarks/instrument.py [--device cuda] [--repeats 10] [--seconds 1]
+    python benchmarks/instrument.py [--device cuda] [--repeats 10] [--seconds 1] [--out results/instrument]
 
 Forward passes of five models are measured by each instrument in turn, so that a machine that slows down or speeds up
 does so for all. Per model: the median over repeats, its ratio to ours in the same repeat, and how far repeats lie apart
 (half the distance of their quartiles and half of their range). A ratio within the former is agreement. Repeats in which
 other processes took the cores are left out.
+
+Below: what a cell costs beside its work, from being handed to the runner to its record, once the runner is there.
 """
 
 from __future__ import annotations
@@ -13,7 +15,12 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
+import sys
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,6 +30,9 @@ from torch.utils.benchmark import Timer
 
 from attn_bench.measure.environment import environment
 from attn_bench.measure.latency import measure_latency
+from attn_bench.results import atomic_write
+from attn_bench.runner import run_sweep
+from attn_bench.sweep import Cell, Sweep
 
 Step = Callable[[], object]
 Instrument = Callable[[Step], float | None]
@@ -75,6 +85,25 @@ def instruments(device: str, seconds: float) -> dict[str, Instrument]:
     return found
 
 
+def overheads(device: str, cells: int = 8) -> tuple[float, float]:
+    """Return the seconds that the first cell of a run costs beside its work, and the median of those after it."""
+    sweep = Sweep.from_settings(
+        {"models": ["mean"], "task": "darcy", "resolutions": range(8, 8 + cells), "train": False, "device": device}
+    )
+    started, beside = 0.0, []
+
+    def listen(cell: Cell, event: dict[str, Any]) -> None:
+        nonlocal started
+        if event["event"] == "start":
+            started = time.perf_counter()
+        elif event["event"] == "done":
+            beside.append(time.perf_counter() - started - event["record"]["seconds"])
+
+    with tempfile.TemporaryDirectory() as folder:
+        run_sweep(sweep, Path(folder) / "results", listen=listen)
+    return beside[0], statistics.median(beside[1:])
+
+
 def spread(values: list[float]) -> tuple[float, float]:
     """Half the distance of the quartiles and half the range, relative to the median."""
     first, median, third = statistics.quantiles(values, n=4, method="inclusive")
@@ -87,6 +116,7 @@ def main() -> None:
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments.add_argument("--repeats", type=int, default=10)
     arguments.add_argument("--seconds", type=float, default=1.0, help="per instrument, model and repeat")
+    arguments.add_argument("--out", type=Path, default=Path("results/instrument"))
     given = arguments.parse_args()
     torch.manual_seed(0)
 
@@ -117,7 +147,13 @@ def main() -> None:
             spreads = [f"± {100 * value:.1f} %" for value in spread(values)]
             cells = (str(len(values)), f"{median:.4g}", f"{ratio:.3f}", *spreads)
             table.add_row(name if i == 0 else "", instrument, *cells, end_section=i == len(medians) - 1)
-    Console().print(table)
+    first, later = overheads(given.device)
+    console = Console(record=True, width=90)
+    console.print(table)
+    console.print(f"Beside its work a cell takes {later:.2f} s; the first of a run {first:.1f} s.")
+    text = console.export_text()
+    with atomic_write(given.out / "table.md") as file:
+        file.write(f"# Our instrument beside others\n\n    python {' '.join(sys.argv)}\n\n```\n{text}```\n".encode())
 
 
 if __name__ == "__main__":
