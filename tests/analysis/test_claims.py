@@ -103,8 +103,13 @@ def test_settings_that_must_be_given(tmp_path: Path) -> None:
         record = folder.store.read(cell.stem)
         assert record is not None
         record["evaluations"][0]["metrics"]["top1"] = top1
+        record["cell"]["protocol"] = "linear-probe"
         write(cell, record)
         assert only(folder, "mano-flowers102").verdict == verdict
+    record["cell"]["protocol"] = "finetune"
+    write(cell, record)
+    assert only(folder, "mano-flowers102").verdict == "not comparable"
+    record["cell"]["protocol"] = "linear-probe"
     record["cell"]["options"] = {}
     write(cell, record)
     assert only(folder, "mano-flowers102").verdict == "not comparable"
