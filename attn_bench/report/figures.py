@@ -26,6 +26,8 @@ from attn_bench.report.text import distinct, for_figure
 PANEL_WIDTH, PANEL_HEIGHT, ROW_HEIGHT = 4.3, 3.6, 0.25
 ROW_LABEL_CHARACTERS, ROW_LABEL_WIDTH = 16, 0.7
 MOST_NUMBERS = 16
+# Font size, times resolutions, at which the longest status leaves its neighbours free.
+STATUS_ROOM = 56
 
 
 @dataclass(frozen=True)
@@ -161,11 +163,12 @@ def _draw_references(axes: Axes, summary: Summary, column: str) -> list[float]:
 
 def _draw_failures(axes: Axes, summary: Summary, failing: list[str], look: dict[str, Look], *, labelled: bool) -> None:
     """One row per model that failed somewhere, with the status at the resolution where it did."""
+    size = min(7, STATUS_ROOM / len(summary.resolutions))
     for row, model in enumerate(failing):
         for entry in summary.of(model):
             if entry.failures:
                 axes.text(
-                    entry.resolution, row, _short_status(entry), fontsize=7, color="0.15", ha="center", va="center",
+                    entry.resolution, row, _short_status(entry), fontsize=size, color="0.15", ha="center", va="center",
                     bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": look[model].colour},
                 )  # fmt: skip
     names = distinct(failing, ROW_LABEL_CHARACTERS)

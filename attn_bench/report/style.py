@@ -102,7 +102,7 @@ def resolution_axis(axes: Axes, resolutions: Sequence[int]) -> None:
     spread = max(resolutions) / min(resolutions)
     margin = max(1.12, spread**0.06) if spread > 1 else 1.5
     axes.set_xlim(min(resolutions) / margin, max(resolutions) * margin)
-    axes.set_xlabel("resolution (grid points per side)")
+    axes.set_xlabel("resolution (points along an axis)")
     if len(resolutions) > 8:
         axes.tick_params(axis="x", rotation=45)
 
