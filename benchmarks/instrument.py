@@ -88,7 +88,13 @@ def instruments(device: str, seconds: float) -> dict[str, Instrument]:
 def overheads(device: str, cells: int = 8) -> tuple[float, float]:
     """Return the seconds that the first cell of a run costs beside its work, and the median of those after it."""
     sweep = Sweep.from_settings(
-        {"models": ["mean"], "task": "darcy", "resolutions": list(range(8, 8 + cells)), "train": False, "device": device}
+        {
+            "models": ["mean"],
+            "task": "darcy",
+            "resolutions": list(range(8, 8 + cells)),
+            "train": False,
+            "device": device,
+        }
     )
     started, beside = 0.0, []
 
