@@ -28,7 +28,7 @@ from attn_bench.sweep import Cell, Sweep
 
 WORKING_TREE = "working tree"
 # Enough to pass over one odd pair of processes, and what is added where they do not agree.
-PROCESSES, MORE_PROCESSES = 5, 4
+PROCESSES, MORE_PROCESSES = 5, 12
 # What two pairs agree on to be this close to no change, as a share of the threshold, is no change.
 CLOSE = 0.4
 _EXACT = {"peak_memory_forward": "forward", "peak_memory_train": "train_step"}
