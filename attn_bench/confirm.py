@@ -16,7 +16,7 @@ from attn_bench.execute.local import execute
 from attn_bench.measure.environment import environment, fingerprint
 from attn_bench.registry import MODELS, TASKS
 from attn_bench.results import Store
-from attn_bench.sweep import Cell
+from attn_bench.sweep import Cell, imported
 
 PROCESSES = 3
 
@@ -38,7 +38,7 @@ def compare_confirmed(
     if not cases:
         return comparison
     cells = {case.key: _cell(case, new) for case in cases}
-    modules = tuple(dict.fromkeys(m for cell in cells.values() for m in MODELS.load(cell.plugin).imports))
+    modules = imported(cells.values())
     again: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="attn-bench-") as folder:
         for number in range(PROCESSES):

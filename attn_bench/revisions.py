@@ -19,19 +19,17 @@ from pathlib import Path
 
 from attn_bench.analysis.compare import Comparison
 from attn_bench.analysis.statistics import Ratio, compare_paired
-from attn_bench.analysis.thresholds import SHOWN, Thresholds
+from attn_bench.analysis.thresholds import EXACT, STEPS, Thresholds
 from attn_bench.analysis.verdicts import Finding, exact_verdict, judge
 from attn_bench.errors import UserError
 from attn_bench.execute.alternate import Outcome, Side, alternate
-from attn_bench.registry import MODELS
-from attn_bench.sweep import Cell, Sweep
+from attn_bench.sweep import Cell, Sweep, imported
 
 WORKING_TREE = "working tree"
 # Enough to pass over one odd pair of processes, and what is added where they do not agree.
 PROCESSES, MORE_PROCESSES = 5, 12
 # What two pairs agree on to be this close to no change, as a share of the threshold, is no change.
 CLOSE = 0.4
-_EXACT = {"peak_memory_forward": "forward", "peak_memory_train": "train_step"}
 
 
 @contextlib.contextmanager
@@ -122,7 +120,7 @@ def compare_revisions(
     """
     with contextlib.ExitStack() as stack:
         sides = []
-        modules = tuple(dict.fromkeys(m for cell in plan.cells for m in MODELS.load(cell.plugin).imports))
+        modules = imported(plan.cells)
         for revision in (base, new):
             name = revision or WORKING_TREE
             on_stage(f"building {name}")
@@ -167,34 +165,31 @@ def _needs_more(outcomes: Sequence[Outcome], cell: Cell, plan: Plan) -> bool:
         return True
     if len(outcomes) < plan.processes:
         return not _all_close(outcomes, cell, plan)
-    verdicts = [
-        judge(_latency(outcomes, step), _threshold(plan.thresholds, step, cell.model)) for step in outcomes[0].logs
-    ]
+    verdicts = [judge(_latency(outcomes, step), _shown(step, cell, plan)) for step in outcomes[0].logs]
     return "unclear" in verdicts and len(outcomes) < plan.processes + MORE_PROCESSES
 
 
 def _all_close(outcomes: Sequence[Outcome], cell: Cell, plan: Plan) -> bool:
     return all(
-        abs(statistics.median(outcome.logs[step])) < CLOSE * math.log1p(_threshold(plan.thresholds, step, cell.model))
+        abs(statistics.median(outcome.logs[step])) < CLOSE * math.log1p(_shown(step, cell, plan))
         for outcome in outcomes
         for step in outcome.logs
     )
+
+
+def _shown(step: str, cell: Cell, plan: Plan) -> float:
+    return plan.thresholds.shown(f"latency_{step}", cell.model)
 
 
 def _latency(outcomes: Sequence[Outcome], step: str) -> Ratio:
     return compare_paired([outcome.logs[step] for outcome in outcomes])
 
 
-def _threshold(thresholds: Thresholds, step: str, model: str) -> float:
-    threshold = thresholds.of(f"latency_{step}", model)
-    return SHOWN if threshold is None else threshold
-
-
 def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -> Iterator[Finding]:
     for step in outcomes[0].logs:
         metric = f"latency_{step}"
         ratio = _latency(outcomes, step)
-        verdict = judge(ratio, _threshold(thresholds, step, cell.model))
+        verdict = judge(ratio, thresholds.shown(metric, cell.model))
         base, new = (statistics.median(outcome.medians_ms[step][side] for outcome in outcomes) for side in (0, 1))
         threshold = thresholds.of(metric, cell.model)
         yield Finding(cell.model, cell.resolution, cell.resolution, metric, verdict, base, new, ratio, threshold)
@@ -203,8 +198,8 @@ def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -
         note = f"new has no {step}"
         yield Finding(cell.model, cell.resolution, cell.resolution, "status", "worse", threshold=0.0, note=note)
     before, after = ({**side["peak_memory"], **side} for side in outcomes[0].exact)
-    for metric in (*_EXACT, "parameters", "flops"):
-        name = _EXACT.get(metric, metric)
+    for metric in EXACT:
+        name = STEPS.get(metric, metric)
         if before.get(name) is None or after.get(name) is None:
             continue
         verdict, ratio_or_none = exact_verdict(before[name], after[name])

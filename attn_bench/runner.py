@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attn_bench.registry import MODELS, TASKS
+from attn_bench.registry import TASKS
 from attn_bench.results import Store
-from attn_bench.sweep import Cell, Sweep
+from attn_bench.sweep import Cell, Sweep, imported
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,6 @@ def run_sweep(
             "settings": dataclasses.asdict(sweep),
         }
     )
-    modules = dict.fromkeys(module for cell in cells for module in MODELS.load(cell.plugin).imports)
     try:
         execute(
             cells,
@@ -76,7 +75,7 @@ def run_sweep(
             limits=limits or Limits(),
             retry=retry,
             skip_larger=skip_larger,
-            modules=tuple(modules),
+            modules=imported(cells),
             listen=listen,
         )
     finally:

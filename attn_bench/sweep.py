@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -367,6 +367,11 @@ def cuda_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def imported(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """Return what the models of ``cells`` import, once each."""
+    return tuple(dict.fromkeys(module for cell in cells for module in MODELS.load(cell.plugin).imports))
 
 
 def unsupported(cell: Cell, model: Model, problem: Problem) -> str | None:

@@ -71,7 +71,7 @@ def _row(
     row["latency_forward_batch1_ms"] = record["latency"].get("forward_batch1", {}).get("median_ms") if own else None
     row["latency_forward_graph_ms"] = record["latency"].get("forward_graph", {}).get("median_ms") if own else None
     row["compile_seconds"] = _sum(latency.get("compile_seconds") for latency in latencies)
-    row["disturbed"] = any(_disturbed(latency) for latency in latencies) if latencies else None
+    row["disturbed"] = any(disturbed(latency) for latency in latencies) if latencies else None
     row["sm_clock_mhz"] = next((clock for one in latencies if (clock := one.get("sm_clock_mhz"))), None)
     for name, column in (("forward", "forward"), ("train_step", "train")):
         memory = record["memory"].get(name) if own else None
@@ -103,7 +103,7 @@ def _row(
     return row
 
 
-def _disturbed(latency: Mapping[str, Any]) -> bool:
+def disturbed(latency: Mapping[str, Any]) -> bool:
     """Tell whether other processes took the cores, or heat slowed the GPU down."""
     return bool(latency.get("disturbed") or latency.get("throttled"))
 

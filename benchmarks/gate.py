@@ -29,10 +29,9 @@ from attn_bench.analysis.compare import Comparison
 from attn_bench.analysis.thresholds import TIMED, Thresholds
 from attn_bench.execute.alternate import Side
 from attn_bench.measure.environment import environment
-from attn_bench.registry import MODELS
 from attn_bench.results import atomic_write
 from attn_bench.revisions import Plan, compare_sides
-from attn_bench.sweep import Cell, Sweep
+from attn_bench.sweep import Cell, Sweep, imported
 
 SLOWER, HUNGRIER = 0.10, 0.01
 KINDS = {
@@ -83,7 +82,7 @@ def main() -> None:
 @contextmanager
 def sides(kind: str, plan: Plan) -> Iterator[tuple[Side, Side]]:
     """Start base and new; what is planted is in the environment and the modules of new."""
-    modules = tuple(dict.fromkeys(m for cell in plan.cells for m in MODELS.load(cell.plugin).imports))
+    modules = imported(plan.cells)
     with Side("base", (), modules) as base:
         os.environ |= KINDS[kind]
         with Side("new", [str(Path(__file__).parent)], (*modules, *(["planted"] if KINDS[kind] else []))) as new:

@@ -120,8 +120,8 @@ def main() -> None:
     """Measure and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments.add_argument("--repeats", type=int, default=10)
-    arguments.add_argument("--seconds", type=float, default=1.0, help="per instrument, model and repeat")
+    arguments.add_argument("--repeats", type=int, default=50)
+    arguments.add_argument("--seconds", type=float, default=0.5, help="per instrument, model and repeat")
     arguments.add_argument("--out", type=Path, default=Path("results/instrument"))
     given = arguments.parse_args()
     torch.manual_seed(0)
@@ -137,17 +137,17 @@ def main() -> None:
             with torch.inference_mode():
                 return module(x)
 
-        medians: dict[str, list[float]] = {}
+        compared = instruments(given.device, given.seconds)
+        medians: dict[str, list[float]] = {name: [] for name in compared}
         for repeat in range(given.repeats):
             gc.collect()
             # In turn first: whoever comes second meets a machine that the first has warmed.
-            order = list(instruments(given.device, given.seconds).items())[:: 1 if repeat % 2 == 0 else -1]
+            order = list(compared.items())[:: 1 if repeat % 2 == 0 else -1]
             measured = {name: measure(step) for name, measure in order}
-            found = {name: measured[name] for name in sorted(measured, key=lambda name: name != "attn-bench")}
-            if all(found.values()):
-                for instrument, value in found.items():
-                    medians.setdefault(instrument, []).append(value or 0.0)
-        if len(medians.get("attn-bench", ())) < 2:
+            if all(measured.values()):
+                for instrument, values in medians.items():
+                    values.append(measured[instrument] or 0.0)
+        if len(medians["attn-bench"]) < 2:
             table.add_row(name, "disturbed", "", "", "", "", end_section=True)
             continue
         for i, (instrument, values) in enumerate(medians.items()):

@@ -11,21 +11,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attn_bench.analysis.thresholds import EXACT, SHOWN, TIMED, Thresholds
+from attn_bench.analysis.thresholds import EXACT, STEPS, TIMED, Thresholds
 from attn_bench.analysis.verdicts import Finding, Verdict, exact_verdict, judge, seeds_ratio, timed_ratio
 from attn_bench.measure.environment import fingerprint
 from attn_bench.results import Store
-from attn_bench.table import labels
+from attn_bench.table import disturbed, labels
 
 Record = Mapping[str, Any]
-_NOT_WHAT = ("model_version", "task_version", "seed")
-# Steps as records name them.
-_STEPS = {
-    "latency_forward": "forward",
-    "latency_train_step": "train_step",
-    "peak_memory_forward": "forward",
-    "peak_memory_train": "train_step",
-}
+_VERSIONS = ("model_version", "task_version")
 
 
 @dataclass(frozen=True)
@@ -159,7 +152,7 @@ def suspects(comparison: Comparison, cases: Sequence[Case]) -> list[Case]:
 
 
 def _without_versions(record: Record) -> dict[str, Any]:
-    return {**record, "cell": {key: value for key, value in record["cell"].items() if key not in _NOT_WHAT[:2]}}
+    return {**record, "cell": {key: value for key, value in record["cell"].items() if key not in _VERSIONS}}
 
 
 def _missing(cases: Sequence[Case]) -> Iterator[str]:
@@ -181,12 +174,12 @@ def _statuses(case: Case) -> Iterator[Finding]:
         before, after = case.base[seed], case.new[seed]
         if before["status"] == after["status"] == "ok":
             continue
-        note = f"{before['status']} -> {after['status']}{': ' if after['error'] else ''}{after['error'] or ''}"
         verdict: Verdict = "same"
         if "ok" in (before["status"], after["status"]):
             verdict = "better" if after["status"] == "ok" else "worse"
         elif before["status"] != after["status"]:
             verdict = "unclear"
+        note = _became(before, after)
         yield Finding(case.label, case.resolution, case.resolution, "status", verdict, threshold=0.0, note=note)
 
 
@@ -200,33 +193,36 @@ def _tested_elsewhere(case: Case, seeds: Sequence[int]) -> Iterator[Finding]:
             before, after = base[tested], new[tested]
             if before["status"] == after["status"] or "ok" not in (before["status"], after["status"]):
                 continue
-            error = f": {after['error']}" if after["error"] else ""
-            note = f"{before['status']} -> {after['status']}{error}"
             verdict: Verdict = "better" if after["status"] == "ok" else "worse"
+            note = _became(before, after)
             yield Finding(case.label, case.resolution, tested, "status", verdict, threshold=0.0, note=note)
+
+
+def _became(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    return f"{before['status']} -> {after['status']}{': ' if after['error'] else ''}{after['error'] or ''}"
 
 
 def _latencies(case: Case, seeds: Sequence[int], thresholds: Thresholds, again: Sequence[Record]) -> Iterator[Finding]:
     for metric in TIMED:
-        step = _STEPS[metric]
+        step = STEPS[metric]
         pairs = [(case.base[seed]["latency"].get(step), case.new[seed]["latency"].get(step)) for seed in seeds]
         pairs += [(pairs[0][0], record["latency"].get(step)) for record in again]
         known = [(before, after) for before, after in pairs if _has_samples(before) and _has_samples(after)]
         if not known:
             continue
-        quiet = [pair for pair in known if not any(map(_disturbed, pair))]
+        quiet = [pair for pair in known if not any(map(disturbed, pair))]
         left_out, known = len(known) - len(quiet) if quiet else 0, quiet or known
         ratio = timed_ratio(
             [(before["samples_ms"], after["samples_ms"]) for before, after in known],
             _mean([_machine(before, after) for before, after in known]),
         )
         threshold = thresholds.of(metric, case.label)
-        verdict = judge(ratio, SHOWN if threshold is None else threshold)
-        disturbed = [name for i, name in ((0, "base"), (1, "new")) if any(_disturbed(pair[i]) for pair in known)]
-        note = f"disturbed by other processes or heat in {' and '.join(disturbed)}" if disturbed else ""
+        verdict = judge(ratio, thresholds.shown(metric, case.label))
+        unquiet = [name for i, name in ((0, "base"), (1, "new")) if any(disturbed(pair[i]) for pair in known)]
+        note = f"disturbed by other processes or heat in {' and '.join(unquiet)}" if unquiet else ""
         if left_out and verdict != "same":
             note = f"{left_out} of {left_out + len(known)} runs left out: disturbed by other processes or heat"
-        if disturbed and verdict != "same":
+        if unquiet and verdict != "same":
             verdict = "unclear"
         yield Finding(
             case.label, case.resolution, case.resolution, metric, verdict,
@@ -274,8 +270,7 @@ def _accuracies(
                 verdict: Verdict = "same"
             elif all(value > 0 for each in known for value in each):
                 ratio = seeds_ratio(known)
-                allowed = SHOWN if threshold is None else threshold
-                verdict = judge(ratio, allowed, higher=higher)
+                verdict = judge(ratio, thresholds.shown(metric, case.label), higher=higher)
                 note = "one seed" if len(known) == 1 and verdict != "same" else ""
             else:
                 # From or to zero there is no ratio to hold against a share: what every seed says decides.
@@ -295,7 +290,7 @@ def _number(record: Record, metric: str) -> float | None:
         return record["parameters"]
     if metric == "flops":
         return (record["flops"] or {}).get("total")
-    return record["memory"].get(_STEPS[metric], {}).get("peak_mib")
+    return record["memory"].get(STEPS[metric], {}).get("peak_mib")
 
 
 def _evaluated(record: Record, tested: int, metric: str) -> float | None:
@@ -305,10 +300,6 @@ def _evaluated(record: Record, tested: int, metric: str) -> float | None:
 
 def _has_samples(latency: Mapping[str, Any] | None) -> bool:
     return bool(latency and latency.get("samples_ms"))
-
-
-def _disturbed(latency: Mapping[str, Any]) -> bool:
-    return bool(latency.get("disturbed") or latency.get("throttled"))
 
 
 def _machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:

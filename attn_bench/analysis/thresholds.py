@@ -15,6 +15,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 }
 TIMED = GROUPS["latency"]
 EXACT = (*GROUPS["peak_memory"], "parameters", "flops")
+# Steps as records name them.
+STEPS = {
+    "latency_forward": "forward",
+    "latency_train_step": "train_step",
+    "peak_memory_forward": "forward",
+    "peak_memory_train": "train_step",
+}
 DEFAULTS = {"latency": 0.05, "peak_memory": 0.005, "parameters": 0.0, "flops": 0.0}
 DEFAULT_METRIC = 0.03
 # Changes of what cannot fail are shown from here on.
@@ -43,6 +50,11 @@ class Thresholds:
                 if name in given:
                     return given[name]
         return DEFAULTS.get(group, DEFAULT_METRIC) if self.common is None else None
+
+    def shown(self, metric: str, model: str) -> float:
+        """Return the share from which on a change of ``metric`` is one, whether or not it counts."""
+        threshold = self.of(metric, model)
+        return SHOWN if threshold is None else threshold
 
     def any(self, metrics: Collection[str]) -> bool:
         """Tell whether one of ``metrics`` can fail the comparison, for some model."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from attn_bench.errors import UserError
 from attn_bench.execute.local import ALLOCATOR, FORKABLE
+from attn_bench.execute.processes import end
 from attn_bench.sweep import Cell
 
 WARM_S = 0.15
@@ -83,11 +84,7 @@ class Side:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # what was not sent yet has nobody to read it
             self.process.stdin.close()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
         self.log.close()
 
     def open(self, cell: Cell) -> list[str]:

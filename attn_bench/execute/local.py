@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from attn_bench.errors import DiskError
 from attn_bench.execute.locks import hold, process_lock, runner_lock
+from attn_bench.execute.processes import end
 from attn_bench.results import Record, Store
 from attn_bench.sweep import Cell
 
@@ -130,11 +131,7 @@ class _Server:
             return
         assert self.process.stdin is not None
         self.process.stdin.close()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:

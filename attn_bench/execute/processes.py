@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,15 @@ def be_killed_first() -> None:
     """When the machine runs out of memory, let the system end this process and not one that keeps the results."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def end(process: subprocess.Popen[bytes], within_s: float = 20) -> None:
+    """Wait for a process that has been told to end, and end it if it does not."""
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def kill_group(leader: int) -> None:
