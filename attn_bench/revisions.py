@@ -37,13 +37,15 @@ def built(repository: Path, revision: str | None) -> Iterator[Path]:
     """Build a revision of the project at ``repository``; yield the folder to import it from.
 
     Args:
-        repository: a folder within a git work tree.
+        repository: a folder of the project in a git work tree; the project is what the nearest pyproject.toml or
+            setup.py at or above it describes, or the whole work tree.
         revision: a branch, tag or commit; None stands for the work tree as it is, uncommitted changes included.
 
     Raises:
         UserError: no git repository, no such revision, or it cannot be built.
     """
     root = Path(_git(repository, "rev-parse", "--show-toplevel"))
+    project = _project(repository.resolve(), root)
     with tempfile.TemporaryDirectory(prefix="attn-bench-") as folder, contextlib.ExitStack() as stack:
         source, target = root, Path(folder) / "built"
         if revision is not None:
@@ -52,13 +54,21 @@ def built(repository: Path, revision: str | None) -> Iterator[Path]:
             _git(root, "worktree", "add", "--detach", "--quiet", str(source), commit)
             stack.callback(_git, root, "worktree", "remove", "--force", str(source))
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        made = subprocess.run([*pip, "--target", str(target), str(source)], capture_output=True, text=True)
+        made = subprocess.run([*pip, "--target", str(target), str(source / project)], capture_output=True, text=True)
         if made.returncode:
             last = (made.stderr or made.stdout).strip().splitlines()[-1:]
             raise UserError(
                 f"{revision or WORKING_TREE}: cannot be built with pip{''.join(f': {line}' for line in last)}"
             )
         yield target
+
+
+def _project(folder: Path, root: Path) -> Path:
+    """Return the project that ``folder`` belongs to, relative to ``root``."""
+    for parent in (folder, *folder.parents):
+        if parent == root or any((parent / name).exists() for name in ("pyproject.toml", "setup.py")):
+            return parent.relative_to(root)
+    return Path()
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -1,6 +1,6 @@
 """Holds the latency instrument against ``torch.utils.benchmark``, and against ``triton.testing.do_bench`` on a GPU.
 
-    python benchmarks/instrument.py [--device cuda] [--repeats 10] [--seconds 1] [--out results/instrument]
+    python benchmarks/instrument.py [--device cuda] [--repeats 50] [--seconds 0.5] [--out results/instrument]
 
 Forward passes of five models are measured by each instrument in turn, so that a machine that slows down or speeds up
 does so for all. Per model: the median over repeats, its ratio to ours in the same repeat, and how far repeats lie apart

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from attn_bench.analysis.compare import Comparison
 from attn_bench.analysis.thresholds import TIMED
 from attn_bench.analysis.verdicts import Finding
-from attn_bench.report.text import count, for_markdown, human, plain
+from attn_bench.report.text import count, distinct, for_markdown, human, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,9 +44,10 @@ def console(comparison: Comparison) -> RenderableType:
         for name in ("Verdict", "Model", "at", "Metric", "Base", "New", "Change"):
             right = name in ("at", "Base", "New")
             table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "Change")
+        names = _names(comparison)
         for finding in changed:
             verdict = Text(_verdict(finding), STYLES[finding.verdict])
-            table.add_row(verdict, *(Text(text) for text in _cells(finding)[:-2]))
+            table.add_row(verdict, *(Text(text) for text in (names[finding.model], *_cells(finding)[:-2])))
         parts.append(table)
         parts += [Text(f"  {line}", "dim") for line in _remarks(changed)]
     parts += [Text(line, "dim") for line in comparison.notes]
@@ -59,12 +61,12 @@ def markdown(comparison: Comparison) -> str:
     """Return the comparison as Markdown for a pull request: what changed in a table, the rest folded away."""
     lines = [f"### attn-bench: {for_markdown(headline(comparison))}", ""]
     lines += [f"- {for_markdown(plain(line, NOTE_WIDTH))}" for line in comparison.obstacles]
-    changed = _changed(comparison)
+    changed, names = _changed(comparison), _names(comparison)
     if changed:
-        lines += ["", *_table(changed), *(f"- {for_markdown(line)}" for line in _remarks(changed))]
+        lines += ["", *_table(changed, names), *(f"- {for_markdown(line)}" for line in _remarks(changed))]
     same = [finding for finding in comparison.findings if finding not in changed]
     if same:
-        lines += ["", f"<details><summary>{len(same)} unchanged</summary>", "", *_table(same), "</details>"]
+        lines += ["", f"<details><summary>{len(same)} unchanged</summary>", "", *_table(same, names), "</details>"]
     lines += ["", *(f"- {for_markdown(line)}" for line in comparison.notes)]
     return "\n".join(lines).strip() + "\n"
 
@@ -74,7 +76,7 @@ def junit(comparison: Comparison) -> bytes:
     suite = ElementTree.Element("testsuite", name="attn-bench")
     for finding in comparison.findings:
         case = _case(suite, f"{finding.metric} at {_resolution(finding)}", finding.model)
-        text = plain(f"{', '.join(_cells(finding)[2:])} {finding.note}", NOTE_WIDTH)
+        text = plain(f"{', '.join(_cells(finding)[1:])} {finding.note}", NOTE_WIDTH)
         if finding.fails:
             ElementTree.SubElement(case, "failure", message=text)
         elif finding.verdict != "same":
@@ -98,9 +100,13 @@ def _changed(comparison: Comparison) -> list[Finding]:
     return sorted(changed, key=lambda finding: (not finding.fails, ORDER.index(finding.verdict)))
 
 
-def _table(findings: list[Finding]) -> list[str]:
+def _names(comparison: Comparison) -> dict[str, str]:
+    return distinct(dict.fromkeys(finding.model for finding in comparison.findings))
+
+
+def _table(findings: list[Finding], names: Mapping[str, str]) -> list[str]:
     rows = [HEAD, tuple(":--" if name in ("Model", "Metric", "Verdict") else "--:" for name in HEAD)]
-    rows += [tuple(for_markdown(text) for text in _cells(finding)) for finding in findings]
+    rows += [tuple(map(for_markdown, (names[finding.model], *_cells(finding)))) for finding in findings]
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
@@ -112,7 +118,6 @@ def _cells(finding: Finding) -> tuple[str, ...]:
         if ratio.low < ratio.high and finding.verdict != "same":
             change += f" [{_percent(ratio.low, '')}, {_percent(ratio.high, '')}]"
     return (
-        plain(finding.model),
         _resolution(finding),
         finding.metric + _unit(finding.metric),
         "-" if finding.base is None else human(finding.base),

@@ -17,6 +17,7 @@ from made_results import HOSTILE, Folder, hostile
 
 from attn_bench.analysis.compare import Comparison, compare
 from attn_bench.analysis.thresholds import Thresholds, read_thresholds
+from attn_bench.analysis.verdicts import Finding
 from attn_bench.cli import main
 from attn_bench.errors import UserError
 from attn_bench.report.comparison import headline, junit, markdown
@@ -314,6 +315,14 @@ def test_junit_and_markdown_say_what_failed(base: Path) -> None:
     text = markdown(comparison)
     assert text.startswith("### attn-bench: WORSE: 4 regressions in mano")
     assert "vit at 32" in text
+
+
+def test_long_names_stay_apart() -> None:
+    findings = [
+        Finding(f"mano [{'x' * 40}{option}{'y' * 40}]", 16, 16, "parameters", "worse", 1.0, 2.0) for option in "12"
+    ]
+    rows = [line for line in markdown(Comparison(tuple(findings))).splitlines() if line.startswith("| mano")]
+    assert len({row.split("|")[1] for row in rows}) == 2
 
 
 def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -90,6 +90,19 @@ def test_what_cannot_be_built_is_one_line(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".git/worktrees/*"))
 
 
+def test_a_project_may_be_a_folder_of_a_repository(tmp_path: Path) -> None:
+    project = tmp_path / "projects" / "one"
+    (project / "own" / "deeper").mkdir(parents=True)
+    (project / "pyproject.toml").write_text("[project]\nname = 'own'\nversion = '1'\n")
+    (project / "own" / "__init__.py").write_text("REVISION = 1\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "one")
+    for folder in (project, project / "own" / "deeper"):
+        with built(folder, "HEAD") as target:
+            assert (target / "own" / "__init__.py").read_text() == "REVISION = 1\n"
+
+
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Plugins of the tests, for this process and those it starts."""
