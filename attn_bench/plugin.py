@@ -219,7 +219,8 @@ class Task(ABC):
     ) -> Sequence[Mapping[str, Any]]:
         """Make or download the data of ``resolutions`` unless they are cached; ``refresh`` makes them anew.
 
-        Called once before cells run, with resolved options. Returns a description of each cached file, if any.
+        Called once before cells run, with resolved options. Returns a description of each cached file, if any; what is
+        called ``warning`` in one is one line that a run shows.
 
         Raises:
             DataError: the data cannot be had.

@@ -83,6 +83,10 @@ class Screen:
         """Show progress of making data."""
         self.progress.update(self.one, completed=done, total=total, detail=f"{done}/{total} samples")
 
+    def on_warning(self, message: str) -> None:
+        """Show what is to be known of the data."""
+        self.console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+
     def listen(self, cell: Cell, event: dict[str, Any]) -> None:
         """Show an event of a cell."""
         match event["event"]:

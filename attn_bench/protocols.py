@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from attn_bench.plugin import Model, Problem, Splits, Task, Unsupported
-from attn_bench.sweep import Cell
+from attn_bench.sweep import Cell, FineTuning
 from attn_bench.training import Batch, Extras, autocast
 
 
@@ -96,11 +96,6 @@ def _finetune(cell: Cell, model: Model, problem: Problem, module: nn.Module, who
     """Train everything on augmented images, mixed in pairs, to smoothed targets."""
     settings = cell.finetuning
     assert settings is not None
-    mix: dict[str, Any] = {}
-    if settings.mixup:
-        from torchvision.transforms.v2 import MixUp
-
-        mix["mix"] = MixUp(alpha=settings.mixup, num_classes=problem.outputs)
     average = None
     if settings.ema:
         from timm.utils.model_ema import ModelEmaV3
@@ -117,8 +112,22 @@ def _finetune(cell: Cell, model: Model, problem: Problem, module: nn.Module, who
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(prediction, target, label_smoothing=settings.label_smoothing)
 
-    extras = Extras(average=average, alone=alone, alone_epochs=settings.warm_up, **mix)
+    extras = Extras(mix=_mixing(settings, problem.outputs), average=average, alone=alone, alone_epochs=settings.warm_up)
     return Plan(whole, data.augmented or data.train, data.test, loss, extras, notes)
+
+
+def _mixing(settings: FineTuning, classes: int) -> Callable[[Tensor, Tensor], Batch]:
+    """Return what a batch is mixed by; where mixup and CutMix are on, one of them at even odds (arXiv:2012.12877)."""
+    from torchvision.transforms import v2
+
+    mixes = [
+        kind(alpha=alpha, num_classes=classes)
+        for kind, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+        if alpha
+    ]
+    if len(mixes) > 1:
+        return v2.RandomChoice(mixes)
+    return mixes[0] if mixes else Extras().mix
 
 
 def _count(parameters: list[nn.Parameter]) -> int:

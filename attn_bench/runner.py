@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,13 +24,20 @@ def default_folder(sweep: Sweep) -> Path:
     return Path("results") / f"{'' if sweep.train else 'measure-'}{sweep.task}-{datetime.date.today().isoformat()}"
 
 
-def prepare_data(task_name: str, cells: Sequence[Cell], on_progress: Callable[[int, int], None]) -> None:
+def prepare_data(
+    task_name: str,
+    cells: Sequence[Cell],
+    on_progress: Callable[[int, int], None],
+    on_warning: Callable[[str], object] = warnings.warn,
+) -> None:
     """Make or fetch the data of ``cells`` before any of them runs, so that no cell's time holds it."""
     if all(cell.training is None for cell in cells):
         return
     task = TASKS.load(task_name)
     resolutions = tuple(dict.fromkeys(r for cell in cells for r in (cell.resolution, *cell.eval_resolutions)))
-    task.prepare(resolutions, on_progress, **cells[0].task_options)
+    for item in task.prepare(resolutions, on_progress, **cells[0].task_options):
+        if "warning" in item:
+            on_warning(item["warning"])
 
 
 def run_sweep(
@@ -41,6 +49,7 @@ def run_sweep(
     skip_larger: bool = True,
     on_cells: Callable[[Sequence[Cell]], None] = lambda cells: None,
     on_data: Callable[[int, int], None] = lambda done, total: None,
+    on_warning: Callable[[str], object] = warnings.warn,
     listen: Listener = lambda cell, event: None,
 ) -> pd.DataFrame:
     """Run what is missing of ``sweep`` in ``out`` and return the table of the folder.
@@ -57,7 +66,7 @@ def run_sweep(
     store = Store.create(out, sweep.task)
     on_cells(cells)
     try:
-        prepare_data(sweep.task, cells, on_data)
+        prepare_data(sweep.task, cells, on_data, on_warning)
     except BaseException:
         store.discard_empty()
         raise

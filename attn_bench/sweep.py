@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from attn_bench.devices import resolve_device
 from attn_bench.errors import UserError, unknown
 from attn_bench.options import validated
 from attn_bench.plugin import Model, OptionError, Problem, Task
@@ -40,6 +41,8 @@ class FineTuning:
     Attributes:
         mixup: both parameters of the Beta distribution of mixing coefficients, 0 for none; arXiv:1710.09412 finds 0.1
             to 0.4 good.
+        cutmix: both parameters of the Beta distribution of the share of an image that a part of another replaces, 0 for
+            none; arXiv:1905.04899 takes 1. With mixup too, one of the two at random in each batch.
         label_smoothing: share of the target spread over all classes (arXiv:1512.00567, section 7).
         ema: decay of the running mean of the weights that is tested in their place, 0 for none; it grows to this value
             as ``timm.utils.ModelEmaV3`` has it.
@@ -47,6 +50,7 @@ class FineTuning:
     """
 
     mixup: float = 0.2
+    cutmix: float = 0.0
     label_smoothing: float = 0.1
     ema: float = 0.0
     warm_up: float = 0.0
@@ -96,6 +100,8 @@ class Cell:
         for name, off in (("cuda_graph", False), ("protocol", "scratch"), ("finetuning", None)):
             if values[name] == off:
                 del values[name]
+        if self.finetuning is not None and not self.finetuning.cutmix:
+            del values["finetuning"]["cutmix"]
         return json.loads(json.dumps(values, sort_keys=True))
 
     @classmethod
@@ -141,7 +147,7 @@ class Sweep:
         cuda_graph: time the forward pass as the replay of a CUDA graph too (GPU only).
         protocol: ``scratch`` trains everything; ``linear-probe`` the classifier's head alone, on features computed
             once; ``finetune`` everything, with augmentation. The last two are for kind ``image``.
-        mixup, label_smoothing, ema, warm_up: of fine-tuning, see :class:`FineTuning`.
+        mixup, cutmix, label_smoothing, ema, warm_up: of fine-tuning, see :class:`FineTuning`.
         options: options of models and tasks, by name: ``{"mano": {"dim": 64}, "darcy": {"recipe": "neuralop"}}``.
     """
 
@@ -166,6 +172,7 @@ class Sweep:
     cuda_graph: bool = False
     protocol: Protocol = "scratch"
     mixup: float | None = None
+    cutmix: float | None = None
     label_smoothing: float | None = None
     ema: float | None = None
     warm_up: float | None = None
@@ -204,8 +211,8 @@ class Sweep:
                     raise UserError(f"setting {name}: has no effect without training (train: false)")
         if self.protocol != "scratch" and not self.train:
             raise UserError("setting protocol: has no effect without training (train: false)")
-        for name, upper in (("mixup", math.inf), ("label_smoothing", 1), ("ema", 1), ("warm_up", math.inf)):
-            value = getattr(self, name)
+        for name in (entry.name for entry in dataclasses.fields(FineTuning)):
+            value, upper = getattr(self, name), 1 if name in ("label_smoothing", "ema") else math.inf
             if value is not None and self.protocol != "finetune":
                 raise UserError(f"setting {name}: is for fine-tuning alone (protocol: finetune)")
             if value is not None and not 0 <= value < upper:
@@ -344,29 +351,6 @@ def _variant(
         **(options.get(label, {}) if label != name else {}),
     }
     return label, name, validated(name, model.build, chosen), entry.fingerprint()
-
-
-def resolve_device(device: str) -> Literal["cpu", "cuda"]:
-    """Return the device to use; ``auto`` takes CUDA where torch can. Raises UserError if it was asked for in vain."""
-    if device == "cpu":
-        return "cpu"
-    if cuda_available():
-        return "cuda"
-    if device == "cuda":
-        raise UserError(
-            "--device cuda: torch finds no CUDA device; use --device cpu, or install a driver and a CUDA build of torch"
-        )
-    return "cpu"
-
-
-def cuda_available() -> bool:
-    """Ask torch in a way that leaves this process without a CUDA context."""
-    import os
-
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def imported(cells: Iterable[Cell]) -> tuple[str, ...]:

@@ -118,7 +118,10 @@ def labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
     by_model: dict[str, list[dict[str, str]]] = defaultdict(list)
     settings = []
     for record in records:
+        # Records leave these out where they are off.
         cell = {"protocol": "scratch", **record["cell"]}
+        if cell.get("finetuning"):
+            cell["finetuning"] = {"cutmix": 0.0, **cell["finetuning"]}
         flat = _flatten({key: value for key, value in cell.items() if key not in _AXES})
         settings.append(flat)
         by_model[record["cell"]["model"]].append(flat)

@@ -61,6 +61,9 @@ def run(
         str | None, typer.Option(help="scratch, linear-probe (the head alone on frozen features) or finetune; images.")
     ] = None,
     mixup: Annotated[float | None, typer.Option(help="Fine-tuning: mixup's alpha, 0 for none [0.2].")] = None,
+    cutmix: Annotated[
+        float | None, typer.Option(help="Fine-tuning: CutMix's alpha, 0 for none [0]; with mixup, either at random.")
+    ] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Fine-tuning: label smoothing [0.1].")] = None,
     ema: Annotated[
         float | None, typer.Option(help="Fine-tuning: decay of the weights' running mean, 0 off [0].")
@@ -109,6 +112,7 @@ def run(
         "cuda_graph": cuda_graph,
         "protocol": protocol,
         "mixup": mixup,
+        "cutmix": cutmix,
         "label_smoothing": label_smoothing,
         "ema": ema,
         "warm_up": warm_up,
@@ -184,6 +188,7 @@ def _sweep(
             skip_larger=skip,
             on_cells=screen.on_cells,
             on_data=screen.on_data,
+            on_warning=screen.on_warning,
             listen=screen.listen,
         )
     show(folder, table)

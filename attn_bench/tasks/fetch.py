@@ -81,11 +81,14 @@ def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], No
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive into ``folder``; a member that would leave it is refused before anything is written.
+    """Unpack a tar or zip archive into ``folder``; a member that would leave it is refused before anything is written.
 
     Raises:
         DataError: such a member, or a damaged archive.
     """
+    if archive.suffix == ".zip":
+        unzip(archive, _members_inside(archive, folder), folder)
+        return
     try:
         with tarfile.open(archive) as opened:
             members = opened.getmembers()
@@ -114,3 +117,16 @@ def unzip(archive: Path, members: Iterable[str], folder: Path) -> None:
                     os.replace(new, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError) as error:
         raise DataError(f"{archive} cannot be unpacked ({str(error).splitlines()[0]})") from None
+
+
+def _members_inside(archive: Path, folder: Path) -> list[str]:
+    """Return the names of the files in a zip archive; raises DataError if one of them would leave ``folder``."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            names = [member.filename for member in opened.infolist() if not member.is_dir()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{archive} cannot be unpacked ({error})") from None
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{archive} cannot be unpacked ({name} would leave {folder})")
+    return names

@@ -2,94 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from attn_bench.plugin import DataError, OptionError, Problem, Splits, Task, TrainingDefaults
-from attn_bench.tasks.cache import cache_folder
-from attn_bench.tasks.fetch import fetch, unpack
+from attn_bench.plugin import Splits, TrainingDefaults
+from attn_bench.tasks.images.published import CROP, DEVIATION, MEAN, PublishedSet
 from attn_bench.tasks.images.scores import CLASS_METRICS, class_scores, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
-SMALLEST = 16
-# Before an image is cut to its centre it is larger by this factor, as is usual for ImageNet.
-CROP = 0.875
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-
-class ImageSet(Task):
-    """A public set in its published layout below one folder.
-
-    Attributes:
-        classes: number of classes.
-        folder: the folder below ``root`` that its files are in.
-        layout: what has to be there, for messages.
-        address: where its archives are.
-        archives: name and MD5 of each; empty where nothing can be downloaded.
-        archives_in: the folder that they are to be unpacked in.
-        sizes: published sizes of training and test split.
-    """
+class ImageSet(PublishedSet):
+    """A public set of images, each of one class."""
 
     kind = "image"
     metrics = CLASS_METRICS
     defaults = TrainingDefaults(resolutions=(224,), epochs=10, batch_size=32, learning_rate=1e-3, weight_decay=0.05)
-    classes: ClassVar[int]
-    folder: ClassVar[str]
-    layout: ClassVar[str]
-    address: ClassVar[str] = ""
-    archives: ClassVar[Sequence[tuple[str, str]]] = ()
-    archives_in: ClassVar[str] = "."
-    sizes: ClassVar[tuple[int, int]]
-
-    def problem(self, resolution: int, **options: Any) -> Problem:
-        """Return three channels to the classes of the set."""
-        if resolution < SMALLEST:
-            raise OptionError(f"{self.name} needs a resolution of at least {SMALLEST} (given: {resolution})")
-        return Problem("image", 3, self.classes, (resolution, resolution), (MEAN, DEVIATION))
-
-    def prepare(
-        self,
-        resolutions: tuple[int, ...],
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-        *,
-        refresh: bool = False,
-        **options: Any,
-    ) -> Sequence[Mapping[str, Any]]:
-        """Download and unpack the archives, if the files are not there; progress counts bytes of one archive."""
-        root = self._root(options.get("root"))
-        if refresh or not self._is_there(root):
-            if not self.archives:
-                raise DataError(f"{self.name} cannot be downloaded automatically. {self._instead()}")
-            self._download(root, on_progress)
-        train, test = self._guarded(root)
-        return [
-            {"split": split, "samples": len(cast(Any, dataset)), "folder": str(root / self.folder)}
-            for split, dataset in (("train", train), ("test", test))
-        ]
-
-    def _download(self, root: Path, on_progress: Callable[[int, int], None]) -> None:
-        """Fetch all archives, unpack them aside, and move the whole into place when it is complete."""
-        import shutil
-
-        aside = root / ".incoming"
-        shutil.rmtree(aside, ignore_errors=True)
-        archives = []
-        for name, md5 in self.archives:
-            archives.append(root / name)
-            fetch(f"{self.address}/{name}", archives[-1], md5, on_progress, self._instead())
-        (aside / self.archives_in).mkdir(parents=True)
-        for archive in archives:
-            if archive.suffix == ".mat":
-                shutil.copy(archive, aside / self.archives_in)
-            else:
-                unpack(archive, aside / self.archives_in)
-        shutil.rmtree(root / self.folder, ignore_errors=True)
-        (aside / self.folder).replace(root / self.folder)
-        aside.rmdir()
 
     def splits(self, resolution: int, *, root: str | None = None, augment: bool = True) -> Splits:
         """Return the official splits; an image is read when it is asked for.
@@ -107,8 +38,7 @@ class ImageSet(Task):
         tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
         centre = [transforms.Resize(round(resolution / CROP)), transforms.CenterCrop(resolution), *tensor]
         varied = [transforms.RandomResizedCrop(resolution), transforms.RandomHorizontalFlip(), *tensor]
-        train, test = self._guarded(self._root(root))
-        identity = {"source": self.name, "n_train": len(cast(Any, train)), "n_test": len(cast(Any, test))}
+        train, test, identity = self.opened(root)
 
         def images(dataset: Any, steps: list[Any]) -> Dataset[tuple[Tensor, Tensor]]:
             return cast("Dataset[tuple[Tensor, Tensor]]", _Images(dataset, transforms.Compose(steps)))
@@ -126,31 +56,6 @@ class ImageSet(Task):
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Return top-1 and top-5 accuracy in per cent."""
         return class_scores(batches)
-
-    def _open(self, root: Path) -> tuple[Any, Any]:
-        """Return training and test set of (PIL image, class)."""
-        raise NotImplementedError
-
-    def _guarded(self, root: Path) -> tuple[Any, Any]:
-        if not self._is_there(root):
-            raise DataError(f"{root} does not hold {self.name}. {self._instead()}")
-        try:
-            return self._open(root)
-        except Exception as error:
-            # What torchvision's readers raise on broken files is not documented: from KeyError to RuntimeError.
-            first = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-            raise DataError(
-                f"{root / self.folder} is not {self.name} as published ({first}). {self._instead()}"
-            ) from None
-
-    def _is_there(self, root: Path) -> bool:
-        return (root / self.folder).is_dir()
-
-    def _root(self, root: str | None) -> Path:
-        return Path(root).expanduser() if root is not None else cache_folder(self.name)
-
-    def _instead(self) -> str:
-        return f"Put {self.layout} below a folder and name it with --set {self.name}.root=FOLDER"
 
 
 class _Images:
@@ -188,6 +93,12 @@ class Flowers102(ImageSet):
         from torchvision.datasets import Flowers102 as Reader
 
         return Reader(root, "train"), Reader(root, "test")
+
+    def _count_classes(self, root: Path, split: Any) -> int:
+        # torchvision's ``classes`` are a list of its own, whatever the files say.
+        from scipy.io import loadmat
+
+        return len(set(loadmat(root / self.folder / "imagelabels.mat")["labels"].ravel().tolist()))
 
 
 class Food101(ImageSet):
@@ -295,6 +206,7 @@ class _Labelled:
 
     def __init__(self, labelled: Sequence[tuple[Path, int]], load: Callable[[str], Any]) -> None:
         self.labelled, self.load = labelled, load
+        self.classes = sorted({label for _, label in labelled})
 
     def __len__(self) -> int:
         return len(self.labelled)
@@ -331,6 +243,7 @@ class _Cifar:
         if not len(content) or len(content) % 3074:
             raise ValueError(f"{path.name} has {len(content)} bytes, no multiple of 3074")
         self.records = content.reshape(-1, 3074)
+        self.classes = np.unique(self.records[:, 1])
 
     def __len__(self) -> int:
         return len(self.records)

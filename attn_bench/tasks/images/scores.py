@@ -10,21 +10,24 @@ from attn_bench.plugin import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
+# The class of a point that is not labelled; torch's cross-entropy leaves it out.
+UNLABELLED = -100
 CLASS_METRICS = {
     "top1": Metric("higher", "share of images whose class has the highest score", "%"),
     "top5": Metric("higher", "share of images whose class is among the five highest scores", "%"),
 }
 MASK_METRICS = {
-    "mean_iou": Metric("higher", "intersection over union of a class, over all test points; mean over classes", "%"),
-    "pixel_accuracy": Metric("higher", "share of points whose class has the highest score", "%"),
+    "mean_iou": Metric("higher", "intersection over union of a class, over labelled points; mean over classes", "%"),
+    "pixel_accuracy": Metric("higher", "share of labelled points whose class has the highest score", "%"),
 }
 
 
 def cross_entropy(scores: Tensor, classes: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the mean cross-entropy of (B, classes, ...) scores and (B, ...) classes."""
+    """Return the mean cross-entropy of (B, classes, ...) scores and (B, ...) classes; 0 where nothing is labelled."""
     from torch.nn import functional as F
 
-    return F.cross_entropy(scores, classes, label_smoothing=smoothing)
+    total = F.cross_entropy(scores, classes, label_smoothing=smoothing, ignore_index=UNLABELLED, reduction="sum")
+    return total / (classes != UNLABELLED).sum().clamp(min=1)
 
 
 def class_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
@@ -47,20 +50,21 @@ def class_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
 def mask_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Return :data:`MASK_METRICS` over batches of scores (B, classes, H, W) and classes (B, H, W).
 
-    A class that neither occurs nor is predicted does not count.
+    Points that are not labelled do not count, nor does a class that neither occurs nor is predicted at a labelled one.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: no point is labelled.
     """
     import torch
 
-    confusion = torch.zeros(())
+    # Whole numbers: in float32 large counts would stop growing.
+    confusion = torch.zeros((1, 1), dtype=torch.int64)
     for scores, classes in batches:
         n = scores.shape[1]
-        pairs = (classes * n + scores.argmax(1)).flatten()
+        pairs = (classes * n + scores.argmax(1))[classes != UNLABELLED]
         confusion = confusion + torch.bincount(pairs, minlength=n * n).view(n, n).cpu()
-    if not confusion.ndim:
-        raise ValueError("there is no image to evaluate")
+    if not confusion.any():
+        raise ValueError("there is no labelled point to evaluate")
     both = confusion.diag()
     either = confusion.sum(0) + confusion.sum(1) - both
     present = either > 0

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torchvision import datasets as readers
 
 from attn_bench.plugin import DataError, OptionError
 from attn_bench.tasks.fetch import fetch, unpack
+from attn_bench.tasks.images.ade20k import ADE20K
 from attn_bench.tasks.images.datasets import CIFAR100, Cars, Flowers102, Food101, ImageNet, Pets, TinyImageNet
 
 
@@ -51,10 +53,10 @@ FOOD = {
     "food-101/meta/train.json": json.dumps({"apple_pie": ["apple_pie/1"], "waffles": ["waffles/2"]}).encode(),
     "food-101/meta/test.json": json.dumps({"apple_pie": [], "waffles": ["waffles/3"]}).encode(),
 }
-PETS_IMAGES = {f"images/{name}.jpg": jpeg(10) for name in ("Abyssinian_1", "beagle_2", "beagle_3")}
+PETS_IMAGES = {f"images/{name}.jpg": jpeg(10) for name in ("Abyssinian_1", "beagle_2", "beagle_3", "Abyssinian_4")}
 PETS_LISTS = {
     "annotations/trainval.txt": b"Abyssinian_1 1 1 1\nbeagle_2 2 2 1\n",
-    "annotations/test.txt": b"beagle_3 2 2 1\n",
+    "annotations/test.txt": b"beagle_3 2 2 1\nAbyssinian_4 1 1 1\n",
 }
 CARS = {
     "stanford_cars/devkit/cars_train_annos.mat": mat(annotations=annotations(2)),
@@ -65,8 +67,8 @@ CARS = {
 FOLDERS = {f"imagenet/{part}/{name}/a.JPEG": jpeg(9) for part in ("train", "val") for name in ("n01", "n02")}
 TINY = {
     **{f"tiny-imagenet-200/train/{name}/images/{name}_0.JPEG": jpeg(9, (64, 64)) for name in ("n01", "n02")},
-    "tiny-imagenet-200/val/images/val_0.JPEG": jpeg(9, (64, 64)),
-    "tiny-imagenet-200/val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t62\t62\n",
+    **{f"tiny-imagenet-200/val/images/val_{i}.JPEG": jpeg(9, (64, 64)) for i in range(2)},
+    "tiny-imagenet-200/val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t62\t62\nval_1.JPEG\tn01\t0\t0\t62\t62\n",
 }
 
 
@@ -76,7 +78,25 @@ def cifar(count):
     return records
 
 
-CIFAR = {f"cifar-100-binary/{n}.bin": cifar(k).tobytes() for n, k in (("train", 3), ("test", 2))}
+CIFAR = {f"cifar-100-binary/{n}.bin": cifar(k).tobytes() for n, k in (("train", 3), ("test", 3))}
+
+
+def scene(name, label):
+    buffer = io.BytesIO()
+    Image.new("L", (40, 30), label).save(buffer, "PNG")
+    return {f"images/{name}.jpg": jpeg(10), f"annotations/{name}.png": buffer.getvalue()}
+
+
+SCENES = {
+    f"ADEChallengeData2016/{name}": content
+    for name, content in {
+        **scene("training/ADE_train_00000001", 1),
+        **scene("training/ADE_train_00000002", 150),
+        **scene("validation/ADE_val_00000001", 3),
+        "objectInfo150.txt": b"Idx\tRatio\tTrain\tVal\tName\n" + b"".join(b"%d\t0\t0\t0\tx\n" % i for i in range(150)),
+        "sceneCategories.txt": b"ADE_train_00000001 airport_terminal\n",
+    }.items()
+}
 
 
 def write(root, files):
@@ -92,6 +112,14 @@ def tgz(files):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zipped(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
@@ -115,13 +143,15 @@ def flowers_archives():
 DOWNLOADS = [
     (Flowers102, flowers_archives, [0, 101], [1, 2]),
     (Food101, lambda: {"food-101.tar.gz": tgz(FOOD)}, [0, 1], [1]),
-    (Pets, lambda: {"images.tar.gz": tgz(PETS_IMAGES), "annotations.tar.gz": tgz(PETS_LISTS)}, [0, 1], [1]),
-    (CIFAR100, lambda: {"cifar-100-binary.tar.gz": tgz(CIFAR)}, [0, 1, 2], [0, 1]),
+    (Pets, lambda: {"images.tar.gz": tgz(PETS_IMAGES), "annotations.tar.gz": tgz(PETS_LISTS)}, [0, 1], [1, 0]),
+    (CIFAR100, lambda: {"cifar-100-binary.tar.gz": tgz(CIFAR)}, [0, 1, 2], [0, 1, 2]),
+    (ADE20K, lambda: {"ADEChallengeData2016.zip": zipped(SCENES)}, [0, 149], [2]),
 ]
 
 
 def labels(dataset):
-    return [dataset[i][1] for i in range(len(dataset))]
+    """Return the class of each image; of a scene the one that all its points have."""
+    return [int(torch.as_tensor(dataset[i][1]).unique()) for i in range(len(dataset))]
 
 
 @pytest.mark.parametrize(("task", "archives", "train", "test"), DOWNLOADS)
@@ -140,7 +170,54 @@ def test_downloaded_sets(monkeypatch, tmp_path, server, task, archives, train, t
     assert task().problem(32).outputs == task.classes
 
 
-ON_DISK = [(Cars, CARS, [0, 1], [0, 1]), (ImageNet, FOLDERS, [0, 1], [0, 1]), (TinyImageNet, TINY, [0, 1], [1])]
+@pytest.mark.parametrize(("task", "archives"), [row[:2] for row in DOWNLOADS])
+def test_damaged_archives_are_refused(monkeypatch, tmp_path, server, task, archives):
+    offered(monkeypatch, server, task, archives())
+    server.files = {name: content + b"?" for name, content in server.files.items()}
+    with pytest.raises(DataError, match=r"has md5 [0-9a-f]{32}, and [0-9a-f]{32} is expected"):
+        task().prepare((32,), root=str(tmp_path))
+    assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize(("task", "archives"), [row[:2] for row in DOWNLOADS])
+def test_interrupted_downloads_of_sets_go_on(monkeypatch, tmp_path, server, task, archives):
+    offered(monkeypatch, server, task, archives())
+    server.cut = 50
+    with pytest.raises(DataError, match=r"stopped after 50 .*goes on there"):
+        task().prepare((32,), root=str(tmp_path))
+    assert task().prepare((32,), root=str(tmp_path))[0]["samples"] > 1
+    assert server.ranges == [None, "bytes=50-", *[None] * (len(server.files) - 1)]
+
+
+ON_DISK = [(Cars, CARS, [0, 1], [0, 1]), (ImageNet, FOLDERS, [0, 1], [0, 1]), (TinyImageNet, TINY, [0, 1], [1, 0])]
+CLASSES = {Flowers102: 4, CIFAR100: 3, ADE20K: 150}
+
+
+@pytest.mark.parametrize(("task", "files", "train", "test"), [*DOWNLOADS, *ON_DISK])
+def test_whole_sets_are_told_from_parts_of_them(monkeypatch, tmp_path, server, task, files, train, test):
+    root, sizes, classes = str(tmp_path), (len(train), len(test)), CLASSES.get(task, 2)
+    if callable(files):
+        offered(monkeypatch, server, task, files())
+    else:
+        write(tmp_path, files)
+    described = task().prepare((32,), root=root)
+    found = f"holds a part of {task.name}: {sizes[0]} training and {sizes[1]} test images, where {task.sizes[0]} and"
+    assert found in described[0]["warning"]
+    assert "\n" not in described[0]["warning"]
+    identity = {"source": task.name, "n_train": sizes[0], "n_test": sizes[1]}
+    assert task().splits(32, root=root).identity == identity | {"complete": False}
+
+    monkeypatch.setattr(task, "sizes", sizes)
+    monkeypatch.setattr(task, "classes", classes)
+    assert task().splits(32, root=root).identity == identity | {"complete": True}
+    assert not any("warning" in item for item in task().prepare((32,), root=root))
+
+    monkeypatch.setattr(task, "classes", classes + 1)
+    with pytest.raises(DataError, match=f"{classes} classes of training images, {classes + 1} are published"):
+        task().splits(32, root=root)
+    monkeypatch.setattr(task, "sizes", (sizes[0], sizes[1] + 1))
+    with pytest.raises(DataError, match=f"{sizes[1]} test images, {sizes[1] + 1} are published"):
+        task().splits(32, root=root)
 
 
 @pytest.mark.parametrize(("task", "files", "train", "test"), ON_DISK)
@@ -223,9 +300,10 @@ def test_without_a_network(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/../../outside"])
-def test_archives_cannot_leave_their_folder(tmp_path, name):
-    archive = tmp_path / "a.tgz"
-    archive.write_bytes(tgz({"inside": b"", name: b"out"}))
+@pytest.mark.parametrize(("file", "made"), [("a.tgz", tgz), ("a.zip", zipped)])
+def test_archives_cannot_leave_their_folder(tmp_path, file, made, name):
+    archive = tmp_path / file
+    archive.write_bytes(made({"inside": b"", name: b"out"}))
     with pytest.raises(DataError, match="cannot be unpacked"):
         unpack(archive, tmp_path / "deep" / "folder")
     assert not list(tmp_path.rglob("outside"))

@@ -1,0 +1,125 @@
+"""The task ``ade20k``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from attn_bench.plugin import DataError, Splits, TrainingDefaults
+from attn_bench.tasks.images.published import CROP, DEVIATION, MEAN, PublishedSet
+from attn_bench.tasks.images.scores import MASK_METRICS, UNLABELLED, cross_entropy, mask_scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import Dataset
+
+Pairs = Sequence[tuple[Path, Path]]
+
+
+class ADE20K(PublishedSet):
+    """Scene parsing on ADE20K: 20,210 training scenes, 2,000 of validation to test on; 150 classes, some points none.
+
+    The release of the SceneParse150 challenge of 2016. In its annotations 0 is unlabelled and 1 to 150 are the classes.
+    """
+
+    name = "ade20k"
+    summary = "ADE20K (SceneParse150): to which of 150 classes each point of a scene belongs."
+    citation = "arXiv:1608.05442"
+    kind = "mask"
+    metrics = MASK_METRICS
+    defaults = TrainingDefaults(resolutions=(256,), epochs=10, batch_size=16, learning_rate=1e-3, weight_decay=0.05)
+    protocol = (
+        "Published scores (arXiv:1608.05442 and after) are of whole validation scenes at their own sizes, usually with "
+        "pretrained networks. Here: the centre of each at the resolution asked for, scored there; not comparable."
+    )
+    classes, sizes = 150, (20210, 2000)
+    folder = "ADEChallengeData2016"
+    layout = (
+        "ADEChallengeData2016/images/training/*.jpg and validation/*.jpg, annotations/training/*.png and "
+        "validation/*.png, and objectInfo150.txt"
+    )
+    address = "http://data.csail.mit.edu/places/ADEchallenge"
+    archives = (("ADEChallengeData2016.zip", "7328b3957e407ddae1d3cbf487f149ef"),)
+
+    def splits(self, resolution: int, *, root: str | None = None, augment: bool = True) -> Splits:
+        """Return the official splits; an image and its annotation are read when they are asked for, and cut alike.
+
+        Test scenes are resized so that their shorter side is resolution / 0.875 and cut to the centre; channels are
+        normalised by the mean and deviation of ImageNet. Annotations are resampled to the nearest point.
+
+        Args:
+            root: folder that holds the set in its published layout; a folder in the cache where unset.
+            augment: cut training scenes at random places and sizes, and mirror half of them.
+        """
+        import torch
+        from torchvision.transforms import v2
+
+        self.problem(resolution)
+        train, test, identity = self.opened(root)
+        tensor = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
+        centre = [v2.Resize(round(resolution / CROP)), v2.CenterCrop(resolution), *tensor]
+        # A quarter of a scene at least: of less, few points would tell their class.
+        varied = [v2.RandomResizedCrop(resolution, scale=(0.25, 1.0)), v2.RandomHorizontalFlip(), *tensor]
+
+        def scenes(pairs: Pairs, steps: list[Any]) -> Dataset[tuple[Tensor, Tensor]]:
+            return cast("Dataset[tuple[Tensor, Tensor]]", _Scenes(pairs, v2.Compose(steps)))
+
+        return Splits(scenes(train, varied if augment else centre), scenes(test, centre), identity)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy over labelled points."""
+        return cross_entropy(prediction, target)
+
+    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Return mean intersection over union and accuracy over labelled points in per cent."""
+        return mask_scores(batches)
+
+    def _open(self, root: Path) -> tuple[Pairs, Pairs]:
+        """Return the paths of image and annotation of training and test scenes."""
+        return _pairs(root / self.folder, "training"), _pairs(root / self.folder, "validation")
+
+    def _count_classes(self, root: Path, split: Any) -> int:
+        # Reading every annotation would take minutes; this file has one row a class, below its header.
+        rows = (root / self.folder / "objectInfo150.txt").read_text(encoding="utf-8").splitlines()
+        return sum(bool(row.strip()) for row in rows[1:])
+
+
+def _pairs(folder: Path, part: str) -> Pairs:
+    images = sorted((folder / "images" / part).glob("*.jpg"))
+    pairs = [(image, folder / "annotations" / part / f"{image.stem}.png") for image in images]
+    if not pairs:
+        raise ValueError(f"there are no images/{part}/*.jpg")
+    if missing := [annotation for _, annotation in pairs if not annotation.is_file()]:
+        raise ValueError(f"{len(missing)} images have no annotation, e.g. annotations/{part}/{missing[0].name}")
+    return pairs
+
+
+class _Scenes:
+    """Images and annotations as tensors (3, R, R) and (R, R), changed together."""
+
+    def __init__(self, pairs: Pairs, transform: Callable[[Any, Any], tuple[Tensor, Tensor]]) -> None:
+        self.pairs, self.transform = pairs, transform
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        from PIL import Image
+        from torch import Tensor
+        from torchvision import tv_tensors
+        from torchvision.transforms.v2 import functional as F
+
+        path, annotation = self.pairs[index]
+        with Image.open(path) as opened:
+            image = F.to_image(opened.convert("RGB"))
+        with Image.open(annotation) as opened:
+            mask = tv_tensors.Mask(F.pil_to_tensor(opened))
+        if mask.shape != (1, *image.shape[1:]) or mask.max() > ADE20K.classes:
+            raise DataError(
+                f"{annotation} is no annotation of {path.name}: one channel of its size with values up to "
+                f"{ADE20K.classes} is expected; it has shape {tuple(mask.shape)} and values up to {int(mask.max())}"
+            )
+        image, mask = self.transform(image, mask)
+        classes = mask[0].as_subclass(Tensor).long() - 1
+        return image.as_subclass(Tensor), classes.where(classes >= 0, UNLABELLED)
