@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from attn_bench.plugin import Model, OptionError, Problem
+from attn_bench.plugin import OptionError, Problem
 from baselines.checks import check_positive
+from baselines.pooled_model import PooledModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from baselines.float32_spectral import NeuralopFNO
 
 
-class FNO(Model):
+class FNO(PooledModel):
     """neuraloperator's FNO as it is, with its spectral convolutions kept in float32 under autocast.
 
     One set of weights runs on any grid. On a grid with fewer frequencies than ``n_modes`` asks for, the others are

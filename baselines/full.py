@@ -5,14 +5,15 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from attn_bench.plugin import Model, Problem
+from attn_bench.plugin import Problem
 from baselines.checks import check_heads, check_hidden, check_positive
+from baselines.pooled_model import PooledModel
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class FullAttention(Model):
+class FullAttention(PooledModel):
     """A transformer with exact softmax attention between all points of a grid, or all tokens of a text.
 
     The upper bound of what an approximation can see and the cost it has to beat (:mod:`baselines.transformer`,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attn_bench.plugin import Model, Problem
+from attn_bench.plugin import Problem
 from baselines.checks import check_heads, check_hidden, check_positive
+from baselines.pooled_model import PooledModel
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Linear(Model):
+class Linear(PooledModel):
     """The transformer of ``full`` with linear attention (:mod:`baselines.linear_attention`).
 
     The whole context at linear cost, summed up in one matrix a head. A grid is read as one sequence, row by row.

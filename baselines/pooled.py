@@ -14,12 +14,15 @@ class PooledClassifier(nn.Module):
         features: maps (B, C, H, W) to (B, dim, H, W); kept as ``features``.
         dim: channels of the features.
         classes: number of scores.
+
+    The linear map, from normalised means to scores, is kept as ``head``: it is what a linear probe trains.
     """
 
     def __init__(self, features: nn.Module, dim: int, classes: int) -> None:
         super().__init__()
         self.features = features
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, classes))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, classes)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.head(self.features(x_BCHW).mean((2, 3)))
+        return self.head(self.norm(self.features(x_BCHW).mean((2, 3))))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from attn_bench.plugin import Model, Problem
+from attn_bench.plugin import Problem
 from baselines.checks import check_dropout, check_heads, check_hidden, check_positive, patch_exceeds_grid
+from baselines.pooled_model import PooledModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from baselines.dense_swinv2 import DenseSwinV2
 
 
-class SwinV2(Model):
+class SwinV2(PooledModel):
     """timm's SwinV2 blocks at constant resolution with a dense output (:class:`baselines.dense_swinv2.DenseSwinV2`).
 
     Windowed attention with shifts and without merging, as an operator on fields needs; coordinates, patch embedding

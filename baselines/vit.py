@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from attn_bench.plugin import Model, Problem
+from attn_bench.plugin import Problem
 from baselines.checks import check_dropout, check_heads, check_hidden, check_positive, patch_exceeds_grid
+from baselines.pooled_model import PooledModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from baselines.dense_vit import DenseViT
 
 
-class ViT(Model):
+class ViT(PooledModel):
     """timm's vision transformer with a dense output (:class:`baselines.dense_vit.DenseViT`).
 
     The blocks are timm's; a linear map from each token to its patch of the output field is added. It grows as the

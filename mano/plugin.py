@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from attn_bench.plugin import Model, OptionError, Problem
+from attn_bench.plugin import OptionError, Problem
+from baselines.pooled_model import PooledModel
 from mano.levels import LevelWeights
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from mano.operator import MANO
 
 
-class MANOModel(Model):
+class MANOModel(PooledModel):
     """The Multipole Attention Neural Operator on fields (:class:`mano.operator.MANO`).
 
     The defaults are small enough to train on two CPU cores; learning rates from 1e-3 to 4e-3 suit them.

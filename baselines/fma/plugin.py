@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from attn_bench.plugin import Model, Problem
+from attn_bench.plugin import Problem
 from baselines.checks import check_heads, check_hidden, check_positive
+from baselines.pooled_model import PooledModel
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class FMA(Model):
+class FMA(PooledModel):
     """The transformer of ``full`` with Fast Multipole Attention in the place of exact attention.
 
     In 1D on text, causal or not (:class:`baselines.fma.attention.FastMultipoleAttention1d`), in 2D on fields and images

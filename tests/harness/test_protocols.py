@@ -29,6 +29,10 @@ from attn_bench.tasks.images.digits import Digits
 from attn_bench.training import predict, train
 
 PROBLEM = Problem("image", 1, 10, (8, 8))
+# Models of fields that classify by the mean of their features, small.
+OURS = {name: {"dim": 8, "depth": 1} for name in ("full", "linear", "fma", "mano", "vit", "swinv2")} | {
+    "fno": {"hidden_channels": 8, "n_layers": 1}
+}
 ONE = {"models": ["timm"], "task": "digits", "resolutions": [8], "device": "cpu", "batch_size": 8, "epochs": 3}
 
 
@@ -105,6 +109,7 @@ def test_a_probe_trains_the_head_alone_and_looks_at_each_image_once():
         ("timm", {"model": "resnet10t"}),
         ("timm:swinv2-tiny", {}),
         ("mano-swinv2:small", {}),
+        *OURS.items(),
     ],
 )
 def test_heads_of_image_models_are_where_the_scores_come_from(name, options):
@@ -119,10 +124,28 @@ def test_heads_of_image_models_are_where_the_scores_come_from(name, options):
         scores = module(x)
         (features,) = seen
         torch.testing.assert_close(F.linear(features, head.weight, head.bias), scores)
-    with_these = {id(p) for p in model.warm_up(module)}
-    new = {id(p) for n, p in module.named_parameters() if ".down." in n or ".up." in n}
-    assert with_these == new
-    assert bool(new) == (plugin == "mano-swinv2")
+    added = {id(p) for p in model.warm_up(module)}
+    multipole = {id(p) for n, p in module.named_parameters() if ".down." in n or ".up." in n}
+    # Only what is grown from a pretrained network has parts that are added to it.
+    assert added == (multipole if plugin == "mano-swinv2" else set())
+    assert bool(added) == (plugin == "mano-swinv2")
+
+
+@pytest.mark.parametrize(("name", "options"), OURS.items())
+def test_a_probe_of_our_models_trains_a_linear_map(name, options):
+    model, one = MODELS.load(name), cell("linear-probe", learning_rate=0.1, epochs=1)
+    module, data = model.build(PROBLEM, **options), digits(16)
+    before = copy.deepcopy(dict(module.named_parameters()))
+    chosen = plan(one, Digits(), model, PROBLEM, module, module, data)
+    trained(one, chosen)
+    changed = {key for key, value in module.named_parameters() if not torch.equal(value, before[key])}
+    assert changed == {"head.weight", "head.bias"}
+    assert chosen.notes == {"trained_parameters": 10 * (8 + 1)}
+    (probed, _), (whole, _) = (
+        next(predict(part, test, batch_size=16, precision="float32", device="cpu"))
+        for part, test in ((chosen.module, chosen.test), (module, data.test))
+    )
+    torch.testing.assert_close(probed, whole)
 
 
 def test_pretrained_weights_see_images_as_they_were_trained_to(tmp_path):
@@ -174,6 +197,32 @@ def test_mixup_mixes_images_and_targets_alike():
     assert chosen.extras.mix(images, torch.arange(4))[0] is images
 
 
+def test_cutmix_puts_a_part_of_one_image_into_another():
+    images = torch.arange(4.0)[:, None, None, None].expand(4, 1, 8, 8).contiguous()
+    _, _, chosen = made(cell("finetune", mixup=0, cutmix=1))
+    torch.manual_seed(0)
+    shares = set()
+    for _ in range(10):
+        mixed, targets = chosen.extras.mix(images, torch.arange(4))
+        for value in range(4):
+            torch.testing.assert_close((mixed == value).float().mean((1, 2, 3)), targets[:, value])
+        assert all(len(image.unique()) <= 2 for image in mixed)
+        shares.add(float(targets[0, 0]))
+    assert len(shares) > 5
+
+
+def test_with_mixup_and_cutmix_a_batch_goes_through_one_of_them():
+    images = torch.arange(4.0)[:, None, None, None].expand(4, 1, 8, 8).contiguous()
+    _, _, chosen = made(cell("finetune", mixup=1, cutmix=1))
+    torch.manual_seed(0)
+    whole = []
+    for _ in range(100):
+        mixed, targets = chosen.extras.mix(images, torch.arange(4))
+        torch.testing.assert_close(mixed.mean((1, 2, 3)), targets[:, :4] @ torch.arange(4.0))
+        whole.append(torch.equal(mixed, mixed.round()))
+    assert 30 < sum(whole) < 70
+
+
 def test_smoothing_is_that_of_its_paper():
     scores, classes, share = torch.randn(5, 10), torch.arange(5), 0.3
     _, _, chosen = made(cell("finetune", label_smoothing=share))
@@ -216,7 +265,7 @@ def test_what_was_added_and_the_head_are_trained_alone_at_first():
 
 @pytest.mark.parametrize("stop_at", [2, 5, 9])
 def test_fine_tuning_that_was_stopped_ends_where_it_would_have_ended(tmp_path, stop_at):
-    one = cell("finetune", ema=0.9, warm_up=1)
+    one = cell("finetune", ema=0.9, warm_up=1, cutmix=1)
     whole, _, chosen = made(one)
     trained(one, chosen)
 
@@ -241,14 +290,15 @@ def test_cells_of_protocols_are_different_ones_and_come_back_from_json():
     assert not {"protocol", "finetuning"} & set(plain.to_json())
     others = [
         cell("linear-probe"), cell("finetune"), cell("finetune", mixup=0), cell("finetune", ema=0.9),
-        cell("finetune", label_smoothing=0), cell("finetune", warm_up=1),
+        cell("finetune", label_smoothing=0), cell("finetune", warm_up=1), cell("finetune", cutmix=1),
     ]  # fmt: skip
-    assert len({one.id for one in (plain, *others)}) == 7
+    assert len({one.id for one in (plain, *others)}) == 8
+    assert [one for one in others if "cutmix" in one.to_json().get("finetuning", {})] == others[-1:]
     records = [{"cell": json.loads(json.dumps(one.to_json()))} for one in (plain, *others)]
     assert [Cell.from_json(record["cell"]) for record in records] == [plain, *others]
     again = [one for settings in sweeps([record["cell"] for record in records]) for one in _cells(settings)]
     assert {one.id for one in again} == {one.id for one in (plain, *others)}
-    assert len(set(labels(records))) == 7
+    assert len(set(labels(records))) == 8
     assert labels(records[:3]) == [
         "timm [protocol=scratch]",
         "timm [protocol=linear-probe]",
@@ -266,6 +316,8 @@ def _cells(settings):
         ({"protocol": "probe"}, "setting protocol"),
         ({"protocol": "finetune", "task": "pathfinder-mask", "resolutions": [32]}, "pathfinder-mask is mask"),
         ({"protocol": "linear-probe", "mixup": 0.2}, "setting mixup: is for fine-tuning"),
+        ({"cutmix": 1}, "setting cutmix: is for fine-tuning"),
+        ({"protocol": "finetune", "cutmix": -0.5}, "setting cutmix: must not be negative"),
         ({"ema": 0.9}, "setting ema: is for fine-tuning"),
         ({"protocol": "finetune", "ema": 1}, "setting ema: must be at least 0 and below 1"),
         ({"protocol": "finetune", "warm_up": -1}, "setting warm_up: must not be negative"),
