@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from attn_bench.plugin import OptionError, Problem
+from baselines.checks import check_positive, patch_exceeds_grid
 from baselines.pooled_model import PooledModel
 from mano.levels import LevelWeights
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mano.operator import MANO
-
 
 class MANOModel(PooledModel):
-    """The Multipole Attention Neural Operator on fields (:class:`mano.operator.MANO`).
+    """The Multipole Attention Neural Operator (:class:`mano.operator.MANO`): a token is a point, on images a patch.
 
     The defaults are small enough to train on two CPU cores; learning rates from 1e-3 to 4e-3 suit them.
     The preset ``paper`` is its Darcy setting: windows of 2 x 2, rate 2, 4 heads. The paper does not give all of the
@@ -47,6 +46,7 @@ class MANOModel(PooledModel):
         level_weights: LevelWeights = "harmonic",
         double_norm: bool = True,
         dropout: float = 0.0,
+        patch_size: int | None = None,
     ) -> nn.Module:
         """Return the operator with random weights; for an image, with a head on the mean of its features.
 
@@ -63,18 +63,23 @@ class MANOModel(PooledModel):
             level_weights: what a coarser level counts: harmonic (the authors' code), sum (the paper's text) or learned.
             double_norm: normalise tokens twice before attention, as the authors' code does, or once.
             dropout: dropout probability.
+            patch_size: side of a patch, in grid points; a patch is one token. Unset: 2 on images, 1 elsewhere.
 
         Raises:
             OptionError: a value cannot work.
         """
         from baselines.pooled import PooledClassifier
         from mano.operator import MANO
+        from mano.patches import Patched
 
         pooled = problem.kind == "image"
+        patch = _patch(problem, patch_size)
+        check_positive(patch_size=patch)
+        outputs = dim if pooled else problem.outputs
         try:
-            module = MANO(
-                problem.inputs,
-                dim if pooled else problem.outputs,
+            operator = MANO(
+                problem.inputs * patch**2,
+                outputs * patch**2,
                 dim=dim,
                 depth=depth,
                 heads=heads,
@@ -90,11 +95,24 @@ class MANOModel(PooledModel):
             )
         except ValueError as error:
             raise OptionError(str(error)) from None
-        module.grid = problem.grid
+        operator.grid = tuple(-(-n // patch) for n in problem.grid)
+        module = Patched(operator, patch) if patch > 1 else operator
         return PooledClassifier(module, dim, problem.outputs) if pooled else module
+
+    def unsupported(
+        self, problem: Problem, device: str, *, patch_size: int | None = None, **options: Any
+    ) -> str | None:
+        """Say that a patch is larger than the grid."""
+        return patch_exceeds_grid(_patch(problem, patch_size), problem.grid)
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Return how many levels are used on the problem's grid, and the grid of the coarsest."""
-        operator = cast("MANO", getattr(module, "features", module))
+        from mano.operator import MANO
+
+        operator = next(part for part in module.modules() if isinstance(part, MANO))
         grids = operator.blocks[0].attention.grids(operator.grid)
         return {"levels": len(grids), "coarsest_grid": list(grids[-1])}
+
+
+def _patch(problem: Problem, patch_size: int | None) -> int:
+    return (2 if problem.kind == "image" else 1) if patch_size is None else patch_size

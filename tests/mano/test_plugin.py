@@ -8,6 +8,7 @@ import torch
 
 from attn_bench.options import options_of
 from attn_bench.plugin import OptionError, Problem
+from mano.patches import Patched
 from mano.plugin import MANOModel
 
 PROBLEM = Problem("field", 1, 2, (16, 12))
@@ -38,3 +39,32 @@ def test_bad_values_are_option_errors_of_one_line():
         with pytest.raises(OptionError, match=next(iter(options))) as caught:
             MANOModel().build(PROBLEM, **options)
         assert "\n" not in str(caught.value)
+
+
+def test_a_patch_is_a_token_with_all_its_values():
+    class Recording(torch.nn.Module):
+        def forward(self, x):
+            self.seen = x
+            return x
+
+    operator = Recording()
+    x = torch.randn(2, 3, 5, 7)
+    assert Patched(operator, 2)(x).equal(x)  # the way there and back
+    assert operator.seen.shape == (2, 12, 3, 4)
+    token = operator.seen[1, :, 1, 2].view(3, 2, 2)
+    assert token.equal(x[1, :, 2:4, 4:6])
+    assert operator.seen[0, :, 2, 3].view(3, 2, 2)[:, 1].eq(0).all()
+
+
+def test_patches_make_the_grid_smaller():
+    image = Problem("image", 1, 10, (32, 30))
+    module = MANOModel().build(image)
+    assert MANOModel().effective(module)["levels"] == 4  # of 16 x 15 patches of 2 x 2
+    assert module(torch.randn(2, 1, 32, 30)).shape == (2, 10)
+    points = MANOModel().build(image, patch_size=1)
+    assert MANOModel().effective(points)["levels"] == 5
+    field = MANOModel().build(PROBLEM, patch_size=3)
+    assert field(torch.randn(2, 1, 16, 12)).shape == (2, 2, 16, 12)
+    assert "patch_size 13" in (MANOModel().unsupported(PROBLEM, "cpu", patch_size=13) or "")
+    with pytest.raises(OptionError, match="patch_size"):
+        MANOModel().build(PROBLEM, patch_size=0)
