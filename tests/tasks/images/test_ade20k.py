@@ -12,6 +12,8 @@ from PIL import Image
 
 from attn_bench import load
 from attn_bench.plugin import DataError, Problem
+from attn_bench.runner import prepare_data
+from attn_bench.sweep import Sweep
 from attn_bench.tasks.images.ade20k import ADE20K
 from attn_bench.tasks.images.scores import UNLABELLED
 
@@ -118,6 +120,13 @@ def test_what_is_not_as_published_is_one_line(root):
         path.unlink()
     with pytest.raises(DataError, match="there are no images/training"):
         ADE20K().splits(32, root=str(root))
+
+
+def test_from_python_a_part_of_a_set_is_a_warning(root):
+    options = {"ade20k": {"root": str(root)}}
+    cells = Sweep.from_settings({"models": ["vit"], "task": "ade20k", "device": "cpu", "options": options}).cells()
+    with pytest.warns(UserWarning, match="holds a part of ade20k: 4 training and 1 test images"):
+        prepare_data("ade20k", cells, lambda done, total: None)
 
 
 def test_a_run_from_the_command_line(root, tmp_path):
