@@ -1,11 +1,12 @@
 """How often the gate of ``attn-bench ab`` is wrong: with nothing changed, and with regressions of a known size planted.
 
-    python benchmarks/gate.py [--same 200] [--planted 100] [--out results/gate]
+    python benchmarks/gate.py [--same 200] [--planted 100] [--lanes 2] [--out results/gate]
 
 Every comparison is one model at one grid, forward pass and training step, judged as ``attn-bench ab`` does with its
 default thresholds: live processes of two sides that run the same code, of which one may be made worse
-(``benchmarks/planted.py``). A comparison says WORSE if one of both steps does. Interrupted, it goes on from what it
-has; ``--out`` holds a line per comparison.
+(``benchmarks/planted.py``). A comparison says WORSE if one of both steps does. As both sides of a comparison take
+turns, one is made on each lane at a time, on cores of its own. Interrupted, the benchmark goes on from what it has;
+``--out`` holds a line per comparison.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from attn_bench.revisions import Plan, compare_sides
 from attn_bench.sweep import Cell, Sweep, imported
 
 SLOWER, HUNGRIER = 0.10, 0.01
+LOCK = threading.Lock()
 KINDS = {
     "nothing": {},
     "latency + 10 %": {"PLANTED_LATENCY": str(SLOWER)},
@@ -49,8 +53,14 @@ def main() -> None:
     parser.add_argument("--models", default="mano,fno,swinv2,vit")
     parser.add_argument("--resolution", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=0.4, help="of taking turns, per step and pair of processes")
+    parser.add_argument("--lanes", type=int, default=2, help="comparisons made at a time, on one core or more each")
     parser.add_argument("--out", type=Path, default=Path("results/gate"))
     options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= options.lanes <= len(cores):
+        parser.error(f"--lanes: there are {len(cores)} cores")
+    lanes = [set(cores[i :: options.lanes]) for i in range(options.lanes)]
+    threads = min(map(len, lanes))
     sweep = Sweep.from_settings(
         {
             "models": options.models.split(","),
@@ -58,6 +68,7 @@ def main() -> None:
             "resolutions": [options.resolution],
             "train": False,
             "device": "cpu",
+            "threads": threads,
         }
     )
     plan = dataclasses.replace(Plan.of(sweep, Thresholds()), seconds=options.seconds)
@@ -65,30 +76,44 @@ def main() -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     asked = dict(zip(KINDS, (options.same, options.planted, options.hungrier)))
     for kind, number in asked.items():
-        have = sum(line["planted"] == kind for line in lines)
-        with sides(kind, plan) as (base, new):
-            for i in range(have, number):
-                cell = plan.cells[i % len(plan.cells)]
-                lines.append(one(kind, cell, base, new, plan))
-                with atomic_write(path) as file:
-                    file.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
-                print(f"{kind} {i + 1}/{number} {lines[-1]}", file=sys.stderr, flush=True)
-    text = summary(lines)
+        waiting = iter(range(sum(line["planted"] == kind for line in lines), number))
+
+        def serve(lane: set[int], kind: str = kind, waiting: Iterator[int] = waiting) -> None:
+            os.sched_setaffinity(0, lane)  # of this thread, and of the processes that it starts
+            with sides(kind, plan) as (base, new):
+                while (i := _next(waiting)) is not None:
+                    line = one(kind, plan.cells[i % len(plan.cells)], base, new, plan)
+                    with LOCK:
+                        lines.append(line)
+                        with atomic_write(path) as file:
+                            file.write("".join(f"{json.dumps(each)}\n" for each in lines).encode())
+                    print(f"{kind} {i + 1} {line}", file=sys.stderr, flush=True)
+
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            list(pool.map(serve, lanes))
+    text = summary(lines, f"{len(lanes)} comparisons at a time, {threads} thread{'s' if threads > 1 else ''} each")
     with atomic_write(options.out / "table.md") as file:
         file.write(text.encode())
     print(text)
+
+
+def _next(waiting: Iterator[int]) -> int | None:
+    with LOCK:
+        return next(waiting, None)
 
 
 @contextmanager
 def sides(kind: str, plan: Plan) -> Iterator[tuple[Side, Side]]:
     """Start base and new; what is planted is in the environment and the modules of new."""
     modules = imported(plan.cells)
-    with Side("base", (), modules) as base:
+    with LOCK:
+        base = Side("base", (), modules)
         os.environ |= KINDS[kind]
-        with Side("new", [str(Path(__file__).parent)], (*modules, *(["planted"] if KINDS[kind] else []))) as new:
-            for name in KINDS[kind]:
-                del os.environ[name]
-            yield base, new
+        new = Side("new", [str(Path(__file__).parent)], (*modules, *(["planted"] if KINDS[kind] else [])))
+        for name in KINDS[kind]:
+            del os.environ[name]
+    with base, new:
+        yield base, new
 
 
 def one(kind: str, cell: Cell, base: Side, new: Side, plan: Plan) -> dict[str, Any]:
@@ -112,8 +137,8 @@ def one(kind: str, cell: Cell, base: Side, new: Side, plan: Plan) -> dict[str, A
     }
 
 
-def summary(lines: list[dict[str, Any]]) -> str:
-    """Return the table of how often each verdict was given."""
+def summary(lines: list[dict[str, Any]], how: str) -> str:
+    """Return the table of how often each verdict was given; ``how`` they were made stands below."""
     rows = []
     for kind in KINDS:
         of_kind = [line for line in lines if line["planted"] == kind]
@@ -135,7 +160,7 @@ def summary(lines: list[dict[str, Any]]) -> str:
         "| planted | comparisons | latency WORSE | UNCLEAR | BETTER | SAME | memory WORSE | pairs | s each |\n"
         "| :-- | --: | --: | --: | --: | --: | --: | --: | --: |\n" + "\n".join(rows) + "\n\n"
         f"Models in turn: {', '.join(dict.fromkeys(line['model'] for line in lines))}. "
-        f"{where['device_name']}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n"
+        f"{where['device_name']}, {how}, torch {torch.__version__}.\n"
     )
 
 
