@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -60,12 +62,16 @@ def test_scenes_depend_on_seed_stream_and_index_alone():
         assert not np.array_equal(other.dots, first.dots)
 
 
-def test_the_distance_of_the_dots_is_hardly_a_clue():
-    scenes = [scene(0, "train", i, Difficulty()) for i in range(300)]
+@pytest.mark.parametrize("level", ["easy", "medium"])
+def test_the_distance_of_the_dots_is_hardly_a_clue(level):
+    scenes = [scene(0, "train", i, Difficulty(**LEVELS[level])) for i in range(600)]
     distance = np.array([np.hypot(*(s.dots[0] - s.dots[1])) for s in scenes])
     positive = np.array([s.positive for s in scenes])
-    right = [((distance > at) == positive).mean() for at in np.quantile(distance, np.linspace(0, 1, 41))]
-    assert max(*right, 1 - min(right)) < 0.65
+    bounds = [-np.inf, *np.quantile(distance, np.linspace(0.05, 0.95, 19)), np.inf]
+    right = [
+        (((low < distance) & (distance <= high)) == positive).mean() for low, high in itertools.combinations(bounds, 2)
+    ]
+    assert max(*right, 1 - min(right)) < 0.64
 
 
 @pytest.mark.parametrize("task", [Pathfinder(), PathfinderMask()])
