@@ -271,6 +271,8 @@ def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, co
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {environment(device)['device_name']}. "
         f"Copy bandwidth {bandwidth / 1e9:.1f} GB/s, matrix rate {rate / 1e9:.0f} GFLOP/s.",
     ]
+    if device == "cpu":
+        lines += ["", *goals(frame)]
     columns = [
         *("grid", "batch", "implementation", "median_ms", "fastest_ms", "times_faster"),
         *("peak_memory_mib", "ns_per_token", "share_of_limit"),
@@ -280,6 +282,34 @@ def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, co
         for _, row in frame[frame["pass"] == kind].iterrows():
             lines.append(_line([_cell(row[column]) for column in columns]))
     return "\n".join(lines) + "\n"
+
+
+def goals(frame: pd.DataFrame) -> list[str]:
+    """Say in one line each what is reached of what is asked of the CPU, for the grids that were measured."""
+    rows = frame.set_index(["pass", "implementation", "grid"]).sort_index()
+    ours, slow = rows.loc[BOTH, "mano"], rows.loc[BOTH, REFERENCE]
+    lines = []
+
+    def say(what: str, values: pd.Series, reached: pd.Series) -> None:
+        shown = ", ".join(f"{value:.3g}" for value in values)
+        short = ", ".join(str(grid) for grid in values.index[~reached])
+        lines.append(f"- {what}: {shown}; {f'short at {short}' if short else 'reached'}.")
+
+    grids = [grid for grid in (32, 64, 128) if grid in ours.index]
+    if grids:
+        times, share = ours["times_faster"][grids], (ours["peak_memory_mib"] / slow["peak_memory_mib"])[grids]
+        where = ", ".join(map(str, grids))
+        say(f"Forward and backward at {where}, times as fast as unfold and fold (asked: 2.5)", times, times >= 2.5)
+        say(f"Its peak memory at {where}, as a share (asked: 0.5)", share, share <= 0.5)
+    if STEP in rows.index:
+        times = rows.loc[STEP, "mano step"]["times_faster"]
+        say("Training step, times as fast as with unfold and fold (asked: 2)", times, times >= 2)
+    large = ours.loc[[grid for grid in ours.index if 64 <= grid <= 512]]
+    if len(large) > 1:
+        per_token = large[["median_ms", "fastest_ms"]].div(large["batch"] * large.index**2, axis=0)
+        spread = per_token.max() / per_token.min()
+        say("Largest over smallest cost per token, 64 to 512, median and fastest (asked: 1.2)", spread, spread <= 1.2)
+    return lines
 
 
 def _line(cells: list[str]) -> str:

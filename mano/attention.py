@@ -16,6 +16,7 @@ from mano.levels import Grid, LevelWeights, check, level_grids, window_counts
 from mano.overlap import window_attention
 from mano.scales import down_sample, up_sample
 from mano.tiles import tiled_multipole
+from mano.windows import SMALL
 
 MAX_GATES = 32
 
@@ -120,7 +121,10 @@ class MultipoleAttention(nn.Module):
         if torch.is_autocast_enabled("cpu"):
             tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
         x, norms, weights = tensors[0], tensors[1 : len(norms) + 1], tensors[len(norms) + 1 :]
-        return tiled_multipole(x, norms, *weights, gates, self.heads, self.window_size, self.norm.eps)[0]
+        # For larger windows the probabilities take more room than all else, and a matrix product computes them anew.
+        small = self.window_size**2 <= SMALL
+        keep = small and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, gates))
+        return tiled_multipole(x, norms, *weights, gates, self.heads, self.window_size, self.norm.eps, keep)[0]
 
     def _attend(self, pyramid: list[Tensor], dropping: bool) -> list[Tensor]:
         """Apply A to all levels together."""

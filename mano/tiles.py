@@ -2,7 +2,8 @@
 
 The operator ``mano::tiled_multipole`` goes through the tokens of all levels a few thousand at a time: what a chunk
 needs between its input and its output is never written to memory, and the backward pass computes it anew (a sixth more
-matrix products) instead of reading it back. Kept are X_l and R_l of the coarse levels, two thirds of the input.
+matrix products) instead of reading it back. Kept are X_l and R_l of the coarse levels, two thirds of the input, and the
+attention probabilities, which take many steps to compute and for windows of 2 x 2 are a third of the input.
 Few large tensors are allocated: the first touch of fresh memory can cost as much as the arithmetic on it.
 
 Axes in names: B batch, H W grid, C channels, K x K cells of a window, R rows of windows of all samples, P = K * K,
@@ -11,19 +12,21 @@ M windows of a chunk, T = P * M tokens of a chunk, A heads, E channels of a head
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from mano.levels import ceil_div, level_grids
+from mano import chunks
+from mano.levels import ceil_div, level_grids, window_counts
 from mano.products import product
 from mano.scales import add_up_sampled, down_sample, weight_gradient
-from mano.windows import attend, attend_backward, wide_dtype
+from mano.windows import attend, attend_backward, average, wide_dtype
 
-TOKENS_PER_THREAD = 3072
+TOKENS_PER_THREAD = 2528
 
 
 @torch.library.custom_op("mano::tiled_multipole", mutates_args=())
@@ -39,8 +42,9 @@ def tiled_multipole(
     heads: int,
     window: int,
     eps: float,
+    keep: bool,
 ) -> list[Tensor]:
-    """Return R_0, then X_1, X_2, ... and R_1, R_2, ..., which the backward pass needs.
+    """Return R_0, then what the backward pass needs: X_1, X_2, ..., R_1, R_2, ... and the attention probabilities.
 
     Cells that complete the last windows beyond a grid are attended to by none.
 
@@ -56,25 +60,31 @@ def tiled_multipole(
         heads: attention heads.
         window: side of a window, in cells, and distance between windows.
         eps: of the LayerNorms.
+        keep: whether to keep the attention probabilities; without, the backward pass computes them anew.
     """
     with torch.autocast("cpu", enabled=False):
+        down = down.contiguous(memory_format=torch.channels_last)  # as convolutions want it
         xs = [x_BHWC]
         for _ in level_weights:
             xs.append(down_sample(xs[-1], down))
-        complete = [_complete(x, window) for x in xs]
+        complete = [chunks.complete(x, window) for x in xs]
         results = [torch.empty_like(x) for x in complete]
-        tokens, outputs, real = _windows(complete, window), _windows(results, window), _real(xs, window)
-        for chunk in _chunks(tokens):
-            mask_PM = None if real is None else _gather(real, chunk).view(window**2, -1)
-            y_TC = _normalise(_gather(tokens, chunk), norms, eps)[-1][0]
-            o_AEPM, _ = attend(_project(y_TC, qkv, heads, window), mask_PM)
+        tokens, outputs = chunks.windows(complete, window), chunks.windows(results, window)
+        real = chunks.real(xs, window)
+        kept = _room(xs, heads, window, keep)
+        for chunk, place in chunks.window_chunks(tokens, TOKENS_PER_THREAD * torch.get_num_threads()):
+            mask_PM = None if real is None else chunks.gather(real, chunk, True).view(window**2, -1)
+            y_TC = _normalise(chunks.gather(tokens, chunk, 0), norms, eps)[-1][0]
+            o_AEPM, p_APPM = attend(_project(y_TC, qkv, heads, window), mask_PM)
+            if keep:
+                kept[..., place] = p_APPM[..., : place.stop - place.start]
             out_CT = product(out, o_AEPM.view(-1, len(y_TC)).t()).add_(bias[:, None])
-            _scatter(out_CT.t(), outputs, chunk)
-            del y_TC, o_AEPM, out_CT  # not to be held while the next chunk is computed
-        results = _crop(results, xs)
+            chunks.scatter(out_CT.t(), outputs, chunk)
+            del y_TC, o_AEPM, p_APPM, out_CT  # not to be held while the next chunk is computed
+        results = chunks.crop(results, xs)
         for l in reversed(range(len(level_weights))):
             add_up_sampled(results[l], results[l + 1], up * level_weights[l].to(up.dtype))
-    return [results[0], *xs[1:], *results[1:]]
+    return [results[0], *xs[1:], *results[1:], kept]
 
 
 @torch.library.custom_op("mano::tiled_multipole_backward", mutates_args=())
@@ -82,6 +92,7 @@ def tiled_multipole_backward(
     grad_BHWC: Tensor,
     xs: list[Tensor],
     coarse: list[Tensor],
+    kept: Tensor,
     norms: list[Tensor],
     qkv: Tensor,
     out: Tensor,
@@ -99,6 +110,7 @@ def tiled_multipole_backward(
         grad_BHWC: by R_0.
         xs: X_0, X_1, ...
         coarse: R_1, R_2, ...
+        kept: the attention probabilities, (A, P, P, windows).
         norms, qkv, out, bias, down, up, level_weights, heads, window, eps: as in :func:`tiled_multipole`.
     """
     # What is summed over chunks and levels is summed in float32 at least.
@@ -106,6 +118,7 @@ def tiled_multipole_backward(
     d_qkv, d_out_FC, d_bias, d_down, d_up, d_level_weights = (
         torch.zeros(w.shape, dtype=wide_dtype(w.dtype)) for w in (qkv, out.t(), bias, down, up, level_weights)
     )
+    down, up = (weight.contiguous(memory_format=torch.channels_last) for weight in (down, up))
     qkv_CF, out_FC = qkv.t().contiguous(), out.t().contiguous()
     with torch.autocast("cpu", enabled=False):
         grads = [grad_BHWC.contiguous()]
@@ -114,17 +127,20 @@ def tiled_multipole_backward(
             d_level_weights[l] = (d_scaled * up).sum()
             d_up += d_scaled * level_weight
             grads.append(down_sample(grads[l], up * level_weight.to(up.dtype)))
-        complete = [_complete(x, window) for x in xs]
+        complete = [chunks.complete(x, window) for x in xs]
         results = [torch.empty_like(x) for x in complete]
-        tokens, outputs, real = _windows(complete, window), _windows(results, window), _real(xs, window)
-        from_above = _windows([_complete(grad, window) for grad in grads], window)
+        tokens, outputs = chunks.windows(complete, window), chunks.windows(results, window)
+        from_above = chunks.windows([chunks.complete(grad, window) for grad in grads], window)
+        real = None if kept.numel() else chunks.real(xs, window)
         totals = d_norms, d_qkv, d_out_FC, d_bias
-        for chunk in _chunks(tokens):
-            mask_PM = None if real is None else _gather(real, chunk).view(window**2, -1)
-            x_TC, g_TC = _gather(tokens, chunk), _gather(from_above, chunk)
-            d_TC = _chunk_backward(g_TC, x_TC, mask_PM, norms, qkv, qkv_CF, out_FC, heads, window, eps, totals)
-            _scatter(d_TC, outputs, chunk)
-        results = _crop(results, xs)
+        for chunk, place in chunks.window_chunks(tokens, TOKENS_PER_THREAD * torch.get_num_threads()):
+            x_TC, g_TC = chunks.gather(tokens, chunk, 0), chunks.gather(from_above, chunk, 0)
+            mask_PM = None if real is None else chunks.gather(real, chunk, True).view(window**2, -1)
+            added = len(x_TC) // window**2 - (place.stop - place.start)
+            p_APPM = F.pad(kept[..., place], (0, added)) if kept.numel() else None
+            d_TC = _chunk_backward(g_TC, x_TC, mask_PM, p_APPM, norms, qkv, qkv_CF, out_FC, heads, window, eps, totals)
+            chunks.scatter(d_TC, outputs, chunk)
+        results = chunks.crop(results, xs)
         for l in reversed(range(len(level_weights))):
             d_down += weight_gradient(results[l + 1], xs[l], down)
             add_up_sampled(results[l], results[l + 1], down)
@@ -137,6 +153,7 @@ def _chunk_backward(
     g_TC: Tensor,
     x_TC: Tensor,
     mask_PM: Tensor | None,
+    p_APPM: Tensor | None,
     norms: list[Tensor],
     qkv: Tensor,
     qkv_CF: Tensor,
@@ -151,7 +168,10 @@ def _chunk_backward(
     steps = _normalise(x_TC, norms, eps)
     y_TC = steps[-1][0]
     qkv_3AEPM = _project(y_TC, qkv, heads, window)
-    o_AEPM, p_APPM = attend(qkv_3AEPM, mask_PM)
+    if p_APPM is None:
+        o_AEPM, p_APPM = attend(qkv_3AEPM, mask_PM)
+    else:
+        o_AEPM = average(p_APPM, qkv_3AEPM[2])
     d_out_FC += product(o_AEPM.view(-1, len(y_TC)), g_TC.t())
     d_bias += g_TC.sum(0)
     do_AEPM = product(out_FC, g_TC).view_as(o_AEPM)
@@ -159,7 +179,9 @@ def _chunk_backward(
     dqkv_FT = attend_backward(do_AEPM, qkv_3AEPM, p_APPM).view(-1, len(y_TC))
     del do_AEPM, qkv_3AEPM, p_APPM
     d_qkv += product(dqkv_FT, y_TC.t())
-    d_TC = product(qkv_CF, dqkv_FT.t()).t().contiguous()
+    # Copied as (P, M, C): torch copies transposed matrices with one thread.
+    d_TC, d_CT = torch.empty_like(y_TC), product(qkv_CF, dqkv_FT.t())
+    d_TC.unflatten(0, (window**2, -1)).copy_(d_CT.t().unflatten(0, (window**2, -1)))
     for i in reversed(range(len(steps) - 1)):
         d_TC, *d_norm = torch.ops.aten.native_layer_norm_backward(
             d_TC, steps[i][0], y_TC.shape[1:], *steps[i + 1][1:], *norms[2 * i : 2 * i + 2], [True, True, True]
@@ -169,47 +191,49 @@ def _chunk_backward(
 
 
 @tiled_multipole.register_fake
-def _(x_BHWC, norms, qkv, out, bias, down, up, level_weights, heads, window, eps):
+def _(x_BHWC, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep):
     b, h, w, c = x_BHWC.shape
     grids = level_grids((h, w), window, down.shape[-1], len(level_weights) + 1)
-    return [x_BHWC.new_empty(b, *grid, c) for grid in (*grids, *grids[1:])]
+    results = [x_BHWC.new_empty(b, *grid, c) for grid in (*grids, *grids[1:])]
+    return [*results, _room(results[: len(grids)], heads, window, keep)]
 
 
 @tiled_multipole_backward.register_fake
-def _(grad_BHWC, xs, coarse, norms, qkv, out, bias, down, up, level_weights, heads, window, eps):
+def _(grad_BHWC, xs, coarse, kept, norms, qkv, out, bias, down, up, level_weights, heads, window, eps):
     return [w.new_empty(w.shape) for w in (xs[0], *norms, qkv, out, bias, down, up, level_weights)]
 
 
 def _save(ctx, inputs, output):
-    x_BHWC, norms, *weights, heads, window, eps = inputs
+    x_BHWC, norms, *weights, heads, window, eps, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x_BHWC, *output[1:], *norms, *weights)
-    ctx.sizes = len(output) // 2, len(norms), heads, window, eps
+    ctx.sizes = len(output) // 2 - 1, len(norms), heads, window, eps
 
 
 def _backward(ctx, grads):
     coarse, n, heads, window, eps = ctx.sizes
     saved = list(ctx.saved_tensors)
-    xs, results, weights = saved[: coarse + 1], saved[coarse + 1 : 2 * coarse + 1], saved[2 * coarse + 1 :]
+    xs, results, kept = saved[: coarse + 1], saved[coarse + 1 : 2 * coarse + 1], saved[2 * coarse + 1]
+    weights = saved[2 * coarse + 2 :]
     grad = torch.zeros_like(xs[0]) if grads[0] is None else grads[0]
-    found = tiled_multipole_backward(grad, xs, results, weights[:n], *weights[n:], heads, window, eps)
+    found = tiled_multipole_backward(grad, xs, results, kept, weights[:n], *weights[n:], heads, window, eps)
     scales = found[-3:] if coarse else [None] * 3  # with one level there is neither D nor U
-    return found[0], found[1 : n + 1], *found[n + 1 : -3], *scales, None, None, None
+    return found[0], found[1 : n + 1], *found[n + 1 : -3], *scales, None, None, None, None
 
 
 tiled_multipole.register_autograd(_backward, setup_context=_save)
 
 
 @register_flop_formula(torch.ops.mano.tiled_multipole, get_raw=True)
-def _flops(x, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, *, out_val=None) -> int:
-    xs = [x, *out_val[1 : len(out_val) // 2 + 1]]
+def _flops(x, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep, *, out_val=None) -> int:
+    xs = [x, *out_val[1 : len(out_val) // 2]]
     return _attention_flops(xs, qkv, window, 4, 2) + 2 * _scaling_flops(xs, down)
 
 
 @register_flop_formula(torch.ops.mano.tiled_multipole_backward, get_raw=True)
-def _flops_backward(grad, xs, coarse, norms, qkv, out, bias, down, up, *args, out_val=None) -> int:
+def _flops_backward(grad, xs, coarse, kept, norms, qkv, out, bias, down, up, *args, out_val=None) -> int:
     # Two products for each of the forward pass, and once more those that are computed anew.
-    return _attention_flops(xs, qkv, args[2], 11, 6) + 4 * _scaling_flops(xs, down)
+    return _attention_flops(xs, qkv, args[2], 11, 5 if kept.numel() else 6) + 4 * _scaling_flops(xs, down)
 
 
 def _attention_flops(xs, qkv: Tensor, window: int, projections: int, attentions: int) -> int:
@@ -222,77 +246,11 @@ def _scaling_flops(xs, down: Tensor) -> int:
     return sum(2 * x[..., 0].numel() * down.numel() for x in xs[1:])
 
 
-Chunk = list[tuple[int, slice]]
-"""For each part its level and its rows of windows."""
-
-
-def _complete(x_BHWC: Tensor, window: int) -> Tensor:
-    """Add zeros at the lower and right end, so that the windows end where the grid does."""
-    below, right = (-n % window for n in x_BHWC.shape[1:3])
-    return F.pad(x_BHWC, (0, 0, 0, right, 0, below)) if below or right else x_BHWC.contiguous()
-
-
-def _crop(results: Sequence[Tensor], xs: Sequence[Tensor]) -> list[Tensor]:
-    return [y[:, : x.shape[1], : x.shape[2]].contiguous() for y, x in zip(results, xs, strict=True)]
-
-
-def _windows(xs: Sequence[Tensor], window: int) -> list[Tensor]:
-    """View complete grids as windows, (K, K, R, columns, C) each."""
-    split = (x.view(-1, window, x.shape[2] // window, window, x.shape[3]) for x in xs)
-    return [x.permute(1, 3, 0, 2, 4) for x in split]
-
-
-def _real(xs: Sequence[Tensor], window: int) -> list[Tensor] | None:
-    """Return which cells of the windows lie on the grids, or None if all do."""
-    if all(n % window == 0 for x in xs for n in x.shape[1:3]):
-        return None
-    ones = (x.new_ones(*x.shape[:3], 1, dtype=torch.bool) for x in xs)
-    return _windows([_complete(x, window) for x in ones], window)
-
-
-def _chunks(windows: Sequence[Tensor]) -> list[Chunk]:
-    """Cut all rows of windows into chunks of about as many tokens as stay in cache, small levels together."""
-    limit = TOKENS_PER_THREAD * torch.get_num_threads()
-    chunks: list[Chunk] = [[]]
-    room = limit
-    for level in reversed(range(len(windows))):
-        k, _, rows, columns, _ = windows[level].shape
-        tokens, start = k * k * columns, 0
-        while start < rows:
-            if chunks[-1] and room < tokens:
-                chunks.append([])
-                room = limit
-            stop = min(rows, start + max(1, room // tokens))
-            chunks[-1].append((level, slice(start, stop)))
-            room -= (stop - start) * tokens
-            start = stop
-    return chunks
-
-
-def _gather(windows: Sequence[Tensor], chunk: Chunk) -> Tensor:
-    """Return the tokens of a chunk, (T, C), those of the same cell of all windows one after the other."""
-    parts = [windows[level][:, :, rows] for level, rows in chunk]
-    k, _, _, _, c = parts[0].shape
-    out = parts[0].new_empty(k, k, sum(part[0, 0, ..., 0].numel() for part in parts), c)
-    for place, part in _places(out, parts):
-        place.copy_(part)
-    return out.view(-1, c)
-
-
-def _scatter(tokens_TC: Tensor, windows: Sequence[Tensor], chunk: Chunk) -> None:
-    """Undo :func:`_gather`."""
-    parts = [windows[level][:, :, rows] for level, rows in chunk]
-    k = len(parts[0])
-    for place, part in _places(tokens_TC.unflatten(0, (k, k, -1)), parts):
-        part.copy_(place)
-
-
-def _places(tokens_KKMC: Tensor, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    start = 0
-    for part in parts:
-        stop = start + part.shape[2] * part.shape[3]
-        yield tokens_KKMC[:, :, start:stop].unflatten(2, part.shape[2:4]), part
-        start = stop
+def _room(xs: Sequence[Tensor], heads: int, window: int, keep: bool) -> Tensor:
+    """Return room for the attention probabilities of all windows, (A, P, P, windows), or for none."""
+    windows = sum(len(x) * math.prod(window_counts((x.shape[1], x.shape[2]), window, window)) for x in xs)
+    shape = (heads, window**2, window**2, windows) if keep else (0,)
+    return xs[0].new_empty(shape, dtype=wide_dtype(xs[0].dtype))
 
 
 def _normalise(x_TC: Tensor, norms: Sequence[Tensor], eps: float) -> list[tuple[Tensor, ...]]:

@@ -28,7 +28,12 @@ def attend(qkv_3AEPM: Tensor, real_PM: Tensor | None = None, keep_APPM: Tensor |
     if real_PM is not None:
         scores.masked_fill_(~real_PM, float("-inf"))
     p = scores.softmax(2)
-    return _over_keys(p if keep_APPM is None else p * keep_APPM, v, torch.empty_like(v)), p
+    return average(p if keep_APPM is None else p * keep_APPM, v), p
+
+
+def average(p_APPM: Tensor, v_AEPM: Tensor) -> Tensor:
+    """Return the values of every window averaged by the softmax: (A, E, P, M)."""
+    return _over_keys(p_APPM, v_AEPM, torch.empty_like(v_AEPM))
 
 
 def attend_backward(grad_AEPM: Tensor, qkv_3AEPM: Tensor, p_APPM: Tensor, keep_APPM: Tensor | None = None) -> Tensor:
@@ -39,8 +44,7 @@ def attend_backward(grad_AEPM: Tensor, qkv_3AEPM: Tensor, p_APPM: Tensor, keep_A
     d = _over_channels(grad_AEPM, v)
     if keep_APPM is not None:
         d *= keep_APPM
-    d.mul_(p_APPM)
-    d.addcmul_(d.sum(2, keepdim=True), p_APPM, value=-1).mul_(q.shape[1] ** -0.5)
+    d = torch._softmax_backward_data(d, p_APPM, 2, d.dtype).mul_(q.shape[1] ** -0.5)
     _over_keys(d, k, out[0])
     _over_keys(d.transpose(1, 2), q, out[1])
     return out
