@@ -1,6 +1,6 @@
 """Holds the latency instrument against ``torch.utils.benchmark``, and against ``triton.testing.do_bench`` on a GPU.
 
-    python benchmarks/instrument.py [--device cuda] [--repeats 50] [--seconds 0.5] [--out results/instrument]
+    python benchmarks/instrument.py [--device cuda] [--repeats 30] [--seconds 0.5] [--out results/instrument]
 
 Forward passes of five models are measured by each instrument in turn, so that a machine that slows down or speeds up
 does so for all. Per model: the median over repeats, its ratio to ours in the same repeat, and how far repeats lie apart
@@ -120,7 +120,7 @@ def main() -> None:
     """Measure and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments.add_argument("--repeats", type=int, default=50)
+    arguments.add_argument("--repeats", type=int, default=30)
     arguments.add_argument("--seconds", type=float, default=0.5, help="per instrument, model and repeat")
     arguments.add_argument("--out", type=Path, default=Path("results/instrument"))
     given = arguments.parse_args()
