@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mano.levels import ceil_div
+
 Chunk = list[tuple[int, slice]]
 """For each part its level and its rows."""
 
@@ -22,24 +24,26 @@ transposed copy takes three times as long."""
 
 
 def cut(rows: Sequence[int], tokens: Sequence[int], limit: int) -> list[Chunk]:
-    """Cut all levels into chunks of about ``limit`` tokens, coarse levels first, small ones together.
+    """Cut all levels into chunks of equal size, to a row, coarse levels first, small ones together.
 
     Args:
         rows: of each level.
         tokens: of a row of each level.
-        limit: tokens of a chunk; a chunk has one row at least.
+        limit: about how many tokens a chunk may have; it has one row at least.
     """
-    chunks: list[Chunk] = [[]]
-    room = limit
+    total = sum(r * t for r, t in zip(rows, tokens, strict=True))
+    count = ceil_div(total, limit)
+    chunks: list[Chunk] = []
+    done = end = 0
     for level in reversed(range(len(rows))):
         start = 0
         while start < rows[level]:
-            if chunks[-1] and room < tokens[level]:
+            if done >= end:
                 chunks.append([])
-                room = limit
-            stop = min(rows[level], start + max(1, room // tokens[level]))
+                end = ceil_div((done * count // total + 1) * total, count)
+            stop = min(rows[level], start + ceil_div(end - done, tokens[level]))
             chunks[-1].append((level, slice(start, stop)))
-            room -= (stop - start) * tokens[level]
+            done += (stop - start) * tokens[level]
             start = stop
     return chunks
 

@@ -26,7 +26,7 @@ from mano.products import product
 from mano.scales import add_up_sampled, down_sample, weight_gradient
 from mano.windows import attend, attend_backward, average, wide_dtype
 
-TOKENS_PER_THREAD = 2528
+TOKENS_PER_THREAD = 2752
 
 
 @torch.library.custom_op("mano::tiled_multipole", mutates_args=())
