@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attn_bench.plugin import OptionError
+from attn_bench.plugin import OptionError, Problem
 
 
 def check_positive(**values: float) -> None:
@@ -30,6 +30,13 @@ def check_hidden(dim: int, mlp_ratio: float) -> None:
     """Raise OptionError unless the feed-forward networks have at least one hidden channel."""
     if int(dim * mlp_ratio) < 1:
         raise OptionError(f"mlp_ratio is {mlp_ratio}; times dim ({dim}) it must be at least 1")
+
+
+def patch_of(problem: Problem, given: int | None, *, on_images: int, elsewhere: int) -> int:
+    """Return the side of a patch: what is given, or the default of the problem's kind."""
+    if given is not None:
+        return given
+    return on_images if problem.kind == "image" else elsewhere
 
 
 def patch_exceeds_grid(patch_size: int, grid: tuple[int, ...]) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from attn_bench.plugin import Problem
-from baselines.checks import check_dropout, check_heads, check_hidden, check_positive, patch_exceeds_grid
+from baselines.checks import check_dropout, check_heads, check_hidden, check_positive, patch_exceeds_grid, patch_of
 from baselines.pooled_model import PooledModel
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class ViT(PooledModel):
         self,
         problem: Problem,
         *,
-        patch_size: int = 2,
+        patch_size: int | None = None,
         dim: int = 64,
         depth: int = 4,
         heads: int = 4,
@@ -44,7 +44,7 @@ class ViT(PooledModel):
         """Return the transformer with timm's random weights; for an image, with a head on the mean of its features.
 
         Args:
-            patch_size: side of a patch, in grid points; a patch is one token.
+            patch_size: side of a patch, in grid points; a patch is one token. Unset: 4 on images, 2 elsewhere.
             dim: channels of a token.
             depth: blocks of attention and feed-forward network.
             heads: attention heads.
@@ -54,7 +54,8 @@ class ViT(PooledModel):
         Raises:
             OptionError: a value cannot work.
         """
-        check_positive(patch_size=patch_size, depth=depth)
+        patch = _patch(problem, patch_size)
+        check_positive(patch_size=patch, depth=depth)
         check_heads(dim, heads)
         check_hidden(dim, mlp_ratio)
         check_dropout(dropout=dropout)
@@ -66,7 +67,7 @@ class ViT(PooledModel):
             problem.inputs,
             dim if pooled else problem.outputs,
             (problem.grid[0], problem.grid[1]),
-            patch_size=patch_size,
+            patch_size=patch,
             dim=dim,
             depth=depth,
             heads=heads,
@@ -75,11 +76,17 @@ class ViT(PooledModel):
         )
         return PooledClassifier(dense, dim, problem.outputs) if pooled else dense
 
-    def unsupported(self, problem: Problem, device: str, *, patch_size: int = 2, **options: Any) -> str | None:
+    def unsupported(
+        self, problem: Problem, device: str, *, patch_size: int | None = None, **options: Any
+    ) -> str | None:
         """Say that a patch is larger than the grid."""
-        return patch_exceeds_grid(patch_size, problem.grid)
+        return patch_exceeds_grid(_patch(problem, patch_size), problem.grid)
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Return the rows and columns of patches on the problem's grid."""
         vit = cast("DenseViT", getattr(module, "features", module))
         return {"tokens": list(vit.tokens(vit.grid))}
+
+
+def _patch(problem: Problem, patch_size: int | None) -> int:
+    return patch_of(problem, patch_size, on_images=4, elsewhere=2)

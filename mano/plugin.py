@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.plugin import OptionError, Problem
-from baselines.checks import check_positive, patch_exceeds_grid
+from baselines.checks import check_positive, patch_exceeds_grid, patch_of
 from baselines.pooled_model import PooledModel
 from mano.levels import LevelWeights
 
@@ -115,4 +115,4 @@ class MANOModel(PooledModel):
 
 
 def _patch(problem: Problem, patch_size: int | None) -> int:
-    return (2 if problem.kind == "image" else 1) if patch_size is None else patch_size
+    return patch_of(problem, patch_size, on_images=2, elsewhere=1)
