@@ -24,7 +24,7 @@ class Digits(Task):
     citation = "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998"
     kind = "image"
     metrics = CLASS_METRICS
-    defaults = TrainingDefaults(resolutions=(16, 32), epochs=12, batch_size=16, learning_rate=2e-3)
+    defaults = TrainingDefaults(resolutions=(16, 32), epochs=10, batch_size=16, learning_rate=2e-3)
     protocol = "No published one: 8 x 8 images, enlarged; a fifth, the same share of each digit, is the test set."
 
     def problem(self, resolution: int, **options: Any) -> Problem:
