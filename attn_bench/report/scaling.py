@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from attn_bench.report.style import Look
 
-PANEL_WIDTH, PANEL_HEIGHT = 4.6, 4.2
+PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH = 4.9, 4.0, 2.4
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def figure(found: Scaling, summary: Summary) -> Figure:
     shown = list(found.curves)
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
-    drawn = Figure(figsize=(PANEL_WIDTH * columns, PANEL_HEIGHT * rows), layout="constrained")
+    drawn = Figure(figsize=((PANEL_WIDTH + LEGEND_WIDTH) * columns, PANEL_HEIGHT * rows), layout="constrained")
     for i, cost in enumerate(shown):
         axes = drawn.add_subplot(rows, columns, i + 1)
         _draw(axes, cost, found, look)
@@ -180,8 +180,9 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
     axes.set_title(COSTS[cost], loc="left")
     axes.set_xlabel("tokens")
     axes.set_ylabel(for_figure(unit))
-    title = "exponent (95 % interval)"
-    axes.legend(loc="upper left", fontsize=7.5, frameon=True, framealpha=0.9, title=title, title_fontsize=7.5)
+    # Beside the axes: inside it would hide points.
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
+    axes.legend(**place, title="exponent (95 % interval)", fontsize=7.5, title_fontsize=7.5)
 
 
 def _short(fit: Fit) -> str:
