@@ -96,7 +96,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 tarfile.data_filter(member, str(folder))
             folder.mkdir(parents=True, exist_ok=True)
             opened.extractall(folder, members, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{archive} cannot be unpacked ({str(error).splitlines()[0]})") from None
 
 

@@ -49,7 +49,8 @@ class ADE20K(PublishedSet):
         normalised by the mean and deviation of ImageNet. Annotations are resampled to the nearest point.
 
         Args:
-            root: folder that holds the set in its published layout; a folder in the cache where unset.
+            root: folder that holds the set in its published layout; nothing is written there. Where unset, a folder
+                in the cache that the set is downloaded to.
             augment: cut training scenes at random places and sizes, and mirror half of them.
         """
         import torch

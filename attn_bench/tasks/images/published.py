@@ -51,16 +51,19 @@ class PublishedSet(Task):
         refresh: bool = False,
         **options: Any,
     ) -> Sequence[Mapping[str, Any]]:
-        """Download and unpack the archives, if the files are not there; progress counts bytes of one archive.
+        """Download and unpack the archives into the cache, if the files are not there, unless a root is named.
 
-        Warns of a set that is there in part.
+        Progress counts bytes of one archive. Warns of a set that is there in part.
         """
-        root = self._root(options.get("root"))
-        if refresh or not self._is_there(root):
+        given = options.get("root")
+        root = self._root(given)
+        if given is not None and refresh:
+            raise OptionError(f"{self.name}.root names files that are read and never written; leave out --refresh")
+        if given is None and (refresh or not self._is_there(root)):
             if not self.archives:
                 raise DataError(f"{self.name} cannot be downloaded automatically. {self._instead()}")
             self._download(root, on_progress)
-        *_, identity = self.opened(options.get("root"))
+        *_, identity = self.opened(given)
         described = [
             {"split": split, "samples": identity[f"n_{split}"], "folder": str(root / self.folder)}
             for split in ("train", "test")

@@ -145,6 +145,7 @@ DOWNLOADS = [
     (Food101, lambda: {"food-101.tar.gz": tgz(FOOD)}, [0, 1], [1]),
     (Pets, lambda: {"images.tar.gz": tgz(PETS_IMAGES), "annotations.tar.gz": tgz(PETS_LISTS)}, [0, 1], [1, 0]),
     (CIFAR100, lambda: {"cifar-100-binary.tar.gz": tgz(CIFAR)}, [0, 1, 2], [0, 1, 2]),
+    (TinyImageNet, lambda: {"tiny-imagenet-200.zip": zipped(TINY)}, [0, 1], [1, 0]),
     (ADE20K, lambda: {"ADEChallengeData2016.zip": zipped(SCENES)}, [0, 149], [2]),
 ]
 
@@ -172,34 +173,38 @@ def test_downloaded_sets(monkeypatch, tmp_path, server, task, archives, train, t
 
 @pytest.mark.parametrize(("task", "archives"), [row[:2] for row in DOWNLOADS])
 def test_damaged_archives_are_refused(monkeypatch, tmp_path, server, task, archives):
+    monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     offered(monkeypatch, server, task, archives())
     server.files = {name: content + b"?" for name, content in server.files.items()}
     with pytest.raises(DataError, match=r"has md5 [0-9a-f]{32}, and [0-9a-f]{32} is expected"):
-        task().prepare((32,), root=str(tmp_path))
+        task().prepare((32,))
     assert not list(tmp_path.rglob("*.*"))
 
 
 @pytest.mark.parametrize(("task", "archives"), [row[:2] for row in DOWNLOADS])
 def test_interrupted_downloads_of_sets_go_on(monkeypatch, tmp_path, server, task, archives):
+    monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     offered(monkeypatch, server, task, archives())
     server.cut = 50
     with pytest.raises(DataError, match=r"stopped after 50 .*goes on there"):
-        task().prepare((32,), root=str(tmp_path))
-    assert task().prepare((32,), root=str(tmp_path))[0]["samples"] > 1
+        task().prepare((32,))
+    assert task().prepare((32,))[0]["samples"] > 1
     assert server.ranges == [None, "bytes=50-", *[None] * (len(server.files) - 1)]
 
 
-ON_DISK = [(Cars, CARS, [0, 1], [0, 1]), (ImageNet, FOLDERS, [0, 1], [0, 1]), (TinyImageNet, TINY, [0, 1], [1, 0])]
+ON_DISK = [(Cars, CARS, [0, 1], [0, 1]), (ImageNet, FOLDERS, [0, 1], [0, 1])]
 CLASSES = {Flowers102: 4, CIFAR100: 3, ADE20K: 150}
 
 
 @pytest.mark.parametrize(("task", "files", "train", "test"), [*DOWNLOADS, *ON_DISK])
 def test_whole_sets_are_told_from_parts_of_them(monkeypatch, tmp_path, server, task, files, train, test):
-    root, sizes, classes = str(tmp_path), (len(train), len(test)), CLASSES.get(task, 2)
+    root, sizes, classes = str(tmp_path / task.name), (len(train), len(test)), CLASSES.get(task, 2)
     if callable(files):
+        monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
         offered(monkeypatch, server, task, files())
+        task().prepare((32,))
     else:
-        write(tmp_path, files)
+        write(tmp_path / task.name, files)
     described = task().prepare((32,), root=root)
     found = f"holds a part of {task.name}: {sizes[0]} training and {sizes[1]} test images, where {task.sizes[0]} and"
     assert found in described[0]["warning"]
@@ -229,7 +234,19 @@ def test_sets_that_are_on_disk(tmp_path, task, files, train, test):
     assert splits.test[0][0].shape == (3, 24, 24)
 
 
-@pytest.mark.parametrize("task", [Cars, ImageNet, TinyImageNet])
+@pytest.mark.parametrize("task", [row[0] for row in (*DOWNLOADS, *ON_DISK)])
+def test_a_folder_of_the_users_is_read_and_never_written(tmp_path, server, task):
+    for root in (tmp_path / "there", tmp_path / "not-there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with pytest.raises(DataError, match=rf"{root.name} does not hold {task.name}\. Put {task.folder}/"):
+            task().prepare((32,), root=str(root))
+    with pytest.raises(OptionError, match=f"{task.name}.root names files that are read .* leave out --refresh"):
+        task().prepare((32,), root=str(tmp_path / "there"), refresh=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert not list((tmp_path / "there").iterdir())
+
+
+@pytest.mark.parametrize("task", [Cars, ImageNet])
 def test_sets_that_cannot_be_downloaded_say_which_files_are_needed(monkeypatch, tmp_path, task):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     with pytest.raises(
@@ -271,6 +288,25 @@ def test_test_images_are_the_centre_normalised(tmp_path):
     assert float(shown.mean() * 32**2) ** 0.5 == pytest.approx(20 * 37 / 60, abs=1)
 
 
+def test_fine_tuning_changes_images_more_and_draws_from_torch_alone(tmp_path):
+    write(tmp_path, FOLDERS)
+    splits = ImageNet().splits(32, root=str(tmp_path))
+
+    def drawn(dataset):
+        torch.manual_seed(0)
+        return torch.stack([dataset[i % 2][0] for i in range(40)])
+
+    train, augmented = drawn(splits.train), drawn(splits.augmented)
+    # Images of one colour stay so when they are cut and mirrored, but not when parts of them are erased.
+    assert (train.amax((2, 3)) == train.amin((2, 3))).all()
+    erased = (augmented == 0).any(1).flatten(1).float().mean(1) > 0.01
+    assert 2 <= erased.sum() <= 20
+    assert len({round(float(image[0].max()), 3) for image in augmented}) > 5, "of one brightness"
+    assert torch.equal(drawn(splits.augmented), augmented)
+    assert "RandAugment" in splits.augmentation
+    assert ImageNet().splits(32, root=str(tmp_path), augment=False).augmented is None
+
+
 def test_a_download_goes_on_where_it_stopped(tmp_path, server):
     content = bytes(range(256)) * 20
     server.files = {"a.tgz": content}
@@ -308,6 +344,15 @@ def test_archives_cannot_leave_their_folder(tmp_path, file, made, name):
         unpack(archive, tmp_path / "deep" / "folder")
     assert not list(tmp_path.rglob("outside"))
     assert not list(tmp_path.rglob("inside"))
+
+
+def test_an_archive_that_does_not_decompress_is_one_line(tmp_path):
+    digits = np.random.default_rng(0).integers(48, 58, size=(2, 40_000), dtype=np.uint8)
+    content = bytearray(tgz({"a": digits[0].tobytes(), "b": digits[1].tobytes()}))
+    content[10_000:10_500] = bytes([0b10101010] * 500)
+    (tmp_path / "a.tgz").write_bytes(content)
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        unpack(tmp_path / "a.tgz", tmp_path / "folder")
 
 
 def test_links_out_of_the_folder_are_refused(tmp_path):
