@@ -32,11 +32,11 @@ def check_hidden(dim: int, mlp_ratio: float) -> None:
         raise OptionError(f"mlp_ratio is {mlp_ratio}; times dim ({dim}) it must be at least 1")
 
 
-def patch_of(problem: Problem, given: int | None, *, on_images: int, elsewhere: int) -> int:
+def patch_of(problem: Problem, given: int | None, *, on_images: int, on_fields: int) -> int:
     """Return the side of a patch: what is given, or the default of the problem's kind."""
     if given is not None:
         return given
-    return on_images if problem.kind == "image" else elsewhere
+    return on_fields if problem.kind == "field" else on_images
 
 
 def patch_exceeds_grid(patch_size: int, grid: tuple[int, ...]) -> str | None:

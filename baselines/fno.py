@@ -88,26 +88,28 @@ class FNO(PooledModel):
         if min(n_modes) < 1:
             raise OptionError(f"n_modes is {n_modes}; both must be positive")
         from baselines.float32_spectral import Float32SpectralConv, NeuralopFNO
-        from baselines.pooled import PooledClassifier
+        from baselines.heads import with_head
 
-        pooled = problem.kind == "image"
-        module = NeuralopFNO(
-            n_modes=n_modes,
-            in_channels=problem.inputs,
-            out_channels=hidden_channels if pooled else problem.outputs,
-            hidden_channels=hidden_channels,
-            n_layers=n_layers,
-            lifting_channel_ratio=lifting_ratio,
-            projection_channel_ratio=projection_ratio,
-            use_channel_mlp=channel_mlp,
-            channel_mlp_expansion=channel_mlp_expansion,
-            norm=None if norm == "none" else norm,
-            fno_skip=skip,
-            domain_padding=domain_padding or None,
-            conv_module=Float32SpectralConv,
-        )
-        module.grid = problem.grid
-        return PooledClassifier(module, hidden_channels, problem.outputs) if pooled else module
+        def operator(outputs: int) -> nn.Module:
+            module = NeuralopFNO(
+                n_modes=n_modes,
+                in_channels=problem.inputs,
+                out_channels=outputs,
+                hidden_channels=hidden_channels,
+                n_layers=n_layers,
+                lifting_channel_ratio=lifting_ratio,
+                projection_channel_ratio=projection_ratio,
+                use_channel_mlp=channel_mlp,
+                channel_mlp_expansion=channel_mlp_expansion,
+                norm=None if norm == "none" else norm,
+                fno_skip=skip,
+                domain_padding=domain_padding or None,
+                conv_module=Float32SpectralConv,
+            )
+            module.grid = problem.grid
+            return module
+
+        return with_head(problem, hidden_channels, operator)
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Return the frequencies in use on the problem's grid: along rows (both signs), along columns (from 0 up)."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class PooledModel(Model):
-    """A plugin whose modules for images are a :class:`baselines.pooled.PooledClassifier`."""
+    """A plugin whose modules for images are a :class:`baselines.heads.PooledClassifier`."""
 
     def head(self, module: nn.Module) -> nn.Module | None:
         """Return the linear map from the mean of the features to scores."""

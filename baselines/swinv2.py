@@ -43,7 +43,7 @@ class SwinV2(PooledModel):
         dropout: float = 0.0,
         coordinates: bool = True,
     ) -> nn.Module:
-        """Return the operator with random weights; for an image, with a head on the mean of its features.
+        """Return the operator with random weights; for images and masks below a head.
 
         Args:
             patch_size: side of a patch, in grid points; a patch is one token.
@@ -63,23 +63,24 @@ class SwinV2(PooledModel):
         check_hidden(dim, mlp_ratio)
         check_dropout(dropout=dropout)
         from baselines.dense_swinv2 import DenseSwinV2
-        from baselines.pooled import PooledClassifier
+        from baselines.heads import with_head
 
-        pooled = problem.kind == "image"
-        dense = DenseSwinV2(
-            problem.inputs,
-            dim if pooled else problem.outputs,
-            (problem.grid[0], problem.grid[1]),
-            patch_size=patch_size,
-            window_size=window_size,
-            dim=dim,
-            depth=depth,
-            heads=heads,
-            mlp_ratio=mlp_ratio,
-            dropout=dropout,
-            coordinates=coordinates,
-        )
-        return PooledClassifier(dense, dim, problem.outputs) if pooled else dense
+        def dense(outputs: int) -> nn.Module:
+            return DenseSwinV2(
+                problem.inputs,
+                outputs,
+                (problem.grid[0], problem.grid[1]),
+                patch_size=patch_size,
+                window_size=window_size,
+                dim=dim,
+                depth=depth,
+                heads=heads,
+                mlp_ratio=mlp_ratio,
+                dropout=dropout,
+                coordinates=coordinates,
+            )
+
+        return with_head(problem, dim, dense)
 
     def unsupported(self, problem: Problem, device: str, *, patch_size: int = 2, **options: Any) -> str | None:
         """Say that a patch is larger than the grid."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attn_bench.plugin import Problem
+from baselines.heads import with_head
 from baselines.patches import append_coordinates
-from baselines.pooled import PooledClassifier
 
 Mixer = Callable[[int], nn.Module]
 # Tokens to one side whose embeddings tell a token where it is.
@@ -104,14 +104,13 @@ class TextTransformer(nn.Module):
 
 
 def transformer_for(problem: Problem, dim: int, depth: int, mlp_ratio: float, mixer_factory: Mixer) -> nn.Module:
-    """Return the transformer that serves the kind of ``problem``; for an image, with a head on the mean of features.
+    """Return the transformer that serves the kind of ``problem``; for images and masks below a head.
 
     The mixers are called on (B, N, dim) for text and on (B, H, W, dim) otherwise.
     """
     if problem.kind.endswith("text"):
         causal = problem.kind == "causal-text"
         return TextTransformer(problem.inputs, problem.outputs, dim, depth, mlp_ratio, mixer_factory, causal)
-    if problem.kind == "image":
-        features = Transformer(problem.inputs, dim, dim, depth, mlp_ratio, mixer_factory)
-        return PooledClassifier(features, dim, problem.outputs)
-    return Transformer(problem.inputs, problem.outputs, dim, depth, mlp_ratio, mixer_factory)
+    return with_head(
+        problem, dim, lambda outputs: Transformer(problem.inputs, outputs, dim, depth, mlp_ratio, mixer_factory)
+    )

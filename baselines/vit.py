@@ -41,10 +41,10 @@ class ViT(PooledModel):
         mlp_ratio: float = 2.0,
         dropout: float = 0.0,
     ) -> nn.Module:
-        """Return the transformer with timm's random weights; for an image, with a head on the mean of its features.
+        """Return the transformer with timm's random weights; for images and masks below a head.
 
         Args:
-            patch_size: side of a patch, in grid points; a patch is one token. Unset: 4 on images, 2 elsewhere.
+            patch_size: side of a patch, in grid points; a patch is one token. Unset: 4 on images, 2 on fields.
             dim: channels of a token.
             depth: blocks of attention and feed-forward network.
             heads: attention heads.
@@ -60,21 +60,22 @@ class ViT(PooledModel):
         check_hidden(dim, mlp_ratio)
         check_dropout(dropout=dropout)
         from baselines.dense_vit import DenseViT
-        from baselines.pooled import PooledClassifier
+        from baselines.heads import with_head
 
-        pooled = problem.kind == "image"
-        dense = DenseViT(
-            problem.inputs,
-            dim if pooled else problem.outputs,
-            (problem.grid[0], problem.grid[1]),
-            patch_size=patch,
-            dim=dim,
-            depth=depth,
-            heads=heads,
-            mlp_ratio=mlp_ratio,
-            dropout=dropout,
-        )
-        return PooledClassifier(dense, dim, problem.outputs) if pooled else dense
+        def dense(outputs: int) -> nn.Module:
+            return DenseViT(
+                problem.inputs,
+                outputs,
+                (problem.grid[0], problem.grid[1]),
+                patch_size=patch,
+                dim=dim,
+                depth=depth,
+                heads=heads,
+                mlp_ratio=mlp_ratio,
+                dropout=dropout,
+            )
+
+        return with_head(problem, dim, dense)
 
     def unsupported(
         self, problem: Problem, device: str, *, patch_size: int | None = None, **options: Any
@@ -89,4 +90,4 @@ class ViT(PooledModel):
 
 
 def _patch(problem: Problem, patch_size: int | None) -> int:
-    return patch_of(problem, patch_size, on_images=4, elsewhere=2)
+    return patch_of(problem, patch_size, on_images=4, on_fields=2)

@@ -63,20 +63,19 @@ class MANOModel(PooledModel):
             level_weights: what a coarser level counts: harmonic (the authors' code), sum (the paper's text) or learned.
             double_norm: normalise tokens twice before attention, as the authors' code does, or once.
             dropout: dropout probability.
-            patch_size: side of a patch, in grid points; a patch is one token. Unset: 2 on images, 1 elsewhere.
+            patch_size: side of a patch, in grid points; a patch is one token. Unset: 2 on images, 1 on fields.
 
         Raises:
             OptionError: a value cannot work.
         """
-        from baselines.pooled import PooledClassifier
+        from baselines.heads import with_head
         from mano.operator import MANO
         from mano.patches import Patched
 
-        pooled = problem.kind == "image"
         patch = _patch(problem, patch_size)
         check_positive(patch_size=patch)
-        outputs = dim if pooled else problem.outputs
-        try:
+
+        def field_model(outputs: int) -> nn.Module:
             operator = MANO(
                 problem.inputs * patch**2,
                 outputs * patch**2,
@@ -93,11 +92,13 @@ class MANOModel(PooledModel):
                 double_norm=double_norm,
                 dropout=dropout,
             )
+            operator.grid = tuple(-(-n // patch) for n in problem.grid)
+            return Patched(operator, patch) if patch > 1 else operator
+
+        try:
+            return with_head(problem, dim, field_model)
         except ValueError as error:
             raise OptionError(str(error)) from None
-        operator.grid = tuple(-(-n // patch) for n in problem.grid)
-        module = Patched(operator, patch) if patch > 1 else operator
-        return PooledClassifier(module, dim, problem.outputs) if pooled else module
 
     def unsupported(
         self, problem: Problem, device: str, *, patch_size: int | None = None, **options: Any
@@ -115,4 +116,4 @@ class MANOModel(PooledModel):
 
 
 def _patch(problem: Problem, patch_size: int | None) -> int:
-    return patch_of(problem, patch_size, on_images=2, elsewhere=1)
+    return patch_of(problem, patch_size, on_images=2, on_fields=1)

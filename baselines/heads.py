@@ -1,0 +1,70 @@
+"""From features at every point to classes, of the image or of every point; the same for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from attn_bench.plugin import Problem
+
+
+class PooledClassifier(nn.Module):
+    """Map an image (B, C, H, W) to scores (B, classes): features at every point, their mean, LayerNorm, a linear map.
+
+    The same head for every model, so that only what makes the features differs.
+
+    Args:
+        features: maps (B, C, H, W) to (B, dim, H, W); kept as ``features``.
+        dim: channels of the features.
+        classes: number of scores.
+
+    The linear map, from normalised means to scores, is kept as ``head``: it is what a linear probe trains.
+    """
+
+    def __init__(self, features: nn.Module, dim: int, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.head(self.norm(self.features(x_BCHW).mean((2, 3))))
+
+
+class PointClassifier(nn.Module):
+    """Map an image (B, C, H, W) to scores (B, classes, H, W): features at every point, LayerNorm, a linear map.
+
+    :class:`PooledClassifier` without the mean: the decoder of every model for segmentation.
+
+    Args:
+        features: maps (B, C, H, W) to (B, dim, H, W); kept as ``features``.
+        dim: channels of the features.
+        classes: number of scores.
+    """
+
+    def __init__(self, features: nn.Module, dim: int, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BHWC = self.features(x_BCHW).permute(0, 2, 3, 1)
+        return self.head(self.norm(x_BHWC)).permute(0, 3, 1, 2)
+
+
+def with_head(problem: Problem, dim: int, build: Callable[[int], nn.Module]) -> nn.Module:
+    """Return a model of fields for ``problem``: itself for a field, its features below a head for an image or a mask.
+
+    Args:
+        dim: channels of the features.
+        build: returns the model of fields with as many output channels as it is told.
+    """
+    match problem.kind:
+        case "image":
+            return PooledClassifier(build(dim), dim, problem.outputs)
+        case "mask":
+            return PointClassifier(build(dim), dim, problem.outputs)
+        case _:
+            return build(problem.outputs)
