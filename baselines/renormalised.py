@@ -15,12 +15,12 @@ class Renormalised(nn.Module):
 
     Args:
         model: the network; kept as ``model``.
-        given, wanted: mean and deviation of each channel of images in [0, 1].
+        given, wanted: mean and deviation of each channel of images in [0, 1]; ``wanted`` is kept.
     """
 
     def __init__(self, model: nn.Module, given: Normalisation, wanted: Normalisation) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.wanted = model, wanted
         mean, deviation, to_mean, to_deviation = (
             torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (*given, *wanted)
         )

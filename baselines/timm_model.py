@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.plugin import Model, OptionError, Problem
+from baselines.timm_patches import check_patches, pixels_left_out
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,12 +17,12 @@ class Timm(Model):
 
     ViT and SwinV2 in the sizes of the papers are among them: ``vit_tiny_patch16_224``, ``swinv2_tiny_window8_256``.
     Nothing is added but, before pretrained weights, the normalisation of images that they were trained with where the
-    task has another.
+    task has another, and for masks a decoder in the place of the classifier (:class:`baselines.pyramid.Pyramid`).
     """
 
     name = "timm"
-    summary = "Any image classifier of timm by its name, pretrained or not"
-    kinds = frozenset({"image"})
+    summary = "Any image classifier of timm by its name, pretrained or not; for masks with a light decoder"
+    kinds = frozenset({"image", "mask"})
     presets = {
         "vit-tiny": {"model": "vit_tiny_patch16_224"},
         "vit-small": {"model": "vit_small_patch16_224"},
@@ -45,29 +46,39 @@ class Timm(Model):
             weights: start from a local .safetensors or .pth file of timm's weights.
 
         Raises:
-            OptionError: there is no such model or file, or it does not take images of this size.
+            OptionError: there is no such model, its weights cannot be had, or its patches do not fit the images.
         """
-        from pathlib import Path
-
         import timm
+
+        from baselines.pretrained import create_timm
 
         if not timm.is_model(model):
             import difflib
 
             close = difflib.get_close_matches(model, timm.list_models(), 1)
             raise OptionError(f"timm has no model {model!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-        if weights is not None and not Path(weights).is_file():
-            raise OptionError(f"{weights}: there is no such file of weights")
-        sizes = {"in_chans": problem.inputs, "num_classes": problem.outputs}
-        overlay = {"file": weights} if weights is not None else None
-        load = {"pretrained": pretrained or weights is not None, "pretrained_cfg_overlay": overlay}
+        is_mask = problem.kind == "mask"
+        settings = {
+            "pretrained": pretrained,
+            "weights": weights,
+            "in_chans": problem.inputs,
+            "num_classes": 0 if is_mask else problem.outputs,
+        }
         try:
-            module = timm.create_model(model, img_size=problem.grid, **sizes, **load)
-        except TypeError:
-            # Convolutional networks know no size of their images.
-            module = timm.create_model(model, **sizes, **load)
+            try:
+                module = create_timm(model, img_size=problem.grid, **settings)
+            except TypeError:
+                # Convolutional networks know no size of their images.
+                module = create_timm(model, **settings)
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        check_patches(module, problem.grid)
         wanted = (tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"]))
-        if load["pretrained"] and problem.normalised not in (None, wanted):
+        if is_mask:
+            from baselines.pyramid import segmenter
+
+            module = segmenter(module, problem.outputs)
+        if (pretrained or weights is not None) and problem.normalised not in (None, wanted):
             from baselines.renormalised import Renormalised
 
             return Renormalised(module, problem.normalised, wanted)
@@ -83,9 +94,16 @@ class Timm(Model):
         return head if isinstance(head, nn.Module) else None
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
-        """Return the normalisation of images that the weights were trained with, where the task's is another."""
+        """Return what differs from what one would expect.
+
+        The normalisation of images that the weights were trained with, where the task's is another, and the rows and
+        columns of pixels that are left out where the images are no whole patches.
+        """
         from baselines.renormalised import Renormalised
 
-        if not isinstance(module, Renormalised):
-            return {}
-        return {"normalised_by": {name: module.model.pretrained_cfg[name] for name in ("mean", "std")}}
+        found: dict[str, Any] = {}
+        if isinstance(module, Renormalised):
+            found["normalised_by"] = dict(zip(("mean", "std"), module.wanted, strict=True))
+        if any(rest := pixels_left_out(module)):
+            found["pixels_left_out"] = rest
+        return found

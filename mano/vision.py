@@ -12,6 +12,8 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.pretrained import create_timm
+
 RATE = 2
 LEVELS = (3, 2, 1, 1)
 
@@ -137,13 +139,16 @@ def multipole_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [weight for block in blocks for weight in (block.down.weight, block.up.weight)]
 
 
-def windows(model: SwinTransformerV2) -> list[dict[str, Any]]:
+def windows(model: nn.Module) -> list[dict[str, Any]]:
     """Return for each stage the grid, the window and shift in force, and the grids of the levels.
 
     On a grid that is no larger than the window, timm takes the grid as the window and does not shift.
+
+    Args:
+        model: timm's SwinV2 after :func:`add_multipole`, or a module that it is a part of.
     """
     found = []
-    for stage in model.layers:
+    for stage in next(part for part in model.modules() if isinstance(part, SwinTransformerV2)).layers:
         block = stage.blocks[-1]
         grid = tuple(block.block.input_resolution)
         found.append(
@@ -179,19 +184,11 @@ def mano_swinv2(
             window with ``img_size``, or timm scales it with the image.
 
     Raises:
-        ValueError: no SwinV2, or ``levels`` that do not fit it.
-        FileNotFoundError: there is no file ``weights``.
+        ValueError: no SwinV2, ``levels`` that do not fit it, or weights that cannot be had or are not its own.
     """
     known = timm.list_models("swinv2_*", exclude_filters="swinv2_cr_*")
     if variant.split(".")[0] not in known:
         raise ValueError(f"{variant!r} is no SwinV2 of timm; there are {', '.join(known)}")
-    overlay = None
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise FileNotFoundError(f"{weights}: there is no such file of weights")
-        overlay = {"file": str(weights)}
-    model = timm.create_model(
-        variant, pretrained=pretrained or weights is not None, pretrained_cfg_overlay=overlay, **options
-    )
+    model = create_timm(variant, pretrained=pretrained, weights=weights, **options)
     add_multipole(model, levels, zero_up=zero_up)
     return model

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.plugin import Model, OptionError, Problem
+from baselines.checks import check_positive, patch_exceeds_grid
+from baselines.timm_patches import pixels_left_out
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,13 +16,14 @@ if TYPE_CHECKING:
 class MANOSwinV2(Model):
     """timm's SwinV2 with multipole attention (:func:`mano.vision.mano_swinv2`), for images.
 
+    For masks a decoder is in the place of the classifier (:class:`baselines.pyramid.Pyramid`).
     The preset ``small`` is for images of 32 x 32 and above, trained from scratch: two stages on patches of 2 x 2.
     """
 
     name = "mano-swinv2"
     summary = "MANO for images: timm's SwinV2 whose windowed attention runs at several scales, pretrained or not"
     citation = "arXiv:2507.02748"
-    kinds = frozenset({"image"})
+    kinds = frozenset({"image", "mask"})
     complexity = "n"
     presets = {
         "small": {
@@ -50,7 +53,7 @@ class MANOSwinV2(Model):
         heads: tuple[int, ...] | None = None,
         patch_size: int = 4,
     ) -> nn.Module:
-        """Return the network with a classifier for the problem.
+        """Return the network with a classifier for the problem, or a decoder.
 
         Args:
             variant: a SwinV2 of timm.
@@ -67,11 +70,21 @@ class MANOSwinV2(Model):
         Raises:
             OptionError: a value cannot work.
         """
+        check_positive(window_size=window_size, patch_size=patch_size)
+        stages = 4 if depths is None else len(depths)  # every SwinV2 of timm has four
+        for name, given in (("depths", depths), ("heads", heads), ("levels", levels)):
+            if given is not None and (len(given) != stages or min(given) < 1):
+                raise OptionError(f"{name} is {given}; it is one positive number for each of the {stages} stages")
+        if embed_dim is not None and (heads is None or any((embed_dim << i) % n for i, n in enumerate(heads))):
+            raise OptionError(
+                f"embed_dim is {embed_dim} and heads {heads}; the heads of each stage have to be given and divide its "
+                "channels, which double from stage to stage"
+            )
         from mano.vision import mano_swinv2
 
         sizes = {"embed_dim": embed_dim, "depths": depths, "num_heads": heads}
         try:
-            return mano_swinv2(
+            module = mano_swinv2(
                 variant,
                 levels=levels,
                 pretrained=pretrained,
@@ -81,11 +94,20 @@ class MANOSwinV2(Model):
                 window_size=window_size,
                 patch_size=patch_size,
                 in_chans=problem.inputs,
-                num_classes=problem.outputs,
+                num_classes=problem.outputs if problem.kind == "image" else 0,
                 **{name: value for name, value in sizes.items() if value is not None},
             )
-        except (ValueError, FileNotFoundError) as error:
+        except ValueError as error:
             raise OptionError(str(error)) from None
+        if problem.kind == "image":
+            return module
+        from baselines.pyramid import segmenter
+
+        return segmenter(module, problem.outputs)
+
+    def unsupported(self, problem: Problem, device: str, *, patch_size: int = 4, **options: Any) -> str | None:
+        """Say that a patch is larger than the image."""
+        return patch_exceeds_grid(patch_size, problem.grid)
 
     def head(self, module: nn.Module) -> nn.Module | None:
         """Return timm's linear classifier."""
@@ -98,7 +120,10 @@ class MANOSwinV2(Model):
         return multipole_parameters(module)
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
-        """Return grid, window, shift and levels of each stage."""
+        """Return grid, window, shift and levels of each stage, and pixels left out where there are no whole patches."""
         from mano.vision import windows
 
-        return {"stages": windows(module)}
+        found: dict[str, Any] = {"stages": windows(module)}
+        if any(rest := pixels_left_out(module)):
+            found["pixels_left_out"] = rest
+        return found

@@ -178,7 +178,7 @@ def test_a_pickle_is_not_executed(tmp_path):
 
     path = tmp_path / "weights.pth"
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(RuntimeError, match="weights_only"):
+    with pytest.raises(ValueError, match=r"weights\.pth cannot be loaded as weights of swinv2.* \(.*weights_only"):
         small(weights=path)
     assert not marker.exists()
 
@@ -216,7 +216,7 @@ def test_another_input_size():
 def test_wrong_input(options, message):
     with pytest.raises(ValueError, match=message):
         mano_swinv2(**options)
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(ValueError, match="there is no such file"):
         mano_swinv2(weights="nowhere.pth")
     with pytest.raises(ValueError):
         add_multipole(timm.create_model("swinv2_tiny_window8_256", **SMALL), (1,))

@@ -170,22 +170,105 @@ def test_intersection_over_union_by_hand():
     assert found["pixel_accuracy"] == pytest.approx(75.0)
 
 
-@pytest.mark.parametrize("name", ["mano", "mano-swinv2:small", "vit", "swinv2", "fno", "timm"])
+@pytest.mark.parametrize("name", ["mano", "mano-swinv2:small", "vit", "swinv2", "fno", "fma", "timm"])
 @pytest.mark.parametrize("kind", ["image", "mask"])
 def test_models_serve_images(name, kind):
     plugin, _, preset = name.partition(":")
     model = MODELS.load(plugin)
     problem = Problem(kind, 1, 3, (32, 32))
-    if kind not in model.kinds:
-        assert plugin in ("mano-swinv2", "timm")
-        return
     torch.manual_seed(0)
     module = model.build(problem, **model.presets.get(preset, {}))
     x = torch.randn(2, 1, 32, 32)
     y = module(x)
     assert y.shape == ((2, 3) if kind == "image" else (2, 3, 32, 32))
-    y.square().mean().backward()
+    (y * torch.randn_like(y)).sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
     assert isinstance(dict(model.effective(module)), dict)
+    # One decoder for all of them: LayerNorm and a linear map of the features of each point.
+    if kind == "mask":
+        with torch.no_grad():
+            features = module.features(x).permute(0, 2, 3, 1)
+            n = features.shape[-1]
+            normalised = torch.nn.functional.layer_norm(features, (n,))
+        own = [value for key, value in module.named_parameters() if not key.startswith("features.")]
+        assert [tuple(p.shape) for p in own] == [(n,), (n,), (3, n), (3,)]
+        torch.testing.assert_close(y, (normalised @ own[2].T + own[3]).permute(0, 3, 1, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_pixels_that_no_patch_holds_are_named():
+    model, problem = MODELS.load("timm"), Problem("image", 1, 3, (35, 33))
+    module = model.build(problem).eval()
+    assert model.effective(module) == {"pixels_left_out": [3, 1]}
+    x = torch.randn(1, 1, 35, 33)
+    other = x.clone()
+    other[:, :, 32:], other[:, :, :, 32:] = 0, 0
+    assert torch.equal(module(x), module(other))
+    assert model.effective(model.build(problem, model="resnet10t")) == {}
+    mano, mask = MODELS.load("mano-swinv2"), Problem("mask", 1, 3, (35, 33))
+    assert mano.effective(mano.build(mask, **mano.presets["small"]))["pixels_left_out"] == [1, 1]
+    with pytest.raises(OptionError, match="multiples of its patch, 16, and not 35 x 33"):
+        model.build(problem, model="test_vit")
+    with pytest.raises(OptionError, match="patch_size 16 is larger than the grid, 35 x 9"):
+        model.build(Problem("image", 1, 3, (35, 9)))
+
+
+def test_a_mask_is_made_of_the_features_of_every_stage():
+    from baselines.pyramid import Pyramid
+
+    torch.manual_seed(0)
+    pyramid = Pyramid(MODELS.load("mano-swinv2").build(Problem("image", 3, 5, (64, 64))), 8).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        whole, stages = pyramid(x), []
+        for linear in pyramid.maps:
+            kept = [parameter.clone() for parameter in linear.parameters()]
+            for parameter in linear.parameters():
+                parameter.zero_()
+            stages.append(whole - pyramid(x))
+            for parameter, value in zip(linear.parameters(), kept):
+                parameter.copy_(value)
+    assert len(stages) == 4
+    assert all(stage.abs().max() > 0.01 for stage in stages)
+    torch.testing.assert_close(sum(stages), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": (5,)}, r"heads is \(5,\); it is one positive number for each of the 4 stages"),
+        ({"levels": (1, 2)}, "levels is"),
+        ({"depths": (2, 0, 2, 2)}, "depths is"),
+        ({"window_size": 0}, "window_size is 0"),
+        ({"patch_size": 0}, "patch_size is 0"),
+        ({"embed_dim": 50}, "embed_dim is 50 and heads None"),
+        ({"embed_dim": 50, "heads": (5, 5, 3, 5)}, "embed_dim is 50"),
+    ],
+)
+def test_sizes_that_mano_on_swinv2_cannot_have(options, message):
+    with pytest.raises(OptionError, match=message) as caught:
+        MODELS.load("mano-swinv2").build(Problem("image", 1, 3, (32, 32)), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "model"), [("timm", {"model": "test_vit"}), ("mano-swinv2", {})])
+def test_files_that_do_not_hold_the_weights_of_a_model(tmp_path, name, model):
+    problem = Problem("image", 3, 3, (32, 32))
+    own = MODELS.load(name).build(problem, **model).state_dict()
+    halved = dict(list(own.items())[: len(own) // 2])
+    contents = {
+        "junk.pth": "cannot be loaded as weights of",
+        "junk.safetensors": "cannot be loaded as weights of",
+        "other.pth": "does not hold .* of the weights of",
+        "half.pth": "does not hold .* of the weights of",
+    }
+    torch.save({"other": torch.zeros(2)}, tmp_path / "other.pth")
+    torch.save(halved, tmp_path / "half.pth")
+    for file, message in contents.items():
+        if file.startswith("junk"):
+            (tmp_path / file).write_text("junk")
+        with pytest.raises(OptionError, match=f"{file} {message}") as caught:
+            MODELS.load(name).build(problem, weights=str(tmp_path / file), **model)
+        assert "\n" not in str(caught.value)
 
 
 def test_what_timm_has_not_is_one_line():

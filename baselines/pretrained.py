@@ -1,0 +1,67 @@
+"""Models of timm with pretrained weights, or an error of one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+
+def create_timm(
+    model: str, *, pretrained: bool = False, weights: str | Path | None = None, **options: Any
+) -> nn.Module:
+    """Return ``timm.create_model(model, **options)``, with pretrained weights if they are asked for.
+
+    Where the number of classes is another one the classifier is new; everything else has to be in ``weights``, which
+    timm itself does not ask for then: from a file of another model it would take what has the same name, if anything.
+
+    Args:
+        model: a name of timm's.
+        pretrained: take timm's weights, downloaded from the hub.
+        weights: take those of a local ``.safetensors`` or ``.pth`` file instead; nothing is unpickled.
+        **options: of the model.
+
+    Raises:
+        ValueError: the weights cannot be had, or are not those of this model.
+    """
+    if weights is None and not pretrained:
+        return timm.create_model(model, **options)
+    if weights is not None and not Path(weights).is_file():
+        raise ValueError(f"{weights}: there is no such file of weights")
+    generator = torch.get_rng_state()
+    random = timm.create_model(model, **options)
+    torch.set_rng_state(generator)
+    overlay = {"file": str(weights)} if weights is not None else None
+    try:
+        loaded = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except Exception as error:
+        # Anything from struct.error to KeyError, where a file is broken.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        if weights is not None:
+            raise ValueError(f"{weights} cannot be loaded as weights of {model} ({reason})") from None
+        raise ValueError(
+            f"timm's weights of {model} cannot be had ({reason}); without a network name a file of them: weights=FILE"
+        ) from None
+    if missing := _left_random(random, loaded):
+        source = weights or "the hub"
+        raise ValueError(f"{source} does not hold {len(missing)} of the weights of {model}, e.g. {missing[0]}")
+    return loaded
+
+
+def _left_random(random: nn.Module, loaded: nn.Module) -> list[str]:
+    """Return the names of the parameters that are in both as they were drawn, but for the classifier's."""
+    classifiers = loaded.get_classifier()
+    new = {
+        id(parameter)
+        for classifier in (classifiers if isinstance(classifiers, tuple) else (classifiers,))
+        for parameter in classifier.parameters()
+    }
+    return [
+        name
+        for (name, own), drawn in zip(loaded.named_parameters(), random.parameters(), strict=True)
+        # Constants, such as the zeros of a bias, may be the same after training.
+        if id(own) not in new and torch.equal(own, drawn) and own.min() < own.max()
+    ]
