@@ -13,7 +13,10 @@ from attn_bench.registry import Registry
 
 
 def describe(registry: Registry[Any], only: str | None = None) -> Iterator[str]:
-    """Yield lines: name, summary, kinds, origin, presets and options of every plugin, broken ones with their error."""
+    """Yield lines: name, summary, kinds, origin, presets and options of every plugin, broken ones with their error.
+
+    Of ``only`` one task also the published protocol.
+    """
     names = [registry.entry(only).name] if only else list(registry.entries())
     for name in names:
         try:
@@ -36,6 +39,8 @@ def describe(registry: Registry[Any], only: str | None = None) -> Iterator[str]:
         else:
             for metric, definition in plugin.metrics.items():
                 yield f"    {metric} ({definition.direction} is better)  {definition.summary}"
+            if only and plugin.protocol:
+                yield from wrap(f"protocol: {plugin.protocol}", 118, initial_indent="    ", subsequent_indent=" " * 12)
         for option in options:
             head = f"    --set {name}.{option.name}={shown(option.default)}  ({option.type_name})"
             yield from wrap(f"{head}  {option.doc}", 118, initial_indent="    ", subsequent_indent=" " * 12)

@@ -41,6 +41,11 @@ def test_a_broken_plugin_says_why(name, reason):
     assert reason in "\n".join(describe(MODELS))
 
 
+def test_of_one_task_the_published_protocol_is_shown():
+    assert "scored there; not comparable" in " ".join(" ".join(describe(TASKS, "ade20k")).split())
+    assert "protocol:" not in "\n".join(describe(TASKS))
+
+
 def test_a_name_claimed_by_two_packages_is_an_error_naming_both(monkeypatch):
     points = [metadata.EntryPoint("toy", target, "g") for target in ("a:A", "b:B", "a:A")]
     monkeypatch.setattr(metadata, "entry_points", lambda group: points)

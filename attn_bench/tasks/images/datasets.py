@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from attn_bench.plugin import Splits, TrainingDefaults
 from attn_bench.tasks.images.published import CROP, DEVIATION, MEAN, PublishedSet
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class ImageSet(PublishedSet):
-    """A public set of images, each of one class."""
+    """A public set of images, each of one class.
+
+    Attributes:
+        crop: share of a test image's shorter side that is left of it.
+    """
 
     kind = "image"
     metrics = CLASS_METRICS
@@ -25,12 +29,13 @@ class ImageSet(PublishedSet):
         "pretrained network. Of flowers102 and pets the mean over classes is published as well (arXiv:1805.08974)."
     )
     defaults = TrainingDefaults(resolutions=(224,), epochs=10, batch_size=32, learning_rate=1e-3, weight_decay=0.05)
+    crop: ClassVar[float] = CROP
 
     def splits(self, resolution: int, *, root: str | None = None, augment: bool = True) -> Splits:
         """Return the official splits; an image is read when it is asked for.
 
-        Test images are resized so that their shorter side is resolution / 0.875 and cut to the centre; channels are
-        normalised by the mean and deviation of ImageNet.
+        Test images are resized so that their shorter side is resolution / 0.875 and cut to the centre, or not cut
+        in cifar100 and tiny-imagenet; channels are normalised by the mean and deviation of ImageNet.
 
         Args:
             root: folder that holds the set in its published layout; nothing is written there. Where unset, a folder
@@ -42,7 +47,7 @@ class ImageSet(PublishedSet):
 
         self.problem(resolution)
         tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
-        centre = [transforms.Resize(round(resolution / CROP)), transforms.CenterCrop(resolution), *tensor]
+        centre = [transforms.Resize(round(resolution / self.crop)), transforms.CenterCrop(resolution), *tensor]
         cut = [transforms.RandomResizedCrop(resolution), transforms.RandomHorizontalFlip()]
         # What DeiT is trained with (arXiv:2012.12877, table 9). torchvision's, which draw from torch's generator alone.
         strongly_varied = [*cut, transforms.RandAugment(2, 9), *tensor, transforms.RandomErasing(0.25)]
@@ -201,6 +206,7 @@ class TinyImageNet(ImageSet):
     citation = "Le and Yang, CS231N 2015"
     defaults = TrainingDefaults(resolutions=(64,), epochs=10, batch_size=64, learning_rate=1e-3, weight_decay=0.05)
     classes, sizes = 200, (100000, 10000)
+    crop = 1.0
     folder = "tiny-imagenet-200"
     layout = "tiny-imagenet-200/train/CLASS/images/*.JPEG, val/images/*.JPEG and val/val_annotations.txt"
     address = "http://cs231n.stanford.edu"
@@ -240,6 +246,7 @@ class CIFAR100(ImageSet):
     citation = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
     defaults = TrainingDefaults(resolutions=(32,), epochs=10, batch_size=64, learning_rate=1e-3, weight_decay=0.05)
     classes, sizes = 100, (50000, 10000)
+    crop = 1.0
     folder = "cifar-100-binary"
     layout = "cifar-100-binary/train.bin and test.bin"
     address = "https://www.cs.toronto.edu/~kriz"

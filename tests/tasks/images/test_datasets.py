@@ -288,6 +288,17 @@ def test_test_images_are_the_centre_normalised(tmp_path):
     assert float(shown.mean() * 32**2) ** 0.5 == pytest.approx(20 * 37 / 60, abs=1)
 
 
+def test_small_images_are_tested_on_as_they_are(tmp_path):
+    write(tmp_path, CIFAR)
+    write(tmp_path, TINY)
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in CIFAR100().problem(32).normalised)
+    image, _ = CIFAR100().splits(32, root=str(tmp_path)).test[1]
+    pixels = torch.from_numpy(cifar(3)[1, 2:]).view(3, 32, 32) / 255
+    torch.testing.assert_close(image, (pixels - mean) / deviation)
+    assert CIFAR100().splits(64, root=str(tmp_path)).test[0][0].shape == (3, 64, 64)
+    assert TinyImageNet().splits(64, root=str(tmp_path)).test[0][0].shape == (3, 64, 64)
+
+
 def test_fine_tuning_changes_images_more_and_draws_from_torch_alone(tmp_path):
     write(tmp_path, FOLDERS)
     splits = ImageNet().splits(32, root=str(tmp_path))
