@@ -261,7 +261,7 @@ def _measure(steps: Steps, findings: _Findings) -> None:
         findings.latency[name] = steps.latency(name)
     for name in steps.names:
         findings.memory[name] = steps.memory(name)
-    if steps.problem.kind == "image":
+    if steps.problem.kind in ("image", "mask"):
         findings.latency["forward_batch1"] = steps.latency("forward_batch1")
     findings.values["flops"] = steps.flops()
     if steps.cell.cuda_graph:

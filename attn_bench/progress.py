@@ -36,7 +36,7 @@ class DataBar:
         self.progress.stop()
 
     def update(self, done: int, total: int) -> None:
-        """Show ``done`` of ``total`` samples."""
+        """Show ``done`` of ``total`` samples, or bytes of a download."""
         self.progress.update(self.task, completed=done, total=total, visible=True)
 
 
@@ -80,8 +80,8 @@ class Screen:
         self.progress.update(self.one, description="data", visible=True)
 
     def on_data(self, done: int, total: int) -> None:
-        """Show progress of making data."""
-        self.progress.update(self.one, completed=done, total=total, detail=f"{done}/{total} samples")
+        """Show progress of making data, in samples, or of a download, in bytes."""
+        self.progress.update(self.one, completed=done, total=total, detail=f"{done}/{total}")
 
     def on_warning(self, message: str) -> None:
         """Show what is to be known of the data."""

@@ -83,7 +83,8 @@ def features(whole: nn.Module, head: nn.Module, dataset: Dataset[Batch], cell: C
         for inputs, target in DataLoader(dataset, batch_size=cell.batch_size):
             with autocast(cell.device, cell.precision):
                 prediction = whole(inputs.to(cell.device))
-            if len(seen) != 1 or not torch.equal(seen[0][1], prediction):
+            # What is not a number is for the training to find.
+            if len(seen) != 1 or not torch.equal(seen[0][1].nan_to_num(), prediction.nan_to_num()):
                 raise ValueError("the head that the model names is not what its predictions come from")
             found.append(seen.pop()[0].float().cpu())
             targets.append(target)

@@ -26,7 +26,7 @@ from attn_bench.results import Store
 from attn_bench.sweep import Cell, Sweep, read_sweep_file
 from attn_bench.table import labels, rows
 from attn_bench.tasks.images.digits import Digits
-from attn_bench.training import predict, train
+from attn_bench.training import Diverged, predict, train
 
 PROBLEM = Problem("image", 1, 10, (8, 8))
 # Models of fields that classify by the mean of their features, small.
@@ -184,6 +184,17 @@ def test_what_cannot_be_probed():
         made(cell("linear-probe"), Headless())
     with pytest.raises(ValueError, match="not what its predictions come from"):
         made(cell("linear-probe"), Wrong())
+
+
+def test_features_that_are_no_numbers_are_a_divergence():
+    class Overflown(Small):
+        def build(self, problem):
+            module = super().build(problem)
+            nn.init.constant_(module[0].bias, torch.nan)
+            return module
+
+    with pytest.raises(Diverged):
+        trained(one := cell("linear-probe"), made(one, Overflown())[2])
 
 
 def test_mixup_mixes_images_and_targets_alike():
@@ -380,3 +391,15 @@ def test_a_cell_of_each_protocol(tmp_path, monkeypatch):
     # timm adds nothing to its models: all is trained from the start.
     assert training["finetune"]["warm_up_parameters"] == 0
     assert "crop" in training["finetune"]["augmentation"]
+
+
+@pytest.mark.parametrize("task", ["digits", "pathfinder-mask"])
+def test_one_image_alone_is_timed_too(tmp_path, monkeypatch, task):
+    brief = functools.partial(measure_latency, max_seconds=0.1, warmup_seconds=0)
+    monkeypatch.setattr("attn_bench.steps.measure_latency", brief)
+    options = {"vit": {"dim": 8, "depth": 1, "heads": 1, "patch_size": 8}}
+    settings = {"models": ["vit"], "task": task, "resolutions": [32], "device": "cpu", "train": False}
+    (one,) = _cells(settings | {"batch_size": 2, "options": options})
+    record = run_cell(one, Store(tmp_path))
+    assert record.status == "ok", record.error
+    assert record.latency["forward_batch1"]["median_ms"] > 0
