@@ -29,26 +29,31 @@ def create_timm(
     """
     if weights is None and not pretrained:
         return timm.create_model(model, **options)
-    if weights is not None and not Path(weights).is_file():
+    if weights is None:
+        try:
+            return timm.create_model(model, pretrained=True, **options)
+        except (OSError, RuntimeError) as error:
+            reason = f"timm's weights of {model} cannot be had ({_one_line(error)})"
+            raise ValueError(f"{reason}; without a network name a file of them: weights=FILE") from None
+    if not Path(weights).is_file():
         raise ValueError(f"{weights}: there is no such file of weights")
+    # Elsewhere than after seeding, where a file of untrained weights may have begun.
+    torch.rand(1)
     generator = torch.get_rng_state()
     random = timm.create_model(model, **options)
     torch.set_rng_state(generator)
-    overlay = {"file": str(weights)} if weights is not None else None
     try:
-        loaded = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        loaded = timm.create_model(model, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}, **options)
     except Exception as error:
         # Anything from struct.error to KeyError, where a file is broken.
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-        if weights is not None:
-            raise ValueError(f"{weights} cannot be loaded as weights of {model} ({reason})") from None
-        raise ValueError(
-            f"timm's weights of {model} cannot be had ({reason}); without a network name a file of them: weights=FILE"
-        ) from None
+        raise ValueError(f"{weights} cannot be loaded as weights of {model} ({_one_line(error)})") from None
     if missing := _left_random(random, loaded):
-        source = weights or "the hub"
-        raise ValueError(f"{source} does not hold {len(missing)} of the weights of {model}, e.g. {missing[0]}")
+        raise ValueError(f"{weights} does not hold {len(missing)} of the weights of {model}, e.g. {missing[0]}")
     return loaded
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 def _left_random(random: nn.Module, loaded: nn.Module) -> list[str]:

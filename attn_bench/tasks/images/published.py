@@ -136,7 +136,8 @@ class PublishedSet(Task):
                 unpack(archive, aside / self.archives_in)
         shutil.rmtree(root / self.folder, ignore_errors=True)
         (aside / self.folder).replace(root / self.folder)
-        aside.rmdir()
+        # What lies beside the folder in an archive is of no use.
+        shutil.rmtree(aside)
 
     def _is_there(self, root: Path) -> bool:
         return (root / self.folder).is_dir()

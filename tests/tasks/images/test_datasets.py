@@ -142,7 +142,7 @@ def flowers_archives():
 
 DOWNLOADS = [
     (Flowers102, flowers_archives, [0, 101], [1, 2]),
-    (Food101, lambda: {"food-101.tar.gz": tgz(FOOD)}, [0, 1], [1]),
+    (Food101, lambda: {"food-101.tar.gz": tgz({**FOOD, "._food-101": b"of the author's desktop"})}, [0, 1], [1]),
     (Pets, lambda: {"images.tar.gz": tgz(PETS_IMAGES), "annotations.tar.gz": tgz(PETS_LISTS)}, [0, 1], [1, 0]),
     (CIFAR100, lambda: {"cifar-100-binary.tar.gz": tgz(CIFAR)}, [0, 1, 2], [0, 1, 2]),
     (TinyImageNet, lambda: {"tiny-imagenet-200.zip": zipped(TINY)}, [0, 1], [1, 0]),
@@ -169,6 +169,7 @@ def test_downloaded_sets(monkeypatch, tmp_path, server, task, archives, train, t
     assert labels(splits.test) == test
     assert splits.train[0][0].shape == (3, 32, 32)
     assert task().problem(32).outputs == task.classes
+    assert {path.name for path in (tmp_path / task.name).iterdir()} == {task.folder, *server.files}
 
 
 @pytest.mark.parametrize(("task", "archives"), [row[:2] for row in DOWNLOADS])

@@ -281,6 +281,21 @@ def test_what_timm_has_not_is_one_line():
         MODELS.load("mano-swinv2").build(problem, variant="resnet18")
 
 
+@pytest.mark.parametrize(("name", "model"), [("timm", "test_vit"), ("mano-swinv2", "swinv2_tiny_window8_256")])
+def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch, name, model):
+    import timm
+
+    def unreachable(*_, **options):
+        raise FileNotFoundError("the hub\nis not there")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    message = f"weights of {model} cannot be had .*the hub is not there.*weights=FILE"
+    with pytest.raises(OptionError, match=message) as caught:
+        option = {"timm": "model", "mano-swinv2": "variant"}[name]
+        MODELS.load(name).build(Problem("image", 3, 3, (32, 32)), pretrained=True, **{option: model})
+    assert "\n" not in str(caught.value)
+
+
 def test_timm_models_are_timms():
     import timm
 
