@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from attn_bench.errors import UserError
 
+Root = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Folder that holds a published set (--set TASK.root=FOLDER).")
+]
 
-def merged(settings: Mapping[str, Any], sets: list[str], data: Path | None, test_data: Path | None) -> dict[str, Any]:
-    """Return the options of the sweep file with those of ``--set``, ``--data`` and ``--test-data`` laid over them."""
+
+def merged(settings: Mapping[str, Any], sets: list[str], **paths: Path | None) -> dict[str, Any]:
+    """Return the options of the sweep file with those of ``--set`` laid over them, and with ``paths`` as the task's."""
     import yaml
 
     options = {str(owner): dict(values or {}) for owner, values in (settings.get("options") or {}).items()}
@@ -23,7 +29,7 @@ def merged(settings: Mapping[str, Any], sets: list[str], data: Path | None, test
             options.setdefault(owner, {})[name] = yaml.safe_load(value)
         except yaml.YAMLError:
             options.setdefault(owner, {})[name] = value
-    for name, path in (("data", data), ("test_data", test_data)):
+    for name, path in paths.items():
         if path is not None:
             options.setdefault(str(settings.get("task")), {})[name] = str(path)
     return options

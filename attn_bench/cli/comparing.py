@@ -89,7 +89,7 @@ def ab(
         "device": device,
         "threads": threads,
         "compile": compile,
-        "options": merged({"task": task}, set_ or [], None, None),
+        "options": merged({"task": task}, set_ or []),
         "train": False,
     }
     sweep = Sweep.from_settings({key: value for key, value in given.items() if value is not None})

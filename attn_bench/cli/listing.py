@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_bench.cli.arguments import integers, merged
+from attn_bench.cli.arguments import Root, integers, merged
 from attn_bench.errors import UserError
 
 
@@ -33,6 +33,7 @@ def data(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Option of the task.")
     ] = None,
+    root: Root = None,
     refresh: Annotated[bool, typer.Option(help="Make or fetch them again even if they are cached.")] = False,
 ) -> None:
     """Make or download the data of a task, and say where they are."""
@@ -41,7 +42,7 @@ def data(
     from attn_bench.registry import TASKS
 
     plugin = TASKS.load(task)
-    options = merged({"task": task}, set_ or [], None, None)
+    options = merged({"task": task}, set_ or [], root=root)
     for owner in options:
         if owner != task:
             raise UserError(f"--set {owner}.…: only options of {task} make sense here")

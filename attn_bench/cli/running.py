@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from attn_bench.cli.arguments import integers, merged, names
+from attn_bench.cli.arguments import Root, integers, merged, names
 from attn_bench.cli.reporting import show, write
 
 Models = Annotated[str | None, typer.Option(help="Models, e.g. mano,swinv2,fno or vit:patch4 (a preset).")]
@@ -77,6 +77,7 @@ def run(
     set_: Set = None,
     data: Annotated[Path | None, typer.Option(help="Your own data file (.pt, .npz, .mat, .h5).")] = None,
     test_data: Annotated[Path | None, typer.Option(help="A second file with the test set.")] = None,
+    root: Root = None,
     out: Out = None,
     timeout: Timeout = None,
     memory_limit: MemoryLimit = None,
@@ -119,7 +120,7 @@ def run(
         "measure": measure,
     }
     settings |= {key: value for key, value in given.items() if value is not None}
-    settings["options"] = merged(settings, set_ or [], data, test_data)
+    settings["options"] = merged(settings, set_ or [], data=data, test_data=test_data, root=root)
     folder = out or (Path(str(named)) if named else None)
     _sweep(settings, folder, timeout, memory_limit, retry, skip, plots)
 
@@ -159,7 +160,7 @@ def measure(
         "train": False,
     }
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    settings["options"] = merged(settings, set_ or [], None, None)
+    settings["options"] = merged(settings, set_ or [])
     _sweep(settings, out, timeout, memory_limit, retry, skip, plots)
 
 

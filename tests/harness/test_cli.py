@@ -58,6 +58,8 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("report", "nowhere"), "nowhere: no such folder"),
         (("list", "colours"), "say 'attn-bench list models'"),
         (("list", "models", "too"), "did you mean 'toy'?"),
+        (("data", "pets", "--root", "nowhere"), "nowhere does not hold pets. Put oxford-iiit-pet/images/*.jpg"),
+        (("run", *TOY, "--root", "nowhere"), "unknown option of toy-task 'root'"),
         (("data", "nothing"), "unknown task 'nothing'"),
         (("data", "toy-task", "--set", "toy.width=3"), "only options of toy-task"),
         (("dance",), "No such command 'dance'"),
