@@ -281,6 +281,21 @@ def test_what_timm_has_not_is_one_line():
         MODELS.load("mano-swinv2").build(problem, variant="resnet18")
 
 
+def test_masks_are_made_by_pretrained_networks_too(tmp_path):
+    import timm
+
+    theirs = timm.create_model("test_vit", img_size=32)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    model = MODELS.load("timm")
+    problem = Problem("mask", 3, 5, (32, 32), ((0.4,) * 3, (0.2,) * 3))
+    module = model.build(problem, model="test_vit", weights=str(tmp_path / "w.pth")).eval()
+    assert model.effective(module) == {"normalised_by": {"mean": (0.5,) * 3, "std": (0.5,) * 3}}
+    own = module.model.features.backbone.state_dict()
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in own.items())
+    assert len(own) > 30
+    assert module(torch.randn(1, 3, 32, 32)).shape == (1, 5, 32, 32)
+
+
 @pytest.mark.parametrize(("name", "model"), [("timm", "test_vit"), ("mano-swinv2", "swinv2_tiny_window8_256")])
 def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch, name, model):
     import timm
