@@ -9,11 +9,11 @@ import pytest
 
 
 class Server(ThreadingHTTPServer):
-    """Serves files, in part where asked to; breaks off after ``cut`` bytes once."""
+    """Serves files, in part where asked to unless not ``in_part``; breaks off after ``cut`` bytes once."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.cut, self.ranges = {}, None, []
+        self.files, self.cut, self.ranges, self.in_part = {}, None, [], True
         self.address = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -22,8 +22,9 @@ class Handler(BaseHTTPRequestHandler):
         content = self.server.files[self.path[1:]]
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
-        first = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        self.send_response(206 if asked else 200)
+        in_part = asked and self.server.in_part
+        first = int(asked.removeprefix("bytes=").rstrip("-")) if in_part else 0
+        self.send_response(206 if in_part else 200)
         self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
         cut, self.server.cut = self.server.cut, None

@@ -335,6 +335,19 @@ def test_a_download_goes_on_where_it_stopped(tmp_path, server):
     assert [p.name for p in tmp_path.iterdir()] == ["a.tgz"]
 
 
+def test_a_server_that_sends_the_whole_again_is_no_damage(tmp_path, server):
+    content = bytes(range(256)) * 20
+    server.files, server.cut, server.in_part = {"a.tgz": content}, 1000, False
+    url, path, md5 = f"{server.address}/a.tgz", tmp_path / "a.tgz", hashlib.md5(content).hexdigest()
+    with pytest.raises(DataError, match="goes on there"):
+        fetch(url, path, md5, lambda done, total: None, "")
+    progress = []
+    fetch(url, path, md5, lambda done, total: progress.append((done, total)), "")
+    assert server.ranges == [None, "bytes=1000-"]
+    assert progress[-1] == (5120, 5120)
+    assert path.read_bytes() == content
+
+
 def test_a_wrong_checksum_is_named_and_nothing_stays(tmp_path, server):
     server.files = {"a.tgz": b"other"}
     with pytest.raises(DataError, match=r"has md5 [0-9a-f]{32}, and abc is expected; try again"):
