@@ -38,8 +38,9 @@ class Option:
         try:
             return TypeAdapter(self.annotation).validate_python(value)
         except ValidationError as error:
+            hint = f"; write it like [{value}]" if isinstance(value, str) and "tuple" in self.type_name else ""
             raise UserError(
-                f"option {owner}.{self.name}: {value!r} is no {self.type_name} ({error.errors()[0]['msg']})"
+                f"option {owner}.{self.name}: {value!r} is no {self.type_name} ({error.errors()[0]['msg']}){hint}"
             ) from None
 
 

@@ -6,10 +6,12 @@ import sys
 import pytest
 import torch
 
+from attn_bench.errors import UserError
 from attn_bench.options import options_of
 from attn_bench.plugin import OptionError, Problem
 from mano.patches import Patched
 from mano.plugin import MANOModel
+from mano.vision_plugin import MANOSwinV2
 
 PROBLEM = Problem("field", 1, 2, (16, 12))
 
@@ -39,6 +41,13 @@ def test_bad_values_are_option_errors_of_one_line():
         with pytest.raises(OptionError, match=next(iter(options))) as caught:
             MANOModel().build(PROBLEM, **options)
         assert "\n" not in str(caught.value)
+
+
+def test_several_numbers_are_written_in_brackets():
+    levels = options_of(MANOSwinV2().build)["levels"]
+    assert levels.parse([1, 2, 1, 1], "mano-swinv2") == (1, 2, 1, 1)
+    with pytest.raises(UserError, match=r"mano-swinv2\.levels: '1,2' is no .*; write it like \[1,2\]$"):
+        levels.parse("1,2", "mano-swinv2")
 
 
 def test_a_patch_is_a_token_with_all_its_values():
