@@ -43,7 +43,7 @@ def add_up_sampled(fine_BHWO: Tensor, x_BHWC: Tensor, weight: Tensor) -> None:
     for chunk in cut([b * h], [rate * rate * w], ROWS_TOKENS):
         rows = chunk[0][1]
         up = product(x[rows].flatten(0, 1), weight_QC)
-        fine[rows] += up.view(-1, w, rate, rate, fine.shape[-1]).transpose(1, 2)
+        fine[rows].add_(up.view(-1, w, rate, rate, fine.shape[-1]).transpose(1, 2))  # += would copy the rows as well
 
 
 def weight_gradient(coarse_BHWO: Tensor, fine_BHWC: Tensor, weight: Tensor) -> Tensor:

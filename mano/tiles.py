@@ -12,8 +12,10 @@ M windows of a chunk, T = P * M tokens of a chunk, A heads, E channels of a head
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +45,7 @@ def tiled_multipole(
     window: int,
     eps: float,
     keep: bool,
+    fuse: bool,
 ) -> list[Tensor]:
     """Return R_0, then what the backward pass needs: X_1, X_2, ..., R_1, R_2, ... and the attention probabilities.
 
@@ -61,6 +64,7 @@ def tiled_multipole(
         window: side of a window, in cells, and distance between windows.
         eps: of the LayerNorms.
         keep: whether to keep the attention probabilities; without, the backward pass computes them anew.
+        fuse: whether to compile what lies between the matrix products of a chunk into few loops (torch's inductor).
     """
     with torch.autocast("cpu", enabled=False):
         down = down.contiguous(memory_format=torch.channels_last)  # as convolutions want it
@@ -74,8 +78,8 @@ def tiled_multipole(
         kept = _room(xs, heads, window, keep)
         for chunk, place in chunks.window_chunks(tokens, TOKENS_PER_THREAD * torch.get_num_threads()):
             mask_PM = None if real is None else chunks.gather(real, chunk, True).view(window**2, -1)
-            y_TC = _normalise(chunks.gather(tokens, chunk, 0), norms, eps)[-1][0]
-            o_AEPM, p_APPM = attend(_project(y_TC, qkv, heads, window), mask_PM)
+            y_TC = _form(_normalise, fuse)(chunks.gather(tokens, chunk, 0), norms, eps)[-1][0]
+            o_AEPM, p_APPM = _form(attend, fuse)(_project(y_TC, qkv, heads, window), mask_PM)
             if keep:
                 kept[..., place] = p_APPM[..., : place.stop - place.start]
             out_CT = product(out, o_AEPM.view(-1, len(y_TC)).t()).add_(bias[:, None])
@@ -103,6 +107,7 @@ def tiled_multipole_backward(
     heads: int,
     window: int,
     eps: float,
+    fuse: bool,
 ) -> list[Tensor]:
     """Return the gradients by X_0 and by ``norms`` ... ``level_weights``, in this order, as one list.
 
@@ -111,7 +116,7 @@ def tiled_multipole_backward(
         xs: X_0, X_1, ...
         coarse: R_1, R_2, ...
         kept: the attention probabilities, (A, P, P, windows).
-        norms, qkv, out, bias, down, up, level_weights, heads, window, eps: as in :func:`tiled_multipole`.
+        norms, qkv, out, bias, down, up, level_weights, heads, window, eps, fuse: as in :func:`tiled_multipole`.
     """
     # What is summed over chunks and levels is summed in float32 at least.
     d_norms = [torch.zeros_like(w, dtype=wide_dtype(w.dtype)) for w in norms]
@@ -138,7 +143,8 @@ def tiled_multipole_backward(
             mask_PM = None if real is None else chunks.gather(real, chunk, True).view(window**2, -1)
             added = len(x_TC) // window**2 - (place.stop - place.start)
             p_APPM = F.pad(kept[..., place], (0, added)) if kept.numel() else None
-            d_TC = _chunk_backward(g_TC, x_TC, mask_PM, p_APPM, norms, qkv, qkv_CF, out_FC, heads, window, eps, totals)
+            weights = norms, qkv, qkv_CF, out_FC
+            d_TC = _chunk_backward(g_TC, x_TC, mask_PM, p_APPM, *weights, heads, window, eps, fuse, totals)
             chunks.scatter(d_TC, outputs, chunk)
         results = chunks.crop(results, xs)
         for l in reversed(range(len(level_weights))):
@@ -161,22 +167,23 @@ def _chunk_backward(
     heads: int,
     window: int,
     eps: float,
+    fuse: bool,
     totals: tuple[list[Tensor], Tensor, Tensor, Tensor],
 ) -> Tensor:
     """Return the gradient by ``x_TC`` and add those by the weights to ``totals``."""
     d_norms, d_qkv, d_out_FC, d_bias = totals
-    steps = _normalise(x_TC, norms, eps)
+    steps = [(x_TC,), *_form(_normalise, fuse)(x_TC, norms, eps)]
     y_TC = steps[-1][0]
     qkv_3AEPM = _project(y_TC, qkv, heads, window)
     if p_APPM is None:
-        o_AEPM, p_APPM = attend(qkv_3AEPM, mask_PM)
+        o_AEPM, p_APPM = _form(attend, fuse)(qkv_3AEPM, mask_PM)
     else:
-        o_AEPM = average(p_APPM, qkv_3AEPM[2])
+        o_AEPM = _form(average, fuse)(p_APPM, qkv_3AEPM[2])
     d_out_FC += product(o_AEPM.view(-1, len(y_TC)), g_TC.t())
     d_bias += g_TC.sum(0)
     do_AEPM = product(out_FC, g_TC).view_as(o_AEPM)
     del o_AEPM
-    dqkv_FT = attend_backward(do_AEPM, qkv_3AEPM, p_APPM).view(-1, len(y_TC))
+    dqkv_FT = _form(attend_backward, fuse)(do_AEPM, qkv_3AEPM, p_APPM).view(-1, len(y_TC))
     del do_AEPM, qkv_3AEPM, p_APPM
     d_qkv += product(dqkv_FT, y_TC.t())
     # Copied as (P, M, C): torch copies transposed matrices with one thread.
@@ -191,7 +198,7 @@ def _chunk_backward(
 
 
 @tiled_multipole.register_fake
-def _(x_BHWC, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep):
+def _(x_BHWC, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep, fuse):
     b, h, w, c = x_BHWC.shape
     grids = level_grids((h, w), window, down.shape[-1], len(level_weights) + 1)
     results = [x_BHWC.new_empty(b, *grid, c) for grid in (*grids, *grids[1:])]
@@ -199,33 +206,33 @@ def _(x_BHWC, norms, qkv, out, bias, down, up, level_weights, heads, window, eps
 
 
 @tiled_multipole_backward.register_fake
-def _(grad_BHWC, xs, coarse, kept, norms, qkv, out, bias, down, up, level_weights, heads, window, eps):
+def _(grad_BHWC, xs, coarse, kept, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, fuse):
     return [w.new_empty(w.shape) for w in (xs[0], *norms, qkv, out, bias, down, up, level_weights)]
 
 
 def _save(ctx, inputs, output):
-    x_BHWC, norms, *weights, heads, window, eps, _ = inputs
+    x_BHWC, norms, *weights, heads, window, eps, _, fuse = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x_BHWC, *output[1:], *norms, *weights)
-    ctx.sizes = len(output) // 2 - 1, len(norms), heads, window, eps
+    ctx.sizes = len(output) // 2 - 1, len(norms), heads, window, eps, fuse
 
 
 def _backward(ctx, grads):
-    coarse, n, heads, window, eps = ctx.sizes
+    coarse, n, *options = ctx.sizes
     saved = list(ctx.saved_tensors)
     xs, results, kept = saved[: coarse + 1], saved[coarse + 1 : 2 * coarse + 1], saved[2 * coarse + 1]
     weights = saved[2 * coarse + 2 :]
     grad = torch.zeros_like(xs[0]) if grads[0] is None else grads[0]
-    found = tiled_multipole_backward(grad, xs, results, kept, weights[:n], *weights[n:], heads, window, eps)
+    found = tiled_multipole_backward(grad, xs, results, kept, weights[:n], *weights[n:], *options)
     scales = found[-3:] if coarse else [None] * 3  # with one level there is neither D nor U
-    return found[0], found[1 : n + 1], *found[n + 1 : -3], *scales, None, None, None, None
+    return found[0], found[1 : n + 1], *found[n + 1 : -3], *scales, None, None, None, None, None
 
 
 tiled_multipole.register_autograd(_backward, setup_context=_save)
 
 
 @register_flop_formula(torch.ops.mano.tiled_multipole, get_raw=True)
-def _flops(x, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep, *, out_val=None) -> int:
+def _flops(x, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep, fuse, *, out_val=None) -> int:
     xs = [x, *out_val[1 : len(out_val) // 2]]
     return _attention_flops(xs, qkv, window, 4, 2) + 2 * _scaling_flops(xs, down)
 
@@ -254,13 +261,24 @@ def _room(xs: Sequence[Tensor], heads: int, window: int, keep: bool) -> Tensor:
 
 
 def _normalise(x_TC: Tensor, norms: Sequence[Tensor], eps: float) -> list[tuple[Tensor, ...]]:
-    """Return the tokens, then for each LayerNorm its result, the means and the reciprocal deviations."""
-    steps: list[tuple[Tensor, ...]] = [(x_TC,)]
+    """Return of each LayerNorm its result, the means and the reciprocal deviations."""
+    steps: list[tuple[Tensor, ...]] = []
     for weight, bias in zip(norms[::2], norms[1::2], strict=True):
-        steps.append(torch.native_layer_norm(steps[-1][0], x_TC.shape[1:], weight, bias, eps))
+        steps.append(torch.native_layer_norm(x_TC, x_TC.shape[1:], weight, bias, eps))
+        x_TC = steps[-1][0]
     return steps
 
 
 def _project(y_TC: Tensor, qkv: Tensor, heads: int, window: int) -> Tensor:
     """Return queries, keys and values of a chunk, (3, A, E, P, M)."""
     return product(qkv, y_TC).view(3, heads, -1, window**2, len(y_TC) // window**2)
+
+
+@functools.cache
+def _compiled(step: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(step, dynamic=True)
+
+
+def _form(step: Callable[..., Any], fuse: bool) -> Callable[..., Any]:
+    """Return a step between matrix products as a few compiled loops, for chunks of any size, or as it is."""
+    return _compiled(step) if fuse else step

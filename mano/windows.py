@@ -39,14 +39,17 @@ def average(p_APPM: Tensor, v_AEPM: Tensor) -> Tensor:
 def attend_backward(grad_AEPM: Tensor, qkv_3AEPM: Tensor, p_APPM: Tensor, keep_APPM: Tensor | None = None) -> Tensor:
     """Return the gradient of :func:`attend` by queries, keys and values, (3, A, E, P, M)."""
     q, k, v = qkv_3AEPM.unbind(0)
-    out = torch.empty_like(qkv_3AEPM)
-    _over_keys((p_APPM if keep_APPM is None else p_APPM * keep_APPM).transpose(1, 2), grad_AEPM, out[2])
+    kept = p_APPM if keep_APPM is None else p_APPM * keep_APPM
     d = _over_channels(grad_AEPM, v)
     if keep_APPM is not None:
         d *= keep_APPM
     d = torch._softmax_backward_data(d, p_APPM, 2, d.dtype).mul_(q.shape[1] ** -0.5)
-    _over_keys(d, k, out[0])
-    _over_keys(d.transpose(1, 2), q, out[1])
+    factors = (d, k), (d.transpose(1, 2), q), (kept.transpose(1, 2), grad_AEPM)
+    if torch.compiler.is_compiling():  # fused with what it stacks; parts written one by one would be copied
+        return torch.stack([_over_keys(*pair, torch.empty_like(grad_AEPM)) for pair in factors])
+    out = torch.empty_like(qkv_3AEPM)
+    for pair, part in zip(factors, out, strict=True):
+        _over_keys(*pair, part)
     return out
 
 
