@@ -43,7 +43,7 @@ def compare_confirmed(
     with tempfile.TemporaryDirectory(prefix="attn-bench-") as folder:
         for number in range(PROCESSES):
             on_case(f"again, {number + 1} of {PROCESSES}: {', '.join(case.title for case in cases)}")
-            store = Store(Path(folder) / str(number))
+            store = Store.create(Path(folder) / str(number), new.run_info()["task"])
             execute(list(cells.values()), store, modules=modules)
             for key, record in _records(cells, store):
                 again[key].append(record)

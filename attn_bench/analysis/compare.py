@@ -7,6 +7,8 @@ versions of the code, which are what is compared. Seeds of one cell are repeated
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,9 +43,14 @@ class Comparison:
         return tuple(finding for finding in self.findings if finding.fails)
 
     @property
+    def open(self) -> tuple[Finding, ...]:
+        """What may have got worse beyond its threshold, which cannot be told from chance."""
+        return tuple(finding for finding in self.findings if finding.open)
+
+    @property
     def status(self) -> int:
-        """1 if anything got worse, else 2 if anything could not be compared, else 0."""
-        return 1 if self.regressions else 2 if self.obstacles or not self.findings else 0
+        """1 if anything got worse, else 2 if anything could not be compared or told from chance, else 0."""
+        return 1 if self.regressions else 2 if self.obstacles or self.open or not self.findings else 0
 
 
 @dataclass
@@ -69,6 +76,11 @@ class Case:
     def resolution(self) -> int:
         """Where it was trained and measured."""
         return self._cell["resolution"]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The cell without what is not compared."""
+        return {key: value for key, value in self._cell.items() if key not in (*_VERSIONS, "seed")}
 
     @property
     def _cell(self) -> Mapping[str, Any]:
@@ -156,15 +168,23 @@ def _without_versions(record: Record) -> dict[str, Any]:
 
 
 def _missing(cases: Sequence[Case]) -> Iterator[str]:
-    there = {(case.model, case.resolution) for case in cases if case.new}
     for case in cases:
         for side in sorted(case.twice) if case.base else ():
             yield f"{case.title}: {side} holds it of several versions of the code; give each version its own folder"
         if not case.new:
-            otherwise = ", or there with other settings" if (case.model, case.resolution) in there else ""
-            yield f"{case.model} at {case.resolution}: not in new{otherwise}"
+            yield f"{case.title}: not in new{_otherwise(case, cases)}"
         elif case.base and (seeds := sorted(set(case.base) - set(case.new))):
             yield f"{case.title}: seed {', '.join(map(str, seeds))} not in new"
+
+
+def _otherwise(case: Case, cases: Sequence[Case]) -> str:
+    """Name the settings with which new has the model of ``case``, if it does."""
+    own = case.settings
+    for other in cases:
+        if other.new and not other.base and (other.model, other.resolution) == (case.model, case.resolution):
+            theirs = other.settings
+            return f"; there with other {', '.join(k for k in own if own[k] != theirs.get(k))}"
+    return ""
 
 
 def _statuses(case: Case) -> Iterator[Finding]:
@@ -179,8 +199,9 @@ def _statuses(case: Case) -> Iterator[Finding]:
             verdict = "better" if after["status"] == "ok" else "worse"
         elif before["status"] != after["status"]:
             verdict = "unclear"
+        threshold = None if verdict == "unclear" else 0.0  # it fails in another way now, no less than before
         note = _became(before, after)
-        yield Finding(case.label, case.resolution, case.resolution, "status", verdict, threshold=0.0, note=note)
+        yield Finding(case.label, case.resolution, case.resolution, "status", verdict, threshold=threshold, note=note)
 
 
 def _tested_elsewhere(case: Case, seeds: Sequence[int]) -> Iterator[Finding]:
@@ -212,10 +233,8 @@ def _latencies(case: Case, seeds: Sequence[int], thresholds: Thresholds, again: 
             continue
         quiet = [pair for pair in known if not any(map(disturbed, pair))]
         left_out, known = len(known) - len(quiet) if quiet else 0, quiet or known
-        ratio = timed_ratio(
-            [(before["samples_ms"], after["samples_ms"]) for before, after in known],
-            _mean([_machine(before, after) for before, after in known]),
-        )
+        machine = statistics.median(_machine(before, after) for before, after in known)
+        ratio = timed_ratio([(before["samples_ms"], after["samples_ms"]) for before, after in known], machine)
         threshold = thresholds.of(metric, case.label)
         verdict = judge(ratio, thresholds.shown(metric, case.label))
         unquiet = [name for i, name in ((0, "base"), (1, "new")) if any(disturbed(pair[i]) for pair in known)]
@@ -224,9 +243,12 @@ def _latencies(case: Case, seeds: Sequence[int], thresholds: Thresholds, again: 
             note = f"{left_out} of {left_out + len(known)} runs left out: disturbed by other processes or heat"
         if unquiet and verdict != "same":
             verdict = "unclear"
+        if verdict != "same" and abs(math.log(machine)) > math.log(1.02):
+            said = f"the same work took {machine:.2f} times as long beside new; half of that is taken off the change"
+            note = f"{note}; {said}" if note else said
         yield Finding(
             case.label, case.resolution, case.resolution, metric, verdict,
-            _mean([before["median_ms"] for before, _ in known]), _mean([after["median_ms"] for _, after in known]),
+            *(statistics.median(pair[i]["median_ms"] for pair in known) for i in (0, 1)),
             ratio, threshold, note,
         )  # fmt: skip
 
@@ -280,7 +302,9 @@ def _accuracies(
                     verdict = "worse" if said == {"worse"} else "better"
             before, after = (_mean([each[i] for each in known]) for i in (0, 1))
             findings.append(
-                Finding(case.label, case.resolution, tested, metric, verdict, before, after, ratio, threshold, note)
+                Finding(
+                    case.label, case.resolution, tested, metric, verdict, before, after, ratio, threshold, note, higher
+                )
             )
     return findings, []
 

@@ -93,7 +93,10 @@ def read_thresholds(text: str | None) -> Thresholds:
         if not equals:
             raise UserError(f"--fail-on {part}: write METRIC=SHARE, e.g. latency=5%, or name a .yaml or .toml file")
         model, _, metric = name.strip().rpartition(".")
-        (by_model.setdefault(model, {}) if model else common)[metric] = _share(part, value)
+        given = by_model.setdefault(model, {}) if model else common
+        if metric in given:
+            raise UserError(f"--fail-on {part}: {name.strip()} has a share already; name it once")
+        given[metric] = _share(part, value)
     if not common and not by_model:
         raise UserError("--fail-on: names no metric, so nothing could fail; write METRIC=SHARE, e.g. latency=5%")
     return Thresholds(common, by_model)
@@ -129,6 +132,8 @@ def _share(where: str, value: Any) -> float:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = -1.0
+    if share >= 1 and not text.endswith("%"):
+        raise UserError(f"--fail-on {where}: {text} without % is {100 * share:g} %; write {text}% if that is meant")
     # NaN compares false, too.
     if not 0 <= share < 10:
         raise UserError(f"--fail-on {where}: {text!r} is no share; write e.g. 5% or 0.05")

@@ -33,6 +33,7 @@ class Finding:
         ratio: new over base, where both are positive.
         threshold: how much worse it may get; None if that does not count.
         note: what the reader has to know.
+        higher: whether higher values are better.
     """
 
     model: str
@@ -45,6 +46,14 @@ class Finding:
     ratio: Ratio | None = None
     threshold: float | None = None
     note: str = ""
+    higher: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether it cannot be told that this is no regression."""
+        if self.verdict != "unclear" or self.threshold is None:
+            return False
+        return self.ratio is None or (self.ratio.value > 1) != self.higher
 
     @property
     def fails(self) -> bool:

@@ -26,10 +26,14 @@ def headline(comparison: Comparison) -> str:
     if comparison.regressions:
         names = ", ".join(dict.fromkeys(plain(finding.model) for finding in comparison.regressions))
         return f"WORSE: {count(len(comparison.regressions), 'regression')} in {names}"
-    if comparison.status == 2:
+    if comparison.obstacles or not comparison.findings:
         return f"CANNOT BE COMPARED: {count(len(comparison.obstacles), 'obstacle')}"
+    if comparison.open:
+        names = ", ".join(dict.fromkeys(plain(finding.model) for finding in comparison.open))
+        return f"UNCLEAR: {names} may have got worse; measure again, on a quiet machine or with more seeds"
     verdicts: Counter[str] = Counter(finding.verdict for finding in comparison.findings)
-    return f"NO REGRESSION: {', '.join(f'{verdicts[name]} {name}' for name in ORDER if verdicts[name])}"
+    said = {"worse": "worse by what is allowed"}
+    return f"NO REGRESSION: {', '.join(f'{verdicts[name]} {said.get(name, name)}' for name in ORDER if verdicts[name])}"
 
 
 def console(comparison: Comparison) -> RenderableType:
@@ -79,13 +83,15 @@ def junit(comparison: Comparison) -> bytes:
         text = plain(f"{', '.join(_cells(finding)[1:])} {finding.note}", NOTE_WIDTH)
         if finding.fails:
             ElementTree.SubElement(case, "failure", message=text)
+        elif finding.open:
+            ElementTree.SubElement(case, "error", message=text)
         elif finding.verdict != "same":
             ElementTree.SubElement(case, "system-out").text = text
     for line in comparison.obstacles:
         ElementTree.SubElement(_case(suite, "comparable", "comparison"), "error", message=plain(line, NOTE_WIDTH))
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(len(comparison.regressions)))
-    suite.set("errors", str(len(comparison.obstacles)))
+    suite.set("errors", str(len(comparison.obstacles) + len(comparison.open)))
     return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
 
 

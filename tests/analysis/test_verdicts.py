@@ -130,7 +130,11 @@ def test_thresholds(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "latency", "latency=", "latency=-1", "latency=nan", "latency=2000%", "missing.yaml"]
+    "text",
+    [
+        *("", "latency", "latency=", "latency=-1", "latency=nan", "latency=2000%", "missing.yaml"),
+        *("latency=5", "latency=5%,latency=3%", "mano.latency=5%,mano.latency=3%"),
+    ],
 )
 def test_wrong_thresholds_are_one_line(text: str) -> None:
     with pytest.raises(UserError, match="--fail-on") as error:
