@@ -72,7 +72,8 @@ class Crossover:
 
     Attributes:
         tokens: where the curves cross: between two measured sizes, or beyond the last on the fitted lines.
-        low, high: from the confidence intervals of the medians at the sizes around it; None beyond the last size.
+        low, high: the measured sizes around it and around where else the confidence intervals of the medians let the
+            curves cross; None beyond the last size, or where the intervals let them not cross at all.
         extrapolated: whether it lies beyond the last size measured.
     """
 
@@ -110,6 +111,14 @@ def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
         tokens = by_size[cost].median().index.to_numpy(float)
         found[str(model)] = Curve(tokens, *values)
     return found
+
+
+def is_sequence(table: pd.DataFrame) -> bool:
+    """Tell whether a resolution is the length of a sequence, of so many tokens, and not that of an axis of a grid."""
+    if "tokens" not in table.columns:
+        return False
+    known = table[table["tokens"].notna()]
+    return bool(len(known) and (known["tokens"] == known["resolution"]).all())
 
 
 def knee(tokens: np.ndarray, cost: np.ndarray) -> int:
@@ -201,10 +210,10 @@ def crossovers(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> list[Cro
 
 def _measured(cost: str, one: str, other: str, a: Curve, b: Curve) -> Crossover | None:
     """Return the last change of places within the sizes both have."""
-    tokens, i, j = np.intersect1d(a.tokens, b.tokens, return_indices=True)
-    if len(tokens) < 2:
+    sizes, i, j = np.intersect1d(a.tokens, b.tokens, return_indices=True)
+    if len(sizes) < 2:
         return None
-    x = np.log(tokens)
+    x = np.log(sizes)
     gap = np.log(a.cost[i] / b.cost[j])
     at = _last_zero(x, gap)
     if at is None:
@@ -212,8 +221,10 @@ def _measured(cost: str, one: str, other: str, a: Curve, b: Curve) -> Crossover 
     cheaper, dearer = (one, other) if gap[-1] < 0 else (other, one)
     # The curves cross as early or as late as the ends of the intervals let them.
     ends = [_last_zero(x, np.log(p / q)) for p, q in ((a.low[i], b.high[j]), (a.high[i], b.low[j]))]
-    known = [math.exp(end) for end in ends if end is not None]
-    low, high = (min(known), max(known)) if len(known) == 2 else (None, None)
+    low = high = None
+    if (known := [at, *(end for end in ends if end is not None)])[2:]:
+        # Between measured sizes a curve need not be straight, so a crossing is not known better than they are apart.
+        low, high = float(sizes[x <= min(known)][-1]), float(sizes[x >= max(known)][0])
     return Crossover(cost, cheaper, dearer, math.exp(at), low, high, False)
 
 

@@ -7,18 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from attn_bench.cli.printing import put
+
 
 def show(folder: Path, table: Any) -> None:
-    from rich.console import Console
-
     from attn_bench.report.scaling import console, scaling
     from attn_bench.report.summary import summarise
     from attn_bench.report.tables import console_table
 
     metrics = _metrics(folder)
-    Console().print(console_table(table, metrics))
+    put(console_table(table, metrics))
     if (found := scaling(table)) is not None:
-        Console().print(console(found, summarise(table, metrics)))
+        put(console(found, summarise(table, metrics)))
 
 
 def _metrics(folder: Path) -> dict[str, Any]:

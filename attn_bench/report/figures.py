@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
@@ -13,6 +15,7 @@ from matplotlib.lines import Line2D
 from attn_bench.report.style import (
     REFERENCE_COLOUR,
     Look,
+    heading,
     legend,
     legend_width,
     log_axis,
@@ -21,13 +24,17 @@ from attn_bench.report.style import (
     value_axis,
 )
 from attn_bench.report.summary import Entry, Stat, Summary
-from attn_bench.report.text import distinct, for_figure
+from attn_bench.report.text import distinct, for_figure, significant
 
-PANEL_WIDTH, PANEL_HEIGHT, ROW_HEIGHT = 4.3, 3.6, 0.25
+PANEL_WIDTH, PANEL_HEIGHT, ROW_HEIGHT = 4.3, 3.6, 0.3
 ROW_LABEL_CHARACTERS, ROW_LABEL_WIDTH = 16, 0.7
+RESOLUTION_WIDTH = 0.55
 MOST_NUMBERS = 16
-# Font size, times resolutions, at which the longest status leaves its neighbours free.
-STATUS_ROOM = 56
+# Font size, per inch of a resolution, at which the longest status leaves its neighbours free.
+STATUS_ROOM = 13
+# Of a single resolution, how far apart the outermost models stand: on one line they would hide each other.
+APART = 1.3
+MARKER, RING = 7, 5
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,9 @@ def error_vs_resolution(summary: Summary) -> Figure | None:
     metric = summary.metrics[summary.primary]
     label = summary.primary + (f" ({metric.unit})" if metric.unit else "")
     better = "lower is better" if metric.direction == "lower" else "higher is better"
-    return _against_resolution(summary, [Panel(summary.primary, "", for_figure(f"{label}, {better}"))], metric=True)
+    return _against_resolution(
+        summary, summary.primary, [Panel(summary.primary, "", for_figure(f"{label}, {better}"))], metric=True
+    )
 
 
 def latency_vs_resolution(summary: Summary) -> Figure | None:
@@ -52,6 +61,7 @@ def latency_vs_resolution(summary: Summary) -> Figure | None:
     unit = _batch(summary, "ms")
     return _against_resolution(
         summary,
+        "latency",
         [
             Panel("latency_forward_ms", "forward", f"latency ({unit})"),
             Panel("latency_train_step_ms", "training step", f"latency ({unit})"),
@@ -64,6 +74,7 @@ def memory_vs_resolution(summary: Summary) -> Figure | None:
     unit = _batch(summary, "MiB")
     return _against_resolution(
         summary,
+        "peak memory",
         [
             Panel("peak_memory_forward_mib", "forward", f"peak memory ({unit})"),
             Panel("peak_memory_train_mib", "training step", f"peak memory ({unit})"),
@@ -76,13 +87,14 @@ def _batch(summary: Summary, unit: str) -> str:
     return f"{unit}, batch of {batch}" if batch.isdigit() else unit
 
 
-def _against_resolution(summary: Summary, panels: Sequence[Panel], *, metric: bool = False) -> Figure | None:
+def _against_resolution(summary: Summary, what: str, panels: Sequence[Panel], *, metric: bool = False) -> Figure | None:
     if not any(summary.has(panel.column) for panel in panels):
         return None
     look = looks(summary)
     failing = [model for model in summary.models if any(entry.failures for entry in summary.of(model))]
     strip = ROW_HEIGHT * len(failing)
-    size = (PANEL_WIDTH * len(panels) + legend_width(look.values()), PANEL_HEIGHT)
+    width = max(PANEL_WIDTH, RESOLUTION_WIDTH * len(summary.resolutions))
+    size = (width * len(panels) + legend_width(look.values()), PANEL_HEIGHT)
     if failing:
         size = (size[0] + ROW_LABEL_WIDTH, size[1] + strip + 0.2)
     figure = Figure(figsize=size, layout="constrained")
@@ -101,36 +113,36 @@ def _against_resolution(summary: Summary, panels: Sequence[Panel], *, metric: bo
     if metric and any(entry.mean(summary.primary) is not None for m in summary.references for entry in summary.of(m)):
         extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
     legend(figure, list(look.values()), extra)
+    heading(figure, summary, what)
     return figure
 
 
 def _draw(axes: Axes, summary: Summary, panel: Panel, look: dict[str, Look], *, metric: bool) -> None:
     seen: list[float] = []
-    for model, its in look.items():
-        points = [
-            (entry.resolution, entry.values[panel.column])
-            for entry in summary.of(model)
-            if panel.column in entry.values
-        ]
-        if not points:
-            continue
-        means = [stat.mean for _, stat in points]
+    alone = len(summary.resolutions) == 1
+    places = dict(zip(look, np.geomspace(1 / APART, APART, len(look)) if alone and len(look) > 1 else ()))
+    drawn = {m: [e for e in summary.of(m) if panel.column in e.values] for m in look}
+    # Those that read the same are drawn inside each other, the first around the next.
+    inside = Counter(_spot(entry, panel.column) for entries in drawn.values() for entry in entries)
+    for model, entries in drawn.items():
+        its = look[model]
+        stats = [entry.values[panel.column] for entry in entries]
+        x = [entry.resolution * places.get(model, 1.0) for entry in entries]
         axes.errorbar(
-            [resolution for resolution, _ in points],
-            means,
-            yerr=_bars([stat for _, stat in points]),
-            color=its.colour,
-            marker=its.marker,
-            markeredgecolor="white",
-            capsize=3,
-            elinewidth=1.2,
-            zorder=3,
+            x, [s.mean for s in stats], yerr=_bars(stats), color=its.colour, capsize=3, elinewidth=1.2, zorder=3
         )
-        seen += [stat.low for _, stat in points] + [stat.high for _, stat in points]
+        for place, entry, stat in zip(x, entries, stats):
+            inside[_spot(entry, panel.column)] -= 1
+            size = MARKER if alone else MARKER + RING * inside[_spot(entry, panel.column)]
+            axes.plot(
+                place, stat.mean, color=its.colour, marker=its.marker, markersize=size, markeredgecolor="white",
+                zorder=3,
+            )  # fmt: skip
+        seen += [bound for stat in stats for bound in (stat.low, stat.high)]
     if metric:
         seen += _draw_references(axes, summary, panel.column)
     axes.set_ylabel(panel.label)
-    resolution_axis(axes, summary.resolutions)
+    resolution_axis(axes, summary.resolutions, summary.axis)
     if not seen:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", va="center", color="0.4")
@@ -140,6 +152,10 @@ def _draw(axes: Axes, summary: Summary, panel: Panel, look: dict[str, Look], *, 
         log_axis(axes, "y", seen)
     else:
         axes.set_ylim(0, 1.1 * max(seen) or 1)
+
+
+def _spot(entry: Entry, column: str) -> tuple[int, str]:
+    return entry.resolution, significant(entry.values[column].mean)
 
 
 def _bars(stats: Sequence[Stat]) -> list[list[float]]:
@@ -163,7 +179,7 @@ def _draw_references(axes: Axes, summary: Summary, column: str) -> list[float]:
 
 def _draw_failures(axes: Axes, summary: Summary, failing: list[str], look: dict[str, Look], *, labelled: bool) -> None:
     """One row per model that failed somewhere, with the status at the resolution where it did."""
-    size = min(7, STATUS_ROOM / len(summary.resolutions))
+    size = min(9, STATUS_ROOM * max(RESOLUTION_WIDTH, PANEL_WIDTH / len(summary.resolutions)))
     for row, model in enumerate(failing):
         for entry in summary.of(model):
             if entry.failures:
@@ -174,7 +190,7 @@ def _draw_failures(axes: Axes, summary: Summary, failing: list[str], look: dict[
     names = distinct(failing, ROW_LABEL_CHARACTERS)
     axes.set_ylim(len(failing) - 0.5, -0.5)
     labels = [for_figure(names[model]) if labelled else "" for model in failing]
-    axes.set_yticks(range(len(failing)), labels, fontsize=8)
+    axes.set_yticks(range(len(failing)), labels, fontsize=9)
     axes.tick_params(axis="y", pad=20)
     axes.tick_params(axis="x", labelbottom=False, bottom=False)
     axes.grid(axis="y", visible=False)
@@ -245,9 +261,8 @@ def error_vs_latency(summary: Summary) -> Figure | None:
     reference = found[:1] if found and max(found) - min(found) <= 0.02 * max(found) else []
     for value in reference:
         axes.axhline(value, color=REFERENCE_COLOUR, linestyle="--", linewidth=1, zorder=1)
-    xs, ys = _points(everything, x_column, y_column)
-    log_axis(axes, "x", xs)
-    value_axis(axes, [*ys, *reference], higher=higher)
+    log_axis(axes, "x", [bound for bound in _bounds(everything, x_column) if bound > 0])
+    value_axis(axes, [*_bounds(everything, y_column), *reference], higher=higher)
     axes.set_xlabel(f"forward latency ({_batch(summary, 'ms')})")
     label = y_column + (f" ({metric.unit})" if metric.unit else "")
     axes.set_ylabel(for_figure(f"{label}, {'higher' if higher else 'lower'} is better"))
@@ -258,11 +273,16 @@ def error_vs_latency(summary: Summary) -> Figure | None:
     if reference:
         extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
     legend(figure, [look[model] for model, entries in drawn.items() if entries], extra)
+    heading(figure, summary, f"{y_column} against latency")
     return figure
 
 
 def _points(entries: Sequence[Entry], x_column: str, y_column: str) -> tuple[list[float], list[float]]:
     return [entry.values[x_column].mean for entry in entries], [entry.values[y_column].mean for entry in entries]
+
+
+def _bounds(entries: Sequence[Entry], column: str) -> list[float]:
+    return [bound for e in entries for bound in (e.values[column].low, e.values[column].mean, e.values[column].high)]
 
 
 def pareto_front(entries: Sequence[Entry], cost: str, score: str, *, higher: bool) -> list[Entry]:

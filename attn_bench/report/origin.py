@@ -40,12 +40,14 @@ class Origin:
     Attributes:
         cells: JSON of every cell (see :class:`attn_bench.sweep.Cell`).
         machines: the one with most cells first.
+        training: how models were trained; empty if none was.
         data: facts on the data, by resolution where they differ.
         started: when the first and the last cell were started.
     """
 
     cells: tuple[Mapping[str, Any], ...]
     machines: tuple[Machine, ...]
+    training: Facts
     data: Facts
     started: tuple[str, str] | None
 
@@ -68,9 +70,27 @@ def read_origin(folder: Path) -> Origin:
     return Origin(
         cells=tuple(record["cell"] for record in records),
         machines=tuple(machines),
+        training=_agreed([_training(record) for record in records if record["cell"].get("training")]),
         data=_agreed([dict(flat(record["data"])) for record in records if record["data"]]),
         started=(_minute(times[0]), _minute(times[-1])) if times else None,
     )
+
+
+def _training(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the budget that a cell was given, what it came to, and the settings of the optimiser."""
+    asked, came_to, data = record["cell"]["training"], record["training"] or {}, record["data"] or {}
+    steps, samples = came_to.get("steps"), data.get("n_train")
+    facts = {
+        "Budget": f"{asked['budget']:g} {asked['budget_unit']}",
+        "Optimiser steps": None if steps is None else str(steps),
+        "Batch size in training": str(asked["batch_size"]),
+        "Learning rate": f"{asked['learning_rate']:g} at its peak, one cycle",
+        "Weight decay": f"{asked['weight_decay']:g} (AdamW)",
+        "Gradients clipped to": f"{asked['clip_norm']:g}",
+        "Protocol": record["cell"].get("protocol", "scratch"),
+        "Training samples": None if samples is None else str(samples),
+    }
+    return {name: text for name, text in facts.items() if text is not None}
 
 
 def _minute(time: str) -> str:

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from attn_bench.analysis.claim_checks import Check
 from attn_bench.report import claims
 from attn_bench.report import scaling as growth
+from attn_bench.report.origin import Origin
 from attn_bench.report.pictures import Drawn, Picture
 from attn_bench.report.summary import Summary
 from attn_bench.report.tables import cost_note
 from attn_bench.report.text import count, for_markdown, plain
 
 
-def markdown_page(summary: Summary, drawn: Drawn, table: str, checks: Sequence[Check]) -> str:
+def markdown_page(summary: Summary, drawn: Drawn, table: str, origin: Origin, checks: Sequence[Check]) -> str:
     """Return ``report.md``: ``table`` (Markdown), then every figure with its caption, and claims of papers."""
     parts = [
         f"# attn-bench: {for_markdown(plain(summary.settings.get('task', 'field')))}",
         f"{extent(summary)} {cost_note(summary)}.",
+        *([f"Training: {for_markdown(said)}."] if (said := _training(origin)) else []),
         "## Results",
         table.rstrip(),
         *map(_figure, drawn.plots),
@@ -30,6 +32,10 @@ def markdown_page(summary: Summary, drawn: Drawn, table: str, checks: Sequence[C
     if drawn.notes:
         parts.append("## Not shown\n\n" + "\n".join(f"- {for_markdown(plain(note, 200))}" for note in drawn.notes))
     return "\n\n".join(parts) + "\n"
+
+
+def _training(origin: Origin) -> str:
+    return "; ".join(f"{name[0].lower()}{name[1:]} {text}" for name, text in origin.training)
 
 
 def extent(summary: Summary) -> str:

@@ -21,6 +21,8 @@ PLOTS = {
     "error_vs_latency": "",
 }
 UNITS = {"latency_forward_ms": " ms", "peak_memory_forward_mib": " MiB"}
+BEST = {"latency_forward_ms": "Fastest forward", "peak_memory_forward_mib": "Least memory forward"}
+WORDS = {"latency_forward_ms": "Forward latency", "peak_memory_forward_mib": "Forward memory"}
 # Heard, not skimmed: past this many a list of values helps nobody, and the table has them.
 MOST_SPOKEN = 24
 
@@ -82,7 +84,7 @@ def draw(folder: Path, table: pd.DataFrame, summary: Summary, out: Path) -> Draw
                 plots.append(_plot(summary, name))
         if (found := growth.scaling(table)) is not None:
             files += save(growth.figure(found, summary), out, "scaling")
-            grown = _growth()
+            grown = _growth(summary)
         for resolution in summary.resolutions:
             samples, unread = read_samples(folder, summary, resolution)
             notes += unread
@@ -141,7 +143,7 @@ def _spoken(summary: Summary, name: str, column: str) -> str:
         entries = [e for e in summary.of(model) if column in e.values and (also is None or also in e.values)]
         total += len(entries)
         said = [
-            f"{significant(e.values[column].mean)}{UNITS.get(column, '')} at {e.resolution}"
+            f"{significant(e.values[column].mean)}{_unit(summary, column)} at {e.resolution}"
             + (f" in {significant(e.values[also].mean)} ms" if also else "")
             for e in entries
         ]
@@ -157,18 +159,28 @@ def finding(summary: Summary, column: str) -> str:
     for resolution in reversed(summary.resolutions):
         best = summary.best(column, resolution, higher=metric is not None and metric.direction == "higher")
         if best is not None:
-            winner = next(e.model for e in summary.entries if e.resolution == resolution and e.mean(column) == best)
-            word = {"latency_forward_ms": "Fastest forward", "peak_memory_forward_mib": "Least memory forward"}
-            lead = word.get(column, f"Best {column}")
-            return f"{lead} at {resolution}: {plain(winner)} ({significant(best)}{UNITS.get(column, '')})."
+            rivals = summary.rivals(column, resolution)
+            value = significant(best)
+            # What reads the same is as good.
+            winners = [plain(e.model) for e in rivals if significant(e.values[column].mean) == value]
+            said = f"{value}{_unit(summary, column)}"
+            if len(winners) == len(rivals):
+                return f"{WORDS.get(column, column)} at {resolution}: the same for all {len(rivals)} models ({said})."
+            lead = BEST.get(column, f"Best {column}")
+            return f"{lead} at {resolution}: {' and '.join(winners)}{' alike' if len(winners) > 1 else ''} ({said})."
     return ""
 
 
-def _growth() -> Picture:
-    title = "Cost against the number of tokens"
+def _unit(summary: Summary, column: str) -> str:
+    metric = summary.metrics.get(column)
+    return UNITS.get(column, "") if metric is None else f" {metric.unit}".rstrip()
+
+
+def _growth(summary: Summary) -> Picture:
+    title = f"Cost against the number of {summary.points}"
     caption = (
         "Points are measured, with the confidence interval of a latency; lines are fitted, and the legends give their "
-        "slopes with intervals. Dotted: slopes to compare with."
+        "slopes with intervals. Grey: slopes to compare with."
     )
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
 

@@ -198,7 +198,8 @@ def fronts(summary: Summary, names: Mapping[str, str]) -> list[tuple[int, list[s
         front = pareto_front(rivals, cost, score, higher=higher)
         if front:
             said = [
-                f"{names[e.model]} ({significant(e.values[cost].mean)} ms, {score} {significant(e.values[score].mean)})"
+                f"{names[e.model]} ({significant(e.values[cost].mean)}{e.sign(cost)} ms, "
+                f"{score} {significant(e.values[score].mean)})"
                 for e in front
             ]
             found.append((resolution, said))
@@ -227,7 +228,7 @@ def exponents(found: Scaling, summary: Summary, names: Mapping[str, str]) -> tup
                     f"{mine[cost].exponent:.2f}{' †' if mine[cost].flag else ''}",
                     mine[cost].exponent,
                     interval=f"{mine[cost].low:.2f} to {mine[cost].high:.2f}; {mine[cost].first} to "
-                    f"{mine[cost].last} tokens",
+                    f"{mine[cost].last} {summary.points}",
                 )
                 if cost in mine
                 else Value()

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.scaling import COSTS, Crossover, Curve, Fit, crossovers, curves, fits
 from attn_bench.report.summary import Summary, is_reference
-from attn_bench.report.text import distinct, for_figure, for_markdown, significant
+from attn_bench.report.text import distinct, for_markdown, rounded
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from rich.table import Table
+    from rich.console import Group
 
     from attn_bench.report.style import Look
 
-PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH = 4.9, 4.0, 2.4
+PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH = 4.6, 4.0, 3.0
+GUIDES = {1: ":", 2: "--"}
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ def markdown(found: Scaling, summary: Summary) -> str:
         cells = [_exponent(mine[cost]) if cost in mine else "-" for cost in shown]
         lines.append(f"| {for_markdown(names[model])} | {claim or '-'} | {' | '.join(cells)} |")
         notes += [f"- {for_markdown(names[model])}, {COSTS[f.cost]}: {f.flag}" for f in mine.values() if f.flag]
-    parts = [
-        "\n".join(lines),
-        "Slope of log cost over log tokens, with its 95 % confidence interval (Student's t) and the range of tokens it "
-        "is fitted over, above the sizes at which overhead dominates. † is explained below the table.",
-    ]
+    explained = (
+        f"Slope of log cost over log number of {summary.points}, with its 95 % confidence interval (Student's t) and "
+        f"the range of {summary.points} it is fitted over, above the sizes at which overhead dominates."
+    )
+    parts = ["\n".join(lines), explained]
     if notes:
-        parts.append("\n".join(notes))
+        parts.append("† with a reservation:\n\n" + "\n".join(notes))
     if found.crossovers:
-        lines = [f"- {for_markdown(crossing_text(crossing, names))}" for crossing in found.crossovers]
+        lines = [f"- {for_markdown(crossing_text(crossing, names, summary.points))}" for crossing in found.crossovers]
         parts.append("### Crossovers\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
@@ -81,31 +82,33 @@ def _exponent(fit: Fit) -> str:
     return f"{fit.exponent:.2f} ({fit.low:.2f} to {fit.high:.2f}){mark}, {fit.first}-{fit.last}"
 
 
-def crossing_text(crossing: Crossover, names: Mapping[str, str]) -> str:
-    """Say from where on which model is cheaper, with the interval of that size."""
+def crossing_text(crossing: Crossover, names: Mapping[str, str], points: str) -> str:
+    """Say from how many points on which model is cheaper, and how well that is known."""
+    where = f"about {rounded(crossing.tokens)} {points} "
     if crossing.extrapolated:
-        where = f"about {significant(crossing.tokens, 2)} tokens (extrapolated)"
+        where += "(extrapolated)"
     elif crossing.low is None or crossing.high is None:
-        where = f"{crossing.tokens:.0f} tokens"
+        where += "(not certain: the intervals overlap)"
     else:
-        where = f"{crossing.tokens:.0f} tokens ({crossing.low:.0f} to {crossing.high:.0f})"
+        where += f"(between {crossing.low:.0f} and {crossing.high:.0f})"
     cheaper, dearer = names[crossing.cheaper], names[crossing.dearer]
     return f"{COSTS[crossing.cost]}: {cheaper} is cheaper than {dearer} from {where}"
 
 
-def console(found: Scaling, summary: Summary) -> Table:
-    """Return the exponents of latency and memory for the terminal."""
+def console(found: Scaling, summary: Summary) -> Group:
+    """Return the exponents of latency and memory for the terminal, and notes on them, one a line."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     names = distinct(summary.models, 24)
     shown = [cost for cost in COSTS if any(fit.cost == cost for fit in found.fits)]
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    made.add_column("exponent in tokens")
+    made.add_column(f"exponent in {summary.points}")
     made.add_column("claim")
     for cost in shown:
-        short = COSTS[cost].replace("latency", "ms").replace("peak memory", "MiB").replace("train-step", "train")
-        made.add_column(short, no_wrap=True)
+        short = COSTS[cost].replace("latency", "ms").replace("peak memory", "MiB")
+        made.add_column(short.replace("train-step", "train").replace("forward", "fwd"), no_wrap=True)
     flagged = []
     for model in summary.models:
         mine = found.of(model)
@@ -113,17 +116,14 @@ def console(found: Scaling, summary: Summary) -> Table:
             cells = [f"{mine[c].exponent:.2f}{'†' if mine[c].flag else ''}" if c in mine else "-" for c in shown]
             made.add_row(Text(names[model]), next(iter(mine.values())).claim or "-", *cells)
             flagged += [f"† {names[model]}, {COSTS[f.cost]}: {f.flag}" for f in mine.values() if f.flag]
-    if flagged:
-        made.caption = Text("\n".join(flagged))
-        made.caption_justify = "left"
-    return made
+    return Group(made, *map(Text, flagged))
 
 
 def figure(found: Scaling, summary: Summary) -> Figure:
     """Draw every cost against tokens, log-log, with the fitted lines, their exponents, and slopes to compare with."""
     from matplotlib.figure import Figure
 
-    from attn_bench.report.style import looks
+    from attn_bench.report.style import heading, looks
 
     look = looks(summary)
     shown = list(found.curves)
@@ -133,6 +133,8 @@ def figure(found: Scaling, summary: Summary) -> Figure:
     for i, cost in enumerate(shown):
         axes = drawn.add_subplot(rows, columns, i + 1)
         _draw(axes, cost, found, look)
+        axes.set_xlabel(summary.points)
+    heading(drawn, summary, f"cost against {summary.points}")
     return drawn
 
 
@@ -144,11 +146,12 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
     by_model = {model: curve for model, curve in found.curves[cost].items() if model in look}
     tokens = np.concatenate([curve.tokens for curve in by_model.values()])
     costs = np.concatenate([curve.cost for curve in by_model.values()])
-    log_axis(axes, "y", list(costs))
+    bounds = np.concatenate([bound for curve in by_model.values() for bound in (curve.low, curve.high)])
+    log_axis(axes, "y", [*costs, *bounds[bounds > 0]])
     log_axis(axes, "x", list(tokens))
     for model, curve in by_model.items():
         its, fit = look[model], found.of(model).get(cost)
-        label = its.label if fit is None else f"{its.label}  {_short(fit)}"
+        label = its.label if fit is None else f"{its.label}\n{_short(fit)}"
         axes.plot(
             curve.tokens, curve.cost, linestyle="", marker=its.marker, color=its.colour, markeredgecolor="white",
             markersize=6, label=label, zorder=3,
@@ -167,22 +170,19 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
             ends = np.array([fit.first, fit.last], float)
             axes.plot(ends, [fit.at(end) for end in ends], color=its.colour, linewidth=1.4, zorder=2)
     low, high = tokens.min(), tokens.max()
-    for slope in (1, 2):
+    for slope, line in GUIDES.items():
         # Through the middle of the cheapest size, so that every curve starts near the guides.
         start = float(np.exp(np.log(costs[tokens == low]).mean()))
-        axes.plot([low, high], [start, start * (high / low) ** slope], color="0.75", linestyle=":", zorder=1)
-        reach = min(high, low * (axes.get_ylim()[1] / start) ** (1 / slope))
-        axes.annotate(
-            f"slope {slope}", (reach, start * (reach / low) ** slope), xytext=(-4, -2), textcoords="offset points",
-            fontsize=7, color="0.5", ha="right", va="top",
-        )  # fmt: skip
-    unit = "ms" if cost.endswith("_ms") else "MiB"
+        guide = [start, start * (high / low) ** slope]
+        axes.plot([low, high], guide, color="0.6", linestyle=line, linewidth=1.2, label=f"slope {slope}", zorder=1)
     axes.set_title(COSTS[cost], loc="left")
-    axes.set_xlabel("tokens")
-    axes.set_ylabel(for_figure(unit))
+    axes.set_ylabel("ms" if cost.endswith("_ms") else "MiB")
     # Beside the axes: inside it would hide points.
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
-    axes.legend(**place, title="exponent (95 % interval)", fontsize=7.5, title_fontsize=7.5)
+    title = "exponent (95 % interval)"
+    if any(fit.flag for model in by_model if (fit := found.of(model).get(cost))):
+        title += "\n† with a reservation: see the notes"
+    axes.legend(**place, title=title, fontsize=9, title_fontsize=9, alignment="left")
 
 
 def _short(fit: Fit) -> str:

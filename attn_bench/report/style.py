@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from attn_bench.report.summary import Summary
-from attn_bench.report.text import distinct, for_figure
+from attn_bench.report.text import distinct, for_figure, plain
 from attn_bench.results import atomic_write
 
 DPI = 150
@@ -93,7 +93,15 @@ def legend_width(drawn: Iterable[Look]) -> float:
     return 0.8 + 0.08 * max(24, *(len(look.label) for look in drawn))
 
 
-def resolution_axis(axes: Axes, resolutions: Sequence[int]) -> None:
+def heading(figure: Figure, summary: Summary, what: str) -> None:
+    """Say above a figure what it shows of which task, and at which resolution where there is but one."""
+    title = f"{plain(summary.settings.get('task', 'results'), 60)}: {what}"
+    if len(summary.resolutions) == 1:
+        title += f", {'length' if summary.sequence else 'resolution'} {summary.resolutions[0]}"
+    figure.suptitle(for_figure(title), x=0.01, ha="left", fontsize=11)
+
+
+def resolution_axis(axes: Axes, resolutions: Sequence[int], label: str) -> None:
     """Logarithmic, with a tick at each resolution and nowhere else."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(list(resolutions)))
@@ -102,7 +110,7 @@ def resolution_axis(axes: Axes, resolutions: Sequence[int]) -> None:
     spread = max(resolutions) / min(resolutions)
     margin = max(1.12, spread**0.06) if spread > 1 else 1.5
     axes.set_xlim(min(resolutions) / margin, max(resolutions) * margin)
-    axes.set_xlabel("resolution (points along an axis)")
+    axes.set_xlabel(label)
     if len(resolutions) > 8:
         axes.tick_params(axis="x", rotation=45)
 
@@ -119,10 +127,12 @@ def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
     else:
         axes.set_xscale("log")
         axes.set_xlim(low, high)
-    if high / low < 5:
+    spread = high / low
+    if spread < 5:
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     else:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,), numticks=12))
+        digits = (1, 2, 3, 5, 7) if spread < 20 else (1, 2, 5) if spread < 300 else (1, 3) if spread < 30_000 else (1,)
+        axis.set_major_locator(LogLocator(subs=digits, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attn_bench.analysis.scaling import is_sequence
 from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
+from attn_bench.report.text import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,7 @@ COSTS = (
 REQUIRED = ("cell", "model", "resolution", "seed", "status")
 # Predicts the same whatever the input: what any model has to beat, not one to compare the cost of.
 REFERENCE = "mean"
+DISTURBED = "‡"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Entry:
-    """One model trained at one resolution and evaluated at one, over seeds."""
+    """One model trained at one resolution and evaluated at one, over seeds.
+
+    Attributes:
+        disturbed: seeds whose latencies other processes or heat disturbed.
+    """
 
     model: str
     resolution: int
@@ -65,11 +72,16 @@ class Entry:
     values: Mapping[str, Stat]
     failures: tuple[Failure, ...]
     cells: tuple[str, ...]
+    disturbed: int = 0
 
     def mean(self, column: str) -> float | None:
         """Return the mean of a column, or None where there is no value."""
         stat = self.values.get(column)
         return stat.mean if stat else None
+
+    def sign(self, column: str) -> str:
+        """Return the mark of a latency that was disturbed."""
+        return DISTURBED if self.disturbed and column.startswith("latency") else ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,7 @@ class Summary:
         transfers: evaluated at others.
         settings: what all rows have in common: task, device, precision, batch size.
         max_seeds: the most seeds behind a value.
+        sequence: whether a resolution is the length of a sequence, not that of an axis of a grid.
     """
 
     metrics: Mapping[str, Metric]
@@ -95,6 +108,7 @@ class Summary:
     transfers: tuple[Entry, ...]
     settings: Mapping[str, str]
     max_seeds: int
+    sequence: bool = False
 
     @property
     def primary(self) -> str:
@@ -105,21 +119,47 @@ class Summary:
         """Entries of a model, by resolution."""
         return [entry for entry in self.entries if entry.model == model]
 
+    @property
+    def points(self) -> str:
+        """What a size is counted in, in costs that grow with it."""
+        return "tokens" if self.sequence else "grid points"
+
+    @property
+    def axis(self) -> str:
+        """What a resolution is, for an axis."""
+        return "context length (tokens)" if self.sequence else "resolution (points along an axis)"
+
+    @property
+    def disturbed(self) -> str:
+        """Say how many cells were disturbed and what follows; empty if none was."""
+        cells = sum(entry.disturbed for entry in self.entries)
+        if not cells:
+            return ""
+        said = (
+            f"{DISTURBED} {count(cells, 'cell')} {'was' if cells == 1 else 'were'} disturbed by other processes or heat"
+        )
+        return f"{said}: such latencies are too high and are not compared; run with --retry all to measure again"
+
     def has(self, column: str) -> bool:
         """Tell whether any entry has a value of ``column``."""
         return any(column in entry.values for entry in self.entries)
 
     def best(self, column: str, resolution: int, *, higher: bool = False) -> float | None:
-        """Return the best mean of a column at a resolution if at least two models compete.
-
-        The reference competes in accuracy, but not in cost.
-        """
-        barred = () if column in self.metrics else self.references
-        rivals = [entry for entry in self.entries if entry.resolution == resolution and entry.model not in barred]
-        means = [mean for entry in rivals if (mean := entry.mean(column)) is not None]
+        """Return the best mean of a column at a resolution if at least two models compete."""
+        rivals = self.rivals(column, resolution)
+        means = [entry.values[column].mean for entry in rivals]
         if len(means) < 2:
             return None
         return max(means) if higher else min(means)
+
+    def rivals(self, column: str, resolution: int) -> list[Entry]:
+        """Return what competes in a column: the reference in accuracy, but not in cost; no disturbed latency."""
+        barred = () if column in self.metrics else self.references
+        return [
+            entry for entry in self.entries
+            if entry.resolution == resolution and column in entry.values
+            and entry.model not in barred and not entry.sign(column)
+        ]  # fmt: skip
 
 
 def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
@@ -153,6 +193,7 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
         transfers=tuple(entry for entry in entries if entry.eval_resolution != entry.resolution),
         settings=_settings(rows),
         max_seeds=max((stat.n for entry in own for stat in entry.values.values()), default=0),
+        sequence=is_sequence(table),
     )
 
 
@@ -178,6 +219,7 @@ def _entry(key: tuple[str, int, int], rows: Sequence[Mapping[str, Any]], metrics
         values=values,
         failures=tuple(Failure(status, reason, tuple(seeds)) for (status, reason), seeds in failures.items()),
         cells=tuple(str(row["cell"]) for row in rows if row["status"] == "ok"),
+        disturbed=sum(_number(row.get("disturbed")) == 1 for row in rows),
     )
 
 

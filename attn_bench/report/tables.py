@@ -12,7 +12,7 @@ from attn_bench.report.text import distinct, for_markdown, human, plain, signifi
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
+    from rich.console import Group
     from rich.text import Text
 
 NOTHING = "-"
@@ -39,7 +39,7 @@ class Column:
             return human(stat.mean)
         if self.kind == "memory":
             return significant(stat.mean)
-        return with_spread(stat.mean, stat.deviation)
+        return with_spread(stat.mean, stat.deviation) + entry.sign(self.name)
 
     def short_text(self, entry: Entry, *, spread: bool) -> str:
         """Return the cell for a narrow table."""
@@ -48,7 +48,7 @@ class Column:
             return self.text(entry)
         if spread and stat.deviation is not None:
             return f"{significant(stat.mean)}±{significant(stat.deviation, 1)}"
-        return significant(stat.mean)
+        return significant(stat.mean) + entry.sign(self.name)
 
 
 def columns(metrics: Mapping[str, Metric]) -> list[Column]:
@@ -110,9 +110,8 @@ def is_best(summary: Summary, column: Column, entry: Entry) -> bool:
     best = summary.best(column.name, entry.resolution, higher=column.higher) if column.ranked else None
     if stat is None or best is None:
         return False
-    rival = entry.model not in summary.references or column.kind == "metric"
     # What reads the same is as good.
-    return rival and significant(stat.mean) == significant(best)
+    return entry in summary.rivals(column.name, entry.resolution) and significant(stat.mean) == significant(best)
 
 
 def status_text(entry: Entry) -> str:
@@ -136,8 +135,12 @@ def _notes(summary: Summary) -> str:
     if summary.has("flops"):
         notes.append("FLOPs: forward pass of one sample.")
     definitions = [
-        f"`{name}`: {for_markdown(plain(m.summary, 200))}" for name, m in summary.metrics.items() if m.summary
+        f"`{name}`: {for_markdown(plain(m.summary, 200))}"
+        for name, m in summary.metrics.items()
+        if m.summary and summary.has(name)
     ]
+    if summary.disturbed:
+        notes.append(f"{summary.disturbed}.")
     return " ".join(notes) + ("\n\n" + "; ".join(definitions) + "." if definitions else "")
 
 
@@ -208,12 +211,13 @@ def seeds_text(failure: Failure) -> str:
     return f"seed {seeds}" if len(failure.seeds) == 1 else f"seeds {seeds}"
 
 
-def console_table(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Table:
-    """Return the table for the terminal, which fits 80 columns with up to two metrics; failures stand in its caption.
+def console_table(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Group:
+    """Return the table for the terminal, which fits 80 columns with up to two metrics, and notes on it, one a line.
 
     Raises:
         UserError: the table is empty.
     """
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -242,10 +246,12 @@ def console_table(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Table:
         for failure in entry.failures
         if failure.reason
     ]
-    if reasons:
-        made.caption = Text("\n".join(reasons), style="red")
-        made.caption_justify = "left"
-    return made
+    notes = [Text(reason, style="red") for reason in reasons]
+    if summary.has("peak_memory_train_mib"):
+        notes.append(Text("MiB: peak memory of a training step.", style="dim"))
+    if summary.disturbed:
+        notes.append(Text(f"{summary.disturbed}."))
+    return Group(made, *notes)
 
 
 def _console_cell(summary: Summary, column: Column, entry: Entry) -> Text:

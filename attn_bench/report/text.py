@@ -55,6 +55,11 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - 1 - exponent)}f}"
 
 
+def rounded(value: float, digits: int = 2) -> str:
+    """Return ``value`` to so many significant digits, zeros in the place of others: 303 is 300."""
+    return f"{float(f'{value:.{digits - 1}e}'):.0f}"
+
+
 def with_spread(mean: float, spread: float | None) -> str:
     """Return ``mean ± spread``: the spread to two digits, the mean to as many decimals but no more than four digits."""
     if spread is None:

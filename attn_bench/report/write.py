@@ -46,11 +46,11 @@ def write_report(
     out = out or folder / "report"
     text = markdown_table(summary)
     drawn = draw(folder, table, summary, out)
-    checks = _checks(folder)
+    origin, checks = read_origin(folder), _checks(folder)
     pages = {
         "table.md": text,
-        "report.md": markdown_page(summary, drawn, text, checks),
-        PAGE: html_page(table, summary, drawn, read_origin(folder), checks, out),
+        "report.md": markdown_page(summary, drawn, text, origin, checks),
+        PAGE: html_page(table, summary, drawn, origin, checks, out),
     }
     for name, content in pages.items():
         with atomic_write(out / name) as file:

@@ -133,9 +133,17 @@ def test_curves_that_cross_between_sizes():
     assert (crossing.cheaper, crossing.dearer) == ("flat", "steep")
     assert crossing.tokens == pytest.approx(2000)
     assert not crossing.extrapolated
-    # Each median is known to one per cent, and the ratio grows in proportion to the tokens.
-    assert crossing.low == pytest.approx(2000 / 1.02, rel=2e-3)
-    assert crossing.high == pytest.approx(2000 * 1.02, rel=2e-3)
+    # However well the medians are known, between measured sizes nothing is.
+    assert (crossing.low, crossing.high) == (1024, 4096)
+
+
+def test_a_crossing_is_as_uncertain_as_the_intervals_make_it():
+    rows = table({"flat": lambda n: 10 * n, "steep": lambda n: n**2 / 200})
+    rows["latency_forward_high_ms"] *= 2
+    rows["latency_forward_low_ms"] /= 2
+    (crossing,) = crossovers(rows, fits(rows), COST)
+    # A factor of four either way: 500 to 8000.
+    assert (crossing.low, crossing.high) == (256, 16384)
 
 
 def test_curves_that_would_cross_beyond_the_last_size():

@@ -52,7 +52,7 @@ class Folder:
     def add(
         self, model: str, resolution: int, seed: int = 0, *, options: Any = None, error: str | None = None,
         status: Any = "ok", tested: tuple[int, ...] = (), scale: float = 1.0, fields: bool = False,
-        rel_l2: float | None = None, data: Any = None, epochs: float | None = None,
+        rel_l2: float | None = None, data: Any = None, epochs: float | None = None, disturbed: bool = False,
     ) -> None:  # fmt: skip
         """Add one cell; ``scale`` multiplies its errors and costs, ``rel_l2`` takes the place of its error."""
         cell = Cell(
@@ -66,6 +66,7 @@ class Folder:
             return
         cost = scale * resolution**2 / 64 * (1 + seed / 50)
         forward = {"median_ms": cost, "low_ms": 0.98 * cost, "high_ms": 1.03 * cost, "p10_ms": cost, "p90_ms": cost}
+        step = {key: 3 * value for key, value in forward.items()}
         self.store.write(
             Record.of(
                 cell, "ok", environment="env", tokens=resolution**2, complexity="n", parameters=212_345,
@@ -76,7 +77,7 @@ class Folder:
                     for r in (resolution, *tested)
                     for e in [rel_l2 or 0.5 * scale / resolution**0.5 + seed / 1000]
                 ),
-                latency={"forward": forward, "train_step": {key: 3 * value for key, value in forward.items()}},
+                latency={"forward": forward | {"disturbed": disturbed}, "train_step": step},
                 memory={
                     "forward": {"peak_mib": cost, "total_mib": cost + 2},
                     "train_step": {"peak_mib": 4 * cost, "total_mib": 4 * cost + 2},

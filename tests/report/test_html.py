@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import webbrowser
 from html.parser import HTMLParser
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from made_results import HOSTILE, METRICS, Folder, hostile, usual
+from rich.console import Console
 
 from attn_bench import cli
-from attn_bench.report import write_report
+from attn_bench.report import console_table, write_report
 from attn_bench.report.html import visible
 from attn_bench.report.summary import summarise
 from attn_bench.report.tables import columns
@@ -80,18 +82,46 @@ def test_every_part_says_what_it_is_for(made: tuple[Folder, str, Page]) -> None:
     assert "modes=12" in run
     assert "2026-01-31 10:00 UTC to 2026-01-31 10:01 UTC" in run
     assert "0" * 64 in run  # the data's checksum
+    assert all(word in run for word in ("10 epochs", "0.002 at its peak", "0.0001 (AdamW)"))
     front = page.text("front")
     # The cheaper model is the more accurate one here, so the front is that model alone, where it did not fail.
     assert re.findall(r"^at (\d+): (\S+)", front, re.M) == [("16", "vit"), ("32", "vit"), ("64", "mano")]
     growth = page.text("growth")
-    assert re.search(r"mano\s*n\s*1\.00\s*1\.00 to 1\.00; 256 to 4096 tokens", growth)
-    memory = page.text("memory")
+    assert re.search(r"mano\s*n\s*1\.00\s*1\.00 to 1\.00; 256 to 4096 grid points", growth)
+    memory = page.text("reach")
     assert re.search(r"vit\s*32\s*oom 1/2, timeout 1/2 at 64\s*\S+ MiB\s*\S+ MiB\s*oom", memory)
     failures = page.text("failures")
     assert "tried to allocate 12 GiB" in failures
     assert "boom " * 200 in failures
     assert "attn-bench run --models" in page.text("reproduce")
     assert "2.15.0" in page.text("reproduce")
+
+
+def test_a_disturbed_latency_is_marked_in_every_table_and_beats_none(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.add("quick", 16, scale=0.5, disturbed=True)
+    folder.add("calm", 16)
+    folder.add("slow", 16, scale=2)
+    html, page = page_of(folder)
+    assert "2.00‡" in page.text("results-table")
+    assert "<strong>2.00‡" not in html
+    assert "<strong>4.00</strong>" in html  # the fastest of those that were not disturbed
+    assert "1 cell was disturbed" in page.text("results-note")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| 2.00‡ |" in text
+    assert "| **4.00** |" in text
+    assert "‡ 1 cell was disturbed by other processes or heat" in text
+    assert "Fastest forward at 16: calm" in text
+    console = Console(width=80, file=io.StringIO())
+    console.print(console_table(folder.store.table(), METRICS))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "2.00‡" in printed
+    assert "1 cell was disturbed" in printed
+
+
+def test_the_markdown_report_says_how_models_were_trained(made: tuple[Folder, str, Page]) -> None:
+    text = (made[0].store.folder / "report" / "report.md").read_text()
+    assert "Training: budget 10 epochs; batch size in training 8; learning rate 0.002 at its peak" in text
 
 
 def test_claims_that_the_results_bear_on_stand_beside_them(made: tuple[Folder, str, Page]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,10 +14,14 @@ import pytest
 from matplotlib import image, rcParams
 from rich.console import Console
 
+from attn_bench.analysis.scaling import Crossover
+from attn_bench.cli.printing import put
 from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
 from attn_bench.report import console_table, write_report
-from attn_bench.report.figures import pareto_front
+from attn_bench.report.figures import error_vs_latency, error_vs_resolution, pareto_front
+from attn_bench.report.pictures import finding
+from attn_bench.report.scaling import Scaling, crossing_text, figure, markdown, scaling
 from attn_bench.report.summary import is_reference, summarise
 from attn_bench.report.tables import markdown_table
 from attn_bench.report.text import distinct, for_figure, human, plain, significant, with_spread
@@ -212,6 +217,86 @@ def test_nothing_to_report_is_said(tmp_path: Path, table: pd.DataFrame, words: s
     with pytest.raises(UserError, match=words):
         write_report(tmp_path, table, metrics=ERRORS)
     assert not (tmp_path / "report").exists()
+
+
+def test_a_tie_is_no_win() -> None:
+    metrics = {"accuracy": SCORES["accuracy"]}
+    three = [row(m, 16, accuracy=50.0) for m in ("a", "b", "c")]
+    assert finding(summarise(pd.DataFrame(three), metrics), "accuracy") == (
+        "accuracy at 16: the same for all 3 models (50.0 %)."
+    )
+    behind = summarise(pd.DataFrame([*three[:2], row("c", 16, accuracy=40.0)]), metrics)
+    assert finding(behind, "accuracy") == "Best accuracy at 16: a and b alike (50.0 %)."
+
+
+def test_models_that_coincide_are_all_seen() -> None:
+    table = pd.DataFrame([row(m, r, rel_l2=0.1) for m in ("a", "b", "c") for r in (16, 32)])
+    several = error_vs_resolution(summarise(table, ERRORS))
+    assert several is not None
+    points = [line for line in several.axes[0].lines if len(line.get_xdata()) == 1]
+    assert len({(line.get_xdata()[0], line.get_markersize()) for line in points}) == 6
+    alone = error_vs_resolution(summarise(table[table["resolution"] == 16], ERRORS))
+    assert alone is not None
+    places = {line.get_xdata()[0] for line in alone.axes[0].lines if len(line.get_xdata()) == 1}
+    assert len(places) == 3
+
+
+def test_error_bars_stay_in_the_figure() -> None:
+    table = pd.DataFrame(
+        [
+            row("a", 16, seed=s, rel_l2=error, latency_forward_low_ms=0.5, latency_forward_high_ms=70.0)
+            for s, error in enumerate((0.01, 0.2))
+        ]
+    )
+    drawn = error_vs_latency(summarise(table, ERRORS))
+    assert drawn is not None
+    (left, right), (bottom, top) = drawn.axes[0].get_xlim(), drawn.axes[0].get_ylim()
+    assert left < 0.5
+    assert right > 70
+    assert bottom <= 0.01
+    assert top >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("power", "label", "points"),
+    [(1, "context length (tokens)", "tokens"), (2, "resolution (points along an axis)", "grid points")],
+)
+def test_a_sequence_has_a_length_and_a_grid_a_resolution(power: int, label: str, points: str) -> None:
+    table = pd.DataFrame(
+        [row(m, r, tokens=r**power, latency_forward_ms=c * r) for m, c in (("a", 1), ("b", 2)) for r in (16, 32, 64)]
+    )
+    summary, found = summarise(table, ERRORS), scaling(table)
+    drawn = error_vs_resolution(summary)
+    assert drawn is not None
+    assert drawn.axes[0].get_xlabel() == label
+    assert found is not None
+    assert figure(found, summary).axes[0].get_xlabel() == points
+    assert f"log number of {points}" in markdown(found, summary)
+
+
+def test_a_crossing_is_said_no_more_precisely_than_it_is_known() -> None:
+    crossing = Crossover("latency_forward_ms", "a", "b", 303.4, 256.0, 1024.0, extrapolated=False)
+    said = crossing_text(crossing, {"a": "a", "b": "b"}, "grid points")
+    assert said == "forward latency: a is cheaper than b from about 300 grid points (between 256 and 1024)"
+
+
+def test_nothing_is_explained_that_is_not_there() -> None:
+    table = pd.DataFrame([row("a", r, tokens=r**2, latency_forward_ms=r**2, rel_l2=None) for r in (16, 32, 64)])
+    summary, found = summarise(table, ERRORS), scaling(table)
+    text = markdown_table(summary)
+    assert "`rel_mse`" in text
+    assert "`rel_l2`" not in text
+    assert found is not None
+    assert "†" not in markdown(Scaling(found.curves, [replace(f, flag=None) for f in found.fits], []), summary)
+
+
+def test_a_log_is_neither_wrapped_nor_padded(capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame([row("mano", 16), failed("vit", 16, "crashed", "why " * 60)])
+    put(console_table(table, ERRORS))
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 5
+    assert all(line == line.rstrip() for line in printed)
+    assert "why " * 59 in printed[-2]
 
 
 def test_pareto_front_holds_what_nothing_beats() -> None:
