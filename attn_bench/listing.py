@@ -8,7 +8,7 @@ from typing import Any
 
 from attn_bench.errors import UserError
 from attn_bench.options import options_of
-from attn_bench.plugin import Model
+from attn_bench.plugin import Model, TrainingDefaults
 from attn_bench.registry import Registry
 
 
@@ -39,12 +39,21 @@ def describe(registry: Registry[Any], only: str | None = None) -> Iterator[str]:
         else:
             for metric, definition in plugin.metrics.items():
                 yield f"    {metric} ({definition.direction} is better)  {definition.summary}"
+            yield f"    without options: {_defaults(plugin.defaults)}"
             if only and plugin.protocol:
                 yield from wrap(f"protocol: {plugin.protocol}", 118, initial_indent="    ", subsequent_indent=" " * 12)
         for option in options:
             head = f"    --set {name}.{option.name}={shown(option.default)}  ({option.type_name})"
             yield from wrap(f"{head}  {option.doc}", 118, initial_indent="    ", subsequent_indent=" " * 12)
         yield ""
+
+
+def _defaults(defaults: TrainingDefaults) -> str:
+    return (
+        f"--resolutions {','.join(map(str, defaults.resolutions))} --epochs {defaults.epochs:g} "
+        f"--batch-size {defaults.batch_size} --learning-rate {defaults.learning_rate:g} "
+        f"--weight-decay {defaults.weight_decay:g} --clip-norm {defaults.clip_norm:g}"
+    )
 
 
 def shown(value: Any) -> str:

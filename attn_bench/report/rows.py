@@ -227,8 +227,7 @@ def exponents(found: Scaling, summary: Summary, names: Mapping[str, str]) -> tup
                 Value(
                     f"{mine[cost].exponent:.2f}{' †' if mine[cost].flag else ''}",
                     mine[cost].exponent,
-                    interval=f"{mine[cost].low:.2f} to {mine[cost].high:.2f}; {mine[cost].first} to "
-                    f"{mine[cost].last} {summary.points}",
+                    interval=f"{mine[cost].low:.2f} to {mine[cost].high:.2f}; {mine[cost].first} to {mine[cost].last}",
                 )
                 if cost in mine
                 else Value()

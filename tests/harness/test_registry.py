@@ -46,6 +46,13 @@ def test_of_one_task_the_published_protocol_is_shown():
     assert "protocol:" not in "\n".join(describe(TASKS))
 
 
+def test_of_a_task_what_holds_without_options_is_shown():
+    defaults = TASKS.load("digits").defaults
+    (line,) = (line for line in describe(TASKS, "digits") if "without options" in line)
+    assert f"--resolutions {','.join(map(str, defaults.resolutions))} --epochs {defaults.epochs:g}" in line
+    assert f"--batch-size {defaults.batch_size} --learning-rate {defaults.learning_rate:g}" in line
+
+
 def test_a_name_claimed_by_two_packages_is_an_error_naming_both(monkeypatch):
     points = [metadata.EntryPoint("toy", target, "g") for target in ("a:A", "b:B", "a:A")]
     monkeypatch.setattr(metadata, "entry_points", lambda group: points)

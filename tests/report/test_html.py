@@ -87,7 +87,8 @@ def test_every_part_says_what_it_is_for(made: tuple[Folder, str, Page]) -> None:
     # The cheaper model is the more accurate one here, so the front is that model alone, where it did not fail.
     assert re.findall(r"^at (\d+): (\S+)", front, re.M) == [("16", "vit"), ("32", "vit"), ("64", "mano")]
     growth = page.text("growth")
-    assert re.search(r"mano\s*n\s*1\.00\s*1\.00 to 1\.00; 256 to 4096 grid points", growth)
+    assert re.search(r"mano\s*n\s*1\.00\s*1\.00 to 1\.00; 256 to 4096", growth)
+    assert "the numbers of grid points it is fitted over" in " ".join(growth.split())
     memory = page.text("reach")
     assert re.search(r"vit\s*32\s*oom 1/2, timeout 1/2 at 64\s*\S+ MiB\s*\S+ MiB\s*oom", memory)
     failures = page.text("failures")
@@ -122,6 +123,13 @@ def test_a_disturbed_latency_is_marked_in_every_table_and_beats_none(tmp_path: P
 def test_the_markdown_report_says_how_models_were_trained(made: tuple[Folder, str, Page]) -> None:
     text = (made[0].store.folder / "report" / "report.md").read_text()
     assert "Training: budget 10 epochs; batch size in training 8; learning rate 0.002 at its peak" in text
+
+
+def test_every_column_of_the_table_is_documented(made: tuple[Folder, str, Page]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "table.md").read_text()
+    named = [re.compile(name.replace("*", ".*")) for name in re.findall(r"`([a-z0-9_*]+)`", text)]
+    unnamed = [name for name in made[0].store.table() if not any(pattern.fullmatch(name) for pattern in named)]
+    assert unnamed == list(METRICS)
 
 
 def test_claims_that_the_results_bear_on_stand_beside_them(made: tuple[Folder, str, Page]) -> None:
