@@ -98,7 +98,7 @@ def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
     if (reason := unsupported(cell, model, problem)) is not None:
         raise Unsupported(reason)
 
-    findings.values |= {"tokens": problem.tokens, "complexity": model.complexity}
+    findings.values |= {"tokens": problem.tokens, "complexity": model.growth(**cell.options)}
     torch.manual_seed(cell.seed)
     module = model.build(problem, **cell.options).to(cell.device)
     _check_output(module, problem, cell)

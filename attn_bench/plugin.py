@@ -129,6 +129,10 @@ class Model(ABC):
         """Return what was added to a pretrained network and may first be trained alone, with the head."""
         return ()
 
+    def growth(self, **options: Any) -> Complexity | None:
+        """Return the claimed growth with these options of ``build``; overridden where it depends on them."""
+        return self.complexity
+
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Settings in force in a built module where they differ from those asked for (kept in the record)."""
         return {}

@@ -33,6 +33,10 @@ class FMA(PooledModel):
     }
     imports = ("torch",)
 
+    def growth(self, *, query_downsampling: bool = False, **options: Any) -> Complexity:
+        """Return the paper's O(n log n), or its O(n) where queries are down-sampled too."""
+        return "n" if query_downsampling else "n log n"
+
     def build(
         self,
         problem: Problem,
