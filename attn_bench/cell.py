@@ -21,7 +21,7 @@ from attn_bench.plugin import Model, OptionError, Problem, Task, Unsupported
 from attn_bench.protocols import plan
 from attn_bench.registry import MODELS, TASKS
 from attn_bench.results import Record, Status, Store, atomic_write, write_json
-from attn_bench.steps import Steps, random_batch
+from attn_bench.steps import Steps, build, random_batch
 from attn_bench.sweep import Cell, unsupported
 from attn_bench.training import Batch, Diverged, Progress, autocast, predict, train
 
@@ -100,7 +100,7 @@ def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
 
     findings.values |= {"tokens": problem.tokens, "complexity": model.growth(**cell.options)}
     torch.manual_seed(cell.seed)
-    module = model.build(problem, **cell.options).to(cell.device)
+    module = build(cell, model, problem)
     _check_output(module, problem, cell)
     findings.values |= {
         "parameters": count_parameters(module),

@@ -13,14 +13,11 @@ class UserError(Exception):
 
 
 class DiskError(UserError):
-    """The results folder cannot be written any more: it is full, or read-only."""
+    """A file cannot be written: its disk is full, its folder read-only."""
 
-    def __init__(self, path: object, reason: str) -> None:
-        self.reason = reason
-        super().__init__(
-            f"cannot write {path} ({reason}); what is finished is kept, and the same command goes on "
-            "from there once the folder can be written"
-        )
+    def __init__(self, path: object, reason: str, remedy: str = "") -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"cannot write {path} ({reason}){remedy}")
 
 
 USER_ERRORS = (UserError, DataError, OptionError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,31 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from attn_bench.execute.local import FINAL
+from attn_bench.results import Store
 from attn_bench.sweep import Cell
+
+# Where there is no terminal, a line of progress comes no more often.
+LINE_S = 60.0
+
+
+class Lines:
+    """Lines of progress for logs, where a display would not be seen: the first at once, others a minute later."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.last: float | None = None
+
+    def wait(self) -> None:
+        """Let the next line, too, come a minute later: what starts now may be short."""
+        self.last = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Write a line, unless there is a terminal or the last one is recent."""
+        if self.console.is_terminal or (self.last is not None and time.monotonic() < self.last + LINE_S):
+            return
+        self.wait()
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class DataBar:
@@ -26,6 +51,7 @@ class DataBar:
             transient=True,
             disable=not console.is_terminal,
         )
+        self.title, self.lines = title, Lines(console)
         self.task = self.progress.add_task(title, total=None, visible=False)
 
     def __enter__(self) -> DataBar:
@@ -38,6 +64,7 @@ class DataBar:
     def update(self, done: int, total: int) -> None:
         """Show ``done`` of ``total`` samples, or bytes of a download."""
         self.progress.update(self.task, completed=done, total=total, visible=True)
+        self.lines.say(f"{self.title}: {done}/{total}")
 
 
 class Screen:
@@ -46,6 +73,8 @@ class Screen:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.console = Console(stderr=True)
+        self.lines = Lines(self.console)
+        self.data = ""
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -68,37 +97,42 @@ class Screen:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.progress.stop()
         if kind is KeyboardInterrupt:
-            print(
-                f"Interrupted. {self.folder} holds a table of what is finished; the same command goes on from there.",
-                file=sys.stderr,
-            )
+            finished = f"{self.folder} holds a table of what is finished" if self.done else "no cell was finished"
+            print(f"Interrupted: {finished}; the same command goes on from there.", file=sys.stderr)
 
-    def on_cells(self, cells: Sequence[Cell]) -> None:
-        """Learn what is to be run."""
-        self.cells = len(cells)
-        self.console.print(f"{self.cells} cells into {self.folder}", markup=False, highlight=False)
+    def on_cells(self, cells: Sequence[Cell], there: Sequence[str]) -> None:
+        """Learn what is to be run, and the status of each cell that is not, as it is there already."""
+        self.cells, self.done = len(cells), len(there)
+        text = f"{self.cells} {'cell' if self.cells == 1 else 'cells'} into {self.folder}"
+        if there:
+            text += f", {'all' if self.done == self.cells else self.done} there already"
+        if failed := sum(status not in FINAL for status in there):
+            text += f" ({failed} not ok: --retry failed runs {'it' if failed == 1 else 'them'} again)"
+        self._print(text)
+        options = (f"{name}={value}" for name, value in cells[0].task_options.items())
+        self.data = " ".join((f"data of {cells[0].task}", *options))
         self.progress.update(self.one, description="data", visible=True)
 
     def on_data(self, done: int, total: int) -> None:
         """Show progress of making data, in samples, or of a download, in bytes."""
         self.progress.update(self.one, completed=done, total=total, detail=f"{done}/{total}")
+        self.lines.say(f"{self.data}: {done}/{total}")
 
     def on_warning(self, message: str) -> None:
         """Show what is to be known of the data."""
-        self.console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+        self._print(f"warning: {message}")
 
     def listen(self, cell: Cell, event: dict[str, Any]) -> None:
         """Show an event of a cell."""
         match event["event"]:
             case "start":
+                self.lines.wait()
                 self.progress.update(self.all, total=self.cells, completed=self.done, visible=True)
                 self.progress.reset(self.one, total=1.0, description=cell.title, detail="starting", visible=True)
             case "progress" if event["stage"] == "training":
-                self.progress.update(
-                    self.one,
-                    completed=event["fraction"],
-                    detail=f"epoch {event['epoch']:.1f}, loss {event['loss']:.4f}",
-                )
+                detail = f"epoch {event['epoch']:.1f}, loss {event['loss']:.4f}"
+                self.progress.update(self.one, completed=event["fraction"], detail=detail)
+                self.lines.say(f"{cell.title}: {event['fraction']:.0%} of training, {detail}")
             case "progress":
                 self.progress.update(self.one, detail=event["stage"])
             case "done":
@@ -118,4 +152,10 @@ class Screen:
             words.append(f"{record['seconds']:.0f} s")
         if record["error"]:
             words.append(f"({record['error']})")
-        self.console.print("  ".join(words), markup=False, highlight=False, soft_wrap=True)
+        self._print("  ".join(words))
+        log = Store(self.folder).path("logs", cell.id)
+        if record["status"] == "crashed" and log.exists() and log.stat().st_size:
+            self._print(f"    what it printed, and where it failed: {log}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, get_args
 
 from attn_bench.errors import UserError, unknown
-from attn_bench.plugin import Model, Task
+from attn_bench.plugin import Kind, Model, Task
 
+KINDS: tuple[Kind, ...] = get_args(Kind)
 T = TypeVar("T", bound=Model | Task)
 
 
@@ -41,28 +43,30 @@ class Entry(Generic[T]):
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise UserError(
-                f"plugin {self.name!r} ({self.origin}) is broken: {type(error).__name__}: {error}"
-            ) from error
+            raise self._broken(f"{type(error).__name__}: {error}") from error
         if not (isinstance(plugin, type) and issubclass(plugin, self.base)):
-            raise UserError(
-                f"plugin {self.name!r} ({self.origin}) is broken: {self.target} is no subclass of "
-                f"attn_bench.plugin.{self.base.__name__}"
-            )
+            raise self._broken(f"{self.target} is no subclass of attn_bench.plugin.{self.base.__name__}")
         required = (
             ("name", "summary", "kinds") if self.base is Model else ("name", "summary", "kind", "metrics", "defaults")
         )
         missing = [attribute for attribute in required if not hasattr(plugin, attribute)]
         if missing:
-            raise UserError(f"plugin {self.name!r} ({self.origin}) is broken: {self.target} lacks {', '.join(missing)}")
+            raise self._broken(f"{self.target} lacks {', '.join(missing)}")
         if plugin.name != self.name:
-            raise UserError(f"plugin {self.name!r} ({self.origin}) is broken: it calls itself {plugin.name!r}")
+            raise self._broken(f"it calls itself {plugin.name!r}")
+        if issubclass(plugin, Model) and not isinstance(plugin.kinds, Set):
+            raise self._broken(f"its kinds are {plugin.kinds!r}; write a set such as frozenset({{'field'}})")
+        kinds = plugin.kinds if issubclass(plugin, Model) else {plugin.kind}
+        for kind in kinds:
+            if kind not in KINDS:
+                raise self._broken(str(unknown("kind", str(kind), KINDS)))
         try:
             return plugin()
         except Exception as error:
-            raise UserError(
-                f"plugin {self.name!r} ({self.origin}) is broken: {type(error).__name__}: {error}"
-            ) from error
+            raise self._broken(f"{type(error).__name__}: {error}") from error
+
+    def _broken(self, why: str) -> UserError:
+        return UserError(f"plugin {self.name!r} ({self.origin}) is broken: {why}")
 
     def fingerprint(self) -> str:
         """Version of the package and a digest of the plugin's sources: an edited plugin makes other cells."""

@@ -175,7 +175,8 @@ class Store:
         """Open a folder for reading; raises UserError if it holds no results."""
         store = cls(folder)
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; 'attn-bench run' makes one")
+            what = "a file, no results folder" if folder.exists() else "no such folder; 'attn-bench run' makes one"
+            raise UserError(f"{folder}: {what}")
         store.run_info()
         return store
 
@@ -251,8 +252,10 @@ class Store:
         return pd.DataFrame(rows(self.records(), environments, list(self.run_info().get("metrics", {}))))
 
     def write_table(self) -> pd.DataFrame:
-        """Write ``table.csv`` and ``table.parquet`` and return the table."""
+        """Write ``table.csv`` and ``table.parquet`` and return the table; an empty one has no columns to write."""
         table = self.table()
+        if table.empty:
+            return table
         with atomic_write(self.folder / "table.csv") as file:
             table.to_csv(file, index=False)
         with atomic_write(self.folder / "table.parquet") as file:
@@ -270,4 +273,7 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
         UserError: the folder holds no results, or broken ones.
     """
-    return Store.open(Path(path)).table()
+    table = Store.open(Path(path)).table()
+    if table.empty:
+        raise UserError(f"{path}: holds no finished cell yet; 'attn-bench run' goes on there")
+    return table

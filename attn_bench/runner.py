@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from attn_bench.errors import DiskError
 from attn_bench.registry import TASKS
 from attn_bench.results import Store
 from attn_bench.sweep import Cell, Sweep, imported
@@ -47,7 +49,7 @@ def run_sweep(
     limits: Limits | None = None,
     retry: Literal["none", "failed", "all"] = "none",
     skip_larger: bool = True,
-    on_cells: Callable[[Sequence[Cell]], None] = lambda cells: None,
+    on_cells: Callable[[Sequence[Cell], Sequence[str]], None] = lambda cells, there: None,
     on_data: Callable[[int, int], None] = lambda done, total: None,
     on_warning: Callable[[str], object] = warnings.warn,
     listen: Listener = lambda cell, event: None,
@@ -56,40 +58,55 @@ def run_sweep(
 
     A second call runs only what is not there yet. The table on disk is brought up to date even when interrupted.
 
+    Args:
+        on_cells: told all cells, and the status of each that is there already and is not run again.
+
     Raises:
         UserError, OptionError, DataError: before anything is run or written.
     """
-    from attn_bench.execute.local import Limits, execute
+    from attn_bench.execute.local import Limits, execute, is_due
 
     cells = sweep.cells()
     task = TASKS.load(sweep.task)
     store = Store.create(out, sweep.task)
-    on_cells(cells)
+    due = [cell for cell in cells if is_due(store, cell, retry)]
+    on_cells(cells, [record["status"] for cell in cells if cell not in due and (record := store.read(cell.id))])
     try:
-        prepare_data(sweep.task, cells, on_data, on_warning)
+        prepare_data(sweep.task, due, on_data, on_warning)
     except BaseException:
         store.discard_empty()
         raise
-    store.write_run_info(
-        {
-            "task": sweep.task,
-            "metrics": {name: dataclasses.asdict(metric) for name, metric in task.metrics.items()},
-            "settings": dataclasses.asdict(sweep),
-        }
-    )
-    try:
-        execute(
-            cells,
-            store,
-            limits=limits or Limits(),
-            retry=retry,
-            skip_larger=skip_larger,
-            modules=imported(cells),
-            listen=listen,
+    with _goes_on_later():
+        store.write_run_info(
+            {
+                "task": sweep.task,
+                "metrics": {name: dataclasses.asdict(metric) for name, metric in task.metrics.items()},
+                "settings": dataclasses.asdict(sweep),
+            }
         )
-    finally:
-        table = store.write_table()
+        try:
+            execute(
+                cells,
+                store,
+                limits=limits or Limits(),
+                retry=retry,
+                skip_larger=skip_larger,
+                modules=imported(cells),
+                listen=listen,
+            )
+        finally:
+            table = store.write_table()
     return table
+
+
+@contextlib.contextmanager
+def _goes_on_later() -> Iterator[None]:
+    """Add to a DiskError what it means for a run."""
+    try:
+        yield
+    except DiskError as error:
+        remedy = "; what is finished is kept, and the same command goes on from there once it can be written"
+        raise DiskError(error.path, error.reason, remedy) from error
 
 
 def run(

@@ -16,9 +16,17 @@ from attn_bench.measure.flops import count_flops
 from attn_bench.measure.latency import measure_latency
 from attn_bench.measure.memory import measure_memory
 from attn_bench.measure.reference import reference_ms, reference_step
-from attn_bench.plugin import Problem, Task
+from attn_bench.plugin import Model, Problem, Task
 from attn_bench.sweep import Cell
 from attn_bench.training import Batch, autocast
+
+
+def build(cell: Cell, model: Model, problem: Problem) -> nn.Module:
+    """Return the module of a cell on its device; raises TypeError if the plugin returns none."""
+    module = model.build(problem, **cell.options)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"build of {cell.plugin} returned {type(module).__name__}, no torch.nn.Module")
+    return module.to(cell.device)
 
 
 def random_batch(problem: Problem, batch_size: int, device: str, seed: int) -> Batch:

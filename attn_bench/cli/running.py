@@ -25,7 +25,7 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Option of a model or the task.")
 ]
 Out = Annotated[Path | None, typer.Option(help="Results folder [results/<task>-<date>].")]
-Timeout = Annotated[float | None, typer.Option(help="Seconds a cell may take.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds a cell may take, its data aside, which are made before.")]
 MemoryLimit = Annotated[float | None, typer.Option(help="MiB of memory a cell may take.")]
 Retry = Annotated[
     Literal["none", "failed", "all"], typer.Option(help="Run again what is there already: none, failed or all.")

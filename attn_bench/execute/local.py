@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from attn_bench.errors import DiskError
+from attn_bench.errors import DiskError, UserError
 from attn_bench.execute.locks import hold, process_lock, runner_lock
 from attn_bench.execute.processes import end
 from attn_bench.results import Record, Store
@@ -30,16 +30,27 @@ ALLOCATOR = {
 # Looking for a GPU must not start CUDA in the server, whose children could not use it then.
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
+# What running a cell again would not change.
+FINAL = ("ok", "unsupported")
 # Beyond these, larger resolutions of the same model need not be tried.
 _FRONTIER = {"oom": "out of memory", "timeout": "out of time"}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a cell may take: seconds of wall-clock time and MiB of resident memory; None is no limit."""
+    """What a cell may take: seconds of wall-clock time and MiB of resident memory; None is no limit.
+
+    Raises:
+        UserError: a limit under which no cell can run.
+    """
 
     timeout_s: float | None = None
     memory_limit_mib: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in (("--timeout", self.timeout_s), ("--memory-limit", self.memory_limit_mib)):
+            if limit is not None and not limit > 0:
+                raise UserError(f"{name} {limit:g}: must be positive; leave it out for no limit")
 
 
 def execute(
@@ -57,7 +68,7 @@ def execute(
     Another runner may work on the same folder: a cell that it holds is left to it, and waited for at the end.
 
     Args:
-        retry: ``failed`` runs cells again whose status is neither ``ok`` nor ``unsupported``; ``all`` runs all again.
+        retry: ``failed`` runs cells again whose status is none of ``FINAL``; ``all`` runs all again.
         skip_larger: after an out-of-memory or a timeout, larger resolutions of the same model are ``skipped``.
         modules: imported once by the fork server.
         listen: told what happens: ``start``, ``progress``, ``done`` with the record's status.
@@ -65,7 +76,7 @@ def execute(
     Raises:
         DiskError: the folder cannot be written any more.
     """
-    waiting = [cell for cell in cells if _is_due(store, cell, retry)]
+    waiting = [cell for cell in cells if is_due(store, cell, retry)]
     with _Server(store.folder, modules) as server:
         for patient in (False, True):
             held = []
@@ -73,7 +84,7 @@ def execute(
                 with _claim(store, cell, patient) as mine:
                     if not mine:
                         held.append(cell)
-                    elif _is_due(store, cell, "none" if patient else retry):
+                    elif is_due(store, cell, "none" if patient else retry):
                         listen(cell, {"event": "start"})
                         record = _skip(store, cell) if skip_larger else None
                         record = record or server.run(cell, store, limits, listen)
@@ -81,11 +92,12 @@ def execute(
             waiting = held
 
 
-def _is_due(store: Store, cell: Cell, retry: str) -> bool:
+def is_due(store: Store, cell: Cell, retry: str) -> bool:
+    """Tell whether a cell is to be run: it has no record yet, or one that ``retry`` runs again."""
     record = store.read(cell.id)
     if record is None or retry == "all":
         return True
-    return retry == "failed" and record["status"] not in ("ok", "unsupported")
+    return retry == "failed" and record["status"] not in FINAL
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ def _open(spec: dict[str, Any]) -> Any:
     from attn_bench.cell import set_flags
     from attn_bench.plugin import Unsupported
     from attn_bench.registry import MODELS, TASKS
-    from attn_bench.steps import Steps
+    from attn_bench.steps import Steps, build
     from attn_bench.sweep import Cell, unsupported
 
     cell = Cell.from_json(spec)
@@ -86,7 +86,7 @@ def _open(spec: dict[str, Any]) -> Any:
     if (reason := unsupported(cell, model, problem)) is not None:
         raise Unsupported(reason)
     torch.manual_seed(cell.seed)
-    return Steps(cell, task, problem, model.build(problem, **cell.options).to(cell.device))
+    return Steps(cell, task, problem, build(cell, model, problem))
 
 
 def _answer(steps: Any, request: dict[str, Any]) -> dict[str, Any]:

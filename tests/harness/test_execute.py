@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import attn_bench
+from attn_bench.errors import UserError
 from attn_bench.execute.local import Limits
 from attn_bench.runner import run, run_sweep
 from attn_bench.sweep import Sweep
@@ -37,12 +38,15 @@ def test_a_second_call_runs_only_what_is_missing(tmp_path):
         done = lambda cell, event: ran.append(cell.model) if event["event"] == "done" else None  # noqa: E731
         return run_sweep(sweep(models, **settings), tmp_path / "r", listen=done, **options)
 
+    told = []
+
     go(["toy", "toy-raises"])
     assert ran == ["toy", "toy-raises"]
-    go(["toy", "toy-raises", "toy:wide"])
+    go(["toy", "toy-raises", "toy:wide"], on_cells=lambda cells, there: told.append((len(cells), there)))
     assert ran == ["toy:wide"]
-    go(["toy", "toy-raises"], retry="failed")
+    go(["toy", "toy-raises"], retry="failed", on_cells=lambda cells, there: told.append((len(cells), there)))
     assert ran == ["toy-raises"]
+    assert told == [(3, ["ok", "crashed"]), (2, ["ok"])]
     go(["toy", "toy-raises"], retry="all")
     assert ran == ["toy", "toy-raises"]
     table = go(["toy"], settings={"steps": 3})
@@ -63,6 +67,19 @@ def test_after_a_timeout_larger_resolutions_are_skipped(tmp_path):
     table = run_sweep(sweep(["toy-slow"], resolutions=[8, 12]), tmp_path / "r", limits=Limits(timeout_s=4))
     assert table.status.tolist() == ["timeout", "skipped"]
     assert "out of time at 8 already" in table.error.tolist()[-1]
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"timeout_s": -1}, "--timeout -1: must be positive"),
+        ({"timeout_s": float("nan")}, "--timeout nan"),
+        ({"memory_limit_mib": 0}, "--memory-limit 0: must be positive"),
+    ],
+)
+def test_limits_under_which_nothing_can_run_are_refused(limits, message):
+    with pytest.raises(UserError, match=message):
+        Limits(**limits)
 
 
 def test_a_memory_limit_ends_a_cell(tmp_path):

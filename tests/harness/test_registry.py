@@ -33,12 +33,19 @@ def test_an_unknown_name_gets_the_closest_one():
         ("toy-import", "needs a library that is not there"),
         ("toy-name", "it calls itself 'other'"),
         ("toy-object", "no subclass of attn_bench.plugin.Model"),
+        ("toy-kind", "unknown kind 'fields'; did you mean 'field'"),
     ],
 )
 def test_a_broken_plugin_says_why(name, reason):
     with pytest.raises(UserError, match=reason):
         MODELS.load(name)
     assert reason in "\n".join(describe(MODELS))
+
+
+def test_kinds_that_are_one_text_are_no_set_of_kinds(monkeypatch):
+    monkeypatch.setattr("toy_plugins.Toy.kinds", "field")
+    with pytest.raises(UserError, match="its kinds are 'field'; write a set"):
+        MODELS.load("toy")
 
 
 def test_of_one_task_the_published_protocol_is_shown():

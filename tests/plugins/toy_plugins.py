@@ -120,6 +120,18 @@ class Hungry(Toy):
         return super().build(problem)
 
 
+class Nothing(Toy):
+    name = "toy-nothing"
+
+    def build(self, problem: Problem):
+        return None
+
+
+class Miskind(Toy):
+    name = "toy-kind"
+    kinds = frozenset({"fields"})
+
+
 class Misnamed(Toy):
     name = "other"
 

@@ -50,6 +50,8 @@ class Generated(Source):
             done += more
             on_progress(done, total)
 
+        if total:
+            count_on(0)  # a fine grid takes its time, and which one was chosen should be seen before
         for stream, count in counts.items():
             if missing := [r for r in resolutions if (stream, r) in made]:
                 from attn_bench.tasks.darcy.generate import generate

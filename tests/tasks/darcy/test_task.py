@@ -58,6 +58,7 @@ def test_data_are_made_once(cache, monkeypatch):
     progress = []
     made = Darcy().prepare((8, 16), lambda done, total: progress.append((done, total)), **options)
     assert {item["state"] for item in made} == {"made"}
+    assert progress[0] == (0, 9)
     assert progress[-1] == (9, 9)
     assert len(list(cache.glob("*.json"))) == len(list(cache.glob("*.npz"))) == 4
     first = tensors(Darcy().splits(16, **options).train)[1]

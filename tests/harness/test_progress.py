@@ -1,0 +1,66 @@
+"""What a run shows where there is no terminal: what it makes, and how far it is, without a line for each step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attn_bench import progress
+from attn_bench.progress import Screen
+from attn_bench.sweep import Sweep
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands until it is set."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def cells():
+    options = {"toy-task": {"n": 8}}
+    settings = {"models": ["toy", "toy:wide"], "task": "toy-task", "device": "cpu", "options": options}
+    return Sweep.from_settings({**settings, "resolutions": [8]}).cells()
+
+
+def test_data_are_announced_with_their_options_and_then_now_and_then(clock, cells, capsys):
+    with Screen(Path("r")) as screen:
+        screen.on_cells(cells, [])
+        for done in range(200):
+            clock[0] = done
+            screen.on_data(done, 200)
+    assert capsys.readouterr().err.splitlines() == [
+        "2 cells into r",
+        *(f"data of toy-task n=8: {done}/200" for done in (0, 60, 120, 180)),
+    ]
+
+
+def test_a_long_training_is_heard_of_and_a_short_one_is_not(clock, cells, capsys):
+    event = {"event": "progress", "stage": "training", "epoch": 1.0, "loss": 0.5}
+    with Screen(Path("r")) as screen:
+        screen.on_cells(cells[:1], [])
+        screen.listen(cells[0], {"event": "start"})
+        for clock[0] in (1.0, 59.0, 61.0):
+            screen.listen(cells[0], {**event, "fraction": clock[0] / 100})
+    assert capsys.readouterr().err.splitlines()[1:] == ["toy at 8, seed 0: 61% of training, epoch 1.0, loss 0.5000"]
+
+
+def test_what_is_there_already_is_counted(cells, capsys):
+    Screen(Path("r")).on_cells(cells, ["ok"])
+    Screen(Path("r")).on_cells(cells, ["timeout", "skipped"])
+    Screen(Path("r")).on_cells(cells, ["unsupported", "ok"])
+    assert capsys.readouterr().err.splitlines() == [
+        "2 cells into r, 1 there already",
+        "2 cells into r, all there already (2 not ok: --retry failed runs them again)",
+        "2 cells into r, all there already",
+    ]
+
+
+def test_interrupted_before_a_cell_was_finished_no_table_is_promised(cells, capsys):
+    with pytest.raises(KeyboardInterrupt), Screen(Path("r")) as screen:
+        screen.on_cells(cells, [])
+        raise KeyboardInterrupt
+    assert "no cell was finished" in capsys.readouterr().err
