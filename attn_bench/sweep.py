@@ -189,9 +189,9 @@ class Sweep:
                 raise unknown("setting", str(name), names)
         for name in ("models", "task"):
             if not settings.get(name):
-                raise UserError(
-                    f"no {name} given; say --{name}, or name {'it' if name == 'task' else 'them'} in the sweep file"
-                )
+                # What only measures has no sweep file.
+                file = f", or name {'it' if name == 'task' else 'them'} in the sweep file"
+                raise UserError(f"no {name} given; say --{name}{file if settings.get('train', True) else ''}")
         try:
             sweep = TypeAdapter(cls).validate_python(dict(settings))
         except ValidationError as error:

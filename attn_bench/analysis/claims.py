@@ -91,7 +91,9 @@ def read_claims(path: Path = SHIPPED) -> list[Claim]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{path}: claim {name}: {where}{': ' if where else ''}{first['msg']}") from None
+            raise UserError(
+                f"{path}: claim {name}: {where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+            ) from None
     ids = [claim.id for claim in claims]
     if twice := [id for id in ids if ids.count(id) > 1]:
         raise UserError(f"{path}: claim {twice[0]} stands there twice")

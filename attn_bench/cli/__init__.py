@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -24,8 +25,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    command: Any = typer.main.get_command(app)
     try:
-        status = typer.main.get_command(app).main(arguments, prog_name="attn-bench", standalone_mode=False)
+        status = command.main(arguments, prog_name="attn-bench", standalone_mode=False)
     except USER_ERRORS as error:
         if debug:
             raise
@@ -42,8 +44,17 @@ def main() -> None:
         # Typer's own errors about arguments; where it keeps their class differs between versions.
         if debug or not hasattr(error, "format_message"):
             raise
-        _fail(error.format_message())
+        _fail(_elsewhere(error, command.commands) or error.format_message())
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _elsewhere(error: Any, commands: Mapping[str, Any]) -> str | None:
+    """Say which other commands have an option that this one does not have."""
+    option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if option is None or context is None:
+        return None
+    having = [name for name, command in commands.items() if any(option in given.opts for given in command.params)]
+    return f"{context.info_name} has no option {option}; {' and '.join(having)} can take it" if having else None
 
 
 def _fail(message: str) -> None:

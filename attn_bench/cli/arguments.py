@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from attn_bench.errors import UserError
+from attn_bench.options import options_of
+from attn_bench.registry import TASKS
 
 Root = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Folder that holds a published set (--set TASK.root=FOLDER).")
@@ -29,14 +31,17 @@ def merged(settings: Mapping[str, Any], sets: list[str], **paths: Path | None) -
             options.setdefault(owner, {})[name] = yaml.safe_load(value)
         except yaml.YAMLError:
             options.setdefault(owner, {})[name] = value
+    task = str(settings.get("task") or "")
     for name, path in paths.items():
         if path is not None:
-            options.setdefault(str(settings.get("task")), {})[name] = str(path)
+            if task and name not in options_of(TASKS.load(task).splits):
+                raise UserError(f"--{name.replace('_', '-')} {path}: {task} reads no such files; leave it out")
+            options.setdefault(task, {})[name] = str(path)
     return options
 
 
 def integers(name: str, text: str | None) -> list[int] | None:
-    """Parse ``16,32`` or ``16..512`` (doubling from the first to at most the last)."""
+    """Parse ``16,32`` or ``16..512`` (doubling from the first to the last)."""
     if text is None:
         return None
     values: list[int] = []
@@ -48,9 +53,11 @@ def integers(name: str, text: str | None) -> list[int] | None:
             raise UserError(f"{name} {text}: {part!r} is no whole number; write e.g. 16,32 or 16..256") from None
         if value < 2:
             raise UserError(f"{name} {text}: a resolution is at least 2 (given: {value})")
-        while value <= end:
-            values.append(value)
-            value *= 2
+        values.append(value)
+        while values[-1] < end:
+            values.append(2 * values[-1])
+        if values[-1] != end:
+            raise UserError(f"{name} {text}: a range doubles from {value}, and never is {end}; name them one by one")
     if not values:
         raise UserError(f"{name}: none given; write e.g. 16,32 or 16..256")
     return values

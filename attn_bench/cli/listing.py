@@ -50,5 +50,7 @@ def data(
     chosen = plugin.resolve(resolutions, **validated(task, plugin.splits, options.get(task, {})))
     with DataBar(f"{task} data") as bar:
         described = plugin.prepare(resolutions, bar.update, refresh=refresh, **chosen)
+    if not described:
+        print(f"{task}: nothing to make or fetch; its data come with what is installed")
     for item in described:
         print("  ".join(f"{key}: {value}" for key, value in item.items()))

@@ -34,10 +34,12 @@ def open_arrays(path: Path) -> dict[str, StoredArray]:
     Raises:
         DataError: the file is missing, of another kind, or damaged.
     """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a file")
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without extension'}; give {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise DataError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'there is no such file'}")
+        raise DataError(f"{path}: there is no such file")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
     readers = {".pt": _open_pt, ".npz": _open_npz, ".mat": _open_mat, ".h5": _open_h5, ".hdf5": _open_h5}
@@ -56,7 +58,8 @@ def _guarded(path: Path, action: Callable[[], Any]) -> Any:
     except Exception as error:
         # What the readers raise on a broken file is not documented by any of them: from struct.error to KeyError.
         first = f"{type(error).__name__}: {error}".strip().splitlines()[0][:120]
-        raise DataError(f"{path}: no {path.suffix} file with plain arrays, or a damaged one ({first})") from None
+        why = "" if isinstance(error, KeyError) else f" ({first})"  # the key of a table that no user knows
+        raise DataError(f"{path}: no {path.suffix} file with plain arrays, or a damaged one{why}") from None
 
 
 def _open_pt(path: Path) -> dict[str, StoredArray]:

@@ -29,6 +29,18 @@ def cache_folder(task: str) -> Path:
     return Path(platformdirs.user_cache_dir("attn-bench")) / task
 
 
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Make ``folder`` for what is written there in the block; raises DataError in place of an OSError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write to the cache {folder} ({error.strerror or error}); ATTN_BENCH_CACHE=FOLDER names another"
+        ) from error
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
@@ -105,11 +117,18 @@ class Entry:
             raise self._corrupt(path, f"cannot be read ({error})") from None
 
     def store(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Write ``arrays``, in place of an entry that is there, and return the manifest."""
+        """Write ``arrays``, in place of an entry that is there, and return the manifest.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        with writing(self.folder):
+            return self._store(arrays)
+
+    def _store(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         import numpy as np
 
         replaced = self._data_file()
-        self.folder.mkdir(parents=True, exist_ok=True)
         with temporary(self.folder, self.name) as new:
             with new.open("xb") as file:
                 np.savez(file, **arrays)

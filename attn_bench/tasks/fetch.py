@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from attn_bench.plugin import DataError
-from attn_bench.tasks.cache import sha256_of, temporary
+from attn_bench.tasks.cache import sha256_of, temporary, writing
 
 TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 20
@@ -47,9 +47,9 @@ def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], No
     kind, sum_of = ("sha256", sha256_of) if len(checksum) == SHA256_DIGITS else ("md5", md5_of)
     if path.exists() and sum_of(path) == checksum:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    there, total = (part.stat().st_size if part.exists() else 0), 0
+    with writing(path.parent):
+        part = path.with_name(path.name + ".part")
+        there, total = (part.stat().st_size if part.exists() else 0), 0
     request = urllib.request.Request(url, headers={"User-Agent": AGENT})
     if there:
         request.add_header("Range", f"bytes={there}-")

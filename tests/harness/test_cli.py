@@ -56,10 +56,20 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("run", *TOY, "--out", "/proc/nowhere"), "--out /proc/nowhere: cannot be written"),
         (("run", *TOY, "--precision", "fp8"), "setting precision"),
         (("report", "nowhere"), "nowhere: no such folder"),
+        (("report", "/dev/null"), "/dev/null: a file, no results folder"),
         (("list", "colours"), "say 'attn-bench list models'"),
         (("list", "models", "too"), "did you mean 'toy'?"),
         (("data", "pets", "--root", "nowhere"), "nowhere does not hold pets. Put oxford-iiit-pet/images/*.jpg"),
-        (("run", *TOY, "--root", "nowhere"), "unknown option of toy-task 'root'"),
+        (("run", *TOY, "--root", "nowhere"), "--root nowhere: toy-task reads no such files"),
+        (("run", *TOY, "--test-data", "x.npz"), "--test-data x.npz: toy-task reads no such files"),
+        (("run", "--models", "fno", "--task", "darcy", "--data", "/tmp"), "/tmp: is a folder, not a file"),
+        (("run", "--models", "vit", "--task", "digits", "--set", "digits.test_fraction=1.5"), "between 0.01 and 0.9"),
+        (("run", *TOY, "--timeout=-1"), "--timeout -1: must be positive"),
+        (("run", *TOY, "--memory-limit", "0"), "--memory-limit 0: must be positive"),
+        (("run", *TOY, "--resolutions", "16..50"), "a range doubles from 16, and never is 50"),
+        (("run", *TOY, "--resolutions", "64..16"), "a range doubles from 64, and never is 16"),
+        (("measure", "--epochs", "3"), "measure has no option --epochs; run can take it"),
+        (("report", "--epoch", "3"), "No such option: --epoch"),
         (("data", "nothing"), "unknown task 'nothing'"),
         (("data", "toy-task", "--set", "toy.width=3"), "only options of toy-task"),
         (("dance",), "No such command 'dance'"),
@@ -113,6 +123,70 @@ def test_a_run_without_one_good_cell_fails(attn_bench, tmp_path):
     assert attn_bench("run", "--models", "toy-raises,toy", *arguments)[0] == 0
 
 
+def test_a_module_that_is_none_is_said_with_the_place_of_the_traceback(attn_bench, tmp_path):
+    arguments = (
+        "--models",
+        "toy-nothing",
+        "--task",
+        "toy-task",
+        "--resolutions",
+        "8",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+    )
+    status, _, errors = attn_bench("run", *arguments, "--no-measure", "--no-plots", "--out", "r")
+    assert status == 1
+    assert "build of toy-nothing returned NoneType, no torch.nn.Module" in errors
+    log = Path(errors.rpartition("where it failed: ")[2].splitlines()[0])
+    assert "Traceback" in log.read_text()
+    status, _, errors = attn_bench("run", *arguments, "--no-measure", "--no-plots", "--out", "r")
+    assert errors == "1 cell into r, all there already (1 not ok: --retry failed runs it again)\n"
+
+
+def test_a_folder_without_a_finished_cell_is_one_line(attn_bench, tmp_path):
+    from attn_bench.results import Store
+
+    store = Store.create(tmp_path / "r", "toy-task")
+    store.write_run_info({"task": "toy-task", "metrics": {}})
+    assert store.write_table().empty
+    assert not (tmp_path / "r" / "table.csv").exists()
+    status, _, errors = attn_bench("report", "r")
+    assert (status, errors) == (2, "attn-bench: r: holds no finished cell yet; 'attn-bench run' goes on there\n")
+
+
+def test_what_only_measures_is_not_told_of_a_sweep_file(attn_bench):
+    assert attn_bench("measure")[2] == "attn-bench: no models given; say --models\n"
+
+
+def test_data_that_need_not_be_made_are_said(attn_bench):
+    status, output, _ = attn_bench("data", "toy-task")
+    assert (status, output) == (0, "toy-task: nothing to make or fetch; its data come with what is installed\n")
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_its_variable(attn_bench, monkeypatch):
+    monkeypatch.setenv("ATTN_BENCH_CACHE", "/proc/nowhere")
+    status, _, errors = attn_bench(
+        "data", "pathfinder", "--set", "pathfinder.n_train=2", "--set", "pathfinder.n_test=2"
+    )
+    assert status == 2
+    assert (
+        "cannot write to the cache /proc/nowhere/pathfinder (No such file or directory); ATTN_BENCH_CACHE=FOLDER"
+        in errors
+    )
+
+
+def test_a_report_that_cannot_be_written_promises_nothing(attn_bench, tmp_path):
+    (tmp_path / "file").touch()
+    arguments = ("--resolutions", "8", "--steps", "1", "--no-measure", "--no-plots", "--out", "r")
+    assert attn_bench("run", *TOY, *arguments)[0] == 0
+    status, _, errors = attn_bench("report", "r", "--out", "file")
+    assert status == 2
+    assert errors.startswith("attn-bench: cannot write file")
+    assert "goes on" not in errors
+
+
 def test_budget_on_the_command_line_replaces_that_of_the_file(attn_bench, tmp_path):
     (tmp_path / "s.yaml").write_text("models: [toy]\ntask: toy-task\nresolutions: [8]\nepochs: 9\nmeasure: false\n")
     status, _, errors = attn_bench("run", "s.yaml", "--steps", "2", "--device", "cpu", "--no-plots", "--out", "r")
@@ -121,7 +195,7 @@ def test_budget_on_the_command_line_replaces_that_of_the_file(attn_bench, tmp_pa
 
 
 def test_ranges_of_resolutions_double():
-    assert integers("--resolutions", "16..100, 5") == [16, 32, 64, 5]
+    assert integers("--resolutions", "16..64, 5, 8..8") == [16, 32, 64, 5, 8]
 
 
 def test_help_and_version(attn_bench):

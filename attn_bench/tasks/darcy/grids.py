@@ -82,6 +82,7 @@ def choose_for_file(
     for candidate in candidates:
         if all(file_stride(grid, resolution, candidate) for resolution in resolutions):
             return candidate
+    alone = [r for r in resolutions if not any(file_stride(grid, r, candidate) for candidate in candidates)]
     possible = {
         candidate: [r for r in range(grid[0], SMALLEST - 1, -1) if file_stride(grid, r, candidate)]
         for candidate in candidates
@@ -92,7 +93,7 @@ def choose_for_file(
         if len(values) > (1 if len(candidates) > 1 and candidate == "fno" else 0)
     )
     raise OptionError(
-        f"{name} has a grid of {grid[0]} x {grid[1]}; it cannot give resolution {_words(resolutions)}. "
+        f"{name} has a grid of {grid[0]} x {grid[1]}; it cannot give resolution {_words(alone or resolutions)}. "
         f"Restricted to every n-th point it gives {offers or 'none'}: set --resolutions to these"
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_bench.plugin import DataError, OptionError
-from attn_bench.tasks.cache import cache_folder, sha256_of, temporary
+from attn_bench.tasks.cache import cache_folder, sha256_of, temporary, writing
 from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
 from attn_bench.tasks.darcy.pairs import PairFile
 from attn_bench.tasks.darcy.source import Fields, Loaded, Source
@@ -114,8 +114,7 @@ class Zenodo(Source):
 
     def _download(self, resolution: int, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
         folder, archive_name = self._folder(), f"darcy_{resolution}.tgz"
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary(folder, archive_name) as archive:
+        with writing(folder), temporary(folder, archive_name) as archive:
             origin = download_from_zenodo(RECORD, archive_name, archive, on_progress, INSTEAD)
             checksums = {}
             for split in SPLITS:

@@ -27,6 +27,16 @@ class Digits(Task):
     defaults = TrainingDefaults(resolutions=(16, 32), epochs=10, batch_size=16, learning_rate=2e-3)
     protocol = "No published one: 8 x 8 images, enlarged; a fifth, the same share of each digit, is the test set."
 
+    def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
+        """Check the resolutions and the options; nothing depends on all resolutions together."""
+        for resolution in resolutions:
+            self.problem(resolution)
+        if not 0.01 <= options.get("test_fraction", 0.2) <= 0.9:
+            raise OptionError(f"digits.test_fraction is between 0.01 and 0.9 (given: {options['test_fraction']})")
+        if options.get("seed", 0) < 0:
+            raise OptionError(f"digits.seed must not be negative (given: {options['seed']})")
+        return options
+
     def problem(self, resolution: int, **options: Any) -> Problem:
         """Return one grey channel to ten classes."""
         if resolution < SMALLEST:
@@ -48,9 +58,7 @@ class Digits(Task):
         from torch.utils.data import TensorDataset
         from torchvision.transforms import v2
 
-        self.problem(resolution)
-        if not 0.01 <= test_fraction <= 0.9:
-            raise OptionError(f"digits.test_fraction is between 0.01 and 0.9 (given: {test_fraction})")
+        self.resolve((resolution,), test_fraction=test_fraction, seed=seed)
         found = load_digits()
         images = torch.from_numpy(found.images)[:, None].float() / 8 - 1
         if resolution != SMALLEST:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attn_bench.plugin import DataError
+from attn_bench.plugin import DataError, OptionError
 from attn_bench.tasks.cache import cache_folder
 from attn_bench.tasks.fetch import fetch, unzip
 
@@ -70,13 +70,13 @@ def read_corpus(task: str, name: CorpusName, root: str | None) -> Corpus:
     Args:
         task: the task's name, for messages.
         name: which corpus.
-        root: folder of the published files; a folder in the cache where unset.
+        root: the user's folder of the published files; a folder in the cache where unset.
 
     Raises:
         DataError: files are missing or not those published.
     """
     if name == "stdlib":
-        return standard_library(Path(sysconfig.get_path("stdlib")))
+        return standard_library(folder_of(name, root))
     folder, archive = folder_of(name, root), ARCHIVES[name]
     if missing := [file for file in archive.files if not (folder / file).is_file()]:
         raise DataError(f"{folder} does not hold {missing[0]}. {instead(task, name)}")
@@ -91,12 +91,15 @@ def read_corpus(task: str, name: CorpusName, root: str | None) -> Corpus:
 def download_corpus(
     task: str, name: CorpusName, root: str | None, on_bytes: Callable[[int, int], None], refresh: bool
 ) -> None:
-    """Fetch and unpack a published corpus unless its files are there.
+    """Fetch and unpack a published corpus into the cache unless its files are there, or ``root`` is to hold them.
 
     Raises:
+        OptionError: ``refresh`` of a folder of the user's.
         DataError: no network, or other content than was published.
     """
-    if name == "stdlib":
+    if root is not None and refresh:
+        raise OptionError(f"{task}.root names files that are read and never written; leave out --refresh")
+    if name == "stdlib" or root is not None:
         return
     folder, archive = folder_of(name, root), ARCHIVES[name]
     if refresh or not all((folder / file).is_file() for file in archive.files):
@@ -106,7 +109,9 @@ def download_corpus(
 
 
 def folder_of(name: CorpusName, root: str | None) -> Path:
-    """Return where the files of a published corpus are, or are to be."""
+    """Return where the files of a corpus are, or are to be."""
+    if name == "stdlib":
+        return Path(sysconfig.get_path("stdlib"))
     return Path(root).expanduser() if root is not None else cache_folder("text") / name
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from attn_bench.plugin import DataError, Kind, OptionError, Problem, Splits, Task, TrainingDefaults
-from attn_bench.tasks.text.corpora import Corpus, CorpusName, download_corpus, read_corpus
+from attn_bench.tasks.text.corpora import Corpus, CorpusName, download_corpus, folder_of, read_corpus
 from attn_bench.tasks.text.scores import TEXT_METRICS, byte_cross_entropy, byte_scores
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Text(Task):
 
     def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
         """Check lengths and options; nothing depends on all lengths together."""
+        if options.get("root") is not None and options.get("corpus", "stdlib") == "stdlib":
+            raise OptionError(f"{self.name}.root has no effect on corpus stdlib, which comes with Python; set a corpus")
         longest = max(resolutions)
         for name, default in (("train_bytes", TRAIN_BYTES), ("test_bytes", TEST_BYTES)):
             count = options.get(name, default)
@@ -76,7 +78,8 @@ class Text(Task):
         described = []
         for split, data in (("train", found.train), ("test", found.test)):
             used = len(self._stretch(data, counts[split], None, split))
-            described.append({"split": split, **found.identity, "bytes": len(data), "used": used})
+            where = str(folder_of(corpus, root))
+            described.append({"split": split, **found.identity, "bytes": len(data), "used": used, "folder": where})
         return described
 
     def splits(
@@ -96,7 +99,8 @@ class Text(Task):
             train_bytes: bytes to train on, one stretch of the corpus; all where null.
             test_bytes: bytes to test on, the first of the test part; all where null.
             seed: of the place of the training stretch; models have seeds of their own.
-            root: folder that holds the corpus as published; a folder in the cache where unset.
+            root: folder that holds the corpus as published; nothing is written there. Where unset, a folder in the
+                cache that the corpus is downloaded to.
         """
         from attn_bench.tasks.text.windows import NextByte
 
@@ -181,7 +185,8 @@ class MaskedText(Text):
             test_bytes: bytes to test on, the first of the test part; all where null.
             mask_rate: the chance of a byte to be masked.
             seed: of the place of the training stretch, and of the masks; models have seeds of their own.
-            root: folder that holds the corpus as published; a folder in the cache where unset.
+            root: folder that holds the corpus as published; nothing is written there. Where unset, a folder in the
+                cache that the corpus is downloaded to.
         """
         from attn_bench.tasks.text.windows import MaskedBytes
 

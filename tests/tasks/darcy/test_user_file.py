@@ -110,6 +110,8 @@ def test_other_resolutions_are_every_nth_point(tmp_path):
     assert found == [81, 162]
     with pytest.raises(OptionError, match=r"grid of 9 x 9; it cannot give resolution 7\. .* 9, 5"):
         load(7, data=str(tmp_path / "mine.npz"))
+    with pytest.raises(OptionError, match=r"it cannot give resolution 7\. "):
+        Darcy().resolve((9, 7, 5), data=str(tmp_path / "mine.npz"))
 
 
 def test_results_belong_to_the_content_of_the_file(tmp_path, fields):
@@ -173,6 +175,7 @@ def test_broken_files_are_one_line_and_nothing_is_executed(tmp_path, suffix, con
     with pytest.raises(DataError, match="the file is empty" if not content else "or a damaged one") as error:
         load(data=str(path))
     assert "\n" not in str(error.value)
+    assert "KeyError" not in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", SAVERS)
@@ -199,6 +202,7 @@ def test_objects_in_files_are_not_unpickled(tmp_path, fields):
     [
         ("nowhere.pt", "no such file"),
         ("folder.pt", "is a folder"),
+        (".", "is a folder"),
         ("mine.csv", "cannot read .csv"),
         ("mine", "without"),
     ],

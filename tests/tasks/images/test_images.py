@@ -141,6 +141,8 @@ def test_digits_are_split_once_and_for_all():
         Digits().splits(7)
     with pytest.raises(OptionError, match="test_fraction"):
         Digits().splits(8, test_fraction=1.0)
+    with pytest.raises(OptionError, match=r"test_fraction is between 0\.01 and 0\.9 \(given: 1\.5\)"):
+        Digits().resolve((8,), test_fraction=1.5)
 
 
 def test_enlarging_a_digit_keeps_it():

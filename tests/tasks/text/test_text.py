@@ -237,6 +237,23 @@ def test_published_corpora_from_a_folder_of_the_user(published, tmp_path):
         Text().splits(16, corpus="enwik8", root=str(tmp_path))
 
 
+def test_a_folder_of_the_user_is_never_downloaded_into(published, tmp_path):
+    missing = tmp_path / "nowhere"
+    with pytest.raises(DataError, match="nowhere does not hold enwik8"):
+        Text().prepare((16,), corpus="enwik8", root=str(missing))
+    with pytest.raises(OptionError, match="never written; leave out --refresh"):
+        Text().prepare((16,), corpus="enwik8", root=str(missing), refresh=True)
+    assert published.ranges == []
+    assert not missing.exists()
+    with pytest.raises(OptionError, match="no effect on corpus stdlib"):
+        Text().resolve((16,), root=str(missing))
+
+
+def test_where_the_corpus_lies_is_said():
+    described = Text().prepare((64,), train_bytes=64, test_bytes=64)
+    assert {Path(item["folder"]) for item in described} == {Path(sysconfig.get_path("stdlib"))}
+
+
 def test_without_the_files_the_error_says_what_to_do(published, tmp_path):
     with pytest.raises(DataError, match=r"does not hold wikitext.*attn-bench data text --set text\.corpus=wiki"):
         Text().splits(16, corpus="wikitext-103", root=str(tmp_path))
