@@ -7,22 +7,31 @@ from typing import Annotated
 
 import typer
 
+from attn_bench.cli.printing import put
+
 
 def claims(
     results: Annotated[list[Path], typer.Argument(help="Results folders.")],
     file: Annotated[Path | None, typer.Option(help="Claims of your own, instead of those that ship.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown here.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="List claims that the results do not bear on, too.")] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown here, with all claims.")] = None,
 ) -> None:
     """Say which published numbers results reproduce, and which they cannot be compared with, and why."""
-    from rich.console import Console
-
     from attn_bench.analysis.claim_checks import check
     from attn_bench.analysis.claims import SHIPPED, read_claims
+    from attn_bench.registry import MODELS
     from attn_bench.report import claims as shown
     from attn_bench.results import atomic_write
 
-    checks = check(read_claims(file or SHIPPED), results)
-    Console().print(shown.console(checks))
+    checks = sorted(check(read_claims(file or SHIPPED), results), key=lambda c: shown.VERDICTS.index(c.verdict))
+    listed = checks if all_ else shown.touched(checks)
+    if listed:
+        put(shown.console(listed))
+    if waiting := [c.claim.model.partition(":")[0] for c in checks if c.verdict == "not yet run" and not all_]:
+        foreign = sorted(set(waiting) - set(MODELS.entries()))
+        count = sum(model in foreign for model in waiting)
+        of_others = f"; {count} of them need models that are not installed: {', '.join(foreign)}" if foreign else ""
+        print(f"{len(waiting)} not yet run (--all lists them){of_others}")
     if markdown is not None:
         with atomic_write(markdown) as out:
             out.write(shown.markdown(checks).encode())

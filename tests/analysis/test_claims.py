@@ -287,6 +287,11 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "ours: 0.00810 ± 0.00028, 2 seeds" in text
     file = tmp_path / "claims.md"
     assert run(monkeypatch, str(tmp_path / "made"), "--markdown", str(file)) == 0
+    listed, not_run = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert listed == "1 reproduced"
+    assert not_run.startswith("20 not yet run (--all lists them); ")
+    assert not_run.endswith(" need models that are not installed: galerkin, lamo, linearno, swin, transolver")
+    assert run(monkeypatch, str(tmp_path / "made"), "--all") == 0
     assert capsys.readouterr().out.endswith("1 reproduced, 20 not yet run\n")
     lines = [line for line in file.read_text().splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(read_claims())
