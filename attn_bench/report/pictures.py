@@ -84,7 +84,7 @@ def draw(folder: Path, table: pd.DataFrame, summary: Summary, out: Path) -> Draw
                 plots.append(_plot(summary, name))
         if (found := growth.scaling(table)) is not None:
             files += save(growth.figure(found, summary), out, "scaling")
-            grown = _growth(summary)
+            grown = _growth(summary, flagged=any(fit.flag for fit in found.fits))
         for resolution in summary.resolutions:
             samples, unread = read_samples(folder, summary, resolution)
             notes += unread
@@ -176,11 +176,12 @@ def _unit(summary: Summary, column: str) -> str:
     return UNITS.get(column, "") if metric is None else f" {metric.unit}".rstrip()
 
 
-def _growth(summary: Summary) -> Picture:
+def _growth(summary: Summary, *, flagged: bool) -> Picture:
     title = f"Cost against the number of {summary.points}"
     caption = (
         "Points are measured, with the confidence interval of a latency; lines are fitted, and the legends give their "
         "slopes with intervals. Grey: slopes to compare with."
+        + (" †: with a reservation, which the notes below the table give." if flagged else "")
     )
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from attn_bench.report.style import Look
 
-PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH = 4.6, 4.0, 3.0
+PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH = 4.0, 3.8, 2.2
+# A model takes two lines of the legend.
+MODEL_HEIGHT, LEGEND_HEAD = 0.34, 0.9
 GUIDES = {1: ":", 2: "--"}
 
 
@@ -129,7 +131,8 @@ def figure(found: Scaling, summary: Summary) -> Figure:
     shown = list(found.curves)
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
-    drawn = Figure(figsize=((PANEL_WIDTH + LEGEND_WIDTH) * columns, PANEL_HEIGHT * rows), layout="constrained")
+    height = max(PANEL_HEIGHT, LEGEND_HEAD + MODEL_HEIGHT * len(look))
+    drawn = Figure(figsize=((PANEL_WIDTH + LEGEND_WIDTH) * columns, height * rows), layout="constrained")
     for i, cost in enumerate(shown):
         axes = drawn.add_subplot(rows, columns, i + 1)
         _draw(axes, cost, found, look)
@@ -181,7 +184,7 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
     title = "exponent (95 % interval)"
     if any(fit.flag for model in by_model if (fit := found.of(model).get(cost))):
-        title += "\n† with a reservation: see the notes"
+        title += "\n† see the notes"
     axes.legend(**place, title=title, fontsize=9, title_fontsize=9, alignment="left")
 
 

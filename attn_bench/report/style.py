@@ -133,8 +133,16 @@ def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
     else:
         digits = (1, 2, 3, 5, 7) if spread < 20 else (1, 2, 5) if spread < 300 else (1, 3) if spread < 30_000 else (1,)
         axis.set_major_locator(LogLocator(subs=digits, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     axis.set_minor_locator(NullLocator())
+
+
+def tick(value: float) -> str:
+    """Return a number short enough for neighbours on an axis not to meet: 5000, 20k, 1M."""
+    for factor, prefix in ((1e6, "M"), (1e3, "k")):
+        if value >= max(factor, 1e4):
+            return f"{value / factor:g}{prefix}"
+    return f"{value:g}"
 
 
 def value_axis(axes: Axes, values: Sequence[float], *, higher: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from attn_bench.plugin import Problem
+from attn_bench.plugin import Complexity, Problem
 from baselines.checks import check_heads, check_hidden, check_positive
 from baselines.pooled_model import PooledModel
 

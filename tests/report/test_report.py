@@ -22,6 +22,7 @@ from attn_bench.report import console_table, write_report
 from attn_bench.report.figures import error_vs_latency, error_vs_resolution, pareto_front
 from attn_bench.report.pictures import finding
 from attn_bench.report.scaling import Scaling, crossing_text, figure, markdown, scaling
+from attn_bench.report.style import tick
 from attn_bench.report.summary import is_reference, summarise
 from attn_bench.report.tables import markdown_table
 from attn_bench.report.text import distinct, for_figure, human, plain, significant, with_spread
@@ -353,6 +354,13 @@ def test_significant_digits(value: float, text: str) -> None:
 )
 def test_counts_for_people(value: float, text: str) -> None:
     assert human(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.3, "0.3"), (5000, "5000"), (20_000, "20k"), (200_000, "200k"), (1e6, "1M")]
+)
+def test_ticks_are_short(value: float, text: str) -> None:
+    assert tick(value) == text
 
 
 def test_spread_and_labels() -> None:
