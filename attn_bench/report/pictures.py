@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_bench.report.scaling import Scaling
-from attn_bench.report.summary import Summary
+from attn_bench.report.summary import DISTURBED, Summary
 from attn_bench.report.text import distinct, plain, significant
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def _plot(summary: Summary, name: str) -> Picture:
     seeds = summary.max_seeds > 1
     bars = " Bars: 95 % confidence interval of the median"
     bars += ", from the lowest to the highest of the seeds." if seeds else "."
+    bars += f" Some latencies were disturbed: {DISTURBED} in the table." if summary.disturbed else ""
     title, caption = {
         "error_vs_resolution": (
             f"{primary} against resolution",

@@ -113,6 +113,7 @@ def test_a_disturbed_latency_is_marked_in_every_table_and_beats_none(tmp_path: P
     assert "| **4.00** |" in text
     assert "‡ 1 cell was disturbed by other processes or heat" in text
     assert "Fastest forward at 16: calm" in text
+    assert text.count("Some latencies were disturbed: ‡ in the table") == 2  # under both figures that show latencies
     console = Console(width=80, file=io.StringIO())
     console.print(console_table(folder.store.table(), METRICS))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
