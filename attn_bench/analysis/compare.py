@@ -246,10 +246,10 @@ def _latencies(case: Case, seeds: Sequence[int], thresholds: Thresholds, again: 
         if verdict != "same" and abs(math.log(machine)) > math.log(1.02):
             said = f"the same work took {machine:.2f} times as long beside new; half of that is taken off the change"
             note = f"{note}; {said}" if note else said
+        middle = [statistics.median(pair[i]["median_ms"] for pair in known) for i in (0, 1)]
         yield Finding(
             case.label, case.resolution, case.resolution, metric, verdict,
-            *(statistics.median(pair[i]["median_ms"] for pair in known) for i in (0, 1)),
-            ratio, threshold, note,
+            middle[0], middle[1], ratio, threshold, note,
         )  # fmt: skip
 
 

@@ -102,12 +102,11 @@ def _say(stage: str) -> None:
 
 
 def _conclude(comparison: Comparison, markdown: Path | None, junit: Path | None) -> None:
-    from rich.console import Console
-
+    from attn_bench.cli.printing import put
     from attn_bench.report import comparison as written
     from attn_bench.results import atomic_write
 
-    Console().print(written.console(comparison))
+    put(written.console(comparison))
     for path, content in (
         (markdown, written.markdown(comparison).encode()),
         (junit, written.junit(comparison)),
