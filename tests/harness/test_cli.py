@@ -250,13 +250,13 @@ def test_measuring_needs_no_training_and_no_data(attn_bench, tmp_path):
     arguments = ("--models", "toy,toy:wide,toy-raises", "--task", "toy-task", "--device", "cpu", "--out", "m")
     status, output, errors = attn_bench("measure", *arguments, "--resolutions", "8..32")
     assert status == 0, errors
-    assert "exponent in tokens" in output
+    assert "exponent in grid points" in output
     assert "loss" not in output
     table = load(tmp_path / "m")
     assert table["latency_forward_ms"].notna().sum() == 6
     assert table["train_steps"].isna().all()
     assert sorted(table["tokens"].dropna().unique()) == [64, 256, 1024]
-    assert "## Cost against the number of tokens" in (tmp_path / "m" / "report" / "report.md").read_text()
+    assert "## Cost against the number of grid points" in (tmp_path / "m" / "report" / "report.md").read_text()
     assert (tmp_path / "m" / "report" / "scaling.png").stat().st_size > 10_000
 
 
