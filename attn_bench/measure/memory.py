@@ -165,11 +165,13 @@ def _storages(kind: str) -> Iterator[torch.UntypedStorage]:
         if not issubclass(type(thing), torch.Tensor) or thing.device.type != kind or thing.layout != torch.strided:
             continue
         try:
-            yield thing.untyped_storage()
+            storages = [thing.untyped_storage()]
             if thing.is_leaf and thing.grad is not None and thing.grad.layout == torch.strided:
-                yield thing.grad.untyped_storage()
+                storages.append(thing.grad.untyped_storage())
         except (RuntimeError, NotImplementedError):  # tensors without storage, such as functorch's
             continue
+        # Those that torch.compile traces with name a device and lie on none.
+        yield from (storage for storage in storages if storage.device.type == kind)
 
 
 def _resident_peak_mib() -> float | None:

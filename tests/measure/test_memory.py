@@ -94,6 +94,21 @@ def test_baseline_is_what_was_there_once_per_storage() -> None:
     assert len(views) == 2
 
 
+def test_tensors_that_a_compiler_traces_with_take_no_memory() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    before = measure_memory(lambda: None, "cpu").baseline_mib
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    with mode:
+        traced = torch.zeros(MIB)
+    symbolic = mode.from_tensor(torch.zeros(MIB), static_shapes=False)
+    assert traced.device.type == symbolic.device.type == "cpu"
+    after = measure_memory(lambda: None, "cpu").baseline_mib
+    assert isinstance(after, float)
+    assert after == pytest.approx(before)
+
+
 def test_replay_is_the_highest_running_sum() -> None:
     assert replay([3, 4, -3, 2, -4, -2]) == 7
     assert replay([]) == 0
