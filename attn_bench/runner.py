@@ -69,8 +69,13 @@ def run_sweep(
     cells = sweep.cells()
     task = TASKS.load(sweep.task)
     store = Store.create(out, sweep.task)
-    due = [cell for cell in cells if is_due(store, cell, retry)]
-    on_cells(cells, [record["status"] for cell in cells if cell not in due and (record := store.read(cell.id))])
+    due, there = [], []
+    for cell in cells:
+        if is_due(store, cell, retry):
+            due.append(cell)
+        elif record := store.read(cell.id):
+            there.append(record["status"])
+    on_cells(cells, there)
     try:
         prepare_data(sweep.task, due, on_data, on_warning)
     except BaseException:

@@ -9,7 +9,17 @@ from torch import Tensor, nn
 from attn_bench.plugin import Problem
 
 
-class PooledClassifier(nn.Module):
+class _Classifier(nn.Module):
+    """Features of an image and the head on them: LayerNorm and a linear map from ``dim`` channels to ``classes``."""
+
+    def __init__(self, features: nn.Module, dim: int, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, classes)
+
+
+class PooledClassifier(_Classifier):
     """Map an image (B, C, H, W) to scores (B, classes): features at every point, their mean, LayerNorm, a linear map.
 
     The same head for every model, so that only what makes the features differs.
@@ -22,17 +32,11 @@ class PooledClassifier(nn.Module):
     The linear map, from normalised means to scores, is kept as ``head``: it is what a linear probe trains.
     """
 
-    def __init__(self, features: nn.Module, dim: int, classes: int) -> None:
-        super().__init__()
-        self.features = features
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, classes)
-
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.head(self.norm(self.features(x_BCHW).mean((2, 3))))
 
 
-class PointClassifier(nn.Module):
+class PointClassifier(_Classifier):
     """Map an image (B, C, H, W) to scores (B, classes, H, W): features at every point, LayerNorm, a linear map.
 
     :class:`PooledClassifier` without the mean: the decoder of every model for segmentation.
@@ -42,12 +46,6 @@ class PointClassifier(nn.Module):
         dim: channels of the features.
         classes: number of scores.
     """
-
-    def __init__(self, features: nn.Module, dim: int, classes: int) -> None:
-        super().__init__()
-        self.features = features
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, classes)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BHWC = self.features(x_BCHW).permute(0, 2, 3, 1)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.analysis.claims import Claim
 from attn_bench.analysis.protocol import at, differences_from, short_training, unlike_preset
-from attn_bench.analysis.scaling import BENT, CLAIMS, COSTS, FLAT, TOLERANCE, Fit, fits, is_sequence
+from attn_bench.analysis.scaling import BENT, CLAIMS, COSTS, FLAT, TOLERANCE, Fit, fits, is_sequence, points_of
 from attn_bench.results import Store
 from attn_bench.table import labels
 
@@ -242,7 +242,7 @@ def _judge_growth(claim: Claim, run: _Run) -> list[Check]:
     assert claim.growth is not None
     claimed = CLAIMS[claim.growth]
     groups = {group.label: group for group in run.of(claim.model)}
-    points = "tokens" if is_sequence(run.table) else "grid points"
+    points = points_of(is_sequence(run.table))
     found = []
     for fit in run.fits:
         if fit.cost != claim.metric or fit.model not in groups:

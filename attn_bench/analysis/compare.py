@@ -78,11 +78,6 @@ class Case:
         return self._cell["resolution"]
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """The cell without what is not compared."""
-        return {key: value for key, value in self._cell.items() if key not in (*_VERSIONS, "seed")}
-
-    @property
     def _cell(self) -> Mapping[str, Any]:
         return next(iter((self.base or self.new).values()))["cell"]
 
@@ -179,10 +174,10 @@ def _missing(cases: Sequence[Case]) -> Iterator[str]:
 
 def _otherwise(case: Case, cases: Sequence[Case]) -> str:
     """Name the settings with which new has the model of ``case``, if it does."""
-    own = case.settings
+    own = json.loads(case.key)
     for other in cases:
         if other.new and not other.base and (other.model, other.resolution) == (case.model, case.resolution):
-            theirs = other.settings
+            theirs = json.loads(other.key)
             return f"; there with other {', '.join(k for k in own if own[k] != theirs.get(k))}"
     return ""
 

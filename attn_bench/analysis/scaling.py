@@ -113,6 +113,11 @@ def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
     return found
 
 
+def points_of(sequence: bool) -> str:
+    """Return what a size is counted in: on sequences, or on grids."""
+    return "tokens" if sequence else "grid points"
+
+
 def is_sequence(table: pd.DataFrame) -> bool:
     """Tell whether a resolution is the length of a sequence, of so many tokens, and not that of an axis of a grid."""
     if "tokens" not in table.columns:

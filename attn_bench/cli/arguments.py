@@ -9,8 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from attn_bench.errors import UserError
-from attn_bench.options import options_of
-from attn_bench.registry import TASKS
 
 Root = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Folder that holds a published set (--set TASK.root=FOLDER).")
@@ -20,6 +18,9 @@ Root = Annotated[
 def merged(settings: Mapping[str, Any], sets: list[str], **paths: Path | None) -> dict[str, Any]:
     """Return the options of the sweep file with those of ``--set`` laid over them, and with ``paths`` as the task's."""
     import yaml
+
+    from attn_bench.options import options_of
+    from attn_bench.registry import TASKS
 
     options = {str(owner): dict(values or {}) for owner, values in (settings.get("options") or {}).items()}
     for text in sets:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.analysis.scaling import is_sequence
+from attn_bench.analysis.scaling import is_sequence, points_of
 from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
 from attn_bench.report.text import count
@@ -122,7 +122,7 @@ class Summary:
     @property
     def points(self) -> str:
         """What a size is counted in, in costs that grow with it."""
-        return "tokens" if self.sequence else "grid points"
+        return points_of(self.sequence)
 
     @property
     def axis(self) -> str:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from attn_bench.plugin import DataError
+from attn_bench.plugin import DataError, OptionError
 from attn_bench.tasks.cache import sha256_of, temporary, writing
 
 TIMEOUT_S = 30
@@ -28,6 +28,12 @@ def md5_of(path: Path) -> str:
     """Return the MD5 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def check_root(task: str, root: str | None, *, refresh: bool) -> None:
+    """Raise OptionError if files of the user's, which are never written, are to be fetched again."""
+    if root is not None and refresh:
+        raise OptionError(f"{task}.root names files that are read and never written; leave out --refresh")
 
 
 def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], None], instead: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from attn_bench.plugin import DataError, OptionError, Problem, Task
 from attn_bench.tasks.cache import cache_folder
-from attn_bench.tasks.fetch import fetch, unpack
+from attn_bench.tasks.fetch import check_root, fetch, unpack
 
 SMALLEST = 16
 # Before an image is cut to its centre it is larger by this factor, as is usual for ImageNet.
@@ -57,8 +57,7 @@ class PublishedSet(Task):
         """
         given = options.get("root")
         root = self._root(given)
-        if given is not None and refresh:
-            raise OptionError(f"{self.name}.root names files that are read and never written; leave out --refresh")
+        check_root(self.name, given, refresh=refresh)
         if given is None and (refresh or not self._is_there(root)):
             if not self.archives:
                 raise DataError(f"{self.name} cannot be downloaded automatically. {self._instead()}")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attn_bench.plugin import DataError, OptionError
+from attn_bench.plugin import DataError
 from attn_bench.tasks.cache import cache_folder
-from attn_bench.tasks.fetch import fetch, unzip
+from attn_bench.tasks.fetch import check_root, fetch, unzip
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,8 +97,7 @@ def download_corpus(
         OptionError: ``refresh`` of a folder of the user's.
         DataError: no network, or other content than was published.
     """
-    if root is not None and refresh:
-        raise OptionError(f"{task}.root names files that are read and never written; leave out --refresh")
+    check_root(task, root, refresh=refresh)
     if name == "stdlib" or root is not None:
         return
     folder, archive = folder_of(name, root), ARCHIVES[name]
