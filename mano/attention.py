@@ -124,8 +124,7 @@ class MultipoleAttention(nn.Module):
         # For larger windows the probabilities take more room than all else, and a matrix product computes them anew.
         small = self.window_size**2 <= SMALL
         keep = small and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, gates))
-        options = self.heads, self.window_size, self.norm.eps, keep, small and torch.compiler.is_compiling()
-        return tiled_multipole(x, norms, *weights, gates, *options)[0]
+        return tiled_multipole(x, norms, *weights, gates, self.heads, self.window_size, self.norm.eps, keep)[0]
 
     def _attend(self, pyramid: list[Tensor], dropping: bool) -> list[Tensor]:
         """Apply A to all levels together."""

@@ -1,10 +1,13 @@
 """Multipole attention whose windows tile the grids, on the CPU: in chunks that stay in cache, little of it kept.
 
-The operator ``mano::tiled_multipole`` goes through the tokens of all levels a few thousand at a time: what a chunk
-needs between its input and its output is never written to memory, and the backward pass computes it anew (a sixth more
-matrix products) instead of reading it back. Kept are X_l and R_l of the coarse levels, two thirds of the input, and the
-attention probabilities, which take many steps to compute and for windows of 2 x 2 are a third of the input.
+The operator ``mano::tiled_multipole`` goes through the tokens of all levels a few at a time: what a chunk needs between
+its input and its output is never written to memory, and the backward pass computes it anew (a sixth more matrix
+products) instead of reading it back. Kept are X_l and R_l of the coarse levels, two thirds of the input.
 Few large tensors are allocated: the first touch of fresh memory can cost as much as the arithmetic on it.
+
+Most layers run as compiled code (:mod:`mano.native`), a few windows at a time. What that does not serve, and machines
+without a C++ compiler, take torch's operations, a few thousand tokens at a time; kept are then the attention
+probabilities too, which take many steps to compute and for windows of 2 x 2 are a third of the input.
 
 Axes in names: B batch, H W grid, C channels, K x K cells of a window, R rows of windows of all samples, P = K * K,
 M windows of a chunk, T = P * M tokens of a chunk, A heads, E channels of a head, F = A * E.
@@ -12,17 +15,15 @@ M windows of a chunk, T = P * M tokens of a chunk, A heads, E channels of a head
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from mano import chunks
+from mano import chunks, native
 from mano.levels import ceil_div, level_grids, window_counts
 from mano.products import product
 from mano.scales import add_up_sampled, down_sample, weight_gradient
@@ -45,7 +46,6 @@ def tiled_multipole(
     window: int,
     eps: float,
     keep: bool,
-    fuse: bool,
 ) -> list[Tensor]:
     """Return R_0, then what the backward pass needs: X_1, X_2, ..., R_1, R_2, ... and the attention probabilities.
 
@@ -63,9 +63,18 @@ def tiled_multipole(
         heads: attention heads.
         window: side of a window, in cells, and distance between windows.
         eps: of the LayerNorms.
-        keep: whether to keep the attention probabilities; without, the backward pass computes them anew.
-        fuse: whether to compile what lies between the matrix products of a chunk into few loops (torch's inductor).
+        keep: whether to keep the attention probabilities, which compiled code never does; without, the backward pass
+            computes them anew.
     """
+    code = _code(x_BHWC, norms, qkv, out, bias, down, up, heads, window)
+    if code is not None:
+        xs = [x_BHWC.contiguous()]
+        for _ in level_weights:
+            xs.append(code.down_sample(xs[-1], down))
+        results, _ = code.attention(xs, None, norms, qkv, out, bias, eps)
+        for l in reversed(range(len(level_weights))):
+            code.add_up_sampled(results[l], results[l + 1], up * level_weights[l].to(up.dtype))
+        return [results[0], *xs[1:], *results[1:], _room(xs, heads, window, False)]
     with torch.autocast("cpu", enabled=False):
         down = down.contiguous(memory_format=torch.channels_last)  # as convolutions want it
         xs = [x_BHWC]
@@ -78,8 +87,8 @@ def tiled_multipole(
         kept = _room(xs, heads, window, keep)
         for chunk, place in chunks.window_chunks(tokens, TOKENS_PER_THREAD * torch.get_num_threads()):
             mask_PM = None if real is None else chunks.gather(real, chunk, True).view(window**2, -1)
-            y_TC = _form(_normalise, fuse)(chunks.gather(tokens, chunk, 0), norms, eps)[-1][0]
-            o_AEPM, p_APPM = _form(attend, fuse)(_project(y_TC, qkv, heads, window), mask_PM)
+            y_TC = _normalise(chunks.gather(tokens, chunk, 0), norms, eps)[-1][0]
+            o_AEPM, p_APPM = attend(_project(y_TC, qkv, heads, window), mask_PM)
             if keep:
                 kept[..., place] = p_APPM[..., : place.stop - place.start]
             out_CT = product(out, o_AEPM.view(-1, len(y_TC)).t()).add_(bias[:, None])
@@ -107,7 +116,6 @@ def tiled_multipole_backward(
     heads: int,
     window: int,
     eps: float,
-    fuse: bool,
 ) -> list[Tensor]:
     """Return the gradients by X_0 and by ``norms`` ... ``level_weights``, in this order, as one list.
 
@@ -116,8 +124,23 @@ def tiled_multipole_backward(
         xs: X_0, X_1, ...
         coarse: R_1, R_2, ...
         kept: the attention probabilities, (A, P, P, windows).
-        norms, qkv, out, bias, down, up, level_weights, heads, window, eps, fuse: as in :func:`tiled_multipole`.
+        norms, qkv, out, bias, down, up, level_weights, heads, window, eps: as in :func:`tiled_multipole`.
     """
+    code = None if kept.numel() else _code(grad_BHWC, norms, qkv, out, bias, down, up, heads, window)
+    if code is not None:
+        grads, d_down, d_up = [grad_BHWC.contiguous()], torch.zeros_like(down), torch.zeros_like(up)
+        d_level_weights = torch.zeros_like(level_weights)
+        for l, level_weight in enumerate(level_weights.to(up.dtype)):
+            d_scaled = code.weight_gradient(coarse[l], grads[l])
+            d_level_weights[l] = (d_scaled * up).sum()
+            d_up += d_scaled * level_weight
+            grads.append(code.down_sample(grads[l], up * level_weight))
+        xs = [x.contiguous() for x in xs]
+        results, found = code.attention(xs, grads, norms, qkv, out, bias, eps)
+        for l in reversed(range(len(level_weights))):
+            d_down += code.weight_gradient(results[l + 1], xs[l])
+            code.add_up_sampled(results[l], results[l + 1], down)
+        return [results[0], *found, d_down, d_up, d_level_weights]
     # What is summed over chunks and levels is summed in float32 at least.
     d_norms = [torch.zeros_like(w, dtype=wide_dtype(w.dtype)) for w in norms]
     d_qkv, d_out_FC, d_bias, d_down, d_up, d_level_weights = (
@@ -144,7 +167,7 @@ def tiled_multipole_backward(
             added = len(x_TC) // window**2 - (place.stop - place.start)
             p_APPM = F.pad(kept[..., place], (0, added)) if kept.numel() else None
             weights = norms, qkv, qkv_CF, out_FC
-            d_TC = _chunk_backward(g_TC, x_TC, mask_PM, p_APPM, *weights, heads, window, eps, fuse, totals)
+            d_TC = _chunk_backward(g_TC, x_TC, mask_PM, p_APPM, *weights, heads, window, eps, totals)
             chunks.scatter(d_TC, outputs, chunk)
         results = chunks.crop(results, xs)
         for l in reversed(range(len(level_weights))):
@@ -167,23 +190,22 @@ def _chunk_backward(
     heads: int,
     window: int,
     eps: float,
-    fuse: bool,
     totals: tuple[list[Tensor], Tensor, Tensor, Tensor],
 ) -> Tensor:
     """Return the gradient by ``x_TC`` and add those by the weights to ``totals``."""
     d_norms, d_qkv, d_out_FC, d_bias = totals
-    steps = [(x_TC,), *_form(_normalise, fuse)(x_TC, norms, eps)]
+    steps = [(x_TC,), *_normalise(x_TC, norms, eps)]
     y_TC = steps[-1][0]
     qkv_3AEPM = _project(y_TC, qkv, heads, window)
     if p_APPM is None:
-        o_AEPM, p_APPM = _form(attend, fuse)(qkv_3AEPM, mask_PM)
+        o_AEPM, p_APPM = attend(qkv_3AEPM, mask_PM)
     else:
-        o_AEPM = _form(average, fuse)(p_APPM, qkv_3AEPM[2])
+        o_AEPM = average(p_APPM, qkv_3AEPM[2])
     d_out_FC += product(o_AEPM.view(-1, len(y_TC)), g_TC.t())
     d_bias += g_TC.sum(0)
     do_AEPM = product(out_FC, g_TC).view_as(o_AEPM)
     del o_AEPM
-    dqkv_FT = _form(attend_backward, fuse)(do_AEPM, qkv_3AEPM, p_APPM).view(-1, len(y_TC))
+    dqkv_FT = attend_backward(do_AEPM, qkv_3AEPM, p_APPM).view(-1, len(y_TC))
     del do_AEPM, qkv_3AEPM, p_APPM
     d_qkv += product(dqkv_FT, y_TC.t())
     # Copied as (P, M, C): torch copies transposed matrices with one thread.
@@ -198,23 +220,24 @@ def _chunk_backward(
 
 
 @tiled_multipole.register_fake
-def _(x_BHWC, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep, fuse):
+def _(x_BHWC, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep):
     b, h, w, c = x_BHWC.shape
     grids = level_grids((h, w), window, down.shape[-1], len(level_weights) + 1)
+    keep = keep and _code(x_BHWC, norms, qkv, out, bias, down, up, heads, window) is None
     results = [x_BHWC.new_empty(b, *grid, c) for grid in (*grids, *grids[1:])]
     return [*results, _room(results[: len(grids)], heads, window, keep)]
 
 
 @tiled_multipole_backward.register_fake
-def _(grad_BHWC, xs, coarse, kept, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, fuse):
+def _(grad_BHWC, xs, coarse, kept, norms, qkv, out, bias, down, up, level_weights, heads, window, eps):
     return [w.new_empty(w.shape) for w in (xs[0], *norms, qkv, out, bias, down, up, level_weights)]
 
 
 def _save(ctx, inputs, output):
-    x_BHWC, norms, *weights, heads, window, eps, _, fuse = inputs
+    x_BHWC, norms, *weights, heads, window, eps, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x_BHWC, *output[1:], *norms, *weights)
-    ctx.sizes = len(output) // 2 - 1, len(norms), heads, window, eps, fuse
+    ctx.sizes = len(output) // 2 - 1, len(norms), heads, window, eps
 
 
 def _backward(ctx, grads):
@@ -225,14 +248,14 @@ def _backward(ctx, grads):
     grad = torch.zeros_like(xs[0]) if grads[0] is None else grads[0]
     found = tiled_multipole_backward(grad, xs, results, kept, weights[:n], *weights[n:], *options)
     scales = found[-3:] if coarse else [None] * 3  # with one level there is neither D nor U
-    return found[0], found[1 : n + 1], *found[n + 1 : -3], *scales, None, None, None, None, None
+    return found[0], found[1 : n + 1], *found[n + 1 : -3], *scales, None, None, None, None
 
 
 tiled_multipole.register_autograd(_backward, setup_context=_save)
 
 
 @register_flop_formula(torch.ops.mano.tiled_multipole, get_raw=True)
-def _flops(x, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep, fuse, *, out_val=None) -> int:
+def _flops(x, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep, *, out_val=None) -> int:
     xs = [x, *out_val[1 : len(out_val) // 2]]
     return _attention_flops(xs, qkv, window, 4, 2) + 2 * _scaling_flops(xs, down)
 
@@ -251,6 +274,26 @@ def _attention_flops(xs, qkv: Tensor, window: int, projections: int, attentions:
 
 def _scaling_flops(xs, down: Tensor) -> int:
     return sum(2 * x[..., 0].numel() * down.numel() for x in xs[1:])
+
+
+def _code(
+    x: Tensor,
+    norms: list[Tensor],
+    qkv: Tensor,
+    out: Tensor,
+    bias: Tensor,
+    down: Tensor,
+    up: Tensor,
+    heads: int,
+    window: int,
+) -> native.Code | None:
+    """Return compiled code for tensors that fit together, if it can be had."""
+    c, rate = x.shape[-1], down.shape[-1]
+    shapes = [(len(qkv), c), (c, len(qkv) // 3), (c,), (c, c, rate, rate), (c, c, rate, rate), *[(c,)] * len(norms)]
+    weights = [qkv, out, bias, down, up, *norms]
+    if any(w.shape != shape or w.dtype != x.dtype for w, shape in zip(weights, shapes, strict=True)):
+        return None
+    return native.code(native.Kind(x.dtype, c, heads, len(qkv) // 3 // heads, window, rate, len(norms) // 2))
 
 
 def _room(xs: Sequence[Tensor], heads: int, window: int, keep: bool) -> Tensor:
@@ -272,13 +315,3 @@ def _normalise(x_TC: Tensor, norms: Sequence[Tensor], eps: float) -> list[tuple[
 def _project(y_TC: Tensor, qkv: Tensor, heads: int, window: int) -> Tensor:
     """Return queries, keys and values of a chunk, (3, A, E, P, M)."""
     return product(qkv, y_TC).view(3, heads, -1, window**2, len(y_TC) // window**2)
-
-
-@functools.cache
-def _compiled(step: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(step, dynamic=True)
-
-
-def _form(step: Callable[..., Any], fuse: bool) -> Callable[..., Any]:
-    """Return a step between matrix products as a few compiled loops, for chunks of any size, or as it is."""
-    return _compiled(step) if fuse else step

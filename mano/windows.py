@@ -45,8 +45,6 @@ def attend_backward(grad_AEPM: Tensor, qkv_3AEPM: Tensor, p_APPM: Tensor, keep_A
         d *= keep_APPM
     d = torch._softmax_backward_data(d, p_APPM, 2, d.dtype).mul_(q.shape[1] ** -0.5)
     factors = (d, k), (d.transpose(1, 2), q), (kept.transpose(1, 2), grad_AEPM)
-    if torch.compiler.is_compiling():  # fused with what it stacks; parts written one by one would be copied
-        return torch.stack([_over_keys(*pair, torch.empty_like(grad_AEPM)) for pair in factors])
     out = torch.empty_like(qkv_3AEPM)
     for pair, part in zip(factors, out, strict=True):
         _over_keys(*pair, part)

@@ -1,4 +1,4 @@
-"""Multipole attention equals its equations, on any grid."""
+"""Multipole attention equals its equations, on any grid, in both its forms."""
 
 import copy
 
@@ -32,6 +32,7 @@ def module(dim=8, heads=2, seed=0, **options):
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("form")
 def test_equals_the_equations(grid, options):
     fast = module(**options)
     most = len(fast.grids(grid))

@@ -82,7 +82,7 @@ def test_kept_probabilities_change_no_gradient(grid, window):
     found = []
     for keep in (True, False):
         args = operands(grid, window)
-        output = tiled_multipole(*args, keep, False)
+        output = tiled_multipole(*args, keep)
         assert (output[-1].numel() > 0) == keep
         output[0].square().sum().backward()
         found.append([output[0], args[0].grad, *(w.grad for w in (*args[1], *args[2:8]))])
@@ -91,19 +91,5 @@ def test_kept_probabilities_change_no_gradient(grid, window):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_fused_steps_compute_the_same(keep):
-    found = []
-    for fuse in (True, False):
-        args = operands((7, 10), 2)
-        output = tiled_multipole(*args, keep, fuse)
-        output[0].square().sum().backward()
-        found.append([output[0], args[0].grad, *(w.grad for w in (*args[1], *args[2:8]))])
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("keep", [True, False])
 def test_shapes_are_known_without_computing(keep):
-    torch.library.opcheck(
-        tiled_multipole, (*operands((7, 8), 2), keep, False), test_utils=("test_schema", "test_faketensor")
-    )
+    torch.library.opcheck(tiled_multipole, (*operands((7, 8), 2), keep), test_utils=("test_schema", "test_faketensor"))

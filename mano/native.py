@@ -1,0 +1,242 @@
+"""Multipole attention compiled for one kind of layer: ``tiles.cpp``, built at first use by the machine's C++ compiler.
+
+The compiler is ``$CXX``, or ``c++``. What it builds, in two seconds or three, is kept in ``$ATTN_BENCH_CACHE/kernels``,
+or where the platform keeps caches, under a name that stands for the source, the compiler and the processor. Where
+there is no compiler, one warning says so, and :mod:`mano.tiles` computes the same with torch, more slowly.
+
+Axes in names: B batch, H W grid, C channels, F = heads * head_dim.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shlex
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mano.levels import ceil_div
+
+SOURCE = Path(__file__).with_name("tiles.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
+REALS = {torch.float32: "float", torch.float64: "double"}
+REGISTER_BYTES = 64
+"""Channels must fill the widest vector registers there are."""
+MAX_WINDOW, MAX_CHANNELS = 4, 256
+"""Beyond these the numbers of a tile no longer stay in cache."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the code is compiled for.
+
+    Attributes:
+        dtype: of all tensors.
+        channels: C.
+        heads, head_dim: attention heads, and the channels of one.
+        window: side of a window, and distance between windows.
+        rate: factor between the grids of two levels.
+        norms: LayerNorms, one after the other; 1 or 2.
+    """
+
+    dtype: torch.dtype
+    channels: int
+    heads: int
+    head_dim: int
+    window: int
+    rate: int
+    norms: int
+
+    def served(self) -> bool:
+        """Tell whether the code is made for such a layer."""
+        widest = max(self.channels, self.heads * self.head_dim)
+        return (
+            self.dtype in REALS
+            and self.channels % (REGISTER_BYTES // self.dtype.itemsize) == 0
+            and widest <= MAX_CHANNELS
+            and self.window <= MAX_WINDOW
+        )
+
+    def macros(self) -> list[str]:
+        values = {
+            "REAL": REALS[self.dtype],
+            "CHANNELS": self.channels,
+            "HEADS": self.heads,
+            "HEAD_DIM": self.head_dim,
+            "WINDOW": self.window,
+            "RATE": self.rate,
+            "NORMS": self.norms,
+        }
+        return [f"-D{name}={value}" for name, value in values.items()]
+
+
+class _Level(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "grad", "out")),
+        *((name, ctypes.c_int64) for name in ("height", "width")),
+    )
+
+
+class _Scales(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("coarse", "fine")),
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width")),
+    )
+
+
+class Code:
+    """The compiled functions, on contiguous tensors of the kind's dtype; torch's number of threads share the work."""
+
+    def __init__(self, kind: Kind, path: Path) -> None:
+        self.kind, self._library = kind, ctypes.CDLL(str(path))
+        self._library.scratch_bytes.restype = ctypes.c_int64
+        real = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[kind.dtype]
+        names = ("norms", "qkv", "out_CF", "out_FC", "bias")
+        fields = [*((name, ctypes.c_void_p) for name in names), ("eps", real)]
+        self._weights = type("_Weights", (ctypes.Structure,), {"_fields_": fields})
+
+    def attention(
+        self,
+        xs: Sequence[Tensor],
+        grads: Sequence[Tensor] | None,
+        norms: Sequence[Tensor],
+        qkv: Tensor,
+        out: Tensor,
+        bias: Tensor,
+        eps: float,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the attention of all levels, (B, H, W, C) each, and nothing.
+
+        With gradients by it: the gradients by ``xs``, and those by ``norms``, ``qkv``, ``out`` and ``bias``.
+        """
+        results = [torch.empty_like(x) for x in xs]
+        levels = (_Level * len(xs))()
+        for level, x, grad, result in zip(levels, xs, grads or [None] * len(xs), results, strict=True):
+            level.x, level.grad, level.out = x.data_ptr(), None if grad is None else grad.data_ptr(), result.data_ptr()
+            level.height, level.width = x.shape[1:3]
+        norms_NC = torch.stack(list(norms))
+        held = norms_NC, qkv.contiguous(), out.contiguous(), out.t().contiguous(), bias.contiguous()
+        weights = self._weights(*(w.data_ptr() for w in held), eps)
+        threads = torch.get_num_threads()
+        backward = grads is not None
+        scratch = torch.empty(threads * self._library.scratch_bytes(int(backward)), dtype=torch.uint8)
+        sizes = [norms_NC.numel(), qkv.numel(), out.numel(), bias.numel()]
+        sums = qkv.new_zeros(threads, sum(sizes)) if backward else None
+        self._library.attention(
+            levels,
+            ctypes.c_int64(len(xs)),
+            ctypes.c_int64(len(xs[0])),
+            ctypes.byref(weights),
+            ctypes.c_void_p(scratch.data_ptr()),
+            None if sums is None else ctypes.c_void_p(sums.data_ptr()),
+            threads,
+        )
+        if sums is None:
+            return results, []
+        d_norms, d_qkv, d_out, d_bias = sums.sum(0).split(sizes)
+        d_out = d_out.view(out.t().shape).t().contiguous()
+        return results, [
+            *(d.clone() for d in d_norms.view(len(norms), -1)),
+            d_qkv.view_as(qkv).clone(),
+            d_out,
+            d_bias.clone(),
+        ]
+
+    def down_sample(self, fine_BHWC: Tensor, weight: Tensor) -> Tensor:
+        """Return D x, as :func:`mano.scales.down_sample`."""
+        b, h, w, _ = fine_BHWC.shape
+        coarse = fine_BHWC.new_empty(b, ceil_div(h, self.kind.rate), ceil_div(w, self.kind.rate), self.kind.channels)
+        self._scale(self._library.down_sample, coarse, fine_BHWC, weight.permute(2, 3, 1, 0).contiguous())
+        return coarse
+
+    def add_up_sampled(self, fine_BHWC: Tensor, coarse_BHWC: Tensor, weight: Tensor) -> None:
+        """Add U x to ``fine_BHWC`` in place, as :func:`mano.scales.add_up_sampled`."""
+        self._scale(self._library.add_up_sampled, coarse_BHWC, fine_BHWC, weight.permute(0, 2, 3, 1).contiguous())
+
+    def weight_gradient(self, coarse_BHWC: Tensor, fine_BHWC: Tensor) -> Tensor:
+        """Return the gradient by the weight of sum(coarse * D fine), as :func:`mano.scales.weight_gradient`."""
+        c, rate = self.kind.channels, self.kind.rate
+        sums = fine_BHWC.new_zeros(torch.get_num_threads(), rate, rate, c, c)
+        self._scale(self._library.weight_gradient, coarse_BHWC, fine_BHWC, sums)
+        return sums.sum(0).permute(3, 2, 0, 1)
+
+    def _scale(self, function: ctypes._FuncPtr, coarse: Tensor, fine: Tensor, weight: Tensor) -> None:
+        grids = _Scales(coarse.data_ptr(), fine.data_ptr(), *fine.shape[:3])
+        function(ctypes.byref(grids), ctypes.c_void_p(weight.data_ptr()), torch.get_num_threads())
+
+
+@functools.cache
+def code(kind: Kind) -> Code | None:
+    """Return the code for a kind of layer, built if need be; None if it is not served or cannot be built."""
+    if not kind.served():
+        return None
+    try:
+        return Code(kind, _build(kind))
+    except (OSError, subprocess.SubprocessError) as error:
+        _warn(_reason(error))
+        return None
+
+
+def _build(kind: Kind) -> Path:
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    # What the compiler predefines names it and the processor's instructions.
+    asked = subprocess.run(
+        [*compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull], check=True, capture_output=True, timeout=60
+    )
+    arguments = [*FLAGS, *kind.macros()]
+    parts = (SOURCE.read_bytes(), asked.stdout, " ".join(arguments).encode())
+    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
+    folder = _folder()
+    path = folder / f"mano-{name}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as built:
+            target = Path(built) / path.name
+            subprocess.run(
+                [*compiler, *arguments, str(SOURCE), "-o", str(target)], check=True, capture_output=True, timeout=600
+            )
+            target.replace(path)
+    return path
+
+
+def _folder() -> Path:
+    """Return where to keep what is built; for this process alone if nothing can be kept."""
+    import platformdirs
+
+    given = os.environ.get("ATTN_BENCH_CACHE") or platformdirs.user_cache_dir("attn-bench")
+    folder = Path(given) / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(_own_folder().name)
+
+
+@functools.cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="mano-kernels-")
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"multipole attention runs on torch's operations, several times slower: no compiled code ({reason}); "
+        "install a C++ compiler (g++ 12 or clang 15, or newer) with OpenMP, or name it in CXX",
+        stacklevel=2,
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        return next((line for line in lines if "error" in line), lines[-1] if lines else f"exit {error.returncode}")
+    return str(error)

@@ -1,0 +1,495 @@
+// Multipole attention whose windows tile the grids, a few windows at a time from first to last, in one thread's cache.
+//
+// Compiled for one kind of attention: REAL, CHANNELS (C), HEADS (A), HEAD_DIM (E), WINDOW (K), RATE and NORMS are
+// macros. F = A * E, P = K * K cells of a window, T tokens of a tile: those of the same cell of LANES windows lie side
+// by side, so that every step of the attention itself is one for as many windows as a vector register holds.
+// Matrices are named with their axes, as in Python: y_TC has T rows of C numbers.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__AVX512F__)
+constexpr int BYTES = 64, COLUMNS = 4;  // of a vector register; registers beside each other in a block of a product
+#elif defined(__AVX__)
+constexpr int BYTES = 32, COLUMNS = 2;
+#else
+constexpr int BYTES = 16, COLUMNS = 2;
+#endif
+
+using real = REAL;
+constexpr int ROWS = 6;  // of a block of a product: ROWS x COLUMNS sums stay in registers
+constexpr int LANES = BYTES / sizeof(real);
+constexpr int C = CHANNELS, A = HEADS, E = HEAD_DIM, F = A * E, K = WINDOW, P = K * K, T = P * LANES;
+constexpr int CV = C / LANES;
+static_assert(C % LANES == 0);
+
+typedef real vec __attribute__((vector_size(BYTES)));
+typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
+
+static inline vec load(const real* from) { return *reinterpret_cast<const unaligned*>(from); }
+static inline void store(real* to, vec x) { *reinterpret_cast<unaligned*>(to) = x; }
+static inline vec all(real x) { return x - vec{}; }
+
+// ---- Products ------------------------------------------------------------------------------------------------------
+
+// c (+)= a b for I rows and V registers of columns; a(i, k) is a[i * AI + k * AK].
+template <int I, int V, int AI, int AK, int LDB, int LDC, bool ADD>
+static inline void block(int64_t depth, const real* a, const real* b, real* c) {
+    vec sums[I][V];
+#pragma GCC unroll 8
+    for (int i = 0; i < I; i++)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) sums[i][v] = ADD ? load(c + i * LDC + v * LANES) : vec{};
+    for (int64_t k = 0; k < depth; k++, a += AK, b += LDB) {
+        vec row[V];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) row[v] = load(b + v * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < I; i++) {
+            const vec x = all(a[i * AI]);
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) sums[i][v] += x * row[v];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < I; i++)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) store(c + i * LDC + v * LANES, sums[i][v]);
+}
+
+template <int V, int AI, int AK, int LDB, int LDC, bool ADD>
+static inline void strip(int64_t rows, int64_t depth, const real* a, const real* b, real* c) {
+    int64_t i = 0;
+    for (; i + ROWS <= rows; i += ROWS) block<ROWS, V, AI, AK, LDB, LDC, ADD>(depth, a + i * AI, b, c + i * LDC);
+    a += i * AI, c += i * LDC;
+    switch (rows - i) {
+        case 5: block<5, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
+        case 4: block<4, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
+        case 3: block<3, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
+        case 2: block<2, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
+        case 1: block<1, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
+    }
+}
+
+// c (+)= a b: rows x columns, the columns a multiple of LANES.
+template <int AI, int AK, int LDB, int LDC, bool ADD>
+static inline void multiply(int64_t rows, int64_t columns, int64_t depth, const real* a, const real* b, real* c) {
+    int64_t left = columns / LANES;
+    for (; left >= COLUMNS; left -= COLUMNS, b += COLUMNS * LANES, c += COLUMNS * LANES)
+        strip<COLUMNS, AI, AK, LDB, LDC, ADD>(rows, depth, a, b, c);
+    switch (left) {
+        case 3: strip<3, AI, AK, LDB, LDC, ADD>(rows, depth, a, b, c); break;
+        case 2: strip<2, AI, AK, LDB, LDC, ADD>(rows, depth, a, b, c); break;
+        case 1: strip<1, AI, AK, LDB, LDC, ADD>(rows, depth, a, b, c); break;
+    }
+}
+
+// ---- Steps inside a tile -------------------------------------------------------------------------------------------
+
+template <int S, size_t... J>
+static inline vec lower(vec a, vec b, std::index_sequence<J...>) {
+    return __builtin_shufflevector(a, b, (J & S ? LANES + J - S : J)...);
+}
+
+template <int S, size_t... J>
+static inline vec upper(vec a, vec b, std::index_sequence<J...>) {
+    return __builtin_shufflevector(a, b, (J & S ? LANES + J : J + S)...);
+}
+
+template <int S>
+static inline void exchange(vec (&rows)[LANES]) {
+    if constexpr (S < LANES) {
+        constexpr auto lanes = std::make_index_sequence<LANES>{};
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+            if (i & S) continue;
+            const vec a = rows[i], b = rows[i + S];
+            rows[i] = lower<S>(a, b, lanes), rows[i + S] = upper<S>(a, b, lanes);
+        }
+        exchange<2 * S>(rows);
+    }
+}
+
+static inline void transpose(const real* from_TC, real* to_CT) {
+    for (int t = 0; t < T; t += LANES)
+        for (int c = 0; c < C; c += LANES) {
+            vec rows[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) rows[i] = load(from_TC + (t + i) * C + c);
+            exchange<1>(rows);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) store(to_CT + (c + i) * T + t, rows[i]);
+        }
+}
+
+template <int S, size_t... J>
+static inline real total(vec x, std::index_sequence<J...> lanes) {
+    if constexpr (S < LANES)
+        return total<2 * S>(x + __builtin_shufflevector(x, x, (J ^ S)...), lanes);
+    else
+        return x[0];
+}
+
+static inline real total(vec x) { return total<1>(x, std::make_index_sequence<LANES>{}); }
+
+template <int N>
+static inline real total(const vec (&x)[N]) {
+    vec sum = x[0];
+    for (int v = 1; v < N; v++) sum += x[v];
+    return total(sum);
+}
+
+using integer = std::conditional_t<sizeof(real) == 4, int32_t, int64_t>;
+typedef integer integers __attribute__((vector_size(BYTES)));
+
+// e^x for x <= 0; one unit in the last place or two.
+static inline vec exponential(vec x) {
+    if constexpr (sizeof(real) == 4) {
+        x = x < -87.0f ? all(-87.0f) : x;
+        const vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounded
+        const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+        vec y = 1.0f / 5040 + 0 * r;
+        for (const float factor : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) y = y * r + factor;
+        const integers power = (__builtin_convertvector(n, integers) + 127) << 23;
+        vec scale;
+        std::memcpy(&scale, &power, BYTES);
+        return y * scale;
+    } else {
+        for (int i = 0; i < LANES; i++) x[i] = std::exp(x[i]);
+        return x;
+    }
+}
+
+struct Moments {
+    real mean, rate;  // rate is 1 / deviation
+};
+
+static inline Moments moments(const vec (&x)[CV], real eps) {
+    const real mean = total(x) / C;
+    vec squares = vec{};
+    for (int v = 0; v < CV; v++) squares += (x[v] - mean) * (x[v] - mean);
+    return {mean, 1 / std::sqrt(total(squares) / C + eps)};
+}
+
+static inline void normalise(vec (&x)[CV], Moments m, const real* weight, const real* bias) {
+    for (int v = 0; v < CV; v++)
+        x[v] = (x[v] - m.mean) * m.rate * load(weight + v * LANES) + load(bias + v * LANES);
+}
+
+// Turn the gradient by a LayerNorm's result into that by its input, and add those by weight and bias.
+static inline void normalise_backward(
+    vec (&d)[CV], const vec (&x)[CV], Moments m, const real* weight, real* d_weight, real* d_bias
+) {
+    vec unit[CV], sum = vec{}, dot = vec{};
+    for (int v = 0; v < CV; v++) {
+        unit[v] = (x[v] - m.mean) * m.rate;
+        store(d_weight + v * LANES, load(d_weight + v * LANES) + d[v] * unit[v]);
+        store(d_bias + v * LANES, load(d_bias + v * LANES) + d[v]);
+        d[v] *= load(weight + v * LANES);
+        sum += d[v], dot += d[v] * unit[v];
+    }
+    const real mean = total(sum) / C, along = total(dot) / C;
+    for (int v = 0; v < CV; v++) d[v] = (d[v] - mean - unit[v] * along) * m.rate;
+}
+
+// ---- Levels and tiles ----------------------------------------------------------------------------------------------
+
+struct Level {
+    const real *x, *grad;
+    real* out;
+    int64_t height, width;
+
+    int64_t down() const { return (height + K - 1) / K; }
+    int64_t right() const { return (width + K - 1) / K; }
+};
+
+struct Weights {
+    const real *norms, *qkv_3FC, *out_CF, *out_FC, *bias;  // norms: weight, bias of each LayerNorm
+    real eps;
+};
+
+// Where the tokens of LANES windows are, counted over all levels.
+struct Tile {
+    int64_t offset[T];  // of a token in its level; -1 where there is none
+    const Level* level[LANES];
+    bool masked;      // whether a window reaches beyond its grid
+    vec real_cells[P];  // 1 where there is a cell to attend to; lanes without a window count as full
+
+    Tile(const Level* levels, int64_t count, int64_t batch, int64_t first) : masked(false) {
+        int64_t l = 0, before = 0;
+        for (int m = 0; m < LANES; m++) {
+            int64_t index = first + m - before;
+            while (l < count && index >= batch * levels[l].down() * levels[l].right()) {
+                index -= batch * levels[l].down() * levels[l].right();
+                before = first + m - index;
+                l++;
+            }
+            level[m] = levels + l;
+            for (int p = 0; p < P; p++) {
+                offset[p * LANES + m] = -1;
+                real_cells[p][m] = 1;
+            }
+            if (l == count) continue;
+            const int64_t h = levels[l].height, w = levels[l].width, right = levels[l].right();
+            const int64_t row = index / right, b = row / levels[l].down();
+            const int64_t i = (row - b * levels[l].down()) * K, j = (index - row * right) * K;
+            for (int p = 0; p < P; p++)
+                if (i + p / K < h && j + p % K < w)
+                    offset[p * LANES + m] = ((b * h + i + p / K) * w + j + p % K) * C;
+                else
+                    real_cells[p][m] = 0, masked = true;
+        }
+    }
+};
+
+struct Scratch {
+    real y_TC[T * C], y_CT[C * T], qkv_3FT[3 * F * T], o_FT[F * T], out_TC[T * C];
+    Moments moments[NORMS][T];
+};
+
+struct ScratchBackward : Scratch {
+    real g_TC[T * C], g_CT[C * T], do_FT[F * T], dqkv_3FT[3 * F * T];
+};
+
+// Gradients by the weights.
+struct Gradients {
+    real norms[2 * NORMS * C], qkv_3FC[3 * F * C], out_FC[F * C], bias[C];
+};
+
+// y_TC, y_CT and qkv_3FT of a tile.
+static inline void project(const Tile& tile, const Weights& weights, Scratch& s) {
+    for (int t = 0; t < T; t++) {
+        vec x[CV];
+        for (int v = 0; v < CV; v++) x[v] = vec{};
+        if (tile.offset[t] >= 0) {
+            const real* from = tile.level[t % LANES]->x + tile.offset[t];
+            for (int v = 0; v < CV; v++) x[v] = load(from + v * LANES);
+            for (int n = 0; n < NORMS; n++) {
+                const Moments m = s.moments[n][t] = moments(x, weights.eps);
+                normalise(x, m, weights.norms + 2 * n * C, weights.norms + (2 * n + 1) * C);
+            }
+        }
+        for (int v = 0; v < CV; v++) store(s.y_TC + t * C + v * LANES, x[v]);
+    }
+    transpose(s.y_TC, s.y_CT);
+    multiply<C, 1, T, T, false>(3 * F, T, C, weights.qkv_3FC, s.y_CT, s.qkv_3FT);
+}
+
+// sums(i, j) of a cell i of the first and a cell j of the second: over the channels of a head.
+template <int N>
+static inline void over_channels(const real* a_EP, const real* b_EP, int first, vec (&sums)[N][P]) {
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < P; j++) sums[i][j] = vec{};
+    for (int e = 0; e < E; e++, a_EP += T, b_EP += T) {
+        vec b[P];
+#pragma GCC unroll 16
+        for (int j = 0; j < P; j++) b[j] = load(b_EP + j * LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < N; i++) {
+            const vec a = load(a_EP + (first + i) * LANES);
+#pragma GCC unroll 16
+            for (int j = 0; j < P; j++) sums[i][j] += a * b[j];
+        }
+    }
+}
+
+// out(i) = sum over j of p(i, j) x(j), for every channel of a head; p(j, i) where ACROSS.
+template <bool ACROSS>
+static inline void over_cells(const vec (&p)[P][P], const real* x_EP, real* out_EP) {
+    for (int e = 0; e < E; e++, x_EP += T, out_EP += T) {
+        vec x[P];
+#pragma GCC unroll 16
+        for (int j = 0; j < P; j++) x[j] = load(x_EP + j * LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < P; i++) {
+            vec sum = vec{};
+#pragma GCC unroll 16
+            for (int j = 0; j < P; j++) sum += (ACROSS ? p[j][i] : p[i][j]) * x[j];
+            store(out_EP + i * LANES, sum);
+        }
+    }
+}
+
+constexpr int STEP = P <= 4 ? P : 1;  // rows of scores at a time: their sums stay in registers
+
+static inline void products(const real* a_EP, const real* b_EP, vec (&p)[P][P]) {
+    for (int i = 0; i < P; i += STEP) over_channels<STEP>(a_EP, b_EP, i, *reinterpret_cast<vec(*)[STEP][P]>(&p[i]));
+}
+
+static inline void softmax(const Tile& tile, vec (&p)[P][P]) {
+    const real scale = 1 / std::sqrt(real(E));
+    for (int i = 0; i < P; i++) {
+        if (tile.masked)
+            for (int j = 0; j < P; j++) p[i][j] = tile.real_cells[j] > 0 ? p[i][j] : all(-INFINITY);
+        vec most = p[i][0], sum = vec{};
+        for (int j = 1; j < P; j++) most = p[i][j] > most ? p[i][j] : most;
+        for (int j = 0; j < P; j++) {
+            p[i][j] = exponential((p[i][j] - most) * scale);
+            if (tile.masked) p[i][j] *= tile.real_cells[j];
+            sum += p[i][j];
+        }
+        const vec factor = 1 / sum;
+        for (int j = 0; j < P; j++) p[i][j] *= factor;
+    }
+}
+
+static inline void forward_tile(const Tile& tile, const Weights& weights, Scratch& s) {
+    project(tile, weights, s);
+    for (int a = 0; a < A; a++) {
+        const real *q = s.qkv_3FT + a * E * T, *k = q + F * T, *v = k + F * T;
+        vec p[P][P];
+        products(q, k, p);
+        softmax(tile, p);
+        over_cells<false>(p, v, s.o_FT + a * E * T);
+    }
+    multiply<1, T, C, C, false>(T, C, F, s.o_FT, weights.out_FC, s.out_TC);
+    for (int t = 0; t < T; t++) {
+        if (tile.offset[t] < 0) continue;
+        real* to = tile.level[t % LANES]->out + tile.offset[t];
+        for (int c = 0; c < C; c += LANES) store(to + c, load(s.out_TC + t * C + c) + load(weights.bias + c));
+    }
+}
+
+static inline void backward_tile(const Tile& tile, const Weights& weights, ScratchBackward& s, Gradients& sums) {
+    project(tile, weights, s);
+    for (int t = 0; t < T; t++)
+        for (int c = 0; c < C; c += LANES) {
+            const bool is = tile.offset[t] >= 0;
+            const vec g = is ? load(tile.level[t % LANES]->grad + tile.offset[t] + c) : vec{};
+            store(s.g_TC + t * C + c, g);
+            store(sums.bias + c, load(sums.bias + c) + g);
+        }
+    transpose(s.g_TC, s.g_CT);
+    multiply<1, F, T, T, false>(F, T, C, weights.out_CF, s.g_CT, s.do_FT);
+    for (int a = 0; a < A; a++) {
+        const int64_t at = a * E * T;
+        const real *q = s.qkv_3FT + at, *k = q + F * T, *v = k + F * T;
+        vec p[P][P], d[P][P];
+        products(q, k, p);
+        softmax(tile, p);
+        over_cells<false>(p, v, s.o_FT + at);
+        products(s.do_FT + at, v, d);
+        over_cells<true>(p, s.do_FT + at, s.dqkv_3FT + 2 * F * T + at);
+        const real scale = 1 / std::sqrt(real(E));
+        for (int i = 0; i < P; i++) {
+            vec sum = vec{};
+            for (int j = 0; j < P; j++) sum += p[i][j] * d[i][j];
+            for (int j = 0; j < P; j++) d[i][j] = p[i][j] * (d[i][j] - sum) * scale;
+        }
+        over_cells<false>(d, k, s.dqkv_3FT + at);
+        over_cells<true>(d, q, s.dqkv_3FT + F * T + at);
+    }
+    multiply<T, 1, C, C, true>(F, C, T, s.o_FT, s.g_TC, sums.out_FC);
+    multiply<T, 1, C, C, true>(3 * F, C, T, s.dqkv_3FT, s.y_TC, sums.qkv_3FC);
+    multiply<1, T, C, C, false>(T, C, 3 * F, s.dqkv_3FT, weights.qkv_3FC, s.out_TC);
+    for (int t = 0; t < T; t++) {
+        if (tile.offset[t] < 0) continue;
+        const Level& level = *tile.level[t % LANES];
+        vec x[NORMS][CV], d[CV];
+        for (int v = 0; v < CV; v++) {
+            d[v] = load(s.out_TC + t * C + v * LANES);
+            x[0][v] = load(level.x + tile.offset[t] + v * LANES);
+        }
+        for (int n = 1; n < NORMS; n++) {
+            for (int v = 0; v < CV; v++) x[n][v] = x[n - 1][v];
+            normalise(x[n], s.moments[n - 1][t], weights.norms + 2 * (n - 1) * C, weights.norms + (2 * n - 1) * C);
+        }
+        for (int n = NORMS - 1; n >= 0; n--) {
+            const int64_t at = 2 * n * C;
+            normalise_backward(d, x[n], s.moments[n][t], weights.norms + at, sums.norms + at, sums.norms + at + C);
+        }
+        for (int v = 0; v < CV; v++) store(level.out + tile.offset[t] + v * LANES, d[v]);
+    }
+}
+
+// ---- D and U -------------------------------------------------------------------------------------------------------
+
+struct Scales {
+    const real *coarse, *fine;
+    int64_t batch, height, width;  // of the fine grid
+
+    int64_t down() const { return (height + RATE - 1) / RATE; }
+    int64_t right() const { return (width + RATE - 1) / RATE; }
+    // Rows of the fine grid in a row of the coarse one.
+    int64_t rows(int64_t row) const {
+        const int64_t left = height - row % down() * RATE;
+        return left < RATE ? left : RATE;
+    }
+    int64_t fine_row(int64_t row) const { return (row / down() * height + row % down() * RATE) * width * C; }
+};
+
+extern "C" {
+
+int64_t scratch_bytes(int backward) { return backward ? sizeof(ScratchBackward) : sizeof(Scratch); }
+
+// Without sums: the results of all levels. With sums, one of each thread: the gradients by the levels.
+void attention(
+    const Level* levels, int64_t count, int64_t batch, const Weights* weights, void* scratch, Gradients* sums, int threads
+) {
+    int64_t windows = 0;
+    for (int64_t l = 0; l < count; l++) windows += batch * levels[l].down() * levels[l].right();
+    const int64_t tiles = (windows + LANES - 1) / LANES;
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int n = 0; n < threads; n++)
+        for (int64_t i = tiles * n / threads; i < tiles * (n + 1) / threads; i++) {
+            const Tile tile(levels, count, batch, i * LANES);
+            if (sums)
+                backward_tile(tile, *weights, static_cast<ScratchBackward*>(scratch)[n], sums[n]);
+            else
+                forward_tile(tile, *weights, static_cast<Scratch*>(scratch)[n]);
+        }
+}
+
+// coarse = D fine; weight is (RATE, RATE, C of the fine grid, C).
+void down_sample(const Scales* grids, const real* weight, int threads) {
+    const Scales g = *grids;
+    const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        real* to = const_cast<real*>(g.coarse) + row * g.right() * C;
+        std::memset(to, 0, g.right() * C * sizeof(real));
+        for (int64_t r = 0; r < g.rows(row); r++) {
+            const real *from = g.fine + g.fine_row(row) + r * g.width * C, *w = weight + r * RATE * C * C;
+            multiply<RATE * C, 1, C, C, true>(whole, C, RATE * C, from, w, to);
+            if (rest) multiply<RATE * C, 1, C, C, true>(1, C, rest * C, from + whole * RATE * C, w, to + whole * C);
+        }
+    }
+}
+
+// fine += U coarse; weight is (C, RATE, RATE, C of the fine grid).
+void add_up_sampled(const Scales* grids, const real* weight, int threads) {
+    const Scales g = *grids;
+    const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
+    constexpr int S = RATE * C;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const real* from = g.coarse + row * g.right() * C;
+        for (int64_t r = 0; r < g.rows(row); r++) {
+            real* to = const_cast<real*>(g.fine) + g.fine_row(row) + r * g.width * C;
+            multiply<C, 1, RATE * S, S, true>(whole, S, C, from, weight + r * S, to);
+            if (rest) multiply<C, 1, RATE * S, S, true>(1, rest * C, C, from + whole * C, weight + r * S, to + whole * S);
+        }
+    }
+}
+
+// Gradient by the weight of sum(coarse * D fine), of each thread: (threads, RATE, RATE, C of the fine grid, C).
+void weight_gradient(const Scales* grids, real* out, int threads) {
+    const Scales g = *grids;
+    const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
+    constexpr int S = RATE * C;
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int n = 0; n < threads; n++)
+        for (int64_t row = rows * n / threads; row < rows * (n + 1) / threads; row++) {
+            const real* b = g.coarse + row * g.right() * C;
+            for (int64_t r = 0; r < g.rows(row); r++) {
+                const real* a = g.fine + g.fine_row(row) + r * g.width * C;
+                real* to = out + (n * RATE + r) * S * C;
+                multiply<1, S, C, C, true>(S, C, whole, a, b, to);
+                if (rest) multiply<1, S, C, C, true>(rest * C, C, 1, a + whole * S, b + whole * C, to);
+            }
+        }
+}
+}
