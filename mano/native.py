@@ -4,7 +4,8 @@ The compiler is ``$CXX``, or ``c++``. What it builds, in two seconds or three, i
 or where the platform keeps caches, under a name that stands for the source, the compiler and the processor. Where
 there is no compiler, one warning says so, and :mod:`mano.tiles` computes the same with torch, more slowly.
 
-Axes in names: B batch, H W grid, C channels, F = heads * head_dim.
+Axes in names: B batch, H W grid, C channels, O those of the coarse grid, F = heads * head_dim, K x K cells that a
+coarse cell becomes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch import Tensor
 from mano.levels import ceil_div
 
 SOURCE = Path(__file__).with_name("tiles.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 REALS = {torch.float32: "float", torch.float64: "double"}
 REGISTER_BYTES = 64
 """Channels must fill the widest vector registers there are."""
@@ -151,23 +152,23 @@ class Code:
             d_bias.clone(),
         ]
 
-    def down_sample(self, fine_BHWC: Tensor, weight: Tensor) -> Tensor:
-        """Return D x, as :func:`mano.scales.down_sample`."""
+    def down_sample(self, fine_BHWC: Tensor, weight_KKCO: Tensor) -> Tensor:
+        """Return D x; the weights' axes are the fine cells of a coarse one, fine and coarse channels."""
         b, h, w, _ = fine_BHWC.shape
         coarse = fine_BHWC.new_empty(b, ceil_div(h, self.kind.rate), ceil_div(w, self.kind.rate), self.kind.channels)
-        self._scale(self._library.down_sample, coarse, fine_BHWC, weight.permute(2, 3, 1, 0).contiguous())
+        self._scale(self._library.down_sample, coarse, fine_BHWC, weight_KKCO.contiguous())
         return coarse
 
-    def add_up_sampled(self, fine_BHWC: Tensor, coarse_BHWC: Tensor, weight: Tensor) -> None:
-        """Add U x to ``fine_BHWC`` in place, as :func:`mano.scales.add_up_sampled`."""
-        self._scale(self._library.add_up_sampled, coarse_BHWC, fine_BHWC, weight.permute(0, 2, 3, 1).contiguous())
+    def add_up_sampled(self, fine_BHWC: Tensor, coarse_BHWO: Tensor, weight_OKKC: Tensor) -> None:
+        """Add U x to ``fine_BHWC`` in place; the weights' axes are coarse channels, fine cells, fine channels."""
+        self._scale(self._library.add_up_sampled, coarse_BHWO, fine_BHWC, weight_OKKC.contiguous())
 
-    def weight_gradient(self, coarse_BHWC: Tensor, fine_BHWC: Tensor) -> Tensor:
-        """Return the gradient by the weight of sum(coarse * D fine), as :func:`mano.scales.weight_gradient`."""
+    def weight_gradient(self, coarse_BHWO: Tensor, fine_BHWC: Tensor) -> Tensor:
+        """Return the gradient by the weight of sum(coarse * D fine), which is sum(fine * U coarse): (K, K, C, O)."""
         c, rate = self.kind.channels, self.kind.rate
         sums = fine_BHWC.new_zeros(torch.get_num_threads(), rate, rate, c, c)
-        self._scale(self._library.weight_gradient, coarse_BHWC, fine_BHWC, sums)
-        return sums.sum(0).permute(3, 2, 0, 1)
+        self._scale(self._library.weight_gradient, coarse_BHWO, fine_BHWC, sums)
+        return sums.sum(0)
 
     def _scale(self, function: ctypes._FuncPtr, coarse: Tensor, fine: Tensor, weight: Tensor) -> None:
         grids = _Scales(coarse.data_ptr(), fine.data_ptr(), *fine.shape[:3])

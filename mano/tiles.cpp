@@ -5,6 +5,7 @@
 // by side, so that every step of the attention itself is one for as many windows as a vector register holds.
 // Matrices are named with their axes, as in Python: y_TC has T rows of C numbers.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -23,7 +24,6 @@ using real = REAL;
 constexpr int ROWS = 6;  // of a block of a product: ROWS x COLUMNS sums stay in registers
 constexpr int LANES = BYTES / sizeof(real);
 constexpr int C = CHANNELS, A = HEADS, E = HEAD_DIM, F = A * E, K = WINDOW, P = K * K, T = P * LANES;
-constexpr int CV = C / LANES;
 static_assert(C % LANES == 0);
 
 typedef real vec __attribute__((vector_size(BYTES)));
@@ -35,25 +35,31 @@ static inline vec all(real x) { return x - vec{}; }
 
 // ---- Products ------------------------------------------------------------------------------------------------------
 
+// What a product sums over: inner numbers, outer times, the factors apart by so much.
+struct Depth {
+    int64_t inner, outer = 1, a_apart = 0, b_apart = 0;
+};
+
 // c (+)= a b for I rows and V registers of columns; a(i, k) is a[i * AI + k * AK].
 template <int I, int V, int AI, int AK, int LDB, int LDC, bool ADD>
-static inline void block(int64_t depth, const real* a, const real* b, real* c) {
+static inline void block(Depth depth, const real* a, const real* b, real* c) {
     vec sums[I][V];
 #pragma GCC unroll 8
     for (int i = 0; i < I; i++)
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) sums[i][v] = ADD ? load(c + i * LDC + v * LANES) : vec{};
-    for (int64_t k = 0; k < depth; k++, a += AK, b += LDB) {
-        vec row[V];
+    for (int64_t n = 0; n < depth.outer; n++, a += depth.a_apart, b += depth.b_apart)
+        for (int64_t k = 0; k < depth.inner; k++) {
+            vec row[V];
 #pragma GCC unroll 8
-        for (int v = 0; v < V; v++) row[v] = load(b + v * LANES);
+            for (int v = 0; v < V; v++) row[v] = load(b + k * LDB + v * LANES);
 #pragma GCC unroll 8
-        for (int i = 0; i < I; i++) {
-            const vec x = all(a[i * AI]);
+            for (int i = 0; i < I; i++) {
+                const vec x = all(a[i * AI + k * AK]);
 #pragma GCC unroll 8
-            for (int v = 0; v < V; v++) sums[i][v] += x * row[v];
+                for (int v = 0; v < V; v++) sums[i][v] += x * row[v];
+            }
         }
-    }
 #pragma GCC unroll 8
     for (int i = 0; i < I; i++)
 #pragma GCC unroll 8
@@ -61,11 +67,10 @@ static inline void block(int64_t depth, const real* a, const real* b, real* c) {
 }
 
 template <int V, int AI, int AK, int LDB, int LDC, bool ADD>
-static inline void strip(int64_t rows, int64_t depth, const real* a, const real* b, real* c) {
-    int64_t i = 0;
-    for (; i + ROWS <= rows; i += ROWS) block<ROWS, V, AI, AK, LDB, LDC, ADD>(depth, a + i * AI, b, c + i * LDC);
-    a += i * AI, c += i * LDC;
-    switch (rows - i) {
+static inline void strip(int64_t rows, Depth depth, const real* a, const real* b, real* c) {
+    for (; rows >= ROWS; rows -= ROWS, a += ROWS * AI, c += ROWS * LDC)
+        block<ROWS, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c);
+    switch (rows) {
         case 5: block<5, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
         case 4: block<4, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
         case 3: block<3, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
@@ -76,7 +81,7 @@ static inline void strip(int64_t rows, int64_t depth, const real* a, const real*
 
 // c (+)= a b: rows x columns, the columns a multiple of LANES.
 template <int AI, int AK, int LDB, int LDC, bool ADD>
-static inline void multiply(int64_t rows, int64_t columns, int64_t depth, const real* a, const real* b, real* c) {
+static inline void multiply(int64_t rows, int64_t columns, Depth depth, const real* a, const real* b, real* c) {
     int64_t left = columns / LANES;
     for (; left >= COLUMNS; left -= COLUMNS, b += COLUMNS * LANES, c += COLUMNS * LANES)
         strip<COLUMNS, AI, AK, LDB, LDC, ADD>(rows, depth, a, b, c);
@@ -113,33 +118,17 @@ static inline void exchange(vec (&rows)[LANES]) {
     }
 }
 
-static inline void transpose(const real* from_TC, real* to_CT) {
-    for (int t = 0; t < T; t += LANES)
-        for (int c = 0; c < C; c += LANES) {
+template <int R, int N>
+static inline void transpose(const real* from_RN, real* to_NR) {
+    for (int r = 0; r < R; r += LANES)
+        for (int n = 0; n < N; n += LANES) {
             vec rows[LANES];
 #pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) rows[i] = load(from_TC + (t + i) * C + c);
+            for (int i = 0; i < LANES; i++) rows[i] = load(from_RN + (r + i) * N + n);
             exchange<1>(rows);
 #pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) store(to_CT + (c + i) * T + t, rows[i]);
+            for (int i = 0; i < LANES; i++) store(to_NR + (n + i) * R + r, rows[i]);
         }
-}
-
-template <int S, size_t... J>
-static inline real total(vec x, std::index_sequence<J...> lanes) {
-    if constexpr (S < LANES)
-        return total<2 * S>(x + __builtin_shufflevector(x, x, (J ^ S)...), lanes);
-    else
-        return x[0];
-}
-
-static inline real total(vec x) { return total<1>(x, std::make_index_sequence<LANES>{}); }
-
-template <int N>
-static inline real total(const vec (&x)[N]) {
-    vec sum = x[0];
-    for (int v = 1; v < N; v++) sum += x[v];
-    return total(sum);
 }
 
 using integer = std::conditional_t<sizeof(real) == 4, int32_t, int64_t>;
@@ -163,36 +152,50 @@ static inline vec exponential(vec x) {
     }
 }
 
-struct Moments {
-    real mean, rate;  // rate is 1 / deviation
-};
-
-static inline Moments moments(const vec (&x)[CV], real eps) {
-    const real mean = total(x) / C;
-    vec squares = vec{};
-    for (int v = 0; v < CV; v++) squares += (x[v] - mean) * (x[v] - mean);
-    return {mean, 1 / std::sqrt(total(squares) / C + eps)};
-}
-
-static inline void normalise(vec (&x)[CV], Moments m, const real* weight, const real* bias) {
-    for (int v = 0; v < CV; v++)
-        x[v] = (x[v] - m.mean) * m.rate * load(weight + v * LANES) + load(bias + v * LANES);
+// One LayerNorm of every token: the unit vectors before weight and bias, 1 / deviation, and the result, which may be
+// where the input was.
+static inline void normalise(
+    const real* x_CT, const real* weight, const real* bias, real eps, real* unit_CT, vec (&rate)[P], real* y_CT
+) {
+    vec mean[P], squares[P];
+    for (int p = 0; p < P; p++) mean[p] = squares[p] = vec{};
+    for (int c = 0; c < C; c++)
+        for (int p = 0; p < P; p++) mean[p] += load(x_CT + c * T + p * LANES);
+    for (int p = 0; p < P; p++) mean[p] *= real(1) / C;
+    for (int c = 0; c < C; c++)
+        for (int p = 0; p < P; p++) {
+            const vec x = load(x_CT + c * T + p * LANES) - mean[p];
+            squares[p] += x * x;
+        }
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < LANES; m++) rate[p][m] = 1 / std::sqrt(squares[p][m] / C + eps);
+    for (int c = 0; c < C; c++)
+        for (int p = 0; p < P; p++) {
+            const int at = c * T + p * LANES;
+            const vec unit = (load(x_CT + at) - mean[p]) * rate[p];
+            store(unit_CT + at, unit);
+            store(y_CT + at, unit * weight[c] + bias[c]);
+        }
 }
 
 // Turn the gradient by a LayerNorm's result into that by its input, and add those by weight and bias.
 static inline void normalise_backward(
-    vec (&d)[CV], const vec (&x)[CV], Moments m, const real* weight, real* d_weight, real* d_bias
+    real* d_CT, const real* unit_CT, const vec (&rate)[P], const real* weight, vec* d_weight, vec* d_bias
 ) {
-    vec unit[CV], sum = vec{}, dot = vec{};
-    for (int v = 0; v < CV; v++) {
-        unit[v] = (x[v] - m.mean) * m.rate;
-        store(d_weight + v * LANES, load(d_weight + v * LANES) + d[v] * unit[v]);
-        store(d_bias + v * LANES, load(d_bias + v * LANES) + d[v]);
-        d[v] *= load(weight + v * LANES);
-        sum += d[v], dot += d[v] * unit[v];
-    }
-    const real mean = total(sum) / C, along = total(dot) / C;
-    for (int v = 0; v < CV; v++) d[v] = (d[v] - mean - unit[v] * along) * m.rate;
+    vec mean[P], along[P];
+    for (int p = 0; p < P; p++) mean[p] = along[p] = vec{};
+    for (int c = 0; c < C; c++)
+        for (int p = 0; p < P; p++) {
+            const vec d = load(d_CT + c * T + p * LANES), product = d * load(unit_CT + c * T + p * LANES);
+            d_bias[c] += d, d_weight[c] += product;
+            mean[p] += d * weight[c], along[p] += product * weight[c];
+        }
+    for (int p = 0; p < P; p++) mean[p] *= real(1) / C, along[p] *= real(1) / C;
+    for (int c = 0; c < C; c++)
+        for (int p = 0; p < P; p++) {
+            const int at = c * T + p * LANES;
+            store(d_CT + at, (load(d_CT + at) * weight[c] - mean[p] - load(unit_CT + at) * along[p]) * rate[p]);
+        }
 }
 
 // ---- Levels and tiles ----------------------------------------------------------------------------------------------
@@ -246,12 +249,13 @@ struct Tile {
 };
 
 struct Scratch {
-    real y_TC[T * C], y_CT[C * T], qkv_3FT[3 * F * T], o_FT[F * T], out_TC[T * C];
-    Moments moments[NORMS][T];
+    real x_TC[T * C], x_CT[C * T], unit_CT[NORMS][C * T], qkv_3FT[3 * F * T], o_FT[F * T];
+    vec rate[NORMS][P];
 };
 
 struct ScratchBackward : Scratch {
-    real g_TC[T * C], g_CT[C * T], do_FT[F * T], dqkv_3FT[3 * F * T];
+    real y_TC[T * C], g_TC[T * C], g_CT[C * T], do_FT[F * T], dqkv_3FT[3 * F * T];
+    vec d_norms[2 * NORMS * C];
 };
 
 // Gradients by the weights.
@@ -259,23 +263,31 @@ struct Gradients {
     real norms[2 * NORMS * C], qkv_3FC[3 * F * C], out_FC[F * C], bias[C];
 };
 
-// y_TC, y_CT and qkv_3FT of a tile.
-static inline void project(const Tile& tile, const Weights& weights, Scratch& s) {
-    for (int t = 0; t < T; t++) {
-        vec x[CV];
-        for (int v = 0; v < CV; v++) x[v] = vec{};
-        if (tile.offset[t] >= 0) {
-            const real* from = tile.level[t % LANES]->x + tile.offset[t];
-            for (int v = 0; v < CV; v++) x[v] = load(from + v * LANES);
-            for (int n = 0; n < NORMS; n++) {
-                const Moments m = s.moments[n][t] = moments(x, weights.eps);
-                normalise(x, m, weights.norms + 2 * n * C, weights.norms + (2 * n + 1) * C);
-            }
-        }
-        for (int v = 0; v < CV; v++) store(s.y_TC + t * C + v * LANES, x[v]);
+// Copy the tokens of a tile; zero where there is none.
+static inline void gather(const Tile& tile, const real* Level::*from, real* to_TC) {
+    for (int t = 0; t < T; t++, to_TC += C) {
+        if (tile.offset[t] < 0)
+            std::memset(to_TC, 0, C * sizeof(real));
+        else
+            std::memcpy(to_TC, tile.level[t % LANES]->*from + tile.offset[t], C * sizeof(real));
     }
-    transpose(s.y_TC, s.y_CT);
-    multiply<C, 1, T, T, false>(3 * F, T, C, weights.qkv_3FC, s.y_CT, s.qkv_3FT);
+}
+
+static inline void scatter(const Tile& tile, const real* from_TC) {
+    for (int t = 0; t < T; t++, from_TC += C)
+        if (tile.offset[t] >= 0)
+            std::memcpy(tile.level[t % LANES]->out + tile.offset[t], from_TC, C * sizeof(real));
+}
+
+// Normalised tokens, in place of x_CT, and qkv_3FT of a tile.
+static inline void project(const Tile& tile, const Weights& weights, Scratch& s) {
+    gather(tile, &Level::x, s.x_TC);
+    transpose<T, C>(s.x_TC, s.x_CT);
+    for (int n = 0; n < NORMS; n++) {
+        const real *weight = weights.norms + 2 * n * C, *bias = weight + C;
+        normalise(s.x_CT, weight, bias, weights.eps, s.unit_CT[n], s.rate[n], s.x_CT);
+    }
+    multiply<C, 1, T, T, false>(3 * F, T, {C}, weights.qkv_3FC, s.x_CT, s.qkv_3FT);
 }
 
 // sums(i, j) of a cell i of the first and a cell j of the second: over the channels of a head.
@@ -345,25 +357,22 @@ static inline void forward_tile(const Tile& tile, const Weights& weights, Scratc
         softmax(tile, p);
         over_cells<false>(p, v, s.o_FT + a * E * T);
     }
-    multiply<1, T, C, C, false>(T, C, F, s.o_FT, weights.out_FC, s.out_TC);
-    for (int t = 0; t < T; t++) {
-        if (tile.offset[t] < 0) continue;
-        real* to = tile.level[t % LANES]->out + tile.offset[t];
-        for (int c = 0; c < C; c += LANES) store(to + c, load(s.out_TC + t * C + c) + load(weights.bias + c));
-    }
+    for (int t = 0; t < T; t++) std::memcpy(s.x_TC + t * C, weights.bias, C * sizeof(real));
+    multiply<1, T, C, C, true>(T, C, {F}, s.o_FT, weights.out_FC, s.x_TC);
+    scatter(tile, s.x_TC);
 }
 
 static inline void backward_tile(const Tile& tile, const Weights& weights, ScratchBackward& s, Gradients& sums) {
     project(tile, weights, s);
-    for (int t = 0; t < T; t++)
-        for (int c = 0; c < C; c += LANES) {
-            const bool is = tile.offset[t] >= 0;
-            const vec g = is ? load(tile.level[t % LANES]->grad + tile.offset[t] + c) : vec{};
-            store(s.g_TC + t * C + c, g);
-            store(sums.bias + c, load(sums.bias + c) + g);
-        }
-    transpose(s.g_TC, s.g_CT);
-    multiply<1, F, T, T, false>(F, T, C, weights.out_CF, s.g_CT, s.do_FT);
+    transpose<C, T>(s.x_CT, s.y_TC);
+    gather(tile, &Level::grad, s.g_TC);
+    for (int c = 0; c < C; c += LANES) {
+        vec sum = load(sums.bias + c);
+        for (int t = 0; t < T; t++) sum += load(s.g_TC + t * C + c);
+        store(sums.bias + c, sum);
+    }
+    transpose<T, C>(s.g_TC, s.g_CT);
+    multiply<1, F, T, T, false>(F, T, {C}, weights.out_CF, s.g_CT, s.do_FT);
     for (int a = 0; a < A; a++) {
         const int64_t at = a * E * T;
         const real *q = s.qkv_3FT + at, *k = q + F * T, *v = k + F * T;
@@ -382,27 +391,15 @@ static inline void backward_tile(const Tile& tile, const Weights& weights, Scrat
         over_cells<false>(d, k, s.dqkv_3FT + at);
         over_cells<true>(d, q, s.dqkv_3FT + F * T + at);
     }
-    multiply<T, 1, C, C, true>(F, C, T, s.o_FT, s.g_TC, sums.out_FC);
-    multiply<T, 1, C, C, true>(3 * F, C, T, s.dqkv_3FT, s.y_TC, sums.qkv_3FC);
-    multiply<1, T, C, C, false>(T, C, 3 * F, s.dqkv_3FT, weights.qkv_3FC, s.out_TC);
-    for (int t = 0; t < T; t++) {
-        if (tile.offset[t] < 0) continue;
-        const Level& level = *tile.level[t % LANES];
-        vec x[NORMS][CV], d[CV];
-        for (int v = 0; v < CV; v++) {
-            d[v] = load(s.out_TC + t * C + v * LANES);
-            x[0][v] = load(level.x + tile.offset[t] + v * LANES);
-        }
-        for (int n = 1; n < NORMS; n++) {
-            for (int v = 0; v < CV; v++) x[n][v] = x[n - 1][v];
-            normalise(x[n], s.moments[n - 1][t], weights.norms + 2 * (n - 1) * C, weights.norms + (2 * n - 1) * C);
-        }
-        for (int n = NORMS - 1; n >= 0; n--) {
-            const int64_t at = 2 * n * C;
-            normalise_backward(d, x[n], s.moments[n][t], weights.norms + at, sums.norms + at, sums.norms + at + C);
-        }
-        for (int v = 0; v < CV; v++) store(level.out + tile.offset[t] + v * LANES, d[v]);
+    multiply<T, 1, C, C, true>(F, C, {T}, s.o_FT, s.g_TC, sums.out_FC);
+    multiply<T, 1, C, C, true>(3 * F, C, {T}, s.dqkv_3FT, s.y_TC, sums.qkv_3FC);
+    multiply<1, C, T, T, false>(C, T, {3 * F}, weights.qkv_3FC, s.dqkv_3FT, s.g_CT);
+    for (int n = NORMS - 1; n >= 0; n--) {
+        vec* const sums = s.d_norms + 2 * n * C;
+        normalise_backward(s.g_CT, s.unit_CT[n], s.rate[n], weights.norms + 2 * n * C, sums, sums + C);
     }
+    transpose<C, T>(s.g_CT, s.g_TC);
+    scatter(tile, s.g_TC);
 }
 
 // ---- D and U -------------------------------------------------------------------------------------------------------
@@ -433,14 +430,20 @@ void attention(
     for (int64_t l = 0; l < count; l++) windows += batch * levels[l].down() * levels[l].right();
     const int64_t tiles = (windows + LANES - 1) / LANES;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int n = 0; n < threads; n++)
-        for (int64_t i = tiles * n / threads; i < tiles * (n + 1) / threads; i++) {
-            const Tile tile(levels, count, batch, i * LANES);
-            if (sums)
-                backward_tile(tile, *weights, static_cast<ScratchBackward*>(scratch)[n], sums[n]);
-            else
-                forward_tile(tile, *weights, static_cast<Scratch*>(scratch)[n]);
+    for (int n = 0; n < threads; n++) {
+        const int64_t begin = tiles * n / threads, end = tiles * (n + 1) / threads;
+        if (!sums) {
+            for (int64_t i = begin; i < end; i++)
+                forward_tile(Tile(levels, count, batch, i * LANES), *weights, static_cast<Scratch*>(scratch)[n]);
+            continue;
         }
+        auto& s = static_cast<ScratchBackward*>(scratch)[n];
+        std::memset(s.d_norms, 0, sizeof s.d_norms);
+        for (int64_t i = begin; i < end; i++)
+            backward_tile(Tile(levels, count, batch, i * LANES), *weights, s, sums[n]);
+        for (int c = 0; c < 2 * NORMS * C; c++)
+            for (int m = 0; m < LANES; m++) sums[n].norms[c] += s.d_norms[c][m];
+    }
 }
 
 // coarse = D fine; weight is (RATE, RATE, C of the fine grid, C).
@@ -453,8 +456,8 @@ void down_sample(const Scales* grids, const real* weight, int threads) {
         std::memset(to, 0, g.right() * C * sizeof(real));
         for (int64_t r = 0; r < g.rows(row); r++) {
             const real *from = g.fine + g.fine_row(row) + r * g.width * C, *w = weight + r * RATE * C * C;
-            multiply<RATE * C, 1, C, C, true>(whole, C, RATE * C, from, w, to);
-            if (rest) multiply<RATE * C, 1, C, C, true>(1, C, rest * C, from + whole * RATE * C, w, to + whole * C);
+            multiply<RATE * C, 1, C, C, true>(whole, C, {RATE * C}, from, w, to);
+            if (rest) multiply<RATE * C, 1, C, C, true>(1, C, {rest * C}, from + whole * RATE * C, w, to + whole * C);
         }
     }
 }
@@ -469,8 +472,8 @@ void add_up_sampled(const Scales* grids, const real* weight, int threads) {
         const real* from = g.coarse + row * g.right() * C;
         for (int64_t r = 0; r < g.rows(row); r++) {
             real* to = const_cast<real*>(g.fine) + g.fine_row(row) + r * g.width * C;
-            multiply<C, 1, RATE * S, S, true>(whole, S, C, from, weight + r * S, to);
-            if (rest) multiply<C, 1, RATE * S, S, true>(1, rest * C, C, from + whole * C, weight + r * S, to + whole * S);
+            multiply<C, 1, RATE * S, S, true>(whole, S, {C}, from, weight + r * S, to);
+            if (rest) multiply<C, 1, RATE * S, S, true>(1, rest * C, {C}, from + whole * C, weight + r * S, to + whole * S);
         }
     }
 }
@@ -480,16 +483,25 @@ void weight_gradient(const Scales* grids, real* out, int threads) {
     const Scales g = *grids;
     const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
     constexpr int S = RATE * C;
+    // Short rows are taken together, where they lie at equal distances: sums are loaded and stored less often.
+    const int64_t together = g.height % RATE ? 1 : std::max<int64_t>(1, 64 / g.right());
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int n = 0; n < threads; n++)
-        for (int64_t row = rows * n / threads; row < rows * (n + 1) / threads; row++) {
+    for (int n = 0; n < threads; n++) {
+        const int64_t end = rows * (n + 1) / threads;
+        for (int64_t row = rows * n / threads, next; row < end; row = next) {
+            next = std::min(row + together, end);
+            const Depth depth{whole, next - row, RATE * g.width * C, g.right() * C};
             const real* b = g.coarse + row * g.right() * C;
             for (int64_t r = 0; r < g.rows(row); r++) {
                 const real* a = g.fine + g.fine_row(row) + r * g.width * C;
                 real* to = out + (n * RATE + r) * S * C;
-                multiply<1, S, C, C, true>(S, C, whole, a, b, to);
-                if (rest) multiply<1, S, C, C, true>(rest * C, C, 1, a + whole * S, b + whole * C, to);
+                multiply<1, S, C, C, true>(S, C, depth, a, b, to);
+                if (rest) {
+                    const Depth edge{1, depth.outer, depth.a_apart, depth.b_apart};
+                    multiply<1, S, C, C, true>(rest * C, C, edge, a + whole * S, b + whole * C, to);
+                }
             }
         }
+    }
 }
 }

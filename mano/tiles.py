@@ -68,12 +68,13 @@ def tiled_multipole(
     """
     code = _code(x_BHWC, norms, qkv, out, bias, down, up, heads, window)
     if code is not None:
+        down_KKCO, up_OKKC = down.permute(2, 3, 1, 0).contiguous(), up.permute(0, 2, 3, 1).contiguous()
         xs = [x_BHWC.contiguous()]
         for _ in level_weights:
-            xs.append(code.down_sample(xs[-1], down))
+            xs.append(code.down_sample(xs[-1], down_KKCO))
         results, _ = code.attention(xs, None, norms, qkv, out, bias, eps)
-        for l in reversed(range(len(level_weights))):
-            code.add_up_sampled(results[l], results[l + 1], up * level_weights[l].to(up.dtype))
+        for l, level_weight in reversed(list(enumerate(level_weights.to(up.dtype)))):
+            code.add_up_sampled(results[l], results[l + 1], up_OKKC * level_weight)
         return [results[0], *xs[1:], *results[1:], _room(xs, heads, window, False)]
     with torch.autocast("cpu", enabled=False):
         down = down.contiguous(memory_format=torch.channels_last)  # as convolutions want it
@@ -128,19 +129,21 @@ def tiled_multipole_backward(
     """
     code = None if kept.numel() else _code(grad_BHWC, norms, qkv, out, bias, down, up, heads, window)
     if code is not None:
-        grads, d_down, d_up = [grad_BHWC.contiguous()], torch.zeros_like(down), torch.zeros_like(up)
+        down_OKKC, up_KKCO = down.permute(0, 2, 3, 1).contiguous(), up.permute(2, 3, 1, 0).contiguous()
+        grads, d_down, d_up = [grad_BHWC.contiguous()], torch.zeros_like(up_KKCO), torch.zeros_like(up_KKCO)
         d_level_weights = torch.zeros_like(level_weights)
         for l, level_weight in enumerate(level_weights.to(up.dtype)):
             d_scaled = code.weight_gradient(coarse[l], grads[l])
-            d_level_weights[l] = (d_scaled * up).sum()
+            d_level_weights[l] = (d_scaled * up_KKCO).sum()
             d_up += d_scaled * level_weight
-            grads.append(code.down_sample(grads[l], up * level_weight))
+            grads.append(code.down_sample(grads[l], up_KKCO * level_weight))
         xs = [x.contiguous() for x in xs]
         results, found = code.attention(xs, grads, norms, qkv, out, bias, eps)
         for l in reversed(range(len(level_weights))):
             d_down += code.weight_gradient(results[l + 1], xs[l])
-            code.add_up_sampled(results[l], results[l + 1], down)
-        return [results[0], *found, d_down, d_up, d_level_weights]
+            code.add_up_sampled(results[l], results[l + 1], down_OKKC)
+        scales = (d.permute(3, 2, 0, 1).contiguous() for d in (d_down, d_up))
+        return [results[0], *found, *scales, d_level_weights]
     # What is summed over chunks and levels is summed in float32 at least.
     d_norms = [torch.zeros_like(w, dtype=wide_dtype(w.dtype)) for w in norms]
     d_qkv, d_out_FC, d_bias, d_down, d_up, d_level_weights = (
