@@ -73,6 +73,9 @@ class Entry(Generic[T]):
         return f"{self.package}=={self.version}+{_source_digest(self.target.partition(':')[0])}"
 
 
+SOURCES = (".py", ".pyx", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp")
+
+
 @cache
 def _source_digest(module: str) -> str:
     # The top-level package stands for the plugin: helpers next to it change results as much as the module itself.
@@ -83,7 +86,8 @@ def _source_digest(module: str) -> str:
     if spec is None or spec.origin is None:
         return "unknown"
     folder = Path(spec.origin).parent
-    files = sorted(folder.rglob("*.py")) if spec.submodule_search_locations or "." in root else [Path(spec.origin)]
+    package = spec.submodule_search_locations or "." in root
+    files = sorted(path for path in folder.rglob("*") if path.suffix in SOURCES) if package else [Path(spec.origin)]
     for file in files:
         digest.update(file.relative_to(folder).as_posix().encode())
         digest.update(file.read_bytes())

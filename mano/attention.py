@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mano import native
 from mano.levels import Grid, LevelWeights, check, level_grids, window_counts
 from mano.overlap import window_attention
 from mano.scales import down_sample, up_sample
@@ -91,6 +92,14 @@ class MultipoleAttention(nn.Module):
     def grids(self, grid: Grid) -> tuple[Grid, ...]:
         """Return the grids of the levels that are used on ``grid``, finest first."""
         return level_grids(grid, self.window_size, self.rate, self.levels)
+
+    def code(self) -> native.Code | None:
+        """Return the compiled code that serves this layer on the CPU (:mod:`mano.native`), or None if there is none."""
+        if self.stride != self.window_size:
+            return None
+        dim, norms = self.norm.normalized_shape[0], 2 if isinstance(self.inner_norm, nn.LayerNorm) else 1
+        sizes = dim, self.heads, self.head_dim, self.window_size, self.rate, norms
+        return native.code(native.Kind(self.to_qkv.weight.dtype, *sizes))
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         grids = self.grids((x_BHWC.shape[1], x_BHWC.shape[2]))

@@ -32,8 +32,8 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-
 REALS = {torch.float32: "float", torch.float64: "double"}
 REGISTER_BYTES = 64
 """Channels must fill the widest vector registers there are."""
-MAX_WINDOW, MAX_CHANNELS = 4, 256
-"""Beyond these the numbers of a tile no longer stay in cache."""
+MAX_WINDOW, MAX_CHANNELS = 4, 512
+"""Beyond these the numbers of a tile, or the weights, no longer stay in cache."""
 
 
 @dataclass(frozen=True)

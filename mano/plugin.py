@@ -107,12 +107,19 @@ class MANOModel(PooledModel):
         return patch_exceeds_grid(_patch(problem, patch_size), problem.grid)
 
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
-        """Return how many levels are used on the problem's grid, and the grid of the coarsest."""
+        """Return how many levels are used on the problem's grid, the grid of the coarsest, and what computes them.
+
+        ``attention`` is ``"compiled"`` or ``"torch"`` (:mod:`mano.native`), on the CPU in float32.
+        """
         from mano.operator import MANO
 
         operator = next(part for part in module.modules() if isinstance(part, MANO))
-        grids = operator.blocks[0].attention.grids(operator.grid)
-        return {"levels": len(grids), "coarsest_grid": list(grids[-1])}
+        attention = operator.blocks[0].attention
+        grids = attention.grids(operator.grid)
+        found: dict[str, Any] = {"levels": len(grids), "coarsest_grid": list(grids[-1])}
+        if attention.to_qkv.weight.device.type == "cpu":
+            found["attention"] = "torch" if attention.code() is None else "compiled"
+        return found
 
 
 def _patch(problem: Problem, patch_size: int | None) -> int:
