@@ -74,8 +74,8 @@ class Uncompiled(nn.Module):
         self.attention = attention
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        # The backward pass follows the forward one: it uses what that has kept.
-        with mock.patch.object(native, "code", lambda kind: None):
+        # The backward pass follows the forward one: it uses the attention probabilities that that has kept.
+        with mock.patch.object(native, "code", return_value=None):
             return self.attention(x_BHWC)
 
 

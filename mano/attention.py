@@ -22,6 +22,11 @@ from mano.windows import SMALL
 MAX_GATES = 32
 
 
+@torch.compiler.assume_constant_result
+def _compiled(dtype: torch.dtype, dim: int, heads: int, head_dim: int, window: int, rate: int, norms: int) -> bool:
+    return native.code(native.Kind(dtype, dim, heads, head_dim, window, rate, norms)) is not None
+
+
 class MultipoleAttention(nn.Module):
     """Map (B, H, W, dim) to (B, H, W, dim) with windows at every scale of the grid, in time linear in H * W.
 
@@ -93,13 +98,11 @@ class MultipoleAttention(nn.Module):
         """Return the grids of the levels that are used on ``grid``, finest first."""
         return level_grids(grid, self.window_size, self.rate, self.levels)
 
-    def code(self) -> native.Code | None:
-        """Return the compiled code that serves this layer on the CPU (:mod:`mano.native`), or None if there is none."""
-        if self.stride != self.window_size:
-            return None
+    def compiled(self, dtype: torch.dtype | None = None) -> bool:
+        """Tell whether compiled code serves this layer on the CPU (:mod:`mano.native`); ``dtype``: the weights'."""
         dim, norms = self.norm.normalized_shape[0], 2 if isinstance(self.inner_norm, nn.LayerNorm) else 1
         sizes = dim, self.heads, self.head_dim, self.window_size, self.rate, norms
-        return native.code(native.Kind(self.to_qkv.weight.dtype, *sizes))
+        return self.stride == self.window_size and _compiled(dtype or self.to_qkv.weight.dtype, *sizes)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         grids = self.grids((x_BHWC.shape[1], x_BHWC.shape[2]))
@@ -132,7 +135,8 @@ class MultipoleAttention(nn.Module):
         x, norms, weights = tensors[0], tensors[1 : len(norms) + 1], tensors[len(norms) + 1 :]
         # For larger windows the probabilities take more room than all else, and a matrix product computes them anew.
         small = self.window_size**2 <= SMALL
-        keep = small and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, gates))
+        differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, gates))
+        keep = small and differentiated and not self.compiled(x.dtype)
         return tiled_multipole(x, norms, *weights, gates, self.heads, self.window_size, self.norm.eps, keep)[0]
 
     def _attend(self, pyramid: list[Tensor], dropping: bool) -> list[Tensor]:

@@ -118,7 +118,7 @@ class MANOModel(PooledModel):
         grids = attention.grids(operator.grid)
         found: dict[str, Any] = {"levels": len(grids), "coarsest_grid": list(grids[-1])}
         if attention.to_qkv.weight.device.type == "cpu":
-            found["attention"] = "torch" if attention.code() is None else "compiled"
+            found["attention"] = "compiled" if attention.compiled() else "torch"
         return found
 
 

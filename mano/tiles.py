@@ -63,10 +63,10 @@ def tiled_multipole(
         heads: attention heads.
         window: side of a window, in cells, and distance between windows.
         eps: of the LayerNorms.
-        keep: whether to keep the attention probabilities, which compiled code never does; without, the backward pass
-            computes them anew.
+        keep: whether to keep the attention probabilities, which compiled code cannot; without, the backward pass
+            computes them anew. Shapes must not depend on more than the arguments: compiled graphs are kept on disk.
     """
-    code = _code(x_BHWC, norms, qkv, out, bias, down, up, heads, window)
+    code = None if keep else _code(x_BHWC, norms, qkv, out, bias, down, up, heads, window)
     if code is not None:
         down_KKCO, up_OKKC = down.permute(2, 3, 1, 0).contiguous(), up.permute(0, 2, 3, 1).contiguous()
         xs = [x_BHWC.contiguous()]
@@ -226,7 +226,6 @@ def _chunk_backward(
 def _(x_BHWC, norms, qkv, out, bias, down, up, level_weights, heads, window, eps, keep):
     b, h, w, c = x_BHWC.shape
     grids = level_grids((h, w), window, down.shape[-1], len(level_weights) + 1)
-    keep = keep and _code(x_BHWC, norms, qkv, out, bias, down, up, heads, window) is None
     results = [x_BHWC.new_empty(b, *grid, c) for grid in (*grids, *grids[1:])]
     return [*results, _room(results[: len(grids)], heads, window, keep)]
 
