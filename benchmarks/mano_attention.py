@@ -4,7 +4,8 @@
 
 Implementations take turns, so that a machine that slows down or speeds up does so for all. Time is the median over the
 rounds; ``times_faster`` is the median over the rounds of the slow reference's time over this one's; memory is the peak
-of one step above weights and inputs. The batch is what fits 32768 points, 20 at most.
+of one step above weights and inputs. The batch is what fits 32768 points, 20 at most. The allocator keeps freed memory,
+as in the cells of a run.
 
 - ``mano unfold``: unfold, attend, fold, one level after the other, as the tests state the equations.
 - ``mano``: ours; on the CPU compiled C++, on CUDA a Triton kernel. ``mano torch.compile``: inside ``torch.compile``.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import os
 import statistics
 import sys
 import time
@@ -35,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attn_bench.execute.local import ALLOCATOR
 from attn_bench.measure.environment import environment
 from attn_bench.measure.flops import count_flops
 from attn_bench.measure.memory import measure_memory
@@ -364,6 +367,8 @@ def main() -> None:
     parser.add_argument("--no-step", action="store_true", help="leave out the training step")
     parser.add_argument("--out", type=Path, help="write table.csv, table.md and cost.png into this folder")
     options = parser.parse_args()
+    if not ALLOCATOR.items() <= os.environ.items():
+        os.execve(sys.executable, sys.orig_argv, os.environ | ALLOCATOR)
     if options.threads:
         torch.set_num_threads(options.threads)
     bandwidth, rate = machine_rates(options.device)
