@@ -1,8 +1,6 @@
-"""Multipole attention compiled for one kind of layer: ``tiles.cpp``, built at first use by the machine's C++ compiler.
+"""Multipole attention compiled for one kind of layer, at its first use (``tiles.cpp``, :mod:`mano.compiler`).
 
-The compiler is ``$CXX``, or ``c++``. What it builds, in two seconds or three, is kept in ``$ATTN_BENCH_CACHE/kernels``,
-or where the platform keeps caches, under a name that stands for the source, the compiler and the processor. Where
-there is no compiler, one warning says so, and :mod:`mano.tiles` computes the same with torch, more slowly.
+Where there is no compiler, one warning says so, and :mod:`mano.tiles` computes the same with torch, more slowly.
 
 Axes in names: B batch, H W grid, C channels, O those of the coarse grid, F = heads * head_dim, K x K cells that a
 coarse cell becomes.
@@ -12,11 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import shlex
-import subprocess
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mano.compiler import BuildError, build
 from mano.levels import ceil_div
 
-SOURCE = Path(__file__).with_name("tiles.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+SOURCES = [Path(__file__).with_name(name) for name in ("tiles.cpp", "registers.h")]
 REALS = {torch.float32: "float", torch.float64: "double"}
 REGISTER_BYTES = 64
 """Channels must fill the widest vector registers there are."""
@@ -97,8 +90,8 @@ class _Scales(ctypes.Structure):
 class Code:
     """The compiled functions, on contiguous tensors of the kind's dtype; torch's number of threads share the work."""
 
-    def __init__(self, kind: Kind, path: Path) -> None:
-        self.kind, self._library = kind, ctypes.CDLL(str(path))
+    def __init__(self, kind: Kind, library: ctypes.CDLL) -> None:
+        self.kind, self._library = kind, library
         self._library.scratch_bytes.restype = ctypes.c_int64
         real = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[kind.dtype]
         names = ("norms", "qkv", "out_CF", "out_FC", "bias")
@@ -181,63 +174,16 @@ def code(kind: Kind) -> Code | None:
     if not kind.served():
         return None
     try:
-        return Code(kind, _build(kind))
-    except (OSError, subprocess.SubprocessError) as error:
-        _warn(_reason(error))
+        return Code(kind, build("mano", SOURCES, kind.macros()))
+    except BuildError as error:
+        _warn(str(error))
         return None
-
-
-def _build(kind: Kind) -> Path:
-    compiler = shlex.split(os.environ.get("CXX") or "c++")
-    # What the compiler predefines names it and the processor's instructions.
-    asked = subprocess.run(
-        [*compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull], check=True, capture_output=True, timeout=60
-    )
-    arguments = [*FLAGS, *kind.macros()]
-    parts = (SOURCE.read_bytes(), asked.stdout, " ".join(arguments).encode())
-    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
-    folder = _folder()
-    path = folder / f"mano-{name}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as built:
-            target = Path(built) / path.name
-            subprocess.run(
-                [*compiler, *arguments, str(SOURCE), "-o", str(target)], check=True, capture_output=True, timeout=600
-            )
-            target.replace(path)
-    return path
-
-
-def _folder() -> Path:
-    """Return where to keep what is built; for this process alone if nothing can be kept."""
-    import platformdirs
-
-    given = os.environ.get("ATTN_BENCH_CACHE") or platformdirs.user_cache_dir("attn-bench")
-    folder = Path(given) / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(_own_folder().name)
-
-
-@functools.cache
-def _own_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="mano-kernels-")
 
 
 @functools.cache
 def _warn(reason: str) -> None:
     warnings.warn(
-        f"multipole attention runs on torch's operations, several times slower: no compiled code ({reason}); "
+        f"multipole attention runs on torch's operations, at two to three times the time: no compiled code ({reason}); "
         "install a C++ compiler (g++ 12 or clang 15, or newer) with OpenMP, or name it in CXX",
         stacklevel=2,
     )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        lines = error.stderr.decode(errors="replace").strip().splitlines()
-        return next((line for line in lines if "error" in line), lines[-1] if lines else f"exit {error.returncode}")
-    return str(error)

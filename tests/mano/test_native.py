@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from mano import MultipoleAttention, native
+from mano import MultipoleAttention, compiler, native
 
 KINDS = [
     {"dim": 64},
@@ -157,14 +157,14 @@ def test_built_once(fresh):
     assert len(list(fresh.iterdir())) == 2
 
 
-@pytest.mark.parametrize(("compiler", "reason"), [("/no/such/c++", "No such file"), ("false", "status 1|exit 1")])
-def test_without_a_compiler(compiler, reason, fresh, monkeypatch):
+@pytest.mark.parametrize(("cxx", "reason"), [("/no/such/c++", "No such file"), ("false", "status 1|exit 1")])
+def test_without_a_compiler(cxx, reason, fresh, monkeypatch):
     torch.manual_seed(0)
     attention, other = MultipoleAttention(16), MultipoleAttention(32)
     x = torch.randn(1, 4, 4, 16)
     want = attention(x)
     native.code.cache_clear()
-    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setenv("CXX", cxx)
     with pytest.warns(UserWarning, match=reason) as said:
         found = attention(x), other(torch.randn(1, 4, 4, 32))
     torch.testing.assert_close(found[0], want)
@@ -174,10 +174,10 @@ def test_without_a_compiler(compiler, reason, fresh, monkeypatch):
 
 
 def test_the_compilers_own_words_are_shown(fresh, monkeypatch, tmp_path):
-    compiler = tmp_path / "c++"
-    compiler.write_text("#!/bin/sh\necho 'warning: odd' >&2\necho 'fatal error: no such option' >&2\nexit 1\n")
-    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("CXX", str(compiler))
+    script = tmp_path / "c++"
+    script.write_text("#!/bin/sh\necho 'warning: odd' >&2\necho 'fatal error: no such option' >&2\nexit 1\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", str(script))
     with pytest.warns(UserWarning, match=r"\(fatal error: no such option\)"):
         MultipoleAttention(16)(torch.randn(1, 4, 4, 16))
 
@@ -188,4 +188,4 @@ def test_a_cache_that_cannot_be_written(fresh, monkeypatch, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         MultipoleAttention(16)(torch.randn(1, 4, 4, 16))
-    assert os.listdir(native._own_folder().name)
+    assert os.listdir(compiler._own_folder().name)

@@ -1,0 +1,150 @@
+// Numbers in the vector registers of the processor, and products of matrices that stay in them.
+//
+// REAL is float or double.
+
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__AVX512F__)
+constexpr int BYTES = 64, COLUMNS = 4;  // of a vector register; registers beside each other in a block of a product
+#elif defined(__AVX__)
+constexpr int BYTES = 32, COLUMNS = 2;
+#else
+constexpr int BYTES = 16, COLUMNS = 2;
+#endif
+
+using real = REAL;
+constexpr int ROWS = 6;  // of a block of a product: ROWS x COLUMNS sums stay in registers
+constexpr int LANES = BYTES / sizeof(real);
+
+typedef real vec __attribute__((vector_size(BYTES)));
+typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
+
+static inline vec load(const real* from) { return *reinterpret_cast<const unaligned*>(from); }
+static inline void store(real* to, vec x) { *reinterpret_cast<unaligned*>(to) = x; }
+static inline vec all(real x) { return x - vec{}; }
+
+using integer = std::conditional_t<sizeof(real) == 4, int32_t, int64_t>;
+typedef integer integers __attribute__((vector_size(BYTES)));
+
+// e^x for x <= 0, in float32 within two units in the last place, and no smaller than e^-87.
+static inline vec exponential(vec x) {
+    if constexpr (sizeof(real) == 4) {
+        x = x < -87.0f ? all(-87.0f) : x;
+        const vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounded
+        const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+        vec y = all(1.0f / 5040);
+        for (const float factor : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) y = y * r + factor;
+        const integers power = (__builtin_convertvector(n, integers) + 127) << 23;
+        vec scale;
+        std::memcpy(&scale, &power, BYTES);
+        return y * scale;
+    } else {
+        for (int i = 0; i < LANES; i++) x[i] = std::exp(x[i]);
+        return x;
+    }
+}
+
+// ---- Transposed copies ----------------------------------------------------------------------------------------------
+
+template <int S, size_t... J>
+static inline vec lower(vec a, vec b, std::index_sequence<J...>) {
+    return __builtin_shufflevector(a, b, (J & S ? LANES + J - S : J)...);
+}
+
+template <int S, size_t... J>
+static inline vec upper(vec a, vec b, std::index_sequence<J...>) {
+    return __builtin_shufflevector(a, b, (J & S ? LANES + J : J + S)...);
+}
+
+template <int S>
+static inline void exchange(vec (&rows)[LANES]) {
+    if constexpr (S < LANES) {
+        constexpr auto lanes = std::make_index_sequence<LANES>{};
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+            if (i & S) continue;
+            const vec a = rows[i], b = rows[i + S];
+            rows[i] = lower<S>(a, b, lanes), rows[i + S] = upper<S>(a, b, lanes);
+        }
+        exchange<2 * S>(rows);
+    }
+}
+
+template <int R, int N>
+static inline void transpose(const real* from_RN, real* to_NR) {
+    for (int r = 0; r < R; r += LANES)
+        for (int n = 0; n < N; n += LANES) {
+            vec rows[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) rows[i] = load(from_RN + (r + i) * N + n);
+            exchange<1>(rows);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) store(to_NR + (n + i) * R + r, rows[i]);
+        }
+}
+
+// ---- Products -------------------------------------------------------------------------------------------------------
+
+// What a product sums over: inner numbers, outer times, the factors apart by so much.
+struct Depth {
+    int64_t inner, outer = 1, a_apart = 0, b_apart = 0;
+};
+
+// c (+)= a b for I rows and V registers of columns; a(i, k) is a[i * AI + k * AK].
+template <int I, int V, int AI, int AK, int LDB, int LDC, bool ADD>
+static inline void block(Depth depth, const real* a, const real* b, real* c) {
+    vec sums[I][V];
+#pragma GCC unroll 8
+    for (int i = 0; i < I; i++)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) sums[i][v] = ADD ? load(c + i * LDC + v * LANES) : vec{};
+    for (int64_t n = 0; n < depth.outer; n++, a += depth.a_apart, b += depth.b_apart)
+        for (int64_t k = 0; k < depth.inner; k++) {
+            vec row[V];
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) row[v] = load(b + k * LDB + v * LANES);
+#pragma GCC unroll 8
+            for (int i = 0; i < I; i++) {
+                const vec x = all(a[i * AI + k * AK]);
+#pragma GCC unroll 8
+                for (int v = 0; v < V; v++) sums[i][v] += x * row[v];
+            }
+        }
+#pragma GCC unroll 8
+    for (int i = 0; i < I; i++)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) store(c + i * LDC + v * LANES, sums[i][v]);
+}
+
+template <int V, int AI, int AK, int LDB, int LDC, bool ADD>
+static inline void strip(int64_t rows, Depth depth, const real* a, const real* b, real* c) {
+    for (; rows >= ROWS; rows -= ROWS, a += ROWS * AI, c += ROWS * LDC)
+        block<ROWS, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c);
+    switch (rows) {
+        case 5: block<5, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
+        case 4: block<4, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
+        case 3: block<3, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
+        case 2: block<2, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
+        case 1: block<1, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c); break;
+    }
+}
+
+// c (+)= a b: rows x columns, the columns a multiple of LANES.
+template <int AI, int AK, int LDB, int LDC, bool ADD>
+static inline void multiply(int64_t rows, int64_t columns, Depth depth, const real* a, const real* b, real* c) {
+    int64_t left = columns / LANES;
+    for (; left >= COLUMNS; left -= COLUMNS, b += COLUMNS * LANES, c += COLUMNS * LANES)
+        strip<COLUMNS, AI, AK, LDB, LDC, ADD>(rows, depth, a, b, c);
+    switch (left) {
+        case 3: strip<3, AI, AK, LDB, LDC, ADD>(rows, depth, a, b, c); break;
+        case 2: strip<2, AI, AK, LDB, LDC, ADD>(rows, depth, a, b, c); break;
+        case 1: strip<1, AI, AK, LDB, LDC, ADD>(rows, depth, a, b, c); break;
+    }
+}
