@@ -184,6 +184,6 @@ def code(kind: Kind) -> Code | None:
 def _warn(reason: str) -> None:
     warnings.warn(
         f"multipole attention runs on torch's operations, at two to three times the time: no compiled code ({reason}); "
-        "install a C++ compiler (g++ 12 or clang 15, or newer) with OpenMP, or name it in CXX",
+        "install a C++ compiler (g++ 12 or clang 14, or newer) with OpenMP, or name it in CXX",
         stacklevel=2,
     )

@@ -129,6 +129,7 @@ def tiled_multipole_backward(
     """
     code = None if kept.numel() else _code(grad_BHWC, norms, qkv, out, bias, down, up, heads, window)
     if code is not None:
+        xs, coarse = [x.contiguous() for x in xs], [x.contiguous() for x in coarse]
         down_OKKC, up_KKCO = down.permute(0, 2, 3, 1).contiguous(), up.permute(2, 3, 1, 0).contiguous()
         grads, d_down, d_up = [grad_BHWC.contiguous()], torch.zeros_like(up_KKCO), torch.zeros_like(up_KKCO)
         d_level_weights = torch.zeros_like(level_weights)
@@ -137,7 +138,6 @@ def tiled_multipole_backward(
             d_level_weights[l] = (d_scaled * up_KKCO).sum()
             d_up += d_scaled * level_weight
             grads.append(code.down_sample(grads[l], up_KKCO * level_weight))
-        xs = [x.contiguous() for x in xs]
         results, found = code.attention(xs, grads, norms, qkv, out, bias, eps)
         for l in reversed(range(len(level_weights))):
             d_down += code.weight_gradient(results[l + 1], xs[l])
