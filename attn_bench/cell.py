@@ -102,9 +102,11 @@ def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
     torch.manual_seed(cell.seed)
     module = build(cell, model, problem)
     _check_output(module, problem, cell)
+    with autocast(cell.device, cell.precision):
+        effective = dict(model.effective(module))
     findings.values |= {
         "parameters": count_parameters(module),
-        "effective": json.loads(json.dumps(dict(model.effective(module)), default=str)),
+        "effective": json.loads(json.dumps(effective, default=str)),
     }
     if cell.training is not None:
         _train_and_evaluate(cell, task, model, problem, module, store, report, findings)

@@ -98,11 +98,15 @@ class MultipoleAttention(nn.Module):
         """Return the grids of the levels that are used on ``grid``, finest first."""
         return level_grids(grid, self.window_size, self.rate, self.levels)
 
-    def compiled(self, dtype: torch.dtype | None = None) -> bool:
-        """Tell whether compiled code serves this layer on the CPU (:mod:`mano.native`); ``dtype``: the weights'."""
+    def compiled(self) -> bool:
+        """Tell whether compiled code serves this layer on the CPU (:mod:`mano.native`), under autocast if that is on.
+
+        Training with dropout takes torch's operations all the same.
+        """
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.to_qkv.weight.dtype
         dim, norms = self.norm.normalized_shape[0], 2 if isinstance(self.inner_norm, nn.LayerNorm) else 1
         sizes = dim, self.heads, self.head_dim, self.window_size, self.rate, norms
-        return self.stride == self.window_size and _compiled(dtype or self.to_qkv.weight.dtype, *sizes)
+        return self.stride == self.window_size and _compiled(dtype, *sizes)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         grids = self.grids((x_BHWC.shape[1], x_BHWC.shape[2]))
@@ -136,7 +140,7 @@ class MultipoleAttention(nn.Module):
         # For larger windows the probabilities take more room than all else, and a matrix product computes them anew.
         small = self.window_size**2 <= SMALL
         differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, gates))
-        keep = small and differentiated and not self.compiled(x.dtype)
+        keep = small and differentiated and not self.compiled()
         return tiled_multipole(x, norms, *weights, gates, self.heads, self.window_size, self.norm.eps, keep)[0]
 
     def _attend(self, pyramid: list[Tensor], dropping: bool) -> list[Tensor]:

@@ -40,8 +40,9 @@ def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.
         target = _run([*compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull], 60)
         parts = (*(source.read_bytes() for source in sources), target, " ".join([*compiler, *FLAGS, *options]).encode())
         digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
-        path = _folder() / f"{name}-{digest}.so"
-        if not path.exists():
+        path = _cache() / f"{name}-{digest}.so"
+        if not _own(path):
+            path = _writable(path.parent) / path.name
             with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
                 built = Path(folder) / path.name
                 _run([*compiler, *FLAGS, *options, str(sources[0]), "-o", str(built)], 600)
@@ -56,15 +57,28 @@ def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.
 
 
 def _run(command: Sequence[str], seconds: float) -> bytes:
-    return subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds).stdout
+    environment = os.environ | {"LC_ALL": "C"}  # errors in English, to find them
+    return subprocess.run(
+        command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds, env=environment
+    ).stdout
 
 
-def _folder() -> Path:
-    """Return where to keep what is built; for this process alone if nothing can be kept."""
+def _cache() -> Path:
     import platformdirs
 
-    given = os.environ.get("ATTN_BENCH_CACHE") or platformdirs.user_cache_dir("attn-bench")
-    folder = Path(given) / "kernels"
+    return Path(os.environ.get("ATTN_BENCH_CACHE") or platformdirs.user_cache_dir("attn-bench")) / "kernels"
+
+
+def _own(path: Path) -> bool:
+    """Tell whether a file is there and the user's, or root's: others' code is not run."""
+    try:
+        return path.stat().st_uid in (0, os.getuid())
+    except OSError:
+        return False
+
+
+def _writable(folder: Path) -> Path:
+    """Return the folder, made if need be; one for this process alone if nothing can be kept there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -2,7 +2,7 @@
 
 Where there is no compiler, one warning says so, and :mod:`mano.tiles` computes the same with torch, more slowly.
 
-Axes in names: B batch, H W grid, C channels, O those of the coarse grid, F = heads * head_dim, K x K cells that a
+Axes in names: B batch, H W grid, C channels, O those of the coarse grid, F = heads * head_dim, N x N cells that a
 coarse cell becomes.
 """
 
@@ -26,7 +26,7 @@ REALS = {torch.float32: "float", torch.float64: "double"}
 REGISTER_BYTES = 64
 """Channels must fill the widest vector registers there are."""
 MAX_WINDOW, MAX_CHANNELS = 4, 512
-"""Beyond these the numbers of a tile, or the weights, no longer stay in cache."""
+"""Larger layers gain little: their time is that of the matrix products."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,13 @@ class _Level(ctypes.Structure):
     )
 
 
+class _Weights(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("norms", "qkv", "out_CF", "out_FC", "bias")),
+        ("eps", ctypes.c_double),
+    )
+
+
 class _Scales(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("coarse", "fine")),
@@ -93,10 +100,6 @@ class Code:
     def __init__(self, kind: Kind, library: ctypes.CDLL) -> None:
         self.kind, self._library = kind, library
         self._library.scratch_bytes.restype = ctypes.c_int64
-        real = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[kind.dtype]
-        names = ("norms", "qkv", "out_CF", "out_FC", "bias")
-        fields = [*((name, ctypes.c_void_p) for name in names), ("eps", real)]
-        self._weights = type("_Weights", (ctypes.Structure,), {"_fields_": fields})
 
     def attention(
         self,
@@ -119,7 +122,7 @@ class Code:
             level.height, level.width = x.shape[1:3]
         norms_NC = torch.stack(list(norms))
         held = norms_NC, qkv.contiguous(), out.contiguous(), out.t().contiguous(), bias.contiguous()
-        weights = self._weights(*(w.data_ptr() for w in held), eps)
+        weights = _Weights(*(w.data_ptr() for w in held), eps)
         threads = torch.get_num_threads()
         backward = grads is not None
         scratch = torch.empty(threads * self._library.scratch_bytes(int(backward)), dtype=torch.uint8)
@@ -145,27 +148,28 @@ class Code:
             d_bias.clone(),
         ]
 
-    def down_sample(self, fine_BHWC: Tensor, weight_KKCO: Tensor) -> Tensor:
+    def down_sample(self, fine_BHWC: Tensor, weight_NNCO: Tensor) -> Tensor:
         """Return D x; the weights' axes are the fine cells of a coarse one, fine and coarse channels."""
         b, h, w, _ = fine_BHWC.shape
         coarse = fine_BHWC.new_empty(b, ceil_div(h, self.kind.rate), ceil_div(w, self.kind.rate), self.kind.channels)
-        self._scale(self._library.down_sample, coarse, fine_BHWC, weight_KKCO.contiguous())
+        self._scale(self._library.down_sample, coarse, fine_BHWC, weight_NNCO, torch.get_num_threads())
         return coarse
 
-    def add_up_sampled(self, fine_BHWC: Tensor, coarse_BHWO: Tensor, weight_OKKC: Tensor) -> None:
+    def add_up_sampled(self, fine_BHWC: Tensor, coarse_BHWO: Tensor, weight_ONNC: Tensor) -> None:
         """Add U x to ``fine_BHWC`` in place; the weights' axes are coarse channels, fine cells, fine channels."""
-        self._scale(self._library.add_up_sampled, coarse_BHWO, fine_BHWC, weight_OKKC.contiguous())
+        self._scale(self._library.add_up_sampled, coarse_BHWO, fine_BHWC, weight_ONNC, torch.get_num_threads())
 
     def weight_gradient(self, coarse_BHWO: Tensor, fine_BHWC: Tensor) -> Tensor:
-        """Return the gradient by the weight of sum(coarse * D fine), which is sum(fine * U coarse): (K, K, C, O)."""
+        """Return the gradient by the weight of sum(coarse * D fine), which is sum(fine * U coarse): (N, N, C, O)."""
         c, rate = self.kind.channels, self.kind.rate
-        sums = fine_BHWC.new_zeros(torch.get_num_threads(), rate, rate, c, c)
-        self._scale(self._library.weight_gradient, coarse_BHWO, fine_BHWC, sums)
+        threads = min(torch.get_num_threads(), coarse_BHWO.shape[0] * coarse_BHWO.shape[1])
+        sums = fine_BHWC.new_zeros(threads, rate, rate, c, c)
+        self._scale(self._library.weight_gradient, coarse_BHWO, fine_BHWC, sums, threads)
         return sums.sum(0)
 
-    def _scale(self, function: ctypes._FuncPtr, coarse: Tensor, fine: Tensor, weight: Tensor) -> None:
+    def _scale(self, function: ctypes._FuncPtr, coarse: Tensor, fine: Tensor, weight: Tensor, threads: int) -> None:
         grids = _Scales(coarse.data_ptr(), fine.data_ptr(), *fine.shape[:3])
-        function(ctypes.byref(grids), ctypes.c_void_p(weight.data_ptr()), torch.get_num_threads())
+        function(ctypes.byref(grids), ctypes.c_void_p(weight.data_ptr()), threads)
 
 
 @functools.cache

@@ -109,7 +109,7 @@ class MANOModel(PooledModel):
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Return how many levels are used on the problem's grid, the grid of the coarsest, and what computes them.
 
-        ``attention`` is ``"compiled"`` or ``"torch"`` (:mod:`mano.native`), on the CPU in float32.
+        On the CPU ``attention`` is ``"compiled"`` or, with dropout too, ``"torch"`` (:mod:`mano.native`).
         """
         from mano.operator import MANO
 
@@ -118,7 +118,7 @@ class MANOModel(PooledModel):
         grids = attention.grids(operator.grid)
         found: dict[str, Any] = {"levels": len(grids), "coarsest_grid": list(grids[-1])}
         if attention.to_qkv.weight.device.type == "cpu":
-            found["attention"] = "compiled" if attention.compiled() else "torch"
+            found["attention"] = "compiled" if attention.compiled() and not attention.dropout else "torch"
         return found
 
 

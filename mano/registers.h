@@ -104,7 +104,7 @@ static inline void block(Depth depth, const real* a, const real* b, real* c) {
 #pragma GCC unroll 8
     for (int i = 0; i < I; i++)
 #pragma GCC unroll 8
-        for (int v = 0; v < V; v++) sums[i][v] = ADD ? load(c + i * LDC + v * LANES) : vec{};
+        for (int v = 0; v < V; v++) sums[i][v] = vec{};
     for (int64_t n = 0; n < depth.outer; n++, a += depth.a_apart, b += depth.b_apart)
         for (int64_t k = 0; k < depth.inner; k++) {
             vec row[V];
@@ -120,7 +120,10 @@ static inline void block(Depth depth, const real* a, const real* b, real* c) {
 #pragma GCC unroll 8
     for (int i = 0; i < I; i++)
 #pragma GCC unroll 8
-        for (int v = 0; v < V; v++) store(c + i * LDC + v * LANES, sums[i][v]);
+        for (int v = 0; v < V; v++) {
+            real* const to = c + i * LDC + v * LANES;
+            store(to, ADD ? load(to) + sums[i][v] : sums[i][v]);  // sums of few numbers: less is rounded off
+        }
 }
 
 template <int V, int AI, int AK, int LDB, int LDC, bool ADD>

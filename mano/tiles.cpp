@@ -20,7 +20,7 @@ static_assert(C % LANES == 0);
 // One LayerNorm of every token: the unit vectors before weight and bias, 1 / deviation, and the result, which may be
 // where the input was.
 static inline void normalise(
-    const real* x_CT, const real* weight, const real* bias, real eps, real* unit_CT, vec (&rate)[P], real* y_CT
+    const real* x_CT, const real* weight, const real* bias, real eps, real* unit_CT, vec (&rstd)[P], real* y_CT
 ) {
     vec mean[P], squares[P];
     for (int p = 0; p < P; p++) mean[p] = squares[p] = vec{};
@@ -33,11 +33,11 @@ static inline void normalise(
             squares[p] += x * x;
         }
     for (int p = 0; p < P; p++)
-        for (int m = 0; m < LANES; m++) rate[p][m] = 1 / std::sqrt(squares[p][m] / C + eps);
+        for (int m = 0; m < LANES; m++) rstd[p][m] = 1 / std::sqrt(squares[p][m] / C + eps);
     for (int c = 0; c < C; c++)
         for (int p = 0; p < P; p++) {
             const int at = c * T + p * LANES;
-            const vec unit = (load(x_CT + at) - mean[p]) * rate[p];
+            const vec unit = (load(x_CT + at) - mean[p]) * rstd[p];
             store(unit_CT + at, unit);
             store(y_CT + at, unit * weight[c] + bias[c]);
         }
@@ -45,7 +45,7 @@ static inline void normalise(
 
 // Turn the gradient by a LayerNorm's result into that by its input, and add those by weight and bias.
 static inline void normalise_backward(
-    real* d_CT, const real* unit_CT, const vec (&rate)[P], const real* weight, vec* d_weight, vec* d_bias
+    real* d_CT, const real* unit_CT, const vec (&rstd)[P], const real* weight, vec* d_weight, vec* d_bias
 ) {
     vec mean[P], along[P];
     for (int p = 0; p < P; p++) mean[p] = along[p] = vec{};
@@ -59,7 +59,7 @@ static inline void normalise_backward(
     for (int c = 0; c < C; c++)
         for (int p = 0; p < P; p++) {
             const int at = c * T + p * LANES;
-            store(d_CT + at, (load(d_CT + at) * weight[c] - mean[p] - load(unit_CT + at) * along[p]) * rate[p]);
+            store(d_CT + at, (load(d_CT + at) * weight[c] - mean[p] - load(unit_CT + at) * along[p]) * rstd[p]);
         }
 }
 
@@ -76,7 +76,7 @@ struct Level {
 
 struct Weights {
     const real *norms, *qkv_3FC, *out_CF, *out_FC, *bias;  // norms: weight, bias of each LayerNorm
-    real eps;
+    double eps;
 };
 
 // Where the tokens of LANES windows are, counted over all levels.
@@ -115,7 +115,7 @@ struct Tile {
 
 struct Scratch {
     real x_TC[T * C], x_CT[C * T], unit_CT[NORMS][C * T], qkv_3FT[3 * F * T], o_FT[F * T];
-    vec rate[NORMS][P];
+    vec rstd[NORMS][P];
 };
 
 struct ScratchBackward : Scratch {
@@ -150,14 +150,14 @@ static inline void project(const Tile& tile, const Weights& weights, Scratch& s)
     transpose<T, C>(s.x_TC, s.x_CT);
     for (int n = 0; n < NORMS; n++) {
         const real *weight = weights.norms + 2 * n * C, *bias = weight + C;
-        normalise(s.x_CT, weight, bias, weights.eps, s.unit_CT[n], s.rate[n], s.x_CT);
+        normalise(s.x_CT, weight, bias, weights.eps, s.unit_CT[n], s.rstd[n], s.x_CT);
     }
     multiply<C, 1, T, T, false>(3 * F, T, {C}, weights.qkv_3FC, s.x_CT, s.qkv_3FT);
 }
 
 // sums(i, j) of a cell i of the first and a cell j of the second: over the channels of a head.
 template <int N>
-static inline void over_channels(const real* a_EP, const real* b_EP, int first, vec (&sums)[N][P]) {
+static inline void over_channels(const real* a_EP, const real* b_EP, int first, vec (*sums)[P]) {
     for (int i = 0; i < N; i++)
         for (int j = 0; j < P; j++) sums[i][j] = vec{};
     for (int e = 0; e < E; e++, a_EP += T, b_EP += T) {
@@ -193,7 +193,7 @@ static inline void over_cells(const vec (&p)[P][P], const real* x_EP, real* out_
 constexpr int STEP = P <= 4 ? P : 1;  // rows of scores at a time: their sums stay in registers
 
 static inline void products(const real* a_EP, const real* b_EP, vec (&p)[P][P]) {
-    for (int i = 0; i < P; i += STEP) over_channels<STEP>(a_EP, b_EP, i, *reinterpret_cast<vec(*)[STEP][P]>(&p[i]));
+    for (int i = 0; i < P; i += STEP) over_channels<STEP>(a_EP, b_EP, i, p + i);
 }
 
 static inline void softmax(const Tile& tile, vec (&p)[P][P]) {
@@ -205,7 +205,6 @@ static inline void softmax(const Tile& tile, vec (&p)[P][P]) {
         for (int j = 1; j < P; j++) most = p[i][j] > most ? p[i][j] : most;
         for (int j = 0; j < P; j++) {
             p[i][j] = exponential((p[i][j] - most) * scale);
-            if (tile.masked) p[i][j] *= tile.real_cells[j];
             sum += p[i][j];
         }
         const vec factor = 1 / sum;
@@ -232,9 +231,9 @@ static inline void backward_tile(const Tile& tile, const Weights& weights, Scrat
     transpose<C, T>(s.x_CT, s.y_TC);
     gather(tile, &Level::grad, s.g_TC);
     for (int c = 0; c < C; c += LANES) {
-        vec sum = load(sums.bias + c);
+        vec sum = vec{};
         for (int t = 0; t < T; t++) sum += load(s.g_TC + t * C + c);
-        store(sums.bias + c, sum);
+        store(sums.bias + c, load(sums.bias + c) + sum);
     }
     transpose<T, C>(s.g_TC, s.g_CT);
     multiply<1, F, T, T, false>(F, T, {C}, weights.out_CF, s.g_CT, s.do_FT);
@@ -261,7 +260,7 @@ static inline void backward_tile(const Tile& tile, const Weights& weights, Scrat
     multiply<1, C, T, T, false>(C, T, {3 * F}, weights.qkv_3FC, s.dqkv_3FT, s.g_CT);
     for (int n = NORMS - 1; n >= 0; n--) {
         vec* const sums = s.d_norms + 2 * n * C;
-        normalise_backward(s.g_CT, s.unit_CT[n], s.rate[n], weights.norms + 2 * n * C, sums, sums + C);
+        normalise_backward(s.g_CT, s.unit_CT[n], s.rstd[n], weights.norms + 2 * n * C, sums, sums + C);
     }
     transpose<C, T>(s.g_CT, s.g_TC);
     scatter(tile, s.g_TC);
@@ -270,7 +269,7 @@ static inline void backward_tile(const Tile& tile, const Weights& weights, Scrat
 // ---- D and U --------------------------------------------------------------------------------------------------------
 
 struct Scales {
-    const real *coarse, *fine;
+    real *coarse, *fine;
     int64_t batch, height, width;  // of the fine grid
 
     int64_t down() const { return (height + RATE - 1) / RATE; }
@@ -317,7 +316,7 @@ void down_sample(const Scales* grids, const real* weight, int threads) {
     const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
-        real* to = const_cast<real*>(g.coarse) + row * g.right() * C;
+        real* to = g.coarse + row * g.right() * C;
         std::memset(to, 0, g.right() * C * sizeof(real));
         for (int64_t r = 0; r < g.rows(row); r++) {
             const real *from = g.fine + g.fine_row(row) + r * g.width * C, *w = weight + r * RATE * C * C;
@@ -336,7 +335,7 @@ void add_up_sampled(const Scales* grids, const real* weight, int threads) {
     for (int64_t row = 0; row < rows; row++) {
         const real* from = g.coarse + row * g.right() * C;
         for (int64_t r = 0; r < g.rows(row); r++) {
-            real* to = const_cast<real*>(g.fine) + g.fine_row(row) + r * g.width * C;
+            real* to = g.fine + g.fine_row(row) + r * g.width * C;
             multiply<C, 1, RATE * S, S, true>(whole, S, {C}, from, weight + r * S, to);
             if (rest) multiply<C, 1, RATE * S, S, true>(1, rest * C, {C}, from + whole * C, weight + r * S, to + whole * S);
         }

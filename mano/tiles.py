@@ -7,10 +7,11 @@ Few large tensors are allocated: the first touch of fresh memory can cost as muc
 
 Most layers run as compiled code (:mod:`mano.native`), a few windows at a time. What that does not serve, and machines
 without a C++ compiler, take torch's operations, a few thousand tokens at a time; kept are then the attention
-probabilities too, which take many steps to compute and for windows of 2 x 2 are a third of the input.
+probabilities of small windows too, which take many steps to compute and for 2 x 2 are a third of the input.
 
 Axes in names: B batch, H W grid, C channels, K x K cells of a window, R rows of windows of all samples, P = K * K,
-M windows of a chunk, T = P * M tokens of a chunk, A heads, E channels of a head, F = A * E.
+M windows of a chunk, T = P * M tokens of a chunk, A heads, E channels of a head, F = A * E, N x N cells that a coarse
+one, with O channels, becomes.
 """
 
 from __future__ import annotations
@@ -68,13 +69,13 @@ def tiled_multipole(
     """
     code = None if keep else _code(x_BHWC, norms, qkv, out, bias, down, up, heads, window)
     if code is not None:
-        down_KKCO, up_OKKC = down.permute(2, 3, 1, 0).contiguous(), up.permute(0, 2, 3, 1).contiguous()
+        down_NNCO, up_ONNC = down.permute(2, 3, 1, 0).contiguous(), up.permute(0, 2, 3, 1).contiguous()
         xs = [x_BHWC.contiguous()]
         for _ in level_weights:
-            xs.append(code.down_sample(xs[-1], down_KKCO))
+            xs.append(code.down_sample(xs[-1], down_NNCO))
         results, _ = code.attention(xs, None, norms, qkv, out, bias, eps)
         for l, level_weight in reversed(list(enumerate(level_weights.to(up.dtype)))):
-            code.add_up_sampled(results[l], results[l + 1], up_OKKC * level_weight)
+            code.add_up_sampled(results[l], results[l + 1], up_ONNC * level_weight)
         return [results[0], *xs[1:], *results[1:], _room(xs, heads, window, False)]
     with torch.autocast("cpu", enabled=False):
         down = down.contiguous(memory_format=torch.channels_last)  # as convolutions want it
@@ -130,18 +131,18 @@ def tiled_multipole_backward(
     code = None if kept.numel() else _code(grad_BHWC, norms, qkv, out, bias, down, up, heads, window)
     if code is not None:
         xs, coarse = [x.contiguous() for x in xs], [x.contiguous() for x in coarse]
-        down_OKKC, up_KKCO = down.permute(0, 2, 3, 1).contiguous(), up.permute(2, 3, 1, 0).contiguous()
-        grads, d_down, d_up = [grad_BHWC.contiguous()], torch.zeros_like(up_KKCO), torch.zeros_like(up_KKCO)
+        down_ONNC, up_NNCO = down.permute(0, 2, 3, 1).contiguous(), up.permute(2, 3, 1, 0).contiguous()
+        grads, d_down, d_up = [grad_BHWC.contiguous()], torch.zeros_like(up_NNCO), torch.zeros_like(up_NNCO)
         d_level_weights = torch.zeros_like(level_weights)
         for l, level_weight in enumerate(level_weights.to(up.dtype)):
             d_scaled = code.weight_gradient(coarse[l], grads[l])
-            d_level_weights[l] = (d_scaled * up_KKCO).sum()
+            d_level_weights[l] = (d_scaled * up_NNCO).sum()
             d_up += d_scaled * level_weight
-            grads.append(code.down_sample(grads[l], up_KKCO * level_weight))
+            grads.append(code.down_sample(grads[l], up_NNCO * level_weight))
         results, found = code.attention(xs, grads, norms, qkv, out, bias, eps)
         for l in reversed(range(len(level_weights))):
             d_down += code.weight_gradient(results[l + 1], xs[l])
-            code.add_up_sampled(results[l], results[l + 1], down_OKKC)
+            code.add_up_sampled(results[l], results[l + 1], down_ONNC)
         scales = (d.permute(3, 2, 0, 1).contiguous() for d in (d_down, d_up))
         return [results[0], *found, *scales, d_level_weights]
     # What is summed over chunks and levels is summed in float32 at least.
@@ -290,12 +291,15 @@ def _code(
     window: int,
 ) -> native.Code | None:
     """Return compiled code for tensors that fit together, if it can be had."""
-    c, rate = x.shape[-1], down.shape[-1]
-    shapes = [(len(qkv), c), (c, len(qkv) // 3), (c,), (c, c, rate, rate), (c, c, rate, rate), *[(c,)] * len(norms)]
+    kind = native.Kind(x.dtype, x.shape[-1], heads, len(qkv) // 3 // heads, window, down.shape[-1], len(norms) // 2)
+    c, f, rate = kind.channels, heads * kind.head_dim, kind.rate
+    shapes = [(3 * f, c), (c, f), (c,), (c, c, rate, rate), (c, c, rate, rate), *[(c,)] * (2 * kind.norms)]
     weights = [qkv, out, bias, down, up, *norms]
-    if any(w.shape != shape or w.dtype != x.dtype for w, shape in zip(weights, shapes, strict=True)):
-        return None
-    return native.code(native.Kind(x.dtype, c, heads, len(qkv) // 3 // heads, window, rate, len(norms) // 2))
+    # What does not fit would be read as if it did; torch's operations say what is wrong.
+    fit = len(weights) == len(shapes) and all(
+        (w.shape, w.dtype, w.device) == (shape, x.dtype, x.device) for w, shape in zip(weights, shapes, strict=True)
+    )
+    return native.code(kind) if fit and 0 not in x.shape[1:3] else None
 
 
 def _room(xs: Sequence[Tensor], heads: int, window: int, keep: bool) -> Tensor:
