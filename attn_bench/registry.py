@@ -15,6 +15,7 @@ from attn_bench.plugin import Kind, Model, Task
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 T = TypeVar("T", bound=Model | Task)
+SOURCES = (".py", ".pyx", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp")
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,6 @@ class Entry(Generic[T]):
     def fingerprint(self) -> str:
         """Version of the package and a digest of the plugin's sources: an edited plugin makes other cells."""
         return f"{self.package}=={self.version}+{_source_digest(self.target.partition(':')[0])}"
-
-
-SOURCES = (".py", ".pyx", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp")
 
 
 @cache

@@ -72,6 +72,7 @@ struct Level {
 
     int64_t down() const { return (height + K - 1) / K; }
     int64_t right() const { return (width + K - 1) / K; }
+    int64_t windows(int64_t batch) const { return batch * down() * right(); }
 };
 
 struct Weights {
@@ -83,15 +84,15 @@ struct Weights {
 struct Tile {
     int64_t offset[T];  // of a token in its level; -1 where there is none
     const Level* level[LANES];
-    bool masked;      // whether a window reaches beyond its grid
+    bool masked;        // whether a window reaches beyond its grid
     vec real_cells[P];  // 1 where there is a cell to attend to; lanes without a window count as full
 
     Tile(const Level* levels, int64_t count, int64_t batch, int64_t first) : masked(false) {
         int64_t l = 0, before = 0;
         for (int m = 0; m < LANES; m++) {
             int64_t index = first + m - before;
-            while (l < count && index >= batch * levels[l].down() * levels[l].right()) {
-                index -= batch * levels[l].down() * levels[l].right();
+            while (l < count && index >= levels[l].windows(batch)) {
+                index -= levels[l].windows(batch);
                 before = first + m - index;
                 l++;
             }
@@ -212,14 +213,19 @@ static inline void softmax(const Tile& tile, vec (&p)[P][P]) {
     }
 }
 
+// Softmax and o_FT of the head whose numbers begin there.
+static inline void attend(const Tile& tile, Scratch& s, int64_t at, vec (&p)[P][P]) {
+    const real *q = s.qkv_3FT + at, *k = q + F * T, *v = k + F * T;
+    products(q, k, p);
+    softmax(tile, p);
+    over_cells<false>(p, v, s.o_FT + at);
+}
+
 static inline void forward_tile(const Tile& tile, const Weights& weights, Scratch& s) {
     project(tile, weights, s);
     for (int a = 0; a < A; a++) {
-        const real *q = s.qkv_3FT + a * E * T, *k = q + F * T, *v = k + F * T;
         vec p[P][P];
-        products(q, k, p);
-        softmax(tile, p);
-        over_cells<false>(p, v, s.o_FT + a * E * T);
+        attend(tile, s, a * E * T, p);
     }
     for (int t = 0; t < T; t++) std::memcpy(s.x_TC + t * C, weights.bias, C * sizeof(real));
     multiply<1, T, C, C, true>(T, C, {F}, s.o_FT, weights.out_FC, s.x_TC);
@@ -241,9 +247,7 @@ static inline void backward_tile(const Tile& tile, const Weights& weights, Scrat
         const int64_t at = a * E * T;
         const real *q = s.qkv_3FT + at, *k = q + F * T, *v = k + F * T;
         vec p[P][P], d[P][P];
-        products(q, k, p);
-        softmax(tile, p);
-        over_cells<false>(p, v, s.o_FT + at);
+        attend(tile, s, at, p);
         products(s.do_FT + at, v, d);
         over_cells<true>(p, s.do_FT + at, s.dqkv_3FT + 2 * F * T + at);
         const real scale = 1 / std::sqrt(real(E));
@@ -291,7 +295,7 @@ void attention(
     const Level* levels, int64_t count, int64_t batch, const Weights* weights, void* scratch, Gradients* sums, int threads
 ) {
     int64_t windows = 0;
-    for (int64_t l = 0; l < count; l++) windows += batch * levels[l].down() * levels[l].right();
+    for (int64_t l = 0; l < count; l++) windows += levels[l].windows(batch);
     const int64_t tiles = (windows + LANES - 1) / LANES;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int n = 0; n < threads; n++) {
