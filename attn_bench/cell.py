@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from attn_bench.errors import DiskError
+from attn_bench.files import atomic_write, write_json
 from attn_bench.measure.environment import environment, environment_id
 from attn_bench.plugin import Model, OptionError, Problem, Task, Unsupported
 from attn_bench.protocols import plan
 from attn_bench.registry import MODELS, TASKS
-from attn_bench.results import Record, Status, Store, atomic_write, write_json
+from attn_bench.results import Record, Status, Store
 from attn_bench.steps import Steps, build, random_batch
 from attn_bench.sweep import Cell, unsupported
 from attn_bench.training import Batch, Diverged, Progress, autocast, predict, train

@@ -18,19 +18,19 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from attn_bench.errors import DiskError, UserError
+from attn_bench.errors import UserError
+from attn_bench.files import TEMPORARY, atomic_write, write_json
 from attn_bench.sweep import Cell
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-TEMPORARY = ".tmp"
 Status = Literal["ok", "oom", "timeout", "crashed", "diverged", "unsupported", "skipped"]
 
 
@@ -82,55 +82,6 @@ class Record:
 
 
 _REQUIRED = {field.name for field in dataclasses.fields(Record)} - {"tokens", "complexity"}
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path`` that takes its place only when the block ends well.
-
-    Raises:
-        DiskError: it cannot be written; ``path`` is as it was.
-    """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Raise a DiskError that names ``path`` in place of an OSError."""
-    try:
-        yield
-    except OSError as error:
-        raise DiskError(path, error.strerror or str(error)) from error
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON atomically; NaN and infinity become null, which every reader understands."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(_finite(values), indent=1, sort_keys=True, allow_nan=False).encode())
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and value - value != 0:
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 class Store:

@@ -31,8 +31,8 @@ import torch
 from attn_bench.analysis.compare import Comparison
 from attn_bench.analysis.thresholds import TIMED, Thresholds
 from attn_bench.execute.alternate import Side
+from attn_bench.files import atomic_write
 from attn_bench.measure.environment import environment
-from attn_bench.results import atomic_write
 from attn_bench.revisions import Plan, compare_sides
 from attn_bench.sweep import Cell, Sweep, imported
 

@@ -28,9 +28,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
+from attn_bench.files import atomic_write
 from attn_bench.measure.environment import environment
 from attn_bench.measure.latency import measure_latency
-from attn_bench.results import atomic_write
 from attn_bench.runner import run_sweep
 from attn_bench.sweep import Cell, Sweep
 

@@ -19,9 +19,9 @@ def claims(
     """Say which published numbers results reproduce, and which they cannot be compared with, and why."""
     from attn_bench.analysis.claim_checks import check
     from attn_bench.analysis.claims import SHIPPED, read_claims
+    from attn_bench.files import atomic_write
     from attn_bench.registry import MODELS
     from attn_bench.report import claims as shown
-    from attn_bench.results import atomic_write
 
     checks = sorted(check(read_claims(file or SHIPPED), results), key=lambda c: shown.VERDICTS.index(c.verdict))
     listed = checks if all_ else shown.touched(checks)

@@ -103,8 +103,8 @@ def _say(stage: str) -> None:
 
 def _conclude(comparison: Comparison, markdown: Path | None, junit: Path | None) -> None:
     from attn_bench.cli.printing import put
+    from attn_bench.files import atomic_write
     from attn_bench.report import comparison as written
-    from attn_bench.results import atomic_write
 
     put(written.console(comparison))
     for path, content in (

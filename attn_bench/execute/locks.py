@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from attn_bench.results import disk_errors
+from attn_bench.files import disk_errors
 
 
 def runner_lock(folder: Path, cell_id: str) -> Path:

@@ -111,7 +111,7 @@ def _run_child(cell: Any, store: Any, log: Path, events: int) -> NoReturn:
 
 def _redirect(log: Path) -> None:
     """Send output to ``log``, and read nothing."""
-    from attn_bench.results import disk_errors
+    from attn_bench.files import disk_errors
 
     with disk_errors(log):
         log.parent.mkdir(exist_ok=True)

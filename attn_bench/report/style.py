@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from attn_bench.files import atomic_write
 from attn_bench.report.summary import Summary
 from attn_bench.report.text import distinct, for_figure, plain
-from attn_bench.results import atomic_write
 
 DPI = 150
 MARKERS = "osD^vp<>h*PX"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from attn_bench.analysis.claim_checks import Check, check
 from attn_bench.analysis.claims import read_claims
+from attn_bench.files import atomic_write
 from attn_bench.plugin import Metric
 from attn_bench.report.html import html_page
 from attn_bench.report.origin import read_origin
@@ -15,7 +16,6 @@ from attn_bench.report.page import markdown_page
 from attn_bench.report.pictures import draw
 from attn_bench.report.summary import summarise
 from attn_bench.report.tables import markdown_table
-from attn_bench.results import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd

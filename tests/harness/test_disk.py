@@ -13,7 +13,7 @@ import pytest
 
 import attn_bench
 from attn_bench.errors import DiskError, UserError
-from attn_bench.results import atomic_write
+from attn_bench.files import atomic_write
 
 
 def mount(folder: Path, *options: str) -> None:

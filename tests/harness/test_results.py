@@ -9,7 +9,8 @@ import pytest
 
 import attn_bench
 from attn_bench.errors import UserError
-from attn_bench.results import Record, Store, atomic_write
+from attn_bench.files import atomic_write
+from attn_bench.results import Record, Store
 from attn_bench.sweep import Sweep
 
 METRICS = {"rel_l2": {"direction": "lower", "summary": "", "unit": ""}}

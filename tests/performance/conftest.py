@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from attn_bench.results import write_json
+from attn_bench.files import write_json
 
 BASELINE = Path(__file__).parents[2] / "results" / "performance" / "baseline.json"
 STEPS = ("forward", "train_step")

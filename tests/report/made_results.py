@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from attn_bench.files import write_json
 from attn_bench.plugin import Metric
-from attn_bench.results import Record, Store, write_json
+from attn_bench.results import Record, Store
 from attn_bench.sweep import Cell, Training
 
 METRICS = {"rel_l2": Metric("lower", "relative <L2> error"), "rel_mse": Metric("lower", "the same, squared")}
