@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from attn_bench.files import settle_caches
+
 if TYPE_CHECKING:
     from attn_bench.results import load
     from attn_bench.runner import measure, run
 
 __all__ = ["load", "measure", "run"]
+
+# Before any library that asks where the user's home is.
+settle_caches()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
-"""Which device is used."""
+"""Which device is used, and with how many threads."""
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from attn_bench.errors import UserError
@@ -22,9 +23,28 @@ def resolve_device(device: str) -> Literal["cpu", "cuda"]:
 
 def cuda_available() -> bool:
     """Ask torch in a way that leaves this process without a CUDA context."""
-    import os
-
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
 
     return torch.cuda.is_available()
+
+
+# More threads than this only wait for each other, and a machine may not be able to start them.
+THREADS_PER_CPU = 4
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise UserError for a number of threads that this machine cannot serve, given or in the environment.
+
+    At most four times the CPUs; None leaves the choice to torch, which obeys ``OMP_NUM_THREADS``.
+    """
+    cpus = os.cpu_count() or 1
+    allowed = f"1 to {THREADS_PER_CPU * cpus} are possible, as this machine has {cpus} CPU{'s' if cpus > 1 else ''}"
+    if threads is not None and not 1 <= threads <= THREADS_PER_CPU * cpus:
+        raise UserError(f"setting threads: {allowed} (given: {threads})")
+    for name in _THREAD_VARIABLES:
+        # OpenMP also takes a list with a number for each level of nested teams.
+        first = os.environ.get(name, "").partition(",")[0].strip()
+        if first.isdecimal() and (len(first) > 9 or int(first) > THREADS_PER_CPU * cpus):
+            raise UserError(f"environment variable {name}: {allowed} (given: {first[:20]})")

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read without trust.
+"""Files: written whole or not at all, and read without trust; and where caches are.
 
 What is used of the standard library is bound when this module is imported, so that no plugin that patches ``json`` or
 ``os`` later reaches what the harness itself writes.
@@ -7,17 +7,20 @@ What is used of the standard library is bound when this module is imported, so t
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from json import JSONEncoder, loads
 from os import O_CLOEXEC, O_CREAT, O_EXCL, O_NONBLOCK, O_RDONLY, O_WRONLY, fstat, fsync, replace, unlink, urandom
 from os import open as open_file
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG, S_IWGRP, S_IWOTH
 from typing import IO, Any
 
-from attn_bench.errors import DiskError
+from attn_bench.errors import DiskError, UserError
 
 TEMPORARY = ".tmp"
+OTHERS_WRITE = S_IWGRP | S_IWOTH
 _encode = JSONEncoder(indent=1, sort_keys=True, allow_nan=False).encode
 
 
@@ -94,3 +97,74 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+def cache_folder(name: str) -> Path:
+    """Return the cache folder ``name``: below ``$ATTN_BENCH_CACHE``, or where the platform keeps caches.
+
+    It is absolute, and need not be there.
+
+    Raises:
+        UserError: there is no home folder that it could be in.
+    """
+    try:
+        if given := os.environ.get("ATTN_BENCH_CACHE", "").strip():
+            return Path(given).expanduser().absolute() / name
+        import platformdirs
+
+        found = Path(platformdirs.user_cache_dir("attn-bench"))
+    except RuntimeError:  # what "~" stands for is not known
+        found = Path()
+    if not found.is_absolute():
+        raise UserError(
+            "there is no home folder to keep a cache in; name a folder by its full path in ATTN_BENCH_CACHE"
+        )
+    return found / name
+
+
+# Variables that say where libraries write, and where they write without, below the user's home.
+_LIBRARIES = {"XDG_CACHE_HOME": ".cache", "MPLCONFIGDIR": ".config/matplotlib", "TRITON_HOME": ".triton"}
+
+
+def settle_caches() -> None:
+    """Give libraries a private folder to write to where the user has no home, or one that cannot be written.
+
+    Without, some fail, and others write to a folder named ``~``. Processes started from here inherit it.
+    """
+    home = Path("~")
+    with contextlib.suppress(RuntimeError):
+        home = home.expanduser()
+    given = os.environ
+    needed = {
+        name: where
+        for name, where in _LIBRARIES.items()
+        if not given.get(name) and not (home.is_absolute() and _can_be_written(home / where))
+    }
+    if not needed:
+        return
+    with contextlib.suppress(OSError):  # there is no place at all: each library says so where it needs one
+        private = private_folder()
+        if not home.is_absolute():
+            given["HOME"] = str(private)
+        given.update({name: str(private / where) for name, where in needed.items()})
+
+
+def private_folder() -> Path:
+    """Return a folder for temporary files that nobody else can write to: the same in every process of a user.
+
+    Raises:
+        OSError: there is no folder for temporary files.
+    """
+    path = Path(tempfile.gettempdir(), f"attn-bench-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & OTHERS_WRITE:
+        return path
+    return Path(tempfile.mkdtemp(prefix="attn-bench-"))
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Tell whether a folder can be written or, if it is not there, made."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), Path(folder.anchor))
+    return os.access(there, os.W_OK | os.X_OK)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from attn_bench.devices import resolve_device
+from attn_bench.devices import check_threads, resolve_device
 from attn_bench.errors import UserError, unknown
 from attn_bench.options import validated
 from attn_bench.plugin import Model, OptionError, Problem, Task
@@ -220,10 +220,11 @@ class Sweep:
                 raise UserError(f"setting {name}: {limits} (given: {value})")
         if len(budgets) > 1:
             raise UserError(f"one training budget at a time; given: {', '.join(budgets)}")
-        for name in (*budgets, "batch_size", "learning_rate", "clip_norm", "threads"):
+        for name in (*budgets, "batch_size", "learning_rate", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"setting {name}: must be positive (given: {value})")
+        check_threads(self.threads)
         if self.weight_decay is not None and not self.weight_decay >= 0:
             raise UserError(f"setting weight_decay: must not be negative (given: {self.weight_decay})")
         if isinstance(self.seeds, int) and self.seeds < 1:

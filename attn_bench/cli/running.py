@@ -16,7 +16,7 @@ Resolutions = Annotated[str | None, typer.Option(help="Grid sizes, e.g. 16,32 or
 BatchSize = Annotated[int | None, typer.Option(help="Samples in a step, in training and in measuring.")]
 Precision = Annotated[str | None, typer.Option(help="float32, tf32 or bf16.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of torch.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of torch, at most four times the CPUs.")]
 Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")]
 CudaGraph = Annotated[
     bool | None, typer.Option("--cuda-graph/--no-cuda-graph", help="Also time a forward pass replayed as a CUDA graph.")

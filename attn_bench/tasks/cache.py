@@ -17,16 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attn_bench.files import cache_folder
 from attn_bench.plugin import DataError
 
-
-def cache_folder(task: str) -> Path:
-    """Return the cache folder of a task: below ``$ATTN_BENCH_CACHE``, or where the platform keeps caches."""
-    if given := os.environ.get("ATTN_BENCH_CACHE"):
-        return Path(given) / task
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("attn-bench")) / task
+__all__ = ["Entry", "cache_folder", "sha256_of", "temporary", "writing"]
 
 
 @contextlib.contextmanager
