@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,10 @@ CLAIMS: Mapping[str, float] = {"n": 1.0, "n log n": 1.0, "n^2": 2.0}
 TOLERANCE = 0.25
 FARTHEST = 64
 BENT = "no straight line yet: measure larger sizes"
+EQUAL = "the costs are equal at these sizes: no exponent can be told from them"
+# No clock and no allocator tells exponents apart that are closer, though numbers without any noise seem to.
+CLOSEST = 1e-6
+LARGEST = 1e300
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,11 @@ class Fit:
     flag: str | None
 
     def at(self, tokens: float) -> float:
-        """Return the fitted cost."""
-        return math.exp(self.intercept + self.exponent * math.log(tokens))
+        """Return the fitted cost; infinite where it is beyond what a number can hold."""
+        try:
+            return math.exp(self.intercept + self.exponent * math.log(tokens))
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,16 @@ class Crossover:
 
 
 @dataclass(frozen=True)
+class Uncrossed:
+    """Two models of which it cannot be told where beyond the sizes measured they would change places, and why."""
+
+    cost: str
+    one: str
+    other: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Curve:
     """Costs of one model by tokens, ascending: medians over seeds, and the interval of each."""
 
@@ -97,19 +114,27 @@ class Curve:
 
 
 def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
-    """Return the curve of every model that has a value of ``cost``, from rows that ended ``ok``."""
+    """Return the curve of every model with a positive, finite ``cost``, from rows that ended ``ok``.
+
+    An end of an interval that is no such number, or not on its side of the cost, is the cost itself.
+    """
+    import pandas as pd
+
     needed = ("model", "status", "tokens", cost)
     if table.empty or any(name not in table.columns for name in needed):
         return {}
-    rows = table[(table["status"] == "ok") & table["tokens"].notna() & (table[cost] > 0)]
-    found = {}
     stem = cost.removesuffix("_ms")
-    ends = [name if name in rows.columns else cost for name in (f"{stem}_low_ms", f"{stem}_high_ms")]
+    ends = [name if name in table.columns else cost for name in (f"{stem}_low_ms", f"{stem}_high_ms")]
+    values = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in ("tokens", cost, *ends)}
+    # Up to what leaves room for a sum of two.
+    numbers = pd.DataFrame(values).where(lambda frame: (frame > 0) & (frame < LARGEST))
+    rows = numbers.assign(model=table["model"])[table["status"] == "ok"].dropna(subset=["tokens", cost])
+    found = {}
     for model, group in rows.groupby("model", sort=False):
-        by_size = group.groupby("tokens", sort=True)
-        values = [by_size[name].median().to_numpy(float) for name in (cost, *ends)]
-        tokens = by_size[cost].median().index.to_numpy(float)
-        found[str(model)] = Curve(tokens, *values)
+        by_size = group.groupby("tokens", sort=True)[list(dict.fromkeys((cost, *ends)))].median()
+        middle, low, high = (by_size[name].to_numpy(float) for name in (cost, *ends))
+        tokens = by_size.index.to_numpy(float)
+        found[str(model)] = Curve(tokens, middle, np.fmin(low, middle), np.fmax(high, middle))
     return found
 
 
@@ -141,7 +166,8 @@ def knee(tokens: np.ndarray, cost: np.ndarray) -> int:
 def fit(model: str, cost: str, curve: Curve, claim: str | None = None) -> Fit | None:
     """Fit the law above the knee; None with fewer than three sizes.
 
-    Where fewer than three sizes are left above the knee, the last three are fitted and the fit is flagged.
+    Where fewer than three sizes are left above the knee, the last three are fitted and the fit is flagged. Costs that
+    are all equal are flagged, too: that every size costs the same is no law.
     """
     from scipy import stats
 
@@ -151,28 +177,30 @@ def fit(model: str, cost: str, curve: Curve, claim: str | None = None) -> Fit | 
     bent = len(curve.tokens) - start < FEWEST_POINTS
     start = min(start, len(curve.tokens) - FEWEST_POINTS)
     x, y = np.log(curve.tokens[start:]), np.log(curve.cost[start:])
-    line = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.975, len(x) - 2) * line.stderr)
-    exponent = float(line.slope)
+    exponent = float(np.polynomial.polynomial.polyfit(x - x.mean(), y - y.mean(), 1)[1])
+    rest = y - y.mean() - exponent * (x - x.mean())
+    error = math.sqrt(float(rest @ rest) / (len(x) - 2) / float((x - x.mean()) @ (x - x.mean())))
+    half = max(float(stats.t.ppf(0.975, len(x) - 2)) * error, CLOSEST)
+    equal = float(np.ptp(y)) < CLOSEST
     return Fit(
         model=model,
         cost=cost,
         exponent=exponent,
-        intercept=float(line.intercept),
+        intercept=float(y.mean() - exponent * x.mean()),
         low=exponent - half,
         high=exponent + half,
         first=int(curve.tokens[start]),
         last=int(curve.tokens[-1]),
         points=len(x),
         claim=claim,
-        flag=BENT if bent else _flag(cost, exponent, half, claim),
+        flag=EQUAL if equal else BENT if bent else _flag(cost, exponent, half, claim),
     )
 
 
 def _flag(cost: str, exponent: float, half: float, claim: str | None) -> str | None:
     if exponent + half < FLAT:
         return "too flat: the sizes are too small, or the work is not measured"
-    if claim is None:
+    if claim is None or claim not in CLAIMS:
         return None
     claimed = CLAIMS[claim]
     if exponent - half > claimed + TOLERANCE:
@@ -201,16 +229,24 @@ def crossovers(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> list[Cro
     Within the sizes that both have, curves are joined by straight lines on logarithms. Beyond them the fitted lines
     are followed up to 64 times the largest size, if neither fit is flagged and their exponents' intervals are apart.
     """
+    judged = (each for each in _pairs(table, found, cost) if isinstance(each, Crossover))
+    return sorted(judged, key=lambda crossing: crossing.tokens)
+
+
+def uncrossed(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> list[Uncrossed]:
+    """Return the pairs of models that do not change places where measured, and for which nothing can be said beyond."""
+    return [each for each in _pairs(table, found, cost) if isinstance(each, Uncrossed)]
+
+
+def _pairs(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> Iterator[Crossover | Uncrossed | None]:
     by_model = curves(table, cost)
     fitted = {fit.model: fit for fit in found if fit.cost == cost}
-    result = []
     for one, other in itertools.combinations(by_model, 2):
         crossing = _measured(cost, one, other, by_model[one], by_model[other])
         if crossing is None and one in fitted and other in fitted:
-            crossing = _extrapolated(cost, fitted[one], fitted[other])
-        if crossing is not None:
-            result.append(crossing)
-    return sorted(result, key=lambda crossing: crossing.tokens)
+            yield _extrapolated(cost, fitted[one], fitted[other])
+        else:
+            yield crossing
 
 
 def _measured(cost: str, one: str, other: str, a: Curve, b: Curve) -> Crossover | None:
@@ -219,13 +255,13 @@ def _measured(cost: str, one: str, other: str, a: Curve, b: Curve) -> Crossover 
     if len(sizes) < 2:
         return None
     x = np.log(sizes)
-    gap = np.log(a.cost[i] / b.cost[j])
+    gap = np.log(a.cost[i]) - np.log(b.cost[j])
     at = _last_zero(x, gap)
     if at is None:
         return None
-    cheaper, dearer = (one, other) if gap[-1] < 0 else (other, one)
+    cheaper, dearer = (one, other) if gap[gap != 0][-1] < 0 else (other, one)
     # The curves cross as early or as late as the ends of the intervals let them.
-    ends = [_last_zero(x, np.log(p / q)) for p, q in ((a.low[i], b.high[j]), (a.high[i], b.low[j]))]
+    ends = [_last_zero(x, np.log(p) - np.log(q)) for p, q in ((a.low[i], b.high[j]), (a.high[i], b.low[j]))]
     low = high = None
     if (known := [at, *(end for end in ends if end is not None)])[2:]:
         # Between measured sizes a curve need not be straight, so a crossing is not known better than they are apart.
@@ -234,17 +270,32 @@ def _measured(cost: str, one: str, other: str, a: Curve, b: Curve) -> Crossover 
 
 
 def _last_zero(x: np.ndarray, y: np.ndarray) -> float | None:
-    changes = np.flatnonzero(np.sign(y[:-1]) * np.sign(y[1:]) < 0)
+    """Return where y changes its sign for the last time; where it is zero in between, the last such place."""
+    apart = np.flatnonzero(y)
+    changes = np.flatnonzero(np.sign(y[apart[:-1]]) * np.sign(y[apart[1:]]) < 0)
     if not len(changes):
         return None
-    k = changes[-1]
-    return float(x[k] - y[k] * (x[k + 1] - x[k]) / (y[k + 1] - y[k]))
+    before, after = apart[changes[-1]], apart[changes[-1] + 1]
+    if after - before > 1:
+        return float(x[after - 1])
+    return float(x[before] - y[before] * (x[after] - x[before]) / (y[after] - y[before]))
 
 
-def _extrapolated(cost: str, one: Fit, other: Fit) -> Crossover | None:
-    if one.flag or other.flag or not (one.high < other.low or other.high < one.low):
-        return None
+def _extrapolated(cost: str, one: Fit, other: Fit) -> Crossover | Uncrossed | None:
+    """Return where two lines cross beyond the sizes, or why it cannot be told; None where they drift apart."""
+    reason = ""
+    if one.flag or other.flag:
+        reason = "a fit with a reservation"
+    elif not (one.high < other.low or other.high < one.low):
+        reason = "the intervals of their exponents overlap"
+    if reason:
+        return Uncrossed(cost, one.model, other.model, reason)
     cheaper, dearer = (one, other) if one.exponent < other.exponent else (other, one)
-    at = math.exp((cheaper.intercept - dearer.intercept) / (dearer.exponent - cheaper.exponent))
     last = max(one.last, other.last)
-    return Crossover(cost, cheaper.model, dearer.model, at, None, None, True) if last < at <= FARTHEST * last else None
+    # Compared as a logarithm: lines that are nearly parallel cross at numbers that no float can hold.
+    log = (cheaper.intercept - dearer.intercept) / (dearer.exponent - cheaper.exponent)
+    if log > math.log(FARTHEST * last):
+        return Uncrossed(cost, one.model, other.model, f"they would cross beyond {FARTHEST} times the largest size")
+    return (
+        Crossover(cost, cheaper.model, dearer.model, math.exp(log), None, None, True) if log > math.log(last) else None
+    )

@@ -17,7 +17,7 @@ from attn_bench.report.origin import Origin
 from attn_bench.report.page import extent
 from attn_bench.report.pictures import PLOTS, Drawn, Picture, finding
 from attn_bench.report.reproduce import steps
-from attn_bench.report.scaling import crossing_text
+from attn_bench.report.scaling import crossing_lines
 from attn_bench.report.summary import Summary
 from attn_bench.report.text import count, distinct, plain
 
@@ -83,7 +83,7 @@ def html_page(
         points=summary.points,
         costs=costs,
         exponents=exponents,
-        crossings=[crossing_text(c, names, summary.points) for c in drawn.scaling.crossovers] if drawn.scaling else [],
+        crossings=crossing_lines(drawn.scaling, names, summary.points) if drawn.scaling else [],
         reaches=rows.reaches(summary, names),
         reach_of="training step" if summary.has("peak_memory_train_mib") else "forward pass",
         panels=drawn.panels,

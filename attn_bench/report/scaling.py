@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.analysis.scaling import COSTS, Crossover, Curve, Fit, crossovers, curves, fits
+from attn_bench.analysis.scaling import COSTS, Crossover, Curve, Fit, Uncrossed, crossovers, curves, fits, uncrossed
 from attn_bench.report.summary import Summary, is_reference
-from attn_bench.report.text import distinct, for_markdown, rounded
+from attn_bench.report.text import count, distinct, for_markdown, rounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,16 +21,22 @@ if TYPE_CHECKING:
 PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH = 4.0, 3.8, 2.2
 # A model takes two lines of the legend.
 MODEL_HEIGHT, LEGEND_HEAD = 0.34, 0.9
+SHOWN_PAIRS = 6
 GUIDES = {1: ":", 2: "--"}
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Curves, fits and crossovers of a results table, constant predictors left out."""
+    """Curves, fits and crossovers of a results table, constant predictors left out.
+
+    Attributes:
+        uncrossed: pairs for which nothing can be said beyond the sizes measured.
+    """
 
     curves: Mapping[str, Mapping[str, Curve]]
     fits: Sequence[Fit]
     crossovers: Sequence[Crossover]
+    uncrossed: Sequence[Uncrossed] = ()
 
     def of(self, model: str) -> dict[str, Fit]:
         """Return the fits of a model by cost."""
@@ -48,6 +54,7 @@ def scaling(table: pd.DataFrame) -> Scaling | None:
         {cost: of for cost, of in by_cost.items() if of},
         found,
         [crossing for cost in COSTS for crossing in crossovers(rivals, found, cost)],
+        [pair for cost in COSTS for pair in uncrossed(rivals, found, cost)],
     )
 
 
@@ -73,15 +80,28 @@ def markdown(found: Scaling, summary: Summary) -> str:
     parts = ["\n".join(lines), explained]
     if notes:
         parts.append("† with a reservation:\n\n" + "\n".join(notes))
-    if found.crossovers:
-        lines = [f"- {for_markdown(crossing_text(crossing, names, summary.points))}" for crossing in found.crossovers]
-        parts.append("### Crossovers\n\n" + "\n".join(lines))
+    if said := crossing_lines(found, names, summary.points):
+        parts.append("### Crossovers\n\n" + "\n".join(f"- {for_markdown(line)}" for line in said))
     return "\n\n".join(parts)
 
 
 def _exponent(fit: Fit) -> str:
     mark = " †" if fit.flag else ""
     return f"{fit.exponent:.2f} ({fit.low:.2f} to {fit.high:.2f}){mark}, {fit.first}-{fit.last}"
+
+
+def crossing_lines(found: Scaling, names: Mapping[str, str], points: str) -> list[str]:
+    """Say where models change places, and for which of them that cannot be told beyond the sizes measured."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for pair in found.uncrossed:
+        said = f"{names[pair.one]} and {names[pair.other]}"
+        by_reason.setdefault((pair.cost, pair.reason), []).append(said)
+    lines = [crossing_text(crossing, names, points) for crossing in found.crossovers]
+    for (cost, reason), pairs in by_reason.items():
+        shown = "; ".join(pairs[:SHOWN_PAIRS])
+        more = f"; and {count(len(pairs) - SHOWN_PAIRS, 'more pair')}" if len(pairs) > SHOWN_PAIRS else ""
+        lines.append(f"{COSTS[cost]}: not extrapolated beyond the sizes measured, {reason}: {shown}{more}")
+    return lines
 
 
 def crossing_text(crossing: Crossover, names: Mapping[str, str], points: str) -> str:

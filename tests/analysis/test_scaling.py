@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_results import METRICS, Folder
 
-from attn_bench.analysis.scaling import Curve, crossovers, curves, fit, fits, knee
+from attn_bench.analysis.scaling import EQUAL, FARTHEST, Curve, crossovers, curves, fit, fits, knee, uncrossed
+from attn_bench.report.scaling import crossing_lines, scaling
+from attn_bench.report.write import write_report
+from attn_bench.results import load
 
 TOKENS = np.array([4.0**k for k in range(4, 10)])
 COST = "latency_forward_ms"
@@ -174,3 +181,89 @@ def test_a_crossing_too_far_away_is_not_named():
     rows = table({"flat": lambda n: 1e12 * n, "steep": lambda n: n**2})
     assert crossovers(rows, fits(rows), COST) == []
     assert math.isfinite(fits(rows)[0].exponent)
+
+
+def test_lines_that_are_nearly_parallel_cross_nowhere() -> None:
+    # All four have no noise at all, so the intervals of their exponents have no width.
+    rows = table({"a": lambda n: n, "b": lambda n: 3.7 * n, "c": lambda n: 4 * n**1.0005, "d": lambda n: n**1.2})
+    found = fits(rows)
+    crossed = crossovers(rows, found, COST)
+    assert all("d" in (crossing.cheaper, crossing.dearer) for crossing in crossed)
+    reasons = {(pair.one, pair.other): pair.reason for pair in uncrossed(rows, found, COST)}
+    assert reasons == {("a", "b"): "the intervals of their exponents overlap"}
+    rows = table({"flat": lambda n: 4 * n, "steep": lambda n: n**1.001})
+    (pair,) = uncrossed(rows, fits(rows), COST)
+    assert pair.reason == f"they would cross beyond {FARTHEST} times the largest size"
+
+
+def test_what_is_not_extrapolated_is_said() -> None:
+    rows = table({name: lambda n, by=by: by * n for by, name in enumerate("abcdefgh", 1)})
+    found = scaling(rows)
+    (line,) = crossing_lines(found, {name: name for name in "abcdefgh"}, "grid points")
+    said = "not extrapolated beyond the sizes measured, the intervals of their exponents overlap: a and b; a and c"
+    assert said in line
+    assert line.endswith("and 22 more pairs")
+
+
+@pytest.mark.parametrize("value", [1.0, 3.7, 1e-290, 1e290])
+def test_equal_costs_tell_no_exponent(value: float) -> None:
+    found = fit("m", COST, curve(np.full(len(TOKENS), value)), "n^2")
+    assert found.flag == EQUAL
+    assert found.low <= found.exponent <= found.high
+    assert found.exponent == pytest.approx(0, abs=1e-9)
+
+
+def test_a_crossing_at_a_measured_size_is_one() -> None:
+    rows = table({"flat": lambda n: 1024 * n, "steep": lambda n: n**2})
+    (crossing,) = crossovers(rows, fits(rows), COST)
+    assert (crossing.cheaper, crossing.tokens, crossing.extrapolated) == ("flat", pytest.approx(1024), False)
+    # Equal at the last size alone: who is cheaper beyond it is not known from there.
+    rows = table({"flat": lambda n: 1e3 * n if n < 4**9 else n**1.5, "steep": lambda n: n**1.5})
+    for crossing in crossovers(rows, fits(rows), COST):
+        assert crossing.cheaper == "flat"
+
+
+ODD = st.sampled_from([None, 0.0, -1.0, math.nan, math.inf, -math.inf, 1e-308, 1.7e308, "x"])
+COSTS_OF_SIZES = st.lists(st.one_of(ODD, st.floats(1e-3, 1e3), st.just(5.0)), min_size=1, max_size=5)
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(COSTS_OF_SIZES, st.sampled_from([None, "n", "n^2", "n!"])), min_size=1, max_size=4))
+def test_degenerate_costs_make_no_traceback_and_no_number_that_is_none(models) -> None:
+    rows = pd.DataFrame(
+        {"model": f"m{i}", "status": "ok", "resolution": 4**k, "tokens": tokens, "complexity": claim}
+        | {COST: cost, "peak_memory_train_mib": cost}
+        | {"latency_forward_low_ms": low, "latency_forward_high_ms": low}
+        for i, (costs, claim) in enumerate(models)
+        for k, cost in enumerate(costs)
+        for tokens, low in ((4.0**k, cost), (0.0, cost), (4.0**k, None))
+    )
+    found = fits(rows)
+    for each in found:
+        assert math.isfinite(each.exponent)
+        assert each.low <= each.exponent <= each.high
+        costs = [cost for cost in models[int(each.model[1:])][0] if isinstance(cost, float) and 0 < cost < 1e300]
+        assert each.flag == EQUAL or len(set(costs)) > 1
+    result = scaling(rows)
+    if result is None:
+        assert not found
+        return
+    for crossing in result.crossovers:
+        assert math.isfinite(crossing.tokens)
+        assert crossing.tokens <= FARTHEST * max(rows["tokens"])
+    names = {f"m{i}": f"m{i}" for i in range(len(models))}
+    assert not [line for line in crossing_lines(result, names, "grid points") if "nan" in line or "inf" in line]
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_a_report_of_costs_without_noise_is_written(tmp_path, power: float) -> None:
+    folder = Folder(tmp_path / "x")
+    for resolution in (16, 32, 64):
+        for i, model in enumerate(("mano", "fno", "vit")):
+            # Costs of made results are scale * tokens / 64.
+            folder.add(model, resolution, scale=(1 + 0.37 * i) * float(resolution**2) ** (power - 1))
+    written = write_report(tmp_path / "x", load(tmp_path / "x"), metrics=METRICS)
+    said = "\n".join(path.read_text() for path in written if path.suffix in (".md", ".html"))
+    assert "not extrapolated" in said
+    assert not re.search(r"\b(nan|inf)\b", said)
