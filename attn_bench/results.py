@@ -15,73 +15,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import functools
+import logging
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.errors import UserError
-from attn_bench.files import TEMPORARY, atomic_write, write_json
-from attn_bench.sweep import Cell
+from attn_bench.files import TEMPORARY, atomic_write, read_json, write_json
+from attn_bench.format import clean
+from attn_bench.merge import merged
+from attn_bench.record import SCHEMA, Record, Status, checked_environment, checked_run_info, plain
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
-Status = Literal["ok", "oom", "timeout", "crashed", "diverged", "unsupported", "skipped"]
+__all__ = ["SCHEMA", "Record", "Status", "Store", "load"]
 
-
-@dataclass(frozen=True)
-class Record:
-    """What became of one cell.
-
-    Attributes:
-        cell: the cell, as JSON.
-        status: ``ok``, or why it is not.
-        error: one line for any other status.
-        environment: name of the file under ``environments/`` that says where it ran.
-        tokens: points of the grid.
-        complexity: growth with the number of tokens that the model claims.
-        parameters: trainable parameters (a complex one counts as two).
-        flops: of one forward pass of one sample.
-        effective: settings in force where they differ from those asked for.
-        training: steps, epochs, seconds, loss.
-        evaluations: one entry per resolution evaluated at: resolution, status, error, metrics.
-        latency, memory: ``forward`` and ``train_step``, each as measured, raw samples included.
-        data: what the data were.
-        seconds: wall-clock time of the cell.
-        started: UTC time, ISO 8601.
-    """
-
-    cell: Mapping[str, Any]
-    id: str
-    status: Status
-    error: str | None = None
-    environment: str | None = None
-    tokens: int | None = None
-    complexity: str | None = None
-    parameters: int | None = None
-    flops: Mapping[str, Any] | None = None
-    effective: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] | None = None
-    evaluations: tuple[Mapping[str, Any], ...] = ()
-    latency: Mapping[str, Any] = field(default_factory=dict)
-    memory: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float | None = None
-    started: str | None = None
-    schema: int = SCHEMA
-
-    @classmethod
-    def of(cls, cell: Cell, status: Status, **values: Any) -> Record:
-        """Build the record of ``cell``."""
-        return cls(cell=cell.to_json(), id=cell.id, status=status, **values)
-
-
-_REQUIRED = {field.name for field in dataclasses.fields(Record)} - {"tokens", "complexity"}
+UNUSABLE = ".unusable"
+# A record of thousands of samples has a few hundred KiB.
+_LARGEST_BYTES = 32 << 20
 
 
 class Store:
@@ -89,6 +44,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._info: dict[str, Any] | None = None
 
     @classmethod
     def create(cls, folder: Path, task: str) -> Store:
@@ -101,8 +57,8 @@ class Store:
         try:
             if folder.exists() and not folder.is_dir():
                 raise UserError(f"--out {folder}: is a file; name a folder")
-            # A runner killed early leaves nothing but a temporary file.
-            if any(path.is_file() and path.suffix != TEMPORARY for path in folder.rglob("*")):
+            # A runner killed early leaves nothing but a temporary file, which is hidden.
+            if any(path.is_file() and not _hidden(path.relative_to(folder)) for path in folder.rglob("*")):
                 existing = store.run_info()
                 if existing.get("task") != task:
                     raise UserError(
@@ -135,21 +91,24 @@ class Store:
         """Return ``run.json``; raises UserError if the folder is no results folder."""
         path = self.folder / "run.json"
         try:
-            info = json.loads(path.read_text(encoding="utf-8"))
+            info = read_json(path, _LARGEST_BYTES)
+            schema = info.get("schema") if isinstance(info, Mapping) else None
+            if schema == SCHEMA:
+                return checked_run_info(info)
         except FileNotFoundError:
             raise UserError(f"{self.folder}: holds no results of attn-bench (no run.json)") from None
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from None
-        if not isinstance(info, dict) or info.get("schema") != SCHEMA:
-            found = info.get("schema") if isinstance(info, dict) else None
-            raise UserError(
-                f"{path}: schema {found!r}, this version reads {SCHEMA}; use the version of attn-bench that wrote it"
-            )
-        return info
+            raise UserError(f"{path}: cannot be read ({clean(_reason(error))})") from None
+        newer = isinstance(schema, int) and schema > SCHEMA
+        raise UserError(
+            f"{path}: {'written by a newer attn-bench, ' if newer else ''}schema {clean(repr(schema), 40)}, "
+            f"this version reads {SCHEMA}; use the version of attn-bench that wrote it"
+        )
 
     def write_run_info(self, values: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
-        write_json(self.folder / "run.json", {"schema": SCHEMA, **values})
+        self._info = {"schema": SCHEMA, **values}
+        write_json(self.folder / "run.json", self._info)
 
     def path(self, kind: Literal["cells", "artifacts", "checkpoints", "logs", "environments"], id: str) -> Path:
         """Return where something of a cell is kept."""
@@ -157,37 +116,49 @@ class Store:
         return self.folder / kind / f"{id}.{suffix}"
 
     def write(self, record: Record) -> None:
-        """Keep a record; takes the place of an earlier one of the same cell."""
-        write_json(self.path("cells", record.id), dataclasses.asdict(record))
+        """Keep a record; takes the place of an earlier one of the same cell, and one that is unusable is set aside."""
+        self._keep_run_info()
+        path = self.path("cells", record.id)
+        if os.path.lexists(path) and self.read(record.id) is None:
+            with contextlib.suppress(OSError):
+                path.replace(path.with_name(path.name + UNUSABLE))
+        write_json(path, plain(dataclasses.asdict(record)))
+
+    def _keep_run_info(self) -> None:
+        """Write ``run.json`` again if the folder was removed since this store wrote it."""
+        if self._info is not None and not (self.folder / "run.json").exists():
+            write_json(self.folder / "run.json", self._info)
 
     def read(self, id: str) -> dict[str, Any] | None:
-        """Return the record of a cell, or None if there is none; raises UserError if the file is broken."""
-        path = self.path("cells", id)
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            whole = record["schema"] == SCHEMA and record["id"] == id and record.keys() >= _REQUIRED
-            return record if whole else _broken(path, "not a whole record of it")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return _broken(path, repr(error))
+        """Return the record of a cell, or None if there is none that can be used; says so where one is broken."""
+        return self._read(self.path("cells", id), lambda values: _named(values, id))
 
     def environment(self, id: str | None) -> dict[str, Any] | None:
-        """Return an environment that a record refers to, or None if it is not there; raises UserError if broken."""
-        if id is None:
-            return None
-        path = self.path("environments", id)
+        """Return an environment that a record refers to, or None if there is none that can be used."""
+        return None if id is None else self._read(self.path("environments", id), checked_environment)
+
+    def _read(self, path: Path, check: Callable[[Any], dict[str, Any]]) -> dict[str, Any] | None:
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return check(read_json(path, _LARGEST_BYTES))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from None
+            _say_once(f"{path}: skipped, {clean(_reason(error))}")
+            return None
+
+    def ids(self) -> Iterator[str]:
+        """Yield the names of the files that ought to be records; those of hidden ones are left out."""
+        for path in sorted((self.folder / "cells").glob("*.json")):
+            if not _hidden(Path(path.name)):
+                yield path.stem
 
     def records(self) -> list[dict[str, Any]]:
-        """Return every record, in the order of resolution, model and seed."""
-        files = sorted((self.folder / "cells").glob("*.json"))
-        records = [record for file in files if (record := self.read(file.stem)) is not None]
+        """Return what is known of every cell, in the order of resolution, model and seed.
+
+        Records that differ only in what else was asked of a cell are one (:mod:`attn_bench.merge`). A file that holds
+        no record is skipped and said once.
+        """
+        records = merged([record for id in self.ids() if (record := self.read(id)) is not None])
         return sorted(records, key=lambda r: (r["cell"]["resolution"], r["cell"]["model"], r["cell"]["seed"], r["id"]))
 
     def table(self) -> pd.DataFrame:
@@ -196,14 +167,14 @@ class Store:
 
         from attn_bench.table import rows
 
-        environments = {
-            file.stem: json.loads(file.read_text(encoding="utf-8"))
-            for file in (self.folder / "environments").glob("*.json")
-        }
-        return pd.DataFrame(rows(self.records(), environments, list(self.run_info().get("metrics", {}))))
+        records = self.records()
+        used = sorted({record["environment"] for record in records if record["environment"]})
+        environments = {id: values for id in used if (values := self.environment(id)) is not None}
+        return pd.DataFrame(rows(records, environments, list(self.run_info().get("metrics", {}))))
 
     def write_table(self) -> pd.DataFrame:
         """Write ``table.csv`` and ``table.parquet`` and return the table; an empty one has no columns to write."""
+        self._keep_run_info()
         table = self.table()
         if table.empty:
             return table
@@ -214,15 +185,33 @@ class Store:
         return table
 
 
-def _broken(path: Path, why: str) -> Any:
-    raise UserError(f"{path}: broken record ({why}); delete the file to run its cell again")
+def _named(values: Any, id: str) -> dict[str, Any]:
+    record = Record.checked(values)
+    if record.id != id:
+        raise ValueError(f"a record of cell {record.id} under another name")
+    return dataclasses.asdict(record)
+
+
+def _hidden(path: Path) -> bool:
+    """Tell whether a file is somebody else's business: the operating system's, an editor's, a half-written one."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    # To standard error wherever nobody configured logging.
+    logging.getLogger("attn_bench").warning(line)
 
 
 def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Return the table of a results folder: one row per cell, and one more per further resolution it was evaluated at.
 
     Raises:
-        UserError: the folder holds no results, or broken ones.
+        UserError: the folder holds no results.
     """
     table = Store.open(Path(path)).table()
     if table.empty:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
+from json import dumps, loads  # bound before a plugin is imported that patches them
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,7 +102,7 @@ class Cell:
                 del values[name]
         if self.finetuning is not None and not self.finetuning.cutmix:
             del values["finetuning"]["cutmix"]
-        return json.loads(json.dumps(values, sort_keys=True))
+        return loads(dumps(values, sort_keys=True))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
@@ -119,9 +119,12 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Hash of the canonical JSON: the same cell has the same id on every machine and in every process."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        """Hash of the canonical JSON: the same cell has the same id on every machine and in every process.
+
+        Whether it is measured is no part of what it is: measured later, it is still the same row.
+        """
+        canonical = dumps(self.to_json() | {"measure": True}, sort_keys=True, separators=(",", ":"))
+        return sha256(canonical.encode()).hexdigest()[:16]
 
     @property
     def title(self) -> str:

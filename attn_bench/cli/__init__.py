@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of ``attn-bench``: one line per error, exit status 2 for wrong input, 130 when interrupted."""
+    logging.getLogger("attn_bench").addHandler(_LINES)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
@@ -46,6 +48,16 @@ def main() -> None:
             raise
         _fail(_elsewhere(error, command.commands) or error.format_message())
     sys.exit(status if isinstance(status, int) else 0)
+
+
+class _Lines(logging.Handler):
+    """Prints what the harness has to say beside its results, such as files that it skips."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"attn-bench: {record.getMessage()}", file=sys.stderr)
+
+
+_LINES = _Lines()
 
 
 def _elsewhere(error: Any, commands: Mapping[str, Any]) -> str | None:

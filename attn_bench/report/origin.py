@@ -62,7 +62,7 @@ class Origin:
 
 
 def read_origin(folder: Path) -> Origin:
-    """Read where the results in ``folder`` come from; raises UserError if a record is broken."""
+    """Read where the results in ``folder`` come from."""
     records = Store(folder).records()
     times = sorted(record["started"] for record in records if record["started"])
     ran = Counter(record["environment"] for record in records if record["environment"])

@@ -395,7 +395,9 @@ def test_what_is_no_results_folder_is_one_line(
     (other / "run.json").write_text('{"schema": 99}')
     (half / "run.json").write_text('{"schema"')
     next(cut.glob("cells/*")).write_text('{"schema": 1, "id"')
-    lacking = changed(base, lambda record: record.pop("latency"))
+    lacking = changed(base)
+    record = next(lacking.glob("cells/*"))
+    record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "latency"}))
     for folder in (empty, other, half, cut, lacking, base.parent / "nowhere", Path(__file__)):
         assert run("compare", str(base), str(folder), monkeypatch=monkeypatch) == 2
         errors = capsys.readouterr().err.strip().splitlines()

@@ -102,15 +102,6 @@ def test_wrong_folders_are_one_line(tmp_path):
         attn_bench.load(store.folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}'])
-def test_a_broken_record_is_named(tmp_path, text):
-    store = store_in(tmp_path)
-    (cell,) = cells(resolutions=[8])
-    store.path("cells", cell.id).write_text(text)
-    with pytest.raises(UserError, match=rf"{cell.id}\.json: broken record .* delete the file"):
-        attn_bench.load(store.folder)
-
-
 def test_a_record_names_its_cell():
     (cell,) = cells(resolutions=[8])
     record = Record.of(cell, "ok")

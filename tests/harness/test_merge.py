@@ -1,0 +1,119 @@
+"""One row is one thing: what is known of one model, trained once with one seed, is in one row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_results import METRICS, TRAINING
+
+import attn_bench
+from attn_bench.merge import merged
+from attn_bench.report.summary import summarise
+from attn_bench.results import Record, Store
+from attn_bench.sweep import Cell
+
+TIMES = dict.fromkeys(("median_ms", "low_ms", "high_ms", "p10_ms", "p90_ms"), 1.0)
+
+
+def cell(**settings: Any) -> Cell:
+    values = {
+        "model": "mano", "plugin": "mano", "model_version": "1", "options": {}, "task": "darcy", "task_version": "1",
+        "task_options": {}, "resolution": 16, "seed": 0, "precision": "float32", "device": "cpu", "training": TRAINING,
+        "batch_size": 8,
+    }  # fmt: skip
+    return Cell(**{**values, **settings})
+
+
+def record(of: Cell, number: float, day: int, status: Any = "ok", **values: Any) -> Record:
+    """A record whose every number is ``number``."""
+    tested = (of.resolution, *of.eval_resolutions)
+    made: dict[str, Any] = {
+        "environment": f"env{day}",
+        "evaluations": [
+            {"resolution": r, "status": "ok", "error": None, "metrics": {"rel_l2": number}} for r in tested
+        ],
+        "training": {"loss": number},
+        "latency": {"forward": dict.fromkeys(TIMES, number)} if of.measure else {},
+        "memory": {"forward": {"peak_mib": number, "total_mib": number}} if of.measure else {},
+        "flops": {"total": number, "unknown": []} if of.measure else None,
+        "started": f"2026-01-{day:02}T10:00:00+00:00",
+    }
+    return Record.of(of, status, **{**made, **values})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path)
+    made.write_run_info({"task": "darcy", "metrics": {"rel_l2": {"direction": "lower", "summary": ""}}})
+    return made
+
+
+def old(store: Store, one: Record, number: int) -> None:
+    """Keep a record as an earlier version did, which gave a cell that is not measured a name of its own."""
+    store.write(replace(one, id=f"{number:016x}"))
+
+
+def test_measuring_is_no_part_of_what_a_cell_is():
+    assert cell(measure=False).id == cell(measure=True).id
+    assert cell(measure=False).to_json()["measure"] is False
+    assert cell(seed=1).id != cell().id
+
+
+def test_a_cell_that_is_measured_has_the_name_that_it_always_had():
+    path = next((Path(__file__).parents[2] / "results" / "quick" / "cells").glob("*.json"))
+    stored = Store(path.parents[1]).read(path.stem)
+    assert stored is not None
+    assert Cell.from_json(stored["cell"]).id == path.stem
+
+
+def test_records_that_differ_in_what_else_was_asked_are_one_row_with_one_seed(store):
+    old(store, record(cell(measure=False), 3.0, day=3), 1)
+    old(store, record(cell(eval_resolutions=(32,)), 2.0, day=2), 2)
+    old(store, record(cell(eval_resolutions=(64, 32), measure=False), 1.0, day=1), 3)
+    table = attn_bench.load(store.folder)
+    # Each number from the newest that holds it: trained on day 3, measured on day 2.
+    assert table[["eval_resolution", "rel_l2"]].values.tolist() == [[16, 3.0], [32, 2.0], [64, 1.0]]
+    assert table.train_loss.tolist() == [3.0] * 3
+    assert table.latency_forward_ms[0] == table.peak_memory_forward_mib[0] == table.flops[0] == 2.0
+    assert table.model.tolist() == ["mano"] * 3
+    summary = summarise(table, METRICS)
+    assert all(entry.seeds == 1 for entry in summary.entries)
+    (one,) = store.records()
+    assert one["environment"] == "env2", "where it was measured"
+    assert one["cell"]["measure"] is True
+
+
+def test_a_row_is_a_seed_and_other_settings_are_other_rows(store):
+    cells = [cell(seed=seed, measure=seed == 1) for seed in (0, 1)]
+    cells += [cell(training=replace(TRAINING, budget=20.0)), cell(model_version="2"), cell(batch_size=4)]
+    for number, one in enumerate(cells):
+        old(store, record(one, 1.0, day=number + 1), number)
+    assert len(store.records()) == len(cells)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_ended_ok_counts_before_what_did_not(store, first):
+    good = record(cell(measure=False), 1.0, day=1)
+    bad = record(
+        cell(eval_resolutions=(32,)), 9.0, 2, "oom", error="none left", evaluations=[], latency={}, memory={},
+        flops=None, training=None,
+    )  # fmt: skip
+    for number, one in enumerate([good, bad] if first else [bad, good]):
+        old(store, one, number)
+    table = attn_bench.load(store.folder)
+    assert table.status.tolist() == ["ok", "oom"]
+    assert table.error.fillna("").tolist() == ["", "none left"]
+    assert table.rel_l2.fillna(0).tolist() == [1.0, 0.0]
+
+
+def test_of_two_failures_the_newer_one_is_told_with_what_either_found():
+    older = record(cell(), 1.0, 1, "crashed", error="boom", latency={}, memory={}, flops=None)
+    newer = record(cell(eval_resolutions=(32,)), 2.0, 2, "timeout", error="late", evaluations=[], training=None)
+    (one,) = merged([vars(older), vars(newer)])
+    assert (one["status"], one["error"]) == ("timeout", "late")
+    assert one["evaluations"][0]["metrics"] == {"rel_l2": 1.0}
+    assert one["training"] == {"loss": 1.0}
+    assert one["latency"]["forward"]["median_ms"] == 2.0
