@@ -154,7 +154,9 @@ class Splits:
     Attributes:
         train: map-style dataset of (input, target) tensors, without the batch axis.
         test: the same.
-        identity: what the data are, JSON values only (recipe, sizes, checksum); kept in the record.
+        identity: what the data are, JSON values only (recipe, sizes, checksum); kept in the record. What is called
+            ``read`` is the line of :meth:`Task.prepare` for this resolution alone; two data sets that differ in it only
+            are the same.
         plain: ``train`` without random augmentation, for features that are computed once; ``train`` where None.
         augmented: ``train`` with the random augmentation of fine-tuning; ``train`` where None.
         augmentation: in words, that of fine-tuning; kept in its records.
@@ -223,8 +225,9 @@ class Task(ABC):
     ) -> Sequence[Mapping[str, Any]]:
         """Make or download the data of ``resolutions`` unless they are cached; ``refresh`` makes them anew.
 
-        Called once before cells run, with resolved options. Returns a description of each cached file, if any; what is
-        called ``warning`` in one is one line that a run shows.
+        Called once before cells run, with resolved options. Returns a description of each file or set, if any; ``read``
+        in one is a line that says what was read or made ("40 samples of 16 x 64 from rect.pt: 32 train, 8 test"),
+        ``warning`` a line on what to know about it. A run shows both before it trains.
 
         Raises:
             DataError: the data cannot be had.

@@ -118,6 +118,10 @@ class Screen:
         self.progress.update(self.one, completed=done, total=total, detail=f"{done}/{total}")
         self.lines.say(f"{self.data}: {done}/{total}")
 
+    def on_read(self, line: str) -> None:
+        """Show what data were read or made."""
+        self._print(line)
+
     def on_warning(self, message: str) -> None:
         """Show what is to be known of the data."""
         self._print(f"warning: {message}")

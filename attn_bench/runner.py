@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.errors import DiskError
+from attn_bench.format import clean
 from attn_bench.registry import TASKS
 from attn_bench.results import Store
 from attn_bench.sweep import Cell, Sweep, imported
@@ -31,15 +32,24 @@ def prepare_data(
     cells: Sequence[Cell],
     on_progress: Callable[[int, int], None],
     on_warning: Callable[[str], object] = warnings.warn,
-) -> None:
-    """Make or fetch the data of ``cells`` before any of them runs, so that no cell's time holds it."""
+    on_read: Callable[[str], object] = lambda line: None,
+) -> list[str]:
+    """Make or fetch the data of ``cells`` before any of them runs, so that no cell's time holds it.
+
+    Returns what was read or made, in lines as the task says it; ``on_read`` is told each.
+    """
     if all(cell.training is None for cell in cells):
-        return
+        return []
     task = TASKS.load(task_name)
     resolutions = tuple(dict.fromkeys(r for cell in cells for r in (cell.resolution, *cell.eval_resolutions)))
+    lines = []
     for item in task.prepare(resolutions, on_progress, **cells[0].task_options):
+        if "read" in item:
+            lines.append(clean(str(item["read"])))
+            on_read(lines[-1])
         if "warning" in item:
             on_warning(item["warning"])
+    return lines
 
 
 def run_sweep(
@@ -52,13 +62,16 @@ def run_sweep(
     on_cells: Callable[[Sequence[Cell], Sequence[str]], None] = lambda cells, there: None,
     on_data: Callable[[int, int], None] = lambda done, total: None,
     on_warning: Callable[[str], object] = warnings.warn,
+    on_read: Callable[[str], object] = lambda line: None,
     listen: Listener = lambda cell, event: None,
 ) -> pd.DataFrame:
     """Run what is missing of ``sweep`` in ``out`` and return the table of the folder.
 
     A second call runs only what is not there yet. The table on disk is brought up to date even when interrupted.
+    ``attrs["data"]`` of the table says in lines what data this call read or made.
 
     Args:
+        on_read: told these lines, before anything runs.
         on_cells: told all cells, and the status of each that is there already and is not run again.
 
     Raises:
@@ -77,7 +90,7 @@ def run_sweep(
             there.append(record["status"])
     on_cells(cells, there)
     try:
-        prepare_data(sweep.task, due, on_data, on_warning)
+        read = prepare_data(sweep.task, due, on_data, on_warning, on_read)
     except BaseException:
         store.discard_empty()
         raise
@@ -101,6 +114,7 @@ def run_sweep(
             )
         finally:
             table = store.write_table()
+    table.attrs["data"] = read
     return table
 
 
@@ -124,7 +138,7 @@ def run(
     memory_limit_mib: float | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Run a sweep and return its table, one row per cell.
+    """Run a sweep and return its table, one row per cell; ``attrs["data"]`` of it says what data were read.
 
     Args:
         models: names, ``"name:preset"``, or mappings with ``name`` and any of ``preset``, ``options``, ``label``.

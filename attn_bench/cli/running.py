@@ -190,6 +190,7 @@ def _sweep(
             on_cells=screen.on_cells,
             on_data=screen.on_data,
             on_warning=screen.on_warning,
+            on_read=screen.on_read,
             listen=screen.listen,
         )
     show(folder, table)

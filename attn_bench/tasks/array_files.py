@@ -1,146 +1,140 @@
 """Named arrays in .pt, .npz, .mat and .h5 files, through one door that reads shapes before it reads data.
 
-Nothing is unpickled: .pt files are loaded with ``weights_only``, .npz files with ``allow_pickle=False``.
+Which format a file has is told by its content. Nothing is unpickled, nothing is read that lies in another file, and
+what a file claims to hold is held against its size and the memory that is free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+import stat
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
+from attn_bench.format import clean
 from attn_bench.plugin import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
+from attn_bench.tasks.array_formats.contents import MOST_PACKED, Contents, StoredArray, in_units, shown
 
 SUFFIXES = (".pt", ".npz", ".mat", ".h5", ".hdf5")
+# Of files whose format torch had before version 1.6: a pickled number.
+OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# How files start that are often taken for these, and what to do.
+OTHER = {
+    b"\x93NUMPY": "it is a single array of numpy's; put both into one file with numpy.savez(FILE, x=x, y=y)",
+    b"\x1f\x8b": "it is compressed by gzip; unpack it",
+    b"CDF": "it is netCDF 3; convert it to netCDF 4, which is HDF5, with nccopy -k nc4",
+    b"# Created by Octave": "it is Octave's text format; save it with save -v7",
+    b"version https://git-lfs": "it is the place holder of Git LFS; get the file with git lfs pull",
+    b"<": "it is a page of the web, so the download went wrong",
+    b"\x80": "it is a Python pickle, which is not read because that can run any program; use numpy.savez or torch.save",
+}
+_Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class StoredArray:
-    """An array of a file: its shape, and how to read it."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
-
-
-def open_arrays(path: Path) -> dict[str, StoredArray]:
-    """Return the numeric arrays of a file by name, unread.
-
-    A .mat file of version 7.3 holds every array with its axes reversed; they are put back.
+def open_arrays(path: Path) -> Contents:
+    """Return what a file holds, unread.
 
     Raises:
-        DataError: the file is missing, of another kind, or damaged.
+        DataError: the file is missing, of another kind, or damaged; or an array is read that is too large.
     """
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder, not a file")
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path}: cannot read {path.suffix or 'a file without extension'}; give {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty")
-    readers = {".pt": _open_pt, ".npz": _open_npz, ".mat": _open_mat, ".h5": _open_h5, ".hdf5": _open_h5}
-    found = _guarded(path, lambda: readers[path.suffix.lower()](path))
-    return {
-        name: StoredArray(array.shape, lambda read=array.read: _guarded(path, read))  # type: ignore[misc]
-        for name, array in found.items()
-    }
+    size = _size(path)
+    contents = _guarded(path, lambda: _reader(path)(path))
+    arrays = {name: _checked(path, name, array, size) for name, array in contents.arrays.items()}
+    return replace(contents, arrays=arrays)
 
 
-def _guarded(path: Path, action: Callable[[], Any]) -> Any:
+def _size(path: Path) -> int:
     try:
-        return action()
-    except (DataError, MemoryError):
+        found = path.stat()
+    except FileNotFoundError:
+        if path.suffix.lower() not in SUFFIXES:
+            what = clean(path.suffix) or "a file without extension"
+            raise DataError(f"{path}: cannot read {what}; give {', '.join(SUFFIXES)}") from None
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise DataError(f"{path}: is a folder, not a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path}: is a pipe or a device, not a file")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path}: cannot be read (permission denied)")
+    if found.st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+    return found.st_size
+
+
+def _reader(path: Path) -> Callable[[Path], Contents]:
+    """Return what reads the format that the content of a file shows."""
+    from attn_bench.tasks.array_formats.hdf5 import is_hdf5, open_hdf5
+
+    with path.open("rb") as file:
+        start = file.read(128)
+    if start.startswith(b"PK\x03\x04") or (start.startswith(b"PK\x05\x06") and zipfile.is_zipfile(path)):
+        with zipfile.ZipFile(path) as archive:
+            torch_wrote = any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
+        if not torch_wrote:
+            from attn_bench.tasks.array_formats.npz import open_npz
+
+            return open_npz
+    elif is_hdf5(path):
+        return open_hdf5
+    elif start[124:128] in (b"\x00\x01IM", b"\x01\x00MI") or _is_old_mat(path, start):
+        from attn_bench.tasks.array_formats.mat import open_mat
+
+        return open_mat
+    elif not start.startswith(OLD_TORCH):
+        why = next((why for sign, why in OTHER.items() if start.lstrip().startswith(sign)), "its content is another")
+        raise DataError(f"{path}: is not a {', '.join(SUFFIXES)} file with plain arrays, or a damaged one; {why}")
+    from attn_bench.tasks.array_formats.pt import open_pt
+
+    return open_pt
+
+
+def _is_old_mat(path: Path, start: bytes) -> bool:
+    # A file of MATLAB 4 has no signature; its first number tells how it is stored.
+    return path.suffix.lower() == ".mat" and start[:4].count(0) >= 2
+
+
+def _checked(path: Path, name: str, array: StoredArray, size: int) -> StoredArray:
+    def read() -> Any:
+        if array.nbytes > MOST_PACKED * size:
+            raise DataError(
+                f"{path}: {shown(name)!r} claims {in_units(array.nbytes)} (shape {array.shape}), which a file of "
+                f"{in_units(size)} cannot hold; it is damaged, or was expanded without being copied"
+            )
+        return _guarded(path, array.read)
+
+    return replace(array, read=read)
+
+
+def _guarded(path: Path, action: Callable[[], _Result]) -> _Result:
+    try:
+        with warnings.catch_warnings():
+            # What a library warns of on the way, an error says or nobody needs.
+            warnings.simplefilter("ignore")
+            return action()
+    except DataError:
         raise
+    except MemoryError:
+        raise DataError(f"{path}: there is not enough memory to read it") from None
     except Exception as error:
         # What the readers raise on a broken file is not documented by any of them: from struct.error to KeyError.
-        first = f"{type(error).__name__}: {error}".strip().splitlines()[0][:120]
-        why = "" if isinstance(error, KeyError) else f" ({first})"  # the key of a table that no user knows
-        raise DataError(f"{path}: no {path.suffix} file with plain arrays, or a damaged one{why}") from None
+        raise DataError(f"{path}: {_reason(error, path)}") from None
 
 
-def _open_pt(path: Path) -> dict[str, StoredArray]:
-    import torch
+def _reason(error: Exception, path: Path) -> str:
+    if type(error).__name__ == "UnpicklingError":
+        from attn_bench.tasks.array_formats.pt import refused_object
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap" not in str(error):
-            raise
-        # Files of the format before torch 1.6 cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, Mapping):
-        raise DataError(f"{path}: holds a {type(content).__name__}; a dict with coefficients and solutions is needed")
-
-    def read(value: torch.Tensor) -> np.ndarray:
-        # numpy has no bfloat16.
-        return (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
-
-    return {
-        str(name): StoredArray(tuple(value.shape), lambda value=value: read(value))  # type: ignore[misc]
-        for name, value in content.items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
-def _open_npz(path: Path) -> dict[str, StoredArray]:
-    import zipfile
-
-    import numpy as np
-    from numpy.lib import format as npy
-
-    def read(name: str) -> np.ndarray:
-        with np.load(path, allow_pickle=False) as stored:
-            return stored[name]
-
-    found = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            name = member.removesuffix(".npy")
-            with archive.open(member) as file:
-                version = npy.read_magic(file)
-                header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                shape = header(file)[0]
-            found[name] = StoredArray(tuple(shape), lambda name=name: read(name))  # type: ignore[misc]
-    return found
-
-
-def _open_mat(path: Path) -> dict[str, StoredArray]:
-    import h5py
-    import scipy.io
-
-    if h5py.is_hdf5(path):
-        return _open_h5(path, reverse=True)
-
-    def read(name: str) -> np.ndarray:
-        return scipy.io.loadmat(path, variable_names=[name])[name]
-
-    return {
-        name: StoredArray(tuple(shape), lambda name=name: read(name))  # type: ignore[misc]
-        for name, shape, kind in scipy.io.whosmat(path)
-        if kind not in ("cell", "struct", "object", "char", "function", "opaque", "sparse")
-    }
-
-
-def _open_h5(path: Path, reverse: bool = False) -> dict[str, StoredArray]:
-    import h5py
-
-    def read(name: str) -> np.ndarray:
-        with h5py.File(path) as file:
-            values = file[name][()]
-        return values.T if reverse else values
-
-    found = {}
-
-    def visit(name: str, item: Any) -> None:
-        # MATLAB keeps what cells point to below '#refs#'.
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf" and not name.startswith("#"):
-            shape = item.shape[::-1] if reverse else item.shape
-            found[name] = StoredArray(tuple(shape), lambda: read(name))
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-    return found
+        if said := refused_object(error):
+            return said
+    if "filter" in str(error) and isinstance(error, OSError):
+        return "is compressed by a filter of HDF5 that is not installed here (often: pip install hdf5plugin)"
+    # The key of a table that no user knows.
+    why = "" if isinstance(error, KeyError) else f" ({clean(f'{type(error).__name__}: {error}', 120)})"
+    return f"no {path.suffix} file with plain arrays, or a damaged one{why}"

@@ -9,7 +9,7 @@ from attn_bench.tasks.cache import Entry, cache_folder
 from attn_bench.tasks.darcy.grids import choose
 from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
 from attn_bench.tasks.darcy.recipes import recipe_with
-from attn_bench.tasks.darcy.source import Fields, Loaded, Source
+from attn_bench.tasks.darcy.source import Fields, Loaded, Source, grids_in_words
 
 if TYPE_CHECKING:
     from attn_bench.tasks.darcy.field import Stream
@@ -62,7 +62,7 @@ class Generated(Source):
                 for r in missing:
                     arrays = {"high": samples[r].high, "solution": samples[r].solution}
                     manifests[stream, r] = self._entry(distribution, stream, r).store(arrays)
-        return [
+        described: list[dict[str, Any]] = [
             {
                 "split": stream,
                 "resolution": r,
@@ -74,6 +74,8 @@ class Generated(Source):
             for (stream, r), manifest in manifests.items()
             if manifest is not None
         ]
+        described[0]["read"] = self._in_words(resolutions)
+        return described
 
     def load(self, resolution: int) -> Loaded:
         """Return the data, from the cache if they are there."""
@@ -103,8 +105,14 @@ class Generated(Source):
             "n_train": counts["train"],
             "n_test": counts["test"],
             "sha256": checksums,
+            "read": self._in_words((resolution,)),
         }
         return Loaded(splits["train"], splits["test"], identity)
+
+    def _in_words(self, resolutions: Sequence[int]) -> str:
+        train, test = self._counts().values()
+        grids = grids_in_words([(r, r) for r in resolutions])
+        return f"{train + test} samples of {grids} generated: {train} train, {test} test"
 
     def _recipe(self) -> Any:
         options = self.options

@@ -6,11 +6,12 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from attn_bench.plugin import OptionError
+from attn_bench.tasks.darcy.axes import checked_axes
 from attn_bench.tasks.darcy.grids import Layout
 from attn_bench.tasks.darcy.recipes import RecipeName
 
 GENERATED_ONLY = ("recipe", "fine", "alpha", "tau", "a_high", "a_low", "forcing", "source", "device")
-FILE_ONLY = ("test_data", "test_fraction", "input_key", "target_key", "data_checksum")
+FILE_ONLY = ("test_data", "test_fraction", "input_key", "target_key", "axes", "data_checksum")
 ZENODO_HAS_NO = ("layout", "fine", "alpha", "tau", "a_high", "a_low", "forcing", "device", "seed")
 N_TRAIN, N_TEST = 1000, 200
 
@@ -37,6 +38,7 @@ class Options:
     test_fraction: float = 0.2
     input_key: str | None = None
     target_key: str | None = None
+    axes: str | None = None
     data_checksum: str | None = None
 
     def __post_init__(self) -> None:
@@ -45,7 +47,8 @@ class Options:
             if value is not None and value < 1:
                 raise OptionError(f"darcy.{name} is at least 1 (given: {value})")
         if self.seed < 0:
-            raise OptionError(f"darcy.seed must not be negative (given: {self.seed})")
+            raise OptionError(f"darcy.seed must be >= 0 (given: {self.seed})")
+        checked_axes(self.axes)
         if not 0 < self.test_fraction < 1:
             raise OptionError(f"darcy.test_fraction is between 0 and 1 (given: {self.test_fraction})")
         if self.data is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_bench.plugin import DataError
-from attn_bench.tasks.array_files import StoredArray, open_arrays
+from attn_bench.tasks.array_files import open_arrays
+from attn_bench.tasks.array_formats.contents import LISTED, Contents, check_memory, shown
+from attn_bench.tasks.darcy.axes import Axes, check_without_doubt
 from attn_bench.tasks.darcy.source import Fields
 
 if TYPE_CHECKING:
@@ -15,100 +17,118 @@ if TYPE_CHECKING:
 
 INPUT_KEYS = ("x", "coeff", "a", "coefficient", "coefficients", "input", "inputs", "permeability", "nu")
 TARGET_KEYS = ("y", "sol", "u", "solution", "solutions", "output", "outputs", "target", "targets", "pressure", "tensor")
-SHAPES = "(N, H, W), (N, 1, H, W) or (N, H, W, 1)"
 
 
 class PairFile:
     """A file with coefficients and solutions; finding them reads shapes alone.
 
-    Attributes:
+    Args:
         path: the file.
+        input_key, target_key: names of the arrays; found by usual names where None.
+        axes: order of their axes, e.g. ``"hwn"``; the usual one where None and there is no doubt.
+
+    Attributes:
         samples, grid: N and (H, W).
+        names: of both arrays, as they can be shown.
 
     Raises:
-        DataError: they are not to be found, or do not belong together.
+        DataError: they are not to be found, do not belong together, or which is which is open.
     """
 
-    def __init__(self, path: Path, input_key: str | None, target_key: str | None) -> None:
+    def __init__(
+        self, path: Path, input_key: str | None = None, target_key: str | None = None, axes: str | None = None
+    ) -> None:
         self.path = path
-        arrays = open_arrays(path)
-        self._input = _chosen(path, arrays, "input", input_key, INPUT_KEYS)
-        self._target = _chosen(path, arrays, "target", target_key, TARGET_KEYS)
+        self._contents = contents = open_arrays(path)
+        self._input = _chosen(path, contents, "input", input_key, INPUT_KEYS, target_key)
+        self._target = _chosen(path, contents, "target", target_key, TARGET_KEYS, self._input)
         if self._input == self._target:
-            raise DataError(f"{path}: array {self._input!r} cannot be input and target at once")
-        self._arrays = arrays
-        shapes = [_checked_shape(path, name, arrays[name].shape) for name in (self._input, self._target)]
+            raise DataError(f"{path}: array {shown(self._input)!r} cannot be input and target at once")
+        self._axes = {name: _axes(path, contents, name, axes) for name in (self._input, self._target)}
+        shapes = [self._axes[name].shape for name in (self._input, self._target)]
+        self.names = (shown(self._input), shown(self._target))
         if shapes[0] != shapes[1]:
             raise DataError(
-                f"{path}: {self._input!r} and {self._target!r} must have the same samples and grid; they have shapes "
-                f"{arrays[self._input].shape} and {arrays[self._target].shape}"
+                f"{path}: {self.names[0]!r} and {self.names[1]!r} must have the same samples and grid; "
+                f"they have shapes {contents.arrays[self._input].shape} and {contents.arrays[self._target].shape}"
             )
+        if axes is None:
+            check_without_doubt(path, self.names[0], shapes[0], contents.matlab)
         self.samples, *grid = shapes[0]
         self.grid = (grid[0], grid[1])
 
     def read(self) -> Fields:
-        """Return both as float32, shape (N, H, W); raises DataError for values that are no finite real numbers."""
+        """Return both as float32, shape (N, H, W).
+
+        Raises:
+            DataError: values are no finite real numbers, or there is not enough memory.
+        """
+        numbers = self.samples * self.grid[0] * self.grid[1]
+        read = sum(self._contents.arrays[name].nbytes for name in (self._input, self._target))
+        check_memory(self.path, "both arrays", read + 2 * 4 * numbers)
         return Fields(self._values(self._input), self._values(self._target))
 
     def _values(self, name: str) -> np.ndarray:
         import numpy as np
 
-        values = self._arrays[name].read()
+        values = self._contents.arrays[name].read()
         if values.dtype.kind not in "biuf":
-            raise DataError(f"{self.path}: {name!r} must hold real numbers (it holds {values.dtype})")
-        with np.errstate(over="ignore"):
-            fields = np.ascontiguousarray(values.reshape(self.samples, *self.grid), dtype=np.float32)
+            raise DataError(f"{self.path}: {shown(name)!r} must hold real numbers (it holds {values.dtype})")
+        with np.errstate(over="ignore", invalid="ignore"):
+            fields = np.ascontiguousarray(self._axes[name].ordered(values), dtype=np.float32)
         broken = np.flatnonzero(~np.isfinite(fields).all((1, 2)))
         if len(broken):
             raise DataError(
-                f"{self.path}: {name!r} has values that are not finite in single precision, in {len(broken)} of "
+                f"{self.path}: {shown(name)!r} has values that are not finite in single precision, in {len(broken)} of "
                 f"{self.samples} samples, first in sample {broken[0]}; take these samples out"
             )
         return fields
 
 
 def _chosen(
-    path: Path, arrays: Mapping[str, StoredArray], role: str, key: str | None, candidates: Iterable[str]
+    path: Path, contents: Contents, role: str, key: str | None, candidates: Iterable[str], partner: str | None
 ) -> str:
-    """Return the name of the array that plays ``role``."""
+    """Return the name of the array that plays ``role``; of several, the one in the folder of its named partner."""
     if key is not None:
-        if key in arrays:
+        if key in contents.arrays:
             return key
-        raise DataError(f"{path}: has no array {key!r} (darcy.{role}_key); it has {_listed(arrays)}")
-    for wellformed in (True, False):
-        for candidate in candidates:
-            names = [
-                name
-                for name, array in arrays.items()
-                if name.rpartition("/")[2].lower() == candidate and (_field_shape(array.shape) or not wellformed)
-            ]
-            if len(names) == 1:
-                return names[0]
-            if names:
-                raise DataError(
-                    f"{path}: {' and '.join(names)} may both be the {role}; say which with darcy.{role}_key"
-                )
-    raise DataError(
-        f"{path}: no array has a name of the {role} ({', '.join(candidates)}); it has {_listed(arrays)}. "
-        f"Say which with --set darcy.{role}_key=NAME"
-    )
+        if key in contents.others:
+            other = contents.others[key]
+            raise DataError(f"{path}: {shown(key)!r} is {other.what}; {other.remedy}")
+        raise DataError(f"{path}: has no array {key!r} (darcy.{role}_key); it has {contents.listed()}")
+    named = [name for name in (*contents.arrays, *contents.others) if name.rpartition("/")[2].lower() in candidates]
+    fields = [name for name in named if name in contents.arrays and _may_be_field(contents.arrays[name].shape)]
+    found = [name for name in fields if name != partner] or named
+    if partner is not None and len(found) > 1:
+        folder = partner.rpartition("/")[0]
+        found = [name for name in found if name.rpartition("/")[0] == folder] or found
+    say = f"say which with --set darcy.{role}_key="
+    if len(found) > 1:
+        first, last = found[:-1][:LISTED], shown(found[-1])
+        words = (
+            f"{', '.join(map(shown, first))} and {last if len(found) <= LISTED + 1 else f'{len(found) - LISTED} more'}"
+        )
+        raise DataError(
+            f"{path}: {words} may {'both' if len(found) == 2 else 'all'} be the {role}; {say}{shown(found[0])}"
+        )
+    if not found:
+        raise DataError(
+            f"{path}: no array has a name of the {role} ({', '.join(candidates)}); it has {contents.listed()}. "
+            f"{say[0].upper()}{say[1:]}NAME"
+        )
+    return found[0] if found[0] in contents.arrays else _chosen(path, contents, role, found[0], (), None)
 
 
-def _field_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-    if len(shape) == 4 and 1 in (shape[1], shape[3]):
-        shape = (shape[0], *shape[2:]) if shape[1] == 1 else shape[:3]
-    return (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
+def _may_be_field(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (3, 4)
 
 
-def _checked_shape(path: Path, name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    found = _field_shape(shape)
-    if found is None:
-        raise DataError(f"{path}: {name!r} has shape {shape}; what can be used is {SHAPES}")
-    if 0 in found:
-        raise DataError(f"{path}: {name!r} is empty (shape {shape})")
+def _axes(path: Path, contents: Contents, name: str, axes: str | None) -> Axes:
+    shape = contents.arrays[name].shape
+    try:
+        found = Axes(shape, axes)
+    except ValueError as error:
+        raise DataError(f"{path}: {shown(name)!r} {error}") from None
+    if 0 in shape:
+        raise DataError(f"{path}: {shown(name)!r} is empty (shape {shape})")
     return found
-
-
-def _listed(arrays: Mapping[str, StoredArray]) -> str:
-    names = [f"{name} {array.shape}" for name, array in arrays.items()]
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "no arrays"

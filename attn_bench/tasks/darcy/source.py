@@ -48,11 +48,19 @@ class Source(ABC):
     def prepare(
         self, resolutions: Sequence[int], on_progress: Callable[[int, int], None], *, refresh: bool
     ) -> list[dict[str, Any]]:
-        """Make sure that :meth:`load` will succeed, and describe the files it will read."""
+        """Make sure that :meth:`load` will succeed, and describe the files that it will read.
+
+        The first description has ``read``, a sentence that says what all of them are.
+        """
 
     @abstractmethod
     def load(self, resolution: int) -> Loaded:
         """Return the data."""
+
+
+def grids_in_words(grids: Sequence[tuple[int, int]]) -> str:
+    """Return sizes as ``16 x 64, 32 x 128``."""
+    return ", ".join(f"{h} x {w}" for h, w in grids)
 
 
 def source_of(options: Options) -> Source:

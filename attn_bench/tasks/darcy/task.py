@@ -77,6 +77,7 @@ class Darcy(Task):
         test_fraction: float = 0.2,
         input_key: str | None = None,
         target_key: str | None = None,
+        axes: str | None = None,
         data_checksum: str | None = None,
     ) -> Splits:
         """Return data of one resolution, from the cache if they are there.
@@ -100,6 +101,9 @@ class Darcy(Task):
             test_fraction: share of the file to test on where there is no second.
             input_key: name of the coefficients in the file; found by itself if it is x, a, coeff, input or the like.
             target_key: name of the solutions in the file; found by itself if it is y, u, sol, output or the like.
+            axes: order of the axes in the file, one letter each: n (samples), h, w and c (channels), e.g. hwn or nchw.
+                Not needed for (n, h, w) where h = w and n differs, or, in files not from MATLAB, where all three
+                differ and n is not the smallest; asked for otherwise.
             data_checksum: filled in by a sweep, so that results belong to the content of the file.
         """
         import torch

@@ -8,15 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attn_bench.format import clean
 from attn_bench.plugin import DataError, OptionError
 from attn_bench.tasks.cache import sha256_of
+from attn_bench.tasks.darcy.axes import checked_axes
 from attn_bench.tasks.darcy.grids import Layout, choose_for_file, file_stride
 from attn_bench.tasks.darcy.options import Options
 from attn_bench.tasks.darcy.pairs import PairFile
-from attn_bench.tasks.darcy.source import Fields, Loaded, Source
+from attn_bench.tasks.darcy.source import Fields, Loaded, Source, grids_in_words
 
 if TYPE_CHECKING:
     import numpy as np
+
+# Norms whose squares single precision holds, with room for a sum over the points of a large grid.
+SMALLEST_NORM, LARGEST_NORM = 1e-16, 1e17
 
 
 class UserFile(Source):
@@ -25,7 +30,7 @@ class UserFile(Source):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         names = [name for name in (options.data, options.test_data) if name is not None]
-        self.paths = [Path(name).expanduser().absolute() for name in names]
+        self.paths = [_absolute(name) for name in names]
 
     def resolved(self, resolutions: Sequence[int]) -> dict[str, Any]:
         """Choose the layout, make paths absolute, and note what the files hold."""
@@ -41,36 +46,67 @@ class UserFile(Source):
         self, resolutions: Sequence[int], on_progress: Callable[[int, int], None], *, refresh: bool = False
     ) -> list[dict[str, Any]]:
         """Load everything once, so that what is wrong with it is known before anything runs."""
-        loaded = self.load(resolutions[0])
+        whole, checksum = self._read()
+        loaded = [self._restricted(whole, checksum, resolution) for resolution in resolutions]
         grid = "x".join(map(str, self._pairs[0].grid))
-        return [
+        described: list[dict[str, Any]] = [
             {"split": split, "samples": len(fields.inputs), "grid": grid, "file": str(path)}
-            for split, fields, path in (("train", loaded.train, self.paths[0]), ("test", loaded.test, self.paths[-1]))
+            for split, fields, path in (
+                ("train", loaded[0].train, self.paths[0]),
+                ("test", loaded[0].test, self.paths[-1]),
+            )
         ]
+        described[0]["read"] = self._in_words(loaded[0], resolutions)
+        if warning := _constant(self._pairs[0], loaded[0].train):
+            described[0]["warning"] = warning
+        return described
 
     def load(self, resolution: int) -> Loaded:
         """Read, check, restrict and split."""
-        stride = self._stride(resolution)
+        return self._restricted(*self._read(), resolution)
+
+    def _read(self) -> tuple[list[Fields], str]:
         checksum = self._checksum()
-        fields = []
-        for pair in self._pairs:
-            whole = pair.read()
-            fields.append(Fields(whole.inputs[:, ::stride, ::stride], whole.targets[:, ::stride, ::stride]))
-            _check_targets(pair.path, fields[-1].targets)
+        whole = [pair.read() for pair in self._pairs]
+        if self._checksum() != checksum:
+            raise DataError(f"{self._names()} changed while being read; start the run again when its writer is done")
+        return whole, checksum
+
+    def _restricted(self, whole: Sequence[Fields], checksum: str, resolution: int) -> Loaded:
+        stride = self._stride(resolution)
+        fields = [Fields(each.inputs[:, ::stride, ::stride], each.targets[:, ::stride, ::stride]) for each in whole]
+        for pair, each in zip(self._pairs, fields):
+            _check_targets(pair.path, each.targets)
         train, test = fields if len(fields) == 2 else self._split(fields[0])
-        identity = {
+        identity: dict[str, Any] = {
             "source": "file",
-            "files": [path.name for path in self.paths],
+            "files": [clean(path.name) for path in self.paths],
             "checksum": checksum,
             "resolution": resolution,
             "stride": stride,
             **({} if len(fields) == 2 else {"seed": self.options.seed, "test_fraction": self.options.test_fraction}),
         }
-        return loaded_from(train, test, self.options, identity)
+        loaded = loaded_from(train, test, self.options, identity)
+        identity["read"] = self._in_words(loaded, (resolution,))
+        return loaded
+
+    def _in_words(self, loaded: Loaded, resolutions: Sequence[int]) -> str:
+        first, *second = (
+            f"{pair.samples} samples of {grids_in_words([pair.grid])} from {clean(pair.path.name)}"
+            for pair in self._pairs
+        )
+        train, test = f"{len(loaded.train.inputs)} train", f"{len(loaded.test.inputs)} test"
+        words = f"{first}: {train}; {second[0]}: {test}" if second else f"{first}: {train}, {test}"
+        if smaller := [self.grid(resolution) for resolution in resolutions if self._stride(resolution) > 1]:
+            words += f"; restricted to {grids_in_words(smaller)}"
+        arrays = dict.fromkeys("input {!r}, target {!r}".format(*pair.names) for pair in self._pairs)
+        return f"{words}; {' and '.join(arrays)}"
 
     @cached_property
     def _pairs(self) -> list[PairFile]:
-        pairs = [PairFile(path, self.options.input_key, self.options.target_key) for path in self.paths]
+        options = self.options
+        axes = checked_axes(options.axes)
+        pairs = [PairFile(path, options.input_key, options.target_key, axes) for path in self.paths]
         if pairs[0].grid != pairs[-1].grid:
             (h, w), (test_h, test_w) = pairs[0].grid, pairs[1].grid
             raise DataError(f"{self.paths[1]} has a grid of {test_h} x {test_w} and {self.paths[0]} of {h} x {w}")
@@ -84,11 +120,21 @@ class UserFile(Source):
         assert stride is not None
         return stride
 
+    def _names(self) -> str:
+        return " or ".join(map(str, self.paths))
+
     def _checksum(self) -> str:
-        checksum = hashlib.sha256("".join(sha256_of(path) for path in self.paths).encode()).hexdigest()[:16]
+        digests = []
+        for path in self.paths:
+            try:
+                digests.append(sha256_of(path))
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+        if len(set(digests)) < len(digests):
+            raise DataError(f"{self.paths[1]} has the same content as {self.paths[0]}; test on other data")
+        checksum = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
         if self.options.data_checksum not in (None, checksum):
-            names = " or ".join(map(str, self.paths))
-            raise DataError(f"{names} has changed since the run was planned; start the run again")
+            raise DataError(f"{self._names()} has changed since the run was planned; start the run again")
         return checksum
 
     def _split(self, fields: Fields) -> tuple[Fields, Fields]:
@@ -125,12 +171,36 @@ def loaded_from(train: Fields, test: Fields, options: Options, identity: dict[st
     return Loaded(splits["train"], splits["test"], identity)
 
 
+def _absolute(name: str) -> Path:
+    try:
+        return Path(name).expanduser().absolute()
+    except RuntimeError as error:  # a user or a home folder that is not there
+        raise DataError(f"{name}: cannot be found ({error}); write the whole path") from None
+
+
 def _check_targets(path: Path, targets: np.ndarray) -> None:
     import numpy as np
 
-    zero = np.flatnonzero(~targets.any((1, 2)))
-    if len(zero):
-        raise DataError(
-            f"{path}: the solution is zero everywhere at this resolution in {len(zero)} of {len(targets)} samples, "
-            f"first in sample {zero[0]}, so there is no relative error; take these samples out"
-        )
+    norms = np.sqrt(np.einsum("nhw,nhw->n", targets, targets, dtype=np.float64))
+    for wrong, what, remedy in (
+        (norms == 0, "the solution is zero everywhere", "so there is no relative error; take these samples out"),
+        (
+            (norms < SMALLEST_NORM) | (norms > LARGEST_NORM),
+            "the solution is too small or too large for errors in single precision",
+            "scale it, e.g. by another unit",
+        ),
+    ):
+        if wrong.any():
+            samples = np.flatnonzero(wrong)
+            raise DataError(
+                f"{path}: {what} at this resolution in {len(samples)} of {len(targets)} samples, "
+                f"first in sample {samples[0]}, {remedy}"
+            )
+
+
+def _constant(pair: PairFile, train: Fields) -> str | None:
+    """Say so where one number is all that an array holds."""
+    for name, values in zip(pair.names, (train.inputs, train.targets)):
+        if (values == values.flat[0]).all():
+            return f"{clean(pair.path.name)}: {name!r} is {values.flat[0]:g} everywhere in the training samples"
+    return None

@@ -47,7 +47,7 @@ class Zenodo(Source):
         self, resolutions: Sequence[int], on_progress: Callable[[int, int], None], *, refresh: bool = False
     ) -> list[dict[str, Any]]:
         """Download what is missing, one archive after the other; progress counts bytes of one archive."""
-        described = []
+        described: list[dict[str, Any]] = []
         for resolution in resolutions:
             manifest = None if refresh else self._manifest(resolution)
             state = "made" if manifest is None else "cached"
@@ -63,6 +63,7 @@ class Zenodo(Source):
                 }
                 for split in SPLITS
             ]
+            described[-len(SPLITS)]["read"] = self.load(resolution).identity["read"]
         return described
 
     def load(self, resolution: int) -> Loaded:
@@ -74,14 +75,14 @@ class Zenodo(Source):
         splits = {}
         counts = {"train": (self.options.n_train, N_TRAIN), "test": (self.options.n_test, N_TEST)}
         for split in SPLITS:
-            fields = PairFile(self._folder() / _name(split, resolution), "x", "y").read()
+            fields = PairFile(self._folder() / _name(split, resolution), "x", "y", "nhw").read()
             asked, usual = counts[split]
             there = len(fields.inputs)
             if asked is not None and asked > there:
                 raise OptionError(f"darcy.n_{split}={asked}: the published set has {there}; ask for at most that")
             count = min(asked or usual, there)
             splits[split] = Fields(fields.inputs[:count], fields.targets[:count])
-        identity = {
+        identity: dict[str, Any] = {
             "source": "zenodo",
             "record": RECORD,
             "recipe": self.options.recipe,
@@ -90,6 +91,11 @@ class Zenodo(Source):
             "n_test": len(splits["test"].inputs),
             "sha256": manifest["sha256"],
         }
+        train, test = identity["n_train"], identity["n_test"]
+        identity["read"] = (
+            f"{train + test} samples of {resolution} x {resolution} from Zenodo record {RECORD}: "
+            f"{train} train, {test} test"
+        )
         return Loaded(splits["train"], splits["test"], identity)
 
     def _folder(self) -> Path:

@@ -35,10 +35,12 @@ def save_mat5(path, arrays):
 
 
 def save_mat73(path, arrays):
-    """As MATLAB does: HDF5 with the axes reversed, logical values as uint8."""
+    """As MATLAB does: HDF5 with the axes reversed, logical values as uint8, the class of each array as an attribute."""
+    classes = {"bool": "logical", "float32": "single", "float64": "double"}
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file[name] = (array.astype(np.uint8) if array.dtype == bool else array).T
+            file[name].attrs["MATLAB_class"] = np.bytes_(classes[str(array.dtype)])
         file["#refs#/a"] = np.zeros(3)
 
 

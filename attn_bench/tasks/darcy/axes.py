@@ -1,0 +1,81 @@
+"""Which axis of an array is what: said by the option ``darcy.axes``, or without doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attn_bench.plugin import DataError, OptionError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Shape = tuple[int, int, int]
+USUAL = "(N, H, W), (N, 1, H, W) or (N, H, W, 1)"
+EXAMPLES = "hwn, nchw or nhwc"
+
+
+def checked_axes(axes: str | None) -> str | None:
+    """Return the letters in lower case; raises OptionError unless each axis is named once."""
+    if axes is None:
+        return None
+    letters = axes.lower()
+    if sorted(letters) not in (sorted("nhw"), sorted("nhwc")):
+        raise OptionError(
+            f"darcy.axes={axes}: name every axis by a letter, n (samples), h, w and, where there is one, "
+            f"c (channels), as in {EXAMPLES}"
+        )
+    return letters
+
+
+class Axes:
+    """The order of one array's axes.
+
+    Attributes:
+        shape: (N, H, W), with ``axes`` or in the usual order.
+
+    Raises:
+        ValueError: the array has other axes; the message goes after its name.
+    """
+
+    def __init__(self, shape: Sequence[int], axes: str | None) -> None:
+        self.letters = self._letters(tuple(shape), axes)
+        sizes = dict(zip(self.letters, shape))
+        if sizes.get("c", 1) != 1:
+            raise ValueError(f"has {sizes['c']} channels (shape {tuple(shape)}, {self.letters}); store the one to use")
+        self.shape: Shape = (sizes["n"], sizes["h"], sizes["w"])
+
+    @staticmethod
+    def _letters(shape: tuple[int, ...], axes: str | None) -> str:
+        if axes is not None:
+            letters = axes.replace("c", "") if len(shape) == 3 else axes
+            if len(letters) != len(shape):
+                raise ValueError(f"has {len(shape)} axes (shape {shape}), and darcy.axes={axes} names {len(axes)}")
+            return letters
+        if len(shape) == 3:
+            return "nhw"
+        if len(shape) == 4 and 1 in (shape[1], shape[3]):
+            return "nchw" if shape[1] == 1 else "nhwc"
+        order = "; say the order with --set darcy.axes=, as in hwcn" if len(shape) == 4 else ""
+        raise ValueError(f"has shape {shape}; what can be used is {USUAL}{order}")
+
+    def ordered(self, values: np.ndarray) -> np.ndarray:
+        """Return an array of this order as (N, H, W)."""
+        places = [self.letters.index(letter) for letter in ("nchw" if "c" in self.letters else "nhw")]
+        return values.transpose(places).reshape(self.shape)
+
+
+def check_without_doubt(path: object, name: str, shape: Shape, matlab: bool) -> None:
+    """Raise DataError where (N, H, W) may as well be another order, as whoever made the file never said.
+
+    There is no doubt where the last two axes are equal and the first is not. Where they differ, the first must be equal
+    to neither and not the smallest, and in MATLAB's files, whose users often keep samples on the last axis, there is
+    always doubt.
+    """
+    n, h, w = shape
+    if not (n == h if h == w else matlab or n in (h, w) or n < min(h, w)):
+        return
+    raise DataError(
+        f"{path}: {name!r} has the shape {shape}, and which of its axes are the samples is not certain; say it with "
+        f"--set darcy.axes=nhw ({n} samples of {h} x {w}) or --set darcy.axes=hwn ({w} samples of {n} x {h})"
+    )
