@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import inspect
 import re
 import types
@@ -10,7 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from attn_bench.errors import UserError, unknown
+
+
+class Text(str):
+    """A value as it was typed on the command line: what it means is the option's to say."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +40,65 @@ class Option:
         return re.sub(r"\btyping\.|\bNoneType\b", lambda m: "None" if m[0] == "NoneType" else "", str(self.annotation))
 
     def parse(self, value: Any, owner: str) -> Any:
-        """Return ``value`` (text from the command line, or a YAML value) as the option's type; raises UserError."""
+        """Return ``value`` as the option's type.
+
+        :class:`Text` is taken as it stands by an option that is text, whatever it looks like (``0001``, ``null``);
+        else as YAML, where as it stands it is not of the type. Any other value is one of YAML or Python.
+
+        Raises:
+            UserError: it is not of the type; a truth value is no number, and a number no text.
+        """
         from pydantic import TypeAdapter, ValidationError
 
-        try:
-            return TypeAdapter(self.annotation).validate_python(value)
-        except ValidationError as error:
-            hint = f"; write it like [{value}]" if isinstance(value, str) and "tuple" in self.type_name else ""
-            raise UserError(
-                f"option {owner}.{self.name}: {value!r} is no {self.type_name} ({error.errors()[0]['msg']}){hint}"
-            ) from None
+        adapter = TypeAdapter(self.annotation)
+        reasons = []
+        for meant in self._readings(value):
+            try:
+                parsed = adapter.validate_python(meant)
+            except ValidationError as error:
+                reasons.append(error.errors()[0]["msg"])
+                continue
+            if not _counts_truth(meant, parsed):
+                return parsed
+            reasons.append("true and false are no numbers")
+        hint = ""
+        if isinstance(value, str):
+            hint = f"; write it like [{value}]" if re.match("tuple|list", self.type_name) else ""
+            value = str(value)
+        elif str in _members(self.annotation) and value is not None:
+            hint = "; put it in quotes if it is meant as text"
+        raise UserError(f"option {owner}.{self.name}: {value!r} is no {self.type_name} ({reasons[0]}){hint}")
+
+    def _readings(self, value: Any) -> list[Any]:
+        """Return what ``value`` may mean, the likeliest first."""
+        if not isinstance(value, Text):
+            return [value]
+        text, members = str(value), _members(self.annotation)
+        if members <= {str, type(None)}:
+            return [text]
+        meant = []
+        with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+            # Numbers in lists are text first, too.
+            meant = [yaml.load(text, yaml.BaseLoader), yaml.load(text, yaml.SafeLoader)]
+        # YAML 1.1 takes 010 for 8, 1:30 for 90 and 2020-01-01 for a date.
+        if meant and (re.match(r"[-+]?0\d|[^\[{]*:", text) or isinstance(meant[1], datetime.date)):
+            meant.pop()
+        return [*meant[1:], text] if members & {str, Any} else [text, *meant]
+
+
+def _members(annotation: Any) -> set[Any]:
+    """Return the types that a union joins, or the one type."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return set(typing.get_args(annotation)) if union else {annotation}
+
+
+def _counts_truth(value: Any, parsed: Any) -> bool:
+    """Tell whether a truth value became a number, which pydantic allows."""
+    if isinstance(value, bool):
+        return isinstance(parsed, int | float) and not isinstance(parsed, bool)
+    if isinstance(value, list | tuple) and isinstance(parsed, list | tuple):
+        return any(map(_counts_truth, value, parsed))
+    return False
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,21 +18,17 @@ Root = Annotated[
 
 def merged(settings: Mapping[str, Any], sets: list[str], **paths: Path | None) -> dict[str, Any]:
     """Return the options of the sweep file with those of ``--set`` laid over them, and with ``paths`` as the task's."""
-    import yaml
-
-    from attn_bench.options import options_of
+    from attn_bench.options import Text, options_of
     from attn_bench.registry import TASKS
 
-    options = {str(owner): dict(values or {}) for owner, values in (settings.get("options") or {}).items()}
+    options = _options(settings.get("options"))
     for text in sets:
-        key, equals, value = text.partition("=")
-        owner, dot, name = key.strip().rpartition(".")
-        if not (equals and dot and owner and name):
+        # The first '.NAME=' ends the owner, whose label may hold dots and equals signs, as the value may.
+        found = re.fullmatch(r"\s*(.+?)\.([^\W\d][\w-]*)\s*=(.*)", text, re.DOTALL)
+        if not found:
             raise UserError(f"--set {text}: write NAME.OPTION=VALUE, e.g. --set mano.dim=64")
-        try:
-            options.setdefault(owner, {})[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            options.setdefault(owner, {})[name] = value
+        owner, name, value = found.groups()
+        options.setdefault(owner, {})[name] = Text(value)
     task = str(settings.get("task") or "")
     for name, path in paths.items():
         if path is not None:
@@ -39,6 +36,14 @@ def merged(settings: Mapping[str, Any], sets: list[str], **paths: Path | None) -
                 raise UserError(f"--{name.replace('_', '-')} {path}: {task} reads no such files; leave it out")
             options.setdefault(task, {})[name] = str(path)
     return options
+
+
+def _options(given: Any) -> dict[str, dict[str, Any]]:
+    """Return the options of a sweep file; raises UserError unless they are mappings of names."""
+    for values in (given or {}, *(given.values() if isinstance(given, Mapping) else ())):
+        if not isinstance(values, Mapping | None):
+            raise UserError(f"setting options: {values!r} is no mapping; write e.g. 'options: {{mano: {{dim: 64}}}}'")
+    return {str(owner): {str(name): value for name, value in (of or {}).items()} for owner, of in (given or {}).items()}
 
 
 def integers(name: str, text: str | None) -> list[int] | None:

@@ -157,7 +157,10 @@ def _command(settings: Mapping[str, Any]) -> str | None:
         flag = f"--{name.replace('_', '-')}"
         if name == "options":
             for owner, options in value.items():
-                parts += [part for key, item in options.items() for part in ("--set", f"{owner}.{key}={_yaml(item)}")]
+                if None in options.values():
+                    return None  # what a text option would take as the word
+                for key, item in options.items():
+                    parts += ["--set", f"{owner}.{key}={item if isinstance(item, str) else _yaml(item)}"]
         elif isinstance(value, bool):
             parts += [] if name == "train" else [flag if value else f"--no-{flag[2:]}"]
         elif name != "models":

@@ -1,0 +1,116 @@
+"""Options are what their types say: text is text whatever it looks like, a number is no truth value."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_bench.cli.arguments import merged
+from attn_bench.errors import UserError
+from attn_bench.options import Option, Text
+from attn_bench.report.reproduce import steps
+from attn_bench.sweep import Sweep
+
+TEXTS = ("0001", "null", "~", "true", "no", "1e3", ".inf", "a:b", "a: b", "[x]", "{", "2020-01-01", "0x10", "1_000",
+         "1:30", "", " x", "'0001'", "a=b", "a.b=c", "#", "&a", "*a", "!!int 3", "é")  # fmt: skip
+
+
+def parsed(annotation: Any, value: Any) -> Any:
+    return Option("o", annotation, None, "").parse(value, "m")
+
+
+@pytest.mark.parametrize("annotation", [str, str | None])
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_option_takes_the_command_line_verbatim(annotation, text):
+    (values,) = merged({"task": "darcy"}, [f"darcy.input_key={text}"]).values()
+    found = parsed(annotation, values["input_key"])
+    assert (found, type(found)) == (text, str)
+
+
+@given(st.text())
+def test_any_text_reaches_the_cells_as_it_is(text):
+    options = merged({"task": "toy-task"}, [f"darcy.input_key={text}"])
+    assert parsed(str | None, copy.deepcopy(options["darcy"]["input_key"])) == text
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        (int, "16", 16),
+        (int, "010", 10),
+        (int, "0x10", 16),
+        (int | None, "null", None),
+        (float, "3", 3.0),
+        (float, "1e3", 1000.0),
+        (bool, "no", False),
+        (tuple[int, ...], "[1, 2]", (1, 2)),
+        (tuple[str, ...], "[0001, null, 1e3]", ("0001", "null", "1e3")),
+        (list[float], "[1, 1e-7]", [1.0, 1e-7]),
+        (Literal["1", "a"], "1", "1"),
+        (Literal[1, 2], "2", 2),
+        (Literal["auto"] | int, "16", 16),
+        (Literal["auto"] | int, "auto", "auto"),
+        (int | str, "16", 16),
+        (int | str, "0016", "0016"),
+        (Any, "{a: 1}", {"a": 1}),
+        (Any, "2020-01-01", "2020-01-01"),
+    ],
+)
+def test_other_options_are_read_by_their_type(annotation, text, value):
+    found = parsed(annotation, Text(text))
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "message"),
+    [
+        (int, True, "True is no int"),
+        (int, Text("true"), "'true' is no int"),
+        (float, False, "False is no float"),
+        (int | None, True, "true and false are no numbers"),
+        (tuple[int, ...], [3, True], "true and false are no numbers"),
+        (int, Text("1:30"), "'1:30' is no int"),
+        (int, Text("2.5"), "'2.5' is no int"),
+        (int, Text("[" * 9999), "is no int"),
+        (str, 1, "1 is no str .*; put it in quotes if it is meant as text$"),
+        (str | None, True, "True is no str | None .*; put it in quotes"),
+        (tuple[int, ...], Text("1,2"), r"'1,2' is no .*; write it like \[1,2\]$"),
+    ],
+)
+def test_what_is_of_another_type_is_one_line(annotation, value, message):
+    with pytest.raises(UserError, match=message) as error:
+        parsed(annotation, value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("label", ["mine", "a.b", "toy [width=5]", "toy [lr=0.5]", "x y: z"])
+def test_set_reaches_a_model_by_any_label(label):
+    models = [{"name": "toy", "label": label}, "toy-slow"]
+    options = merged({"models": models, "task": "toy-task"}, [f"{label}.width=7", "toy-task.scale=1e-3"])
+    settings = {"models": models, "task": "toy-task", "device": "cpu", "resolutions": [8], "options": options}
+    one, _ = Sweep.from_settings(settings).cells()
+    assert (one.model, one.options, one.task_options) == (label, {"width": 7}, {"scale": 1e-3})
+
+
+@pytest.mark.parametrize("options", [["toy"], "toy", {"toy": 3}, {"toy": ["width"]}])
+def test_options_of_a_sweep_file_that_are_no_mapping(options):
+    with pytest.raises(UserError, match=r"is no mapping; write e\.g\. 'options: "):
+        merged({"task": "toy-task", "options": options}, [])
+
+
+@pytest.mark.parametrize("key", ["0001", "a b", "'x'", "null"])
+def test_a_reproduced_command_says_the_same_text(key, tmp_path):
+    import shlex
+
+    import numpy as np
+
+    values = np.random.default_rng(0).random((5, 8, 8))
+    np.savez(tmp_path / "mine.npz", **{key: values, "u": values})
+    options = {"darcy": {"data": str(tmp_path / "mine.npz"), "input_key": key, "target_key": "u"}}
+    settings = {"models": ["mean"], "task": "darcy", "device": "cpu", "resolutions": [8], "options": options}
+    (step,) = steps([cell.to_json() for cell in Sweep.from_settings(settings).cells()])
+    assert f"darcy.input_key={key}" in shlex.split(step.command.replace("\\\n", ""))
