@@ -9,15 +9,27 @@ if TYPE_CHECKING:
 
 # No line of a log is wrapped.
 LOG_WIDTH = 10_000
+# Of a terminal that says that it has no columns.
+USUAL_WIDTH = 80
 
 
 def put(shown: RenderableType) -> None:
-    """Print to standard output; in a pipe or a file no line is wrapped or padded."""
-    from rich.console import Console
+    """Print to standard output; in a pipe or a file no line is wrapped or padded.
+
+    A table is never narrower than its numbers: a terminal that is breaks its lines.
+    """
+    from rich.console import Console, Group
+    from rich.measure import Measurement
+    from rich.table import Table
 
     console = Console()
     if console.is_terminal:
-        console.print(shown)
+        usual = Console(width=console.width or USUAL_WIDTH)
+        free = usual.options.update(width=LOG_WIDTH)
+        for part in shown.renderables if isinstance(shown, Group) else [shown]:
+            needs = Measurement.get(usual, free, part)
+            fits = needs.minimum <= usual.width or not isinstance(part, Table)
+            Console(width=usual.width if fits else needs.maximum).print(part)
         return
     log = Console(width=LOG_WIDTH)
     with log.capture() as captured:

@@ -7,10 +7,29 @@ from typing import Annotated, Any
 
 import typer
 
+from attn_bench.cli.failures import logged_in
 from attn_bench.cli.printing import put
 
 
-def show(folder: Path, table: Any) -> None:
+def conclude(folder: Path, table: Any, *, report: bool, out: Path | None = None) -> Path | None:
+    """Write the report of a results folder if wanted, then print its table; return the report's page.
+
+    What fails of one leaves the other as it is.
+    """
+    page = None
+    try:
+        if report:
+            page = _write(folder, table, out)
+    finally:
+        _show(folder, table)
+        if text := _not_ok(folder, table):
+            print(text)
+    if page is not None:
+        print(f"Report: {page}")
+    return page
+
+
+def _show(folder: Path, table: Any) -> None:
     from attn_bench.report.scaling import console, scaling
     from attn_bench.report.summary import summarise
     from attn_bench.report.tables import console_table
@@ -21,6 +40,18 @@ def show(folder: Path, table: Any) -> None:
         put(console(found, summarise(table, metrics)))
 
 
+def _not_ok(folder: Path, table: Any) -> str:
+    """Count the cells that are not ok, and say where their logs are; empty if all are ok."""
+    statuses = table.drop_duplicates("cell")["status"].astype(str)
+    failed = statuses[statuses != "ok"].value_counts().sort_index()
+    if failed.empty:
+        return ""
+    counted = ", ".join(f"{count} {status}" for status, count in failed.items())
+    verb = "is" if failed.sum() == 1 else "are"
+    logs = f"; logs: {folder / 'logs'}" if (folder / "logs").is_dir() else ""
+    return f"{failed.sum()} of {len(statuses)} cells {verb} not ok: {counted}{logs}"
+
+
 def _metrics(folder: Path) -> dict[str, Any]:
     from attn_bench.plugin import Metric
     from attn_bench.results import Store
@@ -28,15 +59,11 @@ def _metrics(folder: Path) -> dict[str, Any]:
     return {name: Metric(**values) for name, values in Store.open(folder).run_info()["metrics"].items()}
 
 
-def write(folder: Path, out: Path | None = None) -> Path:
-    """Write the report and return its page."""
+def _write(folder: Path, table: Any, out: Path | None) -> Path:
     from attn_bench.report import write_report
-    from attn_bench.results import load
 
-    written = write_report(folder, load(folder), metrics=_metrics(folder), out=out)
-    page = next(path for path in written if path.suffix == ".html")
-    print(f"Report: {page}")
-    return page
+    written = write_report(folder, table, metrics=_metrics(folder), out=out)
+    return next(path for path in written if path.suffix == ".html")
 
 
 def report(
@@ -47,9 +74,9 @@ def report(
     """Write page, table and plots of stored results again, without running anything."""
     from attn_bench.results import load
 
-    show(results, load(results))
-    page = write(results, out)
-    if open_:
+    with logged_in(results):
+        page = conclude(results, load(results), report=True, out=out)
+    if open_ and page is not None:
         _open(page)
 
 

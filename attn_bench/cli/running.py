@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from attn_bench.cli.arguments import Root, integers, merged, names
-from attn_bench.cli.reporting import show, write
+from attn_bench.cli.failures import logged_in
+from attn_bench.cli.reporting import conclude
 
 Models = Annotated[str | None, typer.Option(help="Models, e.g. mano,swinv2,fno or vit:patch4 (a preset).")]
 Resolutions = Annotated[str | None, typer.Option(help="Grid sizes, e.g. 16,32 or 16..256 (doubling).")]
@@ -180,21 +181,20 @@ def _sweep(
 
     sweep = Sweep.from_settings({key: value for key, value in settings.items() if value is not None})
     folder = out or default_folder(sweep)
-    with Screen(folder) as screen:
-        table = run_sweep(
-            sweep,
-            folder,
-            limits=Limits(timeout, memory_limit),
-            retry=retry,
-            skip_larger=skip,
-            on_cells=screen.on_cells,
-            on_data=screen.on_data,
-            on_warning=screen.on_warning,
-            on_read=screen.on_read,
-            listen=screen.listen,
-        )
-    show(folder, table)
-    if plots:
-        write(folder)
+    with logged_in(folder):
+        with Screen(folder) as screen:
+            table = run_sweep(
+                sweep,
+                folder,
+                limits=Limits(timeout, memory_limit),
+                retry=retry,
+                skip_larger=skip,
+                on_cells=screen.on_cells,
+                on_data=screen.on_data,
+                on_warning=screen.on_warning,
+                on_read=screen.on_read,
+                listen=screen.listen,
+            )
+        conclude(folder, table, report=plots)
     if not (table["status"] == "ok").any():
         raise typer.Exit(1)

@@ -227,12 +227,12 @@ def console_table(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Group:
     wanted = {"parameters", *trained, "latency_forward_ms", "latency_train_step_ms", "peak_memory_train_mib"}
     shown = [column for column in columns(metrics) if column.name in wanted]
     made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    # The one column that may wrap, so that a narrow terminal cuts no number.
-    made.add_column("model")
+    # This column and the last may wrap, so that a narrow terminal cuts no number.
+    made.add_column("model", overflow="fold")
     made.add_column("res.", justify="right", no_wrap=True)
     for column in shown:
         made.add_column(column.short, justify="right", no_wrap=True)
-    made.add_column("status", no_wrap=True, max_width=11)
+    made.add_column("status", overflow="fold")
     for resolution in summary.resolutions:
         for model in (*summary.models, *summary.references):
             for entry in summary.of(model):

@@ -1,0 +1,77 @@
+"""The commands of ``attn-bench``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from attn_bench.cli import claims, comparing, listing, reporting, running
+from attn_bench.cli.failures import Lines
+from attn_bench.errors import UserError
+
+app = typer.Typer(
+    help="Benchmark efficient attention: accuracy, latency and memory, in one command.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_LINES = Lines()
+
+
+def call(arguments: list[str]) -> int:
+    """Run a command and return its exit status.
+
+    Raises:
+        UserError: the arguments are wrong.
+    """
+    logging.getLogger("attn_bench").addHandler(_LINES)
+    command: Any = typer.main.get_command(app)
+    try:
+        status = command.main(arguments, prog_name="attn-bench", standalone_mode=False)
+    except Exception as error:
+        # Typer's own errors about arguments; where it keeps their class differs between versions.
+        if not hasattr(error, "format_message"):
+            raise
+        raise UserError(_elsewhere(error, command.commands) or error.format_message()) from error
+    return status if isinstance(status, int) else 0
+
+
+def _elsewhere(error: Any, commands: Mapping[str, Any]) -> str | None:
+    """Say which other commands have an option that this one does not have."""
+    option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if option is None or context is None:
+        return None
+    having = [name for name, command in commands.items() if any(option in given.opts for given in command.params)]
+    return f"{context.info_name} has no option {option}; {' and '.join(having)} can take it" if having else None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"attn-bench {version('attn-bench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+app.command()(running.run)
+app.command()(running.measure)
+app.command()(reporting.report)
+app.command()(comparing.compare)
+app.command()(comparing.ab)
+app.command()(claims.claims)
+app.command("list")(listing.list_)
+app.command()(listing.data)

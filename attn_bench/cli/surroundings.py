@@ -1,0 +1,129 @@
+"""What a command finds around it, made harmless: streams in any encoding, full or closed; warnings as errors."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from errno import EPIPE
+from typing import Any
+
+# What an encoding without these characters gets in their place.
+SUBSTITUTES = {"±": "+-", "…": "...", "†": "+", "‡": "++"}
+REPLACE = "attn_bench.replace"
+
+
+def _replacement(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(SUBSTITUTES.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(REPLACE, _replacement)
+
+
+class Output:
+    """A standard stream that raises nothing: what cannot be written is dropped.
+
+    Attributes:
+        error: the first that occurred.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write ``text`` as far as possible."""
+        with self._kept():
+            self.stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Hand over what was written."""
+        with self._kept():
+            self.stream.flush()
+
+    @property
+    def failure(self) -> str:
+        """Why something was not written; empty if all was, or if the reader only wanted the beginning."""
+        return "" if self.error is None or self.error.errno == EPIPE else self.error.strerror or str(self.error)
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
+            # What is still in the buffer would fail again when Python ends.
+            with contextlib.suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self.stream.fileno())
+                os.close(null)
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[tuple[Output, Output]]:
+    """Put an :class:`Output` in the place of ``sys.stdout`` and ``sys.stderr``, and yield both."""
+    _open_descriptors()
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w", encoding="utf-8") as null:
+        outputs = Output(before[0] or null), Output(before[1] or null)
+        for output in outputs:
+            if isinstance(output.stream, io.TextIOWrapper):
+                output.stream.reconfigure(errors=REPLACE)
+        sys.stdout, sys.stderr = outputs
+        try:
+            yield outputs
+        finally:
+            for output in outputs:
+                output.flush()
+            sys.stdout, sys.stderr = before
+
+
+def _open_descriptors() -> None:
+    """Open what was closed of the first three descriptors, lest the next file that is opened becomes one of them."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+@contextlib.contextmanager
+def warnings_are_no_errors() -> Iterator[None]:
+    """Have warnings as Python has them by default where they were asked to be errors, here and in other processes.
+
+    A library that is imported, or that a model calls, must not end a run by a notice to its own developers.
+    """
+    given = os.environ.get("PYTHONWARNINGS")
+    with warnings.catch_warnings():
+        filters: Any = warnings.filters
+        kept = [each for each in filters if each[0] != "error"]
+        warnings.resetwarnings()
+        filters.extend(kept)
+        try:
+            if given is not None:
+                os.environ["PYTHONWARNINGS"] = without_errors(given)
+            yield
+        finally:
+            if given is not None:
+                os.environ["PYTHONWARNINGS"] = given
+
+
+def without_errors(options: str) -> str:
+    """Return ``PYTHONWARNINGS`` without what makes errors of warnings; an action may be abbreviated."""
+    parts = [part.strip() for part in options.split(",")]
+    return ",".join(part for part in parts if part and not "error".startswith(part.partition(":")[0].lower()))
