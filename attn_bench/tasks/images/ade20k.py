@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from attn_bench.plugin import DataError, Splits, TrainingDefaults
+from attn_bench.tasks.images.folders import images_below, part_of
 from attn_bench.tasks.images.published import CROP, DEVIATION, MEAN, PublishedSet
+from attn_bench.tasks.images.reading import fault, read_rgb
 from attn_bench.tasks.images.scores import MASK_METRICS, UNLABELLED, cross_entropy, mask_scores
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
     from torch.utils.data import Dataset
 
@@ -39,6 +42,8 @@ class ADE20K(PublishedSet):
         "ADEChallengeData2016/images/training/*.jpg and validation/*.jpg, annotations/training/*.png and "
         "validation/*.png, and objectInfo150.txt"
     )
+    parts = ("images/training", "images/validation", "annotations/training", "annotations/validation")
+    marks = ("objectInfo150.txt",)
     address = "http://data.csail.mit.edu/places/ADEchallenge"
     archives = (("ADEChallengeData2016.zip", "7328b3957e407ddae1d3cbf487f149ef"),)
 
@@ -76,24 +81,50 @@ class ADE20K(PublishedSet):
         """Return mean intersection over union and accuracy over labelled points in per cent."""
         return mask_scores(batches)
 
-    def _open(self, root: Path) -> tuple[Pairs, Pairs]:
+    def _open(self, folder: Path) -> tuple[Pairs, Pairs]:
         """Return the paths of image and annotation of training and test scenes."""
-        return _pairs(root / self.folder, "training"), _pairs(root / self.folder, "validation")
+        return _pairs(folder, "training"), _pairs(folder, "validation")
 
-    def _count_classes(self, root: Path, split: Any) -> int:
+    def _files(self, split: Any) -> Pairs:
+        return cast(Pairs, split)
+
+    def _fault(self, *files: Path, whole: bool) -> str | None:
+        from PIL import Image
+
+        for path in files:
+            if (found := fault(path, whole=whole)) is not None:
+                return found if path == files[0] else f"its annotation {path}: {found}"
+        with Image.open(files[0]) as image, Image.open(files[1]) as mask:
+            found = _mask_fault(mask, image.size, whole=whole)
+        return None if found is None else f"{files[1]} is no annotation of it: {found}"
+
+    def _count_classes(self, folder: Path, split: Any) -> int:
         # Reading every annotation would take minutes; this file has one row a class, below its header.
-        rows = (root / self.folder / "objectInfo150.txt").read_text(encoding="utf-8").splitlines()
+        rows = (folder / "objectInfo150.txt").read_text(encoding="utf-8").splitlines()
         return sum(bool(row.strip()) for row in rows[1:])
 
 
 def _pairs(folder: Path, part: str) -> Pairs:
-    images = sorted((folder / "images" / part).glob("*.jpg"))
-    pairs = [(image, folder / "annotations" / part / f"{image.stem}.png") for image in images]
-    if not pairs:
+    images, annotations = part_of(folder, f"images/{part}"), part_of(folder, f"annotations/{part}")
+    found = [path for path in images_below(images) if path.suffix.lower() in (".jpg", ".jpeg")]
+    if not found:
         raise ValueError(f"there are no images/{part}/*.jpg")
-    if missing := [annotation for _, annotation in pairs if not annotation.is_file()]:
-        raise ValueError(f"{len(missing)} images have no annotation, e.g. annotations/{part}/{missing[0].name}")
-    return pairs
+    masks = {path.stem: path for path in images_below(annotations) if path.suffix.lower() == ".png"}
+    if missing := [path.stem for path in found if path.stem not in masks]:
+        raise ValueError(f"{len(missing)} images have no annotation, e.g. annotations/{part}/{missing[0]}.png")
+    return [(path, masks[path.stem]) for path in found]
+
+
+def _mask_fault(mask: Image, size: tuple[int, int], *, whole: bool) -> str | None:
+    """Return why ``mask`` is no annotation of an image of ``size``, or None; with ``whole`` its values count too."""
+    channels = len(mask.getbands())
+    largest = cast(int, mask.getextrema()[1]) if whole and channels == 1 else 0
+    if channels == 1 and mask.size == size and largest <= ADE20K.classes:
+        return None
+    return (
+        f"one channel of its size with values up to {ADE20K.classes} is expected; it has shape "
+        f"{(channels, *mask.size[::-1])} and values up to {largest}"
+    )
 
 
 class _Scenes:
@@ -112,15 +143,12 @@ class _Scenes:
         from torchvision.transforms.v2 import functional as F
 
         path, annotation = self.pairs[index]
-        with Image.open(path) as opened:
-            image = F.to_image(opened.convert("RGB"))
+        shown = read_rgb(path)
         with Image.open(annotation) as opened:
+            if (found := _mask_fault(opened, shown.size, whole=True)) is not None:
+                raise DataError(f"{annotation} is no annotation of {path.name}: {found}")
             mask = tv_tensors.Mask(F.pil_to_tensor(opened))
-        if mask.shape != (1, *image.shape[1:]) or mask.max() > ADE20K.classes:
-            raise DataError(
-                f"{annotation} is no annotation of {path.name}: one channel of its size with values up to "
-                f"{ADE20K.classes} is expected; it has shape {tuple(mask.shape)} and values up to {int(mask.max())}"
-            )
+        image = F.to_image(shown)
         image, mask = self.transform(image, mask)
         classes = mask[0].as_subclass(Tensor).long() - 1
         return image.as_subclass(Tensor), classes.where(classes >= 0, UNLABELLED)

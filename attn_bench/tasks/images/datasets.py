@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from attn_bench.plugin import Splits, TrainingDefaults
+from attn_bench.tasks.images.checking import Item
+from attn_bench.tasks.images.folders import Labelled, classified, find, images_below, listed, part_of, some
 from attn_bench.tasks.images.published import CROP, DEVIATION, MEAN, PublishedSet
 from attn_bench.tasks.images.scores import CLASS_METRICS, class_scores, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
+
+# Of Flowers-102.
+SPECIES = 102
 
 
 class ImageSet(PublishedSet):
@@ -88,7 +94,7 @@ class _Images:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.dataset[index]
-        return self.transform(image.convert("RGB")), label
+        return self.transform(image), label
 
 
 class Flowers102(ImageSet):
@@ -97,7 +103,7 @@ class Flowers102(ImageSet):
     name = "flowers102"
     summary = "Oxford Flowers-102: 102 species, 1,020 training images."
     citation = "Nilsback and Zisserman, ICVGIP 2008"
-    classes, sizes = 102, (1020, 6149)
+    classes, sizes = SPECIES, (1020, 6149)
     folder = "flowers-102"
     layout = "flowers-102/jpg/*.jpg, flowers-102/imagelabels.mat and flowers-102/setid.mat"
     address = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
@@ -107,17 +113,23 @@ class Flowers102(ImageSet):
         ("setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c"),
     )
     archives_in = folder
+    parts = ("jpg", "imagelabels.mat", "setid.mat")
 
-    def _open(self, root: Path) -> tuple[Any, Any]:
-        from torchvision.datasets import Flowers102 as Reader
-
-        return Reader(root, "train"), Reader(root, "test")
-
-    def _count_classes(self, root: Path, split: Any) -> int:
-        # torchvision's ``classes`` are a list of its own, whatever the files say.
+    def _open(self, folder: Path) -> tuple[Labelled, Labelled]:
         from scipy.io import loadmat
 
-        return len(set(loadmat(root / self.folder / "imagelabels.mat")["labels"].ravel().tolist()))
+        labels = loadmat(part_of(folder, "imagelabels.mat"))["labels"].ravel().astype(int).tolist()
+        numbers = loadmat(part_of(folder, "setid.mat"))
+
+        def split(name: str) -> Labelled:
+            chosen = numbers[name].ravel().astype(int).tolist()
+            if out := [number for number in chosen if not 1 <= number <= len(labels)]:
+                raise ValueError(f"setid.mat lists image {out[0]}; imagelabels.mat has the labels of {len(labels)}")
+            rows = [(f"image_{number:05d}.jpg", labels[number - 1] - 1) for number in chosen]
+            source = f"imagelabels.mat with {name} of setid.mat"
+            return listed(part_of(folder, "jpg"), rows, source, SPECIES, len(set(labels)))
+
+        return split("trnid"), split("tstid")
 
 
 class Food101(ImageSet):
@@ -131,11 +143,22 @@ class Food101(ImageSet):
     layout = "food-101/images/CLASS/*.jpg, food-101/meta/train.json and test.json"
     address = "http://data.vision.ee.ethz.ch/cvl"
     archives = (("food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87"),)
+    parts = ("images", "meta/train.json", "meta/test.json")
 
-    def _open(self, root: Path) -> tuple[Any, Any]:
-        from torchvision.datasets import Food101 as Reader
+    def _open(self, folder: Path) -> tuple[Labelled, Labelled]:
+        listings = {
+            name: json.loads(part_of(folder, f"meta/{name}.json").read_text("utf-8")) for name in ("train", "test")
+        }
+        classes = sorted(listings["train"])
+        if classes != sorted(listings["test"]):
+            raise ValueError("train.json and test.json have other classes")
 
-        return Reader(root, "train"), Reader(root, "test")
+        def split(name: str) -> Labelled:
+            dishes = enumerate(classes)
+            rows = [(f"{image}.jpg", label) for label, dish in dishes for image in listings[name][dish]]
+            return listed(part_of(folder, "images"), rows, f"{name}.json", self.classes, len(classes))
+
+        return split("train"), split("test")
 
 
 class Pets(ImageSet):
@@ -153,11 +176,17 @@ class Pets(ImageSet):
         ("annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f"),
     )
     archives_in = folder
+    parts = ("images", "annotations/trainval.txt", "annotations/test.txt")
 
-    def _open(self, root: Path) -> tuple[Any, Any]:
-        from torchvision.datasets import OxfordIIITPet as Reader
+    def _open(self, folder: Path) -> tuple[Labelled, Labelled]:
+        def split(name: str) -> Labelled:
+            lines = part_of(folder, f"annotations/{name}").read_text("utf-8-sig").splitlines()
+            rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+            if short := [" ".join(row) for row in rows if len(row) < 2 or not row[1].isdecimal()]:
+                raise ValueError(f"{name} has lines that are not a name and numbers: {short[0][:60]!r}")
+            return listed(part_of(folder, "images"), [(f"{r[0]}.jpg", int(r[1]) - 1) for r in rows], name, self.classes)
 
-        return Reader(root, "trainval"), Reader(root, "test")
+        return split("trainval.txt"), split("test.txt")
 
 
 class Cars(ImageSet):
@@ -172,11 +201,26 @@ class Cars(ImageSet):
         "stanford_cars/cars_train/*.jpg, cars_test/*.jpg, devkit/cars_train_annos.mat, devkit/cars_meta.mat and "
         "cars_test_annos_withlabels.mat"
     )
+    parts = (
+        "cars_train",
+        "cars_test",
+        "devkit/cars_train_annos.mat",
+        "devkit/cars_meta.mat",
+        "cars_test_annos_withlabels.mat",
+    )
 
-    def _open(self, root: Path) -> tuple[Any, Any]:
-        from torchvision.datasets import StanfordCars as Reader
+    def _open(self, folder: Path) -> tuple[Labelled, Labelled]:
+        from scipy.io import loadmat
 
-        return Reader(root, "train"), Reader(root, "test")
+        def split(images: str, annotations: str) -> Labelled:
+            found = loadmat(part_of(folder, annotations), squeeze_me=True)["annotations"].reshape(-1)
+            if absent := {"fname", "class"}.difference(found.dtype.names or ()):
+                raise ValueError(f"the annotations in {annotations} have no {' and '.join(sorted(absent))}")
+            rows = [(str(row["fname"]), int(row["class"]) - 1) for row in found]
+            return listed(part_of(folder, images), rows, annotations, self.classes)
+
+        test = split("cars_test", "cars_test_annos_withlabels.mat")
+        return split("cars_train", "devkit/cars_train_annos.mat"), test
 
 
 class ImageNet(ImageSet):
@@ -188,13 +232,13 @@ class ImageNet(ImageSet):
     classes, sizes = 1000, (1281167, 50000)
     folder = "imagenet"
     layout = "imagenet/train/CLASS/* and imagenet/val/CLASS/*"
+    parts = ("train", "val")
 
-    def _open(self, root: Path) -> tuple[Any, Any]:
-        from torchvision.datasets import ImageFolder
-
-        train, test = (ImageFolder(str(root / self.folder / part)) for part in ("train", "val"))
-        if train.classes != test.classes:
-            raise ValueError("train and val have other folders of classes")
+    def _open(self, folder: Path) -> tuple[Labelled, Labelled]:
+        train, names = classified(part_of(folder, "train"), self.classes)
+        test, tested = classified(part_of(folder, "val"), self.classes, names)
+        if missing := sorted(set(names).difference(tested)):
+            raise ValueError(f"val has no folder of {len(missing)} classes of train: {some(missing)}")
         return train, test
 
 
@@ -211,31 +255,24 @@ class TinyImageNet(ImageSet):
     layout = "tiny-imagenet-200/train/CLASS/images/*.JPEG, val/images/*.JPEG and val/val_annotations.txt"
     address = "http://cs231n.stanford.edu"
     archives = (("tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),)
+    parts = ("train", "val")
 
-    def _open(self, root: Path) -> tuple[Any, Any]:
-        from torchvision.datasets import ImageFolder
-        from torchvision.datasets.folder import default_loader
-
-        train = ImageFolder(str(root / self.folder / "train"))
-        val = root / self.folder / "val"
-        rows = [line.split("\t")[:2] for line in (val / "val_annotations.txt").read_text().splitlines() if line]
-        labelled = [(val / "images" / name, train.class_to_idx[wnid]) for name, wnid in rows]
-        return train, _Labelled(labelled, default_loader)
-
-
-class _Labelled:
-    """Images from a list of paths and classes."""
-
-    def __init__(self, labelled: Sequence[tuple[Path, int]], load: Callable[[str], Any]) -> None:
-        self.labelled, self.load = labelled, load
-        self.classes = sorted({label for _, label in labelled})
-
-    def __len__(self) -> int:
-        return len(self.labelled)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        path, label = self.labelled[index]
-        return self.load(str(path)), label
+    def _open(self, folder: Path) -> tuple[Labelled, Labelled]:
+        train, names = classified(part_of(folder, "train"), self.classes)
+        val = part_of(folder, "val")
+        images, annotations = find(val, "images"), find(val, "val_annotations.txt")
+        if images is None or not images_below(images):
+            # Many sort these images into folders of classes, and leave the list there or not.
+            return train, classified(val, self.classes, names, besides=images.name if images else None)[0]
+        if annotations is None:
+            raise ValueError(
+                f"{images} is not sorted into classes, and val_annotations.txt, which has them, is missing"
+            )
+        rows = [line.split("\t")[:2] for line in annotations.read_text("utf-8").splitlines() if line.strip()]
+        if unknown := [row for row in rows if row[-1] not in names]:
+            raise ValueError(f"{annotations.name} has lines without a class of train: {unknown[0]}")
+        labelled = [(name, names.index(wnid)) for name, wnid in rows]
+        return train, listed(images, labelled, annotations.name, self.classes)
 
 
 class CIFAR100(ImageSet):
@@ -251,9 +288,13 @@ class CIFAR100(ImageSet):
     layout = "cifar-100-binary/train.bin and test.bin"
     address = "https://www.cs.toronto.edu/~kriz"
     archives = (("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),)
+    parts = ("train.bin", "test.bin")
 
-    def _open(self, root: Path) -> tuple[Any, Any]:
-        return _Cifar(root / self.folder / "train.bin"), _Cifar(root / self.folder / "test.bin")
+    def _open(self, folder: Path) -> tuple[_Cifar, _Cifar]:
+        return _Cifar(part_of(folder, "train.bin")), _Cifar(part_of(folder, "test.bin"))
+
+    def _files(self, split: Any) -> Sequence[Item]:
+        return ()
 
 
 class _Cifar:
@@ -266,7 +307,9 @@ class _Cifar:
         if not len(content) or len(content) % 3074:
             raise ValueError(f"{path.name} has {len(content)} bytes, no multiple of 3074")
         self.records = content.reshape(-1, 3074)
-        self.classes = np.unique(self.records[:, 1])
+        if (largest := int(self.records[:, 1].max())) >= CIFAR100.classes:
+            raise ValueError(f"{path.name} has an image of class {largest}; there are {CIFAR100.classes}, from 0")
+        self.classes = len(np.unique(self.records[:, 1]))
 
     def __len__(self) -> int:
         return len(self.records)

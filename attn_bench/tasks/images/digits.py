@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from attn_bench.plugin import OptionError, Problem, Splits, Task, TrainingDefaults
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
-SMALLEST, CLASSES = 8, 10
+SMALLEST, CLASSES, COUNT = 8, 10, 1797
 
 
 class Digits(Task):
@@ -42,6 +43,19 @@ class Digits(Task):
         if resolution < SMALLEST:
             raise OptionError(f"digits needs a resolution of at least {SMALLEST} (given: {resolution})")
         return Problem("image", 1, CLASSES, (resolution, resolution))
+
+    def prepare(
+        self,
+        resolutions: tuple[int, ...],
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        refresh: bool = False,
+        **options: Any,
+    ) -> Sequence[Mapping[str, Any]]:
+        """Say how many images there are; they come with scikit-learn."""
+        test = math.ceil(options.get("test_fraction", 0.2) * COUNT)
+        counts = f"{COUNT - test} train, {test} test"
+        return [{"read": f"{COUNT} images of {CLASSES} classes from scikit-learn: {counts}"}]
 
     def splits(self, resolution: int, *, test_fraction: float = 0.2, seed: int = 0) -> Splits:
         """Return the images, enlarged by bicubic interpolation.

@@ -78,7 +78,7 @@ class Pathfinder(Task):
         **options: Any,
     ) -> Sequence[Mapping[str, Any]]:
         """Draw what is not in the cache."""
-        described = []
+        described: list[dict[str, Any]] = []
         counts = _counts(**options)
         total = sum(counts.values()) * len(resolutions)
         done = 0
@@ -107,6 +107,11 @@ class Pathfinder(Task):
                         "sha256": manifest["sha256"],
                     }
                 )
+        shown = ", ".join(f"{resolution} x {resolution}" for resolution in resolutions)
+        described[0]["read"] = (
+            f"{sum(counts.values())} images of 2 classes at {shown}, drawn: "
+            f"{counts['train']} train, {counts['test']} test"
+        )
         return described
 
     def splits(

@@ -8,7 +8,10 @@ from typing import Any, ClassVar
 
 from attn_bench.plugin import DataError, OptionError, Problem, Task
 from attn_bench.tasks.cache import cache_folder
-from attn_bench.tasks.fetch import check_root, fetch, unpack
+from attn_bench.tasks.fetch import check_root, fetch, md5_of, unpack
+from attn_bench.tasks.images.checking import Item, check_files
+from attn_bench.tasks.images.folders import find
+from attn_bench.tasks.images.reading import fault
 
 SMALLEST = 16
 # Before an image is cut to its centre it is larger by this factor, as is usual for ImageNet.
@@ -23,6 +26,8 @@ class PublishedSet(Task):
         classes: number of classes.
         folder: the folder below ``root`` that its files are in.
         layout: what has to be there, for messages.
+        parts: files and folders of it that are always needed, below ``folder``.
+        marks: others, without which a folder that the user names is not taken for ``folder`` itself.
         address: where its archives are.
         archives: name and checksum of each; empty where nothing can be downloaded.
         archives_in: the folder that they are to be unpacked in.
@@ -32,6 +37,8 @@ class PublishedSet(Task):
     classes: ClassVar[int]
     folder: ClassVar[str]
     layout: ClassVar[str]
+    parts: ClassVar[Sequence[str]]
+    marks: ClassVar[Sequence[str]] = ()
     address: ClassVar[str] = ""
     archives: ClassVar[Sequence[tuple[str, str]]] = ()
     archives_in: ClassVar[str] = "."
@@ -62,60 +69,105 @@ class PublishedSet(Task):
             if not self.archives:
                 raise DataError(f"{self.name} cannot be downloaded automatically. {self._instead()}")
             self._download(root, on_progress)
-        *_, identity = self.opened(given)
+        train, test, identity = self.opened(given, on_progress)
+        folder = self._located(root, given)
         described = [
-            {"split": split, "samples": identity[f"n_{split}"], "folder": str(root / self.folder)}
-            for split in ("train", "test")
+            {"split": split, "samples": identity[f"n_{split}"], "folder": str(folder)} for split in ("train", "test")
         ]
+        described[0]["read"] = (
+            f"{len(train) + len(test)} images of {getattr(train, 'classes', self.classes)} classes from {folder}: "
+            f"{len(train)} train, {len(test)} test"
+        )
         if not identity["complete"]:
             described[0]["warning"] = (
-                f"{root / self.folder} holds a part of {self.name}: {identity['n_train']} training and "
+                f"{folder} holds a part of {self.name}: {identity['n_train']} training and "
                 f"{identity['n_test']} test images, where {self.sizes[0]} and {self.sizes[1]} are published; "
                 "its scores cannot be compared with published ones"
             )
         return described
 
-    def opened(self, root: str | None) -> tuple[Any, Any, dict[str, Any]]:
+    def opened(
+        self, root: str | None, on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> tuple[Any, Any, dict[str, Any]]:
         """Return training and test set as :meth:`_open` has them, and what they are.
 
         A set with the published number of training images is taken to be the whole one. Of any other the identity
         says that it is not complete.
 
         Raises:
-            DataError: the set is not there or not in its layout, or it is the whole one but for its test images or
-                classes.
+            DataError: the set is not there or not in its layout, some of its files cannot be read, or it is the whole
+                one but for its test images or classes.
         """
-        folder = self._root(root)
-        if not self._is_there(folder):
-            raise DataError(f"{folder} does not hold {self.name}. {self._instead()}")
+        folder = self._located(self._root(root), root)
         try:
+            self._check_sums(folder)
             train, test = self._open(folder)
             complete = len(train) == self.sizes[0]
             if complete:
                 self._check(folder, train, test)
+        except DataError:
+            raise
         except Exception as error:
-            # What torchvision's readers raise on broken files is not documented: from KeyError to RuntimeError.
-            first = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-            raise DataError(
-                f"{folder / self.folder} is not {self.name} as published ({first}). {self._instead()}"
-            ) from None
+            # What the readers of broken files raise is not documented: from KeyError to RuntimeError.
+            first = f"{type(error).__name__}: {error}".removeprefix("ValueError: ").splitlines()[0][:300]
+            raise DataError(f"{folder} is not {self.name} as published ({first}). {self._instead()}") from None
+        check_files(self.name, folder, [*self._files(train), *self._files(test)], self._fault, on_progress)
         identity = {"source": self.name, "n_train": len(train), "n_test": len(test), "complete": complete}
         return train, test, identity
 
-    def _check(self, root: Path, train: Any, test: Any) -> None:
+    def _located(self, root: Path, given: str | None) -> Path:
+        """Return the folder of the set: below ``root``, in another of its name as archives unpack, or ``root`` itself.
+
+        Raises:
+            DataError: none of them is, or not all of it is there.
+        """
+        lacking = {
+            folder: [part for part in self.parts if find(folder, part) is None]
+            for folder in (root / self.folder, root / self.folder / self.folder, root)
+        }
+        if [mark for mark in self.marks if find(root, mark) is None]:
+            del lacking[root]
+        folder, missing = min(lacking.items(), key=lambda pair: len(pair[1]))
+        if len(missing) == len(self.parts):
+            raise DataError(f"{root} does not hold {self.name}. {self._instead()}")
+        if missing:
+            there = [part for part in self.parts if part not in missing]
+            remedy = f"fetch it again with 'attn-bench data {self.name} --refresh'" if given is None else "put it there"
+            raise DataError(
+                f"{folder} holds a part of {self.name}: {' and '.join(missing)} is missing ({', '.join(there)} is "
+                f"there); {remedy}"
+            )
+        return folder
+
+    def _check_sums(self, folder: Path) -> None:
+        """Compare files that are published as they are, not in an archive, with their checksums."""
+        for name, md5 in self.archives:
+            path = folder / name
+            if path.suffix == ".mat" and (found := md5_of(path)) != md5:
+                raise ValueError(f"{name} is another file: it has md5 {found}, and {md5} is published")
+
+    def _check(self, folder: Path, train: Any, test: Any) -> None:
         if len(test) != self.sizes[1]:
             raise ValueError(f"{len(test)} test images, {self.sizes[1]} are published")
         for split, dataset in (("training", train), ("test", test)):
-            if (found := self._count_classes(root, dataset)) != self.classes:
+            if (found := self._count_classes(folder, dataset)) != self.classes:
                 raise ValueError(f"{found} classes of {split} images, {self.classes} are published")
 
-    def _open(self, root: Path) -> tuple[Any, Any]:
+    def _open(self, folder: Path) -> tuple[Any, Any]:
         """Return training and test set; for classification those of (PIL image, class)."""
         raise NotImplementedError
 
-    def _count_classes(self, root: Path, split: Any) -> int:
+    def _files(self, split: Any) -> Sequence[Item]:
+        """Return the files that are read when a sample of a split is, for each."""
+        return [(path,) for path in split.paths]
+
+    def _fault(self, *files: Path, whole: bool) -> str | None:
+        """Return what is wrong with the files of a sample, or None; with ``whole`` all of them is looked at."""
+        return fault(*files, whole=whole)
+
+    def _count_classes(self, folder: Path, split: Any) -> int:
         """Return the number of classes that the files of a whole set have."""
-        return len(split.classes)
+        return int(split.classes)
 
     def _download(self, root: Path, on_progress: Callable[[int, int], None]) -> None:
         """Fetch all archives, unpack them aside, and move the whole into place when it is complete."""
