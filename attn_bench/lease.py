@@ -1,0 +1,226 @@
+"""Leases: who may do a thing that only one process may do at a time, on this machine or on another.
+
+A lease is a file made with O_EXCL that says which host and which processes hold it. While it is held its time is
+renewed, and it is removed at the end. One whose holder is gone is taken over: at once where the processes are known to
+have ended, which can be told on their own host only, and elsewhere when its time has stood still for ``STALE_S``. That
+is watched with the clock of whoever waits, so clocks that differ between hosts do not matter.
+
+A lease is never replaced, which two could do at once. It is continued: whoever takes over a lease with the token T
+makes the file ``NAME.T``, again with O_EXCL, so of several one wins. The last file of such a chain says who holds the
+lease. Its holder ends it by continuing it once more, removing ``NAME``, and then the rest. Whoever made a ``NAME.T``
+when the chain no longer began with ``NAME`` removes it and begins again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from json import dumps
+from pathlib import Path
+
+from attn_bench.files import disk_errors, read_json
+
+BEAT_S, STALE_S = 10.0, 120.0
+_POLL_S, _LONGEST_POLL_S = 0.02, 1.0
+_LARGEST_BYTES = 1 << 16
+_HIDDEN = "hidden"
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """What the last file of a chain says.
+
+    Attributes:
+        path: the file.
+        token: that no other lease has.
+        host: empty where the file cannot be read, because it is only being written or is none of ours.
+        processes: process ids and when each started.
+        beat: the file's time.
+    """
+
+    path: Path
+    token: str
+    host: str
+    processes: tuple[tuple[int, str], ...]
+    beat: int
+
+    @property
+    def gone(self) -> bool:
+        """Whether every process is known to have ended."""
+        return self.host == this_host() and not any(_lives(pid, start) for pid, start in self.processes)
+
+
+@contextlib.contextmanager
+def hold(path: Path, *, wait: bool, processes: Sequence[int] = ()) -> Iterator[bool]:
+    """Hold the lease ``path`` in the block; give False, without it, if another has it and ``wait`` is off.
+
+    Args:
+        path: a file in a folder of its own, which is made, and removed when no lease is left in it.
+        processes: ids of further processes of this host that have to end before another may take over the lease of one
+            that was killed.
+
+    Raises:
+        DiskError: no lease can be made there.
+    """
+    content = _content(processes)
+    with disk_errors(path):
+        mine = _take(path, content, wait)
+    if mine is None:
+        yield False
+        return
+    ended = threading.Event()
+    beating = threading.Thread(target=_beat, args=(mine, ended), daemon=True)
+    beating.start()
+    try:
+        yield True
+    finally:
+        ended.set()
+        beating.join()
+        with contextlib.suppress(OSError):
+            _end(path, mine)
+
+
+def _take(path: Path, content: Mapping[str, object], wait: bool) -> Path | None:
+    """Return the file that now says that this process holds the lease, or None if another does."""
+    seen: tuple[str, int] | None = None
+    since, pause = time.monotonic(), _POLL_S
+    while True:
+        chain = _chain(path)
+        if not chain:
+            if _make(path, content):
+                return path
+            continue
+        last = chain[-1]
+        if (last.token, last.beat) != seen:
+            seen, since = (last.token, last.beat), time.monotonic()
+        if last.gone or time.monotonic() - since > STALE_S:
+            mine = _continued(path, last.token)
+            if _make(mine, content):
+                if [each.path for each in _chain(path)] == [*(each.path for each in chain), mine]:
+                    return mine
+                mine.unlink(missing_ok=True)
+            continue
+        if not wait:
+            return None
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_POLL_S)
+
+
+def _chain(path: Path) -> list[_Holder]:
+    """Return who held the lease one after the other, as far as each left it behind."""
+    found: list[_Holder] = []
+    following = path
+    while (holder := _read(following)) is not None:
+        found.append(holder)
+        following = _continued(path, holder.token)
+    return found
+
+
+def _continued(path: Path, token: str) -> Path:
+    return path.with_name(f"{path.name}.{token}")
+
+
+def _read(path: Path) -> _Holder | None:
+    try:
+        # Opened, or NFS would tell of its time and content what it remembers.
+        values = read_json(path, _LARGEST_BYTES)
+        found = path.stat()
+        processes = tuple((int(pid), str(start)) for pid, start in values["processes"])
+        token, host = str(values["token"]), str(values["host"])
+        if not token.isalnum():
+            raise ValueError("not a token")
+        return _Holder(path, token, host, processes, found.st_mtime_ns)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, OSError):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.stat()
+            # Whoever made it had no time to write, or has it still to do.
+            return _Holder(path, f"{found.st_ino:x}x{found.st_mtime_ns:x}", "", (), found.st_mtime_ns)
+        return None
+
+
+def _content(processes: Sequence[int]) -> dict[str, object]:
+    return {"host": this_host(), "processes": [[pid, started(pid)] for pid in (os.getpid(), *processes)]}
+
+
+def _make(path: Path, content: Mapping[str, object]) -> bool:
+    """Make a lease file; False if there is one."""
+    text = dumps({**content, "token": os.urandom(8).hex()}).encode()
+    while True:
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            break
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            # Another that ended a lease may remove the folder before it is used.
+            path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(handle)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _end(path: Path, mine: Path) -> None:
+    """Give a lease up; nothing is done if another took it over."""
+    chain = _chain(path)
+    if not chain or chain[-1].path != mine:
+        return
+    last = _continued(path, chain[-1].token)
+    # A full disk has no room for it; then nobody else can have made it either.
+    with contextlib.suppress(OSError):
+        if not _make(last, _content(())):
+            return
+    for each in (*(holder.path for holder in chain), last):
+        each.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+
+
+def this_host() -> str:
+    """Name this host, as long as it runs and as far as its process ids are the same."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(parts)
+
+
+def started(pid: int) -> str | None:
+    """Return when a process of this host started, in words that nothing but itself would use; None if it has ended."""
+    with contextlib.suppress(OSError, IndexError):
+        # After the name, which may hold anything: state, ..., and as the 20th field the start in ticks since boot.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else fields[19]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
+    return _HIDDEN
+
+
+def _lives(pid: int, start: str) -> bool:
+    return started(pid) in (start, _HIDDEN)
