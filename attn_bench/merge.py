@@ -29,6 +29,7 @@ def merged(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def completed(record: Mapping[str, Any], measured: Record) -> Record:
     """Return ``record``, of a cell that was trained without being measured, with what measuring it later found."""
     added = {name: getattr(measured, name) for name in (*_MEASURED, "status", "error", "started")}
+    added["errors"] = {**record["errors"], **measured.errors}
     seconds = (record["seconds"] or 0) + (measured.seconds or 0)
     return Record.checked({**record, **added, "cell": {**record["cell"], "measure": True}, "seconds": seconds})
 
@@ -44,6 +45,7 @@ def _one(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         **first,
         **{name: measured[name] for name in _MEASURED},
+        "errors": {**trained["errors"], **measured["errors"]},
         **{name: trained[name] for name in ("training", "data")},
         "cell": {
             **cell,

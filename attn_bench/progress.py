@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from attn_bench.execute.local import FINAL
 from attn_bench.results import Store
 from attn_bench.sweep import Cell
+from attn_bench.table import missing
 
 # Where there is no terminal, a line of progress comes no more often.
 LINE_S = 60.0
@@ -156,9 +157,16 @@ class Screen:
             words.append(f"{record['seconds']:.0f} s")
         if record["error"]:
             words.append(f"({record['error']})")
+        words += [
+            f"(at {entry['resolution']}: {entry['status']}, {entry['error']})"
+            for entry in record["evaluations"]
+            if entry["status"] != "ok" and entry["resolution"] != cell.resolution
+        ]
+        if without := missing(record.get("errors", {})):
+            words.append(f"(missing: {without})")
         self._print("  ".join(words))
         log = Store(self.folder).path("logs", cell.id)
-        if record["status"] == "crashed" and log.exists() and log.stat().st_size:
+        if (record["status"] == "crashed" or without) and log.exists() and log.stat().st_size:
             self._print(f"    what it printed, and where it failed: {log}")
 
     def _print(self, text: str) -> None:

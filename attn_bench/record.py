@@ -39,7 +39,9 @@ class Record:
         evaluations: one entry per resolution evaluated at: resolution, status, error, metrics.
         latency, memory: ``forward`` and ``train_step``, each as measured, raw samples included.
         data: what the data were.
-        in_force: settings of torch while it was measured, and what the model had changed of them.
+        errors: why a quantity is missing where the status does not tell, by quantity.
+        in_force: what was set for the whole process while it was measured
+            (:class:`~attn_bench.measure.torch_state.TorchState`), and what the model had changed: ``changed_by_model``.
         seconds: wall-clock time of the cell.
         started: UTC time, ISO 8601.
     """
@@ -59,6 +61,7 @@ class Record:
     latency: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
     in_force: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     started: str | None = None

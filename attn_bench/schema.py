@@ -132,6 +132,7 @@ class RecordValues(TypedDict):
     latency: dict[str, Latency]
     memory: dict[str, Memory]
     data: dict[str, Any]
+    errors: NotRequired[dict[str, str]]
     in_force: NotRequired[dict[str, Any]]
     seconds: Amount
     started: str | None

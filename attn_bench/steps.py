@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,7 +26,7 @@ def build(cell: Cell, model: Model, problem: Problem) -> nn.Module:
     """Return the module of a cell on its device; raises TypeError if the plugin returns none."""
     module = model.build(problem, **cell.options)
     if not isinstance(module, nn.Module):
-        raise TypeError(f"build of {cell.plugin} returned {type(module).__name__}, no torch.nn.Module")
+        raise TypeError(f"build of {cell.plugin} returned {type(module).__name__}, not a torch.nn.Module")
     return module.to(cell.device)
 
 
@@ -37,7 +38,7 @@ def random_batch(problem: Problem, batch_size: int, device: str, seed: int) -> B
         return torch.randint(high, (batch_size, *shape), generator=generator)
 
     def normal(channels: int) -> Tensor:
-        return torch.randn(batch_size, channels, *problem.grid, generator=generator)
+        return torch.randn(batch_size, channels, *problem.grid, generator=generator, dtype=torch.float32)
 
     match problem.kind:
         case "field":
@@ -57,15 +58,29 @@ class Steps:
     Attributes:
         names: ``forward``, and ``train_step`` where there is something to train; but not after a linear probe, which
             is trained on features and not on inputs.
+
+    Args:
+        trains: whether a step of training makes sense at all.
+        settle: called after a step was timed and before anything else is, to undo what it set for the whole process.
     """
 
-    def __init__(self, cell: Cell, task: Task, problem: Problem, module: nn.Module) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        task: Task,
+        problem: Problem,
+        module: nn.Module,
+        *,
+        trains: bool = True,
+        settle: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.settle = settle
         self.cell, self.problem, self.module, self.task = cell, problem, module, task
         self.inputs, self.targets = random_batch(problem, cell.batch_size, cell.device, cell.seed)
         self.called: Callable[..., Any] = torch.compile(module, dynamic=False) if cell.compile else module
-        trainable = any(p.requires_grad for p in module.parameters()) and cell.protocol != "linear-probe"
-        self.optimiser = torch.optim.AdamW(module.parameters(), lr=1e-6) if trainable else None
-        self.names = ("forward", "train_step") if trainable else ("forward",)
+        trains = trains and any(p.requires_grad for p in module.parameters()) and cell.protocol != "linear-probe"
+        self.optimiser = torch.optim.AdamW(module.parameters(), lr=1e-6) if trains else None
+        self.names = ("forward", "train_step") if trains else ("forward",)
 
     def step(self, name: str) -> Callable[[], object]:
         """Switch the module to the mode of a step and return the step; one is in use at a time.
@@ -78,7 +93,8 @@ class Steps:
         return partial(self._forward, self.inputs[:1] if name == "forward_batch1" else self.inputs)
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        with torch.inference_mode(), autocast(self.cell.device, self.cell.precision):
+        # Not in inference mode: what a module keeps from a call made in it cannot be trained with.
+        with torch.no_grad(), autocast(self.cell.device, self.cell.precision):
             return self.called(inputs)
 
     def _train_step(self) -> None:
@@ -98,6 +114,7 @@ class Steps:
         before = reference_ms(reference) if reference else None
         with _no_recompilation() if self.cell.compile else contextlib.nullcontext():
             measured = asdict(measure_latency(step, self.cell.device))
+        self.settle()
         after = reference_ms(reference) if reference else None
         return measured | {
             "reference_ms": (before + after) / 2 if before and after else None,
@@ -132,8 +149,17 @@ class Steps:
         """
         self.module.eval()
         one, _ = random_batch(self.problem, 1, self.cell.device, self.cell.seed)
-        with torch.inference_mode():
+        with torch.no_grad():
             return asdict(count_flops(lambda: self.module(one)))
+
+    def recover(self) -> None:
+        """Make the module usable again after a step that failed half-way."""
+        if self.optimiser is not None:
+            self.optimiser.zero_grad(set_to_none=True)
+        self.module.eval()
+        gc.collect()
+        if self.cell.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
 
 def _seconds(step: Callable[[], object]) -> float:

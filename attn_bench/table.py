@@ -53,6 +53,7 @@ def _row(
         "seed": cell["seed"],
         "status": status,
         "error": error,
+        "missing": missing(record.get("errors", {})) if own else None,
     }
     row |= {name: evaluation.get("metrics", {}).get(name) for name in metrics}
     for name in ("forward", "train_step"):
@@ -101,6 +102,14 @@ def _row(
         "environment": record.get("environment"),
     }
     return row
+
+
+def missing(errors: Mapping[str, str]) -> str | None:
+    """Return which quantities are missing and why, those with one reason together; None if none is."""
+    quantities: dict[str, list[str]] = defaultdict(list)
+    for quantity, reason in errors.items():
+        quantities[reason].append(quantity)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in quantities.items()) or None
 
 
 def disturbed(latency: Mapping[str, Any]) -> bool:

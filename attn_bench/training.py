@@ -170,15 +170,25 @@ def train(
     return TrainingResult(state.step, state.step / steps_per_epoch, state.seconds, _mean(state.losses))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(
-    module: nn.Module, dataset: Dataset[Batch], *, batch_size: int, precision: Precision, device: str
+    module: nn.Module,
+    dataset: Dataset[Batch],
+    *,
+    batch_size: int,
+    precision: Precision,
+    device: str,
+    call: Callable[[nn.Module, Tensor], Any] = lambda module, inputs: module(inputs),
 ) -> Iterator[Batch]:
-    """Yield (prediction, target) batches over ``dataset`` in order, in float32, on ``device``."""
+    """Yield (prediction, target) batches over ``dataset`` in order, in float32, on ``device``.
+
+    Args:
+        call: calls the module with a batch and returns what it returned.
+    """
     module.eval()
     for inputs, targets in DataLoader(dataset, batch_size=batch_size):
         with autocast(device, precision):
-            prediction = module(inputs.to(device))
+            prediction = call(module, inputs.to(device))
         yield prediction.float(), targets.to(device)
 
 

@@ -71,26 +71,14 @@ def _serve(spec: dict[str, Any], reply: Reply) -> None:
 
 
 def _open(spec: dict[str, Any]) -> Any:
-    import torch
+    from attn_bench.prepare import open_steps
+    from attn_bench.sweep import Cell
 
-    from attn_bench.cell import set_flags
-    from attn_bench.plugin import Unsupported
-    from attn_bench.registry import MODELS, TASKS
-    from attn_bench.steps import Steps, build
-    from attn_bench.sweep import Cell, unsupported
-
-    cell = Cell.from_json(spec)
-    set_flags(cell)
-    task, model = TASKS.load(cell.task), MODELS.load(cell.plugin)
-    problem = task.problem(cell.resolution, **cell.task_options)
-    if (reason := unsupported(cell, model, problem)) is not None:
-        raise Unsupported(reason)
-    torch.manual_seed(cell.seed)
-    return Steps(cell, task, problem, build(cell, model, problem))
+    return open_steps(Cell.from_json(spec))
 
 
 def _answer(steps: Any, request: dict[str, Any]) -> dict[str, Any]:
-    from attn_bench.cell import count_parameters
+    from attn_bench.prepare import count_parameters
 
     if "exact" in request:
         memory = {name: steps.memory(name)["peak_mib"] for name in steps.names}

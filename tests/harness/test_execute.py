@@ -202,8 +202,8 @@ def test_other_processes_taking_the_cores_are_seen_in_the_table(tmp_path):
 
 @pytest.mark.parametrize("kind", ["field", "image", "mask", "causal-text"])
 def test_random_batches_fit_the_problem(kind):
-    from attn_bench.cell import random_batch
     from attn_bench.plugin import Problem
+    from attn_bench.steps import random_batch
 
     grid = (16,) if kind == "causal-text" else (4, 6)
     inputs, targets = random_batch(Problem(kind, 3, 5, grid), 2, "cpu", 0)

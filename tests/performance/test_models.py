@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from attn_bench.cell import count_parameters, set_flags
 from attn_bench.measure.reference import reference_ms, reference_step
 from attn_bench.plugin import Unsupported
+from attn_bench.prepare import count_parameters, set_flags
 from attn_bench.registry import MODELS, TASKS
 from attn_bench.steps import Steps
 from attn_bench.sweep import Sweep, unsupported
