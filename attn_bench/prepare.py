@@ -72,7 +72,7 @@ def pose(cell: Cell, keeper: Keeper) -> Posed:
         Unsupported: the model says that it cannot serve the problem.
     """
     with keeper.stage("import"):
-        task, model = TASKS.load(cell.task), MODELS.load(cell.plugin)
+        task, model = TASKS.load(cell.task, contained=False), MODELS.load(cell.plugin, contained=False)
         problem = task.problem(cell.resolution, **cell.task_options)
         if (reason := unsupported(cell, model, problem)) is not None:
             raise Unsupported(reason)

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Set
+import sys
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata, util
-from pathlib import Path
-from typing import Generic, TypeVar, get_args
+from importlib import metadata
+from typing import Any, Generic, TypeVar, get_args
 
 from attn_bench.errors import UserError, unknown
+from attn_bench.fingerprint import Source, combined, sources
+from attn_bench.format import clean
+from attn_bench.options import options_of
 from attn_bench.plugin import Kind, Model, Task
+from attn_bench.trial import refusal
+from attn_bench.undo import undone
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 T = TypeVar("T", bound=Model | Task)
-SOURCES = (".py", ".pyx", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp")
+GROUPS: Mapping[type, str] = {Model: "attn_bench.models", Task: "attn_bench.tasks"}
+OWN = "attn-bench"
+# What modules added to the import path when they were imported, where the path was put back.
+_ADDED: dict[str, tuple[str, ...]] = {}
+
+
+class BrokenPlugin(UserError):
+    """A plugin that cannot be used; ``why`` says why not."""
+
+    def __init__(self, name: str, origin: str, why: str) -> None:
+        self.why = why
+        super().__init__(f"plugin {name!r} ({origin}) is broken: {why}")
 
 
 @dataclass(frozen=True)
@@ -33,23 +47,51 @@ class Entry(Generic[T]):
         """Package and version, e.g. ``"attn-bench 0.1.0"``."""
         return f"{self.package} {self.version}".strip()
 
-    def load(self) -> T:
+    @property
+    def module(self) -> str:
+        """Name of the module that the plugin is in."""
+        return self.target.partition(":")[0].strip()
+
+    def load(self, *, contained: bool = True) -> T:
         """Import the plugin and return an instance.
+
+        Args:
+            contained: keep what the import does from this process; a process that has only this plugin to run need not.
 
         Raises:
             UserError: it fails to import, or what it names is no plugin.
         """
+        if not contained:
+            return self._load()
+        # What comes with the harness, and what is imported, does not end the process.
+        if self.package != OWN and self.module not in sys.modules:
+            given = {name: getattr(self, name) for name in ("name", "target", "package", "version")}
+            if (why := refusal(GROUPS[self.base], given)) is not None:
+                raise self._broken(why)
+        paths = list(sys.path)
+        with undone():
+            plugin = self._load()
+            added = tuple(path for path in sys.path if path not in paths)
+        if added:
+            _ADDED[self.module] = added
+        return plugin
+
+    def _load(self) -> T:
         try:
             plugin = metadata.EntryPoint(self.name, self.target, "").load()
+            self._check(plugin)
+            return plugin()
+        except BrokenPlugin:
+            raise
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise self._broken(f"{type(error).__name__}: {error}") from error
+            raise self._broken(_why(error)) from error
+
+    def _check(self, plugin: Any) -> None:
         if not (isinstance(plugin, type) and issubclass(plugin, self.base)):
             raise self._broken(f"{self.target} is no subclass of attn_bench.plugin.{self.base.__name__}")
-        required = (
-            ("name", "summary", "kinds") if self.base is Model else ("name", "summary", "kind", "metrics", "defaults")
-        )
+        required = ("name", "summary", *(("kinds",) if issubclass(plugin, Model) else ("kind", "metrics", "defaults")))
         missing = [attribute for attribute in required if not hasattr(plugin, attribute)]
         if missing:
             raise self._broken(f"{self.target} lacks {', '.join(missing)}")
@@ -57,39 +99,37 @@ class Entry(Generic[T]):
             raise self._broken(f"it calls itself {plugin.name!r}")
         if issubclass(plugin, Model) and not isinstance(plugin.kinds, Set):
             raise self._broken(f"its kinds are {plugin.kinds!r}; write a set such as frozenset({{'field'}})")
-        kinds = plugin.kinds if issubclass(plugin, Model) else {plugin.kind}
-        for kind in kinds:
+        for kind in plugin.kinds if issubclass(plugin, Model) else {plugin.kind}:
             if kind not in KINDS:
                 raise self._broken(str(unknown("kind", str(kind), KINDS)))
+        # Raises what is wrong with the annotations.
+        options_of(plugin.build if issubclass(plugin, Model) else plugin.splits)
+
+    def _broken(self, why: str) -> BrokenPlugin:
+        return BrokenPlugin(self.name, self.origin, why)
+
+    def sources(self) -> dict[str, Source]:
+        """Return the files that the plugin's results depend on, as they are now, by the names of their modules.
+
+        Raises:
+            UserError: one of them cannot be found or read.
+        """
         try:
-            return plugin()
-        except Exception as error:
-            raise self._broken(f"{type(error).__name__}: {error}") from error
+            return sources(self.module, _ADDED.get(self.module, ()))
+        except UserError as error:
+            raise self._broken(str(error)) from None
 
-    def _broken(self, why: str) -> UserError:
-        return UserError(f"plugin {self.name!r} ({self.origin}) is broken: {why}")
+    def fingerprint(self, found: Mapping[str, Source] | None = None) -> str:
+        """Version of the package and a digest of the plugin's sources: an edited plugin makes other cells.
 
-    def fingerprint(self) -> str:
-        """Version of the package and a digest of the plugin's sources: an edited plugin makes other cells."""
-        return f"{self.package}=={self.version}+{_source_digest(self.target.partition(':')[0])}"
+        Args:
+            found: the sources, if they are known.
+        """
+        return f"{self.package}=={self.version}+{combined(self.sources() if found is None else found)}"
 
 
-@cache
-def _source_digest(module: str) -> str:
-    # The top-level package stands for the plugin: helpers next to it change results as much as the module itself.
-    # A task of the harness is its own sub-package, or every edit of the harness would throw away every result.
-    root = module if module.startswith("attn_bench.") else module.partition(".")[0]
-    spec = util.find_spec(root)
-    digest = hashlib.sha256()
-    if spec is None or spec.origin is None:
-        return "unknown"
-    folder = Path(spec.origin).parent
-    package = spec.submodule_search_locations or "." in root
-    files = sorted(path for path in folder.rglob("*") if path.suffix in SOURCES) if package else [Path(spec.origin)]
-    for file in files:
-        digest.update(file.relative_to(folder).as_posix().encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:8]
+def _why(error: BaseException) -> str:
+    return clean(f"{type(error).__name__}: {error}".removesuffix(": "))
 
 
 class Registry(Generic[T]):
@@ -107,8 +147,8 @@ class Registry(Generic[T]):
             entry = Entry(
                 point.name,
                 point.value,
-                distribution.name if distribution else "",
-                distribution.version if distribution else "",
+                (distribution.name or "") if distribution else "",
+                (distribution.version or "") if distribution else "",
                 self.base,
             )
             known = found.setdefault(point.name, [])
@@ -131,10 +171,10 @@ class Registry(Generic[T]):
             raise UserError(f"{self.what} {name!r} is registered twice: {rivals}; uninstall one of them")
         return claims[0]
 
-    def load(self, name: str) -> T:
-        """Return an instance of the plugin registered as ``name``; raises :class:`UserError`."""
-        return self.entry(name).load()
+    def load(self, name: str, *, contained: bool = True) -> T:
+        """Return an instance of the plugin registered as ``name``; see :meth:`Entry.load`. Raises UserError."""
+        return self.entry(name).load(contained=contained)
 
 
-MODELS: Registry[Model] = Registry("attn_bench.models", "model", Model)  # type: ignore[type-abstract]
-TASKS: Registry[Task] = Registry("attn_bench.tasks", "task", Task)  # type: ignore[type-abstract]
+MODELS: Registry[Model] = Registry(GROUPS[Model], "model", Model)  # type: ignore[type-abstract]
+TASKS: Registry[Task] = Registry(GROUPS[Task], "task", Task)  # type: ignore[type-abstract]

@@ -7,19 +7,24 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from json import dumps, loads  # bound before a plugin is imported that patches them
+from json import JSONEncoder, loads
 from pathlib import Path
 from typing import Any, Literal
 
+from attn_bench import versions
 from attn_bench.devices import check_threads, resolve_device
 from attn_bench.errors import UserError, unknown
+from attn_bench.fingerprint import Source
 from attn_bench.options import validated
 from attn_bench.plugin import Model, OptionError, Problem, Task
 from attn_bench.registry import MODELS, TASKS
+from attn_bench.variants import expand
 
 Precision = Literal["float32", "tf32", "bf16"]
 BudgetUnit = Literal["epochs", "steps", "seconds"]
 Protocol = Literal["scratch", "linear-probe", "finetune"]
+# Bound before any plugin is imported: none of them can change what an id is made of.
+_canonical = JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,9 @@ class Cell:
         cuda_graph: whether the forward pass is also timed as the replay of a CUDA graph.
         protocol: what is trained: everything, the classifier's head on frozen features, or everything by fine-tuning.
         finetuning: its settings; None for other protocols.
+        training_version: of the harness's code that trains (:mod:`attn_bench.versions`); None without training.
+        sources: the files behind both versions; no part of the cell's identity, nor of its JSON.
+        broken: why the model's plugin cannot be used, if it cannot; no part of them either.
     """
 
     model: str
@@ -93,16 +101,22 @@ class Cell:
     cuda_graph: bool = False
     protocol: Protocol = "scratch"
     finetuning: FineTuning | None = None
+    training_version: int | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict, compare=False, repr=False)
+    broken: str | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; what was added later is left out where it is off, so that earlier ids stay."""
-        values = dataclasses.asdict(self)
-        for name, off in (("cuda_graph", False), ("protocol", "scratch"), ("finetuning", None)):
+        values = dataclasses.asdict(dataclasses.replace(self, sources={}))
+        del values["sources"], values["broken"]
+        for name, off in (
+            ("cuda_graph", False), ("protocol", "scratch"), ("finetuning", None), ("training_version", None),
+        ):  # fmt: skip
             if values[name] == off:
                 del values[name]
         if self.finetuning is not None and not self.finetuning.cutmix:
             del values["finetuning"]["cutmix"]
-        return loads(dumps(values, sort_keys=True))
+        return loads(_canonical(values))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
@@ -123,8 +137,7 @@ class Cell:
 
         Whether it is measured is no part of what it is: measured later, it is still the same row.
         """
-        canonical = dumps(self.to_json() | {"measure": True}, sort_keys=True, separators=(",", ":"))
-        return sha256(canonical.encode()).hexdigest()[:16]
+        return sha256(_canonical(self.to_json() | {"measure": True}).encode()).hexdigest()[:16]
 
     @property
     def title(self) -> str:
@@ -243,17 +256,20 @@ class Sweep:
     def cells(self) -> list[Cell]:
         """Expand into cells, ordered so that every model appears early.
 
+        A model whose plugin is broken has cells too, which say so, unless no other model is asked for.
+
         Raises:
             UserError, OptionError, DataError: a name, option, resolution or file that cannot be used.
         """
         task_entry = TASKS.entry(self.task)
         task = task_entry.load()
-        variants = [_variant(spec, self.options) for spec in self.models]
-        labels = [label for label, *_ in variants]
+        task_sources = task_entry.sources()
+        variants = expand(self.models, self.options)
+        labels = [variant.label for variant in variants]
         for label in labels:
             if labels.count(label) > 1:
                 raise UserError(f"model {label!r} is listed twice; give one of them another label")
-        known = {self.task, *labels, *(name for _, name, *_ in variants)}
+        known = {self.task, *labels, *(variant.plugin for variant in variants)}
         for owner in self.options:
             if owner not in known:
                 raise unknown("model or task of this sweep in --set", owner, known)
@@ -275,15 +291,15 @@ class Sweep:
         cells = []
         for resolution in resolutions:
             for seed in seeds:
-                for label, name, options, version in variants:
+                for variant in variants:
                     cells.append(
                         Cell(
-                            model=label,
-                            plugin=name,
-                            model_version=version,
-                            options=options,
+                            model=variant.label,
+                            plugin=variant.plugin,
+                            model_version=variant.version,
+                            options=variant.options,
                             task=self.task,
-                            task_version=task_entry.fingerprint(),
+                            task_version=task_entry.fingerprint(task_sources),
                             task_options=task_options,
                             resolution=resolution,
                             seed=seed,
@@ -298,6 +314,9 @@ class Sweep:
                             cuda_graph=self.cuda_graph,
                             protocol=self.protocol,
                             finetuning=self._finetuning(),
+                            training_version=versions.TRAINING if self.train else None,
+                            sources={**task_sources, **variant.sources},
+                            broken=variant.broken,
                         )
                     )
         return cells
@@ -327,39 +346,10 @@ class Sweep:
         )
 
 
-def _variant(
-    spec: str | Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
-) -> tuple[str, str, dict[str, Any], str]:
-    """Return label, plugin name, validated options and version of one entry of ``Sweep.models``."""
-    if isinstance(spec, str):
-        name, _, preset = spec.strip().partition(":")
-        own: Mapping[str, Any] = {}
-        label = spec.strip()
-    else:
-        allowed = ("name", "preset", "options", "label")
-        for key in spec:
-            if key not in allowed:
-                raise unknown("key of a model in the sweep", str(key), allowed)
-        if not spec.get("name"):
-            raise UserError(f"a model in the sweep has no name: {dict(spec)}")
-        name, preset, own = str(spec["name"]), str(spec.get("preset") or ""), spec.get("options") or {}
-        label = str(spec.get("label") or (f"{name}:{preset}" if preset else name))
-    entry = MODELS.entry(name)
-    model = entry.load()
-    if preset and preset not in model.presets:
-        raise unknown(f"preset of {name}", preset, model.presets)
-    chosen = {
-        **(model.presets[preset] if preset else {}),
-        **own,
-        **options.get(name, {}),
-        **(options.get(label, {}) if label != name else {}),
-    }
-    return label, name, validated(name, model.build, chosen), entry.fingerprint()
-
-
 def imported(cells: Iterable[Cell]) -> tuple[str, ...]:
     """Return what the models of ``cells`` import, once each."""
-    return tuple(dict.fromkeys(module for cell in cells for module in MODELS.load(cell.plugin).imports))
+    plugins = dict.fromkeys(cell.plugin for cell in cells if cell.broken is None)
+    return tuple(dict.fromkeys(module for plugin in plugins for module in MODELS.load(plugin).imports))
 
 
 def unsupported(cell: Cell, model: Model, problem: Problem) -> str | None:

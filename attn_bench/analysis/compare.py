@@ -20,7 +20,7 @@ from attn_bench.results import Store
 from attn_bench.table import disturbed, labels
 
 Record = Mapping[str, Any]
-_VERSIONS = ("model_version", "task_version")
+_VERSIONS = ("model_version", "task_version", "training_version")
 
 
 @dataclass(frozen=True)

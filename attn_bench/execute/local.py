@@ -86,7 +86,7 @@ def execute(
                         held.append(cell)
                     elif is_due(store, cell, "none" if patient else retry):
                         listen(cell, {"event": "start"})
-                        record = _skip(store, cell) if skip_larger else None
+                        record = _broken(store, cell) or (_skip(store, cell) if skip_larger else None)
                         record = record or server.run(cell, store, limits, listen)
                         listen(cell, {"event": "done", "status": record["status"], "record": record})
             waiting = held
@@ -95,7 +95,7 @@ def execute(
 def is_due(store: Store, cell: Cell, retry: str) -> bool:
     """Tell whether a cell is to be run: it has no record yet, or one that ``retry`` runs again."""
     record = store.read(cell.id)
-    if record is None or retry == "all":
+    if record is None or retry == "all" or cell.broken is not None:
         return True
     return retry == "failed" and record["status"] not in FINAL
 
@@ -108,6 +108,14 @@ def _claim(store: Store, cell: Cell, patient: bool) -> Iterator[bool]:
             with hold(process_lock(store.folder, cell.id), wait=True):
                 pass
         yield mine is not None
+
+
+def _broken(store: Store, cell: Cell) -> dict[str, Any] | None:
+    """Write and return the record of a cell whose plugin cannot be used; None if it can."""
+    if cell.broken is None:
+        return None
+    store.write(Record.of(cell, "crashed", error=cell.broken))
+    return store.read(cell.id)
 
 
 def _skip(store: Store, cell: Cell) -> dict[str, Any] | None:

@@ -67,35 +67,6 @@ def test_a_name_claimed_by_two_packages_is_an_error_naming_both(monkeypatch):
         Registry("g", "model", MODELS.base).load("toy")
 
 
-def test_the_fingerprint_follows_the_sources(tmp_path, monkeypatch):
-    from attn_bench import registry
-
-    module = tmp_path / "plugin_that_changes.py"
-    monkeypatch.syspath_prepend(tmp_path)
-    digests = []
-    for text in ("a = 1\n", "a = 2\n", "a = 1\n"):
-        module.write_text(text)
-        registry._source_digest.cache_clear()
-        digests.append(registry._source_digest("plugin_that_changes"))
-    assert digests[0] == digests[2] != digests[1]
-
-
-def test_compiled_sources_count_too(tmp_path, monkeypatch):
-    from attn_bench import registry
-
-    folder = tmp_path / "package_with_kernels"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    digests = []
-    for text in ("int a;\n", "int b;\n", "int a;\n"):
-        (folder / "kernel.cpp").write_text(text)
-        (folder / "kernel.so").write_text(f"{text} built {len(digests)} times")
-        registry._source_digest.cache_clear()
-        digests.append(registry._source_digest("package_with_kernels"))
-    assert digests[0] == digests[2] != digests[1]
-
-
 def test_listing_shows_options_with_defaults_and_documentation():
     text = "\n".join(describe(MODELS, "toy"))
     assert "--set toy.width=4  (int)  hidden channels, on two lines." in text

@@ -1,0 +1,43 @@
+"""Keeps the digests of the code that trains and of the code that measures, for test_versions.py.
+
+``python tests/harness/acknowledge.py`` after a change of that code: either it can change no number, or the version in
+attn_bench/versions.py was raised.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import attn_bench
+from attn_bench import versions
+from attn_bench.sourcecode import read_source
+
+KEPT = Path(__file__).with_name("versions.json")
+PACKAGE = Path(attn_bench.__file__).parent
+_MEASURED = ("clocks", "flops", "latency", "memory", "reference")  # environment.py only describes a machine
+_EITHER = ("prepare.py", "steps.py", "measure/torch_state.py")
+CODE = {
+    "TRAINING": ("cell.py", "evaluation.py", "plugin.py", "protocols.py", "training.py", *_EITHER),
+    "MEASURING": (*(f"measure/{name}.py" for name in _MEASURED), *_EITHER),
+}
+
+
+def current() -> dict[str, dict[str, object]]:
+    """Return the versions and the digest of each file behind them; comments and docstrings are not in it."""
+    return {
+        name: {
+            "version": getattr(versions, name),
+            "files": {
+                file.relative_to(PACKAGE).as_posix(): read_source(file.read_bytes()).digest
+                for pattern in patterns
+                for file in sorted(PACKAGE.glob(pattern))
+            },
+        }
+        for name, patterns in CODE.items()
+    }
+
+
+if __name__ == "__main__":
+    KEPT.write_text(json.dumps(current(), indent=1) + "\n")
+    print(f"kept {KEPT}")
