@@ -1,22 +1,37 @@
 """C++ built for this machine at first use, and kept.
 
-The compiler is ``$CXX``, or ``c++``. What it builds is kept in ``$ATTN_BENCH_CACHE/kernels``, or where the platform
-keeps caches, under a name that stands for sources, compiler and processor: machines may share the folder.
+The compiler is ``$CXX``, or ``c++``. What it builds is kept in the cache folder ``kernels``, under a name that stands
+for sources, compiler and processor: machines may share the folder. Code that somebody else could have written is not
+run: folder and file belong to the user (or root) and nobody else can write to them, or a private folder takes their
+place; and what was looked at is what is loaded, not what has its name by then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import shlex
+import signal
+import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from attn_bench.errors import UserError
+from attn_bench.files import OTHERS_WRITE, cache_folder, temporary_beside
+
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+# A compiler that takes longer hangs; building takes about ten seconds on a slow core.
+PROBE_S, BUILD_S = 30, 300
+# A library that is kept ends with the SHA-256 of what is before it, in hexadecimal; loaders ignore what is at the end.
+SUM_BYTES = 64
+
+_loads = itertools.count()
 
 
 class BuildError(Exception):
@@ -35,56 +50,133 @@ def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.
         BuildError: there is no compiler, it failed, or the library cannot be loaded.
     """
     try:
-        compiler = shlex.split(os.environ.get("CXX") or "c++")
+        command = [*shlex.split(os.environ.get("CXX") or "c++"), *FLAGS]
         # What the compiler predefines names it and the processor's instructions.
-        target = _run([*compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull], 60)
-        parts = (*(source.read_bytes() for source in sources), target, " ".join([*compiler, *FLAGS, *options]).encode())
+        target = _run([*command, "-dM", "-E", "-x", "c++", os.devnull], PROBE_S)
+        parts = (*(source.read_bytes() for source in sources), target, " ".join([*command, *options]).encode())
         digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
-        path = _cache() / f"{name}-{digest}.so"
-        if not _own(path):
-            path = _writable(path.parent) / path.name
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
-                built = Path(folder) / path.name
-                _run([*compiler, *FLAGS, *options, str(sources[0]), "-o", str(built)], 600)
-                built.replace(path)
-        return ctypes.CDLL(str(path))
+        file = f"{name}-{digest}.so"
+        if (kept := _kept(file)) is not None:
+            # One that cannot be loaded was built on a machine with other libraries.
+            with contextlib.suppress(OSError):
+                return _loaded(kept)
+        with tempfile.TemporaryDirectory(prefix="attn-bench-building-") as folder:
+            built = Path(folder) / file
+            _run([*command, *options, str(sources[0]), "-o", str(built)], BUILD_S)
+            return _loaded(_keep(file, built.read_bytes()))
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         said = next((line for line in lines if "error" in line), lines[-1] if lines else f"exit {error.returncode}")
         raise BuildError(said) from error
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{shlex.quote(error.cmd[0])} did not end within {error.timeout} s") from error
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise BuildError(" ".join(str(error).split())) from error
 
 
 def _run(command: Sequence[str], seconds: float) -> bytes:
+    """Return what a command writes to standard output; one that takes longer is ended, with what it started."""
     environment = os.environ | {"LC_ALL": "C"}  # errors in English, to find them
-    return subprocess.run(
-        command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds, env=environment
-    ).stdout
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment, process_group=0
+    ) as running:
+        try:
+            output, errors = running.communicate(timeout=seconds)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.killpg(running.pid, signal.SIGKILL)
+            raise
+    if running.returncode:
+        raise subprocess.CalledProcessError(running.returncode, command, output, errors)
+    return output
 
 
-def _cache() -> Path:
-    import platformdirs
-
-    return Path(os.environ.get("ATTN_BENCH_CACHE") or platformdirs.user_cache_dir("attn-bench")) / "kernels"
-
-
-def _own(path: Path) -> bool:
-    """Tell whether a file is there and the user's, or root's: others' code is not run."""
+def _kept(file: str) -> int | None:
+    """Return a descriptor of a library in the cache, or None if there is none that is whole and to be trusted."""
     try:
-        return path.stat().st_uid in (0, os.getuid())
-    except OSError:
-        return False
+        with _folder(cache_folder("kernels")) as folder:
+            # A pipe must not be waited for.
+            descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except (OSError, UserError):
+        return None
+    if _is_safe(descriptor, stat.S_ISREG):
+        content = _content(descriptor)
+        if hashlib.sha256(content[:-SUM_BYTES]).hexdigest().encode() == content[-SUM_BYTES:]:
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
-def _writable(folder: Path) -> Path:
-    """Return the folder, made if need be; one for this process alone if nothing can be kept there."""
+def _keep(file: str, content: bytes) -> int:
+    """Write a library to the cache, or to this process's own folder, and return a descriptor of it."""
+    content += hashlib.sha256(content).hexdigest().encode()
+    with contextlib.suppress(OSError, UserError):
+        path = cache_folder("kernels")
+        with contextlib.suppress(FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700)
+        return _written(path, file, content)
+    return _written(Path(_own_folder().name), file, content)
+
+
+def _written(path: Path, file: str, content: bytes) -> int:
+    """Write a file of a safe folder at once, in place of one that is there; return a descriptor of it.
+
+    Raises:
+        OSError: the folder is not safe, or cannot be written.
+    """
+    with _folder(path) as folder:
+        new = temporary_beside(path / file).name
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)
+        try:
+            with open(descriptor, "wb", closefd=False) as output:
+                output.write(content)
+            os.fchmod(descriptor, 0o644)
+            os.replace(new, file, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.unlink(new, dir_fd=folder)
+            raise
+    return descriptor
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    """Open a folder that nobody else can write to; raises OSError for any other, and for links."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(_own_folder().name)
+        if not _is_safe(folder, stat.S_ISDIR):
+            raise PermissionError(f"others can write to {path}")
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _is_safe(descriptor: int, is_of_kind: Callable[[int], bool]) -> bool:
+    """Tell whether a file or folder is the user's, or root's, and nobody else can write to it."""
+    found = os.fstat(descriptor)
+    return is_of_kind(found.st_mode) and found.st_uid in (0, os.getuid()) and not found.st_mode & OTHERS_WRITE
+
+
+def _loaded(descriptor: int) -> ctypes.CDLL:
+    """Load the library of an open file; raises OSError if that cannot be done."""
+    by_descriptor = Path(f"/proc/self/fd/{descriptor}")
+    if by_descriptor.exists():
+        # The loader takes a name that it knows for the same library, whatever it stands for by then: so each load has a
+        # name of its own, and the descriptor stays open.
+        return ctypes.CDLL(f"{by_descriptor.parent}/{'./' * next(_loads)}{descriptor}")
+    # There is no such name on other systems than Linux.
+    copy = Path(_own_folder().name) / f"{next(_loads)}.so"
+    copy.write_bytes(_content(descriptor)[:-SUM_BYTES])
+    return ctypes.CDLL(str(copy))
+
+
+def _content(descriptor: int) -> bytes:
+    with open(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
 
 
 @functools.cache
