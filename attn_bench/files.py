@@ -20,6 +20,8 @@ from typing import IO, Any
 from attn_bench.errors import DiskError, UserError
 
 TEMPORARY = ".tmp"
+# Added to the name of what is kept for a person to look at.
+UNUSABLE = ".unusable"
 OTHERS_WRITE = S_IWGRP | S_IWOTH
 _encode = JSONEncoder(indent=1, sort_keys=True, allow_nan=False).encode
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.errors import UserError
-from attn_bench.files import TEMPORARY, atomic_write, read_json, write_json
+from attn_bench.files import TEMPORARY, UNUSABLE, atomic_write, read_json, write_json
 from attn_bench.format import clean
 from attn_bench.merge import merged
 from attn_bench.record import SCHEMA, Record, Status, checked_environment, checked_run_info, plain
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "Record", "Status", "Store", "load"]
 
-UNUSABLE = ".unusable"
 # A record of thousands of samples has a few hundred KiB.
 _LARGEST_BYTES = 32 << 20
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from attn_bench.checkpoint import State, Trainee, restore, save
 from attn_bench.sweep import Precision, Training
 
 Batch = tuple[Tensor, Tensor]
@@ -53,12 +53,17 @@ class Extras:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training did: optimiser steps, passes over the data, wall-clock seconds, mean loss of the last pass."""
+    """What training did: optimiser steps, passes over the data, wall-clock seconds, mean loss of the last pass.
+
+    Attributes:
+        warning: why it started over, where a checkpoint could not be used.
+    """
 
     steps: int
     epochs: float
     seconds: float
     loss: float
+    warning: str | None = None
 
 
 def one_cycle(progress: float, *, warmup: float = 0.3, start: float = 25.0, end: float = 1e4) -> float:
@@ -113,9 +118,10 @@ def train(
         "seconds": 0,
     }[settings.budget_unit]
     optimiser = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    state = _State()
-    if checkpoint is not None and checkpoint.exists():
-        _restore(checkpoint, module, optimiser, state, extras)
+    trainee, warning = Trainee(module, optimiser, extras.average), None
+    state = State()
+    if checkpoint is not None:
+        state, warning = restore(checkpoint, trainee)
     waiting = _others(module, extras.alone) if extras.alone else []
     check_every = 1 if device == "cpu" else 20
     began, saved = time.perf_counter() - state.seconds, time.perf_counter()
@@ -157,7 +163,7 @@ def train(
             )
         report(Progress(min(fraction(), 1), state.step / steps_per_epoch, _mean(state.losses), state.seconds))
         if checkpoint is not None and now - saved > checkpoint_every_s:
-            _save(checkpoint, module, optimiser, state, extras)
+            save(checkpoint, trainee, state)
             saved = time.perf_counter()
     for parameter in waiting:
         parameter.requires_grad_(True)
@@ -167,7 +173,7 @@ def train(
                 module.state_dict().values(), extras.average.module.state_dict().values(), strict=True
             ):
                 own.copy_(mean)
-    return TrainingResult(state.step, state.step / steps_per_epoch, state.seconds, _mean(state.losses))
+    return TrainingResult(state.step, state.step / steps_per_epoch, state.seconds, _mean(state.losses), warning)
 
 
 @torch.no_grad()
@@ -192,13 +198,6 @@ def predict(
         yield prediction.float(), targets.to(device)
 
 
-@dataclass
-class _State:
-    step: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-
-
 def _batches(dataset: Dataset[Batch], batch_size: int, seed: int, first_step: int, device: str) -> Iterator[Batch]:
     size = len(dataset)  # type: ignore[arg-type]
     epoch, skip = divmod(first_step, size // batch_size)
@@ -218,47 +217,6 @@ def _others(module: nn.Module, chosen: Sequence[nn.Parameter]) -> list[nn.Parame
     """Return the trainable parameters of ``module`` that are not among ``chosen``."""
     known = {id(parameter) for parameter in chosen}
     return [p for p in module.parameters() if p.requires_grad and id(p) not in known]
-
-
-def _save(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: _State, extras: Extras) -> None:
-    generators = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        generators["cuda"] = torch.cuda.get_rng_state()
-    content = {
-        "module": module.state_dict(),
-        "average": None if extras.average is None else extras.average.module.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "generators": generators,
-        "step": state.step,
-        "seconds": state.seconds,
-        "losses": state.losses,
-    }
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    # Without a checkpoint a later run starts over, which is no reason to stop this one; torch raises either error.
-    with contextlib.suppress(OSError, RuntimeError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, temporary)
-        temporary.replace(path)
-        return
-    with contextlib.suppress(OSError):
-        temporary.unlink(missing_ok=True)
-
-
-def _restore(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: _State, extras: Extras) -> None:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        # Half-written by a full disk or of another version of torch: start over rather than fail the cell.
-        path.unlink(missing_ok=True)
-        return
-    module.load_state_dict(content["module"])
-    if extras.average is not None:
-        extras.average.module.load_state_dict(content["average"])
-    optimiser.load_state_dict(content["optimiser"])
-    torch.set_rng_state(content["generators"]["cpu"])
-    if "cuda" in content["generators"]:
-        torch.cuda.set_rng_state(content["generators"]["cuda"])
-    state.step, state.seconds, state.losses = content["step"], content["seconds"], content["losses"]
 
 
 def _mean(values: list[float]) -> float:

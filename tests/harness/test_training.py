@@ -51,35 +51,6 @@ def test_the_schedule_is_torchs_one_cycle():
         scheduler.step()
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 7])
-def test_a_stopped_run_ends_where_it_would_have_ended(tmp_path, stop_at):
-    whole = fresh()
-    run(whole)
-
-    class Stop(Exception):
-        pass
-
-    def stop(progress):
-        if progress.epoch * 4 > stop_at:
-            raise Stop
-
-    checkpoint = tmp_path / "c.pt"
-    with pytest.raises(Stop):
-        run(fresh(), checkpoint=checkpoint, checkpoint_every_s=0, report=stop)
-    resumed = fresh()
-    with torch.no_grad():
-        resumed[0].weight.zero_()
-    result = run(resumed, checkpoint=checkpoint, checkpoint_every_s=1e9)
-    assert result.steps == 24
-    for ours, theirs in zip(resumed.parameters(), whole.parameters()):
-        assert torch.equal(ours, theirs)
-
-
-def test_a_broken_checkpoint_starts_over(tmp_path):
-    (tmp_path / "c.pt").write_bytes(b"half a file")
-    assert run(fresh(), checkpoint=tmp_path / "c.pt").steps == 24
-
-
 @pytest.mark.parametrize(("unit", "budget", "steps"), [("epochs", 1.5, 6), ("steps", 7, 7)])
 def test_budgets(unit, budget, steps):
     assert run(fresh(), dataclasses.replace(SETTINGS, budget=budget, budget_unit=unit)).steps == steps

@@ -1,0 +1,135 @@
+"""Checkpoints of a training: everything that it needs to go on, restored all or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attn_bench.files import UNUSABLE, atomic_write
+from attn_bench.format import clean
+
+
+@dataclass
+class State:
+    """Where training is: steps done, seconds taken, losses of the last pass."""
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What training changes besides its :class:`State` and torch's generators.
+
+    Attributes:
+        average: a running mean of the weights (``timm.utils.ModelEmaV3``) or None.
+    """
+
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+    average: Any = None
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it, as views of the tensors."""
+        return {
+            "module": self.module.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generators": _generators(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take what :meth:`state` returned; raises anything where it does not fit."""
+        _load(self.module, state["module"])
+        if self.average is not None:
+            _load(self.average.module, state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if "cuda" in state["generators"]:
+            torch.cuda.set_rng_state(state["generators"]["cuda"])
+
+
+def save(path: Path, trainee: Trainee, state: State) -> None:
+    """Write a checkpoint, if that can be done.
+
+    Without one a later run starts over, which is no reason to stop this one.
+    """
+    # Torch raises a RuntimeError for a full disk, and what a module adds to its state may be no data at all.
+    with contextlib.suppress(Exception), atomic_write(path) as file:
+        torch.save(trainee.state() | asdict(state), file)
+
+
+def restore(path: Path, trainee: Trainee) -> tuple[State, str | None]:
+    """Restore a checkpoint, if there is one, and return where training is.
+
+    One that cannot be used is set aside and changes nothing; then training begins at its start, and why is returned
+    too, and printed for the log.
+    """
+    if not os.path.lexists(path):
+        return State(), None
+    before = None
+    try:
+        before = deepcopy(trainee.state())
+        if not S_ISREG(path.stat().st_mode):
+            raise ValueError("not a regular file")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = _checked_state(content)
+        trainee.load(content)
+        _check_numbers(trainee)
+    except Exception as error:
+        aside = path.with_name(path.name + UNUSABLE)
+        with contextlib.suppress(OSError):
+            path.replace(aside)
+        if before is not None:
+            trainee.load(before)
+        why = f"its checkpoint could not be used and is set aside as {aside.name}; started over"
+        warning = f"{why} ({type(error).__name__}: {clean(str(error), 300)})"
+        with contextlib.suppress(Exception):  # standard error may be closed
+            print(f"attn-bench: {warning}", file=sys.stderr)
+        return State(), warning
+    return state, None
+
+
+def _checked_state(content: Any) -> State:
+    step, seconds, losses = content["step"], content["seconds"], content["losses"]
+    if type(step) is not int or step < 0 or not all(map(math.isfinite, [seconds, *losses])) or seconds < 0:
+        raise ValueError(f"step {step!r} after {seconds!r} s")
+    return State(step, float(seconds), [float(loss) for loss in losses])
+
+
+def _check_numbers(trainee: Trainee) -> None:
+    """Refuse weights that are not finite and moments of other shapes, which the optimiser would accept."""
+    for name, parameter in trainee.module.named_parameters():
+        moments = [m for m in trainee.optimiser.state.get(parameter, {}).values() if isinstance(m, Tensor) and m.dim()]
+        if any(moment.shape != parameter.shape for moment in moments):
+            raise ValueError(f"the optimiser's state of {name} has another shape")
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (parameter, *moments)):
+            raise ValueError(f"{name} is not finite")
+
+
+def _load(module: nn.Module, state: Mapping[str, Any]) -> None:
+    # Of a buffer that follows the batch, the shape is a part of what it holds.
+    for name, buffer in list(module.named_buffers()):
+        if name in state and state[name].shape != buffer.shape:
+            owner, _, own = name.rpartition(".")
+            setattr(module.get_submodule(owner), own, state[name].to(buffer.device))
+    module.load_state_dict(state)
+
+
+def _generators() -> dict[str, Tensor]:
+    generators = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        generators["cuda"] = torch.cuda.get_rng_state()
+    return generators
