@@ -18,7 +18,7 @@ PACKAGE = Path(attn_bench.__file__).parent
 _MEASURED = ("clocks", "flops", "latency", "memory", "reference")  # environment.py only describes a machine
 _EITHER = ("prepare.py", "steps.py", "measure/torch_state.py")
 CODE = {
-    "TRAINING": ("cell.py", "evaluation.py", "plugin.py", "protocols.py", "training.py", *_EITHER),
+    "TRAINING": ("cell.py", "checkpoint.py", "evaluation.py", "plugin.py", "protocols.py", "training.py", *_EITHER),
     "MEASURING": (*(f"measure/{name}.py" for name in _MEASURED), *_EITHER),
 }
 
