@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,29 +11,21 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 
-from attn_bench.report.style import (
-    REFERENCE_COLOUR,
-    Look,
-    heading,
-    legend,
-    legend_width,
-    log_axis,
-    looks,
-    resolution_axis,
-    value_axis,
-)
+from attn_bench.report.axes import log_axis, resolution_axis, value_axis
+from attn_bench.report.overlap import MARKER, apart, dashes, ring_size, same_lines, together
+from attn_bench.report.style import REFERENCE_COLOUR, Legend, Look, drawable, heading, looks
 from attn_bench.report.summary import Entry, Stat, Summary
-from attn_bench.report.text import distinct, for_figure, significant
 
 PANEL_WIDTH, PANEL_HEIGHT, ROW_HEIGHT = 4.3, 3.6, 0.3
-ROW_LABEL_CHARACTERS, ROW_LABEL_WIDTH = 16, 0.7
-RESOLUTION_WIDTH = 0.55
+ROW_LABEL_WIDTH = 0.7
+RESOLUTION_WIDTH, WIDEST_PANEL = 0.55, 9.0
 MOST_NUMBERS = 16
-# Font size, per inch of a resolution, at which the longest status leaves its neighbours free.
-STATUS_ROOM = 13
+# Inches that a character of a status takes, and the box around it.
+STATUS_CHARACTER, STATUS_EDGE = 0.075, 0.16
+# Of a number beside a point.
+NUMBER_WIDTH, NUMBER_HEIGHT = 0.06, 0.13
 # Of a single resolution, how far apart the outermost models stand: on one line they would hide each other.
 APART = 1.3
-MARKER, RING = 7, 5
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ def error_vs_resolution(summary: Summary) -> Figure | None:
     label = summary.primary + (f" ({metric.unit})" if metric.unit else "")
     better = "lower is better" if metric.direction == "lower" else "higher is better"
     return _against_resolution(
-        summary, summary.primary, [Panel(summary.primary, "", for_figure(f"{label}, {better}"))], metric=True
+        summary, summary.primary, [Panel(summary.primary, "", drawable(f"{label}, {better}"))], metric=True
     )
 
 
@@ -92,70 +83,68 @@ def _against_resolution(summary: Summary, what: str, panels: Sequence[Panel], *,
         return None
     look = looks(summary)
     failing = [model for model in summary.models if any(entry.failures for entry in summary.of(model))]
-    strip = ROW_HEIGHT * len(failing)
-    width = max(PANEL_WIDTH, RESOLUTION_WIDTH * len(summary.resolutions))
-    size = (width * len(panels) + legend_width(look.values()), PANEL_HEIGHT)
-    if failing:
-        size = (size[0] + ROW_LABEL_WIDTH, size[1] + strip + 0.2)
-    figure = Figure(figsize=size, layout="constrained")
-    rows = 2 if failing else 1
-    grid = GridSpec(rows, len(panels), figure=figure, height_ratios=[strip, PANEL_HEIGHT][-rows:])
-    for i, panel in enumerate(panels):
-        axes = figure.add_subplot(grid[rows - 1, i])
-        _draw(axes, summary, panel, look, metric=metric)
-        top = axes
-        if failing:
-            top = figure.add_subplot(grid[0, i], sharex=axes)
-            _draw_failures(top, summary, failing, look, labelled=i == 0)
-        if panel.title:
-            top.set_title(panel.title, loc="left")
     extra = {}
     if metric and any(entry.mean(summary.primary) is not None for m in summary.references for entry in summary.of(m)):
         extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
-    legend(figure, list(look.values()), extra)
+    strip = sum(ROW_HEIGHT * (1 + look[model].row.count("\n")) for model in failing)
+    width = min(max(PANEL_WIDTH, RESOLUTION_WIDTH * len(summary.resolutions)), WIDEST_PANEL)
+    legend = Legend(list(look.values()), extra, PANEL_HEIGHT + (strip + 0.2 if failing else 0))
+    size = (width * len(panels) + legend.width + (ROW_LABEL_WIDTH if failing else 0), legend.height)
+    figure = Figure(figsize=size, layout="constrained")
+    rows = 2 if failing else 1
+    grid = GridSpec(rows, len(panels), figure=figure, height_ratios=[strip, max(PANEL_HEIGHT, size[1] - strip)][-rows:])
+    for i, panel in enumerate(panels):
+        axes = figure.add_subplot(grid[rows - 1, i])
+        _draw(axes, summary, panel, look, metric=metric, size=(width, PANEL_HEIGHT))
+        top = axes
+        if failing:
+            top = figure.add_subplot(grid[0, i], sharex=axes)
+            _draw_failures(top, summary, failing, look, labelled=i == 0, width=width)
+        if panel.title:
+            top.set_title(panel.title, loc="left")
+    legend.draw(figure)
     heading(figure, summary, what)
     return figure
 
 
-def _draw(axes: Axes, summary: Summary, panel: Panel, look: dict[str, Look], *, metric: bool) -> None:
-    seen: list[float] = []
+def _draw(
+    axes: Axes, summary: Summary, panel: Panel, look: dict[str, Look], *, metric: bool, size: tuple[float, float]
+) -> None:
     alone = len(summary.resolutions) == 1
     places = dict(zip(look, np.geomspace(1 / APART, APART, len(look)) if alone and len(look) > 1 else ()))
     drawn = {m: [e for e in summary.of(m) if panel.column in e.values] for m in look}
-    # Those that read the same are drawn inside each other, the first around the next.
-    inside = Counter(_spot(entry, panel.column) for entries in drawn.values() for entry in entries)
+    stats = [entry.values[panel.column] for entries in drawn.values() for entry in entries]
+    seen = [bound for stat in stats for bound in (stat.low, stat.high)]
+    if metric:
+        seen += _draw_references(axes, summary, panel.column)
+    axes.set_ylabel(panel.label)
+    resolution_axis(axes, summary.resolutions, summary.axis, size[0])
+    if not seen:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", va="center", color="0.4")
+        return
+    if metric:
+        value_axis(axes, seen, higher=summary.metrics[panel.column].direction == "higher")
+    elif min(seen) > 0:
+        log_axis(axes, "y", seen)
+    else:
+        axes.set_ylim(min(0, 1.1 * min(seen)), 1.1 * max(seen) if max(seen) > 0 else 1)
+    near = together(axes, [e for entries in drawn.values() for e in entries], panel.column, size[1])
+    alike = same_lines(drawn, near)
     for model, entries in drawn.items():
         its = look[model]
         stats = [entry.values[panel.column] for entry in entries]
         x = [entry.resolution * places.get(model, 1.0) for entry in entries]
         axes.errorbar(
-            x, [s.mean for s in stats], yerr=_bars(stats), color=its.colour, capsize=3, elinewidth=1.2, zorder=3
-        )
+            x, [s.mean for s in stats], yerr=_bars(stats), color=its.colour, capsize=3, elinewidth=1.2, zorder=3,
+            linestyle=dashes(model, alike[model]),
+        )  # fmt: skip
         for place, entry, stat in zip(x, entries, stats):
-            inside[_spot(entry, panel.column)] -= 1
-            size = MARKER if alone else MARKER + RING * inside[_spot(entry, panel.column)]
+            size_of = MARKER if alone else ring_size(*near[model, entry.resolution][1:])
             axes.plot(
-                place, stat.mean, color=its.colour, marker=its.marker, markersize=size, markeredgecolor="white",
+                place, stat.mean, color=its.colour, marker=its.marker, markersize=size_of, markeredgecolor="white",
                 zorder=3,
             )  # fmt: skip
-        seen += [bound for stat in stats for bound in (stat.low, stat.high)]
-    if metric:
-        seen += _draw_references(axes, summary, panel.column)
-    axes.set_ylabel(panel.label)
-    resolution_axis(axes, summary.resolutions, summary.axis)
-    if not seen:
-        axes.set_yticks([])
-        axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", va="center", color="0.4")
-    elif metric:
-        value_axis(axes, seen, higher=summary.metrics[panel.column].direction == "higher")
-    elif min(seen) > 0:
-        log_axis(axes, "y", seen)
-    else:
-        axes.set_ylim(0, 1.1 * max(seen) or 1)
-
-
-def _spot(entry: Entry, column: str) -> tuple[int, str]:
-    return entry.resolution, significant(entry.values[column].mean)
 
 
 def _bars(stats: Sequence[Stat]) -> list[list[float]]:
@@ -177,22 +166,29 @@ def _draw_references(axes: Axes, summary: Summary, column: str) -> list[float]:
     return seen
 
 
-def _draw_failures(axes: Axes, summary: Summary, failing: list[str], look: dict[str, Look], *, labelled: bool) -> None:
-    """One row per model that failed somewhere, with the status at the resolution where it did."""
-    size = min(9, STATUS_ROOM * max(RESOLUTION_WIDTH, PANEL_WIDTH / len(summary.resolutions)))
+def _draw_failures(
+    axes: Axes, summary: Summary, failing: list[str], look: dict[str, Look], *, labelled: bool, width: float
+) -> None:
+    """One row per model that failed somewhere, with the status at each resolution where it did and there is room."""
+    inch = width / np.ptp(np.log(axes.get_xlim()))
     for row, model in enumerate(failing):
+        end = -np.inf
         for entry in summary.of(model):
             if entry.failures:
+                place, status = float(np.log(entry.resolution)) * inch, _short_status(entry)
+                half = (STATUS_CHARACTER * len(status) + STATUS_EDGE) / 2
+                text, half = (status, half) if place - half >= end else ("×", STATUS_EDGE / 2)  # noqa: RUF001
+                if place - half < end:
+                    continue
+                end = place + half
                 axes.text(
-                    entry.resolution, row, _short_status(entry), fontsize=size, color="0.15", ha="center", va="center",
+                    entry.resolution, row, text, fontsize=9, color="0.15", ha="center", va="center",
                     bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": look[model].colour},
                 )  # fmt: skip
-    names = distinct(failing, ROW_LABEL_CHARACTERS)
     axes.set_ylim(len(failing) - 0.5, -0.5)
-    labels = [for_figure(names[model]) if labelled else "" for model in failing]
-    axes.set_yticks(range(len(failing)), labels, fontsize=9)
+    axes.set_yticks(range(len(failing)), [look[model].row if labelled else "" for model in failing], fontsize=9)
     axes.tick_params(axis="y", pad=20)
-    axes.tick_params(axis="x", labelbottom=False, bottom=False)
+    axes.tick_params(axis="x", which="both", labelbottom=False, bottom=False)
     axes.grid(axis="y", visible=False)
     for side in ("top", "right", "bottom", "left"):
         axes.spines[side].set_visible(False)
@@ -222,9 +218,19 @@ def error_vs_latency(summary: Summary) -> Figure | None:
     }
     if not any(drawn.values()):
         return None
-    figure = Figure(
-        figsize=(PANEL_WIDTH * 1.25 + legend_width(look.values()), PANEL_HEIGHT * 1.2), layout="constrained"
+    means = [entry.mean(y_column) for model in summary.references for entry in summary.of(model)]
+    # Worth a line only if it is the same at every resolution.
+    found = [value for value in means if value is not None]
+    reference = found[:1] if found and max(found) - min(found) <= 0.02 * max(found) else []
+    ring = Line2D(
+        [], [], color="0.45", linestyle=":", marker="o", markersize=11, markerfacecolor="none", markeredgecolor="0.2"
     )
+    extra = {"Pareto front\nof a resolution": ring}
+    if reference:
+        extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
+    width, height = PANEL_WIDTH * 1.25, PANEL_HEIGHT * 1.2
+    legend = Legend([look[model] for model, entries in drawn.items() if entries], extra, height)
+    figure = Figure(figsize=(width + legend.width, legend.height), layout="constrained")
     axes = figure.add_subplot()
     sizes = {resolution: 6 + 1.2 * i for i, resolution in enumerate(summary.resolutions)}
     everything = [entry for entries in drawn.values() for entry in entries]
@@ -240,6 +246,7 @@ def error_vs_latency(summary: Summary) -> Figure | None:
                 *_points([entry], x_column, y_column), color=its.colour, marker=its.marker, markeredgecolor="white",
                 markersize=sizes[entry.resolution], zorder=3,
             )  # fmt: skip
+    numbered: list[Entry] = []
     for resolution in summary.resolutions:
         rivals = [entry for entry in everything if entry.resolution == resolution]
         front = pareto_front(rivals, x_column, y_column, higher=higher)
@@ -248,33 +255,34 @@ def error_vs_latency(summary: Summary) -> Figure | None:
         axes.plot(
             x, y, linestyle="", marker="o", markersize=14, markerfacecolor="none", markeredgecolor="0.2", zorder=4
         )
-        if len(summary.resolutions) > 1:
-            # More numbers than this hide each other.
-            for entry in rivals if len(everything) <= MOST_NUMBERS else front:
-                axes.annotate(
-                    str(resolution), (entry.values[x_column].mean, entry.values[y_column].mean), xytext=(7, 7),
-                    textcoords="offset points", fontsize=7, color="0.35", zorder=5,
-                )  # fmt: skip
-    means = [entry.mean(y_column) for model in summary.references for entry in summary.of(model)]
-    # Worth a line only if it is the same at every resolution.
-    found = [value for value in means if value is not None]
-    reference = found[:1] if found and max(found) - min(found) <= 0.02 * max(found) else []
+        # More numbers than this hide each other.
+        numbered += rivals if len(everything) <= MOST_NUMBERS else front
     for value in reference:
         axes.axhline(value, color=REFERENCE_COLOUR, linestyle="--", linewidth=1, zorder=1)
-    log_axis(axes, "x", [bound for bound in _bounds(everything, x_column) if bound > 0])
+    log_axis(axes, "x", _bounds(everything, x_column))
     value_axis(axes, [*_bounds(everything, y_column), *reference], higher=higher)
     axes.set_xlabel(f"forward latency ({_batch(summary, 'ms')})")
     label = y_column + (f" ({metric.unit})" if metric.unit else "")
-    axes.set_ylabel(for_figure(f"{label}, {'higher' if higher else 'lower'} is better"))
-    ring = Line2D(
-        [], [], color="0.45", linestyle=":", marker="o", markersize=11, markerfacecolor="none", markeredgecolor="0.2"
-    )
-    extra = {"Pareto front\nof a resolution": ring}
-    if reference:
-        extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
-    legend(figure, [look[model] for model, entries in drawn.items() if entries], extra)
+    axes.set_ylabel(drawable(f"{label}, {'higher' if higher else 'lower'} is better"))
+    if len(summary.resolutions) > 1:
+        _number(axes, numbered, x_column, y_column, (width, height))
+    legend.draw(figure)
     heading(figure, summary, f"{y_column} against latency")
     return figure
+
+
+def _number(axes: Axes, entries: Sequence[Entry], x_column: str, y_column: str, size: tuple[float, float]) -> None:
+    """Write its resolution beside each point where there is room."""
+    to_axes = axes.transScale + axes.transLimits
+    points = list(zip(*_points(entries, x_column, y_column)))
+    longest = max((len(str(entry.resolution)) for entry in entries), default=0)
+    places = to_axes.transform(points) * np.array(size) if points else ()
+    for entry, point, fits in zip(entries, points, apart(places, NUMBER_WIDTH * longest + 0.04, NUMBER_HEIGHT)):
+        if fits:
+            axes.annotate(
+                str(entry.resolution), point, xytext=(7, 7), textcoords="offset points", fontsize=7, color="0.35",
+                zorder=5,
+            )  # fmt: skip
 
 
 def _points(entries: Sequence[Entry], x_column: str, y_column: str) -> tuple[list[float], list[float]]:

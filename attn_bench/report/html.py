@@ -19,13 +19,12 @@ from attn_bench.report.pictures import PLOTS, Drawn, Picture, finding
 from attn_bench.report.reproduce import steps
 from attn_bench.report.scaling import crossing_lines
 from attn_bench.report.summary import Summary
-from attn_bench.report.text import count, distinct, plain
+from attn_bench.report.text import count, plain
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TEMPLATES = Path(__file__).parent / "templates"
-NAME_WIDTH = 48
 # A reason longer than this is folded away.
 REASON_SHOWN = 240
 # A figure wider than this is scrolled on a phone: shrunk to fit, its letters would be too small.
@@ -48,7 +47,7 @@ def html_page(
         finalize=visible,
     )
     css, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    names = distinct([*summary.models, *summary.references], NAME_WIDTH)
+    names = summary.names
 
     def svg(picture: Picture) -> bytes:
         return (out / f"{picture.name}.svg").read_bytes()
@@ -72,6 +71,7 @@ def html_page(
         origin=origin,
         models=rows.models(table, summary, names),
         results=rows.results(summary, names),
+        marks={names[model]: Markup(mark) for model, mark in drawn.marks.items()},
         metrics=summary.metrics,
         max_seeds=summary.max_seeds,
         disturbed=summary.disturbed,

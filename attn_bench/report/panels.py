@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from attn_bench.report.style import folded
 from attn_bench.report.summary import Summary
-from attn_bench.report.text import distinct, for_figure, significant
+from attn_bench.report.text import significant
 
 Field = NDArray[np.float64]
 PER_BLOCK = 6
 TILE = 1.9
+TITLE_WIDTH = 22
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Sample:
     @property
     def rel_l2(self) -> float:
         """Relative L2 error of this sample."""
-        return float(np.linalg.norm(self.prediction - self.target) / np.linalg.norm(self.target))
+        with np.errstate(all="ignore"):
+            return float(np.linalg.norm(self.prediction - self.target) / np.linalg.norm(self.target))
 
 
 def read_samples(folder: Path, summary: Summary, resolution: int) -> tuple[dict[str, Sample], list[str]]:
@@ -51,12 +53,12 @@ def read_samples(folder: Path, summary: Summary, resolution: int) -> tuple[dict[
             continue
         try:
             sample = _read(paths[0])
-        except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile, EOFError) as error:
-            notes.append(f"{model} at {resolution}: its fields cannot be read ({type(error).__name__})")
+        except Exception as error:  # an archive can be broken in more ways than its readers name
+            notes.append(f"{summary.names[model]} at {resolution}: its fields cannot be read ({type(error).__name__})")
             continue
         first = next(iter(samples.values()), sample)
-        if sample.target.shape != first.target.shape or not np.allclose(sample.target, first.target):
-            notes.append(f"{model} at {resolution}: its test samples are other ones")
+        if sample.target.shape != first.target.shape or not np.allclose(sample.target, first.target, equal_nan=True):
+            notes.append(f"{summary.names[model]} at {resolution}: its test samples are other ones")
             continue
         samples[model] = sample
     return samples, notes
@@ -67,16 +69,17 @@ def _read(path: Path) -> Sample:
         fields = [np.asarray(arrays[name][0, 0], dtype=np.float64) for name in ("input", "target", "prediction")]
     if any(field.ndim != 2 for field in fields) or fields[1].shape != fields[2].shape:
         raise ValueError("not fields of one shape")
+    if any(field.size == 0 for field in fields):
+        raise ValueError("fields without a point")
     return Sample(*fields)
 
 
-def field_panel(samples: Mapping[str, Sample], input_name: str = "coefficient") -> Figure:
+def field_panel(samples: Mapping[str, Sample], names: Mapping[str, str], input_name: str = "coefficient") -> Figure:
     """Draw input and truth in the first column, and each model's prediction above its error map in the next ones.
 
     Predictions share the truth's colour scale. Error maps share one of their own, cut at the 99.5 % quantile so that
     one bad point does not darken the rest.
     """
-    labels = distinct(samples, 24)
     first = next(iter(samples.values()))
     blocks = -(-len(samples) // PER_BLOCK)
     per_block = -(-len(samples) // blocks)
@@ -87,7 +90,8 @@ def field_panel(samples: Mapping[str, Sample], input_name: str = "coefficient") 
     grid = figure.subplots(2 * blocks, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    limits = {"vmin": float(first.target.min()), "vmax": float(first.target.max())}
+    finite = first.target[np.isfinite(first.target)]
+    limits = {"vmin": float(finite.min()), "vmax": float(finite.max())} if finite.size else {}
     errors = np.concatenate([sample.error[np.isfinite(sample.error)] for sample in samples.values()])
     worst = float(np.quantile(errors, 0.995)) if errors.size else 1.0
     cut = bool(errors.size) and float(errors.max()) > worst
@@ -95,7 +99,7 @@ def field_panel(samples: Mapping[str, Sample], input_name: str = "coefficient") 
     shown_truth = _show(grid[1, 0], first.target, "truth", cmap="viridis", **limits)
     for i, (model, sample) in enumerate(samples.items()):
         row, column = 2 * (i // per_block), 1 + i % per_block
-        title = f"{for_figure(labels[model])}\nrel. L2 {significant(sample.rel_l2)}"
+        title = f"{folded(names[model], TITLE_WIDTH)}\nrel. L2 {significant(sample.rel_l2)}"
         _show(grid[row, column], sample.prediction, title, cmap="viridis", **limits)
         shown_error = _show(
             grid[row + 1, column], sample.error, "absolute error", cmap="magma", vmin=0, vmax=worst or 1.0

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from attn_bench.errors import DiskError
+from attn_bench.format import clean
 from attn_bench.report.scaling import Scaling
 from attn_bench.report.summary import DISTURBED, Summary
-from attn_bench.report.text import distinct, plain, significant
+from attn_bench.report.text import plain, significant
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
+T = TypeVar("T")
 PLOTS = {
     "error_vs_resolution": "",
     "latency_vs_resolution": "latency_forward_ms",
@@ -54,6 +61,7 @@ class Drawn:
         scaling: what ``growth`` is drawn from.
         notes: what could not be shown, and why.
         files: paths of all figures.
+        marks: colour and marker of each model in the figures, as SVG.
     """
 
     plots: tuple[Picture, ...]
@@ -62,37 +70,64 @@ class Drawn:
     scaling: Scaling | None
     notes: tuple[str, ...]
     files: tuple[Path, ...]
+    marks: Mapping[str, str] = field(default_factory=dict)
 
 
 def draw(folder: Path, table: pd.DataFrame, summary: Summary, out: Path) -> Drawn:
-    """Draw every figure that has a value and save it in ``out`` as PNG and SVG."""
+    """Draw every figure that has a value and save it in ``out`` as PNG and SVG; what fails is said in ``notes``.
+
+    Raises:
+        DiskError: ``out`` cannot be written.
+    """
     # matplotlib takes a second to import, which the table for the terminal need not wait for.
     from attn_bench.report import figures
     from attn_bench.report import scaling as growth
     from attn_bench.report.panels import field_panel, read_samples
-    from attn_bench.report.style import save, style
+    from attn_bench.report.style import marks, save, style
 
     plots: list[Picture] = []
     panels: list[Picture] = []
     notes: list[str] = []
     files: list[Path] = []
     grown = None
+
+    def drawn(name: str, make: Callable[[], Figure | None]) -> bool:
+        found = attempt(name, notes, lambda: None if (figure := make()) is None else save(figure, out, name))
+        files.extend(found or ())
+        return bool(found)
+
     with style():
         for name in PLOTS:
-            if (figure := getattr(figures, name)(summary)) is not None:
-                files += save(figure, out, name)
+            if drawn(name, partial(getattr(figures, name), summary)):
                 plots.append(_plot(summary, name))
-        if (found := growth.scaling(table)) is not None:
-            files += save(growth.figure(found, summary), out, "scaling")
+        found = attempt("scaling", notes, lambda: growth.scaling(table))
+        if found is not None and drawn("scaling", lambda: growth.figure(found, summary)):
             grown = _growth(summary, flagged=any(fit.flag for fit in found.fits))
         for resolution in summary.resolutions:
             samples, unread = read_samples(folder, summary, resolution)
             notes += unread
-            if samples:
-                name = f"{file_name(plain(summary.settings.get('task', 'field')))}_panel_{resolution}"
-                files += save(field_panel(samples), out, name)
-                panels.append(_panel(name, resolution, {model: sample.rel_l2 for model, sample in samples.items()}))
-    return Drawn(tuple(plots), grown, tuple(panels), found, tuple(notes), tuple(files))
+            name = f"{file_name(plain(summary.settings.get('task', 'field')))}_panel_{resolution}"
+            if samples and drawn(name, partial(field_panel, samples, summary.names)):
+                panels.append(_panel(summary, name, resolution, {model: s.rel_l2 for model, s in samples.items()}))
+        looks = attempt("the marks of models", notes, lambda: marks(summary)) or {}
+    return Drawn(tuple(plots), grown, tuple(panels), found, tuple(notes), tuple(files), looks)
+
+
+def attempt(what: str, notes: list[str], make: Callable[[], T]) -> T | None:
+    """Return what ``make`` returns, or None and a note where it fails: nothing else of a report is lost with it.
+
+    Raises:
+        DiskError: the report cannot be written.
+    """
+    try:
+        return make()
+    except DiskError:
+        raise
+    except Exception as error:
+        reason = clean("".join(traceback.format_exception_only(error)), 200)
+        notes.append(f"{what}: {reason}")
+        logging.getLogger(__name__).warning("left out of the report: %s: %s", what, reason)
+        return None
 
 
 def file_name(text: str) -> str:
@@ -137,7 +172,6 @@ def _plot(summary: Summary, name: str) -> Picture:
 
 def _spoken(summary: Summary, name: str, column: str) -> str:
     """Say the values that a plot shows, or where they stand if they are many."""
-    models = distinct(summary.models)
     also = "latency_forward_ms" if name == "error_vs_latency" else None
     parts, total = [], 0
     for model in summary.models:
@@ -149,7 +183,7 @@ def _spoken(summary: Summary, name: str, column: str) -> str:
             for e in entries
         ]
         if said:
-            parts.append(f"{models[model]} {', '.join(said)}")
+            parts.append(f"{summary.names[model]} {', '.join(said)}")
     what = {"latency_forward_ms": "Forward: ", "peak_memory_forward_mib": "Forward: "}.get(column, "")
     return f"{what}{'; '.join(parts)}." if 0 < total <= MOST_SPOKEN else "The table has the values."
 
@@ -163,7 +197,7 @@ def finding(summary: Summary, column: str) -> str:
             rivals = summary.rivals(column, resolution)
             value = significant(best)
             # What reads the same is as good.
-            winners = [plain(e.model) for e in rivals if significant(e.values[column].mean) == value]
+            winners = [summary.names[e.model] for e in rivals if significant(e.values[column].mean) == value]
             said = f"{value}{_unit(summary, column)}"
             if len(winners) == len(rivals):
                 return f"{WORDS.get(column, column)} at {resolution}: the same for all {len(rivals)} models ({said})."
@@ -187,8 +221,8 @@ def _growth(summary: Summary, *, flagged: bool) -> Picture:
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
 
 
-def _panel(name: str, resolution: int, errors: Mapping[str, float]) -> Picture:
-    listed = ", ".join(f"{plain(model)} {significant(error)}" for model, error in errors.items())
+def _panel(summary: Summary, name: str, resolution: int, errors: Mapping[str, float]) -> Picture:
+    listed = ", ".join(f"{summary.names[model]} {significant(error)}" for model, error in errors.items())
     title = f"Fields at resolution {resolution}"
     caption = (
         "First test sample: coefficient and truth on the left, then each prediction above its absolute error. "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.scaling import COSTS, Crossover, Curve, Fit, Uncrossed, crossovers, curves, fits, uncrossed
 from attn_bench.report.summary import Summary, is_reference
-from attn_bench.report.text import count, distinct, for_markdown, rounded
+from attn_bench.report.text import count, for_markdown, rounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ def scaling(table: pd.DataFrame) -> Scaling | None:
 
 def markdown(found: Scaling, summary: Summary) -> str:
     """Return the tables of exponents and of crossovers."""
-    names = distinct(summary.models, 60)
+    names = summary.names
     shown = [cost for cost in COSTS if any(fit.cost == cost for fit in found.fits)]
     head = ["Model", "Claim", *(COSTS[cost].capitalize() for cost in shown)]
     lines = [f"| {' | '.join(head)} |", f"|{' :-- |' * 2}{' --: |' * len(shown)}"]
@@ -123,7 +123,7 @@ def console(found: Scaling, summary: Summary) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    names = distinct(summary.models, 24)
+    names = summary.names
     shown = [cost for cost in COSTS if any(fit.cost == cost for fit in found.fits)]
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     made.add_column(f"exponent in {summary.points}")
@@ -164,7 +164,7 @@ def figure(found: Scaling, summary: Summary) -> Figure:
 def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> None:
     import numpy as np
 
-    from attn_bench.report.style import log_axis
+    from attn_bench.report.axes import log_axis
 
     by_model = {model: curve for model, curve in found.curves[cost].items() if model in look}
     tokens = np.concatenate([curve.tokens for curve in by_model.values()])

@@ -2,46 +2,99 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
-from matplotlib.axes import Axes
+from matplotlib import font_manager
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.markers import MarkerStyle
 
 from attn_bench.files import atomic_write
 from attn_bench.report.summary import Summary
-from attn_bench.report.text import distinct, for_figure, plain
+from attn_bench.report.text import for_figure, plain
 
 DPI = 150
+FONT = "DejaVu Sans"
 MARKERS = "osD^vp<>h*PX"
 REFERENCE_COLOUR = "0.45"
+# Inches: a line of a legend, what is above and below its lines, and a figure as tall as a page shows at once.
+LEGEND_ROW, LEGEND_EDGE, LEGEND_TALLEST = 0.21, 0.5, 6.5
+ROW_CHARACTERS = 16
 
 
 @dataclass(frozen=True)
 class Look:
     """How a model is drawn, in every figure of a report."""
 
-    label: str
+    name: str
     colour: tuple[float, float, float]
     marker: str
+
+    @property
+    def label(self) -> str:
+        """The name as matplotlib draws it."""
+        return drawable(self.name)
+
+    @property
+    def row(self) -> str:
+        """The name in short lines."""
+        return folded(self.name, ROW_CHARACTERS)
 
 
 def looks(summary: Summary) -> dict[str, Look]:
     """Return the look of each model: safe for the colour-blind, and told apart by the marker as well."""
     palette = sns.color_palette("colorblind")
-    labels = distinct(summary.models)
+    # Colours and markers are all paired before a pair comes again: both numbers are even, so after one round of their
+    # least common multiple the markers move on by one.
+    rounds = math.lcm(len(palette), len(MARKERS))
     return {
-        model: Look(for_figure(labels[model]), palette[i % len(palette)], MARKERS[i % len(MARKERS)])
+        model: Look(summary.names[model], palette[i % len(palette)], MARKERS[(i + i // rounds) % len(MARKERS)])
         for i, model in enumerate(summary.models)
     }
+
+
+def marks(summary: Summary) -> dict[str, str]:
+    """Return colour and marker of each model as SVG, for tables."""
+    found = {}
+    for model, look in looks(summary).items():
+        style = MarkerStyle(look.marker)
+        path = style.get_path().transformed(style.get_transform())
+        # Curves become short lines; SVG counts downwards.
+        polygons = [np.asarray(polygon) for polygon in path.to_polygons(width=0, height=0)]
+        shapes = ["M" + "L".join(f"{x:.2f} {-y:.2f}" for x, y in polygon) + "Z" for polygon in polygons]
+        found[model] = (
+            f'<svg class="mark" viewBox="-0.75 -0.75 1.5 1.5" width="12" height="12" aria-hidden="true">'
+            f'<path d="{"".join(shapes)}" fill="{to_hex(look.colour)}"/></svg>'
+        )
+    return found
+
+
+def drawable(text: str) -> str:
+    """Return text as matplotlib draws it: nothing in it is markup, and characters without a glyph are written out."""
+    glyphs = _glyphs()
+    return for_figure("".join(c if ord(c) in glyphs else c.encode("unicode_escape").decode() for c in text))
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(font_manager.get_font(font_manager.findfont(FONT)).get_charmap())
+
+
+def folded(text: str, width: int) -> str:
+    """Return text as matplotlib draws it, in lines of at most ``width`` characters."""
+    return "\n".join(map(drawable, textwrap.wrap(text, width)))
 
 
 @contextmanager
@@ -50,7 +103,7 @@ def style() -> Iterator[None]:
     settings: Any = {
         **sns.axes_style("whitegrid"),
         **sns.plotting_context("notebook", font_scale=0.9),
-        "font.family": ["DejaVu Sans"],
+        "font.family": [FONT],
         "axes.edgecolor": "0.4",
         "axes.titleweight": "bold",
         "axes.titlesize": 11,
@@ -61,7 +114,7 @@ def style() -> Iterator[None]:
         "text.usetex": False,
     }
     with mpl.rc_context(settings), warnings.catch_warnings():
-        # A label may hold characters that the font has not.
+        # A caption may hold characters that the font has not.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 
@@ -77,20 +130,46 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def legend(figure: Figure, drawn: Sequence[Look], extra: Mapping[str, Line2D] | None = None) -> None:
-    """Put the legend beside the axes, models in their order."""
-    handles = [Line2D([], [], color=look.colour, marker=look.marker, markeredgecolor="white") for look in drawn]
-    labels = [look.label for look in drawn]
-    for label, handle in (extra or {}).items():
-        handles.append(handle)
-        labels.append(label)
-    if handles:
-        figure.legend(handles, labels, loc="outside right upper", frameon=False, handlelength=2.2)
+@dataclass(frozen=True)
+class Legend:
+    """The legend beside the axes: models in their order, then ``extra``.
 
+    Attributes:
+        height: inches that the figure needs at least.
+        width: inches that the legend takes beside the axes.
+    """
 
-def legend_width(drawn: Iterable[Look]) -> float:
-    """Inches that a legend of these takes."""
-    return 0.8 + 0.08 * max(24, *(len(look.label) for look in drawn))
+    drawn: Sequence[Look]
+    extra: Mapping[str, Line2D]
+    least: float
+
+    @property
+    def _rows(self) -> int:
+        return len(self.drawn) + sum(1 + label.count("\n") for label in self.extra)
+
+    @property
+    def height(self) -> float:
+        return max(self.least, min(LEGEND_EDGE + LEGEND_ROW * self._rows, LEGEND_TALLEST))
+
+    @property
+    def _columns(self) -> int:
+        return -(-self._rows // int((self.height - LEGEND_EDGE) / LEGEND_ROW)) if self._rows else 1
+
+    @property
+    def width(self) -> float:
+        return self._columns * (0.8 + 0.08 * max(24, *(len(look.label) for look in self.drawn), 0))
+
+    def draw(self, figure: Figure) -> None:
+        """Put the legend into the figure."""
+        handles = [
+            Line2D([], [], color=look.colour, marker=look.marker, markeredgecolor="white") for look in self.drawn
+        ]
+        labels = [look.label for look in self.drawn]
+        if handles or self.extra:
+            figure.legend(
+                [*handles, *self.extra.values()], [*labels, *self.extra], loc="outside right upper", frameon=False,
+                handlelength=2.2, ncols=self._columns,
+            )  # fmt: skip
 
 
 def heading(figure: Figure, summary: Summary, what: str) -> None:
@@ -98,60 +177,4 @@ def heading(figure: Figure, summary: Summary, what: str) -> None:
     title = f"{plain(summary.settings.get('task', 'results'), 60)}: {what}"
     if len(summary.resolutions) == 1:
         title += f", {'length' if summary.sequence else 'resolution'} {summary.resolutions[0]}"
-    figure.suptitle(for_figure(title), x=0.01, ha="left", fontsize=11)
-
-
-def resolution_axis(axes: Axes, resolutions: Sequence[int], label: str) -> None:
-    """Logarithmic, with a tick at each resolution and nowhere else."""
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(list(resolutions)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    spread = max(resolutions) / min(resolutions)
-    margin = max(1.12, spread**0.06) if spread > 1 else 1.5
-    axes.set_xlim(min(resolutions) / margin, max(resolutions) * margin)
-    axes.set_xlabel(label)
-    if len(resolutions) > 8:
-        axes.tick_params(axis="x", rotation=45)
-
-
-def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
-    """Make an axis logarithmic with plain numbers at its ticks, however narrow its range."""
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    low, high = min(values), max(values)
-    margin = max(1.15 if high / low > 1.5 else 1.4, (high / low) ** 0.08)
-    low, high = low / margin, high * margin
-    if which == "y":
-        axes.set_yscale("log")
-        axes.set_ylim(low, high)
-    else:
-        axes.set_xscale("log")
-        axes.set_xlim(low, high)
-    spread = high / low
-    if spread < 5:
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    else:
-        digits = (1, 2, 3, 5, 7) if spread < 20 else (1, 2, 5) if spread < 300 else (1, 3) if spread < 30_000 else (1,)
-        axis.set_major_locator(LogLocator(subs=digits, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-    axis.set_minor_locator(NullLocator())
-
-
-def tick(value: float) -> str:
-    """Return a number short enough for neighbours on an axis not to meet: 5000, 20k, 1M."""
-    for factor, prefix in ((1e6, "M"), (1e3, "k")):
-        if value >= max(factor, 1e4):
-            return f"{value / factor:g}{prefix}"
-    return f"{value:g}"
-
-
-def value_axis(axes: Axes, values: Sequence[float], *, higher: bool) -> None:
-    """Scale the y axis of a metric: errors from 0 or logarithmic where they span much, scores not squashed."""
-    low, high = min(values), max(values)
-    if not higher and low > 0 and high / low > 6:
-        log_axis(axes, "y", values)
-    elif low >= 0 and (not higher or low < 0.5 * high):
-        axes.set_ylim(0, 1.1 * high if high > 0 else 1)
-    else:
-        margin = 0.08 * (high - low) or 0.1 * abs(high)
-        axes.set_ylim(low - margin, high + margin)
+    figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=11)

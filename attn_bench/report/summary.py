@@ -6,12 +6,13 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.scaling import is_sequence, points_of
 from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
-from attn_bench.report.text import count
+from attn_bench.report.text import count, distinct
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,6 +110,11 @@ class Summary:
     settings: Mapping[str, str]
     max_seeds: int
     sequence: bool = False
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """The name that each label is shown by, wherever it is shown."""
+        return distinct([*self.models, *self.references])
 
     @property
     def primary(self) -> str:
@@ -253,9 +259,9 @@ def _settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     settings = {}
     for name in ("task", "device_name", "device", "dtype", "batch_size"):
         found = [row.get(name) for row in rows]
-        distinct = dict.fromkeys(_setting(value) for value in found if value is not None and value == value)
-        if distinct:
-            settings[name] = ", ".join(distinct)
+        values = dict.fromkeys(_setting(value) for value in found if value is not None and value == value)
+        if values:
+            settings[name] = ", ".join(values)
     return settings
 
 

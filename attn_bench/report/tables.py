@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attn_bench.plugin import Metric
 from attn_bench.report.summary import Entry, Failure, Summary, summarise
-from attn_bench.report.text import distinct, for_markdown, human, plain, significant, with_spread
+from attn_bench.report.text import for_markdown, human, plain, significant, with_spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +71,7 @@ def columns(metrics: Mapping[str, Metric]) -> list[Column]:
 def markdown_table(summary: Summary) -> str:
     """Return the table of all entries, with the best value per resolution in bold, failures and notes below it."""
     shown = [column for column in columns(summary.metrics) if summary.has(column.name)]
-    names = distinct([*summary.models, *summary.references], 60)
+    names = summary.names
     failing = any(entry.failures for entry in summary.entries)
     head = ["Resolution", "Model", *(_head(column) for column in shown), *(["Status"] if failing else [])]
     lines = [_line(head), _line(["--:", ":--", *("--:" for _ in shown), *([":--"] if failing else [])])]
@@ -222,7 +222,7 @@ def console_table(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Group:
     from rich.text import Text
 
     summary = summarise(table, metrics)
-    names = distinct([*summary.models, *summary.references], 24)
+    names = summary.names
     trained = {name for name in metrics if summary.has(name)}
     wanted = {"parameters", *trained, "latency_forward_ms", "latency_train_step_ms", "peak_memory_train_mib"}
     shown = [column for column in columns(metrics) if column.name in wanted]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import math
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
 LABEL_WIDTH = 32
+_BETWEEN = " ,;[]()"
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -21,15 +24,55 @@ def plain(text: object, width: int = LABEL_WIDTH) -> str:
 
 
 def distinct(labels: Iterable[str], width: int = LABEL_WIDTH) -> dict[str, str]:
-    """Shorten labels so that they stay apart."""
-    short: dict[str, str] = {}
-    for label in labels:
-        candidate, count = plain(label, width), 2
-        while candidate in short.values():
-            ending = f" ({count})"
-            candidate, count = plain(label, width - len(ending)) + ending, count + 1
-        short[label] = candidate
+    """Return the name that each label is shown by: short, and no two alike.
+
+    Labels that would read the same keep the part in which they differ, or get the beginning of their hash.
+    """
+    short = {label: plain(label, width) for label in labels}
+    for alike in _alike(short):
+        short |= {label: _differing(label, alike, width) for label in alike}
+    digits = 4
+    while twins := _alike(short):
+        # A label that is shown as it is keeps its name.
+        whole = {next((label for label in alike if short[label] == label), None) for alike in twins}
+        for label in (label for alike in twins for label in alike if label not in whole):
+            ending = f" #{hashlib.sha256(label.encode(errors='replace')).hexdigest()[:digits]}"
+            short[label] = plain(label, width - len(ending)) + ending
+        digits += 4
     return short
+
+
+def _alike(short: Mapping[str, str]) -> list[list[str]]:
+    """Return the groups of labels that read the same."""
+    groups: dict[str, list[str]] = {}
+    for label, name in short.items():
+        groups.setdefault(unicodedata.normalize("NFKC", name), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _differing(label: str, others: Sequence[str], width: int) -> str:
+    """Cut a label so that the part stays in which it differs from others, with the word that this part is in."""
+    line, lines = plain(label, len(label) + 1), [plain(other, len(other) + 1) for other in others]
+    first = _shared(lines)
+    last = len(line) - _shared([each[first:][::-1] for each in lines])
+    while first > 0 and last - first < width // 2 and line[first - 1] not in _BETWEEN:
+        first -= 1
+    while last < len(line) and last - first < width // 2 and line[last] not in _BETWEEN:
+        last += 1
+    middle = line[first:last]
+    room = width - len(middle) - 2
+    if room < 2:
+        return plain(label, width)
+    tail = min(len(line) - last, room // 3)
+    head = min(first, room - tail)
+    start = line[:first] if head == first else f"{line[:head].rstrip()}…"
+    end = line[last:] if tail == len(line) - last else f"…{line[len(line) - tail :].lstrip()}"
+    return f"{start}{middle}{end}"
+
+
+def _shared(lines: Sequence[str]) -> int:
+    """Return how many characters lines have in common at their beginning."""
+    return next((i for i, letters in enumerate(zip(*lines)) if len(set(letters)) > 1), min(map(len, lines)))
 
 
 def for_figure(text: str) -> str:

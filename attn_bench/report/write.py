@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_bench.analysis.claim_checks import Check, check
 from attn_bench.analysis.claims import read_claims
+from attn_bench.errors import DiskError
 from attn_bench.files import atomic_write
 from attn_bench.plugin import Metric
 from attn_bench.report.html import html_page
-from attn_bench.report.origin import read_origin
+from attn_bench.report.origin import Origin, read_origin
 from attn_bench.report.page import markdown_page
-from attn_bench.report.pictures import draw
+from attn_bench.report.pictures import attempt, draw
 from attn_bench.report.summary import summarise
 from attn_bench.report.tables import markdown_table
 
@@ -29,7 +31,7 @@ def write_report(
     """Write ``index.html``, ``report.md``, ``table.md`` and the figures, PNG and SVG each, and return their paths.
 
     ``index.html`` holds everything it shows, so that it can be sent to somebody alone. A figure without a single value
-    is left out.
+    is left out; one that cannot be drawn is named on the pages, with the reason, and stops nothing else.
 
     Args:
         folder: results folder; its ``artifacts`` are shown for field tasks, its ``environments`` and ``cells`` say
@@ -45,17 +47,33 @@ def write_report(
     summary = summarise(table, metrics)
     out = out or folder / "report"
     text = markdown_table(summary)
+    _save(out / "table.md", text)
+    notes: list[str] = []
     drawn = draw(folder, table, summary, out)
-    origin, checks = read_origin(folder), _checks(folder)
-    pages = {
-        "table.md": text,
-        "report.md": markdown_page(summary, drawn, text, origin, checks),
-        PAGE: html_page(table, summary, drawn, origin, checks, out),
+    origin = attempt("where the results come from", notes, lambda: read_origin(folder)) or Origin((), (), [], [], None)
+    checks = attempt("claims of papers", notes, lambda: _checks(folder)) or []
+    drawn = dataclasses.replace(drawn, notes=(*drawn.notes, *notes))
+    pages: dict[str, Callable[[], str]] = {
+        "report.md": lambda: markdown_page(summary, drawn, text, origin, checks),
+        PAGE: lambda: html_page(table, summary, drawn, origin, checks, out),
     }
-    for name, content in pages.items():
-        with atomic_write(out / name) as file:
-            file.write(content.encode())
-    return [*drawn.files, *(out / name for name in pages)]
+    failed: Exception | None = None
+    for name, page in pages.items():
+        try:
+            _save(out / name, page())
+        except DiskError:
+            raise
+        except Exception as error:
+            # The other page is written all the same.
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return [*drawn.files, out / "table.md", *(out / name for name in pages)]
+
+
+def _save(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def _checks(folder: Path) -> list[Check]:
