@@ -28,6 +28,8 @@ SKIPPED = frozenset(
 )
 # Of 256: files whose name has a hash that begins below this are to be tested on, a tenth of them.
 TEST_SHARE = 26
+# What files of zip and gzip begin with.
+ARCHIVED = (b"PK\3\4", b"\x1f\x8b\x08")
 ENWIK8_BYTES = 100_000_000
 ENWIK8_TRAIN, ENWIK8_TEST = 90_000_000, 5_000_000
 
@@ -78,12 +80,16 @@ def read_corpus(task: str, name: CorpusName, root: str | None) -> Corpus:
     if name == "stdlib":
         return standard_library(folder_of(name, root))
     folder, archive = folder_of(name, root), ARCHIVES[name]
-    if missing := [file for file in archive.files if not (folder / file).is_file()]:
-        raise DataError(f"{folder} does not hold {missing[0]}. {instead(task, name)}")
-    parts = [_mapped(folder / file) for file in archive.files]
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; {task}.root names the folder that holds it")
+    paths = {file: _found(folder, file) for file in archive.files}
+    if missing := [file for file, path in paths.items() if not path.is_file()]:
+        what = "a folder in its place" if paths[missing[0]].is_dir() else "not there"
+        raise DataError(f"{folder} does not hold {missing[0]} ({what}). {instead(task, name)}")
+    parts = [_mapped(path) for path in paths.values()]
     if name == "enwik8":
         if len(parts[0]) != ENWIK8_BYTES:
-            raise DataError(f"{folder / 'enwik8'} has {len(parts[0])} bytes; enwik8 has {ENWIK8_BYTES}")
+            raise DataError(f"{paths['enwik8']} has {len(parts[0])} bytes; enwik8 has {ENWIK8_BYTES}")
         parts = [parts[0][:ENWIK8_TRAIN], parts[0][-ENWIK8_TEST:]]
     return Corpus(parts[0], parts[1], {"corpus": name})
 
@@ -167,10 +173,21 @@ def _digest(path: Path) -> bytes:
     return hashlib.sha256(path.as_posix().encode()).digest()
 
 
+def _found(folder: Path, file: str) -> Path:
+    """Return the path of a corpus's file in ``folder``, which may be the folder itself that the archive unpacks."""
+    inside = folder / Path(file).name
+    return inside if not (folder / file).exists() and inside.exists() else folder / file
+
+
 def _mapped(path: Path) -> Bytes:
     import numpy as np
 
     try:
-        return np.memmap(path, np.uint8, mode="r")
-    except (OSError, ValueError) as error:  # an empty file cannot be mapped
-        raise DataError(f"cannot read {path} ({error})") from None
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty")
+        content = np.memmap(path, np.uint8, mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} ({getattr(error, 'strerror', None) or error})") from None
+    if content[:4].tobytes().startswith(ARCHIVED):
+        raise DataError(f"{path} is an archive, not the text that is in it; unpack it")
+    return content

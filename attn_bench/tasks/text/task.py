@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attn_bench.plugin import DataError, Kind, OptionError, Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.text.corpora import Corpus, CorpusName, download_corpus, folder_of, read_corpus
@@ -12,9 +12,11 @@ from attn_bench.tasks.text.scores import TEXT_METRICS, byte_cross_entropy, byte_
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.utils.data import Dataset
 
     from attn_bench.tasks.text.corpora import Bytes
+    from attn_bench.tasks.text.windows import MaskedBytes, NextByte
+
+    Windows = NextByte | MaskedBytes
 
 BYTES, SMALLEST = 256, 8
 TRAIN_BYTES, TEST_BYTES = 1 << 19, 1 << 17
@@ -70,16 +72,27 @@ class Text(Task):
         refresh: bool = False,
         **options: Any,
     ) -> Sequence[Mapping[str, Any]]:
-        """Download the corpus, if it is a published one and not there; progress counts bytes."""
+        """Download the corpus, if it is a published one and not there; progress counts bytes.
+
+        Raises:
+            DataError: it cannot be had, or is shorter than a context.
+        """
         corpus, root = options.get("corpus", "stdlib"), options.get("root")
         download_corpus(self.name, corpus, root, on_progress, refresh)
-        found = read_corpus(self.name, corpus, root)
-        counts = {"train": options.get("train_bytes", TRAIN_BYTES), "test": options.get("test_bytes", TEST_BYTES)}
-        described = []
-        for split, data in (("train", found.train), ("test", found.test)):
-            used = len(self._stretch(data, counts[split], None, split))
-            where = str(folder_of(corpus, root))
-            described.append({"split": split, **found.identity, "bytes": len(data), "used": used, "folder": where})
+        counts = options.get("train_bytes", TRAIN_BYTES), options.get("test_bytes", TEST_BYTES)
+        train, test, found = self._stretches(corpus, *counts, options.get("seed", 0), root)
+        windows = []
+        for resolution in resolutions:
+            sets = self._windows(train, test, resolution, **options)
+            windows.append(f"{len(sets[0])} train and {len(sets[1])} test windows of {resolution}")
+        used, where = (len(train) - 1, len(test) - 1), str(folder_of(corpus, root))
+        described: list[dict[str, Any]] = [
+            {"split": split, **found.identity, "bytes": len(data), "used": count + 1, "folder": where}
+            for split, data, count in zip(("train", "test"), (found.train, found.test), used, strict=True)
+        ]
+        described[0]["read"] = (
+            f"{sum(used)} bytes of {corpus} from {where}: {used[0]} train, {used[1]} test; {', '.join(windows)}"
+        )
         return described
 
     def splits(
@@ -102,10 +115,9 @@ class Text(Task):
             root: folder that holds the corpus as published; nothing is written there. Where unset, a folder in the
                 cache that the corpus is downloaded to.
         """
-        from attn_bench.tasks.text.windows import NextByte
-
-        train, test, identity = self._stretches(corpus, train_bytes, test_bytes, seed, root)
-        return _splits(NextByte(train, resolution), NextByte(test, resolution), identity)
+        train, test, found = self._stretches(corpus, train_bytes, test_bytes, seed, root)
+        sets = self._windows(train, test, resolution)
+        return _splits(sets, _identity(found, train, test, seed))
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross-entropy of the bytes to predict, in nats."""
@@ -117,26 +129,32 @@ class Text(Task):
 
     def _stretches(
         self, name: CorpusName, train_bytes: int | None, test_bytes: int | None, seed: int, root: str | None
-    ) -> tuple[Bytes, Bytes, dict[str, Any]]:
-        """Return the bytes to train and to test on, each with one in front, and what they are."""
+    ) -> tuple[Bytes, Bytes, Corpus]:
+        """Return the bytes to train and to test on, each with one in front, and the corpus that they are of."""
         found: Corpus = read_corpus(self.name, name, root)
         train = self._stretch(found.train, train_bytes, seed, "train")
         test = self._stretch(found.test, test_bytes, None, "test")
-        identity = {
-            **found.identity,
-            "train_bytes": len(train) - 1,
-            "test_bytes": len(test) - 1,
-            "seed": seed,
-            "train_sha256": hashlib.sha256(train.tobytes()).hexdigest(),
-            "test_sha256": hashlib.sha256(test.tobytes()).hexdigest(),
-        }
-        return train, test, identity
+        return train, test, found
+
+    def _windows(self, train: Bytes, test: Bytes, resolution: int, **options: Any) -> Sequence[Windows]:
+        """Return training and test windows; raises DataError if there is none of one of them."""
+        from attn_bench.tasks.text.windows import NextByte
+
+        self._check_length(train, test, resolution)
+        return NextByte(train, resolution), NextByte(test, resolution)
+
+    def _check_length(self, train: Bytes, test: Bytes, resolution: int) -> None:
+        if min(len(train), len(test)) <= resolution:
+            raise DataError(
+                f"{self.name}: a context of {resolution} bytes is longer than the text: {len(train) - 1} bytes to "
+                f"train on, {len(test) - 1} to test on; choose shorter contexts (--resolutions) or a longer text"
+            )
 
     def _stretch(self, data: Bytes, count: int | None, seed: int | None, split: str) -> Bytes:
         """Return ``count`` bytes and the one before them: at a place drawn with ``seed``, or the first without."""
         import numpy as np
 
-        count = len(data) - 1 if count is None else count
+        count = max(len(data) - 1, 0) if count is None else count
         if count >= len(data):
             raise DataError(f"{self.name}.{split}_bytes is {count}; the corpus has {len(data) - 1} to {split} on")
         start = 0 if seed is None else int(np.random.default_rng(seed).integers(len(data) - count))
@@ -188,16 +206,38 @@ class MaskedText(Text):
             root: folder that holds the corpus as published; nothing is written there. Where unset, a folder in the
                 cache that the corpus is downloaded to.
         """
+        train, test, found = self._stretches(corpus, train_bytes, test_bytes, seed, root)
+        sets = self._windows(train, test, resolution, mask_rate=mask_rate, seed=seed)
+        return _splits(sets, {**_identity(found, train, test, seed), "mask_rate": mask_rate})
+
+    def _windows(
+        self, train: Bytes, test: Bytes, resolution: int, mask_rate: float = 0.15, seed: int = 0, **options: Any
+    ) -> Sequence[Windows]:
         from attn_bench.tasks.text.windows import MaskedBytes
 
-        train, test, identity = self._stretches(corpus, train_bytes, test_bytes, seed, root)
-        train_set = MaskedBytes(train[1:], resolution, mask_rate, (seed, 0))
-        test_set = MaskedBytes(test[1:], resolution, mask_rate, (seed, 1))
-        return _splits(train_set, test_set, {**identity, "mask_rate": mask_rate})
+        self._check_length(train, test, resolution)
+        sets = [MaskedBytes(part[1:], resolution, mask_rate, (seed, which)) for which, part in enumerate((train, test))]
+        for split, data in zip(("train", "test"), sets, strict=True):
+            if not data.mask[: len(data) * resolution].any():
+                raise DataError(
+                    f"{self.name}: no byte is masked of the {len(data) * resolution} to {split} on at a mask_rate of "
+                    f"{mask_rate}; choose a larger one, or a longer text"
+                )
+        return sets
 
 
-def _splits(
-    train: Dataset[tuple[Tensor, Tensor]], test: Dataset[tuple[Tensor, Tensor]], identity: dict[str, Any]
-) -> Splits:
-    windows = {"n_train": len(cast(Sized, train)), "n_test": len(cast(Sized, test))}
-    return Splits(train, test, {**identity, **windows})
+def _identity(found: Corpus, train: Bytes, test: Bytes, seed: int) -> dict[str, Any]:
+    """Return what the data are; the first byte of both is only seen, not predicted."""
+    return {
+        **found.identity,
+        "train_bytes": len(train) - 1,
+        "test_bytes": len(test) - 1,
+        "seed": seed,
+        "train_sha256": hashlib.sha256(train.tobytes()).hexdigest(),
+        "test_sha256": hashlib.sha256(test.tobytes()).hexdigest(),
+    }
+
+
+def _splits(sets: Sequence[Windows], identity: dict[str, Any]) -> Splits:
+    train, test = sets
+    return Splits(train, test, {**identity, "n_train": len(train), "n_test": len(test)})
