@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from json import dumps, loads
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from torch import nn
 
 from attn_bench.evaluation import Evaluation, Trained
 from attn_bench.failures import Failure, alone
-from attn_bench.files import write_json
 from attn_bench.measure.environment import environment, environment_id
 from attn_bench.measure.torch_state import Keeper
 from attn_bench.plugin import Splits
@@ -39,12 +39,12 @@ class _Findings:
         missing: why a quantity is missing, by quantity.
     """
 
+    keeper: Keeper
     values: dict[str, Any] = field(default_factory=dict)
     effective: dict[str, Any] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     latency: dict[str, Any] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
-    keeper: Keeper | None = None
     failure: Failure | None = None
     missing: dict[str, Failure] = field(default_factory=dict)
 
@@ -62,44 +62,57 @@ class _Findings:
 
     def shown(self) -> dict[str, Any]:
         """Return the settings in force that a reader is to see, what the model changed for the process among them."""
-        changed = self.keeper.changed_by_model() if self.keeper else []
+        changed = self.keeper.changed_by_model()
         return self.effective | ({"changed_by_model": changed} if changed else {})
 
 
-def run_cell(cell: Cell, store: Store, report: Report = lambda event: None) -> Record:
-    """Run ``cell``, keep its record in ``store`` and return it; an error of the model is a status, never raised.
+@dataclass(frozen=True)
+class Files:
+    """Absolute paths of what a cell keeps besides its record."""
+
+    checkpoint: Path
+    artifact: Path
+
+    @classmethod
+    def of(cls, cell: Cell, store: Store) -> Files:
+        """Return where ``store`` keeps them."""
+        return cls(store.path("checkpoints", cell.id).absolute(), store.path("artifacts", cell.id).absolute())
+
+
+def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> tuple[Record, dict[str, Any]]:
+    """Run ``cell`` and return its record, and the environment that it ran in; an error of the model is a status.
+
+    Nothing but ``files`` is written: a model may have changed whatever writes.
 
     Raises:
-        DiskError: ``store`` cannot be written.
+        DiskError: ``files`` cannot be written.
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    findings = _Findings()
+    set_flags(cell)
+    findings, values = _Findings(Keeper(cell.seed)), environment(cell.device)
+    # Made before the model's code runs, which may change what computes an id.
+    unfinished = Record.of(cell, "crashed", environment=environment_id(values), started=started)
     with alone(findings.fail):
-        _run(cell, store, report, findings)
+        _run(cell, files, report, findings)
     status: Status = findings.failure.status if findings.failure else "ok"
-    record = Record.of(
-        cell,
-        status,
+    record = replace(
+        unfinished,
+        status=status,
         error=findings.failure.reason if findings.failure else None,
         evaluations=tuple(findings.evaluations),
         latency=findings.latency,
         memory=findings.memory,
         errors={quantity: failure.reason for quantity, failure in findings.missing.items()},
         seconds=time.perf_counter() - began,
-        started=started,
         effective=findings.shown(),
-        in_force=findings.keeper.in_force() if findings.keeper else {},
+        in_force=findings.keeper.in_force(),
         **findings.values,
     )
-    store.write(record)
-    store.path("checkpoints", cell.id).unlink(missing_ok=True)
-    return record
+    return record, values
 
 
-def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
-    set_flags(cell)
-    keeper = findings.keeper = Keeper(cell.seed)
-    findings.values["environment"] = _keep_environment(store, cell.device)
+def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
+    keeper = findings.keeper
     posed = pose(cell, keeper)
     findings.values["tokens"] = posed.problem.tokens
     with findings.without("complexity"):
@@ -110,7 +123,7 @@ def _run(cell: Cell, store: Store, report: Report, findings: _Findings) -> None:
         findings.effective |= _effective(cell, posed, prepared)
     if cell.training is not None:
         with alone(findings.fail):
-            _train_and_evaluate(cell, posed, prepared, store, report, findings)
+            _train_and_evaluate(cell, posed, prepared, files, report, findings)
     if cell.measure:
         report({"stage": "measuring"})
         _measure(prepared.steps(cell, posed, keeper), prepared, keeper, findings)
@@ -125,19 +138,9 @@ def _effective(cell: Cell, posed: Posed, prepared: Prepared) -> dict[str, Any]:
     return dict(loads(dumps(effective, default=str)))
 
 
-def _keep_environment(store: Store, device: str) -> str:
-    values = environment(device)
-    name = environment_id(values)
-    path = store.path("environments", name)
-    if not path.exists():
-        write_json(path, values)
-    return name
-
-
 def _train_and_evaluate(
-    cell: Cell, posed: Posed, prepared: Prepared, store: Store, report: Report, findings: _Findings
+    cell: Cell, posed: Posed, prepared: Prepared, files: Files, report: Report, findings: _Findings
 ) -> None:
-    assert findings.keeper is not None
     report({"stage": "data"})
     splits = posed.task.splits(cell.resolution, **cell.task_options)
     findings.values["data"] = dict(splits.identity)
@@ -147,10 +150,10 @@ def _train_and_evaluate(
         elif prepared.untrainable is not None and cell.protocol != "linear-probe":
             return findings.fail(prepared.untrainable)
         else:
-            trained = _trained(cell, posed, prepared.module, splits, store, report, findings)
+            trained = _trained(cell, posed, prepared.module, splits, files, report, findings)
     report({"stage": "evaluating"})
     evaluation = Evaluation(cell, posed, trained, findings.keeper, findings.miss)
-    entry, failure = evaluation.own(store.path("artifacts", cell.id))
+    entry, failure = evaluation.own(files.artifact)
     findings.evaluations.append(entry)
     if failure is not None:
         findings.fail(failure)
@@ -158,7 +161,7 @@ def _train_and_evaluate(
 
 
 def _trained(
-    cell: Cell, posed: Posed, module: nn.Module, splits: Splits, store: Store, report: Report, findings: _Findings
+    cell: Cell, posed: Posed, module: nn.Module, splits: Splits, files: Files, report: Report, findings: _Findings
 ) -> Trained:
     """Train ``module`` by gradient, by the protocol of the cell."""
     assert cell.training is not None
@@ -179,7 +182,7 @@ def _trained(
         seed=cell.seed,
         precision=cell.precision,
         device=cell.device,
-        checkpoint=store.path("checkpoints", cell.id),
+        checkpoint=files.checkpoint,
         extras=chosen.extras,
         report=show,
     )

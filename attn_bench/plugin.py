@@ -87,7 +87,8 @@ class Model(ABC):
         kinds: the kinds of problem it serves.
         complexity: claimed growth of time and memory with the number of tokens, if there is a claim.
         presets: named sets of options, chosen as ``name:preset``.
-        imports: heavy modules that ``build`` imports; a runner imports them once, not once per cell.
+        imports: modules that ``build`` needs. A cell's process imports them first; torch, torchvision, timm and
+            neuralop are there already.
     """
 
     name: ClassVar[str]

@@ -53,7 +53,7 @@ def built(repository: Path, revision: str | None) -> Iterator[Path]:
             source = Path(folder) / "source"
             _git(root, "worktree", "add", "--detach", "--quiet", str(source), commit)
             stack.callback(_git, root, "worktree", "remove", "--force", str(source))
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        pip = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         made = subprocess.run([*pip, "--target", str(target), str(source / project)], capture_output=True, text=True)
         if made.returncode:
             last = (made.stderr or made.stdout).strip().splitlines()[-1:]

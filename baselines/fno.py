@@ -42,7 +42,7 @@ class FNO(PooledModel):
             "channel_mlp": False,
         }
     }
-    imports = ("torch", "baselines.float32_spectral")
+    imports = ("torch", "neuralop")
 
     def build(
         self,

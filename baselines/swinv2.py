@@ -28,7 +28,7 @@ class SwinV2(PooledModel):
     kinds = frozenset({"field", "mask", "image"})
     complexity = "n"
     presets = {"fine": {"patch_size": 1}, "window4": {"window_size": 4}, "window8": {"window_size": 8}}
-    imports = ("torch", "baselines.dense_swinv2")
+    imports = ("torch", "timm")
 
     def build(
         self,

@@ -28,7 +28,7 @@ class ViT(PooledModel):
     kinds = frozenset({"field", "mask", "image"})
     complexity = "n^2"
     presets = {"patch2": {"patch_size": 2}, "patch4": {"patch_size": 4}, "patch8": {"patch_size": 8}}
-    imports = ("torch", "baselines.dense_vit")
+    imports = ("torch", "timm")
 
     def build(
         self,

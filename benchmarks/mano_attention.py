@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attn_bench.execute.local import ALLOCATOR
+from attn_bench.execute.processes import ALLOCATOR
 from attn_bench.measure.environment import environment
 from attn_bench.measure.flops import count_flops
 from attn_bench.measure.memory import measure_memory

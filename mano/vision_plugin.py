@@ -36,7 +36,7 @@ class MANOSwinV2(Model):
             "zero_up": False,
         }
     }
-    imports = ("torch", "mano.vision")
+    imports = ("torch", "timm")
 
     def build(
         self,

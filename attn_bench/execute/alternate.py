@@ -23,8 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attn_bench.errors import UserError
-from attn_bench.execute.local import ALLOCATOR, FORKABLE
-from attn_bench.execute.processes import end
+from attn_bench.execute.processes import end, surroundings
 from attn_bench.sweep import Cell
 
 WARM_S = 0.15
@@ -66,7 +65,7 @@ class Side:
         self.name, self.running = name, False
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
         inherited = [path for path in (os.environ.get("PYTHONPATH"),) if path]
-        environment = {**ALLOCATOR, **FORKABLE, **os.environ, "PYTHONPATH": os.pathsep.join((*paths, *inherited))}
+        environment = {**surroundings(), "PYTHONPATH": os.pathsep.join((*paths, *inherited))}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "attn_bench.execute.worker", *modules],
             stdin=subprocess.PIPE,

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from attn_bench.errors import DiskError, UserError
+from attn_bench.execute.client import End, ForkServer
 from attn_bench.execute.locks import hold, process_lock, runner_lock
-from attn_bench.execute.processes import end
-from attn_bench.results import Record, Store
+from attn_bench.execute.processes import how_ended
+from attn_bench.files import write_json
+from attn_bench.format import clean
+from attn_bench.measure.environment import environment_id
+from attn_bench.record import Record, checked_environment
+from attn_bench.results import Store
 from attn_bench.sweep import Cell
 
 Listener = Callable[[Cell, dict[str, Any]], None]
-
-# glibc trims and remaps the heap in every large training step; with higher thresholds it keeps the memory.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
-    "MALLOC_TOP_PAD_": str(1 << 26),
-}
-# Looking for a GPU must not start CUDA in the server, whose children could not use it then.
-FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 # What running a cell again would not change.
 FINAL = ("ok", "unsupported")
@@ -70,14 +62,14 @@ def execute(
     Args:
         retry: ``failed`` runs cells again whose status is none of ``FINAL``; ``all`` runs all again.
         skip_larger: after an out-of-memory or a timeout, larger resolutions of the same model are ``skipped``.
-        modules: imported once by the fork server.
+        modules: those of known libraries are imported once, by the fork server.
         listen: told what happens: ``start``, ``progress``, ``done`` with the record's status.
 
     Raises:
         DiskError: the folder cannot be written any more.
     """
     waiting = [cell for cell in cells if is_due(store, cell, retry)]
-    with _Server(store.folder, modules) as server:
+    with ForkServer(store.folder, modules) as server:
         for patient in (False, True):
             held = []
             for cell in waiting:
@@ -87,7 +79,7 @@ def execute(
                     elif is_due(store, cell, "none" if patient else retry):
                         listen(cell, {"event": "start"})
                         record = _broken(store, cell) or (_skip(store, cell) if skip_larger else None)
-                        record = record or server.run(cell, store, limits, listen)
+                        record = record or _run(server, cell, store, limits, listen)
                         listen(cell, {"event": "done", "status": record["status"], "record": record})
             waiting = held
 
@@ -136,85 +128,56 @@ def _skip(store: Store, cell: Cell) -> dict[str, Any] | None:
     return None
 
 
-class _Server:
-    """The fork server's other end; starts it when first needed, and again should it die."""
-
-    def __init__(self, folder: Path, modules: Sequence[str]) -> None:
-        self.command = [sys.executable, "-m", "attn_bench.execute.server", str(folder.resolve()), *modules]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> _Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process is None:
-            return
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        end(self.process)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        if self.process is None or self.process.poll() is not None:
-            self.process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**ALLOCATOR, **FORKABLE, **os.environ},
-                start_new_session=True,
-            )
-        return self.process
-
-    def run(self, cell: Cell, store: Store, limits: Limits, listen: Listener) -> dict[str, Any]:
-        """Run one cell in a process of its own and return its record."""
-        process = self._start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        before, disk = store.read(cell.id), None
-        request = {"cell": cell.to_json(), "timeout_s": limits.timeout_s, "memory_limit_mib": limits.memory_limit_mib}
-        end: dict[str, Any] = {"code": 1, "signal": None, "ended_by": "server"}
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            for line in process.stdout:
-                event = json.loads(line)
-                if event["event"] == "exit":
-                    end = event
-                    break
-                if event["event"] == "disk":
-                    disk = event["error"]
-                else:
-                    listen(cell, event)
-        record = store.read(cell.id)
-        if record is None or record == before:
-            if disk is not None:
-                raise DiskError(store.folder, disk)
-            store.write(_failure(cell, store, end, limits))
-            record = store.read(cell.id)
-        assert record is not None
-        return record
+def _run(server: ForkServer, cell: Cell, store: Store, limits: Limits, listen: Listener) -> dict[str, Any]:
+    """Run a cell in a process of its own, keep the record of what came of it, and return that."""
+    end = server.run(cell.to_json(), limits.timeout_s, limits.memory_limit_mib, partial(listen, cell))
+    if end.result is None:
+        if end.disk is not None:
+            raise DiskError(store.folder, end.disk)
+        store.write(_failure(cell, store, end, limits))
+    else:
+        try:
+            record, environment = _checked(end.result, cell)
+        except ValueError as why:
+            store.write(Record.of(cell, "crashed", error=f"its process handed over a broken record: {why}"))
+        else:
+            if record.environment is not None:
+                write_json(store.path("environments", record.environment), environment)
+            store.write(record)
+        store.path("checkpoints", cell.id).unlink(missing_ok=True)
+    written = store.read(cell.id)
+    assert written is not None
+    return written
 
 
-def _failure(cell: Cell, store: Store, end: dict[str, Any], limits: Limits) -> Record:
-    match end["ended_by"]:
+def _checked(result: Mapping[str, Any], cell: Cell) -> tuple[Record, Mapping[str, Any]]:
+    """Return the record of ``cell`` and its environment from what the cell's process sent; raises ValueError."""
+    values, environment = result.get("record"), checked_environment(result.get("environment"))
+    if not isinstance(values, dict):
+        raise ValueError("it has no record")
+    own = {"cell": cell.to_json(), "id": cell.id, "environment": environment_id(environment)}
+    return Record.checked(values | own, cell), environment
+
+
+def _failure(cell: Cell, store: Store, end: End, limits: Limits) -> Record:
+    match end.ended_by:
         case "timeout":
-            return Record.of(cell, "timeout", error=f"ended after {limits.timeout_s:g} s (--timeout)")
+            silent = f"; the process that runs cells did not answer ({end.reason})" if end.reason else ""
+            return Record.of(cell, "timeout", error=f"ended after {limits.timeout_s:g} s (--timeout){silent}")
         case "memory":
             return Record.of(cell, "oom", error=f"took more than {limits.memory_limit_mib:g} MiB (--memory-limit)")
         case "system":
             return Record.of(cell, "oom", error="ended by the system, which ran out of memory")
         case "server":
-            return Record.of(cell, "crashed", error="the process that runs cells died; was the machine out of memory?")
+            return Record.of(cell, "crashed", error=f"the process that runs cells ended: {end.reason}")
     last = _last_lines(store.path("logs", cell.id))
-    if end["signal"] is not None:
-        with contextlib.suppress(ValueError):
-            end["signal"] = signal.Signals(end["signal"]).name
-        how = f"ended by {end['signal']}"
-    else:
-        how = f"exit code {end['code']} without a result"
+    how = how_ended(-end.signal) if end.signal is not None else f"exit code {end.code} without a result"
+    if end.broken:
+        how += ", and it wrote to a pipe that is not its own"
     return Record.of(cell, "crashed", error=f"{how}{': ' if last else ''}{last}")
 
 
 def _last_lines(log: Path, characters: int = 300) -> str:
     with contextlib.suppress(OSError):
-        return " ".join(log.read_text(errors="replace")[-4 * characters :].split())[-characters:]
+        return clean(log.read_text(errors="replace")[-4 * characters :], 1 << 16)[-characters:]
     return ""

@@ -12,6 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+# glibc trims and remaps the heap in every large training step; with higher thresholds it keeps the memory.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
+# Looking for a GPU must not start CUDA in a process that forks: its children could not use it then.
+FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -36,13 +44,78 @@ def be_killed_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def end(process: subprocess.Popen[bytes], within_s: float = 20) -> None:
-    """Wait for a process that has been told to end, and end it if it does not."""
+def surroundings() -> dict[str, str]:
+    """Return the environment variables of a process that runs models."""
+    return {**ALLOCATOR, **FORKABLE, **os.environ}
+
+
+def end(process: subprocess.Popen[bytes], within_s: float = 1.0) -> None:
+    """Wait for a process that has been told to end, and end it with all that it started if it does not."""
     try:
         process.wait(within_s)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        kill_tree(process)
+
+
+def kill_tree(process: subprocess.Popen[bytes], within_s: float = 2.0) -> None:
+    """End a process and every process below it; gives up on what the system cannot end in time."""
+    import psutil
+
+    deadline = time.monotonic() + within_s
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(process.pid)
+        root.suspend()  # so that it starts nothing more
+        while (members := _alive(root)) and time.monotonic() < deadline:
+            for member in members:
+                with contextlib.suppress(psutil.Error):
+                    member.kill()
+            time.sleep(0.001)
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(within_s)
+
+
+def _alive(root: Any) -> list[Any]:
+    import psutil
+
+    found = []
+    for member in root.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if member.status() != psutil.STATUS_ZOMBIE:
+                found.append(member)
+    return found
+
+
+def how_ended(code: int) -> str:
+    """Say how a process with this return code ended: ``"ended by SIGKILL"``, or with its exit code."""
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"ended by {signal.Signals(-code).name}"
+    return f"ended by signal {-code}"
+
+
+class Terminated(SystemExit):
+    """The system, a job's scheduler or a closed terminal asked this process to end."""
+
+
+def end_tidily_when_told() -> None:
+    """Have SIGTERM and SIGHUP end this process as Ctrl-C does, with the exit status of the signal."""
+
+    def handle(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # told once more, it ends at once
+        raise Terminated(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, handle)
+
+
+def kill(leader: int) -> None:
+    """End a process and every other of its group."""
+    kill_group(leader)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(leader, signal.SIGKILL)
 
 
 def kill_group(leader: int) -> None:

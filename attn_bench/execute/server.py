@@ -1,86 +1,106 @@
-"""The fork server: a process with torch imported that forks one child per cell, so that a cell costs no start-up.
+"""The fork server: a process with torch imported that forks one child per cell, so that a cell costs little start-up.
 
-``python -m attn_bench.execute.server FOLDER [MODULE ...]`` imports the modules, then reads one JSON request a line
-from standard input (``{"cell": ..., "timeout_s": ..., "memory_limit_mib": ...}``) and writes JSON events to standard
-output: ``ready``, the child's own events (``progress``; ``disk`` where the folder cannot be written), and ``exit`` with
-how the child ended. It never starts a thread or touches a GPU itself, both of which would not survive a fork. When
-standard input closes it ends, and its child with it.
+``python -P -m attn_bench.execute.server FOLDER TEMPORARY [LIBRARY ...]`` imports the libraries, then reads requests
+from standard input (``CELL``: the cell, ``timeout_s``, ``memory_limit_mib``) and writes messages to standard output
+(:mod:`attn_bench.execute.messages`): ``READY``, what its child hands over (``PROGRESS``; ``RESULT`` once, ``DISK``
+where the folder cannot be written), and ``EXIT`` with how the child ended. When standard input closes it ends, and its
+child with it.
+
+A child is as if it were alone. So the server imports nothing of a plugin, has one thread and touches no GPU: threads
+and CUDA would not survive a fork, and what a module changes when it is imported would reach every model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
-import json
 import os
-import select
+import shutil
 import signal
 import sys
+import tempfile
 import time
+from os import _exit as exit_now
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
+from attn_bench.execute.libraries import preload, threads
+from attn_bench.execute.messages import CELL, DISK, EXIT, PROGRESS, READY, RESULT, Receiver, Sender, decode
 from attn_bench.execute.processes import (
     adopt_orphans,
     be_killed_first,
     die_with_parent,
+    kill,
     kill_group,
     kill_orphans,
     out_of_memory_kills,
     takes_more,
 )
 
-# What torch imports late: for an optimiser, which takes a second.
-PRELOADED = ("torch._dynamo",)
 POLL_S = 0.05
+# What a cell may still take after it has handed over its result.
+LINGER_S = 2.0
 LOG_LIMIT_BYTES, LOG_KEPT_BYTES = 16 << 20, 64 << 10
+# Exit code of a child that could not hand over its result; in sysexits.h it is that of an input/output error.
+UNSENT = 74
 
 
-def main(folder: Path, modules: list[str]) -> None:
+def main(folder: Path, temporary: Path, libraries: list[str]) -> None:
     """Serve requests until standard input closes."""
-    # Events go to a copy of standard output; whatever else prints goes to standard error.
-    events = os.fdopen(os.dup(1), "wb", buffering=0)
+    # Messages go to a copy of standard output; whatever else prints goes to standard error.
+    output = os.dup(1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     adopt_orphans()
+    _use_temporary(temporary)
     import attn_bench.cell  # noqa: F401
 
-    for module in (*PRELOADED, *modules):
-        with contextlib.suppress(Exception):
-            importlib.import_module(module)
+    preload(libraries)
+    if libraries and threads() > 1:
+        # A release that we do not know starts a thread: each cell imports it, then.
+        os.dup2(output, 1)
+        os.execv(sys.executable, sys.orig_argv[: -len(libraries)])
     gc.freeze()
-    _send(events, {"event": "ready"})
-    requests = _Lines(0)
-    while (line := requests.wait()) is not None:
-        _serve(json.loads(line), folder, events, requests)
+    answers, requests = Sender(output), Receiver(0, CELL)
+    answers.send(READY, {})
+    while not requests.ended:
+        for _, content in requests.available(3600):
+            request = decode(content)
+            assert request is not None
+            _serve(request, folder, temporary, output, answers, requests)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _serve(request: dict[str, Any], folder: Path, events: BinaryIO, requests: _Lines) -> None:
+def _serve(
+    request: dict[str, Any], folder: Path, temporary: Path, output: int, answers: Sender, requests: Receiver
+) -> None:
+    from attn_bench.cell import Files
     from attn_bench.execute.locks import hold, process_lock
     from attn_bench.results import Store
     from attn_bench.sweep import Cell
 
     cell, store = Cell.from_json(request["cell"]), Store(folder)
-    log = store.path("logs", cell.id)
+    log, files = store.path("logs", cell.id), Files.of(cell, store)
+    own = Path(tempfile.mkdtemp(dir=temporary))
     with hold(process_lock(folder, cell.id), wait=True) as held:
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(read)
-            events.close()
+            os.close(output)
             if held is not None:
                 held.close()  # what a cell leaves behind must not keep the lock
-            _run_child(cell, store, log, write)
+            _run_child(cell, files, log, own, write)
         os.close(write)
         try:
-            end = _watch(child, read, request, log, events, requests)
+            end = _watch(child, read, request, log, answers, requests)
         finally:
             os.close(read)
-    _send(events, {"event": "exit", "cell": cell.id, **end})
+    shutil.rmtree(own, ignore_errors=True)
+    answers.send(EXIT, end)
 
 
-def _run_child(cell: Any, store: Any, log: Path, events: int) -> NoReturn:
+def _run_child(cell: Any, files: Any, log: Path, temporary: Path, write: int) -> NoReturn:
     from attn_bench.cell import run_cell
     from attn_bench.errors import DiskError
 
@@ -90,23 +110,35 @@ def _run_child(cell: Any, store: Any, log: Path, events: int) -> NoReturn:
         die_with_parent()
         be_killed_first()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        pipe = os.fdopen(events, "wb", buffering=0)
+        _use_temporary(temporary)
+        parent = Sender(write)
+
+        def report(event: dict[str, Any]) -> None:
+            parent.send(PROGRESS, event)
+
         try:
             _redirect(log)
-            run_cell(cell, store, report=lambda event: _send(pipe, {"event": "progress", **event}))
-            code = 0
+            record, environment = run_cell(cell, files, report)
+            sent = parent.send(RESULT, {"record": vars(record), "environment": environment})
+            code = 0 if sent else UNSENT
         except DiskError as error:
-            _send(pipe, {"event": "disk", "error": error.reason})
+            parent.send(DISK, {"error": error.reason})
     except BaseException:
         import traceback
 
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             traceback.print_exc()
     finally:
-        with contextlib.suppress(Exception):
+        try:
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(code)
+        finally:
+            exit_now(code)
+
+
+def _use_temporary(folder: Path) -> None:
+    """Have this process and those that it starts keep temporary files in ``folder``."""
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
 
 
 def _redirect(log: Path) -> None:
@@ -115,43 +147,76 @@ def _redirect(log: Path) -> None:
 
     with disk_errors(log):
         log.parent.mkdir(exist_ok=True)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
+    for source in (null, output):
+        os.close(source)
 
 
 def _watch(
-    child: int, read: int, request: dict[str, Any], log: Path, events: BinaryIO, requests: _Lines
+    child: int, read: int, request: dict[str, Any], log: Path, answers: Sender, requests: Receiver
 ) -> dict[str, Any]:
-    """Forward the child's events until it ends or has to be ended; return how it ended."""
-    began, ended_by, progress = time.monotonic(), None, _Lines(read)
+    """Hand on what the child sends until it ends or has to be ended; return how it ended."""
+    began, ended_by, pipe = time.monotonic(), None, _Pipe(read, answers)
     timeout, memory_limit = request.get("timeout_s"), request.get("memory_limit_mib")
     killed_before = out_of_memory_kills()
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
-        for line in progress.available(0 if done else POLL_S):
-            with contextlib.suppress(ValueError):
-                _send(events, json.loads(line))
         if done:
             break
-        if ended_by is None:
-            if requests.closed():
-                ended_by = "stopped"
-            elif timeout is not None and time.monotonic() - began > timeout:
-                ended_by = "timeout"
-            elif memory_limit is not None and takes_more(child, memory_limit * 2**20):
-                ended_by = "memory"
-            if ended_by is not None:
-                kill_group(child)
+        pipe.hand_on(POLL_S)
+        if ended_by is not None:
+            kill(child)  # again: the first time may have been before it had a group of its own
+        elif requests.closed():
+            ended_by = "stopped"
+        elif pipe.result_at is not None and time.monotonic() - pipe.result_at > LINGER_S:
+            ended_by = "result"
+        elif timeout is not None and time.monotonic() - began > timeout:
+            ended_by = "timeout"
+        elif memory_limit is not None and takes_more(child, memory_limit * 2**20):
+            ended_by = "memory"
         _shorten(log)
     kill_group(child)
     kill_orphans()
+    pipe.hand_on_the_rest()
     _shorten(log)
     code = os.waitstatus_to_exitcode(status)
     if ended_by is None and code == -signal.SIGKILL and out_of_memory_kills() > killed_before:
         ended_by = "system"
-    return {"code": max(code, 0), "signal": -code if code < 0 else None, "ended_by": ended_by}
+    return {"code": max(code, 0), "signal": -code if code < 0 else None, "ended_by": ended_by, "broken": pipe.broken}
+
+
+class _Pipe(Receiver):
+    """Hands on what a child sends: its result once, and of the progress that arrives together the latest.
+
+    Attributes:
+        result_at: when its result arrived.
+    """
+
+    def __init__(self, descriptor: int, answers: Sender) -> None:
+        super().__init__(descriptor, PROGRESS + RESULT + DISK)
+        self.answers = answers
+        self.result_at: float | None = None
+
+    def hand_on(self, timeout_s: float) -> None:
+        """Hand on what there is, waiting up to ``timeout_s`` for it."""
+        latest = None
+        for kind, content in self.available(timeout_s):
+            if kind == PROGRESS:
+                latest = content
+            elif self.result_at is None:
+                self.answers.forward(kind, content)
+                self.result_at = time.monotonic()
+        if latest is not None and self.result_at is None:
+            self.answers.forward(PROGRESS, latest)
+
+    def hand_on_the_rest(self, within_s: float = 5.0) -> None:
+        """Hand on what ended processes left in the pipe."""
+        end = time.monotonic() + within_s
+        while self.ready() and time.monotonic() < end:
+            self.hand_on(0)
 
 
 def _shorten(log: Path) -> None:
@@ -166,42 +231,6 @@ def _shorten(log: Path) -> None:
                 file.write(end)
 
 
-class _Lines:
-    """Lines from a file descriptor, without blocking."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor, self.buffer, self.ended = descriptor, b"", False
-
-    def available(self, timeout_s: float) -> list[bytes]:
-        """Return the complete lines there are, waiting up to ``timeout_s`` for the first."""
-        if not self.ended and select.select([self.descriptor], [], [], timeout_s)[0]:
-            chunk = os.read(self.descriptor, 1 << 16)
-            self.ended = not chunk
-            self.buffer += chunk
-        elif self.ended:
-            time.sleep(timeout_s)
-        *lines, self.buffer = self.buffer.split(b"\n")
-        return lines
-
-    def wait(self) -> bytes | None:
-        """Return the next line, or None at the end."""
-        while not self.ended:
-            if lines := self.available(3600):
-                return lines[0]
-        return None
-
-    def closed(self) -> bool:
-        """Tell whether the other end has closed."""
-        if not self.ended and select.select([self.descriptor], [], [], 0)[0]:
-            self.available(0)
-        return self.ended
-
-
-def _send(pipe: BinaryIO, event: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):
-        pipe.write(json.dumps(event).encode() + b"\n")
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
     os._exit(0)  # without the tear-down of libraries that were only imported

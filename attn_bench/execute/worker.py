@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
-import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from json import loads
+from os import _exit as exit_now
+from os import read, write
 from typing import Any
+
+from attn_bench.execute.libraries import preload
+from attn_bench.execute.messages import chunks
 
 Reply = Callable[[dict[str, Any]], None]
 
@@ -27,13 +31,13 @@ def main(modules: list[str]) -> None:
     os.dup2(2, 1)
 
     def reply(values: dict[str, Any]) -> None:
-        os.write(answers, json.dumps(values).encode() + b"\n")
+        line = memoryview("".join(chunks(values, 0)).encode() + b"\n")
+        while line:
+            line = line[write(answers, line) :]
 
     import attn_bench.cell  # noqa: F401
 
-    for module in modules:
-        with contextlib.suppress(Exception):
-            importlib.import_module(module)
+    preload(modules)
     gc.freeze()
     reply({"ready": True})
     while (request := _request()) is not None:
@@ -50,10 +54,10 @@ def _request() -> dict[str, Any] | None:
     """Read one line, and no byte beyond it: the rest belongs to the process that is forked next."""
     line = b""
     while not line.endswith(b"\n"):
-        if not (byte := os.read(0, 1)):
+        if not (byte := read(0, 1)):
             return None
         line += byte
-    return json.loads(line)
+    return loads(line)
 
 
 def _serve(spec: dict[str, Any], reply: Reply) -> None:
@@ -67,7 +71,7 @@ def _serve(spec: dict[str, Any], reply: Reply) -> None:
         with contextlib.suppress(OSError):
             reply({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]})
     finally:
-        os._exit(0)
+        exit_now(0)
 
 
 def _open(spec: dict[str, Any]) -> Any:

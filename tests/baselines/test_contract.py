@@ -181,12 +181,13 @@ def test_bad_values_are_option_errors_of_one_line(name, options):
 
 @pytest.mark.parametrize(("preset", "growth"), [("linear", "n"), ("average", "n log n")])
 def test_the_record_of_a_preset_claims_the_growth_of_the_preset(preset, growth, tmp_path):
-    from attn_bench.cell import run_cell
+    from attn_bench.cell import Files, run_cell
     from attn_bench.results import Store
     from attn_bench.sweep import Sweep
 
     (cell,) = Sweep(models=(f"fma:{preset}",), task="darcy", resolutions=(8,), train=False, measure=False).cells()
-    assert run_cell(cell, Store(tmp_path)).complexity == growth
+    record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
+    assert record.complexity == growth
 
 
 def test_unsupported_says_why():

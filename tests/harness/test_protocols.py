@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from attn_bench.cell import run_cell
+from attn_bench.cell import Files, run_cell
 from attn_bench.errors import USER_ERRORS
 from attn_bench.measure.latency import measure_latency
 from attn_bench.plugin import Model, Problem, Splits, Unsupported
@@ -379,7 +379,8 @@ def test_a_cell_of_each_protocol(tmp_path, monkeypatch):
         cell("linear-probe", **settings),
         cell("finetune", measure=False, warm_up=1, ema=0.9, **settings),
     ):
-        record = run_cell(one, store)
+        record, _ = run_cell(one, Files.of(one, store))
+        store.write(record)
         assert record.status == "ok", record.error
     table = pd.DataFrame(rows(store.records(), {}, ("top1",))).set_index("protocol")
     probe = table.loc["linear-probe"]
@@ -400,6 +401,6 @@ def test_one_image_alone_is_timed_too(tmp_path, monkeypatch, task):
     options = {"vit": {"dim": 8, "depth": 1, "heads": 1, "patch_size": 8}}
     settings = {"models": ["vit"], "task": task, "resolutions": [32], "device": "cpu", "train": False}
     (one,) = _cells(settings | {"batch_size": 2, "options": options})
-    record = run_cell(one, Store(tmp_path))
+    record, _ = run_cell(one, Files.of(one, Store(tmp_path)))
     assert record.status == "ok", record.error
     assert record.latency["forward_batch1"]["median_ms"] > 0
