@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attn_bench.errors import DiskError
+from attn_bench.errors import DiskError, UserError
 from attn_bench.format import clean
 from attn_bench.registry import TASKS
 from attn_bench.results import Store
@@ -114,6 +114,8 @@ def run_sweep(
             )
         finally:
             table = store.write_table()
+    if table.empty:
+        raise UserError(f"--out {out}: its records were removed while it ran; the same command makes them again")
     table.attrs["data"] = read
     return table
 

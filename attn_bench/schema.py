@@ -14,7 +14,8 @@ from attn_bench.record import Status
 
 _OPEN = with_config(ConfigDict(extra="allow", strict=True))
 
-Amount = Annotated[float, Field(ge=0)] | None
+Number = Annotated[float, Field(ge=0)]
+Amount = Number | None
 Count = Annotated[int, Field(ge=0)] | None
 Size = Annotated[int, Field(ge=1)]
 # It names a file.
@@ -67,40 +68,44 @@ class Evaluation(TypedDict):
 
 
 @_OPEN
-class Latency(TypedDict, total=False):
-    """:class:`attn_bench.measure.latency.Latency`, or an error."""
+class Failed(TypedDict):
+    """What older records hold in the place of what could not be measured."""
 
-    samples_ms: list[Amount]
-    median_ms: Amount
-    low_ms: Amount
-    high_ms: Amount
-    p10_ms: Amount
-    p90_ms: Amount
-    reference_ms: Amount
-    compile_seconds: Amount
-    sm_clock_mhz: Amount
-    disturbed: bool
-    throttled: bool
-    error: str | None
+    error: str
 
 
 @_OPEN
-class Memory(TypedDict, total=False):
-    """:class:`attn_bench.measure.memory.Memory`, or an error."""
+class Latency(TypedDict):
+    """:class:`attn_bench.measure.latency.Latency`."""
 
-    peak_mib: float | None
-    total_mib: Amount
-    process_mib: float | None
-    error: str | None
+    median_ms: Number
+    low_ms: Number
+    high_ms: Number
+    p10_ms: Number
+    p90_ms: Number
+    samples_ms: NotRequired[list[Number]]
+    reference_ms: NotRequired[Amount]
+    compile_seconds: NotRequired[Amount]
+    sm_clock_mhz: NotRequired[Amount]
+    disturbed: NotRequired[bool]
+    throttled: NotRequired[bool]
 
 
 @_OPEN
-class Flops(TypedDict, total=False):
-    """:class:`attn_bench.measure.flops.Flops`, or an error."""
+class Memory(TypedDict):
+    """:class:`attn_bench.measure.memory.Memory`."""
 
-    total: Amount
+    peak_mib: float
+    total_mib: Number
+    process_mib: NotRequired[float | None]
+
+
+@_OPEN
+class Flops(TypedDict):
+    """:class:`attn_bench.measure.flops.Flops`."""
+
+    total: Number
     unknown: list[str]
-    error: str | None
 
 
 @_OPEN
@@ -129,8 +134,8 @@ class RecordValues(TypedDict):
     effective: dict[str, Any]
     training: Trained | None
     evaluations: list[Evaluation]
-    latency: dict[str, Latency]
-    memory: dict[str, Memory]
+    latency: dict[str, Latency | Failed]
+    memory: dict[str, Memory | Failed]
     data: dict[str, Any]
     errors: NotRequired[dict[str, str]]
     in_force: NotRequired[dict[str, Any]]

@@ -65,7 +65,7 @@ def _row(
             ("_p10", "p10_ms"),
             ("_p90", "p90_ms"),
         ):
-            row[f"latency_{name}{column}_ms"] = latency[key] if latency else None
+            row[f"latency_{name}{column}_ms"] = latency.get(key) if latency else None
     latencies = list(record["latency"].values()) if own else []
     forward = row["latency_forward_ms"]
     row["throughput_forward_per_s"] = 1000 * cell["batch_size"] / forward if forward else None
@@ -76,8 +76,8 @@ def _row(
     row["sm_clock_mhz"] = next((clock for one in latencies if (clock := one.get("sm_clock_mhz"))), None)
     for name, column in (("forward", "forward"), ("train_step", "train")):
         memory = record["memory"].get(name) if own else None
-        row[f"peak_memory_{column}_mib"] = memory["peak_mib"] if memory else None
-        row[f"peak_memory_{column}_total_mib"] = memory["total_mib"] if memory else None
+        row[f"peak_memory_{column}_mib"] = memory.get("peak_mib") if memory else None
+        row[f"peak_memory_{column}_total_mib"] = memory.get("total_mib") if memory else None
         row[f"process_memory_{column}_mib"] = memory.get("process_mib") if memory else None
     row |= {
         "tokens": record.get("tokens"),

@@ -84,6 +84,10 @@ def broken(path: Path, how: str) -> None:
             path.write_text(json.dumps(whole | {"environment": "../../../secret"}))
         case "types":
             path.write_text(json.dumps(whole | {"latency": {"forward": {"median_ms": "fast"}}}))
+        case "half timed":
+            path.write_text(json.dumps(whole | {"latency": {"forward": {"samples_ms": [1.0]}}}))
+        case "infinite":
+            path.write_text(json.dumps(whole).replace('"median_ms": ', '"median_ms": Infinity, "was": '))
         case "negative":
             path.write_text(json.dumps(whole | {"parameters": -1}))
         case "status":
@@ -99,7 +103,19 @@ def broken(path: Path, how: str) -> None:
 
 
 BROKEN = ["", "{", "[]", "null", '{"schema": 1}', "\x00" * 100, "directory", "pipe", "dangling", "loop", "deep", "huge"]
-BROKEN += ["newer", "misnamed", "climbing", "types", "negative", "status", "number", "lacking", "cell"]
+BROKEN += [
+    "newer",
+    "misnamed",
+    "climbing",
+    "types",
+    "half timed",
+    "infinite",
+    "negative",
+    "status",
+    "number",
+    "lacking",
+    "cell",
+]
 
 
 @pytest.mark.parametrize("how", BROKEN)
@@ -183,6 +199,13 @@ def test_text_of_an_older_version_is_cleaned(folder):
     assert table.error.dropna().tolist() == ["lone \N{REPLACEMENT CHARACTER} and red line"]
     assert set(table.device_name) == {"a \N{REPLACEMENT CHARACTER} CPU"}
     Store.open(folder).write_table()
+
+
+def test_what_an_older_version_could_not_measure_is_missing(folder):
+    edit(record_of(folder, "mano"), latency={"forward": {"error": "boom"}}, memory={"forward": {"error": "boom"}})
+    table = attn_bench.load(folder).set_index("model")
+    assert table.latency_forward_ms.isna().to_dict() == {"mano": True, "fno": False}
+    assert table.peak_memory_forward_mib.isna().to_dict() == {"mano": True, "fno": False}
 
 
 def test_every_record_that_ships_is_whole(caplog):

@@ -212,6 +212,25 @@ def test_a_lease_that_was_taken_away_is_left_to_who_took_it(path):
     assert sorted(path.parent.iterdir()) == [path, taken]
 
 
+def test_who_takes_over_what_is_over_already_begins_again(path, monkeypatch):
+    """Between its look and its grasp, another took the lease over, ended it, and a third made a new one."""
+    path.parent.mkdir()
+    path.write_text(json.dumps({"host": lease.this_host(), "token": "old", "processes": [[os.getpid(), "1"]]}))
+    make, late = lease._make, [True]
+
+    def slow(file: Path, content: object) -> bool:
+        if late:
+            late.clear()
+            assert file.name == "cell.old"
+            path.write_text(json.dumps({"host": "elsewhere", "token": "new", "processes": []}))
+        return make(file, content)
+
+    monkeypatch.setattr(lease, "_make", slow)
+    with hold(path, wait=False) as mine:
+        assert not mine
+    assert list(path.parent.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("hosts", [1, 3])
 def test_many_that_die_while_they_hold_it(tmp_path, path, hosts, monkeypatch):
     mark, log = tmp_path / "mark", tmp_path / "log"
