@@ -10,7 +10,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 # Inches that a digit of a tick takes, and the gap between two.
-DIGIT, GAP = 0.085, 0.07
+DIGIT, GAP = 0.085, 0.1
 # Values that span more than this have no scale in common but a logarithmic one.
 WIDE = 1000
 MOST_TICKS = {"x": 7, "y": 11}

@@ -1,4 +1,4 @@
-"""Figures of a results folder: error, latency and memory against resolution, and error against latency."""
+"""Figures of a results folder: error, latency and memory against resolution."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 
 from attn_bench.report.axes import log_axis, resolution_axis, value_axis
-from attn_bench.report.overlap import MARKER, apart, dashes, ring_size, same_lines, together
+from attn_bench.report.overlap import LINE, MARKER, dashes, ring_size, same_lines, together
 from attn_bench.report.style import REFERENCE_COLOUR, Legend, Look, drawable, heading, looks
 from attn_bench.report.summary import Entry, Stat, Summary
 
 PANEL_WIDTH, PANEL_HEIGHT, ROW_HEIGHT = 4.3, 3.6, 0.3
 ROW_LABEL_WIDTH = 0.7
-RESOLUTION_WIDTH, WIDEST_PANEL = 0.55, 9.0
-MOST_NUMBERS = 16
+RESOLUTION_WIDTH, WIDEST_PANEL = 0.55, 6.0
 # Inches that a character of a status takes, and the box around it.
 STATUS_CHARACTER, STATUS_EDGE = 0.075, 0.16
-# Of a number beside a point.
-NUMBER_WIDTH, NUMBER_HEIGHT = 0.06, 0.13
 # Of a single resolution, how far apart the outermost models stand: on one line they would hide each other.
 APART = 1.3
 
@@ -49,7 +46,7 @@ def error_vs_resolution(summary: Summary) -> Figure | None:
 
 def latency_vs_resolution(summary: Summary) -> Figure | None:
     """Draw the latency of forward pass and training step against resolution, log-log. None if there is no value."""
-    unit = _batch(summary, "ms")
+    unit = batch(summary, "ms")
     return _against_resolution(
         summary,
         "latency",
@@ -62,7 +59,7 @@ def latency_vs_resolution(summary: Summary) -> Figure | None:
 
 def memory_vs_resolution(summary: Summary) -> Figure | None:
     """Draw the peak memory of forward pass and training step against resolution, log-log. None if there is no value."""
-    unit = _batch(summary, "MiB")
+    unit = batch(summary, "MiB")
     return _against_resolution(
         summary,
         "peak memory",
@@ -73,7 +70,8 @@ def memory_vs_resolution(summary: Summary) -> Figure | None:
     )
 
 
-def _batch(summary: Summary, unit: str) -> str:
+def batch(summary: Summary, unit: str) -> str:
+    """Return a unit with the batch that it is measured of."""
     batch = summary.settings.get("batch_size", "")
     return f"{unit}, batch of {batch}" if batch.isdigit() else unit
 
@@ -114,7 +112,7 @@ def _draw(
     places = dict(zip(look, np.geomspace(1 / APART, APART, len(look)) if alone and len(look) > 1 else ()))
     drawn = {m: [e for e in summary.of(m) if panel.column in e.values] for m in look}
     stats = [entry.values[panel.column] for entries in drawn.values() for entry in entries]
-    seen = [bound for stat in stats for bound in (stat.low, stat.high)]
+    seen = [bound for stat in stats for bound in (stat.low, stat.mean, stat.high)]
     if metric:
         seen += _draw_references(axes, summary, panel.column)
     axes.set_ylabel(panel.label)
@@ -129,14 +127,19 @@ def _draw(
         log_axis(axes, "y", seen)
     else:
         axes.set_ylim(min(0, 1.1 * min(seen)), 1.1 * max(seen) if max(seen) > 0 else 1)
-    near = together(axes, [e for entries in drawn.values() for e in entries], panel.column, size[1])
-    alike = same_lines(drawn, near)
+    spots = {
+        (model, entry.resolution): (float(entry.resolution), entry.values[panel.column].mean)
+        for model, entries in drawn.items()
+        for entry in entries
+    }
+    near = together(axes, spots, MARKER / 2 / 72 / size[1])
+    alike = same_lines(drawn, together(axes, spots, LINE / 72 / size[1]))
     for model, entries in drawn.items():
         its = look[model]
         stats = [entry.values[panel.column] for entry in entries]
         x = [entry.resolution * places.get(model, 1.0) for entry in entries]
         axes.errorbar(
-            x, [s.mean for s in stats], yerr=_bars(stats), color=its.colour, capsize=3, elinewidth=1.2, zorder=3,
+            x, [s.mean for s in stats], yerr=bars(stats), color=its.colour, capsize=3, elinewidth=1.2, zorder=3,
             linestyle=dashes(model, alike[model]),
         )  # fmt: skip
         for place, entry, stat in zip(x, entries, stats):
@@ -147,7 +150,7 @@ def _draw(
             )  # fmt: skip
 
 
-def _bars(stats: Sequence[Stat]) -> list[list[float]]:
+def bars(stats: Sequence[Stat]) -> list[list[float]]:
     """Return how far the intervals reach below and above each mean."""
     return [[max(s.mean - s.low, 0) for s in stats], [max(s.high - s.mean, 0) for s in stats]]
 
@@ -200,104 +203,3 @@ def _short_status(entry: Entry) -> str:
     failed = sum(len(failure.seeds) for failure in entry.failures)
     status = statuses.pop() if len(statuses) == 1 else "failed"
     return status if failed == entry.seeds else f"{status} {failed}/{entry.seeds}"
-
-
-def error_vs_latency(summary: Summary) -> Figure | None:
-    """Draw the primary metric against forward latency, a line per model, and the Pareto front of each resolution.
-
-    Errors at different resolutions are errors on different problems, so models compete at the same one only. None if no
-    entry has both values.
-    """
-    x_column, y_column = "latency_forward_ms", summary.primary
-    metric = summary.metrics[y_column]
-    higher = metric.direction == "higher"
-    look = looks(summary)
-    drawn = {
-        model: [entry for entry in summary.of(model) if x_column in entry.values and y_column in entry.values]
-        for model in look
-    }
-    if not any(drawn.values()):
-        return None
-    means = [entry.mean(y_column) for model in summary.references for entry in summary.of(model)]
-    # Worth a line only if it is the same at every resolution.
-    found = [value for value in means if value is not None]
-    reference = found[:1] if found and max(found) - min(found) <= 0.02 * max(found) else []
-    ring = Line2D(
-        [], [], color="0.45", linestyle=":", marker="o", markersize=11, markerfacecolor="none", markeredgecolor="0.2"
-    )
-    extra = {"Pareto front\nof a resolution": ring}
-    if reference:
-        extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
-    width, height = PANEL_WIDTH * 1.25, PANEL_HEIGHT * 1.2
-    legend = Legend([look[model] for model, entries in drawn.items() if entries], extra, height)
-    figure = Figure(figsize=(width + legend.width, legend.height), layout="constrained")
-    axes = figure.add_subplot()
-    sizes = {resolution: 6 + 1.2 * i for i, resolution in enumerate(summary.resolutions)}
-    everything = [entry for entries in drawn.values() for entry in entries]
-    for model, entries in drawn.items():
-        its = look[model]
-        axes.errorbar(
-            *_points(entries, x_column, y_column), xerr=_bars([e.values[x_column] for e in entries]),
-            yerr=_bars([e.values[y_column] for e in entries]), color=its.colour, linewidth=1, elinewidth=1, capsize=2,
-            zorder=3,
-        )  # fmt: skip
-        for entry in entries:
-            axes.plot(
-                *_points([entry], x_column, y_column), color=its.colour, marker=its.marker, markeredgecolor="white",
-                markersize=sizes[entry.resolution], zorder=3,
-            )  # fmt: skip
-    numbered: list[Entry] = []
-    for resolution in summary.resolutions:
-        rivals = [entry for entry in everything if entry.resolution == resolution]
-        front = pareto_front(rivals, x_column, y_column, higher=higher)
-        x, y = _points(front, x_column, y_column)
-        axes.plot(x, y, color="0.45", linewidth=1.2, linestyle=":", drawstyle="steps-post", zorder=2)
-        axes.plot(
-            x, y, linestyle="", marker="o", markersize=14, markerfacecolor="none", markeredgecolor="0.2", zorder=4
-        )
-        # More numbers than this hide each other.
-        numbered += rivals if len(everything) <= MOST_NUMBERS else front
-    for value in reference:
-        axes.axhline(value, color=REFERENCE_COLOUR, linestyle="--", linewidth=1, zorder=1)
-    log_axis(axes, "x", _bounds(everything, x_column))
-    value_axis(axes, [*_bounds(everything, y_column), *reference], higher=higher)
-    axes.set_xlabel(f"forward latency ({_batch(summary, 'ms')})")
-    label = y_column + (f" ({metric.unit})" if metric.unit else "")
-    axes.set_ylabel(drawable(f"{label}, {'higher' if higher else 'lower'} is better"))
-    if len(summary.resolutions) > 1:
-        _number(axes, numbered, x_column, y_column, (width, height))
-    legend.draw(figure)
-    heading(figure, summary, f"{y_column} against latency")
-    return figure
-
-
-def _number(axes: Axes, entries: Sequence[Entry], x_column: str, y_column: str, size: tuple[float, float]) -> None:
-    """Write its resolution beside each point where there is room."""
-    to_axes = axes.transScale + axes.transLimits
-    points = list(zip(*_points(entries, x_column, y_column)))
-    longest = max((len(str(entry.resolution)) for entry in entries), default=0)
-    places = to_axes.transform(points) * np.array(size) if points else ()
-    for entry, point, fits in zip(entries, points, apart(places, NUMBER_WIDTH * longest + 0.04, NUMBER_HEIGHT)):
-        if fits:
-            axes.annotate(
-                str(entry.resolution), point, xytext=(7, 7), textcoords="offset points", fontsize=7, color="0.35",
-                zorder=5,
-            )  # fmt: skip
-
-
-def _points(entries: Sequence[Entry], x_column: str, y_column: str) -> tuple[list[float], list[float]]:
-    return [entry.values[x_column].mean for entry in entries], [entry.values[y_column].mean for entry in entries]
-
-
-def _bounds(entries: Sequence[Entry], column: str) -> list[float]:
-    return [bound for e in entries for bound in (e.values[column].low, e.values[column].mean, e.values[column].high)]
-
-
-def pareto_front(entries: Sequence[Entry], cost: str, score: str, *, higher: bool) -> list[Entry]:
-    """Return the entries than which no other is both cheaper and better, cheapest first."""
-    sign = -1 if higher else 1
-    front: list[Entry] = []
-    for entry in sorted(entries, key=lambda e: (e.values[cost].mean, sign * e.values[score].mean)):
-        if not front or sign * entry.values[score].mean < sign * front[-1].values[score].mean:
-            front.append(entry)
-    return front

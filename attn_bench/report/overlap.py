@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
 
 from attn_bench.report.summary import Entry
 
-# Points: of a marker, how much larger the next one around it is, and how much larger at most; dashes in line widths.
-MARKER, RING, MOST_RINGS = 7, 5, 20
+# Points: of a line, a marker, how much larger the next one around it is, and at most; dashes in line widths.
+LINE, MARKER, RING, MOST_RINGS = 1.5, 7, 5, 20
 DASH = 4
 
 
 def together(
-    axes: Axes, entries: Sequence[Entry], column: str, height: float
+    axes: Axes, points: Mapping[tuple[str, int], tuple[float, float]], close: float
 ) -> dict[tuple[str, int], tuple[int, int, int]]:
-    """Find points that hide each other, which are then drawn inside each other, the first around the next.
+    """Find points of one resolution that hide each other: no further apart than ``close``, as a share of the axes.
 
-    Returns, by model and resolution: the number of the group of points, the place in it, and its size.
+    Args:
+        points: by model and resolution, in the order in which they are drawn; the scales of ``axes`` are set.
+
+    Returns:
+        The number of the group of points that each is in, its place there, and the size of the group.
     """
     found: dict[tuple[str, int], tuple[int, int, int]] = {}
     to_axes = axes.transScale + axes.transLimits
-    close, groups = MARKER / 72 / height / 2, 0
-    for resolution in dict.fromkeys(entry.resolution for entry in entries):
-        places = {
-            entry.model: float(to_axes.transform((resolution, entry.values[column].mean))[1])
-            for entry in entries
-            if entry.resolution == resolution
-        }
-        order = sorted(places, key=lambda model: places[model])
-        starts = [i for i, model in enumerate(order) if not i or places[model] - places[order[i - 1]] > close]
-        for start, end in pairwise([*starts, len(order)]):
-            group = [model for model in places if model in order[start:end]]
-            found |= {(model, resolution): (groups, i, len(group)) for i, model in enumerate(group)}
-            groups += 1
+    places = {key: to_axes.transform(point) for key, point in points.items()}
+    left, groups = list(places), 0
+    while left:
+        x, y = places[left[0]]
+        group = [
+            key for key in left
+            if key[1] == left[0][1] and abs(places[key][0] - x) <= close and abs(places[key][1] - y) <= close
+        ]  # fmt: skip
+        left = [key for key in left if key not in group]
+        found |= {key: (groups, i, len(group)) for i, key in enumerate(group)}
+        groups += 1
     return found
 
 

@@ -80,10 +80,11 @@ def draw(folder: Path, table: pd.DataFrame, summary: Summary, out: Path) -> Draw
         DiskError: ``out`` cannot be written.
     """
     # matplotlib takes a second to import, which the table for the terminal need not wait for.
-    from attn_bench.report import figures
     from attn_bench.report import scaling as growth
+    from attn_bench.report.figures import error_vs_resolution, latency_vs_resolution, memory_vs_resolution
     from attn_bench.report.panels import field_panel, read_samples
     from attn_bench.report.style import marks, save, style
+    from attn_bench.report.trade_off import error_vs_latency
 
     plots: list[Picture] = []
     panels: list[Picture] = []
@@ -97,9 +98,9 @@ def draw(folder: Path, table: pd.DataFrame, summary: Summary, out: Path) -> Draw
         return bool(found)
 
     with style():
-        for name in PLOTS:
-            if drawn(name, partial(getattr(figures, name), summary)):
-                plots.append(_plot(summary, name))
+        for figure in (error_vs_resolution, latency_vs_resolution, memory_vs_resolution, error_vs_latency):
+            if drawn(figure.__name__, partial(figure, summary)):
+                plots.append(_plot(summary, figure.__name__))
         found = attempt("scaling", notes, lambda: growth.scaling(table))
         if found is not None and drawn("scaling", lambda: growth.figure(found, summary)):
             grown = _growth(summary, flagged=any(fit.flag for fit in found.fits))

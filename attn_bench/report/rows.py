@@ -185,7 +185,7 @@ def _memory(entry: Entry | None, column: str) -> Value:
 
 def fronts(summary: Summary, names: Mapping[str, str]) -> list[tuple[int, list[str]]]:
     """Return, for each resolution, what no other model there is both faster and better than, fastest first."""
-    from attn_bench.report.figures import pareto_front
+    from attn_bench.report.trade_off import pareto_front
 
     cost, score = "latency_forward_ms", summary.primary
     higher = summary.metrics[score].direction == "higher"

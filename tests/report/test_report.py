@@ -20,12 +20,13 @@ from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
 from attn_bench.report import console_table, write_report
 from attn_bench.report.axes import tick
-from attn_bench.report.figures import error_vs_latency, error_vs_resolution, pareto_front
+from attn_bench.report.figures import error_vs_resolution
 from attn_bench.report.pictures import finding
 from attn_bench.report.scaling import Scaling, crossing_text, figure, markdown, scaling
 from attn_bench.report.summary import is_reference, summarise
 from attn_bench.report.tables import markdown_table
 from attn_bench.report.text import distinct, for_figure, human, plain, significant, with_spread
+from attn_bench.report.trade_off import error_vs_latency, pareto_front
 
 ERRORS = {"rel_l2": Metric("lower", "relative L2"), "rel_mse": Metric("lower", "relative MSE")}
 SCORES = {"accuracy": Metric("higher", "share of correct answers", "%")}
