@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_bench.analysis.compare import Case, Comparison, compare, pair, suspects
+from attn_bench.analysis.compare import Comparison, compare, suspects
+from attn_bench.analysis.pairing import Case, pair
 from attn_bench.analysis.thresholds import Thresholds
 from attn_bench.errors import UserError
 from attn_bench.execute.local import execute
@@ -34,7 +35,7 @@ def compare_confirmed(
         UserError: as there; or the code or the machine is not what new was measured with.
     """
     comparison = compare(base, new, thresholds)
-    cases = suspects(comparison, list(pair(base.records(), new.records())))
+    cases = suspects(comparison, pair(base.records(), new.records()))
     if not cases:
         return comparison
     cells = {case.key: _cell(case, new) for case in cases}

@@ -16,6 +16,8 @@ import numpy as np
 BLOCKS = 10
 DRAWS = 1000
 CONFIDENCE = 0.99
+# Ratios beyond this are this: no number is made of what no float can hold.
+LARGEST_LOG = 600.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,12 @@ def compare_paired(runs: Sequence[Sequence[float]]) -> Ratio:
 def _ratio(value: float, drawn: np.ndarray, p: float, logs: Sequence[float]) -> Ratio:
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     agree = all(log > 0 for log in logs) or all(log < 0 for log in logs)
-    return Ratio(math.exp(value), math.exp(min(low, value)), math.exp(max(high, value)), p, agree)
+    return Ratio(exp(value), exp(min(low, value)), exp(max(high, value)), p, agree)
+
+
+def exp(log: float) -> float:
+    """Return the ratio of a logarithm, positive and finite."""
+    return math.exp(max(-LARGEST_LOG, min(log, LARGEST_LOG)))
 
 
 def _median_log(samples: Sequence[float]) -> float:

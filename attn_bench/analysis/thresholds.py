@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Thresholds:
 
     Attributes:
         common: by metric or group (``latency``, ``peak_memory``); None stands for every metric with its default.
-        by_model: the same for one model alone; goes before ``common``. By its name, or by its label with the settings
+        by_model: the same for one model only; goes before ``common``. By its name, or by its label with the settings
             in which cells of one name differ, which goes before the name.
     """
 
@@ -44,22 +44,42 @@ class Thresholds:
     def of(self, metric: str, model: str) -> float | None:
         """Return the threshold of ``metric``, or None where getting worse does not count."""
         group = next((name for name, members in GROUPS.items() if metric in members), metric)
-        own = (self.by_model.get(name, {}) for name in (model, model.partition(" [")[0]))
-        for given in (*own, self.common or {}):
+        own = sorted((name for name in self.by_model if named_by(name, model)), key=len, reverse=True)
+        for given in (*(self.by_model[name] for name in own), self.common or {}):
             for name in (metric, group):
                 if name in given:
                     return given[name]
         return DEFAULTS.get(group, DEFAULT_METRIC) if self.common is None else None
+
+    @property
+    def named(self) -> bool:
+        """Whether the metrics that can fail were named, and are not every metric with its default."""
+        return self.common is not None
+
+    def names_for(self, model: str) -> list[str]:
+        """Return the metrics and groups that are named for a model."""
+        own = (given for name, given in self.by_model.items() if named_by(name, model))
+        return list(dict.fromkeys(name for given in (self.common or {}, *own) for name in given))
 
     def shown(self, metric: str, model: str) -> float:
         """Return the share from which on a change of ``metric`` is one, whether or not it counts."""
         threshold = self.of(metric, model)
         return SHOWN if threshold is None else threshold
 
-    def any(self, metrics: Collection[str]) -> bool:
-        """Tell whether one of ``metrics`` can fail the comparison, for some model."""
-        models = ("", *self.by_model)
-        return any(self.of(metric, model) is not None for metric in metrics for model in models)
+    def any(self, metrics: Collection[str], model: str) -> bool:
+        """Tell whether one of ``metrics`` of a model can fail the comparison."""
+        return any(self.of(metric, model) is not None for metric in metrics)
+
+    def resolved(self, metrics: Collection[str], models: Collection[str]) -> Thresholds:
+        """Return these with the full label of every model that was given as a table shortens it.
+
+        Raises:
+            UserError: as :meth:`check` does.
+        """
+        full = {name: _full(name, models) for name in self.by_model}
+        found = Thresholds(self.common, {full[name]: given for name, given in self.by_model.items()})
+        found.check(metrics, models)
+        return found
 
     def check(self, metrics: Collection[str], models: Collection[str]) -> None:
         """Raise UserError for a name that is no group and none of the task's ``metrics``, or none of ``models``."""
@@ -69,14 +89,30 @@ class Thresholds:
                 raise unknown("model in --fail-on", model, models)
         for given in (self.common or {}, *self.by_model.values()):
             for name in given:
+                if name in models and name not in known:
+                    raise UserError(f"--fail-on {name}: is a model; name a metric of it, e.g. {name}.latency=5%")
                 if name not in known:
                     raise unknown("metric in --fail-on", name, known)
+
+
+def named_by(name: str, model: str) -> bool:
+    """Tell whether ``name`` is a model's label, or its name without the settings in which its cells differ."""
+    return model == name or (model.startswith(f"{name} [") and model.endswith("]"))
+
+
+def _full(name: str, models: Collection[str]) -> str:
+    """Return the label that ``name`` was shortened from, where it holds an ellipsis and there is only one."""
+    start, ellipsis, end = name.partition("…")
+    found = [label for label in models if label.startswith(start) and label.endswith(end)] if ellipsis else []
+    return found[0] if name not in models and len(found) == 1 else name
 
 
 def read_thresholds(text: str | None) -> Thresholds:
     """Read ``latency=5%,mano.peak_memory=2%``, or the name of a YAML or TOML file with the same.
 
-    In a file, ``latency: 5%`` stands for all models and ``models: {mano: {latency: 10%}}`` for one.
+    A model may be given by the label that tables print, ``mano [depth=2, dim=64].latency=5%``; one with commas outside
+    brackets, or with quotes, in quotes: ``'a, b'.latency=5%``. In a file, ``latency: 5%`` stands for all models and
+    ``models: {mano: {latency: 10%}}`` for one.
 
     Raises:
         UserError: it cannot be read.
@@ -85,24 +121,65 @@ def read_thresholds(text: str | None) -> Thresholds:
         return Thresholds()
     path = Path(text)
     if path.suffix in (".yaml", ".yml", ".toml"):
-        return _from_file(path)
-    common: dict[str, float] = {}
-    by_model: dict[str, dict[str, float]] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = part.partition("=")
+        return _collected(_of_file(path), f"--fail-on {path}")
+    given = []
+    for part in filter(None, (part.strip() for part in _parts(text))):
+        name, equals, value = part.rpartition("=")
         if not equals:
             raise UserError(f"--fail-on {part}: write METRIC=SHARE, e.g. latency=5%, or name a .yaml or .toml file")
-        model, _, metric = name.strip().rpartition(".")
-        given = by_model.setdefault(model, {}) if model else common
-        if metric in given:
-            raise UserError(f"--fail-on {part}: {name.strip()} has a share already; name it once")
-        given[metric] = _share(part, value)
-    if not common and not by_model:
-        raise UserError("--fail-on: names no metric, so nothing could fail; write METRIC=SHARE, e.g. latency=5%")
+        given.append((*_named(name.strip()), value, part))
+    return _collected(given, "--fail-on")
+
+
+Given = tuple[str, str, Any, str]
+
+
+def _collected(given: Iterable[Given], where: str) -> Thresholds:
+    """Collect shares of metrics, each with its model (empty for all), its value and the words it was given in."""
+    common: dict[str, float] = {}
+    by_model: dict[str, dict[str, float]] = {}
+    for model, metric, value, said in given:
+        shares = by_model.setdefault(model, {}) if model else common
+        if metric in shares:
+            raise UserError(f"--fail-on {said}: {metric} has a share already; name it once")
+        shares[metric] = _share(said, value)
+    if not common and not any(by_model.values()):
+        raise UserError(f"{where}: names no metric, so nothing could fail; write METRIC=SHARE, e.g. latency=5%")
     return Thresholds(common, by_model)
 
 
-def _from_file(path: Path) -> Thresholds:
+def _parts(text: str) -> Iterator[str]:
+    """Split at commas outside brackets and outside quotes around a model."""
+    text = text.strip()
+    if text[:1] in ("'", '"') and text[1:].find(text[0]) == len(text) - 2:
+        text = text[1:-1]  # quotes around everything, which a shell did not take off
+    part, depth, quote = "", 0, ""
+    for i, character in enumerate(text):
+        if quote:
+            # A quote ends where a metric follows it.
+            quote = "" if character == quote and text[i + 1 : i + 2] == "." else quote
+        elif character in "'\"" and not part.strip():
+            quote = character
+        elif character in "[]":
+            depth = max(0, depth + (1 if character == "[" else -1))
+        elif character == "," and not depth:
+            yield part
+            part = ""
+            continue
+        part += character
+    yield part
+
+
+def _named(name: str) -> tuple[str, str]:
+    """Split ``mano.latency`` into the model, without quotes around it, and the metric."""
+    model, _, metric = name.rpartition(".")
+    model = model.strip()
+    if len(model) > 1 and model[0] == model[-1] and model[0] in "'\"":
+        model = model[1:-1]
+    return model, metric.strip()
+
+
+def _of_file(path: Path) -> Iterator[Given]:
     import tomllib
 
     import yaml
@@ -110,20 +187,22 @@ def _from_file(path: Path) -> Thresholds:
     try:
         content = path.read_text(encoding="utf-8")
         values = tomllib.loads(content) if path.suffix == ".toml" else yaml.safe_load(content)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"--fail-on {path}: cannot be read ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict) or not isinstance(values.get("models", {}), dict):
-        raise UserError(
-            f"--fail-on {path}: write 'latency: 5%' and, for one model, 'models: {{mano: {{latency: 5%}}}}'"
-        )
-    models = values.pop("models", {})
-    return Thresholds(_shares(path, values), {str(name): _shares(path, given) for name, given in models.items()})
-
-
-def _shares(path: Path, values: Any) -> dict[str, float]:
-    if not isinstance(values, dict):
-        raise UserError(f"--fail-on {path}: {values!r} is no mapping of metrics to shares, e.g. {{latency: 5%}}")
-    return {str(name): _share(f"{path}: {name}", value) for name, value in values.items()}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UserError(f"--fail-on {path}: cannot be read ({reason})") from None
+    form = "write 'latency: 5%' and, for one model, 'models: {mano: {latency: 5%}}'"
+    if not isinstance(values, dict) or not isinstance(values.get("models") or {}, dict):
+        raise UserError(f"--fail-on {path}: {form}")
+    models = values.pop("models", None) or {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            raise UserError(f"--fail-on {path}: {name} is no metric with a share; {form}")
+        yield *_named(str(name)), value, f"{path}: {name}"
+    for model, shares in models.items():
+        if not isinstance(shares, dict):
+            raise UserError(f"--fail-on {path}: {shares!r} is no mapping of metrics to shares, e.g. {{latency: 5%}}")
+        for name, value in shares.items():
+            yield str(model), str(name), value, f"{path}: {model}: {name}"
 
 
 def _share(where: str, value: Any) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from attn_bench.analysis.statistics import Ratio, compare_paired, compare_runs
+from attn_bench.analysis.statistics import Ratio, compare_paired, compare_runs, exp
 
 Verdict = Literal["same", "better", "worse", "unclear"]
 Runs = Sequence[tuple[Sequence[float], Sequence[float]]]
@@ -19,6 +19,8 @@ CHANCE = 0.01
 FEW_PROCESSES = {1: 1.2, 2: 1.1}
 # Trainings that differ in their seed alone end 5 to 10 % apart: of one seed, only what is far beyond that counts.
 ONE_SEED = 1.5
+# Numbers that round to the same change need no explanation.
+AGREE = 0.005
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Finding:
         threshold: how much worse it may get; None if that does not count.
         note: what the reader has to know.
         higher: whether higher values are better.
+        seeds: which it is about; empty where there are none to tell apart.
     """
 
     model: str
@@ -47,6 +50,7 @@ class Finding:
     threshold: float | None = None
     note: str = ""
     higher: bool = False
+    seeds: tuple[int, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -98,24 +102,38 @@ def seeds_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
     """
     from scipy import stats
 
-    logs = [math.log(new / base) for base, new in pairs]
-    middle = sum(logs) / len(logs)
+    logs = [math.log(new) - math.log(base) for base, new in pairs]
+    middle = statistics.fmean(logs)
     agree = all(log > 0 for log in logs) or all(log < 0 for log in logs)
     if len(logs) == 1:
-        return Ratio(math.exp(middle), math.exp(middle) / ONE_SEED, math.exp(middle) * ONE_SEED, 0.0, agree)
+        return Ratio(exp(middle), exp(middle) / ONE_SEED, exp(middle) * ONE_SEED, 0.0, agree)
     if max(logs) == min(logs):
-        return Ratio(math.exp(middle), math.exp(middle), math.exp(middle), 0.0 if middle else 1.0, agree)
-    test = stats.ttest_1samp(logs, 0.0)
-    interval = test.confidence_interval(0.95)
+        return Ratio(exp(middle), exp(middle), exp(middle), 0.0 if middle else 1.0, agree)
+    half = float(stats.t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
     # The interval decides; the p-value says the same and is not asked twice.
-    return Ratio(math.exp(middle), math.exp(interval.low), math.exp(interval.high), 0.0, agree)
+    return Ratio(exp(middle), exp(middle - half), exp(middle + half), 0.0, agree)
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Return the geometric mean of positive numbers: that of new over that of base is :func:`seeds_ratio`."""
+    return exp(statistics.fmean(map(math.log, values)))
+
+
+def explained(ratio: float, base: float, new: float, pairs: int) -> str:
+    """Say why a change is not that of the two medians shown beside it; empty where it is."""
+    if abs(math.log(new) - math.log(base) - math.log(ratio)) < AGREE:
+        return ""
+    by = 100 * (exp(math.log(new) - math.log(base)) - 1)
+    return (
+        f"the change is that within {pairs} pairs of runs; the medians of all runs, shown here, differ by {by:+.1f} %"
+    )
 
 
 def exact_verdict(base: float, new: float) -> tuple[Verdict, Ratio | None]:
     """Return the verdict on numbers that do not vary from run to run: any difference is one; lower is better."""
     if base == new:
         return "same", Ratio(1.0, 1.0, 1.0, 1.0, True)
-    value = new / base if base > 0 and new > 0 else None
+    value = min(max(new / base, exp(-math.inf)), exp(math.inf)) if base > 0 and new > 0 else None
     ratio = None if value is None else Ratio(value, value, value, 0.0, True)
     return ("worse" if new > base else "better"), ratio
 

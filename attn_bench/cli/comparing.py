@@ -106,7 +106,6 @@ def _conclude(comparison: Comparison, markdown: Path | None, junit: Path | None)
     from attn_bench.files import atomic_write
     from attn_bench.report import comparison as written
 
-    put(written.console(comparison))
     for path, content in (
         (markdown, written.markdown(comparison).encode()),
         (junit, written.junit(comparison)),
@@ -114,5 +113,6 @@ def _conclude(comparison: Comparison, markdown: Path | None, junit: Path | None)
         if path is not None:
             with atomic_write(path) as file:
                 file.write(content)
+    put(written.console(comparison))
     if comparison.status:
         raise typer.Exit(comparison.status)

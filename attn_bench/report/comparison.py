@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -18,22 +18,37 @@ if TYPE_CHECKING:
 NOTE_WIDTH = 200
 ORDER = ("worse", "unclear", "better", "same")
 STYLES = {"worse": "bold red", "better": "green", "unclear": "yellow", "same": "dim"}
-HEAD = ("Model", "Resolution", "Metric", "Base", "New", "Change", "Allowed", "Verdict")
+HEAD = ("Model", "Resolution", "Seeds", "Metric", "Base", "New", "Change", "Allowed", "Verdict")
 
 
 def headline(comparison: Comparison) -> str:
-    """Return the outcome in one line, with the models that regressed by name."""
+    """Return the outcome in one line, with the models that regressed by their labels in full."""
     if comparison.regressions:
-        names = ", ".join(dict.fromkeys(plain(finding.model) for finding in comparison.regressions))
-        return f"WORSE: {count(len(comparison.regressions), 'regression')} in {names}"
+        more = f"; not compared: {_obstacles(comparison)}" if comparison.obstacles else ""
+        return f"WORSE: {count(len(comparison.regressions), 'regression')} in {_models(comparison.regressions)}{more}"
     if comparison.obstacles or not comparison.findings:
-        return f"CANNOT BE COMPARED: {count(len(comparison.obstacles), 'obstacle')}"
+        return f"CANNOT BE COMPARED: {_obstacles(comparison)}"
     if comparison.open:
-        names = ", ".join(dict.fromkeys(plain(finding.model) for finding in comparison.open))
-        return f"UNCLEAR: {names} may have got worse; measure again, on a quiet machine or with more seeds"
+        named = _models(comparison.open)
+        return f"UNCLEAR: {named} may have got worse; measure again, on a quiet machine or with more seeds"
     verdicts: Counter[str] = Counter(finding.verdict for finding in comparison.findings)
     said = {"worse": "worse by what is allowed"}
     return f"NO REGRESSION: {', '.join(f'{verdicts[name]} {said.get(name, name)}' for name in ORDER if verdicts[name])}"
+
+
+def _models(findings: Iterable[Finding]) -> str:
+    return ", ".join(dict.fromkeys(plain(finding.model, NOTE_WIDTH) for finding in findings))
+
+
+def _obstacles(comparison: Comparison) -> str:
+    """Count the cells that failed on both sides and the other obstacles, with the first by name."""
+    if not comparison.obstacles:
+        return "there is nothing to compare"
+    failed = len(comparison.failed)
+    both = f"{count(failed, 'cell')} failed on both sides" if failed else ""
+    others = sum("failed on both sides" not in line for line in comparison.obstacles)
+    counted = ", ".join(filter(None, (both, count(others, "obstacle") if others else "")))
+    return f"{counted}; {plain(comparison.obstacles[0], NOTE_WIDTH)}"
 
 
 def console(comparison: Comparison) -> RenderableType:
@@ -45,13 +60,14 @@ def console(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = []
     if changed := _changed(comparison):
         table = Table(box=None, pad_edge=False)
-        for name in ("Verdict", "Model", "at", "Metric", "Base", "New", "Change"):
+        seeds = _tells_seeds(comparison)
+        for name in ("Verdict", "Model", "at", *(["Seeds"] if seeds else []), "Metric", "Base", "New", "Change"):
             right = name in ("at", "Base", "New")
             table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "Change")
         names = _names(comparison)
         for finding in changed:
             verdict = Text(_verdict(finding), STYLES[finding.verdict])
-            table.add_row(verdict, *(Text(text) for text in (names[finding.model], *_cells(finding)[:-2])))
+            table.add_row(verdict, *(Text(text) for text in (names[finding.model], *_cells(finding, seeds)[:-2])))
         parts.append(table)
         parts += [Text(f"  {line}", "dim") for line in _remarks(changed)]
     parts += [Text(line, "dim") for line in comparison.notes]
@@ -65,12 +81,13 @@ def markdown(comparison: Comparison) -> str:
     """Return the comparison as Markdown for a pull request: what changed in a table, the rest folded away."""
     lines = [f"### attn-bench: {for_markdown(headline(comparison))}", ""]
     lines += [f"- {for_markdown(plain(line, NOTE_WIDTH))}" for line in comparison.obstacles]
-    changed, names = _changed(comparison), _names(comparison)
+    changed, names, seeds = _changed(comparison), _names(comparison), _tells_seeds(comparison)
     if changed:
-        lines += ["", *_table(changed, names), *(f"- {for_markdown(line)}" for line in _remarks(changed))]
+        lines += ["", *_table(changed, names, seeds), *(f"- {for_markdown(line)}" for line in _remarks(changed))]
     same = [finding for finding in comparison.findings if finding not in changed]
     if same:
-        lines += ["", f"<details><summary>{len(same)} unchanged</summary>", "", *_table(same, names), "</details>"]
+        lines += ["", f"<details><summary>{len(same)} unchanged</summary>", "", *_table(same, names, seeds), ""]
+        lines += [*(f"- {for_markdown(line)}" for line in _remarks(same)), "</details>"]
     lines += ["", *(f"- {for_markdown(line)}" for line in comparison.notes)]
     return "\n".join(lines).strip() + "\n"
 
@@ -79,8 +96,9 @@ def junit(comparison: Comparison) -> bytes:
     """Return JUnit XML: a test case per finding, failed where it is a regression, and one in error per obstacle."""
     suite = ElementTree.Element("testsuite", name="attn-bench")
     for finding in comparison.findings:
-        case = _case(suite, f"{finding.metric} at {_resolution(finding)}", finding.model)
-        text = plain(f"{', '.join(_cells(finding)[1:])} {finding.note}", NOTE_WIDTH)
+        of = f", seed {finding.seeds[0]}" if finding.metric == "status" and finding.seeds else ""
+        case = _case(suite, f"{finding.metric} at {_resolution(finding)}{of}", finding.model)
+        text = plain(f"{', '.join(_cells(finding, False)[1:])} {finding.note}", NOTE_WIDTH)
         if finding.fails:
             ElementTree.SubElement(case, "failure", message=text)
         elif finding.open:
@@ -110,13 +128,19 @@ def _names(comparison: Comparison) -> dict[str, str]:
     return distinct(dict.fromkeys(finding.model for finding in comparison.findings))
 
 
-def _table(findings: list[Finding], names: Mapping[str, str]) -> list[str]:
-    rows = [HEAD, tuple(":--" if name in ("Model", "Metric", "Verdict") else "--:" for name in HEAD)]
-    rows += [tuple(map(for_markdown, (names[finding.model], *_cells(finding)))) for finding in findings]
+def _tells_seeds(comparison: Comparison) -> bool:
+    """Whether rows have to say which seeds they are about."""
+    return len({seed for finding in comparison.findings for seed in finding.seeds}) > 1
+
+
+def _table(findings: list[Finding], names: Mapping[str, str], seeds: bool) -> list[str]:
+    head = tuple(name for name in HEAD if seeds or name != "Seeds")
+    rows = [head, tuple(":--" if name in ("Model", "Metric", "Verdict") else "--:" for name in head)]
+    rows += [tuple(map(for_markdown, (names[finding.model], *_cells(finding, seeds)))) for finding in findings]
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-def _cells(finding: Finding) -> tuple[str, ...]:
+def _cells(finding: Finding, seeds: bool) -> tuple[str, ...]:
     ratio = finding.ratio
     change = "-"
     if ratio is not None:
@@ -125,6 +149,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
             change += f" [{_percent(ratio.low, '')}, {_percent(ratio.high, '')}]"
     return (
         _resolution(finding),
+        *([", ".join(map(str, finding.seeds)) or "-"] if seeds else []),
         finding.metric + _unit(finding.metric),
         "-" if finding.base is None else human(finding.base),
         "-" if finding.new is None else human(finding.new),
