@@ -184,6 +184,8 @@ def compare(
     shared = [case for case in cases if case.base and case.new]
     obstacles = [
         *map(_failed, failed),
+        *_unreadable(base, "base"),
+        *_unreadable(new, "new"),
         *missing(cases),
         *said_of(gap for gap in gaps if gap.counts(thresholds)),
         *unnamed(thresholds, findings, gaps, {case.label for case in shared}),
@@ -212,6 +214,13 @@ def suspects(comparison: Comparison, cases: Sequence[Case]) -> list[Case]:
 def _unlike(case: Case, seed: int, environments: tuple[_Environments, _Environments]) -> Unlike:
     before, after = case.base[seed], case.new[seed]
     return unlike(before, after, (environments[0].of(before), environments[1].of(after)))
+
+
+def _unreadable(store: Store, side: str) -> Iterator[str]:
+    """Name the files that ought to be records and hold none: what they were of cannot be compared."""
+    for id in store.ids():
+        if store.read(id) is None:
+            yield f"cells/{id}.json of {side}: cannot be read, so its cell is not compared; run the cell again"
 
 
 def _failed(case: Case) -> str:

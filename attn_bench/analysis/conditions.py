@@ -92,7 +92,7 @@ def _flags(record: Record, environment: Environment) -> dict[str, Any]:
         found |= {name: value for name, value in in_force.items() if name != "changed_by_model"}
     if isinstance(cores := found.get("cores"), list | tuple):
         found["cores"] = len(cores)  # which of them it was is all the same
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None and value == value}
 
 
 def _variables(environment: Environment) -> dict[str, Any]:
