@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from attn_bench import versions
 from attn_bench.evaluation import Evaluation, Trained
 from attn_bench.failures import Failure, alone
+from attn_bench.loaded import check_loaded
 from attn_bench.measure.environment import environment, environment_id
 from attn_bench.measure.torch_state import Keeper
 from attn_bench.plugin import Splits
@@ -118,6 +120,7 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
     with findings.without("complexity"):
         findings.values["complexity"] = posed.model.growth(**cell.options)
     prepared = prepare(cell, posed, keeper)
+    findings.values["imported"] = check_loaded(cell.sources)
     findings.values["parameters"] = count_parameters(prepared.module)
     with findings.without("effective"):
         findings.effective |= _effective(cell, posed, prepared)
@@ -126,7 +129,11 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
             _train_and_evaluate(cell, posed, prepared, files, report, findings)
     if cell.measure:
         report({"stage": "measuring"})
+        findings.values["measured_version"] = versions.MEASURING
         _measure(prepared.steps(cell, posed, keeper), prepared, keeper, findings)
+    # Again, for what was imported or edited in the meantime.
+    with alone(findings.fail):
+        findings.values["imported"] = check_loaded(cell.sources)
 
 
 def _effective(cell: Cell, posed: Posed, prepared: Prepared) -> dict[str, Any]:

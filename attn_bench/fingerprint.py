@@ -22,16 +22,23 @@ from attn_bench.sourcecode import Code, digest_of, read_source
 NATIVE = (".pyx", ".pxd", ".c", ".cc", ".cpp", ".cxx", ".cu", ".cuh", ".h", ".hpp", ".inc", ".metal", ".hip")
 COMPILED = (".so", ".pyd", ".dll", ".dylib", ".cubin", ".ptx")
 # The harness; its shared modules are below these.
-_HARNESS, _SHARED = "attn_bench", ("attn_bench.tasks", "attn_bench.nn")
+HARNESS, SHARED = "attn_bench", ("attn_bench.tasks", "attn_bench.nn")
 # Their versions are in every environment, however they are installed.
 _RECORDED = ("torch", "torchvision", "timm", "neuralop", "xformers", "triton", "numpy", "scipy")
 
 
 class Source(NamedTuple):
-    """A file that results depend on, and the digest of what it says."""
+    """A file that results depend on, with the digests of what it says and of its bytes."""
 
     digest: str
     file: str
+    content: str = ""
+
+    @classmethod
+    def of(cls, file: str, content: bytes) -> Source:
+        """Return what a file with this content says: of Python its normal form counts, of all else each byte."""
+        digest = digest_of(content)
+        return cls(read_source(content).digest if is_python(file) else digest, file, digest)
 
 
 def sources(module: str, paths: Sequence[str] = ()) -> dict[str, Source]:
@@ -44,6 +51,20 @@ def sources(module: str, paths: Sequence[str] = ()) -> dict[str, Source]:
         UserError: the source of a module cannot be found or read.
     """
     return _Following(Locator(paths)).all(module)
+
+
+def harness() -> Source:
+    """Return where the harness itself is; its versions stand for what it says."""
+    return Source("", str(Path(__file__).with_name("__init__.py")))
+
+
+def digest(module: str) -> str | None:
+    """Return the digest of what one module says now; None if it is not found or cannot be read."""
+    spec = Locator().find(module)
+    try:
+        return Source.of(spec.origin, source_of(spec)).digest if spec is not None and spec.origin else None
+    except OSError:
+        return None
 
 
 def combined(found: Mapping[str, Source]) -> str:
@@ -74,13 +95,16 @@ class _Following:
         for folder, (owner, package) in self._folders.items():
             for file in _native(folder, package, self._folders):
                 name = f"{owner}/{file.relative_to(folder).as_posix()}"
-                self._sources[name] = Source(_file_digest(file), str(file))
+                try:
+                    self._sources[name] = Source.of(str(file), file.read_bytes())
+                except OSError as error:
+                    raise UserError(f"cannot read {file} ({error.strerror})") from None
         return self._sources
 
     def _own(self, name: str) -> ModuleSpec | None:
         """Return the spec of a module that is followed and has a file; None for all others."""
         top = name.partition(".")[0]
-        if top in _RECORDED or (top == _HARNESS and not name.startswith(_SHARED)):
+        if top in _RECORDED or (top == HARNESS and not name.startswith(SHARED)):
             return None
         spec = self._locator.find(name)
         if spec is None or spec.origin in ("built-in", "frozen"):
@@ -97,11 +121,10 @@ class _Following:
             content = source_of(spec)
         except OSError as error:
             raise UserError(f"cannot read the source of {name}: {spec.origin} ({error.strerror or error})") from None
-        code = read_source(content) if is_python(spec.origin) else Code(digest_of(content))
-        self._sources[name] = Source(code.digest, spec.origin)
+        self._sources[name] = Source.of(spec.origin, content)
         package = _package(name, spec)
         self._folders.setdefault(os.path.dirname(spec.origin), (package or name, bool(package)))
-        return code
+        return read_source(content) if is_python(spec.origin) else Code("")
 
     def _imported(self, name: str, spec: ModuleSpec, code: Code) -> Iterator[str]:
         """Yield the absolute names of what a module imports; of some it only may."""
@@ -142,7 +165,7 @@ class _Following:
             if spec is None or spec.submodule_search_locations is None:
                 yield from _modules(folder)
                 return
-        waiting = [next((each for each in _SHARED if name.startswith(each)), name.partition(".")[0])]
+        waiting = [next((each for each in SHARED if name.startswith(each)), name.partition(".")[0])]
         while waiting:
             package = waiting.pop()
             spec = self._locator.find(package)
@@ -196,10 +219,3 @@ def _is_package(folder: str, followed: Container[str]) -> bool:
     name = os.path.basename(folder)
     hidden = name == "__pycache__" or name.startswith(".")
     return hidden or folder in followed or os.path.exists(os.path.join(folder, "__init__.py"))
-
-
-def _file_digest(file: Path) -> str:
-    try:
-        return digest_of(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {file} ({error.strerror})") from None

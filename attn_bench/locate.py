@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 # They register plugins: a distribution that does is not somebody else's library.
@@ -152,5 +152,5 @@ def source_of(spec: ModuleSpec) -> bytes:
 
 
 def is_python(file: str) -> bool:
-    """Tell whether a module's file is source, not compiled code."""
-    return not file.endswith((".pyc", *EXTENSION_SUFFIXES))
+    """Tell whether a file is Python source."""
+    return file.endswith((".py", ".pyw"))

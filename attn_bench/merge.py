@@ -14,7 +14,7 @@ from typing import Any
 from attn_bench.record import Record
 
 _ASKED_TOO = ("eval_resolutions", "measure")
-_MEASURED = ("latency", "memory", "flops", "in_force", "environment")
+_MEASURED = ("latency", "memory", "flops", "in_force", "measured_version", "environment")
 
 
 def merged(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

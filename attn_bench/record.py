@@ -42,6 +42,8 @@ class Record:
         errors: why a quantity is missing where the status does not tell, by quantity.
         in_force: what was set for the whole process while it was measured
             (:class:`~attn_bench.measure.torch_state.TorchState`), and what the model had changed: ``changed_by_model``.
+        measured_version: of the harness's code that measured (:mod:`attn_bench.versions`).
+        imported: modules of the plugins' own that were imported besides those of the fingerprint, with their digests.
         seconds: wall-clock time of the cell.
         started: UTC time, ISO 8601.
     """
@@ -63,6 +65,8 @@ class Record:
     data: Mapping[str, Any] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
     in_force: Mapping[str, Any] = field(default_factory=dict)
+    measured_version: int | None = None
+    imported: Mapping[str, str] = field(default_factory=dict)
     seconds: float | None = None
     started: str | None = None
     schema: int = SCHEMA

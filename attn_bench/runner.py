@@ -15,6 +15,7 @@ from attn_bench.format import clean
 from attn_bench.registry import TASKS
 from attn_bench.results import Store
 from attn_bench.sweep import Cell, Sweep, imported
+from attn_bench.variants import BROKEN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,6 +95,7 @@ def run_sweep(
     except BaseException:
         store.discard_empty()
         raise
+    _forget_broken(store, cells)
     with _goes_on_later():
         store.write_run_info(
             {
@@ -118,6 +120,15 @@ def run_sweep(
         raise UserError(f"--out {out}: its records were removed while it ran; the same command makes them again")
     table.attrs["data"] = read
     return table
+
+
+def _forget_broken(store: Store, cells: Sequence[Cell]) -> None:
+    """Remove the rows of models whose plugins were broken and can be used now."""
+    usable = {cell.model for cell in cells if cell.broken is None}
+    for id in list(store.ids()):
+        cell = (store.read(id) or {"cell": {}})["cell"]
+        if cell.get("model_version") == BROKEN and cell["model"] in usable:
+            store.path("cells", id).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

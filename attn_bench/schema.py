@@ -139,6 +139,8 @@ class RecordValues(TypedDict):
     data: dict[str, Any]
     errors: NotRequired[dict[str, str]]
     in_force: NotRequired[dict[str, Any]]
+    measured_version: NotRequired[int | None]
+    imported: NotRequired[dict[str, str]]
     seconds: Amount
     started: str | None
 

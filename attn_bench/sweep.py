@@ -14,7 +14,7 @@ from typing import Any, Literal
 from attn_bench import versions
 from attn_bench.devices import check_threads, resolve_device
 from attn_bench.errors import UserError, unknown
-from attn_bench.fingerprint import Source
+from attn_bench.fingerprint import HARNESS, Source, harness
 from attn_bench.options import validated
 from attn_bench.plugin import Model, OptionError, Problem, Task
 from attn_bench.registry import MODELS, TASKS
@@ -118,9 +118,13 @@ class Cell:
             del values["finetuning"]["cutmix"]
         return loads(_canonical(values))
 
+    def to_request(self) -> dict[str, Any]:
+        """Return plain JSON values for the process that runs the cell, which compares the sources with its own."""
+        return self.to_json() | {"sources": {name: list(source) for name, source in self.sources.items()}}
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
-        """Inverse of :meth:`to_json`."""
+        """Inverse of :meth:`to_json`, and of :meth:`to_request`."""
         training, finetuning = values["training"], values.get("finetuning")
         return cls(
             **{
@@ -128,6 +132,7 @@ class Cell:
                 "training": Training(**training) if training else None,
                 "finetuning": FineTuning(**finetuning) if finetuning else None,
                 "eval_resolutions": tuple(values["eval_resolutions"]),
+                "sources": {name: Source(*source) for name, source in values.get("sources", {}).items()},
             }
         )
 
@@ -315,7 +320,7 @@ class Sweep:
                             protocol=self.protocol,
                             finetuning=self._finetuning(),
                             training_version=versions.TRAINING if self.train else None,
-                            sources={**task_sources, **variant.sources},
+                            sources={HARNESS: harness(), **task_sources, **variant.sources},
                             broken=variant.broken,
                         )
                     )

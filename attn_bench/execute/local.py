@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from attn_bench import versions
 from attn_bench.errors import DiskError, UserError
 from attn_bench.execute.client import End, ForkServer
 from attn_bench.execute.locks import hold, process_lock, runner_lock
 from attn_bench.execute.processes import how_ended
 from attn_bench.files import write_json
+from attn_bench.fingerprint import digest
 from attn_bench.format import clean
 from attn_bench.measure.environment import environment_id
 from attn_bench.record import Record, checked_environment
@@ -87,9 +89,17 @@ def execute(
 def is_due(store: Store, cell: Cell, retry: str) -> bool:
     """Tell whether a cell is to be run: it has no record yet, or one that ``retry`` runs again."""
     record = store.read(cell.id)
-    if record is None or retry == "all" or cell.broken is not None:
+    if record is None or retry == "all" or cell.broken is not None or _outdated(record, cell):
         return True
     return retry == "failed" and record["status"] not in FINAL
+
+
+def _outdated(record: Mapping[str, Any], cell: Cell) -> bool:
+    """Tell whether a record is of other code than its cell's id says: what measures, or what only ran showed."""
+    measured_version = record.get("measured_version")
+    return (cell.measure and measured_version not in (None, versions.MEASURING)) or any(
+        digest(module) != known for module, known in record.get("imported", {}).items()
+    )
 
 
 @contextlib.contextmanager
@@ -130,7 +140,7 @@ def _skip(store: Store, cell: Cell) -> dict[str, Any] | None:
 
 def _run(server: ForkServer, cell: Cell, store: Store, limits: Limits, listen: Listener) -> dict[str, Any]:
     """Run a cell in a process of its own, keep the record of what came of it, and return that."""
-    end = server.run(cell.to_json(), limits.timeout_s, limits.memory_limit_mib, partial(listen, cell))
+    end = server.run(cell.to_request(), limits.timeout_s, limits.memory_limit_mib, partial(listen, cell))
     if end.result is None:
         if end.disk is not None:
             raise DiskError(store.folder, end.disk)
