@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from errno import EPIPE
 from typing import Any
 
+from attn_bench.execute.processes import without_errors
+
 # What an encoding without these characters gets in their place.
 SUBSTITUTES = {"±": "+-", "…": "...", "†": "+", "‡": "++"}
 REPLACE = "attn_bench.replace"
@@ -121,9 +123,3 @@ def warnings_are_no_errors() -> Iterator[None]:
         finally:
             if given is not None:
                 os.environ["PYTHONWARNINGS"] = given
-
-
-def without_errors(options: str) -> str:
-    """Return ``PYTHONWARNINGS`` without what makes errors of warnings; an action may be abbreviated."""
-    parts = [part.strip() for part in options.split(",")]
-    return ",".join(part for part in parts if part and not "error".startswith(part.partition(":")[0].lower()))

@@ -45,8 +45,19 @@ def be_killed_first() -> None:
 
 
 def surroundings() -> dict[str, str]:
-    """Return the environment variables of a process that runs models."""
-    return {**ALLOCATOR, **FORKABLE, **os.environ}
+    """Return the environment variables of a process that runs models.
+
+    Whatever it prints goes to a log in UTF-8, and a library's warning is no error there.
+    """
+    warnings = without_errors(os.environ.get("PYTHONWARNINGS", ""))
+    own = {"PYTHONIOENCODING": "utf-8:backslashreplace", "PYTHONWARNINGS": warnings}
+    return {**ALLOCATOR, **FORKABLE, **os.environ, **own}
+
+
+def without_errors(options: str) -> str:
+    """Return ``PYTHONWARNINGS`` without what makes errors of warnings; an action may be abbreviated."""
+    parts = [part.strip() for part in options.split(",")]
+    return ",".join(part for part in parts if part and not "error".startswith(part.partition(":")[0].lower()))
 
 
 def end(process: subprocess.Popen[bytes], within_s: float = 1.0) -> None:

@@ -90,6 +90,7 @@ def html_page(
         claims=claims.rows(checks),
         more_claims=len(checks) - len(claims.touched(checks)),
         faults=rows.faults(summary, names),
+        gaps=rows.gaps(summary, names),
         reason_shown=REASON_SHOWN,
         steps=steps(origin.cells),
         notes=drawn.notes,

@@ -142,6 +142,16 @@ def faults(summary: Summary, names: Mapping[str, str]) -> list[Fault]:
     ]
 
 
+def gaps(summary: Summary, names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what entries lack though they are ok, with the reason, and what their models changed: who, and what."""
+    found = []
+    for entry in summary.entries:
+        who = f"{names[entry.model]} at {entry.resolution}"
+        found += [(f"{who} ({seeds_text(gap)})", f"without {gap.reason}") for gap in entry.gaps]
+        found += [(who, f"the model changed {text}") for text in entry.changed]
+    return found
+
+
 @dataclass(frozen=True)
 class Reach:
     """How far up in resolution a model goes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,8 @@ class Entry:
 
     Attributes:
         disturbed: seeds whose latencies other processes or heat disturbed.
+        gaps: quantities that seeds lack though they are ok, with the reason.
+        changed: what the model set for the whole process, and in which stage.
     """
 
     model: str
@@ -74,6 +77,8 @@ class Entry:
     failures: tuple[Failure, ...]
     cells: tuple[str, ...]
     disturbed: int = 0
+    gaps: tuple[Failure, ...] = ()
+    changed: tuple[str, ...] = ()
 
     def mean(self, column: str) -> float | None:
         """Return the mean of a column, or None where there is no value."""
@@ -212,11 +217,12 @@ def _entry(key: tuple[str, int, int], rows: Sequence[Mapping[str, Any]], metrics
     model, resolution, evaluated = key
     values = {name: stat for name in (*metrics, *COSTS) if (stat := _stat(rows, name))}
     failures: dict[tuple[str, str | None], list[int]] = {}
+    gaps: dict[str, list[int]] = {}
     for row in rows:
         if row["status"] != "ok":
-            reason = row.get("error")
-            known = reason if isinstance(reason, str) and reason.strip() else None
-            failures.setdefault((str(row["status"]), known), []).append(int(row["seed"]))
+            failures.setdefault((str(row["status"]), _text(row.get("error"))), []).append(int(row["seed"]))
+        elif (missing := _text(row.get("missing"))) is not None:
+            gaps.setdefault(missing, []).append(int(row["seed"]))
     return Entry(
         model=model,
         resolution=resolution,
@@ -226,7 +232,21 @@ def _entry(key: tuple[str, int, int], rows: Sequence[Mapping[str, Any]], metrics
         failures=tuple(Failure(status, reason, tuple(seeds)) for (status, reason), seeds in failures.items()),
         cells=tuple(str(row["cell"]) for row in rows if row["status"] == "ok"),
         disturbed=sum(_number(row.get("disturbed")) == 1 for row in rows),
+        gaps=tuple(Failure("missing", reason, tuple(seeds)) for reason, seeds in gaps.items()),
+        changed=tuple(dict.fromkeys(text for row in rows for text in _changed(row.get("effective")))),
     )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _changed(effective: Any) -> list[str]:
+    """Return what a model changed for the whole process, from the JSON of a row's settings in force."""
+    try:
+        return [str(text) for text in json.loads(effective)["changed_by_model"]]
+    except (TypeError, ValueError, KeyError):
+        return []
 
 
 def _stat(rows: Sequence[Mapping[str, Any]], column: str) -> Stat | None:

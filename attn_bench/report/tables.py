@@ -87,6 +87,8 @@ def markdown_table(summary: Summary) -> str:
         parts.append("### Evaluated at resolutions not trained at\n\n" + transfers)
     if failures := failure_lines(summary, names):
         parts.append("### Failures\n\n" + "\n".join(failures))
+    if gaps := gap_lines(summary, names):
+        parts.append("### Not measured\n\n" + "\n".join(gaps))
     return "\n\n".join(parts) + "\n"
 
 
@@ -193,6 +195,16 @@ def failure_lines(summary: Summary, names: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def gap_lines(summary: Summary, names: Mapping[str, str]) -> list[str]:
+    """Return a Markdown list item for what an entry lacks though it is ok, and for what its model changed."""
+    lines = []
+    for entry in summary.entries:
+        at = f"- {for_markdown(names[entry.model])} at {entry.resolution}"
+        lines += [f"{at} ({seeds_text(gap)}): {for_markdown(plain(gap.reason, REASON_WIDTH))}" for gap in entry.gaps]
+        lines += [f"{at}: the model changed {for_markdown(plain(text, REASON_WIDTH))}" for text in entry.changed]
+    return lines
+
+
 def failures(summary: Summary) -> Iterator[tuple[Entry, str, Failure]]:
     """Yield each way in which an entry failed, and at which resolution; what failed to train is not said again."""
     untrained = {(e.model, e.resolution, failure.status) for e in summary.entries for failure in e.failures}
@@ -247,6 +259,16 @@ def console_table(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Group:
         if failure.reason
     ]
     notes = [Text(reason, style="red") for reason in reasons]
+    notes += [
+        Text(f"{names[entry.model]} {entry.resolution}: without {plain(gap.reason, REASON_WIDTH)}", style="yellow")
+        for entry in summary.entries
+        for gap in entry.gaps
+    ]
+    notes += [
+        Text(f"{names[entry.model]} {entry.resolution}: the model changed {plain(text, REASON_WIDTH)}", style="dim")
+        for entry in summary.entries
+        for text in entry.changed
+    ]
     if summary.has("peak_memory_train_mib"):
         notes.append(Text("MiB: peak memory of a training step.", style="dim"))
     if summary.disturbed:

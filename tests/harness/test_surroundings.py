@@ -18,7 +18,8 @@ from rich.console import Console
 
 from attn_bench import cli
 from attn_bench.cli import failures, reporting
-from attn_bench.cli.surroundings import Output, standard_streams, warnings_are_no_errors, without_errors
+from attn_bench.cli.surroundings import Output, standard_streams, warnings_are_no_errors
+from attn_bench.execute.processes import surroundings, without_errors
 from attn_bench.progress import Screen
 
 Call = Callable[..., int]
@@ -219,6 +220,9 @@ def test_closed_descriptors_are_not_given_to_files(results: Path, tmp_path: Path
 
 def test_warnings_are_errors_for_nobody_but_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONWARNINGS", "error,ignore::UserWarning")
+    # In a script that asks for errors, the processes of its cells have none either.
+    assert surroundings()["PYTHONWARNINGS"] == "ignore::UserWarning"
+    assert surroundings()["PYTHONIOENCODING"].startswith("utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with warnings_are_no_errors():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -373,3 +374,31 @@ def test_spread_and_labels() -> None:
     assert len(set(short.values())) == 3
     assert max(map(len, short.values())) <= 20
     assert for_figure("_a$b") == r" _a\$b"
+
+
+def test_what_is_missing_and_what_a_model_changed_is_said_everywhere(tmp_path: Path) -> None:
+    reason = "latency_train_step, flops: Expected more than 1 value per channel | <b>"
+    changed = json.dumps({"changed_by_model": ["threads 1 (not 2): build"], "dim": 3})
+    table = pd.DataFrame(
+        [
+            row("resnet18", 32, missing=reason, latency_train_step_ms=None),
+            row("resnet18", 32, seed=1, missing=None),
+            row("mano", 32, effective=changed),
+            failed("vit", 32, "oom", "none left") | {"missing": "latency_forward: none left"},
+        ]
+    )
+    console = Console(width=200, file=io.StringIO())
+    console.print(console_table(table, ERRORS))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"resnet18 32: without {reason}" in printed
+    assert "mano 32: the model changed threads 1 (not 2): build" in printed
+    text = markdown_table(summarise(table, ERRORS))
+    assert lines(
+        text, "- resnet18 at 32 (seed 0): latency\\_train\\_step, flops: Expected more than 1 value", "&lt;b&gt;"
+    )
+    assert lines(text, "- mano at 32: the model changed threads 1")
+    assert "latency\\_forward: none left" not in text  # the failure says it
+    write_report(tmp_path, table, metrics=ERRORS)
+    html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<bdi>resnet18 at 32 (seed 0)</bdi>: <bdi>without latency_train_step, flops: Expected" in html
+    assert "the model changed threads 1 (not 2): build" in html
