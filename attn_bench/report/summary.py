@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
 
 def is_reference(label: str) -> bool:
     """Tell whether a label is the constant predictor's, with options or without."""
-    return label.partition(":")[0].partition(" [")[0] == REFERENCE
+    return re.split(r":| [\[(#]", label, maxsplit=1)[0] == REFERENCE
 
 
 def _entry(key: tuple[str, int, int], rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> Entry:

@@ -1,0 +1,50 @@
+"""Labels of the table: one for each kind of cell, and no two alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from made_results import Folder
+
+from attn_bench.report.summary import is_reference
+from attn_bench.table import labels
+
+
+def record(model: str = "mano", **values: Any) -> dict[str, Any]:
+    cell = {
+        "model": model, "plugin": "mano", "model_version": "attn-bench==0.1.0+18b923ee", "options": {}, "task": "darcy",
+        "task_version": "attn-bench==0.1.0+25a0e190", "task_options": {}, "resolution": 16, "seed": 0, "threads": None,
+        "training": {"batch_size": 8}, "eval_resolutions": [], "measure": True, "batch_size": 8,
+    }  # fmt: skip
+    return {"cell": cell | values}
+
+
+def test_versions_are_told_apart_by_what_they_are_made_of() -> None:
+    new = "attn-bench==0.1.0+ab12cd34"
+    assert labels([record(), record(model_version=new)]) == ["mano (18b923ee)", "mano (ab12cd34)"]
+    assert labels([record(), record(task_version=new)]) == ["mano (task 25a0e190)", "mano (task ab12cd34)"]
+    assert labels([record(model_version="1"), record(model_version="2")]) == ["mano (1)", "mano (2)"]
+    both = labels([record(training_version=1), record(training_version=2, options={"dim": 8})])
+    assert both == ["mano (training 1) [dim=default]", "mano (training 2) [dim=8]"]
+    assert is_reference(labels([record("mean"), record("mean", model_version=new)])[1])
+
+
+def test_settings_of_one_name_are_written_out() -> None:
+    pair = labels([record(batch_size=8), record(batch_size=4, training={"batch_size": 2})])
+    assert pair == ["mano [batch_size=8, training.batch_size=8]", "mano [batch_size=4, training.batch_size=2]"]
+
+
+def test_no_label_is_that_of_something_else() -> None:
+    """A sweep file may label one model as another's settings would."""
+    found = labels([record(options={"dim": 8}), record(options={"dim": 4}), record("mano [dim=8]")])
+    assert len(set(found)) == 3
+    assert found[1] == "mano [dim=4]"
+    assert len(set(labels([record(options={"dim": "default"}), record()]))) == 2
+
+
+def test_seeds_and_resolutions_share_a_label(tmp_path: Any) -> None:
+    folder = Folder(tmp_path)
+    for resolution in (16, 32):
+        for seed in (0, 1):
+            folder.add("mano", resolution, seed)
+    assert set(folder.store.table()["model"]) == {"mano"}
