@@ -58,10 +58,9 @@ def _cell(case: Case, new: Store) -> Cell:
     """Return the cell that measures a case without training; raises UserError if it would measure something else."""
     record = case.new[case.ok()[0]]
     cell = Cell.from_json(record["cell"])
-    if (MODELS.entry(cell.plugin).fingerprint(), TASKS.entry(cell.task).fingerprint()) != (
-        cell.model_version,
-        cell.task_version,
-    ):
+    model, task = MODELS.entry(cell.plugin), TASKS.entry(cell.task)
+    found = model.sources(), task.sources()
+    if (model.fingerprint(found[0]), task.fingerprint(found[1])) != (cell.model_version, cell.task_version):
         raise UserError(
             f"--confirm: {case.title} was measured with another version of {cell.plugin} or {cell.task} than the one "
             "installed here; install that one, or leave out --confirm"
@@ -69,7 +68,9 @@ def _cell(case: Case, new: Store) -> Cell:
     measured = new.environment(record["environment"])
     if measured is None or fingerprint(measured) != fingerprint(environment(cell.device)):
         raise UserError(f"--confirm: {case.title} was measured on other hardware; confirm it there")
-    return dataclasses.replace(cell, training=None, eval_resolutions=())
+    return dataclasses.replace(
+        cell, training=None, training_version=None, eval_resolutions=(), sources={**found[1], **found[0]}
+    )
 
 
 def _records(cells: dict[str, Cell], store: Store) -> Sequence[tuple[str, dict[str, Any]]]:

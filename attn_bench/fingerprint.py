@@ -10,7 +10,7 @@ harness itself ``attn_bench.tasks`` and ``attn_bench.nn`` are followed; for what
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from pathlib import Path
 from typing import NamedTuple
@@ -58,9 +58,13 @@ def harness() -> Source:
     return Source("", str(Path(__file__).with_name("__init__.py")))
 
 
-def digest(module: str) -> str | None:
-    """Return the digest of what one module says now; None if it is not found or cannot be read."""
-    spec = Locator().find(module)
+def digest(module: str, beside: Iterable[Source] = ()) -> str | None:
+    """Return the digest of what one module says now; None if it is not found or cannot be read.
+
+    Args:
+        beside: files in whose folders it may be too.
+    """
+    spec = Locator().find(module, list(dict.fromkeys(os.path.dirname(source.file) for source in beside)))
     try:
         return Source.of(spec.origin, source_of(spec)).digest if spec is not None and spec.origin else None
     except OSError:

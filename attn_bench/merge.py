@@ -7,8 +7,8 @@ one that ended ok before that of one that did not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from json import dumps
 from typing import Any
 
 from attn_bench.record import Record
@@ -22,7 +22,7 @@ def merged(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         key = {name: value for name, value in record["cell"].items() if name not in _ASKED_TOO}
-        groups.setdefault(json.dumps(key, sort_keys=True), []).append(record)
+        groups.setdefault(dumps(key, sort_keys=True), []).append(record)
     return [dict(group[0]) if len(group) == 1 else _one(group) for group in groups.values()]
 
 

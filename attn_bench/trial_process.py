@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
+from collections.abc import Callable
 from json import dumps, loads
-from typing import Any
+from typing import Any, NoReturn
 
 from attn_bench.registry import GROUPS, BrokenPlugin, Entry
 
@@ -21,11 +23,21 @@ def main(answers: int) -> None:
     write, leave, own = os.write, os._exit, os.getpid
     group, entry = loads(sys.stdin.buffer.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    threading.Thread(target=_end_with, args=(os.getppid(), os.getppid, time.sleep, leave), daemon=True).start()
     process = own()
     answer = dumps(_refusal(group, entry)).encode() + b"\n"
     if own() == process:
         write(answers, answer)
     leave(0)
+
+
+def _end_with(
+    parent: int, parent_now: Callable[[], int], sleep: Callable[[float], None], leave: Callable[[int], NoReturn]
+) -> None:
+    """End this process when the one that started it has ended, however that came about."""
+    while parent_now() == parent:
+        sleep(1.0)
+    leave(1)
 
 
 def _refusal(group: str, entry: dict[str, Any]) -> str | None:

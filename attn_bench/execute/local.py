@@ -98,7 +98,7 @@ def _outdated(record: Mapping[str, Any], cell: Cell) -> bool:
     """Tell whether a record is of other code than its cell's id says: what measures, or what only ran showed."""
     measured_version = record.get("measured_version")
     return (cell.measure and measured_version not in (None, versions.MEASURING)) or any(
-        digest(module) != known for module, known in record.get("imported", {}).items()
+        digest(module, cell.sources.values()) != known for module, known in record.get("imported", {}).items()
     )
 
 

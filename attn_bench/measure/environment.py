@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from hashlib import sha256
 from importlib import metadata
+from json import JSONEncoder
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ THREAD_VARIABLES = (
     "CUDA_LAUNCH_BLOCKING",
     "CUBLAS_WORKSPACE_CONFIG",
 )
+# Bound before any plugin is imported.
+_canonical = JSONEncoder(sort_keys=True, default=str).encode
 PRELOADED = ("jemalloc", "tcmalloc", "mimalloc")
 
 
@@ -69,7 +71,7 @@ def environment_id(values: Mapping[str, Any]) -> str:
 
 
 def _hash(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return sha256(_canonical(values).encode()).hexdigest()[:12]
 
 
 def _version(name: str) -> str | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from operator import attrgetter
 from typing import Any
 
@@ -199,7 +199,7 @@ def stage_seed(seed: int, stage: str) -> int:
     """Return the seed of a stage of a cell: for ``build`` the cell's own, for any other one derived from it."""
     if stage == "build":
         return seed
-    return int.from_bytes(hashlib.sha256(f"{stage} {seed}".encode()).digest()[:7], "big")
+    return int.from_bytes(sha256(f"{stage} {seed}".encode()).digest()[:7], "big")
 
 
 def seed_generators(seed: int) -> None:

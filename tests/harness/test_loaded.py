@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
 
-from attn_bench import fingerprint
+import attn_bench
+from attn_bench import fingerprint, versions
+from attn_bench.execute.local import is_due
 from attn_bench.fingerprint import HARNESS, Source, harness
 from attn_bench.loaded import AnotherCopy, check_loaded
+from attn_bench.record import Record
+from attn_bench.results import Store
+from attn_bench.sweep import Cell, Sweep
 
 
 @pytest.fixture
@@ -81,3 +87,85 @@ def test_another_harness_is_noticed():
     assert check_loaded({HARNESS: harness()}) == {}
     with pytest.raises(AnotherCopy, match="another copy of attn_bench is on the path"):
         check_loaded({HARNESS: Source("", "/elsewhere/attn_bench/__init__.py")})
+
+
+MODEL = """
+from ld_helper import WIDTH
+from attn_bench.plugin import Model
+class Edits(Model):
+    name = "edits"
+    summary = "Edits a module of its own in build."
+    kinds = frozenset({"field"})
+    def build(self, problem, *, edit: bool = True):
+        from torch import nn
+        if edit:
+            import ld_helper
+            from pathlib import Path
+            Path(ld_helper.__file__).write_text("WIDTH = 9")
+        import ld_late
+        return nn.Sequential(nn.Conv2d(1, WIDTH, 1), nn.Conv2d(WIDTH, 1, 1))
+"""
+
+
+@pytest.fixture
+def edits(tmp_path, monkeypatch):
+    """Install the model in a folder of its own and return that."""
+    folder = tmp_path / "edits"
+    (folder / "edits-1.0.dist-info").mkdir(parents=True)
+    (folder / "edits-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: edits\nVersion: 1.0\n")
+    (folder / "edits-1.0.dist-info/entry_points.txt").write_text("[attn_bench.models]\nedits = ld_edits:Edits\n")
+    (folder / "ld_edits.py").write_text(MODEL)
+    (folder / "ld_helper.py").write_text("WIDTH = 4")
+    (folder / "ld_late.py").write_text("")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder), os.environ["PYTHONPATH"])))
+    yield folder
+    for name in ("ld_edits", "ld_helper", "ld_late"):
+        sys.modules.pop(name, None)
+
+
+def cells(**settings) -> list[Cell]:
+    given = {"models": ["edits"], "task": "toy-task", "resolutions": [8], "device": "cpu", "measure": False}
+    return Sweep.from_settings({**given, **settings}).cells()
+
+
+def test_an_edited_helper_makes_other_cells_and_other_comments_do_not(edits):
+    (before,) = cells()
+    (edits / "ld_helper.py").write_text("WIDTH = 4  # four")
+    assert cells() == [before]
+    (edits / "ld_helper.py").write_text("WIDTH = 5")
+    (after,) = cells()
+    assert after.id != before.id
+    assert Cell.from_json(after.to_request()).sources == after.sources
+    assert Cell.from_json(after.to_json()).sources == {}
+
+
+def test_a_cell_whose_code_was_edited_is_an_error_and_the_next_sweep_runs_it_anew(edits, tmp_path):
+    settings = {"resolutions": [8], "steps": 1, "measure": False, "out": tmp_path / "out", "device": "cpu"}
+    table = attn_bench.run(["edits", "toy"], "toy-task", **settings)
+    assert table.set_index("model")["status"].to_dict() == {"edits": "crashed", "toy": "ok"}
+    (error,) = table["error"].dropna()
+    assert "ld_helper was edited while the sweep ran" in error
+    table = attn_bench.run(["edits"], "toy-task", **settings, options={"edits": {"edit": False}})
+    again = table[table["status"] == "ok"].set_index("model")["parameters"]
+    assert sorted(again) == [28, 77]
+
+
+@pytest.mark.parametrize(
+    ("values", "edited", "due"),
+    [
+        ({}, False, False),
+        ({"measured_version": versions.MEASURING}, False, False),
+        ({"measured_version": versions.MEASURING + 1}, False, True),
+        ({"imported": {"ld_late": fingerprint.Source.of("a.py", b"").digest}}, False, False),
+        ({"imported": {"ld_late": fingerprint.Source.of("a.py", b"").digest}}, True, True),
+        ({"imported": {"ld_gone": "0"}}, False, True),
+    ],
+)
+def test_a_record_of_other_code_is_due_again(edits, tmp_path, values, edited, due):
+    (cell,) = cells(measure=True)
+    store = Store.create(tmp_path / "out", "toy-task")
+    store.write(Record.of(cell, "ok", **values))
+    if edited:
+        (edits / "ld_late.py").write_text("WIDTH = 1")
+    assert is_due(store, cell, "none") is due
