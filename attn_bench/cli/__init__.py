@@ -8,14 +8,18 @@ import sys
 def main() -> None:
     """Entry point of ``attn-bench``: one line per error.
 
-    The exit status is 2 for wrong input, 130 when interrupted, 70 for an error that nobody foresaw, whose traceback is
-    in a log, and 74 where all went well but standard output could not be written.
+    The exit status is 2 for wrong input, 130 when interrupted (143 by SIGTERM), 70 for an error that nobody foresaw,
+    whose traceback is in a log, and 74 where all went well but standard output could not be written.
     """
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    told: list[int] = []
     try:
         # Here, so that an interruption is one while libraries are imported, too.
+        from attn_bench.execute.processes import interrupt_when_told
+
+        told = interrupt_when_told()
         from attn_bench.cli import failures
         from attn_bench.cli.surroundings import standard_streams, warnings_are_no_errors
 
@@ -27,7 +31,7 @@ def main() -> None:
                 status = status or failures.NOT_WRITTEN
     except KeyboardInterrupt:
         status = 130
-    sys.exit(status)
+    sys.exit(128 + told[0] if told else status)
 
 
 def _run(arguments: list[str], debug: bool) -> int:

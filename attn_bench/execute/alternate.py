@@ -11,19 +11,21 @@ import contextlib
 import json
 import math
 import os
-import signal
+import select
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from attn_bench.errors import UserError
-from attn_bench.execute.processes import end, surroundings
+from attn_bench.execute.libraries import known
+from attn_bench.execute.messages import decode
+from attn_bench.execute.processes import end, how_ended, kill_tree, last_words, surroundings
 from attn_bench.sweep import Cell
 
 WARM_S = 0.15
@@ -33,6 +35,8 @@ SECONDS = 1.0
 FEWEST_ROUNDS = 6
 # A model that takes longer to be built, or for one step, hangs.
 LONGEST_S = 600
+# Bytes of an answer, and of what is read at once.
+LONGEST_LINE, CHUNK = 1 << 20, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -58,33 +62,40 @@ class Side:
     Args:
         name: of the revision, for errors.
         paths: what stands first on the import path.
-        modules: imported once.
+        modules: those of known libraries are imported once.
     """
 
     def __init__(self, name: str, paths: Sequence[str] = (), modules: Sequence[str] = ()) -> None:
         self.name, self.running = name, False
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115
+        self.log, self.buffer = tempfile.TemporaryFile(), b""  # noqa: SIM115
+        self.temporary = tempfile.mkdtemp(prefix="attn-bench-")
         inherited = [path for path in (os.environ.get("PYTHONPATH"),) if path]
-        environment = {**surroundings(), "PYTHONPATH": os.pathsep.join((*paths, *inherited))}
+        own = {"PYTHONPATH": os.pathsep.join((*paths, *inherited)), "TMPDIR": self.temporary}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "attn_bench.execute.worker", *modules],
+            [sys.executable, "-P", "-m", "attn_bench.execute.worker", *known(modules)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env=environment,
+            bufsize=0,
+            env=surroundings() | own,
             start_new_session=True,
         )
 
     def __enter__(self) -> Side:
-        self._read()
+        try:
+            self._read()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # what was not sent yet has nobody to read it
-            self.process.stdin.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
         end(self.process)
         self.log.close()
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
     def open(self, cell: Cell) -> list[str]:
         """Build the model of a cell in a process of its own and return the names of its steps; raises ModelFailed."""
@@ -109,28 +120,42 @@ class Side:
             raise ModelFailed(self, answer["error"])
         return answer
 
+    def time(self, **request: Any) -> float:
+        """Ask for milliseconds; raises ModelFailed."""
+        ms = self.ask(**request).get("ms")
+        if not isinstance(ms, float | int) or not 0 < ms < math.inf:
+            raise ModelFailed(self, "its step took no time that can be measured")
+        return ms
+
     def _send(self, request: Mapping[str, Any]) -> None:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
 
     def _read(self) -> dict[str, Any]:
+        """Return the next answer; lines that are none, which a model may have written, are passed over."""
+        deadline = time.monotonic() + LONGEST_S
+        while (answer := decode(self._line(deadline))) is None:
+            continue
+        return answer
+
+    def _line(self, deadline: float) -> bytes:
         assert self.process.stdout is not None
-        # With all its children, which hold the pipe open.
-        alarm = threading.Timer(LONGEST_S, os.killpg, (self.process.pid, signal.SIGKILL))
-        alarm.start()
-        try:
-            line = self.process.stdout.readline()
-        finally:
-            alarm.cancel()
-        if line:
-            return json.loads(line)
-        if self.process.wait() == -signal.SIGKILL:
-            raise UserError(f"{self.name}: the process that runs its models was ended: no answer within {LONGEST_S} s")
-        self.log.seek(0)
-        last = self.log.read().decode(errors="replace").strip().splitlines()[-1:]
-        raise UserError(f"{self.name}: the process that runs its models ended{''.join(f': {text}' for text in last)}")
+        while b"\n" not in self.buffer:
+            if not select.select([self.process.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
+                kill_tree(self.process)
+                raise UserError(f"{self.name}: the process that runs its models: no answer within {LONGEST_S} s")
+            chunk = os.read(self.process.stdout.fileno(), CHUNK)
+            self.buffer = self.buffer[-LONGEST_LINE:] + chunk
+            if not chunk:
+                end(self.process)
+                how = how_ended(self.process.returncode)
+                last = last_words(self.log)
+                raise UserError(
+                    f"{self.name}: the process that runs its models ended ({how}){f': {last}' if last else ''}"
+                )
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return line
 
 
 class ModelFailed(Exception):
@@ -185,12 +210,12 @@ def _take_turns(
     other had the cores. The medians of base and of new in milliseconds come with them.
     """
     for side in sides:
-        warm_ms = side.ask(step=step, warm=WARM_S)["ms"]
+        warm_ms = side.time(step=step, warm=WARM_S)
     calls = max(1, round(TURN_MS / max(warm_ms, 1e-3)))
     turns: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(turns) < 2 * FEWEST_ROUNDS:
-        turns.append(math.log(sides[(first + len(turns)) % 2].ask(step=step, calls=calls, lead=LEAD_S)["ms"]))
+        turns.append(math.log(sides[(first + len(turns)) % 2].time(step=step, calls=calls, lead=LEAD_S)))
     logs = [turns[i] - (turns[i - 1] + turns[i + 1]) / 2 for i in range(1, len(turns) - 1)]
     base, new = (math.exp(statistics.median(turns[(first + side) % 2 :: 2])) for side in (0, 1))
     # Turn i is new's where first + i is odd.

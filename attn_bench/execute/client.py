@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +16,7 @@ from typing import Any, Literal
 
 from attn_bench.execute.libraries import known
 from attn_bench.execute.messages import CELL, DISK, EXIT, PROGRESS, READY, RESULT, Receiver, Sender, decode
-from attn_bench.execute.processes import end, how_ended, kill_tree, out_of_memory_kills, surroundings
+from attn_bench.execute.processes import end, how_ended, kill_tree, last_words, out_of_memory_kills, surroundings
 from attn_bench.format import clean
 
 # What importing torch may take on a busy machine with a slow disk.
@@ -66,19 +64,35 @@ class ForkServer:
         if self._running is not None:
             self._running.close()
 
+    def pid(self) -> int:
+        """Return the process id of the server, which is started if it does not run; it need not be ready."""
+        return self._started().process.pid
+
+    def _started(self) -> _Running:
+        if self._running is not None and self._running.process.poll() is not None:
+            self._abandon("")
+        if self._running is None:
+            self._running = _Running(self.folder, self.libraries)
+        return self._running
+
+    def _abandon(self, reason: str) -> str:
+        """End the server and return why, and what it said last."""
+        assert self._running is not None
+        try:
+            return self._running.abandon(reason)
+        finally:
+            self._running = None
+
     def run(self, cell: dict[str, Any], timeout_s: float | None, memory_limit_mib: float | None, listen: Listen) -> End:
         """Run one cell, given as JSON, in a process of its own; tell ``listen`` of its progress."""
         killed_before = out_of_memory_kills()
+        running = self._started()
         try:
-            if self._running is None:
-                self._running = _Running(self.folder, self.libraries)
-                self._running.wait_until_ready()
+            running.wait_until_ready()
             request = {"cell": cell, "timeout_s": timeout_s, "memory_limit_mib": memory_limit_mib}
-            return self._running.run(request, timeout_s, listen)
+            return running.run(request, timeout_s, listen)
         except _Gone as gone:
-            assert self._running is not None
-            reason = self._running.abandon(gone.reason)
-            self._running = None
+            reason = self._abandon(gone.reason)
             if gone.ended_by == "server" and out_of_memory_kills() > killed_before:
                 return End(gone.result, gone.disk, "system")
             return End(gone.result, gone.disk, gone.ended_by, reason=reason)
@@ -99,14 +113,14 @@ class _Running:
 
     def __init__(self, folder: Path, libraries: Sequence[str]) -> None:
         self.temporary = Path(tempfile.mkdtemp(prefix="attn-bench-"))
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115
+        self.log, self.ready = tempfile.TemporaryFile(), False  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "attn_bench.execute.server", str(folder), str(self.temporary), *libraries],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             bufsize=0,
-            env={"TORCHINDUCTOR_CACHE_DIR": _inductor_cache(), **surroundings()},
+            env=surroundings(),
             start_new_session=True,
         )
         assert self.process.stdin is not None
@@ -115,10 +129,10 @@ class _Running:
         self.answers = Receiver(self.process.stdout.fileno(), READY + PROGRESS + RESULT + DISK + EXIT)
 
     def wait_until_ready(self) -> None:
-        """Wait for the first message; raises _Gone."""
+        """Wait until the server takes requests; raises _Gone."""
         deadline = time.monotonic() + START_S
-        while not self._receive(deadline, _Gone("server", f"not ready within {START_S:g} s")):
-            pass
+        while not self.ready:
+            self.ready = bool(self._receive(deadline, _Gone("server", f"not ready within {START_S:g} s")))
 
     def run(self, request: dict[str, Any], timeout_s: float | None, listen: Listen) -> End:
         """Hand a cell over and return what came of it; raises _Gone."""
@@ -158,9 +172,7 @@ class _Running:
             self.process.wait(0.5 if self.answers.ended else 0)
         reason = reason or (how_ended(self.process.returncode) if self.process.poll() is not None else "no answer")
         kill_tree(self.process)
-        self.log.seek(0, os.SEEK_END)
-        self.log.seek(max(self.log.tell() - 2000, 0))
-        last = clean(self.log.read().decode(errors="replace")[-300:], 300)
+        last = last_words(self.log)
         self.close()
         return f"{reason}: {last}" if last else reason
 
@@ -186,12 +198,3 @@ def _progress(values: dict[str, Any]) -> dict[str, Any] | None:
     if not 0 <= numbers.get("fraction", 0) <= 1:
         return None
     return {"event": "progress", "stage": clean(stage, 40)} | numbers
-
-
-def _inductor_cache() -> str:
-    """Return where torch.compile keeps what it compiled by default; it would be among the temporary files of a run."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return str(Path(tempfile.gettempdir()) / f"torchinductor_{user.replace(os.sep, '_')}")

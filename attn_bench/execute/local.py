@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from attn_bench import versions
 from attn_bench.errors import DiskError, UserError
 from attn_bench.execute.client import End, ForkServer
-from attn_bench.execute.locks import hold, process_lock, runner_lock
-from attn_bench.execute.processes import how_ended
+from attn_bench.execute.processes import how_ended, last_words
 from attn_bench.files import write_json
 from attn_bench.fingerprint import digest
-from attn_bench.format import clean
+from attn_bench.lease import hold
 from attn_bench.measure.environment import environment_id
 from attn_bench.record import Record, checked_environment
 from attn_bench.results import Store
@@ -75,7 +73,8 @@ def execute(
         for patient in (False, True):
             held = []
             for cell in waiting:
-                with _claim(store, cell, patient) as mine:
+                # A server that outlives its runner for a moment still has the cell's process to end.
+                with hold(store.folder / "leases" / cell.id, wait=patient, processes=(server.pid(),)) as mine:
                     if not mine:
                         held.append(cell)
                     elif is_due(store, cell, "none" if patient else retry):
@@ -100,16 +99,6 @@ def _outdated(record: Mapping[str, Any], cell: Cell) -> bool:
     return (cell.measure and measured_version not in (None, versions.MEASURING)) or any(
         digest(module, cell.sources.values()) != known for module, known in record.get("imported", {}).items()
     )
-
-
-@contextlib.contextmanager
-def _claim(store: Store, cell: Cell, patient: bool) -> Iterator[bool]:
-    """Hold a cell against other runners, and wait until the process of one that died has ended too."""
-    with hold(runner_lock(store.folder, cell.id), wait=patient) as mine:
-        if mine is not None:
-            with hold(process_lock(store.folder, cell.id), wait=True):
-                pass
-        yield mine is not None
 
 
 def _broken(store: Store, cell: Cell) -> dict[str, Any] | None:
@@ -180,14 +169,10 @@ def _failure(cell: Cell, store: Store, end: End, limits: Limits) -> Record:
             return Record.of(cell, "oom", error="ended by the system, which ran out of memory")
         case "server":
             return Record.of(cell, "crashed", error=f"the process that runs cells ended: {end.reason}")
-    last = _last_lines(store.path("logs", cell.id))
+    last = ""
+    with contextlib.suppress(OSError), store.path("logs", cell.id).open("rb") as log:
+        last = last_words(log)
     how = how_ended(-end.signal) if end.signal is not None else f"exit code {end.code} without a result"
     if end.broken:
         how += ", and it wrote to a pipe that is not its own"
     return Record.of(cell, "crashed", error=f"{how}{': ' if last else ''}{last}")
-
-
-def _last_lines(log: Path, characters: int = 300) -> str:
-    with contextlib.suppress(OSError):
-        return clean(log.read_text(errors="replace")[-4 * characters :], 1 << 16)[-characters:]
-    return ""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import getpass
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from attn_bench.format import clean
 
 # glibc trims and remaps the heap in every large training step; with higher thresholds it keeps the memory.
 ALLOCATOR = {
@@ -20,6 +24,7 @@ ALLOCATOR = {
 }
 # Looking for a GPU must not start CUDA in a process that forks: its children could not use it then.
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+LAST_CHARACTERS = 300
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -51,13 +56,22 @@ def surroundings() -> dict[str, str]:
     """
     warnings = without_errors(os.environ.get("PYTHONWARNINGS", ""))
     own = {"PYTHONIOENCODING": "utf-8:backslashreplace", "PYTHONWARNINGS": warnings}
-    return {**ALLOCATOR, **FORKABLE, **os.environ, **own}
+    return {**ALLOCATOR, **FORKABLE, "TORCHINDUCTOR_CACHE_DIR": _inductor_cache(), **os.environ, **own}
 
 
 def without_errors(options: str) -> str:
     """Return ``PYTHONWARNINGS`` without what makes errors of warnings; an action may be abbreviated."""
     parts = [part.strip() for part in options.split(",")]
     return ",".join(part for part in parts if part and not "error".startswith(part.partition(":")[0].lower()))
+
+
+def _inductor_cache() -> str:
+    """Return where torch.compile keeps what it compiled by default; it would be among the temporary files of a run."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return str(Path(tempfile.gettempdir()) / f"torchinductor_{user.replace(os.sep, '_')}")
 
 
 def end(process: subprocess.Popen[bytes], within_s: float = 1.0) -> None:
@@ -97,6 +111,13 @@ def _alive(root: Any) -> list[Any]:
     return found
 
 
+def last_words(log: IO[bytes]) -> str:
+    """Return the last line that a process wrote to its log, with as much of what stands before it as fits."""
+    log.seek(0, os.SEEK_END)
+    log.seek(max(log.tell() - 4 * LAST_CHARACTERS, 0))
+    return clean(log.read().decode(errors="replace"), 4 * LAST_CHARACTERS)[-LAST_CHARACTERS:]
+
+
 def how_ended(code: int) -> str:
     """Say how a process with this return code ended: ``"ended by SIGKILL"``, or with its exit code."""
     if code >= 0:
@@ -106,20 +127,22 @@ def how_ended(code: int) -> str:
     return f"ended by signal {-code}"
 
 
-class Terminated(SystemExit):
-    """The system, a job's scheduler or a closed terminal asked this process to end."""
+def interrupt_when_told() -> list[int]:
+    """Have SIGTERM and SIGHUP interrupt this process as Ctrl-C does; return a list that tells which arrived.
 
-
-def end_tidily_when_told() -> None:
-    """Have SIGTERM and SIGHUP end this process as Ctrl-C does, with the exit status of the signal."""
+    A scheduler, ``timeout``, or a terminal that is closed sends them. What is ignored, as under nohup, stays ignored.
+    """
+    arrived: list[int] = []
 
     def handle(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)  # told once more, it ends at once
-        raise Terminated(128 + number)
+        arrived.append(number)
+        raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+        if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, handle)
+    return arrived
 
 
 def kill(leader: int) -> None:

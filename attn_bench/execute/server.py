@@ -75,27 +75,23 @@ def _serve(
     request: dict[str, Any], folder: Path, temporary: Path, output: int, answers: Sender, requests: Receiver
 ) -> None:
     from attn_bench.cell import Files
-    from attn_bench.execute.locks import hold, process_lock
     from attn_bench.results import Store
     from attn_bench.sweep import Cell
 
     cell, store = Cell.from_json(request["cell"]), Store(folder)
     log, files = store.path("logs", cell.id), Files.of(cell, store)
     own = Path(tempfile.mkdtemp(dir=temporary))
-    with hold(process_lock(folder, cell.id), wait=True) as held:
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(read)
-            os.close(output)
-            if held is not None:
-                held.close()  # what a cell leaves behind must not keep the lock
-            _run_child(cell, files, log, own, write)
-        os.close(write)
-        try:
-            end = _watch(child, read, request, log, answers, requests)
-        finally:
-            os.close(read)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        os.close(output)
+        _run_child(cell, files, log, own, write)
+    os.close(write)
+    try:
+        end = _watch(child, read, request, log, answers, requests)
+    finally:
+        os.close(read)
     shutil.rmtree(own, ignore_errors=True)
     answers.send(EXIT, end)
 

@@ -17,10 +17,13 @@ from collections.abc import Callable
 from json import loads
 from os import _exit as exit_now
 from os import read, write
+from select import POLLIN, poll
+from signal import SIGKILL
 from typing import Any
 
 from attn_bench.execute.libraries import preload
 from attn_bench.execute.messages import chunks
+from attn_bench.execute.processes import adopt_orphans, die_with_parent, kill_orphans
 
 Reply = Callable[[dict[str, Any]], None]
 
@@ -29,6 +32,7 @@ def main(modules: list[str]) -> None:
     """Serve requests until standard input closes."""
     answers = os.dup(1)
     os.dup2(2, 1)
+    adopt_orphans()
 
     def reply(values: dict[str, Any]) -> None:
         line = memoryview("".join(chunks(values, 0)).encode() + b"\n")
@@ -46,8 +50,23 @@ def main(modules: list[str]) -> None:
         child = os.fork()
         if child == 0:
             _serve(request["open"], reply)
-        os.waitpid(child, 0)
+        _wait(child)
+        kill_orphans()
         reply({"closed": True})
+
+
+def _wait(child: int) -> None:
+    """Wait for a child to end, and end it where nobody sends requests any more."""
+    if hasattr(os, "pidfd_open"):
+        ended, events = os.pidfd_open(child), poll()
+        events.register(ended, POLLIN)
+        events.register(0, 0)  # tells when the other end is closed
+        if ended not in dict(events.poll()):
+            events.unregister(0)
+            if not events.poll(1000):  # it may be about to end by itself
+                os.kill(child, SIGKILL)
+        os.close(ended)
+    os.waitpid(child, 0)
 
 
 def _request() -> dict[str, Any] | None:
@@ -62,6 +81,7 @@ def _request() -> dict[str, Any] | None:
 
 def _serve(spec: dict[str, Any], reply: Reply) -> None:
     try:
+        die_with_parent()
         steps = _open(spec)
         reply({"steps": list(steps.names)})
         gc.disable()
