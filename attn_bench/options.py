@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import inspect
+import os
 import re
 import types
 import typing
@@ -50,6 +51,7 @@ class Option:
         """
         from pydantic import TypeAdapter, ValidationError
 
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
         adapter = TypeAdapter(self.annotation)
         reasons = []
         for meant in self._readings(value):

@@ -30,6 +30,7 @@ OTHER = {
     b"# Created by Octave": "it is Octave's text format; save it with save -v7",
     b"version https://git-lfs": "it is the place holder of Git LFS; get the file with git lfs pull",
     b"<": "it is a page of the web, so the download went wrong",
+    b"\x00\x00\x00\x00": "if it is of MATLAB 4, its arrays have two axes only; save them with save -v7",
     b"\x80": "it is a Python pickle, which is not read because that can run any program; use numpy.savez or torch.save",
 }
 _Result = TypeVar("_Result")
@@ -83,7 +84,7 @@ def _reader(path: Path) -> Callable[[Path], Contents]:
             return open_npz
     elif is_hdf5(path):
         return open_hdf5
-    elif start[124:128] in (b"\x00\x01IM", b"\x01\x00MI") or _is_old_mat(path, start):
+    elif start[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):
         from attn_bench.tasks.array_formats.mat import open_mat
 
         return open_mat
@@ -93,11 +94,6 @@ def _reader(path: Path) -> Callable[[Path], Contents]:
     from attn_bench.tasks.array_formats.pt import open_pt
 
     return open_pt
-
-
-def _is_old_mat(path: Path, start: bytes) -> bool:
-    # A file of MATLAB 4 has no signature; its first number tells how it is stored.
-    return path.suffix.lower() == ".mat" and start[:4].count(0) >= 2
 
 
 def _checked(path: Path, name: str, array: StoredArray, size: int) -> StoredArray:
@@ -129,10 +125,9 @@ def _guarded(path: Path, action: Callable[[], _Result]) -> _Result:
 
 def _reason(error: Exception, path: Path) -> str:
     if type(error).__name__ == "UnpicklingError":
-        from attn_bench.tasks.array_formats.pt import refused_object
+        from attn_bench.tasks.array_formats.pt import refused
 
-        if said := refused_object(error):
-            return said
+        return refused(error)
     if "filter" in str(error) and isinstance(error, OSError):
         return "is compressed by a filter of HDF5 that is not installed here (often: pip install hdf5plugin)"
     # The key of a table that no user knows.

@@ -98,14 +98,11 @@ def unusable(dtype: np.dtype) -> Unusable | None:
     return Unusable(what.get(dtype.kind, f"of type {clean(str(dtype), NAME_LIMIT)}"), "it must hold real numbers")
 
 
-def check_memory(path: Path, what: str, needed: int) -> None:
-    """Raise DataError where ``needed`` bytes are more than this process can have."""
+def check_memory(what: str, needed: int, remedy: str) -> None:
+    """Raise DataError where ``needed`` bytes, which ``what`` takes, are more than this process can have."""
     free = free_memory()
     if needed > free:
-        raise DataError(
-            f"{path}: reading {what} takes {in_units(needed)} of memory, and {in_units(free)} are free; "
-            "give a smaller file"
-        )
+        raise DataError(f"{what} takes {in_units(needed)} of memory, and {in_units(free)} are free; {remedy}")
 
 
 def free_memory() -> int:

@@ -77,11 +77,11 @@ def _unpickled(name: str) -> Any:
         return torch.load(name, map_location="cpu", weights_only=True)
 
 
-def refused_object(error: Exception) -> str | None:
-    """Say in a line what torch refused to unpickle; None where it failed for another reason."""
+def refused(error: Exception) -> str:
+    """Say in a line what torch refused to unpickle, in place of its own advice, part of which cannot work."""
     named = re.search(r"GLOBAL (\S+) was not an allowed global|Trying to load unsupported GLOBAL (\S+)", str(error))
     if not named:
-        return None
+        return f"is no .pt file with tensors alone in torch's usual form, or a damaged one; {_INSTEAD}"
     what = clean(named[1] or named[2], NAME_LIMIT)
     kind = "numpy arrays" if what.startswith("numpy") else "Python objects"
     return f"holds {kind} ({what}), which would have to be unpickled, and that can run any program; {_INSTEAD}"

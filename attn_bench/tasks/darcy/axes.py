@@ -56,8 +56,11 @@ class Axes:
             return "nhw"
         if len(shape) == 4 and 1 in (shape[1], shape[3]):
             return "nchw" if shape[1] == 1 else "nhwc"
-        order = "; say the order with --set darcy.axes=, as in hwcn" if len(shape) == 4 else ""
-        raise ValueError(f"has shape {shape}; what can be used is {USUAL}{order}")
+        remedy = ""
+        if len(shape) == 4:
+            said = "say the order with --set darcy.axes=, as in hwcn"
+            remedy = f"; {said if 1 in shape else 'store the channel to use'}"
+        raise ValueError(f"has shape {shape}; what can be used is {USUAL}{remedy}")
 
     def ordered(self, values: np.ndarray) -> np.ndarray:
         """Return an array of this order as (N, H, W)."""

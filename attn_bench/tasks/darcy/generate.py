@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attn_bench.plugin import DataError, OptionError
+from attn_bench.tasks.array_formats.contents import check_memory
 from attn_bench.tasks.darcy.field import GaussianField, Stream
 from attn_bench.tasks.darcy.grids import Layout, nodes, restrict
 from attn_bench.tasks.darcy.recipes import Recipe
@@ -68,10 +69,12 @@ def generate(
 
     Raises:
         OptionError: there is no such device.
-        DataError: the solver does not converge.
+        DataError: the solver does not converge, or there is not enough memory.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise OptionError("darcy.device=cuda: torch finds no CUDA device; use darcy.device=cpu")
+    made = f"making {count} Darcy samples at {', '.join(map(str, resolutions))}"
+    check_memory(made, 5 * count * sum(r**2 for r in resolutions), f"ask for fewer with darcy.n_{stream}")
     n = nodes(distribution.layout, distribution.fine)
     size = max(1, (CUDA_NODES if device == "cuda" else CPU_NODES) // n**2)
     chunks = [range(first, min(first + size, count)) for first in range(0, count, size)]

@@ -65,7 +65,7 @@ class PairFile:
         """
         numbers = self.samples * self.grid[0] * self.grid[1]
         read = sum(self._contents.arrays[name].nbytes for name in (self._input, self._target))
-        check_memory(self.path, "both arrays", read + 2 * 4 * numbers)
+        check_memory(f"{self.path}: reading both arrays", read + 2 * 4 * numbers, "give a smaller file")
         return Fields(self._values(self._input), self._values(self._target))
 
     def _values(self, name: str) -> np.ndarray:
