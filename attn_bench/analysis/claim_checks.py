@@ -3,7 +3,8 @@
 A mean over seeds reproduces a number if it misses it by no more than the claim's tolerance; beyond that it is better
 or not reproduced. A ratio is judged in the same way, against a model of the same folder that was trained alike. An
 exponent is judged by its confidence interval: see :func:`_judge_growth`. Where settings differ from the claim's
-protocol nothing is judged: the verdict says which do.
+protocol nothing is judged: the verdict says which do. Nor is anything judged from numbers that decide nothing, such as
+costs that are equal at all sizes: that cannot be told, and the note says why.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attn_bench.analysis.claims import Claim
+from attn_bench.analysis.claims import LARGEST, Claim
+from attn_bench.analysis.gaps import is_number
 from attn_bench.analysis.protocol import at, differences_from, short_training, unlike_preset
-from attn_bench.analysis.scaling import BENT, CLAIMS, COSTS, FLAT, TOLERANCE, Fit, fits, is_sequence, points_of
+from attn_bench.analysis.scaling import BENT, CLAIMS, COSTS, EQUAL, FLAT, TOLERANCE, Fit, fits, is_sequence, points_of
+from attn_bench.errors import unknown
 from attn_bench.results import Store
 from attn_bench.table import labels
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Verdict = Literal["reproduced", "better", "not reproduced", "not comparable", "not yet run"]
+Verdict = Literal["reproduced", "better", "not reproduced", "cannot be told", "not comparable", "not yet run"]
+# Of these, another folder may say more.
+UNJUDGED = ("cannot be told", "not comparable", "not yet run")
 Record = Mapping[str, Any]
 # Settings of two models that are compared with each other.
 ALIKE = ("data", "cell.training", "cell.precision", "cell.batch_size")
@@ -79,7 +84,7 @@ class _Group:
             for entry in record["evaluations"]
             if entry["resolution"] == self.resolution and entry["status"] == "ok"
         )
-        return [float(value) for value in found if value is not None and math.isfinite(value)]
+        return [float(value) for value in found if is_number(value) and abs(value) < LARGEST]
 
 
 class _Run:
@@ -90,6 +95,7 @@ class _Run:
         self.store = Store.open(folder)
         info = self.store.run_info()
         self.task: str = info["task"]
+        self.metrics = tuple(info["metrics"])
         self.higher = {name for name, metric in info["metrics"].items() if metric["direction"] == "higher"}
         groups: dict[tuple[str, int], _Group] = {}
         records = self.store.records()
@@ -125,10 +131,10 @@ def check(claims: Iterable[Claim], folders: Sequence[Path]) -> list[Check]:
 
 
 def _kept(claim: Claim, found: list[Check]) -> list[Check]:
-    judged = [check for check in found if check.verdict not in ("not comparable", "not yet run")]
+    judged = [check for check in found if check.verdict not in UNJUDGED]
     others = sorted(
         (check for check in found if check not in judged),
-        key=lambda check: (check.verdict == "not yet run", len(check.differences)),
+        key=lambda check: (UNJUDGED.index(check.verdict), len(check.differences)),
     )
     return judged or others[:1] or [Check(claim, "not yet run")]
 
@@ -176,6 +182,9 @@ def _judge_value(claim: Claim, run: _Run, group: _Group) -> list[Check]:
 
 
 def _without_value(claim: Claim, run: _Run, group: _Group) -> Check:
+    if claim.metric not in run.metrics and run.metrics:
+        said = str(unknown(f"metric of {run.task}", claim.metric, run.metrics))
+        return Check(claim, "cannot be told", group.label, group.resolution, note=said, folder=run.folder)
     failed = dict.fromkeys(record["status"] for record in group.records if record["status"] != "ok")
     note = f"no {claim.metric}: {', '.join(failed) or 'not trained'}"
     return Check(claim, "not yet run", group.label, group.resolution, note=note, folder=run.folder)
@@ -202,6 +211,14 @@ def _judge_ratio(claim: Claim, run: _Run, group: _Group) -> list[Check]:
             *unlike,
             *short_training(claim, group.first),
         )
+        # Errors and scores are positive; from others no ratio follows.
+        if nothing := [name for name, values in ((group.label, ours), (other.label, theirs)) if min(values) <= 0]:
+            why = f"{claim.metric} of {' and '.join(nothing)} is not positive, so there is no ratio"
+            found.append(
+                Check(claim, "not comparable", f"{group.label} / {other.label}", group.resolution,
+                      differences=(*differences, why), folder=run.folder)
+            )  # fmt: skip
+            continue
         ratio = statistics.fmean(ours) / statistics.fmean(theirs)
         spread = None
         if len(ours) > 1 and len(theirs) > 1:
@@ -250,7 +267,9 @@ def _judge_growth(claim: Claim, run: _Run) -> list[Check]:
         verdict: Verdict = "reproduced"
         note = f"{fit.points} sizes, {fit.first} to {fit.last} {points}"
         differences = differences_from(claim, groups[fit.model].first)
-        if fit.flag == BENT or fit.high < FLAT:
+        if fit.flag == EQUAL:
+            verdict, note = "cannot be told", f"{note}: {EQUAL}"
+        elif fit.flag == BENT or fit.high < FLAT:
             differences += ("sizes are too small: what is measured is not yet what grows",)
         elif fit.low > claimed + TOLERANCE:
             verdict = "not reproduced"
@@ -279,7 +298,7 @@ def _judge_growth(claim: Claim, run: _Run) -> list[Check]:
 
 
 def _trained(group: _Group, seeds: int) -> str:
-    training = group.first["cell"]["training"]
-    said = f"trained for {training['budget']:g} {training['budget_unit']}"
+    training = group.first["cell"].get("training")
+    said = f"trained for {training['budget']:g} {training['budget_unit']}" if training else "not trained"
     failed = len(group.records) - seeds
     return f"{said}; {failed} of {len(group.records)} seeds failed" if failed else said

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.analysis.scaling import COSTS
 from attn_bench.errors import UserError, unknown
+from attn_bench.format import clean
 from attn_bench.plugin import Complexity
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SHIPPED = Path(__file__).parent / "claims.yaml"
 TOLERANCE = 0.1
 ANY = "*"
+# What no published number exceeds, and what is shown of a name.
+LARGEST, SHOWN = 1e100, 80
 
 
 @dataclass(frozen=True)
@@ -49,52 +58,87 @@ class Claim:
         }
         for name in needed[self.relation]:
             if getattr(self, name) is None:
-                raise ValueError(f"claim {self.id}: relation '{self.relation}' needs {name}")
+                raise ValueError(f"relation '{self.relation}' needs {name}")
         if self.relation == "grows as" and self.metric not in COSTS:
-            raise ValueError(f"claim {self.id}: metric {self.metric!r} is no cost; there are {', '.join(COSTS)}")
-        if self.value is not None and not self.value > 0:
-            raise ValueError(f"claim {self.id}: value must be positive (given: {self.value})")
-        if not self.tolerance >= 0:
-            raise ValueError(f"claim {self.id}: tolerance must not be negative (given: {self.tolerance})")
+            close = difflib.get_close_matches(self.metric, COSTS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(COSTS)}"
+            raise ValueError(f"metric {clean(self.metric, SHOWN)!r} is no cost; {hint}")
+        if self.relation != "grows as" and self.metric in COSTS:
+            raise ValueError(
+                f"relation '{self.relation}' is for a metric of a task, such as rel_l2; {self.metric} is a cost, of which "
+                "a claim can only say how it grows (relation: grows as)"
+            )
+        for name in ("value", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < LARGEST:
+                raise ValueError(f"{name} must be a positive, finite number (given: {value:g})")
+        if not 0 <= self.tolerance < LARGEST:
+            raise ValueError(f"tolerance must be a finite number >= 0 (given: {self.tolerance:g})")
+        if self.resolution is not None and not 0 < self.resolution < LARGEST:
+            raise ValueError("resolution must be a positive number of points")
 
 
 def read_claims(path: Path = SHIPPED) -> list[Claim]:
     """Read a file of claims, by default the one that ships; raises UserError naming what is wrong with it."""
     import yaml
-    from pydantic import TypeAdapter, ValidationError
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the claims file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("claims"), list):
+    except RecursionError:
+        raise UserError(f"{path} is no valid YAML: it is nested too deeply") from None
+    # Of a ValueError are numbers and dates that YAML takes and Python does not.
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} is no valid YAML: {clean(str(error))}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("claims"), list) or not content["claims"]:
         raise UserError(f"{path} holds no claims; see {SHIPPED} for the form")
     protocols = content.get("protocols") or {}
     if not isinstance(protocols, dict):
         raise UserError(f"{path}: protocols is no mapping of names to lists of settings; see {SHIPPED} for the form")
-    claims = []
-    for number, given in enumerate(content["claims"], 1):
-        name = given.get("id", f"number {number}") if isinstance(given, dict) else f"number {number}"
-        if not isinstance(given, dict):
-            raise UserError(f"{path}: claim {name} is no mapping")
-        if (protocol := given.get("protocol")) is not None:
-            if not isinstance(protocol, str) or protocol not in protocols:
-                raise unknown(f"protocol of claim {name} in {path}:", str(protocol), protocols)
-            given = given | {"protocol": protocols[protocol]}
-        for key in given:
-            if key not in Claim.__dataclass_fields__:
-                raise unknown(f"key of claim {name} in {path}:", str(key), Claim.__dataclass_fields__)
-        try:
-            claims.append(TypeAdapter(Claim).validate_python(given))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UserError(
-                f"{path}: claim {name}: {where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
-            ) from None
-    ids = [claim.id for claim in claims]
-    if twice := [id for id in ids if ids.count(id) > 1]:
-        raise UserError(f"{path}: claim {twice[0]} stands there twice")
+    known = {str(name): settings for name, settings in protocols.items() if isinstance(name, str)}
+    claims = [_claim(path, number, given, known) for number, given in enumerate(content["claims"], 1)]
+    ids = Counter(claim.id for claim in claims)
+    if twice := [id for id, times in ids.items() if times > 1]:
+        raise UserError(f"{path}: claim {clean(twice[0], SHOWN)} stands there twice")
     return claims
+
+
+def _claim(path: Path, number: int, given: Any, protocols: Mapping[str, Any]) -> Claim:
+    """Return the claim that an entry of a file holds; raises UserError naming it."""
+    from pydantic import ValidationError
+
+    id = given.get("id") if isinstance(given, dict) else None
+    name = clean(id, SHOWN) if isinstance(id, str) and id.strip() else f"number {number}"
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: claim {name} is no mapping")
+    for key in given:
+        if key not in Claim.__dataclass_fields__:
+            raise unknown(f"key of claim {name} in {path}:", _short(key), Claim.__dataclass_fields__)
+    if (protocol := given.get("protocol")) is not None:
+        if not isinstance(protocol, str) or protocol not in protocols:
+            raise unknown(f"protocol of claim {name} in {path}:", _short(protocol), protocols)
+        given = given | {"protocol": protocols[protocol]}
+    for key, value in given.items():
+        # YAML reads yes and no as truth values, which would be taken for numbers.
+        if isinstance(value, bool):
+            raise UserError(f"{path}: claim {name}: {key}: {str(value).lower()} is no value of it")
+    try:
+        return _adapter().validate_python(given)
+    except (ValidationError, OverflowError, RecursionError) as error:
+        what = error.errors(include_input=False)[0] if isinstance(error, ValidationError) else {"msg": "too large"}
+        where = ".".join(str(part) for part in what.get("loc", ()))
+        said = clean(str(what["msg"]).removeprefix("Value error, "))
+        raise UserError(f"{path}: claim {name}: {where}{': ' if where else ''}{said}") from None
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Claim]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Claim)
+
+
+def _short(value: Any) -> str:
+    """Return a name as text; of what is none, its type, for its text may be of any length."""
+    return clean(value, SHOWN) if isinstance(value, str) else type(value).__name__

@@ -43,7 +43,7 @@ def unlike_preset(record: Record, wanted: str) -> tuple[str, ...]:
 def short_training(claim: Claim, record: Record) -> tuple[str, ...]:
     """Return that a model was trained for fewer epochs than the claim can be judged by; empty if it was not."""
     epochs = at(record, "training.epochs")
-    if claim.epochs is None or epochs is None or epochs >= claim.epochs * (1 - 1e-9):
+    if claim.epochs is None or not isinstance(epochs, int | float) or epochs >= claim.epochs * (1 - 1e-9):
         return ()
     return (f"too few epochs to judge by: at least {claim.epochs:g} are needed",)
 

@@ -18,12 +18,19 @@ def claims(
 ) -> None:
     """Say which published numbers results reproduce, and which they cannot be compared with, and why."""
     from attn_bench.analysis.claim_checks import check
+    from attn_bench.analysis.claim_names import check_names
     from attn_bench.analysis.claims import SHIPPED, read_claims
     from attn_bench.files import atomic_write
     from attn_bench.registry import MODELS
     from attn_bench.report import claims as shown
 
-    checks = sorted(check(read_claims(file or SHIPPED), results), key=lambda c: shown.VERDICTS.index(c.verdict))
+    said = read_claims(file or SHIPPED)
+    if file is not None:
+        check_names(said, results)
+    checks = sorted(check(said, results), key=lambda c: shown.VERDICTS.index(c.verdict))
+    if markdown is not None:
+        with atomic_write(markdown) as out:
+            out.write(shown.markdown(checks).encode())
     listed = checks if all_ else shown.touched(checks)
     if listed:
         put(shown.console(listed))
@@ -32,6 +39,3 @@ def claims(
         count = sum(model in foreign for model in waiting)
         of_others = f"; {count} of them need models that are not installed: {', '.join(foreign)}" if foreign else ""
         print(f"{len(waiting)} not yet run (--all lists them){of_others}")
-    if markdown is not None:
-        with atomic_write(markdown) as out:
-            out.write(shown.markdown(checks).encode())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attn_bench.analysis.claim_checks import Check
+from attn_bench.analysis.claim_checks import UNJUDGED, Check
 from attn_bench.analysis.claims import Claim
 from attn_bench.report.text import count, for_markdown, plain, with_spread
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 HEAD = ("Claim", "Paper", "Published", "Ours", "Verdict")
-VERDICTS = ("reproduced", "better", "not reproduced", "not comparable", "not yet run")
-STYLES = {"reproduced": "green", "better": "green", "not reproduced": "bold red", "not comparable": "yellow"}
+VERDICTS = ("reproduced", "better", "not reproduced", "cannot be told", "not comparable", "not yet run")
+STYLES = {"reproduced": "green", "better": "green", "not reproduced": "bold red"}
+STYLES |= {"cannot be told": "yellow", "not comparable": "yellow"}
 NOTE_WIDTH = 300
 CERTAINTY = {
     "table": "read from its table",
@@ -48,7 +49,7 @@ def rows(checks: Iterable[Check]) -> list[Row]:
             published=published(check.claim),
             ours=ours(check),
             verdict=check.verdict,
-            holds=None if check.verdict == "not comparable" else check.verdict != "not reproduced",
+            holds=None if check.verdict in UNJUDGED else check.verdict != "not reproduced",
             remarks=tuple(text for text in (where(check), *check.differences, check.note) if text),
         )
         for check in touched(checks)
