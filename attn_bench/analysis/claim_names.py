@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -45,10 +46,8 @@ def _check_task(claim: Claim, metrics: Mapping[str, set[str]]) -> None:
         return _refuse_if_close(f"task of claim {claim.id}", claim.task, known)
     there = set(metrics.get(claim.task, ()))
     if claim.task in installed:
-        try:
+        with contextlib.suppress(UserError):  # a broken plugin; what the folders say of the task is enough
             there |= set(TASKS.load(claim.task).metrics)
-        except UserError:  # a broken plugin; what the folders say of the task is enough
-            pass
     if there and claim.metric not in there:
         raise unknown(f"metric of {claim.task} in claim {claim.id}", claim.metric, there)
 

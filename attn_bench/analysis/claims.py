@@ -65,8 +65,8 @@ class Claim:
             raise ValueError(f"metric {clean(self.metric, SHOWN)!r} is no cost; {hint}")
         if self.relation != "grows as" and self.metric in COSTS:
             raise ValueError(
-                f"relation '{self.relation}' is for a metric of a task, such as rel_l2; {self.metric} is a cost, of which "
-                "a claim can only say how it grows (relation: grows as)"
+                f"relation '{self.relation}' is for a metric of a task, such as rel_l2; {self.metric} is a cost, "
+                "of which a claim can only say how it grows (relation: grows as)"
             )
         for name in ("value", "epochs"):
             value = getattr(self, name)
