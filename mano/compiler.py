@@ -63,7 +63,11 @@ def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.
         with tempfile.TemporaryDirectory(prefix="attn-bench-building-") as folder:
             built = Path(folder) / file
             _run([*command, *options, str(sources[0]), "-o", str(built)], BUILD_S)
-            return _loaded(_keep(file, built.read_bytes()))
+            content = _with_sum(built.read_bytes())
+            with contextlib.suppress(OSError, UserError):
+                return _loaded(_written(_made(cache_folder("kernels")), file, content))
+            # The cache cannot be written, or nothing in it be run.
+            return _loaded(_written(Path(_own_folder().name), file, content))
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         said = next((line for line in lines if "error" in line), lines[-1] if lines else f"exit {error.returncode}")
@@ -102,22 +106,22 @@ def _kept(file: str) -> int | None:
         return None
     if _is_safe(descriptor, stat.S_ISREG):
         content = _content(descriptor)
-        if hashlib.sha256(content[:-SUM_BYTES]).hexdigest().encode() == content[-SUM_BYTES:]:
+        if _with_sum(content[:-SUM_BYTES]) == content:
             return descriptor
     os.close(descriptor)
     return None
 
 
-def _keep(file: str, content: bytes) -> int:
-    """Write a library to the cache, or to this process's own folder, and return a descriptor of it."""
-    content += hashlib.sha256(content).hexdigest().encode()
-    with contextlib.suppress(OSError, UserError):
-        path = cache_folder("kernels")
-        with contextlib.suppress(FileExistsError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(mode=0o700)
-        return _written(path, file, content)
-    return _written(Path(_own_folder().name), file, content)
+def _with_sum(content: bytes) -> bytes:
+    return content + hashlib.sha256(content).hexdigest().encode()
+
+
+def _made(folder: Path) -> Path:
+    """Make a folder, unless it is there, that only the user can write to."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    return folder
 
 
 def _written(path: Path, file: str, content: bytes) -> int:
@@ -164,9 +168,13 @@ def _loaded(descriptor: int) -> ctypes.CDLL:
     """Load the library of an open file; raises OSError if that cannot be done."""
     by_descriptor = Path(f"/proc/self/fd/{descriptor}")
     if by_descriptor.exists():
-        # The loader takes a name that it knows for the same library, whatever it stands for by then: so each load has a
-        # name of its own, and the descriptor stays open.
-        return ctypes.CDLL(f"{by_descriptor.parent}/{'./' * next(_loads)}{descriptor}")
+        try:
+            # The loader takes a name that it knows for the same library, whatever it stands for by then: so each load
+            # has a name of its own, and the descriptor stays open.
+            return ctypes.CDLL(f"{by_descriptor.parent}/{'./' * next(_loads)}{descriptor}")
+        except OSError:
+            os.close(descriptor)
+            raise
     # There is no such name on other systems than Linux.
     copy = Path(_own_folder().name) / f"{next(_loads)}.so"
     copy.write_bytes(_content(descriptor)[:-SUM_BYTES])

@@ -18,9 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from attn_bench.files import cache_folder
+from attn_bench.lease import hold
 from attn_bench.plugin import DataError
 
-__all__ = ["Entry", "cache_folder", "sha256_of", "temporary", "writing"]
+__all__ = ["Entry", "alone", "cache_folder", "sha256_of", "temporary", "users_folder", "writing"]
+
+
+def users_folder(given: str) -> Path:
+    """Return the folder that a user names; raises DataError where it is not known what ``~`` in it stands for."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise DataError(f"there is no such home folder: {given}; name the folder by its full path") from None
 
 
 @contextlib.contextmanager
@@ -33,6 +42,21 @@ def writing(folder: Path) -> Iterator[None]:
         raise DataError(
             f"cannot write to the cache {folder} ({error.strerror or error}); ATTN_BENCH_CACHE=FOLDER names another"
         ) from error
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let no other process that asks for the same fetch something to ``folder`` while the block runs; wait for it.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    with writing(folder), contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold(folder / ".leases" / "fetch", wait=True))
+        except Exception as error:
+            raise DataError(f"{error}; ATTN_BENCH_CACHE=FOLDER names another cache") from error
+        yield
 
 
 def sha256_of(path: Path) -> str:

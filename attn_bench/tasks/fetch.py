@@ -103,7 +103,7 @@ def unpack(archive: Path, folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             opened.extractall(folder, members, filter="data")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{archive} cannot be unpacked ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{archive} cannot be unpacked ({_first_line(error)})") from None
 
 
 def unzip(archive: Path, members: Iterable[str], folder: Path) -> None:
@@ -122,7 +122,7 @@ def unzip(archive: Path, members: Iterable[str], folder: Path) -> None:
                         shutil.copyfileobj(source, file)
                     os.replace(new, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError) as error:
-        raise DataError(f"{archive} cannot be unpacked ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{archive} cannot be unpacked ({_first_line(error)})") from None
 
 
 def _members_inside(archive: Path, folder: Path) -> list[str]:
@@ -136,3 +136,7 @@ def _members_inside(archive: Path, folder: Path) -> list[str]:
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise DataError(f"{archive} cannot be unpacked ({name} would leave {folder})")
     return names
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

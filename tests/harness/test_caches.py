@@ -130,3 +130,20 @@ print(matplotlib.get_cachedir(), huggingface_hub.constants.HF_HOME, os.path.expa
     assert ended.stderr == ""
     assert all(Path(line).is_relative_to(tmp_path) for line in ended.stdout.splitlines())
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_user_without_a_home_runs_and_leaves_only_results(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pwd\ndef unknown(uid): raise KeyError(uid)\npwd.getpwuid = unknown\n"
+    )
+    (tmp_path / "here").mkdir()
+    given = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    path = os.pathsep.join([str(tmp_path), given.get("PYTHONPATH", "")])
+    given |= {"TMPDIR": str(tmp_path), "PYTHONPATH": path}
+    words = "run --models mean --task darcy --resolutions 16 --no-measure --set darcy.n_train=4 --set darcy.n_test=2"
+    command = [sys.executable, "-m", "attn_bench", *words.split(), "--out", "x"]
+    ended = subprocess.run(command, cwd=tmp_path / "here", env=given, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "Matplotlib" not in ended.stderr
+    assert os.listdir(tmp_path / "here") == ["x"]
+    assert list((tmp_path / f"attn-bench-{os.getuid()}/.cache/attn-bench/darcy").iterdir())

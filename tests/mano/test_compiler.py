@@ -220,6 +220,19 @@ def test_a_damaged_library_and_one_that_cannot_be_loaded_are_built_anew(source, 
     assert len(compilations) == 3
 
 
+def test_where_nothing_in_the_cache_can_be_run_a_private_folder_is_used(source, monkeypatch):
+    load = compiler._loaded
+
+    def refuse(descriptor):
+        if os.path.realpath(f"/proc/self/fd/{descriptor}").startswith(str(kernels(source))):
+            raise OSError("failed to map segment from shared object")
+        return load(descriptor)
+
+    monkeypatch.setattr(compiler, "_loaded", refuse)
+    assert answer(source) == 42
+    assert len(os.listdir(compiler._own_folder().name)) == 1
+
+
 def test_what_a_compiler_calls_success_and_is_no_library(source, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(script(tmp_path, 'while [ "$1" ]; do [ "$1" = -o ] && echo x > "$2"; shift; done')))
     with pytest.raises(BuildError, match=r"invalid ELF header|file too short"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 
 import numpy as np
 import pytest
 
 from attn_bench.plugin import DataError
-from attn_bench.tasks.cache import Entry, cache_folder, sha256_of, temporary
+from attn_bench.tasks.cache import Entry, alone, cache_folder, sha256_of, temporary, users_folder
 
 
 @pytest.fixture
@@ -124,3 +125,38 @@ def test_temporary_files_go(tmp_path):
     with temporary(tmp_path, "x") as path:
         path.write_text("x")
     assert list(tmp_path.iterdir()) == []
+
+
+def _fetch_alone(folder, log):
+    with alone(folder):
+        with log.open("a") as file:
+            file.write("begin ")
+        time.sleep(0.05)
+        with log.open("a") as file:
+            file.write("end ")
+
+
+def test_two_processes_fetch_one_after_the_other(tmp_path):
+    context = multiprocessing.get_context("fork")
+    log = tmp_path / "log"
+    processes = [context.Process(target=_fetch_alone, args=(tmp_path / "set", log)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert log.read_text().split() == ["begin", "end"] * 3
+    assert list((tmp_path / "set").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_one_line_that_names_the_variable(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot write .*ATTN_BENCH_CACHE") as error:
+        with alone(tmp_path / "file/set"):
+            pass
+    assert "\n" not in str(error.value)
+
+
+def test_home_folders_of_nobody_are_one_line():
+    with pytest.raises(DataError, match="no such home folder: ~no-such-user/x"):
+        users_folder("~no-such-user/x")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from attn_bench.plugin import Splits, TrainingDefaults
 from attn_bench.tasks.images.checking import Item
-from attn_bench.tasks.images.folders import Labelled, classified, find, images_below, listed, part_of, some
+from attn_bench.tasks.images.folders import Labelled, apart, classified, find, images_below, listed, part_of, some
 from attn_bench.tasks.images.published import CROP, DEVIATION, MEAN, PublishedSet
 from attn_bench.tasks.images.scores import CLASS_METRICS, class_scores, cross_entropy
 
@@ -158,7 +158,7 @@ class Food101(ImageSet):
             rows = [(f"{image}.jpg", label) for label, dish in dishes for image in listings[name][dish]]
             return listed(part_of(folder, "images"), rows, f"{name}.json", self.classes, len(classes))
 
-        return split("train"), split("test")
+        return apart(split("train"), split("test"))
 
 
 class Pets(ImageSet):
@@ -186,7 +186,7 @@ class Pets(ImageSet):
                 raise ValueError(f"{name} has lines that are not a name and numbers: {short[0][:60]!r}")
             return listed(part_of(folder, "images"), [(f"{r[0]}.jpg", int(r[1]) - 1) for r in rows], name, self.classes)
 
-        return split("trainval.txt"), split("test.txt")
+        return apart(split("trainval.txt"), split("test.txt"))
 
 
 class Cars(ImageSet):

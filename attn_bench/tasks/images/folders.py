@@ -146,6 +146,14 @@ def listed(
     return Labelled([resolved(name) for name, _ in rows], [label for _, label in rows], present)
 
 
+def apart(train: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
+    """Return both; raises ValueError if they have images in common."""
+    seen = set(train.paths)
+    if shared := [path.name for path in test.paths if path in seen]:
+        raise ValueError(f"{len(shared)} images are listed for training and for testing: {some(shared)}")
+    return train, test
+
+
 def some(names: Sequence[str]) -> str:
     """Return the first names, and that there are more."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from attn_bench.plugin import DataError, OptionError, Problem, Task
-from attn_bench.tasks.cache import cache_folder
+from attn_bench.tasks.cache import alone, cache_folder, users_folder
 from attn_bench.tasks.fetch import check_root, fetch, md5_of, unpack
 from attn_bench.tasks.images.checking import Item, check_files
 from attn_bench.tasks.images.folders import find
@@ -68,7 +68,9 @@ class PublishedSet(Task):
         if given is None and (refresh or not self._is_there(root)):
             if not self.archives:
                 raise DataError(f"{self.name} cannot be downloaded automatically. {self._instead()}")
-            self._download(root, on_progress)
+            with alone(root):
+                if refresh or not self._is_there(root):
+                    self._download(root, on_progress)
         train, test, identity = self.opened(given, on_progress)
         folder = self._located(root, given)
         described = [
@@ -194,7 +196,7 @@ class PublishedSet(Task):
         return (root / self.folder).is_dir()
 
     def _root(self, root: str | None) -> Path:
-        return Path(root).expanduser() if root is not None else cache_folder(self.name)
+        return users_folder(root) if root is not None else cache_folder(self.name)
 
     def _instead(self) -> str:
         return f"Put {self.layout} below a folder and name it with --set {self.name}.root=FOLDER"

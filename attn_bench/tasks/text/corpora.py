@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.plugin import DataError
-from attn_bench.tasks.cache import cache_folder
+from attn_bench.tasks.cache import alone, cache_folder, users_folder
 from attn_bench.tasks.fetch import check_root, fetch, unzip
 
 if TYPE_CHECKING:
@@ -107,17 +107,23 @@ def download_corpus(
     if name == "stdlib" or root is not None:
         return
     folder, archive = folder_of(name, root), ARCHIVES[name]
-    if refresh or not all((folder / file).is_file() for file in archive.files):
-        path = folder / archive.url.rpartition("/")[2]
-        fetch(archive.url, path, archive.sha256, on_bytes, instead(task, name))
-        unzip(path, archive.files, folder)
+
+    def is_there() -> bool:
+        return all((folder / file).is_file() for file in archive.files)
+
+    if refresh or not is_there():
+        with alone(folder):
+            if refresh or not is_there():
+                path = folder / archive.url.rpartition("/")[2]
+                fetch(archive.url, path, archive.sha256, on_bytes, instead(task, name))
+                unzip(path, archive.files, folder)
 
 
 def folder_of(name: CorpusName, root: str | None) -> Path:
     """Return where the files of a corpus are, or are to be."""
     if name == "stdlib":
         return Path(sysconfig.get_path("stdlib"))
-    return Path(root).expanduser() if root is not None else cache_folder("text") / name
+    return users_folder(root) if root is not None else cache_folder("text") / name
 
 
 def instead(task: str, name: CorpusName) -> str:

@@ -359,6 +359,13 @@ def test_other_mat_files_of_flowers_are_named_with_both_checksums(tmp_path, monk
         (Pets, PETS, "annotations/test.txt", b"beagle_3 2 2 1\n" * 2, "test.txt lists beagle_3.jpg twice"),
         (Pets, PETS, "annotations/test.txt", b"\n", "test.txt lists no images"),
         (Pets, PETS, "annotations/test.txt", b"beagle_3\n", "test.txt has lines that are not a name and numbers"),
+        (
+            Pets,
+            PETS,
+            "annotations/test.txt",
+            PETS_LISTS["annotations/trainval.txt"],
+            "2 images are listed for training",
+        ),
         (Food101, FOOD, "meta/test.json", b"{}", "train.json and test.json have other classes"),
         (Food101, FOOD, "meta/test.json", b"[", "JSONDecodeError"),
         (
