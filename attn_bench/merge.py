@@ -14,6 +14,7 @@ from typing import Any
 from attn_bench.record import Record
 
 _ASKED_TOO = ("eval_resolutions", "measure")
+_OF_MEASURING = ("latency", "peak_memory", "flops")
 _MEASURED = ("latency", "memory", "flops", "in_force", "measured_version", "environment")
 
 
@@ -28,8 +29,11 @@ def merged(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def completed(record: Mapping[str, Any], measured: Record) -> Record:
     """Return ``record``, of a cell that was trained without being measured, with what measuring it later found."""
-    added = {name: getattr(measured, name) for name in (*_MEASURED, "status", "error", "started")}
-    added["errors"] = {**record["errors"], **measured.errors}
+    added = {name: getattr(measured, name) for name in (*_MEASURED, "status", "error")}
+    # One that was ended from outside says neither.
+    added |= {name: getattr(measured, name) or record[name] for name in ("environment", "started")}
+    kept = {name: reason for name, reason in record["errors"].items() if not name.startswith(_OF_MEASURING)}
+    added |= {"errors": {**kept, **measured.errors}, "imported": {**record["imported"], **measured.imported}}
     seconds = (record["seconds"] or 0) + (measured.seconds or 0)
     return Record.checked({**record, **added, "cell": {**record["cell"], "measure": True}, "seconds": seconds})
 

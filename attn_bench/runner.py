@@ -78,20 +78,20 @@ def run_sweep(
     Raises:
         UserError, OptionError, DataError: before anything is run or written.
     """
-    from attn_bench.execute.local import Limits, execute, is_due
+    from attn_bench.execute.local import Limits, due, execute
 
     cells = sweep.cells()
     task = TASKS.load(sweep.task)
     store = Store.create(out, sweep.task)
-    due, there = [], []
+    parts, there = [], []
     for cell in cells:
-        if is_due(store, cell, retry):
-            due.append(cell)
+        if (part := due(store, cell, retry)) is not None:
+            parts.append(part)
         elif record := store.read(cell.id):
             there.append(record["status"])
     on_cells(cells, there)
     try:
-        read = prepare_data(sweep.task, due, on_data, on_warning, on_read)
+        read = prepare_data(sweep.task, parts, on_data, on_warning, on_read)
     except BaseException:
         store.discard_empty()
         raise

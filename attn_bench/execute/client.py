@@ -83,14 +83,17 @@ class ForkServer:
         finally:
             self._running = None
 
-    def run(self, cell: dict[str, Any], timeout_s: float | None, memory_limit_mib: float | None, listen: Listen) -> End:
-        """Run one cell, given as JSON, in a process of its own; tell ``listen`` of its progress."""
+    def run(self, request: dict[str, Any], listen: Listen) -> End:
+        """Run one cell in a process of its own; tell ``listen`` of its progress.
+
+        Args:
+            request: JSON: ``cell``, ``id`` that its files are named by, ``timeout_s`` and ``memory_limit_mib``.
+        """
         killed_before = out_of_memory_kills()
         running = self._started()
         try:
             running.wait_until_ready()
-            request = {"cell": cell, "timeout_s": timeout_s, "memory_limit_mib": memory_limit_mib}
-            return running.run(request, timeout_s, listen)
+            return running.run(request, request["timeout_s"], listen)
         except _Gone as gone:
             reason = self._abandon(gone.reason)
             if gone.ended_by == "server" and out_of_memory_kills() > killed_before:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from attn_bench import versions
@@ -16,6 +17,7 @@ from attn_bench.files import write_json
 from attn_bench.fingerprint import digest
 from attn_bench.lease import hold
 from attn_bench.measure.environment import environment_id
+from attn_bench.merge import completed
 from attn_bench.record import Record, checked_environment
 from attn_bench.results import Store
 from attn_bench.sweep import Cell
@@ -68,7 +70,7 @@ def execute(
     Raises:
         DiskError: the folder cannot be written any more.
     """
-    waiting = [cell for cell in cells if is_due(store, cell, retry)]
+    waiting = [cell for cell in cells if due(store, cell, retry) is not None]
     with ForkServer(store.folder, modules) as server:
         for patient in (False, True):
             held = []
@@ -77,40 +79,47 @@ def execute(
                 with hold(store.folder / "leases" / cell.id, wait=patient, processes=(server.pid(),)) as mine:
                     if not mine:
                         held.append(cell)
-                    elif is_due(store, cell, "none" if patient else retry):
+                    elif (part := due(store, cell, "none" if patient else retry)) is not None:
                         listen(cell, {"event": "start"})
-                        record = _broken(store, cell) or (_skip(store, cell) if skip_larger else None)
-                        record = record or _run(server, cell, store, limits, listen)
-                        listen(cell, {"event": "done", "status": record["status"], "record": record})
+                        record = _broken(part) or (_skip(store, cell, part) if skip_larger else None)
+                        record = record or _run(server, cell, part, store, limits, listen)
+                        kept = _keep(store, cell, part, record)
+                        listen(cell, {"event": "done", "status": kept["status"], "record": kept})
             waiting = held
 
 
-def is_due(store: Store, cell: Cell, retry: str) -> bool:
-    """Tell whether a cell is to be run: it has no record yet, or one that ``retry`` runs again."""
+def due(store: Store, cell: Cell, retry: str) -> Cell | None:
+    """Return what of a cell is to be run, None if nothing is.
+
+    That is all of it where it has no record yet, or one that ``retry`` runs again; and only its measuring, as a cell
+    that is not trained, where its record lacks nothing else.
+    """
     record = store.read(cell.id)
     if record is None or retry == "all" or cell.broken is not None or _outdated(record, cell):
-        return True
-    return retry == "failed" and record["status"] not in FINAL
+        return cell
+    measuring = replace(cell, training=None, training_version=None, eval_resolutions=()) if cell.measure else None
+    if record["status"] == "ok":
+        measured = record["cell"]["measure"] and record["measured_version"] in (None, versions.MEASURING)
+        return None if measured else measuring
+    if retry != "failed" or record["status"] in FINAL:
+        return None
+    evaluated = {entry["resolution"]: entry["status"] for entry in record["evaluations"]}
+    done = evaluated.get(cell.resolution) == "ok" and evaluated.keys() >= set(cell.eval_resolutions)
+    return measuring if measuring is not None and done else cell
 
 
 def _outdated(record: Mapping[str, Any], cell: Cell) -> bool:
-    """Tell whether a record is of other code than its cell's id says: what measures, or what only ran showed."""
-    measured_version = record.get("measured_version")
-    return (cell.measure and measured_version not in (None, versions.MEASURING)) or any(
-        digest(module, cell.sources.values()) != known for module, known in record.get("imported", {}).items()
-    )
+    """Tell whether a record is of other code than its cell's id says, which only running it showed."""
+    return any(digest(module, cell.sources.values()) != known for module, known in record["imported"].items())
 
 
-def _broken(store: Store, cell: Cell) -> dict[str, Any] | None:
-    """Write and return the record of a cell whose plugin cannot be used; None if it can."""
-    if cell.broken is None:
-        return None
-    store.write(Record.of(cell, "crashed", error=cell.broken))
-    return store.read(cell.id)
+def _broken(cell: Cell) -> Record | None:
+    """Return the record of a cell whose plugin cannot be used; None if it can."""
+    return None if cell.broken is None else Record.of(cell, "crashed", error=cell.broken)
 
 
-def _skip(store: Store, cell: Cell) -> dict[str, Any] | None:
-    """Write and return a ``skipped`` record if a smaller resolution of the same model ran out of memory or time."""
+def _skip(store: Store, cell: Cell, part: Cell) -> Record | None:
+    """Return a ``skipped`` record if a smaller resolution of the same model ran out of memory or time."""
     for record in store.records():
         other = record["cell"]
         if record["status"] in _FRONTIER and other["resolution"] < cell.resolution:
@@ -122,31 +131,44 @@ def _skip(store: Store, cell: Cell) -> dict[str, Any] | None:
             }
             if same == cell.to_json():
                 reason = f"{_FRONTIER[record['status']]} at {other['resolution']} already (--no-skip runs it)"
-                store.write(Record.of(cell, "skipped", error=reason))
-                return store.read(cell.id)
+                return Record.of(part, "skipped", error=reason)
     return None
 
 
-def _run(server: ForkServer, cell: Cell, store: Store, limits: Limits, listen: Listener) -> dict[str, Any]:
-    """Run a cell in a process of its own, keep the record of what came of it, and return that."""
-    end = server.run(cell.to_request(), limits.timeout_s, limits.memory_limit_mib, partial(listen, cell))
-    if end.result is None:
-        if end.disk is not None:
-            raise DiskError(store.folder, end.disk)
-        store.write(_failure(cell, store, end, limits))
-    else:
-        try:
-            record, environment = _checked(end.result, cell)
-        except ValueError as why:
-            store.write(Record.of(cell, "crashed", error=f"its process handed over a broken record: {why}"))
-        else:
-            if record.environment is not None:
-                write_json(store.path("environments", record.environment), environment)
-            store.write(record)
-        store.path("checkpoints", cell.id).unlink(missing_ok=True)
+def _keep(store: Store, cell: Cell, part: Cell, record: Record) -> dict[str, Any]:
+    """Keep the record of the part of a cell that was run, and return the record of the cell."""
+    before = store.read(cell.id) if part != cell else None
+    store.write(record if before is None else completed(before, record))
+    if record.environment is not None:  # the cell's process came to its end
+        with contextlib.suppress(OSError):
+            store.path("checkpoints", cell.id).unlink()
     written = store.read(cell.id)
     assert written is not None
     return written
+
+
+def _run(server: ForkServer, cell: Cell, part: Cell, store: Store, limits: Limits, listen: Listener) -> Record:
+    """Run what is due of a cell in a process of its own and return the record of what came of it."""
+    end = server.run(
+        {
+            "cell": part.to_request(),
+            "id": cell.id,
+            "timeout_s": limits.timeout_s,
+            "memory_limit_mib": limits.memory_limit_mib,
+        },
+        partial(listen, cell),
+    )
+    if end.result is None:
+        if end.disk is not None:
+            raise DiskError(store.folder, end.disk)
+        return _failure(part, store.path("logs", cell.id), end, limits)
+    try:
+        record, environment = _checked(end.result, part)
+    except ValueError as why:
+        return Record.of(part, "crashed", error=f"its process handed over a broken record: {why}")
+    if record.environment is not None:
+        write_json(store.path("environments", record.environment), environment)
+    return record
 
 
 def _checked(result: Mapping[str, Any], cell: Cell) -> tuple[Record, Mapping[str, Any]]:
@@ -158,7 +180,7 @@ def _checked(result: Mapping[str, Any], cell: Cell) -> tuple[Record, Mapping[str
     return Record.checked(values | own, cell), environment
 
 
-def _failure(cell: Cell, store: Store, end: End, limits: Limits) -> Record:
+def _failure(cell: Cell, log: Path, end: End, limits: Limits) -> Record:
     match end.ended_by:
         case "timeout":
             silent = f"; the process that runs cells did not answer ({end.reason})" if end.reason else ""
@@ -170,8 +192,8 @@ def _failure(cell: Cell, store: Store, end: End, limits: Limits) -> Record:
         case "server":
             return Record.of(cell, "crashed", error=f"the process that runs cells ended: {end.reason}")
     last = ""
-    with contextlib.suppress(OSError), store.path("logs", cell.id).open("rb") as log:
-        last = last_words(log)
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        last = last_words(file)
     how = how_ended(-end.signal) if end.signal is not None else f"exit code {end.code} without a result"
     if end.broken:
         how += ", and it wrote to a pipe that is not its own"

@@ -1,10 +1,10 @@
 """The fork server: a process with torch imported that forks one child per cell, so that a cell costs little start-up.
 
 ``python -P -m attn_bench.execute.server FOLDER TEMPORARY [LIBRARY ...]`` imports the libraries, then reads requests
-from standard input (``CELL``: the cell, ``timeout_s``, ``memory_limit_mib``) and writes messages to standard output
-(:mod:`attn_bench.execute.messages`): ``READY``, what its child hands over (``PROGRESS``; ``RESULT`` once, ``DISK``
-where the folder cannot be written), and ``EXIT`` with how the child ended. When standard input closes it ends, and its
-child with it.
+from standard input (``CELL``: the cell, ``id`` that its log is named by, ``timeout_s``, ``memory_limit_mib``) and writes
+messages to standard output (:mod:`attn_bench.execute.messages`): ``READY``, what its child hands over (``PROGRESS``;
+``RESULT`` once, ``DISK`` where the folder cannot be written), and ``EXIT`` with how the child ended. When standard input
+closes it ends, and its child with it.
 
 A child is as if it were alone. So the server imports nothing of a plugin, has one thread and touches no GPU: threads
 and CUDA would not survive a fork, and what a module changes when it is imported would reach every model.
@@ -79,7 +79,7 @@ def _serve(
     from attn_bench.sweep import Cell
 
     cell, store = Cell.from_json(request["cell"]), Store(folder)
-    log, files = store.path("logs", cell.id), Files.of(cell, store)
+    log, files = store.path("logs", request["id"]), Files.of(cell, store)
     own = Path(tempfile.mkdtemp(dir=temporary))
     read, write = os.pipe()
     child = os.fork()

@@ -1,0 +1,112 @@
+"""A cell that was trained and is measured later completes its row, without training again."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import attn_bench
+from attn_bench import versions
+from attn_bench.execute.local import due
+from attn_bench.results import Record, Store
+from attn_bench.runner import run_sweep
+from attn_bench.sweep import Sweep
+
+
+def sweep(**settings: Any) -> Sweep:
+    values = {"models": ["toy"], "task": "toy-task", "resolutions": [8], "steps": 2, "device": "cpu", **settings}
+    return Sweep.from_settings(values)
+
+
+def test_measuring_later_completes_the_row(tmp_path):
+    folder, stages = tmp_path / "r", []
+    (first,) = run_sweep(sweep(measure=False, eval_resolutions=[12]), folder).query("eval_resolution == 8").itertuples()
+    listen = lambda cell, event: stages.append(event.get("stage", event["event"]))  # noqa: E731
+    data: list[str] = []
+    table = run_sweep(sweep(eval_resolutions=[12]), folder, listen=listen, on_read=data.append)
+    assert stages == ["start", "measuring", "done"]
+    assert table.seed.tolist() == [0, 0]
+    row = table.query("eval_resolution == 8").iloc[0]
+    assert row.rel_l2 == first.rel_l2
+    assert row.train_loss == first.train_loss
+    assert row.parameters == first.parameters
+    assert row.latency_forward_ms > 0
+    assert row.peak_memory_train_mib > 0
+    assert row.flops > 0
+    assert row.cell == first.cell
+    assert len(list(folder.glob("cells/*"))) == 1
+    assert row.cell_seconds > first.cell_seconds
+    # As if it had been measured at once.
+    run_sweep(sweep(eval_resolutions=[12]), tmp_path / "once")
+    once, later = (Store.open(path).records()[0] for path in (tmp_path / "once", folder))
+    for name in ("id", "cell", "status", "parameters", "flops", "effective", "evaluations", "data", "environment"):
+        assert once[name] == later[name], name
+    assert once["in_force"] == later["in_force"]
+    # There is nothing left to do, for either.
+    for measure in (True, False):
+        run_sweep(sweep(eval_resolutions=[12], measure=measure), folder, listen=listen)
+    assert len(stages) == 3
+
+
+def test_what_is_due(tmp_path, monkeypatch):
+    (cell,) = sweep(eval_resolutions=[12]).cells()
+    (unmeasured,) = sweep(eval_resolutions=[12], measure=False).cells()
+    store = Store.create(tmp_path, "toy-task")
+    entries = [{"resolution": r, "status": "ok", "error": None, "metrics": {"rel_l2": 1.0}} for r in (8, 12)]
+
+    def kept(of: Any, status: Any, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+        store.write(Record.of(of, status, evaluations=evaluations, error=None if status == "ok" else "boom"))
+        found = {}
+        for retry in ("none", "failed", "all"):
+            part = due(store, cell, retry)
+            found[retry] = None if part is None else "all" if part == cell else "measuring"
+            assert part in (None, cell) or (part.training, part.measure) == (None, True)
+        return found
+
+    assert due(store, cell, "none") == cell
+    assert kept(unmeasured, "ok", entries) == {"none": "measuring", "failed": "measuring", "all": "all"}
+    assert kept(cell, "ok", entries) == {"none": None, "failed": None, "all": "all"}
+    assert kept(cell, "oom", entries) == {"none": None, "failed": "measuring", "all": "all"}
+    assert kept(cell, "oom", entries[:1]) == {"none": None, "failed": "all", "all": "all"}
+    assert kept(cell, "crashed", []) == {"none": None, "failed": "all", "all": "all"}
+    assert kept(cell, "unsupported", []) == {"none": None, "failed": None, "all": "all"}
+    assert due(store, unmeasured, "failed") is None
+    store.write(Record.of(cell, "ok", evaluations=entries, measured_version=versions.MEASURING))
+    assert due(store, cell, "none") is None
+    monkeypatch.setattr(versions, "MEASURING", versions.MEASURING + 1)
+    part = due(store, cell, "none")
+    assert part is not None
+    assert part.training is None
+    assert due(store, unmeasured, "none") is None
+    store.write(Record.of(cell, "ok", evaluations=entries, imported={"json": "another digest"}))
+    assert due(store, cell, "none") == cell
+
+
+def test_measuring_that_fails_later_keeps_what_was_trained(tmp_path):
+    from attn_bench.execute.local import Limits
+
+    run_sweep(sweep(measure=False), tmp_path)
+    table = run_sweep(sweep(), tmp_path, limits=Limits(memory_limit_mib=1))
+    assert table.status.tolist() == ["oom"]
+    assert "--memory-limit" in table.error[0]
+    assert table.rel_l2[0] > 0
+    assert table.device_name.notna().all()
+    assert table.started.notna().all()
+    again = run_sweep(sweep(), tmp_path, retry="failed")
+    assert again.status.tolist() == ["ok"]
+    assert again.error.isna().all()
+    assert again.rel_l2[0] == table.rel_l2[0]
+    assert again.latency_forward_ms[0] > 0
+
+
+def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path):
+    folder = tmp_path / "r"
+
+    def remove(cell: Any, event: dict[str, Any]) -> None:
+        if event["event"] == "start" and cell.seed == 1:
+            shutil.rmtree(folder)
+
+    table = run_sweep(sweep(measure=False, seeds=3), folder, listen=remove)
+    assert sorted(table.seed) == [1, 2]
+    assert attn_bench.load(folder).equals(table)
+    assert not (folder / "leases").exists()
