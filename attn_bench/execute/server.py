@@ -1,10 +1,10 @@
 """The fork server: a process with torch imported that forks one child per cell, so that a cell costs little start-up.
 
 ``python -P -m attn_bench.execute.server FOLDER TEMPORARY [LIBRARY ...]`` imports the libraries, then reads requests
-from standard input (``CELL``: the cell, ``id`` that its log is named by, ``timeout_s``, ``memory_limit_mib``) and writes
-messages to standard output (:mod:`attn_bench.execute.messages`): ``READY``, what its child hands over (``PROGRESS``;
-``RESULT`` once, ``DISK`` where the folder cannot be written), and ``EXIT`` with how the child ended. When standard input
-closes it ends, and its child with it.
+from standard input (``CELL``: the cell, ``id`` that its log is named by, ``timeout_s``, ``memory_limit_mib``) and
+writes messages to standard output (:mod:`attn_bench.execute.messages`): ``READY``, what its child hands over
+(``PROGRESS``; ``RESULT`` once, ``DISK`` where the folder cannot be written), and ``EXIT`` with how the child ended.
+When standard input closes it ends, and its child with it.
 
 A child is as if it were alone. So the server imports nothing of a plugin, has one thread and touches no GPU: threads
 and CUDA would not survive a fork, and what a module changes when it is imported would reach every model.
@@ -142,7 +142,7 @@ def _redirect(log: Path) -> None:
     from attn_bench.files import disk_errors
 
     with disk_errors(log):
-        log.parent.mkdir(exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (output, 1), (output, 2)):
