@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from attn_bench.plugin import DataError, Splits, TrainingDefaults
 from attn_bench.tasks.images.folders import images_below, part_of
 from attn_bench.tasks.images.published import CROP, DEVIATION, MEAN, PublishedSet
-from attn_bench.tasks.images.reading import fault, read_rgb
+from attn_bench.tasks.images.reading import FORMATS, fault, read_rgb
 from attn_bench.tasks.images.scores import MASK_METRICS, UNLABELLED, cross_entropy, mask_scores
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class _Scenes:
 
         path, annotation = self.pairs[index]
         shown = read_rgb(path)
-        with Image.open(annotation) as opened:
+        with Image.open(annotation, formats=FORMATS) as opened:
             if (found := _mask_fault(opened, shown.size, whole=True)) is not None:
                 raise DataError(f"{annotation} is no annotation of {path.name}: {found}")
             mask = tv_tensors.Mask(F.pil_to_tensor(opened))

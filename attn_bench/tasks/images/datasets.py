@@ -238,7 +238,7 @@ class ImageNet(ImageSet):
         train, names = classified(part_of(folder, "train"), self.classes)
         test, tested = classified(part_of(folder, "val"), self.classes, names)
         if missing := sorted(set(names).difference(tested)):
-            raise ValueError(f"val has no folder of {len(missing)} classes of train: {some(missing)}")
+            raise ValueError(f"val has no folders of these classes of train: {some(missing)}")
         return train, test
 
 

@@ -104,7 +104,7 @@ def classified(
         raise ValueError(f"{folder} has folders that are no class of the training images: {some(unknown)}")
     found = {name: images_below(folder / name) for name in there}
     if empty := [name for name, paths in found.items() if not paths]:
-        raise ValueError(f"{len(empty)} folders of classes in {folder} have no images: {some(empty)}")
+        raise ValueError(f"these folders of classes in {folder} have no images: {some(empty)}")
     paths = [path for paths in found.values() for path in paths]
     return Labelled(paths, [numbers[name] for name in there for _ in found[name]], len(there)), there
 
@@ -150,13 +150,13 @@ def apart(train: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
     """Return both; raises ValueError if they have images in common."""
     seen = set(train.paths)
     if shared := [path.name for path in test.paths if path in seen]:
-        raise ValueError(f"{len(shared)} images are listed for training and for testing: {some(shared)}")
+        raise ValueError(f"these images are listed for training and for testing: {some(shared)}")
     return train, test
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first names, and that there are more."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _walked(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[Path]]]:

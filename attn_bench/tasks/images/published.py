@@ -112,7 +112,7 @@ class PublishedSet(Task):
         except Exception as error:
             # What the readers of broken files raise is not documented: from KeyError to RuntimeError.
             first = f"{type(error).__name__}: {error}".removeprefix("ValueError: ").splitlines()[0][:300]
-            raise DataError(f"{folder} is not {self.name} as published ({first}). {self._instead()}") from None
+            raise DataError(f"{folder} is not {self.name} as published ({first})") from None
         check_files(self.name, folder, [*self._files(train), *self._files(test)], self._fault, on_progress)
         identity = {"source": self.name, "n_train": len(train), "n_test": len(test), "complete": complete}
         return train, test, identity
