@@ -13,6 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 DIGIT, GAP = 0.085, 0.1
 # Values that span more than this have no scale in common but a logarithmic one.
 WIDE = 1000
+# More than any float needs, and what is drawn of it does not overflow.
+MOST_DECADES = 100
 MOST_TICKS = {"x": 7, "y": 11}
 
 
@@ -48,9 +50,9 @@ def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
     axis = axes.yaxis if which == "y" else axes.xaxis
     low, high = math.log10(min(shown)), math.log10(max(shown))
     margin = max(math.log10(1.15 if high - low > math.log10(1.5) else 1.4), 0.08 * (high - low))
-    low, high = max(low - margin, -307), min(high + margin, 308)
+    low, high = max(low - margin, high - MOST_DECADES), min(high + margin, 308)
     axes.set(**{f"{which}scale": "log"})
-    axes.set(**{f"{which}lim": (10**low, 10**high)})
+    axes.set(**{f"{which}lim": (10.0**low, 10.0**high)})
     decades = high - low
     if decades < math.log10(5):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -68,7 +70,8 @@ def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
 def _signed_log_axis(axes: Axes, values: Sequence[float]) -> None:
     """Make the y axis logarithmic on both sides of zero, linear about it."""
     sizes = [abs(value) for value in values if value]
-    first, last = math.floor(math.log10(min(sizes))), math.ceil(math.log10(max(sizes)))
+    last = math.ceil(math.log10(max(sizes)))
+    first = max(math.floor(math.log10(min(sizes))), last - MOST_DECADES)
     low, high = min(values), max(values)
     axes.set_yscale("symlog", linthresh=10.0**first, linscale=0.5)
     axes.set_ylim(2 * low if low < 0 else 0, 2 * high if high > 0 else 0)

@@ -29,6 +29,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 REASON_SHOWN = 240
 # A figure wider than this is scrolled on a phone: shrunk to fit, its letters would be too small.
 BROAD_PT = 500
+# Columns of numbers that fit a printed page beside the names.
+COLUMNS_PRINTED = 8
 
 
 def html_page(
@@ -73,6 +75,7 @@ def html_page(
         results=rows.results(summary, names),
         marks={names[model]: Markup(mark) for model, mark in drawn.marks.items()},
         metrics=summary.metrics,
+        columns_printed=COLUMNS_PRINTED,
         max_seeds=summary.max_seeds,
         disturbed=summary.disturbed,
         resolutions=summary.resolutions,

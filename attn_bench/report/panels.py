@@ -33,7 +33,8 @@ class Sample:
     @property
     def error(self) -> Field:
         """Absolute error at each grid point."""
-        return np.abs(self.prediction - self.target)
+        with np.errstate(all="ignore"):
+            return np.abs(self.prediction - self.target)
 
     @property
     def rel_l2(self) -> float:
@@ -66,7 +67,10 @@ def read_samples(folder: Path, summary: Summary, resolution: int) -> tuple[dict[
 
 def _read(path: Path) -> Sample:
     with np.load(path, allow_pickle=False) as arrays:
-        fields = [np.asarray(arrays[name][0, 0], dtype=np.float64) for name in ("input", "target", "prediction")]
+        found = [arrays[name][0, 0] for name in ("input", "target", "prediction")]
+    if not all(np.can_cast(field.dtype, np.float64) for field in found):
+        raise ValueError("not real numbers")
+    fields = [np.asarray(field, dtype=np.float64) for field in found]
     if any(field.ndim != 2 for field in fields) or fields[1].shape != fields[2].shape:
         raise ValueError("not fields of one shape")
     if any(field.size == 0 for field in fields):

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from chromium import Browser
-from made_results import HOSTILE
+from made_results import HOSTILE, usual
 
+from attn_bench.format import clean
+from attn_bench.plugin import Metric
+from attn_bench.report import write_report
 from attn_bench.report.html import visible
 
 ROWS = """
@@ -164,8 +167,8 @@ def test_hostile_text_is_shown_as_text(browser: Browser, hostile_page: Path) -> 
     assert browser.run("return document.querySelectorAll('[onerror], [onload], img:not([src^=\"data:\"])').length") == 0
     run, failures = (browser.run(f'return document.getElementById("{id}").textContent') for id in ("run", "failures"))
     for text in HOSTILE:
-        assert visible(text) in run
-        assert visible(text) in failures
+        assert visible(clean(text, 10_000, lines=True)) in run
+        assert visible(clean(text, 10_000)) in failures
     # Text from right to left turns nothing around it.
     assert browser.run("return getComputedStyle(document.body).direction") == "ltr"
     assert browser.run(
@@ -173,3 +176,26 @@ def test_hostile_text_is_shown_as_text(browser: Browser, hostile_page: Path) -> 
     )
     browser.find("#by-model").send_keys("<script>")
     assert {row[0].startswith("<script>") for row in rows(browser)} == {True}
+
+
+def test_prints_all_columns_of_a_wide_table(browser: Browser, tmp_path: Path) -> None:
+    """24 metrics: no part of the table is wider than the paper, and the parts together hold every number."""
+    table = usual(tmp_path).store.table()
+    metrics = {f"a_longer_metric_{i:02}": Metric("lower", "made up") for i in range(24)}
+    table = table.assign(**{name: table["rel_l2"] * (i + 1) for i, name in enumerate(metrics)})
+    write_report(tmp_path, table, metrics=metrics)
+    page = tmp_path / "report" / "index.html"
+    paper = 688  # A4 less its margins, in CSS pixels
+    browser.open(page, width=paper, media="print")
+    heads, widest = browser.run("""
+        const tables = [...document.querySelectorAll("#results table")].filter((table) => table.checkVisibility());
+        return [tables.flatMap((table) => [...table.tHead.rows[0].cells].map((head) => head.innerText)),
+                Math.max(...tables.map((table) => table.getBoundingClientRect().right))];
+    """)
+    shown = [head.split("\n")[0].strip() for head in heads]
+    assert [head for head in shown if head.startswith("a_longer")] == list(metrics)
+    assert {"Forward (ms)", "FLOPs"} <= set(shown)
+    assert widest <= paper
+    browser.open(page)
+    assert browser.run('return [...document.querySelectorAll(".on-paper")].some((t) => t.checkVisibility())') is False
+    assert len(browser.run('return [...document.querySelectorAll("#results-table th[scope=col]")]')) > 24
