@@ -198,7 +198,10 @@ def this_host() -> str:
     """Name this host, as long as it runs and as far as its process ids are the same."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+        parts += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip(),
+            os.readlink("/proc/self/ns/pid"),
+        ]
     return " ".join(parts)
 
 
@@ -206,7 +209,7 @@ def started(pid: int) -> str | None:
     """Return when a process of this host started, in words that nothing but itself would use; None if it has ended."""
     with contextlib.suppress(OSError, IndexError):
         # After the name, which may hold anything: state, ..., and as the 20th field the start in ticks since boot.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return None if fields[0] in ("Z", "X") else fields[19]
     try:
         os.kill(pid, 0)

@@ -54,7 +54,12 @@ def built(repository: Path, revision: str | None) -> Iterator[Path]:
             _git(root, "worktree", "add", "--detach", "--quiet", str(source), commit)
             stack.callback(_git, root, "worktree", "remove", "--force", str(source))
         pip = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        made = subprocess.run([*pip, "--target", str(target), str(source / project)], capture_output=True, text=True)
+        made = subprocess.run(
+            [*pip, "--target", str(target), str(source / project)],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
         if made.returncode:
             last = (made.stderr or made.stdout).strip().splitlines()[-1:]
             raise UserError(
@@ -73,7 +78,9 @@ def _project(folder: Path, root: Path) -> Path:
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, encoding="utf-8", errors="replace"
+        )
     except OSError:
         raise UserError("git is not installed; revisions are taken from a git repository") from None
     if done.returncode:

@@ -54,7 +54,7 @@ def _silence() -> Iterator[None]:
                 os.dup2(nowhere, descriptor)
         for name, _ in replaced:
             # Never closed: a handler may keep it.
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         yield
     finally:
         _flush()

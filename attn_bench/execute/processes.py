@@ -46,7 +46,7 @@ def _prctl(option: int, value: int) -> None:
 def be_killed_first() -> None:
     """When the machine runs out of memory, let the system end this process and not one that keeps the results."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
 
 
 def surroundings() -> dict[str, str]:
@@ -177,7 +177,7 @@ def kill_orphans() -> None:
 def out_of_memory_kills() -> int:
     """How many processes the system has ended for want of memory since it was started."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
+        for line in Path("/proc/vmstat").read_text(encoding="utf-8").splitlines():
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0
@@ -208,7 +208,7 @@ def _resident(process: Any) -> int:
 def _proportional(process: Any) -> int:
     """Anonymous memory in bytes, where a page of n processes counts as 1/n in each."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
             if line.startswith("Pss_Anon:"):
                 return int(line.split()[1]) * 1024
         return _resident(process)

@@ -118,7 +118,7 @@ def test_settings_that_must_be_given(tmp_path: Path) -> None:
 def write(path: Path, record: Any) -> None:
     import json
 
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(record), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

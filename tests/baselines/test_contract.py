@@ -216,5 +216,5 @@ for name, claims in MODELS.entries().items():
                 model.unsupported(Problem("field", 1, 1, (16, 16)), device, **preset)
 sys.exit(", ".join({"torch", "timm", "neuralop", "xformers"} & set(sys.modules)) or 0)
 """
-    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, encoding="utf-8")
     assert (run.returncode, run.stderr) == (0, "")

@@ -89,7 +89,9 @@ def test_importing_neuraloperator_leaves_the_warning_filters_alone():
         "import torch, warnings; before = list(warnings.filters); import baselines.float32_spectral; "
         "assert list(warnings.filters) == before"
     )
-    run = subprocess.run([sys.executable, "-W", "default", "-c", code], check=False, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code], check=False, capture_output=True, encoding="utf-8"
+    )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 

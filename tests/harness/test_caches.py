@@ -125,7 +125,12 @@ print(matplotlib.get_cachedir(), huggingface_hub.constants.HF_HOME, os.path.expa
     given = {name: value for name, value in os.environ.items() if name not in VARIABLES} | {"TMPDIR": str(tmp_path)}
     (tmp_path / "here").mkdir()
     ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "here", env=given, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "here",
+        env=given,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     assert ended.stderr == ""
     assert all(Path(line).is_relative_to(tmp_path) for line in ended.stdout.splitlines())
@@ -142,7 +147,7 @@ def test_a_user_without_a_home_runs_and_leaves_only_results(tmp_path):
     given |= {"TMPDIR": str(tmp_path), "PYTHONPATH": path}
     words = "run --models mean --task darcy --resolutions 16 --no-measure --set darcy.n_train=4 --set darcy.n_test=2"
     command = [sys.executable, "-m", "attn_bench", *words.split(), "--out", "x"]
-    ended = subprocess.run(command, cwd=tmp_path / "here", env=given, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=tmp_path / "here", env=given, capture_output=True, encoding="utf-8")
     assert ended.returncode == 0, ended.stderr
     assert "Matplotlib" not in ended.stderr
     assert os.listdir(tmp_path / "here") == ["x"]

@@ -140,7 +140,7 @@ def test_a_module_that_is_none_is_said_with_the_place_of_the_traceback(attn_benc
     assert status == 1
     assert "build of toy-nothing returned NoneType, no torch.nn.Module" in errors
     log = Path(errors.rpartition("where it failed: ")[2].splitlines()[0])
-    assert "Traceback" in log.read_text()
+    assert "Traceback" in log.read_text(encoding="utf-8")
     status, _, errors = attn_bench("run", *arguments, "--no-measure", "--no-plots", "--out", "r")
     assert errors == "1 cell into r, all there already (1 not ok: --retry failed runs it again)\n"
 
@@ -241,7 +241,7 @@ def test_an_outside_package_of_one_file_and_one_entry_point(tmp_path):
     command = [sys.executable, "-c", code, "run", "--models", "mixer", "--task", "toy-task", "--steps", "2"]
     command += ["--resolutions", "8", "--no-measure", "--no-plots", "--device", "cpu", "--out", str(tmp_path / "r")]
     paths = os.pathsep.join((str(target), os.environ["PYTHONPATH"]))
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "mixer,toy-task,8,8,0,ok" in (tmp_path / "r" / "table.csv").read_text()
 

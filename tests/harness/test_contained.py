@@ -106,7 +106,7 @@ def test_a_broken_model_has_a_row_and_the_good_one_runs(made, tmp_path):
     quick = ["--resolutions", "8", "--steps", "1", "--no-measure", "--no-plots", "--out", str(tmp_path / "out")]
 
     def run() -> tuple[int, list[str]]:
-        done = subprocess.run([*command, *quick], capture_output=True, text=True)
+        done = subprocess.run([*command, *quick], capture_output=True, encoding="utf-8")
         records = [json.loads(file.read_text()) for file in (tmp_path / "out/cells").glob("*.json")]
         return done.returncode, sorted(f"{record['cell']['model']} {record['status']}" for record in records)
 
@@ -260,6 +260,6 @@ def test_a_current_folder_with_packages_of_these_names_breaks_nothing(tmp_path, 
     (tmp_path / folder / "__init__.py").write_text("raise ImportError('never built')")
     (tmp_path / "signal.py").write_text("# signal processing")
     command = [sys.executable, "-m", "attn_bench", "list", "models", "mano"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "BROKEN" not in done.stdout

@@ -48,7 +48,7 @@ def test_what_the_environment_may_say_is_left_to_openmp(monkeypatch, value):
 
 def test_the_command_line_says_so_in_one_line(tmp_path):
     command = [sys.executable, "-m", "attn_bench", "measure", "--models", "mean", "--threads", "99999", "--out", "x"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "given: 99999" in ended.stderr

@@ -36,7 +36,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def run(out: Path, models: str, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "attn_bench", "run", "--models", models, "--task", "toy-task", "--device", "cpu"]
     command += ["--resolutions", "8", "--steps", "1", "--no-measure", "--no-plots", "--out", str(out)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False, **options)  # type: ignore[call-overload]
 
 
 def fill(folder: Path) -> Path:

@@ -135,7 +135,7 @@ def test_a_killed_runner_leaves_no_process_and_the_next_goes_on(tmp_path):
 def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
     command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--no-measure", "--out", str(tmp_path / "r")]
-    runner = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    runner = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, encoding="utf-8")
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "r" / "logs").glob("*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -313,5 +313,5 @@ def test_sources_are_found_without_torch():
         "print([entry.fingerprint() for entry in entries])\n"
         "print([m for m in ('torch', 'timm', 'baselines.heads') if m in sys.modules])"
     )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
     assert output.strip().endswith("[]"), output

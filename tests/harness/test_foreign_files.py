@@ -35,7 +35,7 @@ def record_of(folder: Path, model: str) -> Path:
 
 
 def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 @pytest.mark.parametrize("where", ["cells", "environments", "artifacts", "."])
@@ -60,7 +60,7 @@ def test_a_folder_with_nothing_but_hidden_files_is_new(tmp_path):
 
 def broken(path: Path, how: str) -> None:
     """Put something else in the place of a record."""
-    whole = json.loads(path.read_text())
+    whole = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
     match how:
         case "directory":
@@ -72,34 +72,38 @@ def broken(path: Path, how: str) -> None:
         case "loop":
             path.symlink_to(path)
         case "deep":
-            path.write_text('{"a":' * 50_000 + "1" + "}" * 50_000)
+            path.write_text('{"a":' * 50_000 + "1" + "}" * 50_000, encoding="utf-8")
         case "huge":
             with path.open("wb") as file:
                 file.truncate(1 << 30)
         case "newer":
-            path.write_text(json.dumps(whole | {"schema": 2, "cell": {"new": "form"}}))
+            path.write_text(json.dumps(whole | {"schema": 2, "cell": {"new": "form"}}), encoding="utf-8")
         case "misnamed":
-            path.write_text(json.dumps(whole | {"id": "0123456789abcdef"}))
+            path.write_text(json.dumps(whole | {"id": "0123456789abcdef"}), encoding="utf-8")
         case "climbing":
-            path.write_text(json.dumps(whole | {"environment": "../../../secret"}))
+            path.write_text(json.dumps(whole | {"environment": "../../../secret"}), encoding="utf-8")
         case "types":
-            path.write_text(json.dumps(whole | {"latency": {"forward": {"median_ms": "fast"}}}))
+            path.write_text(json.dumps(whole | {"latency": {"forward": {"median_ms": "fast"}}}), encoding="utf-8")
         case "half timed":
-            path.write_text(json.dumps(whole | {"latency": {"forward": {"samples_ms": [1.0]}}}))
+            path.write_text(json.dumps(whole | {"latency": {"forward": {"samples_ms": [1.0]}}}), encoding="utf-8")
         case "infinite":
-            path.write_text(json.dumps(whole).replace('"median_ms": ', '"median_ms": Infinity, "was": '))
+            path.write_text(
+                json.dumps(whole).replace('"median_ms": ', '"median_ms": Infinity, "was": '), encoding="utf-8"
+            )
         case "negative":
-            path.write_text(json.dumps(whole | {"parameters": -1}))
+            path.write_text(json.dumps(whole | {"parameters": -1}), encoding="utf-8")
         case "status":
-            path.write_text(json.dumps(whole | {"status": "excellent"}))
+            path.write_text(json.dumps(whole | {"status": "excellent"}), encoding="utf-8")
         case "number":
-            path.write_text(json.dumps(whole | {"tokens": 10**400}))
+            path.write_text(json.dumps(whole | {"tokens": 10**400}), encoding="utf-8")
         case "lacking":
-            path.write_text(json.dumps({key: value for key, value in whole.items() if key != "latency"}))
+            path.write_text(
+                json.dumps({key: value for key, value in whole.items() if key != "latency"}), encoding="utf-8"
+            )
         case "cell":
-            path.write_text(json.dumps(whole | {"cell": whole["cell"] | {"resolution": "16"}}))
+            path.write_text(json.dumps(whole | {"cell": whole["cell"] | {"resolution": "16"}}), encoding="utf-8")
         case _:
-            path.write_text(how)
+            path.write_text(how, encoding="utf-8")
 
 
 BROKEN = ["", "{", "[]", "null", '{"schema": 1}', "\x00" * 100, "directory", "pipe", "dangling", "loop", "deep", "huge"]

@@ -38,7 +38,7 @@ def finished(folder: Path) -> dict[int, bytes]:
 
 
 def built(file: Path) -> Counter[str]:
-    return Counter(file.read_text().split()) if file.exists() else Counter()
+    return Counter(file.read_text(encoding="utf-8").split()) if file.exists() else Counter()
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_twenty_kills_at_random_moments(tmp_path):
             psutil.wait_procs(processes(mark), timeout=10)
             assert not processes(mark)
     starts = built(file)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert not processes(mark)
     table = attn_bench.load(folder)

@@ -77,7 +77,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def begin(path: Path, *processes: int) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", HOLDER, str(path), *map(str, processes)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
         running.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -235,7 +235,7 @@ def test_who_takes_over_what_is_over_already_begins_again(path, monkeypatch):
 def test_many_that_die_while_they_hold_it(tmp_path, path, hosts, monkeypatch):
     mark, log = tmp_path / "mark", tmp_path / "log"
     command = [sys.executable, "-c", CROWD, str(path), str(mark), str(log), str(hosts)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(log.read_text()) >= 12
     monkeypatch.setattr(lease, "STALE_S", 0.1)

@@ -80,5 +80,5 @@ def test_listing_imports_no_torch():
         "print(len(list(describe(MODELS))), len(list(describe(TASKS))))\n"
         "print([m for m in ('torch', 'timm', 'neuralop') if m in sys.modules])"
     )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
     assert output.strip().endswith("[]"), output

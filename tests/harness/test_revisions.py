@@ -44,7 +44,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command that docs/ci.md gives."""
     command = [sys.executable, "-m", "attn_bench", "ab", "--base", "HEAD", "--models", "mano", "--resolutions", "16"]
-    return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=400)
+    return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, encoding="utf-8", timeout=400)
 
 
 @pytest.mark.slow
@@ -64,7 +64,9 @@ def test_a_planted_regression_fails_the_gate_and_its_reversal_passes(copy: Path)
     passed = gate(copy, "--fail-on", "latency=10%,flops=0,peak_memory=1%")
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert "NO REGRESSION" in passed.stdout
-    worktrees = subprocess.run(["git", "-C", str(copy), "worktree", "list"], capture_output=True, text=True).stdout
+    worktrees = subprocess.run(
+        ["git", "-C", str(copy), "worktree", "list"], capture_output=True, encoding="utf-8"
+    ).stdout
     assert len(worktrees.splitlines()) == 1
 
 

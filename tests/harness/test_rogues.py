@@ -43,7 +43,7 @@ def run(models: str, out: Path) -> tuple[subprocess.CompletedProcess[str], pd.Da
     command += ["--resolutions", "12", "--steps", "2", "--no-measure", "--no-plots", "--out", str(out)]
     command += ["--timeout", "3", "--memory-limit", "900"]
     done = subprocess.run(
-        command, env={**os.environ, "TEST_MARK": mark}, capture_output=True, text=True, timeout=120, check=False
+        command, env={**os.environ, "TEST_MARK": mark}, capture_output=True, encoding="utf-8", timeout=120, check=False
     )
     return done, attn_bench.load(out), [process for process in psutil.process_iter() if _marked(process, mark)]
 

@@ -39,7 +39,9 @@ def test_options_reach_the_model_the_label_and_the_task():
 def test_the_id_is_the_same_in_every_process_and_changes_with_every_part():
     (cell,) = sweep(resolutions=[8]).cells()
     code = f"from attn_bench.sweep import Cell; print(Cell.from_json({cell.to_json()!r}).id)"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    ).stdout.strip()
     assert other == cell.id
     changes = {
         "seed": 1, "resolution": 12, "precision": "bf16", "options": {"width": 5}, "task_options": {"n": 3},

@@ -262,7 +262,7 @@ def test_a_compiler_that_hangs_is_ended_with_what_it_started(source, monkeypatch
 
 def _runs(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
 

@@ -55,5 +55,5 @@ def test_fingerprint_is_the_hardwares() -> None:
 
 def test_it_imports_nothing_heavy() -> None:
     code = "import sys; from attn_bench.measure.environment import *; environment(); print('torch' in sys.modules)"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
     assert printed.strip() == "False"

@@ -43,7 +43,7 @@ class Baseline:
 
     def __init__(self, path: Path, slower_by: float) -> None:
         self.path, self.slower_by = path, slower_by
-        self.stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"models": {}}
+        self.stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"models": {}}
         self.measured: dict[str, Any] = {}
 
     def judge(self, key: str, found: dict[str, Any]) -> list[str]:

@@ -68,7 +68,7 @@ def test_kernels_equal_tensor_operations():
     # In a process of its own, as the variable is read when the kernels are defined.
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        [sys.executable, str(Path(__file__))], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, str(Path(__file__))], env=environment, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

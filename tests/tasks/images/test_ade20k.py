@@ -134,7 +134,7 @@ def test_a_run_from_the_command_line(root, tmp_path):
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "vit", "--task", "ade20k", "--resolutions", "32"]
     command += ["--steps", "2", "--batch-size", "2", "--device", "cpu", "--no-measure", "--no-plots", "--out", "r"]
     command += [word for option in options for word in ("--set", option)]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert ended.returncode == 0, ended.stderr
     warnings = [line for line in ended.stderr.splitlines() if "warning" in line]
     assert len(warnings) == 1

@@ -448,7 +448,7 @@ def test_nothing_is_trained_on_files_that_cannot_be_read(tmp_path):
         ["data", "imagenet", "--resolution", "16", "--root", str(tmp_path)],
         ["run", "--models", "mean", "--task", "imagenet", "--resolutions", "16", "--root", str(tmp_path), "--out", "x"],
     ):
-        ended = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True)
+        ended = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, encoding="utf-8")
         assert ended.returncode == 2
         assert "Traceback" not in ended.stderr
         assert "1 of 8 images of imagenet cannot be read, the first: " in ended.stderr

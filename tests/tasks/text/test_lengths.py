@@ -98,7 +98,7 @@ def test_nothing_is_trained_on_a_text_that_is_too_short(tmp_path):
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "mean", "--task", "text", "--resolutions", "512"]
     for option in ("corpus=wikitext-103", "train_bytes=null", "test_bytes=null", f"root={tmp_path}"):
         command += ["--set", f"text.{option}"]
-    ended = subprocess.run([*command, "--out", "x"], cwd=tmp_path, capture_output=True, text=True)
+    ended = subprocess.run([*command, "--out", "x"], cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert ended.returncode == 2
     assert ended.stderr.strip().splitlines()[-1].startswith("attn-bench: text: a context of 512 bytes is longer")
     assert not (tmp_path / "x").exists()
