@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_bench.failures import Failure, refusals
+from attn_bench.fingerprint import SHARED
 from attn_bench.measure.torch_state import Keeper
 from attn_bench.outputs import check_output
 from attn_bench.plugin import Model, Problem, Task, Unsupported
@@ -72,7 +73,12 @@ def pose(cell: Cell, keeper: Keeper) -> Posed:
         Unsupported: the model says that it cannot serve the problem.
     """
     with keeper.stage("import"):
-        task, model = TASKS.load(cell.task, contained=False), MODELS.load(cell.plugin, contained=False)
+        task = TASKS.load(cell.task, contained=False)
+        # Before the model's plugin, which may replace functions that they bind.
+        for module in (name for name in cell.sources if name.startswith(SHARED) and "/" not in name):
+            with contextlib.suppress(ImportError):
+                import_module(module)
+        model = MODELS.load(cell.plugin, contained=False)
         problem = task.problem(cell.resolution, **cell.task_options)
         if (reason := unsupported(cell, model, problem)) is not None:
             raise Unsupported(reason)

@@ -8,12 +8,12 @@ reader sees the old entry or the new one, whole, and two processes that make the
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def alone(folder: Path) -> Iterator[None]:
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Entry:
     @property
     def name(self) -> str:
         """Label and hash of the parameters."""
-        canonical = json.dumps(self.parameters, sort_keys=True, separators=(",", ":"))
-        return f"{self.label}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+        canonical = dumps(self.parameters, sort_keys=True, separators=(",", ":"))
+        return f"{self.label}-{sha256(canonical.encode()).hexdigest()[:12]}"
 
     @property
     def manifest_path(self) -> Path:
@@ -105,7 +105,7 @@ class Entry:
         except (OSError, UnicodeDecodeError) as error:
             raise self._corrupt(self.manifest_path, f"cannot be read ({error})") from None
         try:
-            manifest = json.loads(text)
+            manifest = loads(text)
             path, digest = self.folder / manifest["file"], manifest["sha256"]
             intact = manifest["parameters"] == dict(self.parameters)
         except (ValueError, KeyError, TypeError):
@@ -161,7 +161,7 @@ class Entry:
             }
             os.replace(new, path)
         with temporary(self.folder, self.name) as new:
-            new.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            new.write_text(dumps(manifest, indent=2), encoding="utf-8")
             os.replace(new, self.manifest_path)
         if replaced is not None and replaced != path:
             replaced.unlink(missing_ok=True)
@@ -170,7 +170,7 @@ class Entry:
     def _data_file(self) -> Path | None:
         """Return the data file that the manifest names, if there is a manifest that names one."""
         try:
-            return self.folder / Path(json.loads(self.manifest_path.read_text(encoding="utf-8"))["file"]).name
+            return self.folder / Path(loads(self.manifest_path.read_text(encoding="utf-8"))["file"]).name
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -214,6 +214,25 @@ def test_what_is_written_and_hashed_uses_functions_of_before(monkeypatch, tmp_pa
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
 
 
+def test_a_cell_s_process_has_bound_what_its_task_hashes_and_writes_with_before_the_model_is_imported(made):
+    made("import hashlib, json; json.dumps = lambda *a, **k: '{}'; hashlib.sha256 = hashlib.md5", "patches_json")
+    code = """
+import json
+from pathlib import Path
+from attn_bench.measure.torch_state import Keeper
+from attn_bench.prepare import pose
+from attn_bench.sweep import Sweep
+settings = {"models": ["made"], "task": "darcy", "resolutions": [16], "device": "cpu"}
+(cell,) = Sweep.from_settings(settings).cells()
+pose(cell, Keeper(0))
+assert json.dumps(1) == "{}"
+from attn_bench.tasks.cache import Entry
+print(Entry(Path(), "x", {"a": 1}, "").name)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["x-" + hashlib.sha256(b'{"a":1}').hexdigest()[:12]], done.stderr
+
+
 def test_a_process_that_an_import_forks_does_not_go_on_as_the_command(tmp_path):
     code = (
         "import os\nfrom attn_bench.undo import undone\n"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +132,7 @@ class UserFile(Source):
                 raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
         if len(set(digests)) < len(digests):
             raise DataError(f"{self.paths[1]} has the same content as {self.paths[0]}; test on other data")
-        checksum = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+        checksum = sha256("".join(digests).encode()).hexdigest()[:16]
         if self.options.data_checksum not in (None, checksum):
             raise DataError(f"{self._names()} has changed since the run was planned; start the run again")
         return checksum

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -158,7 +158,7 @@ def standard_library(folder: Path) -> Corpus:
         "corpus": "stdlib",
         "python": platform.python_version(),
         "files": {part: len(files) for part, files in parts.items()},
-        "sha256": hashlib.sha256(train.tobytes() + test.tobytes()).hexdigest(),
+        "sha256": sha256(train.tobytes() + test.tobytes()).hexdigest(),
     }
     return Corpus(train, test, identity)
 
@@ -176,7 +176,7 @@ def _sources(folder: Path) -> list[Path]:
 
 
 def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.as_posix().encode()).digest()
+    return sha256(path.as_posix().encode()).digest()
 
 
 def _found(folder: Path, file: str) -> Path:

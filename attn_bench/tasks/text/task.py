@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attn_bench.plugin import DataError, Kind, OptionError, Problem, Splits, Task, TrainingDefaults
@@ -233,8 +233,8 @@ def _identity(found: Corpus, train: Bytes, test: Bytes, seed: int) -> dict[str, 
         "train_bytes": len(train) - 1,
         "test_bytes": len(test) - 1,
         "seed": seed,
-        "train_sha256": hashlib.sha256(train.tobytes()).hexdigest(),
-        "test_sha256": hashlib.sha256(test.tobytes()).hexdigest(),
+        "train_sha256": sha256(train.tobytes()).hexdigest(),
+        "test_sha256": sha256(test.tobytes()).hexdigest(),
     }
 
 
