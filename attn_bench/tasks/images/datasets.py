@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from attn_bench.plugin import Splits, TrainingDefaults
 from attn_bench.tasks.images.checking import Item
-from attn_bench.tasks.images.folders import Labelled, apart, classified, find, images_below, listed, part_of, some
+from attn_bench.tasks.images.folders import (
+    Labelled,
+    apart,
+    classified,
+    find,
+    images_below,
+    listed,
+    named,
+    part_of,
+    some,
+)
 from attn_bench.tasks.images.published import CROP, DEVIATION, MEAN, PublishedSet
 from attn_bench.tasks.images.scores import CLASS_METRICS, class_scores, cross_entropy
 
@@ -116,13 +126,10 @@ class Flowers102(ImageSet):
     parts = ("jpg", "imagelabels.mat", "setid.mat")
 
     def _open(self, folder: Path) -> tuple[Labelled, Labelled]:
-        from scipy.io import loadmat
-
-        labels = loadmat(part_of(folder, "imagelabels.mat"))["labels"].ravel().astype(int).tolist()
-        numbers = loadmat(part_of(folder, "setid.mat"))
+        labels = _from_mat(part_of(folder, "imagelabels.mat"), "labels").astype(int).tolist()
 
         def split(name: str) -> Labelled:
-            chosen = numbers[name].ravel().astype(int).tolist()
+            chosen = _from_mat(part_of(folder, "setid.mat"), name).astype(int).tolist()
             if out := [number for number in chosen if not 1 <= number <= len(labels)]:
                 raise ValueError(f"setid.mat lists image {out[0]}; imagelabels.mat has the labels of {len(labels)}")
             rows = [(f"image_{number:05d}.jpg", labels[number - 1] - 1) for number in chosen]
@@ -146,9 +153,10 @@ class Food101(ImageSet):
     parts = ("images", "meta/train.json", "meta/test.json")
 
     def _open(self, folder: Path) -> tuple[Labelled, Labelled]:
-        listings = {
-            name: json.loads(part_of(folder, f"meta/{name}.json").read_text("utf-8")) for name in ("train", "test")
-        }
+        listings = {}
+        for name in ("train", "test"):
+            with named(part_of(folder, f"meta/{name}.json")) as path:
+                listings[name] = json.loads(path.read_text("utf-8"))
         classes = sorted(listings["train"])
         if classes != sorted(listings["test"]):
             raise ValueError("train.json and test.json have other classes")
@@ -180,7 +188,7 @@ class Pets(ImageSet):
 
     def _open(self, folder: Path) -> tuple[Labelled, Labelled]:
         def split(name: str) -> Labelled:
-            lines = part_of(folder, f"annotations/{name}").read_text("utf-8-sig").splitlines()
+            lines = _lines(part_of(folder, f"annotations/{name}"))
             rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
             if short := [" ".join(row) for row in rows if len(row) < 2 or not row[1].isdecimal()]:
                 raise ValueError(f"{name} has lines that are not a name and numbers: {short[0][:60]!r}")
@@ -198,22 +206,19 @@ class Cars(ImageSet):
     classes, sizes = 196, (8144, 8041)
     folder = "stanford_cars"
     layout = (
-        "stanford_cars/cars_train/*.jpg, cars_test/*.jpg, devkit/cars_train_annos.mat, devkit/cars_meta.mat and "
+        "stanford_cars/cars_train/*.jpg, cars_test/*.jpg, devkit/cars_train_annos.mat and "
         "cars_test_annos_withlabels.mat"
     )
     parts = (
         "cars_train",
         "cars_test",
         "devkit/cars_train_annos.mat",
-        "devkit/cars_meta.mat",
         "cars_test_annos_withlabels.mat",
     )
 
     def _open(self, folder: Path) -> tuple[Labelled, Labelled]:
-        from scipy.io import loadmat
-
         def split(images: str, annotations: str) -> Labelled:
-            found = loadmat(part_of(folder, annotations), squeeze_me=True)["annotations"].reshape(-1)
+            found = _from_mat(part_of(folder, annotations), "annotations")
             if absent := {"fname", "class"}.difference(found.dtype.names or ()):
                 raise ValueError(f"the annotations in {annotations} have no {' and '.join(sorted(absent))}")
             rows = [(str(row["fname"]), int(row["class"]) - 1) for row in found]
@@ -268,7 +273,7 @@ class TinyImageNet(ImageSet):
             raise ValueError(
                 f"{images} is not sorted into classes, and val_annotations.txt, which has them, is missing"
             )
-        rows = [line.split("\t")[:2] for line in annotations.read_text("utf-8").splitlines() if line.strip()]
+        rows = [line.split("\t")[:2] for line in _lines(annotations) if line.strip()]
         if unknown := [row for row in rows if row[-1] not in names]:
             raise ValueError(f"{annotations.name} has lines without a class of train: {unknown[0]}")
         labelled = [(name, names.index(wnid)) for name, wnid in rows]
@@ -319,3 +324,16 @@ class _Cifar:
 
         record = self.records[index]
         return Image.fromarray(record[2:].reshape(3, 32, 32).transpose(1, 2, 0)), int(record[1])
+
+
+def _from_mat(path: Path, name: str) -> Any:
+    """Return an array of one axis from a .mat file."""
+    from scipy.io import loadmat
+
+    with named(path):
+        return loadmat(path, squeeze_me=True)[name].reshape(-1)
+
+
+def _lines(path: Path) -> list[str]:
+    with named(path):
+        return path.read_text("utf-8-sig").splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -152,6 +153,15 @@ def apart(train: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
     if shared := [path.name for path in test.paths if path in seen]:
         raise ValueError(f"these images are listed for training and for testing: {some(shared)}")
     return train, test
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[Path]:
+    """Raise a ValueError that names ``path`` in place of what its reader raises, which may be of any kind."""
+    try:
+        yield path
+    except Exception as error:
+        raise ValueError(f"{path.name} cannot be read ({type(error).__name__}: {error})") from None
 
 
 def some(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from attn_bench.plugin import DataError, OptionError, Problem, Task
 from attn_bench.tasks.cache import alone, cache_folder, users_folder
 from attn_bench.tasks.fetch import check_root, fetch, md5_of, unpack
 from attn_bench.tasks.images.checking import Item, check_files
-from attn_bench.tasks.images.folders import find
+from attn_bench.tasks.images.folders import find, part_of
 from attn_bench.tasks.images.reading import fault
 
 SMALLEST = 16
@@ -111,8 +111,8 @@ class PublishedSet(Task):
             raise
         except Exception as error:
             # What the readers of broken files raise is not documented: from KeyError to RuntimeError.
-            first = f"{type(error).__name__}: {error}".removeprefix("ValueError: ").splitlines()[0][:300]
-            raise DataError(f"{folder} is not {self.name} as published ({first})") from None
+            what = " ".join(f"{type(error).__name__}: {error}".removeprefix("ValueError: ").split())[:300]
+            raise DataError(f"{folder} is not {self.name} as published ({what})") from None
         check_files(self.name, folder, [*self._files(train), *self._files(test)], self._fault, on_progress)
         identity = {"source": self.name, "n_train": len(train), "n_test": len(test), "complete": complete}
         return train, test, identity
@@ -144,7 +144,7 @@ class PublishedSet(Task):
     def _check_sums(self, folder: Path) -> None:
         """Compare files that are published as they are, not in an archive, with their checksums."""
         for name, md5 in self.archives:
-            path = folder / name
+            path = part_of(folder, name)
             if path.suffix == ".mat" and (found := md5_of(path)) != md5:
                 raise ValueError(f"{name} is another file: it has md5 {found}, and {md5} is published")
 

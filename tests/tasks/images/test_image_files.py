@@ -380,7 +380,16 @@ def test_other_mat_files_of_flowers_are_named_with_both_checksums(tmp_path, monk
             r"these images are listed for training and for testing: Abyssinian_1\.jpg, beagle_2\.jpg",
         ),
         (Food101, FOOD, "meta/test.json", b"{}", "train.json and test.json have other classes"),
-        (Food101, FOOD, "meta/test.json", b"[", "JSONDecodeError"),
+        (Food101, FOOD, "meta/test.json", b"[", r"test\.json cannot be read \(JSONDecodeError"),
+        (Pets, PETS, "annotations/test.txt", b"\xff\xfe", r"test\.txt cannot be read \(UnicodeDecodeError"),
+        (Cars, CARS, "devkit/cars_train_annos.mat", b"MATLAB" * 40, r"cars_train_annos\.mat cannot be read"),
+        (
+            Cars,
+            CARS,
+            "devkit/cars_train_annos.mat",
+            mat(other=1),
+            r"cars_train_annos\.mat cannot be read .*annotations",
+        ),
         (
             Cars,
             CARS,
