@@ -217,13 +217,14 @@ def test_what_is_written_and_hashed_uses_functions_of_before(monkeypatch, tmp_pa
 def test_a_cell_s_process_has_bound_what_its_task_hashes_and_writes_with_before_the_model_is_imported(made):
     made("import hashlib, json; json.dumps = lambda *a, **k: '{}'; hashlib.sha256 = hashlib.md5", "patches_json")
     code = """
-import json
+import json, sys
 from pathlib import Path
 from attn_bench.measure.torch_state import Keeper
 from attn_bench.prepare import pose
 from attn_bench.sweep import Sweep
 settings = {"models": ["made"], "task": "darcy", "resolutions": [16], "device": "cpu"}
 (cell,) = Sweep.from_settings(settings).cells()
+del sys.modules["patches_json"]  # which was put back here, where the cell was planned
 pose(cell, Keeper(0))
 assert json.dumps(1) == "{}"
 from attn_bench.tasks.cache import Entry
