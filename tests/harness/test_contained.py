@@ -221,16 +221,16 @@ import json, sys
 from pathlib import Path
 from attn_bench.measure.torch_state import Keeper
 from attn_bench.prepare import pose
-from attn_bench.sweep import Sweep
-settings = {"models": ["made"], "task": "darcy", "resolutions": [16], "device": "cpu"}
-(cell,) = Sweep.from_settings(settings).cells()
-del sys.modules["patches_json"]  # which was put back here, where the cell was planned
-pose(cell, Keeper(0))
+from attn_bench.sweep import Cell
+pose(Cell.from_json(json.loads(sys.stdin.read())), Keeper(0))
 assert json.dumps(1) == "{}"
 from attn_bench.tasks.cache import Entry
 print(Entry(Path(), "x", {"a": 1}, "").name)
 """
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    settings = {"models": ["made"], "task": "darcy", "resolutions": [16], "device": "cpu"}
+    (cell,) = Sweep.from_settings(settings).cells()
+    request = json.dumps(cell.to_request())
+    done = subprocess.run([sys.executable, "-P", "-c", code], input=request, capture_output=True, text=True)
     assert done.stdout.split() == ["x-" + hashlib.sha256(b'{"a":1}').hexdigest()[:12]], done.stderr
 
 
