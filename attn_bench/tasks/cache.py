@@ -10,18 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from json import dumps, loads
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attn_bench.files import cache_folder
 from attn_bench.lease import hold
 from attn_bench.plugin import DataError
 
 __all__ = ["Entry", "alone", "cache_folder", "sha256_of", "temporary", "users_folder", "writing"]
+
+T = TypeVar("T")
 
 
 def users_folder(given: str) -> Path:
@@ -98,6 +100,19 @@ class Entry:
         Raises:
             DataError: there is one and it is damaged.
         """
+        return self._steadily(self._manifest)
+
+    def _steadily(self, read: Callable[[], T]) -> T:
+        """Return what ``read`` does, again where another process replaced the entry meanwhile."""
+        while True:
+            before = self._data_file()
+            try:
+                return read()
+            except DataError:
+                if self._data_file() == before:
+                    raise
+
+    def _manifest(self) -> dict[str, Any] | None:
         try:
             text = self.manifest_path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -106,7 +121,7 @@ class Entry:
             raise self._corrupt(self.manifest_path, f"cannot be read ({error})") from None
         try:
             manifest = loads(text)
-            path, digest = self.folder / manifest["file"], manifest["sha256"]
+            path, digest = self.folder / Path(manifest["file"]).name, manifest["sha256"]
             intact = manifest["parameters"] == dict(self.parameters)
         except (ValueError, KeyError, TypeError):
             raise self._corrupt(self.manifest_path, "is no valid manifest") from None
@@ -122,16 +137,19 @@ class Entry:
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Return arrays and manifest, or None if there is no entry; raises DataError if it is damaged."""
+        return self._steadily(self._load)
+
+    def _load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         import numpy as np
 
-        manifest = self.manifest()
+        manifest = self._manifest()
         if manifest is None:
             return None
-        path = self.folder / manifest["file"]
+        path = self.folder / Path(manifest["file"]).name
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return {name: stored[name] for name in stored.files}, manifest
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of zip archives too
             raise self._corrupt(path, f"cannot be read ({error})") from None
 
     def store(self, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import time
 
 import numpy as np
 import pytest
 
 from attn_bench.plugin import DataError
+from attn_bench.tasks import cache
 from attn_bench.tasks.cache import Entry, alone, cache_folder, sha256_of, temporary, users_folder
 
 
@@ -112,6 +114,47 @@ def test_two_writers_leave_a_valid_entry_and_a_reader_never_sees_half_of_one(ent
     values = set(entry.load()[0]["a"])
     assert len(values) == 1
     assert values <= {1, 2}
+
+
+@pytest.mark.parametrize("ask", ["manifest", "load"])
+def test_an_entry_that_is_replaced_while_it_is_read_is_read_again(entry, monkeypatch, ask):
+    entry.store({"a": np.zeros(3)})
+    replaced = []
+
+    def replace_first(path):
+        if not replaced:
+            replaced.append(path)
+            entry.store({"a": np.ones(3)})
+        return sha256_of(path)
+
+    monkeypatch.setattr(cache, "sha256_of", replace_first)
+    manifest = getattr(entry, ask)()
+    assert replaced
+    assert not replaced[0].exists()
+    if ask == "load":
+        assert manifest[0]["a"].tolist() == [1, 1, 1]
+
+
+def test_a_data_file_is_beside_its_manifest(entry, tmp_path):
+    entry.store({"a": np.zeros(3)})
+    outside = tmp_path.parent / "outside.npz"
+    np.savez(outside, a=np.ones(3))
+    manifest = json.loads(entry.manifest_path.read_text())
+    entry.manifest_path.write_text(json.dumps(manifest | {"file": str(outside), "sha256": sha256_of(outside)}))
+    with pytest.raises(DataError, match="cached data are damaged"):
+        entry.load()
+
+
+def test_a_cache_that_can_only_be_read_serves(entry, monkeypatch):
+    entry.store({"a": np.arange(3)})
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert entry.load()[0]["a"].tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match=r"cannot write to the cache .*ATTN_BENCH_CACHE"):
+        entry.store({"a": np.arange(3)})
 
 
 def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
