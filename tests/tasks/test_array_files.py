@@ -6,9 +6,11 @@ import gzip
 import io
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
@@ -344,7 +346,50 @@ def test_a_chunk_counts_whole(tmp_path):
     assert open_arrays(tmp_path / "mine.h5").arrays["x"].nbytes == 600 * 64 * 64 * 8
 
 
+def test_depth_and_number_have_limits(tmp_path):
+    with h5py.File(tmp_path / "deep.h5", "w") as file:
+        file["/".join("g" * 3000) + "/x"] = file["x"] = VALUES
+    assert list(open_arrays(tmp_path / "deep.h5").arrays) == ["x"]
+    torch.save(dict.fromkeys(range(10001), 0), tmp_path / "many.pt")
+    assert "holds more than 10000 things; save the two arrays alone" in refusal(tmp_path / "many.pt")
+
+
 def test_sizes_in_words():
     assert [contents.in_units(size) for size in (0, 1023, 1536, 83886080000)] == [
         "0 bytes", "1023 bytes", "1.5 KiB", "78.1 GiB",
     ]  # fmt: skip
+
+
+def element(order, kind, data):
+    """An element of a MATLAB file, in its tag where it has up to four bytes, as MATLAB writes it."""
+    if len(data) <= 4:
+        return struct.pack(f"{order}I", len(data) << 16 | kind) + data.ljust(4, b"\0")
+    return struct.pack(f"{order}II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("stored", "kind", "shape"), [("u1", 2, (2, 3, 5)), ("i2", 3, (2, 3, 5)), ("u1", 2, (2, 1, 2))]
+)
+def test_matlab_stores_whole_numbers_in_fewer_bytes_and_on_other_machines_in_another_order(
+    tmp_path, order, packed, stored, kind, shape
+):
+    values = np.arange(np.prod(shape)).reshape(shape)
+    parts = [
+        element(order, 6, struct.pack(f"{order}II", 6, 0)),  # of class double
+        element(order, 5, struct.pack(f"{order}3i", *shape)),
+        element(order, 1, b"coefficient"),
+        element(order, kind, values.astype(f"{order}{stored}").tobytes("F")),
+    ]
+    content = element(order, 14, b"".join(parts))
+    if packed:
+        content = zlib.compress(content)
+        content = struct.pack(f"{order}II", 15, len(content)) + content
+    header = b"MATLAB 5.0 MAT-file".ljust(124) + (b"\x00\x01IM" if order == "<" else b"\x01\x00MI")
+    (tmp_path / "mine.mat").write_bytes(header + content)
+    assert (read(tmp_path / "mine.mat", "coefficient") == values).all()
+    if packed:
+        (tmp_path / "mine.mat").write_bytes(header + content[:-1] + b"\x00")
+        with pytest.raises(DataError, match="or a damaged one"):
+            read(tmp_path / "mine.mat", "coefficient")

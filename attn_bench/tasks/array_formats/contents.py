@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NAME_LIMIT = 60
 LISTED = 10
+# How deeply things are looked for in others, and how many.
+DEEPEST, MOST_ITEMS = 16, 10_000
 # deflate packs at most 1032 bytes into one; what claims more is not in the file.
 MOST_PACKED = 1100
 
@@ -44,22 +46,29 @@ class Unusable:
     remedy: str
 
 
+Named = tuple[str, StoredArray | Unusable]
+
+
 @dataclass
 class Contents:
     """Everything in a file, by name.
 
     Attributes:
+        path: the file.
         arrays: what can be read.
         others: what cannot.
         matlab: whether MATLAB wrote it, whose users often keep samples on the last axis.
     """
 
+    path: Path
     arrays: dict[str, StoredArray] = field(default_factory=dict)
     others: dict[str, Unusable] = field(default_factory=dict)
     matlab: bool = False
 
     def add(self, name: str, item: StoredArray | Unusable) -> None:
-        """Keep ``item``; what bears a name that is there already makes both unusable."""
+        """Keep ``item``; two of one name are both unusable. Raises DataError where there are too many."""
+        if len(self.arrays) + len(self.others) == MOST_ITEMS:
+            raise DataError(f"{self.path}: holds more than {MOST_ITEMS} things; save the two arrays alone")
         if name in self.arrays or name in self.others:
             self.arrays.pop(name, None)
             self.others[name] = Unusable("there more than once under this name", "rename one of them")

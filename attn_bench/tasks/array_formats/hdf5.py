@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ import h5py
 import numpy as np
 
 from attn_bench.plugin import DataError
-from attn_bench.tasks.array_formats.contents import Contents, StoredArray, Unusable, shown, size_of, unusable
+from attn_bench.tasks.array_formats.contents import (
+    DEEPEST,
+    Contents,
+    Named,
+    StoredArray,
+    Unusable,
+    shown,
+    size_of,
+    unusable,
+)
 from attn_bench.tasks.array_formats.mat import PLAIN
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -40,27 +50,38 @@ def open_hdf5(path: Path) -> Contents:
     Raises:
         DataError: another program has the file open for writing.
     """
-    contents = Contents()
+    contents = Contents(path)
     with _opened(path) as file:
-
-        def visit(name: str, link: Any) -> None:
-            # MATLAB keeps what cells point to below '#refs#'.
-            if name.startswith("#"):
-                return
-            if isinstance(link, h5py.ExternalLink):
-                contents.add(name, Unusable("a link to another file", _COPY))
-            elif isinstance(link, h5py.SoftLink):
-                contents.add(name, Unusable(f"a link to {shown(link.path)}", "name that one"))
-            else:
-                item = file[name]
-                contents.matlab |= "MATLAB_class" in item.attrs
-                if isinstance(item, h5py.Dataset) and "MATLAB_sparse" not in item.parent.attrs:
-                    contents.add(name, _item(path, name, item))
-                elif "MATLAB_sparse" in item.attrs:
-                    contents.add(name, Unusable("a sparse matrix", PLAIN))
-
-        file.visititems_links(visit)
+        for name, item in _below(path, file, contents, "", set()):
+            contents.add(name, item)
     return contents
+
+
+def _below(path: Path, group: Any, contents: Contents, prefix: str, seen: set[int]) -> Iterator[Named]:
+    """Yield what is in a group and the groups in it, each once, however links run."""
+    seen.add(h5py.h5o.get_info(group.id).addr)
+    for key in group:
+        name, link = f"{prefix}{key}", group.get(key, getlink=True)
+        # MATLAB keeps what cells point to below '#refs#'.
+        if name.startswith("#"):
+            continue
+        if isinstance(link, h5py.ExternalLink):
+            yield name, Unusable("a link to another file", _COPY)
+            continue
+        if isinstance(link, h5py.SoftLink):
+            yield name, Unusable(f"a link to {shown(link.path)}", "name that one")
+            continue
+        item = group[key]
+        contents.matlab |= "MATLAB_class" in item.attrs
+        if isinstance(item, h5py.Dataset):
+            yield name, _item(path, name, item)
+        elif "MATLAB_sparse" in item.attrs:
+            yield name, Unusable("a sparse matrix", PLAIN)
+        elif isinstance(item, h5py.Group) and h5py.h5o.get_info(item.id).addr not in seen:
+            if name.count("/") < DEEPEST:
+                yield from _below(path, item, contents, f"{name}/", seen)
+            else:
+                yield name, Unusable("a group too deep to be read", "copy what is in it further up")
 
 
 def _opened(path: Path) -> h5py.File:

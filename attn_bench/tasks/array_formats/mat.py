@@ -17,18 +17,16 @@ from typing import IO
 
 import numpy as np
 
-from attn_bench.tasks.array_formats.contents import Contents, StoredArray, Unusable
+from attn_bench.tasks.array_formats.contents import DEEPEST, Contents, Named, StoredArray, Unusable
 
 HEADER, BLOCK = 128, 1 << 20
-DEEPEST, LONGEST_NAME, LONGEST_NAMES = 16, 1024, 1 << 20
+LONGEST_NAME, LONGEST_NAMES = 1024, 1 << 20
 MATRIX, PACKED = 14, 15
 STRUCT, OPAQUE = 2, 17
 NUMBERS, COMPLEX = range(6, 16), 0x800
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {1: "a cell array", STRUCT: "a struct array", 4: "text", 5: "a sparse matrix", 16: "a function"}
 PLAIN = "save plain arrays: save('FILE.mat', 'x', 'y', '-v7.3')"
-
-Named = tuple[str, StoredArray | Unusable]
 
 
 def open_mat(path: Path) -> Contents:
@@ -37,7 +35,7 @@ def open_mat(path: Path) -> Contents:
     Raises:
         ValueError, EOFError: the file is damaged.
     """
-    contents = Contents(matlab=True)
+    contents = Contents(path, matlab=True)
     size = path.stat().st_size
     with path.open("rb") as file:
         order = "<" if file.read(HEADER).endswith(b"IM") else ">"

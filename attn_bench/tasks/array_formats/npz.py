@@ -14,7 +14,7 @@ from attn_bench.tasks.array_formats.contents import Contents, StoredArray, Unusa
 
 def open_npz(path: Path) -> Contents:
     """Return the arrays of a .npz file, unread; raises DataError where one is larger than its part of the file."""
-    contents = Contents()
+    contents = Contents(path)
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")

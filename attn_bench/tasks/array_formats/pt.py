@@ -16,9 +16,8 @@ from torch import Tensor
 
 from attn_bench.format import clean
 from attn_bench.plugin import DataError
-from attn_bench.tasks.array_formats.contents import NAME_LIMIT, Contents, StoredArray, Unusable, size_of
+from attn_bench.tasks.array_formats.contents import DEEPEST, NAME_LIMIT, Contents, StoredArray, Unusable, size_of
 
-DEEPEST, MOST_ITEMS = 16, 10_000
 _NEEDED = "a dict with coefficients and solutions is needed"
 _INSTEAD = "save tensors alone, torch.save({'x': x, 'y': y}, FILE), or numpy arrays with numpy.savez(FILE, x=x, y=y)"
 
@@ -36,10 +35,8 @@ def open_pt(path: Path) -> Contents:
         raise DataError(f"{path}: holds a Tensor of shape {tuple(content.shape)} alone; {_NEEDED}")
     if not isinstance(content, Mapping | list | tuple):
         raise DataError(f"{path}: holds {clean(type(content).__name__, NAME_LIMIT)!r}; {_NEEDED}")
-    contents = Contents()
-    for number, (name, value) in enumerate(_flat(content)):
-        if number == MOST_ITEMS:
-            raise DataError(f"{path}: holds more than {MOST_ITEMS} things; save the two arrays alone")
+    contents = Contents(path)
+    for name, value in _flat(content):
         contents.add(name, _item(value))
     return contents
 
