@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from codecs import lookup
 
+lookup("utf-16-le")  # now, as a plugin may leave no way to import it later
 # Beyond this many characters for each one kept, nothing is looked at: a message may be of any length.
 _READ_FACTOR, _READ_LEAST = 8, 1 << 16
 # ECMA-48: control sequences, strings up to their terminator, and the two-character escapes.

@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from json import dumps, loads
+from json import loads
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NoReturn
 
 from attn_bench.registry import GROUPS, BrokenPlugin, Entry
@@ -25,7 +26,8 @@ def main(answers: int) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     threading.Thread(target=_end_with, args=(os.getppid(), os.getppid, time.sleep, leave), daemon=True).start()
     process = own()
-    answer = dumps(_refusal(group, entry)).encode() + b"\n"
+    why = _refusal(group, entry)
+    answer = b"null\n" if why is None else quoted(why).encode() + b"\n"
     if own() == process:
         write(answers, answer)
     leave(0)

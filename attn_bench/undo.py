@@ -14,7 +14,10 @@ from functools import partial
 from typing import Any
 
 # Functions that the harness calls through these modules. Attributes that are added, such as caches, stay.
-_PATCHED = ("os", "os.path", "io", "json", "hashlib", "math", "time", "tempfile", "shutil", "subprocess", "threading")
+_PATCHED = (
+    *("os", "os.path", "io", "json", "json.encoder", "json.decoder", "hashlib", "math", "time"),
+    *("tempfile", "shutil", "subprocess", "threading"),
+)
 _PYTHON = ("argv", "path", "stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook", "exit")
 Undo = Callable[[], object]
 
@@ -145,6 +148,15 @@ def _functions() -> Iterator[Undo]:
     for module in (builtins, *(sys.modules[name] for name in names if name in sys.modules)):
         known = {name: value for name, value in vars(module).items() if callable(value)}
         yield partial(module.__dict__.update, known)
+        for value in known.values():
+            if isinstance(value, type) and value.__module__.partition(".")[0] == module.__name__.partition(".")[0]:
+                yield partial(_put_methods_back, value, dict(vars(value)))
+
+
+def _put_methods_back(kind: type, known: dict[str, Any]) -> None:
+    for name, value in known.items():
+        if callable(value) and vars(kind).get(name) is not value:
+            setattr(kind, name, value)
 
 
 def _torch() -> Iterator[Undo]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from attn_bench import versions
 from attn_bench.errors import DiskError, UserError
 from attn_bench.execute.client import End, ForkServer
+from attn_bench.execute.messages import UNSENT
 from attn_bench.execute.processes import how_ended, last_words
 from attn_bench.files import write_json
 from attn_bench.fingerprint import digest
@@ -195,6 +196,8 @@ def _failure(cell: Cell, log: Path, end: End, limits: Limits) -> Record:
     with contextlib.suppress(OSError), log.open("rb") as file:
         last = last_words(file)
     how = how_ended(-end.signal) if end.signal is not None else f"exit code {end.code} without a result"
+    if end.code == UNSENT:
+        how = "its result could not be handed over: the model closed the pipe for it"
     if end.broken:
         how += ", and it wrote to a pipe that is not its own"
     return Record.of(cell, "crashed", error=f"{how}{': ' if last else ''}{last}")

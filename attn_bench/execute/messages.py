@@ -18,6 +18,8 @@ from typing import Any
 CELL, READY, PROGRESS, RESULT, DISK, EXIT = b"c", b"y", b"p", b"r", b"d", b"x"
 # The most that a message of each kind may hold, in bytes. Raw samples of all timings take less than a MiB.
 LIMITS = {CELL: 16 << 20, READY: 1 << 10, PROGRESS: 1 << 16, RESULT: 64 << 20, DISK: 1 << 16, EXIT: 1 << 10}
+# Exit code of a process that could not hand over its result; in sysexits.h that of an input or output error.
+UNSENT = 74
 _HEADER, _CHUNK = 5, 1 << 18
 
 

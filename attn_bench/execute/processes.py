@@ -114,8 +114,10 @@ def _alive(root: Any) -> list[Any]:
 def last_words(log: IO[bytes]) -> str:
     """Return the last line that a process wrote to its log, with as much of what stands before it as fits."""
     log.seek(0, os.SEEK_END)
-    log.seek(max(log.tell() - 4 * LAST_CHARACTERS, 0))
-    return clean(log.read().decode(errors="replace"), 4 * LAST_CHARACTERS)[-LAST_CHARACTERS:]
+    log.seek(max(log.tell() - 8 * LAST_CHARACTERS, 0))
+    # Without what marks a place in a traceback's line above.
+    lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip(" ^~")]
+    return clean("\n".join(lines), 8 * LAST_CHARACTERS)[-LAST_CHARACTERS:]
 
 
 def how_ended(code: int) -> str:

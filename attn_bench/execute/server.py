@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from attn_bench.execute.libraries import preload, threads
-from attn_bench.execute.messages import CELL, DISK, EXIT, PROGRESS, READY, RESULT, Receiver, Sender, decode
+from attn_bench.execute.messages import CELL, DISK, EXIT, PROGRESS, READY, RESULT, UNSENT, Receiver, Sender, decode
 from attn_bench.execute.processes import (
     adopt_orphans,
     be_killed_first,
@@ -41,8 +41,6 @@ POLL_S = 0.05
 # What a cell may still take after it has handed over its result.
 LINGER_S = 2.0
 LOG_LIMIT_BYTES, LOG_KEPT_BYTES = 16 << 20, 64 << 10
-# Exit code of a child that could not hand over its result; in sysexits.h it is that of an input/output error.
-UNSENT = 74
 
 
 def main(folder: Path, temporary: Path, libraries: list[str]) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +15,14 @@ import pytest
 
 import attn_bench
 
+ROGUES = Path(__file__).parents[1] / "rogues"
+# The status of each, and how its error begins.
 ENDS = {
     "rogue:build-raises": ("crashed", "RuntimeError: boom in two lines"),
     "rogue:forward-raises": ("crashed", "ValueError: no forward pass today"),
     "rogue:segfault": ("crashed", "ended by SIGSEGV: last words"),
     "rogue:exit": ("crashed", "exit code 0 without a result: last words"),
-    "rogue:loop": ("timeout", "ended after 3 s (--timeout)"),
+    "rogue:loop": ("timeout", "ended after 5 s (--timeout)"),
     "rogue:hungry": ("oom", "took more than 900 MiB (--memory-limit)"),
     "toy-nan": ("diverged", "the loss is nan at step 1, epoch 1"),
     "rogue:shape": (
@@ -29,23 +32,60 @@ ENDS = {
     "rogue:children": ("ok", ""),
     "rogue:flood": ("ok", ""),
     "rogue:stderr": ("crashed", "RuntimeError: said without a standard error"),
-    "rogue:handlers": ("timeout", "ended after 3 s (--timeout)"),
+    "rogue:handlers": ("timeout", "ended after 5 s (--timeout)"),
     "toy-unfit": ("unsupported", "grid (12, 12) is above 8"),
+    "rogue:system-exit": ("crashed", "SystemExit: 3"),
+    "rogue:interrupt": ("crashed", "exit code 1 without a result: "),
+    "rogue:abort": ("crashed", "ended by SIGABRT"),
+    "rogue:message": ("crashed", "RuntimeError: odd \ufffd text red" + "x" * 100),
+    "rogue:alarm": ("crashed", "ended by SIGALRM"),
+    "rogue:stop-itself": ("timeout", "ended after 5 s (--timeout)"),
+    "rogue:stop-server": ("timeout", "ended after 5 s (--timeout); the process that runs cells did not answer"),
+    "rogue:kill-server": ("crashed", "the process that runs cells ended: ended by SIGKILL"),
+    "rogue:kill-group": ("crashed", "ended by SIGKILL"),
+    "rogue:close": ("crashed", "its result could not be handed over: the model closed the pipe for it"),
+    "rogue:write": ("crashed", "exit code 0 without a result, and it wrote to a pipe that is not its own"),
+    "rogue:write-on": ("timeout", "ended after 5 s (--timeout)"),
+    "rogue:fork-on": ("ok", ""),
+    "rogue:bomb": ("crashed", "RuntimeError: 32 processes"),
+    "rogue:threads": ("ok", ""),
+    "rogue:patch": ("ok", ""),
+    "rogue:patch-builtins": ("crashed", "RuntimeError: replaced by a plugin"),
+    "rogue:lose-modules": ("crashed", "RuntimeError: no modules"),
+    "rogue:move": ("ok", ""),
+    "rogue:leave-files": ("crashed", "ended by SIGABRT"),
+    "imports-exits": ("crashed", "SystemExit: 4"),
+    "imports-dies": ("crashed", "exit code 5 without a result"),
+    "imports-raises": ("crashed", "Odd: not an Exception"),
+    "imports-hangs": ("timeout", "ended after 5 s (--timeout)"),
+    "imports-computes": ("ok", ""),
+    "imports-sets": ("ok", ""),
+    "at-import-exits": ("crashed", "plugin 'at-import-exits'"),
+    "at-import-dies": ("crashed", "plugin 'at-import-dies'"),
+    "at-import-raises": ("crashed", "plugin 'at-import-raises'"),
+    "at-import-patches": ("ok", ""),
     "toy": ("ok", ""),
 }
 TIMES = ["cell_seconds", "started", "train_seconds"]
 
 
-def run(models: str, out: Path) -> tuple[subprocess.CompletedProcess[str], pd.DataFrame, list[psutil.Process]]:
-    """Run a sweep; return how it ended, its table, and the processes it left behind."""
-    mark = uuid.uuid4().hex
-    command = [sys.executable, "-m", "attn_bench", "run", "--models", models, "--task", "toy-task", "--device", "cpu"]
-    command += ["--resolutions", "12", "--steps", "2", "--no-measure", "--no-plots", "--out", str(out)]
-    command += ["--timeout", "3", "--memory-limit", "900"]
+def run(models: Iterable[str], out: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], pd.DataFrame]:
+    """Run a sweep; return how it ended and its table, once nothing of it is left: no process, no temporary file."""
+    mark, temporary = uuid.uuid4().hex, out.with_name(f"{out.name}-temporary")
+    temporary.mkdir()
+    command = [sys.executable, "-m", "attn_bench", "run", "--models", ",".join(models), "--task", "toy-task"]
+    command += ["--device", "cpu", "--resolutions", "12", "--steps", "2", "--no-plots", "--out", str(out), *options]
+    paths = os.pathsep.join((str(ROGUES), os.environ["PYTHONPATH"]))
+    own = {"TEST_MARK": mark, "TMPDIR": str(temporary), "PYTHONPATH": paths}
     done = subprocess.run(
-        command, env={**os.environ, "TEST_MARK": mark}, capture_output=True, encoding="utf-8", timeout=120, check=False
+        command, env=os.environ | own, capture_output=True, encoding="utf-8", timeout=300, check=False
     )
-    return done, attn_bench.load(out), [process for process in psutil.process_iter() if _marked(process, mark)]
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [process for process in psutil.process_iter() if _marked(process, mark)]
+    # torch makes the last one, which all processes of a user share.
+    assert [path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")] == []
+    return done, attn_bench.load(out)
 
 
 def _marked(process: psutil.Process, mark: str) -> bool:
@@ -63,13 +103,27 @@ def values(table: pd.DataFrame) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_every_way_to_fail_is_a_row_and_the_good_model_is_untouched(tmp_path):
-    done, table, left = run(",".join(ENDS), tmp_path / "r")
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert not left
-    assert dict(zip(table.model, zip(table.status, table.error.fillna("")))) == ENDS
+    done, table = run(ENDS, tmp_path / "r", "--no-measure", "--timeout", "5", "--memory-limit", "900")
+    found = dict(zip(table.model, zip(table.status, table.error.fillna(""))))
+    assert {model: status for model, (status, _) in found.items()} == {name: end[0] for name, end in ENDS.items()}
+    for model, (_, begin) in ENDS.items():
+        assert found[model][1].startswith(begin), (model, found[model])
+        assert bool(found[model][1]) == bool(begin), (model, found[model])
+        assert len(found[model][1]) <= 1000
     assert len(table) == len(ENDS)
+    assert table.cell.is_unique
+    assert not {"\x1b", "\x00", "\ud800"} & {*"".join(table.error.dropna()), *done.stdout, *done.stderr}
     assert max(log.stat().st_size for log in (tmp_path / "r" / "logs").iterdir()) <= 16 << 20
 
-    _, alone, _ = run("toy", tmp_path / "alone")
+    _, alone = run(["toy"], tmp_path / "alone", "--no-measure")
     assert values(table[table.model == "toy"]) == values(alone)
+
+
+@pytest.mark.slow
+def test_what_is_measured_is_as_it_is_without_rogues_before_it(tmp_path):
+    rogues = ["rogue:bomb", "rogue:close", "rogue:lose-modules", "rogue:message", "rogue:write", "imports-exits"]
+    tables = [run(models, tmp_path / models[0], "--threads", "1")[1] for models in ([*rogues, "toy"], ["toy"])]
+    beside, alone = (values(table[table.model == "toy"]) for table in tables)
+    exact = ["parameters", "flops", "rel_l2", "rel_mse", "peak_memory_forward_mib", "peak_memory_train_mib"]
+    assert {name: beside[name] for name in exact} == {name: alone[name] for name in exact}
+    assert beside["environment"] == alone["environment"]

@@ -1,0 +1,1 @@
+"""Plugins that do harm when the harness imports them."""

@@ -1,0 +1,1 @@
+"""Modules that do at import what no module should do."""

@@ -1,0 +1,8 @@
+"""Raises what is no Exception."""
+
+
+class Odd(BaseException):
+    pass
+
+
+raise Odd("not an Exception")
