@@ -14,7 +14,7 @@ from typing import Any
 
 from attn_bench.analysis.conditions import Unlike, unlike
 from attn_bench.analysis.gaps import Gap, Missing, exact_of, is_number, latency_of, metric_of, said_of, unnamed
-from attn_bench.analysis.pairing import Case, Record, added, missing, pair, said
+from attn_bench.analysis.pairing import Case, Record, added, identity, missing, pair, said
 from attn_bench.analysis.statistics import exp
 from attn_bench.analysis.thresholds import EXACT, TIMED, Thresholds
 from attn_bench.analysis.verdicts import (
@@ -320,7 +320,7 @@ def _accuracies(paired: _Paired, metrics: Mapping[str, Any]) -> Iterator[Finding
     for tested in tested_at:
         yield from _tested_elsewhere(paired, tested)
     # A number that was found on other data is another number.
-    other_data = any(_identity(case.base[seed]) != _identity(case.new[seed]) for seed in paired.unlike)
+    other_data = any(identity(case.base[seed]) != identity(case.new[seed]) for seed in paired.unlike)
     for metric, about in metrics.items():
         for tested in tested_at:
             pairs = paired.numbers(metric, metric_of(metric, tested), lambda apart: apart.accuracy)
@@ -328,11 +328,6 @@ def _accuracies(paired: _Paired, metrics: Mapping[str, Any]) -> Iterator[Finding
                 paired.gaps.append(Gap(case.label, case.resolution, metric, "trained or tested on other data"))
             elif pairs:
                 yield _accuracy(paired, metric, tested, pairs, higher=about["direction"] == "higher")
-
-
-def _identity(record: Record) -> dict[str, Any]:
-    """Return what the data of a record are, without how that was said in words."""
-    return {name: value for name, value in (record["data"] or {}).items() if name != "read"}
 
 
 def _tested_elsewhere(paired: _Paired, tested: int) -> Iterator[Finding]:

@@ -162,3 +162,8 @@ def _otherwise(case: Case, cases: Sequence[Case]) -> str:
             differing = [k for k in sorted(own.keys() | theirs.keys()) if own.get(k) != theirs.get(k)]
             return f"; there with other {', '.join(differing)}"
     return ""
+
+
+def identity(record: Record) -> dict[str, Any]:
+    """Return what the data of a record are, without how that was said in words."""
+    return {name: value for name, value in (record["data"] or {}).items() if name != "read"}

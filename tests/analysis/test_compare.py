@@ -267,6 +267,11 @@ def test_other_data_cannot_be_compared(base: Path) -> None:
     assert judged(base, new, "latency=5%").status == 0
 
 
+def test_data_are_the_same_however_they_are_said(base: Path) -> None:
+    new = changed(base, lambda record: record["data"].update(read="1200 samples of 16 x 16 generated"))
+    assert judged(base, new).status == 0
+
+
 def test_other_hardware_leaves_what_is_exact(base: Path) -> None:
     new = changed(base)
     path = new / "environments" / "env.json"
