@@ -164,8 +164,6 @@ def _make(path: Path, content: Mapping[str, object]) -> bool:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(text)
-            file.flush()
-            os.fsync(handle)
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import attn_bench
+from attn_bench.lease import hold
 
 KILLS, CELLS = 20, 70
 
@@ -39,6 +40,30 @@ def finished(folder: Path) -> dict[int, bytes]:
 
 def built(file: Path) -> Counter[str]:
     return Counter(file.read_text(encoding="utf-8").split()) if file.exists() else Counter()
+
+
+def test_a_cell_is_nobody_elses_before_its_process_has_ended(tmp_path):
+    """The runner is killed, and the server that has to end the cell's process is stopped."""
+    folder, mark = tmp_path / "r", uuid.uuid4().hex
+    command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-slow", "--task", "toy-task", "--out", folder]
+    command += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--no-measure", "--no-plots"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    runner = subprocess.Popen(command, env={**os.environ, "TEST_MARK": mark}, **quiet)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("logs/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (lease,) = folder.glob("leases/*")
+    (server,) = psutil.Process(runner.pid).children()
+    server.suspend()
+    runner.kill()
+    runner.wait()
+    with hold(lease, wait=False) as mine:
+        assert not mine
+    server.resume()
+    psutil.wait_procs(processes(mark), timeout=20)
+    with hold(lease, wait=False) as mine:
+        assert mine
+    assert not lease.parent.exists()
 
 
 @pytest.mark.slow
