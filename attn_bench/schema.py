@@ -186,6 +186,10 @@ class Environment(TypedDict):
     gpus: Gpus
     os: System
     versions: dict[str, str]
+    python: NotRequired[dict[str, Any]]
+    torch: NotRequired[dict[str, Any]]
+    git: NotRequired[dict[str, Any]]
+    variables: NotRequired[dict[str, str]]
 
 
 @_OPEN

@@ -180,8 +180,10 @@ def _git() -> dict[str, Any]:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return {}
-    revision = _output("git", "-C", str(root), "rev-parse", "HEAD")
-    changes = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
+    # Without locks: git leaves one behind when it is killed with a cell, and refuses every command afterwards.
+    git = ("git", "--no-optional-locks", "-C", str(root))
+    revision = _output(*git, "rev-parse", "HEAD")
+    changes = _output(*git, "status", "--porcelain", "--untracked-files=no")
     return {"revision": revision, "dirty": bool(changes)} if revision else {}
 
 

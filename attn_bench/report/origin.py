@@ -122,10 +122,7 @@ def _agreed(facts: Sequence[Mapping[str, str]]) -> Facts:
 
 
 def _machine(folder: Path, id: str, cells: int) -> Machine:
-    try:
-        values = json.loads((folder / "environments" / f"{Path(id).name}.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        values = {}
+    values = Store(folder).environment(id) or {}
     cpu, torch, system = (values.get(name) or {} for name in ("cpu", "torch", "os"))
     gpus = (values.get("gpus") or {}).get("devices", [])
     versions, git = values.get("versions") or {}, values.get("git") or {}

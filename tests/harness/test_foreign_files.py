@@ -16,6 +16,7 @@ from made_results import Folder
 import attn_bench
 from attn_bench.errors import UserError
 from attn_bench.record import Record, plain
+from attn_bench.report.origin import read_origin
 from attn_bench.results import Store
 
 SHIPPED = Path(__file__).parents[2] / "results"
@@ -155,7 +156,7 @@ def test_a_copy_by_another_name_is_no_second_record(folder, caplog):
     assert caplog.messages == [f"{copy}: skipped, a record of cell {path.stem} under another name"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"cpu": 1}', "pipe"])
+@pytest.mark.parametrize("text", ["", "[]", '{"cpu": 1}', "[" * 50_000, "pipe"])
 def test_a_broken_environment_is_skipped(folder, caplog, text):
     path = folder / "environments" / "env.json"
     path.unlink()
@@ -165,6 +166,7 @@ def test_a_broken_environment_is_skipped(folder, caplog, text):
         path.write_text(text)
     table = attn_bench.load(folder)
     assert table.device_name.isna().all()
+    assert [machine.cells for machine in read_origin(folder).machines] == [2]
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith(f"{path}: skipped, ")
 

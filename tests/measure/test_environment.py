@@ -53,6 +53,16 @@ def test_fingerprint_is_the_hardwares() -> None:
     assert fingerprint(other) != fingerprint(values)
 
 
+def test_git_takes_no_lock_that_it_could_leave_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Killed with a cell, it would leave a checkout in which every git command is refused."""
+    fake, log = tmp_path / "git", tmp_path / "log"
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {log}\necho 0123\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert environment()["git"] == {"revision": "0123", "dirty": True}
+    assert all(line.startswith("--no-optional-locks ") for line in log.read_text().splitlines())
+
+
 def test_it_imports_nothing_heavy() -> None:
     code = "import sys; from attn_bench.measure.environment import *; environment(); print('torch' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
