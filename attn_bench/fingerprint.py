@@ -2,8 +2,8 @@
 
 From the plugin's module every import is followed that leads to another module of the plugin's own, wherever it stands
 in the source: helper modules beside it, its package, an editable installation, and other projects that register plugins
-(a class inherited from one of ``baselines``). Libraries are not followed: the environment has their versions. Of the
-harness itself ``attn_bench.tasks`` and ``attn_bench.nn`` are followed; for what trains and measures
+(a class inherited from one of ``baselines``). Installed libraries are not followed: the environment has their versions.
+Of the harness itself ``attn_bench.tasks`` and ``attn_bench.nn`` are followed; for what trains and measures
 :mod:`attn_bench.versions` stands. Sources in other languages count where a module beside them is followed.
 """
 
@@ -163,20 +163,20 @@ class _Following:
             yield from (f"{package}.{each}" for each in _modules(folder))
 
     def _all_of(self, name: str, folder: str) -> Iterator[str]:
-        """Yield all modules of the package that a module is in, or all that lie beside it."""
-        if "." not in name and os.path.basename(folder) not in SITES and self._own(name):
-            spec = self._own(name)
-            if spec is None or spec.submodule_search_locations is None:
-                yield from _modules(folder)
-                return
+        """Yield all modules of the package that a module is in, or all that lie beside a single one."""
         waiting = [next((each for each in SHARED if name.startswith(each)), name.partition(".")[0])]
+        if waiting == [name] and os.path.basename(folder) not in SITES:
+            yield from _modules(folder)
+        seen = set()
         while waiting:
             package = waiting.pop()
             spec = self._locator.find(package)
-            for place in (spec.submodule_search_locations or ()) if spec else ():
-                found = [f"{package}.{each}" for each in _modules(place)]
-                yield from found
-                waiting += found
+            for place in map(os.path.realpath, (spec.submodule_search_locations or ()) if spec else ()):
+                if place not in seen:
+                    seen.add(place)
+                    found = [f"{package}.{each}" for each in _modules(place)]
+                    yield from found
+                    waiting += found
 
 
 def _package(name: str, spec: ModuleSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from attn_bench.errors import UserError, unknown
 from attn_bench.fingerprint import Source, combined, sources
 from attn_bench.format import clean
 from attn_bench.options import options_of
-from attn_bench.plugin import Kind, Model, Task
+from attn_bench.plugin import Kind, Model, Task, TrainingDefaults
 from attn_bench.trial import refusal
 from attn_bench.undo import undone
 
@@ -99,9 +100,13 @@ class Entry(Generic[T]):
             raise self._broken(f"it calls itself {plugin.name!r}")
         if issubclass(plugin, Model) and not isinstance(plugin.kinds, Set):
             raise self._broken(f"its kinds are {plugin.kinds!r}; write a set such as frozenset({{'field'}})")
-        for kind in plugin.kinds if issubclass(plugin, Model) else {plugin.kind}:
-            if kind not in KINDS:
-                raise self._broken(str(unknown("kind", str(kind), KINDS)))
+        for each in plugin.kinds if issubclass(plugin, Model) else {plugin.kind}:
+            if each not in KINDS:
+                raise self._broken(str(unknown("kind", str(each), KINDS)))
+        own = {"presets": Mapping} if self.base is Model else {"metrics": Mapping, "defaults": TrainingDefaults}
+        for attribute, kind in {"summary": str, "citation": str, **own}.items():
+            if not isinstance(value := getattr(plugin, attribute), kind):
+                raise self._broken(f"its {attribute} is of type {type(value).__name__}, not {kind.__name__}")
         # Raises what is wrong with the annotations.
         options_of(plugin.build if issubclass(plugin, Model) else plugin.splits)
 
@@ -132,6 +137,26 @@ def _why(error: BaseException) -> str:
     return clean(f"{type(error).__name__}: {error}".removesuffix(": "))
 
 
+def _points(group: str) -> list[metadata.EntryPoint]:
+    """Return what is registered in a group; a distribution whose metadata are damaged registers nothing."""
+    try:
+        return list(metadata.entry_points(group=group))
+    except Exception:
+        points: list[metadata.EntryPoint] = []
+        for distribution in metadata.distributions():
+            with contextlib.suppress(Exception):
+                points += [point for point in distribution.entry_points if point.group == group]
+        return points
+
+
+def _named(distribution: metadata.Distribution | None) -> tuple[str, str]:
+    """Return name and version of a distribution, empty where its metadata do not say."""
+    try:
+        return (distribution.name or "", distribution.version or "") if distribution else ("", "")
+    except Exception:
+        return "", ""
+
+
 class Registry(Generic[T]):
     """The plugins of one kind."""
 
@@ -142,15 +167,8 @@ class Registry(Generic[T]):
     def entries(self) -> dict[str, list[Entry[T]]]:
         """Every registered name with the distinct targets that claim it (more than one is an error on use)."""
         found: dict[str, list[Entry[T]]] = {}
-        for point in sorted(metadata.entry_points(group=self.group), key=lambda point: (point.name, point.value)):
-            distribution = point.dist
-            entry = Entry(
-                point.name,
-                point.value,
-                (distribution.name or "") if distribution else "",
-                (distribution.version or "") if distribution else "",
-                self.base,
-            )
+        for point in sorted(_points(self.group), key=lambda point: (point.name, point.value)):
+            entry = Entry(point.name, point.value, *_named(point.dist), self.base)
             known = found.setdefault(point.name, [])
             if all(entry.target != other.target for other in known):
                 known.append(entry)

@@ -55,8 +55,8 @@ def refusal(group: str, entry: dict[str, str]) -> str | None:
     if not in_time:
         how = f"its import takes longer than {LIMIT_S:g} s"
     elif process.returncode < 0:
-        with suppress(ValueError):
-            how = f"its import ends the process ({signal.Signals(-process.returncode).name})"
+        names = {int(number): number.name for number in signal.Signals}
+        how = f"its import ends the process ({names.get(-process.returncode, f'signal {-process.returncode}')})"
     else:
         how = f"its import ends the process (exit status {process.returncode})"
     last = clean(printed.decode(errors="replace")[-300:])

@@ -87,6 +87,34 @@ def test_an_import_that_ends_or_hangs_makes_one_broken_plugin(made, monkeypatch,
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("after", "why"),
+    [
+        ("Made.presets = None", "its presets is of type NoneType, not Mapping"),
+        ("Made.summary = 3", "its summary is of type int, not str"),
+        ("def build(self, problem, *, act: 'Nowhere' = 1): pass\nMade.build = build", "NameError: name 'Nowhere'"),
+        ("Made.__init__ = lambda self: 1 / 0", "ZeroDivisionError"),
+        ("Made = property(lambda self: 1 / 0)", "is no subclass of attn_bench.plugin.Model"),
+    ],
+)
+def test_a_plugin_that_does_not_keep_the_contract_is_broken_and_says_how(made, tmp_path, after, why):
+    made("", name := f"contract_{abs(hash(after))}")
+    with (tmp_path / f"{name}.py").open("a", encoding="utf-8") as file:
+        file.write(f"\n{after}\n")
+    (line,) = (line for line in describe(MODELS) if line.startswith("made  "))
+    assert line.startswith("made  BROKEN")
+    assert why in line
+
+
+def test_damaged_metadata_of_another_distribution_hide_nothing(made, tmp_path):
+    made("", "beside_damage")
+    for name, text in {"damaged": "[attn_bench.models]\nno equals sign\n", "empty": ""}.items():
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+        (tmp_path / f"{name}-1.0.dist-info/entry_points.txt").write_text(text, encoding="utf-8")
+    assert {"made", "toy", "mano"} <= MODELS.entries().keys()
+    assert MODELS.entry("made").origin == "made 1.0"
+
+
 def test_the_rest_of_a_sweep_is_planned_and_a_sweep_of_broken_models_is_refused(made):
     made("raise SystemExit", "ends_here")
     settings = {"task": "toy-task", "resolutions": [8], "device": "cpu", "options": {"made": {"width": 3}}}

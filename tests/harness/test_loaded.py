@@ -9,7 +9,7 @@ import pytest
 
 import attn_bench
 from attn_bench import fingerprint, versions
-from attn_bench.execute.local import is_due
+from attn_bench.execute.local import due
 from attn_bench.fingerprint import HARNESS, Source, harness
 from attn_bench.loaded import AnotherCopy, check_loaded
 from attn_bench.record import Record
@@ -152,20 +152,22 @@ def test_a_cell_whose_code_was_edited_is_an_error_and_the_next_sweep_runs_it_ane
 
 
 @pytest.mark.parametrize(
-    ("values", "edited", "due"),
+    ("values", "edited", "part"),
     [
-        ({}, False, False),
-        ({"measured_version": versions.MEASURING}, False, False),
-        ({"measured_version": versions.MEASURING + 1}, False, True),
-        ({"imported": {"ld_late": fingerprint.Source.of("a.py", b"").digest}}, False, False),
-        ({"imported": {"ld_late": fingerprint.Source.of("a.py", b"").digest}}, True, True),
-        ({"imported": {"ld_gone": "0"}}, False, True),
+        ({}, False, "nothing"),
+        ({"measured_version": versions.MEASURING}, False, "nothing"),
+        ({"measured_version": versions.MEASURING + 1}, False, "measuring"),
+        ({"imported": {"ld_late": fingerprint.Source.of("a.py", b"").digest}}, False, "nothing"),
+        ({"imported": {"ld_late": fingerprint.Source.of("a.py", b"").digest}}, True, "all"),
+        ({"imported": {"ld_gone": "0"}}, False, "all"),
     ],
 )
-def test_a_record_of_other_code_is_due_again(edits, tmp_path, values, edited, due):
+def test_a_record_of_other_code_is_due_again(edits, tmp_path, values, edited, part):
     (cell,) = cells(measure=True)
     store = Store.create(tmp_path / "out", "toy-task")
     store.write(Record.of(cell, "ok", **values))
     if edited:
         (edits / "ld_late.py").write_text("WIDTH = 1")
-    assert is_due(store, cell, "none") is due
+    found = due(store, cell, "none")
+    assert part == ("nothing" if found is None else "all" if found == cell else "measuring")
+    assert part != "measuring" or found.training is None
