@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from typing import Any
 
 import attn_bench
@@ -110,3 +112,26 @@ def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path):
     assert sorted(table.seed) == [1, 2]
     assert attn_bench.load(folder).equals(table)
     assert not (folder / "leases").exists()
+
+
+def test_a_broken_record_is_run_again_and_files_have_the_mode_of_the_umask(tmp_path, caplog):
+    ran: list[str] = []
+
+    def listen(cell: Any, event: dict[str, Any]) -> None:
+        if event["event"] == "done":
+            ran.append(cell.model)
+
+    before = os.umask(0o002)
+    try:
+        run_sweep(sweep(models=["toy", "toy:wide"], measure=False), tmp_path / "r")
+        broken = next(path for path in (tmp_path / "r" / "cells").iterdir() if '"toy:wide"' in path.read_text())
+        broken.write_text('{"schema": 1, ')
+        table = run_sweep(sweep(models=["toy", "toy:wide"], measure=False), tmp_path / "r", listen=listen)
+    finally:
+        os.umask(before)
+    assert ran == ["toy:wide"]
+    assert table.status.tolist() == ["ok", "ok"]
+    assert [line.partition(": skipped")[0] for line in caplog.messages] == [str(broken)]
+    assert broken.with_name(f"{broken.name}.unusable").read_text() == '{"schema": 1, '
+    modes = {path.relative_to(tmp_path): stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "r").rglob("*")}
+    assert {path: oct(mode) for path, mode in modes.items() if mode not in (0o775, 0o664)} == {}
