@@ -49,6 +49,9 @@ class Axes:
     def _letters(shape: tuple[int, ...], axes: str | None) -> str:
         if axes is not None:
             letters = axes.replace("c", "") if len(shape) == 3 else axes
+            if (len(letters), len(shape), shape.count(1)) == (3, 4, 1):
+                # The channel that was not named can only be the axis of one.
+                letters = letters[: shape.index(1)] + "c" + letters[shape.index(1) :]
             if len(letters) != len(shape):
                 raise ValueError(f"has {len(shape)} axes (shape {shape}), and darcy.axes={axes} names {len(axes)}")
             return letters

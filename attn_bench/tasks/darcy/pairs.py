@@ -65,7 +65,8 @@ class PairFile:
         """
         numbers = self.samples * self.grid[0] * self.grid[1]
         read = sum(self._contents.arrays[name].nbytes for name in (self._input, self._target))
-        check_memory(f"{self.path}: reading both arrays", read + 2 * 4 * numbers, "give a smaller file")
+        # As single precision, and once more in two splits.
+        check_memory(f"{self.path}: reading both arrays", read + 4 * 4 * numbers, "give a smaller file")
         return Fields(self._values(self._input), self._values(self._target))
 
     def _values(self, name: str) -> np.ndarray:

@@ -47,17 +47,19 @@ class UserFile(Source):
     ) -> list[dict[str, Any]]:
         """Load everything once, so that what is wrong with it is known before anything runs."""
         whole, checksum = self._read()
-        loaded = [self._restricted(whole, checksum, resolution) for resolution in resolutions]
+        loaded = self._restricted(whole, checksum, resolutions[0])
+        for resolution in resolutions[1:]:
+            self._restricted(whole, checksum, resolution)
         grid = "x".join(map(str, self._pairs[0].grid))
         described: list[dict[str, Any]] = [
             {"split": split, "samples": len(fields.inputs), "grid": grid, "file": str(path)}
             for split, fields, path in (
-                ("train", loaded[0].train, self.paths[0]),
-                ("test", loaded[0].test, self.paths[-1]),
+                ("train", loaded.train, self.paths[0]),
+                ("test", loaded.test, self.paths[-1]),
             )
         ]
-        described[0]["read"] = self._in_words(loaded[0], resolutions)
-        if warning := _constant(self._pairs[0], loaded[0].train):
+        described[0]["read"] = self._in_words(loaded, resolutions)
+        if warning := _constant(self._pairs[0], loaded.train):
             described[0]["warning"] = warning
         return described
 
