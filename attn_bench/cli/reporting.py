@@ -56,7 +56,7 @@ def _metrics(folder: Path) -> dict[str, Any]:
     from attn_bench.plugin import Metric
     from attn_bench.results import Store
 
-    return {name: Metric(**values) for name, values in Store.open(folder).run_info()["metrics"].items()}
+    return {name: Metric(**values) for name, values in Store.open(folder).run_info().get("metrics", {}).items()}
 
 
 def _write(folder: Path, table: Any, out: Path | None) -> Path:

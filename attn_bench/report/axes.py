@@ -57,7 +57,9 @@ def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
     if decades < math.log10(5):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     elif decades < 4.5:
-        digits = (1, 2, 3, 5, 7) if decades < 1.3 else (1, 2, 5) if decades < 2.5 else (1, 3)
+        # Numbers take more room side by side.
+        crowd = decades if which == "y" else 2 * decades
+        digits = (1, 2, 3, 5, 7) if crowd < 1.3 else (1, 2, 5) if crowd < 2.5 else (1, 3) if crowd < 5 else (1,)
         axis.set_major_locator(LogLocator(subs=digits, numticks=12))
     else:
         step = math.ceil(decades / MOST_TICKS[which])

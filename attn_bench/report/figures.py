@@ -133,14 +133,14 @@ def _draw(
         for entry in entries
     }
     near = together(axes, spots, MARKER / 2 / 72 / size[1])
-    alike = same_lines(drawn, together(axes, spots, LINE / 72 / size[1]))
+    alike = same_lines(together(axes, spots, LINE / 72 / size[1]))
     for model, entries in drawn.items():
         its = look[model]
         stats = [entry.values[panel.column] for entry in entries]
         x = [entry.resolution * places.get(model, 1.0) for entry in entries]
         axes.errorbar(
             x, [s.mean for s in stats], yerr=bars(stats), color=its.colour, capsize=3, elinewidth=1.2, zorder=3,
-            linestyle=dashes(model, alike[model]),
+            linestyle=dashes(model, alike.get(model, [model])),
         )  # fmt: skip
         for place, entry, stat in zip(x, entries, stats):
             size_of = MARKER if alone else ring_size(*near[model, entry.resolution][1:])

@@ -7,8 +7,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from attn_bench.report.summary import Entry
-
 # Points: of a line, a marker, how much larger the next one around it is, and at most; dashes in line widths.
 LINE, MARKER, RING, MOST_RINGS = 1.5, 7, 5, 20
 DASH = 4
@@ -41,14 +39,12 @@ def together(
     return found
 
 
-def same_lines(
-    drawn: Mapping[str, Sequence[Entry]], near: Mapping[tuple[str, int], tuple[int, int, int]]
-) -> dict[str, list[str]]:
-    """Return, for each model, those whose lines hide each other, itself among them."""
-    lines: dict[tuple[int, ...], list[str]] = {}
-    for model, entries in drawn.items():
-        lines.setdefault(tuple(near[model, entry.resolution][0] for entry in entries), []).append(model)
-    return {model: models for models in lines.values() for model in models}
+def same_lines(near: Mapping[tuple[str, int], tuple[int, int, int]]) -> dict[str, list[str]]:
+    """Return, for each model with a point (see :func:`together`), those whose lines hide each other, itself too."""
+    groups: dict[str, tuple[int, ...]] = {}
+    for (model, _), (group, _, _) in near.items():
+        groups[model] = (*groups.get(model, ()), group)
+    return {model: [other for other, its in groups.items() if its == mine] for model, mine in groups.items()}
 
 
 def dashes(model: str, alike: Sequence[str]) -> Any:

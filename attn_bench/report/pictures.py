@@ -83,6 +83,7 @@ def draw(folder: Path, table: pd.DataFrame, summary: Summary, out: Path) -> Draw
     from attn_bench.report import scaling as growth
     from attn_bench.report.figures import error_vs_resolution, latency_vs_resolution, memory_vs_resolution
     from attn_bench.report.panels import field_panel, read_samples
+    from attn_bench.report.scaling_figure import figure as scaling_figure
     from attn_bench.report.style import marks, save, style
     from attn_bench.report.trade_off import error_vs_latency
 
@@ -102,7 +103,7 @@ def draw(folder: Path, table: pd.DataFrame, summary: Summary, out: Path) -> Draw
             if drawn(figure.__name__, partial(figure, summary)):
                 plots.append(_plot(summary, figure.__name__))
         found = attempt("scaling", notes, lambda: growth.scaling(table))
-        if found is not None and drawn("scaling", lambda: growth.figure(found, summary)):
+        if found is not None and drawn("scaling", lambda: scaling_figure(found, summary)):
             grown = _growth(summary, flagged=any(fit.flag for fit in found.fits))
         for resolution in summary.resolutions:
             samples, unread = read_samples(folder, summary, resolution)
@@ -215,8 +216,8 @@ def _unit(summary: Summary, column: str) -> str:
 def _growth(summary: Summary, *, flagged: bool) -> Picture:
     title = f"Cost against the number of {summary.points}"
     caption = (
-        "Points are measured, with the confidence interval of a latency; lines are fitted, and the legends give their "
-        "slopes with intervals. Grey: slopes to compare with."
+        "Points are measured, with the confidence interval of a latency; lines are fitted, and the table below gives "
+        "their slopes with intervals. Grey: slopes to compare with, 1 dotted and 2 dashed."
         + (" †: with a reservation, which the notes below the table give." if flagged else "")
     )
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")

@@ -1,10 +1,10 @@
-"""Figure and tables of how costs grow with the number of tokens."""
+"""Tables of how costs grow with the number of tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attn_bench.analysis.scaling import COSTS, Crossover, Curve, Fit, Uncrossed, crossovers, curves, fits, uncrossed
 from attn_bench.report.summary import Summary, is_reference
@@ -12,17 +12,9 @@ from attn_bench.report.text import count, for_markdown, rounded
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from rich.console import Group
 
-    from attn_bench.report.style import Look
-
-PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH = 4.0, 3.8, 2.2
-# A model takes two lines of the legend.
-MODEL_HEIGHT, LEGEND_HEAD = 0.34, 0.9
 SHOWN_PAIRS = 6
-GUIDES = {1: ":", 2: "--"}
 
 
 @dataclass(frozen=True)
@@ -139,79 +131,3 @@ def console(found: Scaling, summary: Summary) -> Group:
             made.add_row(Text(names[model]), next(iter(mine.values())).claim or "-", *cells)
             flagged += [f"† {names[model]}, {COSTS[f.cost]}: {f.flag}" for f in mine.values() if f.flag]
     return Group(made, *map(Text, flagged))
-
-
-def figure(found: Scaling, summary: Summary) -> Figure:
-    """Draw every cost against tokens, log-log, with the fitted lines, their exponents, and slopes to compare with."""
-    from matplotlib.figure import Figure
-
-    from attn_bench.report.style import heading, looks
-
-    look = looks(summary)
-    shown = list(found.curves)
-    columns = min(2, len(shown))
-    rows = -(-len(shown) // columns)
-    height = max(PANEL_HEIGHT, LEGEND_HEAD + MODEL_HEIGHT * len(look))
-    drawn = Figure(figsize=((PANEL_WIDTH + LEGEND_WIDTH) * columns, height * rows), layout="constrained")
-    for i, cost in enumerate(shown):
-        axes = drawn.add_subplot(rows, columns, i + 1)
-        _draw(axes, cost, found, look)
-        axes.set_xlabel(summary.points)
-    heading(drawn, summary, f"cost against {summary.points}")
-    return drawn
-
-
-def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> None:
-    import numpy as np
-
-    from attn_bench.report.axes import log_axis
-
-    by_model = {model: curve for model, curve in found.curves[cost].items() if model in look}
-    tokens = np.concatenate([curve.tokens for curve in by_model.values()])
-    costs = np.concatenate([curve.cost for curve in by_model.values()])
-    bounds = np.concatenate([bound for curve in by_model.values() for bound in (curve.low, curve.high)])
-    log_axis(axes, "y", [*costs, *bounds[bounds > 0]])
-    log_axis(axes, "x", list(tokens))
-    for model, curve in by_model.items():
-        its, fit = look[model], found.of(model).get(cost)
-        label = its.label if fit is None else f"{its.label}\n{_short(fit)}"
-        axes.plot(
-            curve.tokens, curve.cost, linestyle="", marker=its.marker, color=its.colour, markeredgecolor="white",
-            markersize=6, label=label, zorder=3,
-        )  # fmt: skip
-        axes.errorbar(
-            curve.tokens,
-            curve.cost,
-            yerr=_bars(curve),
-            fmt="none",
-            ecolor=its.colour,
-            elinewidth=1,
-            capsize=2,
-            zorder=2,
-        )
-        if fit is not None:
-            ends = np.array([fit.first, fit.last], float)
-            axes.plot(ends, [fit.at(end) for end in ends], color=its.colour, linewidth=1.4, zorder=2)
-    low, high = tokens.min(), tokens.max()
-    for slope, line in GUIDES.items():
-        # Through the middle of the cheapest size, so that every curve starts near the guides.
-        start = float(np.exp(np.log(costs[tokens == low]).mean()))
-        guide = [start, start * (high / low) ** slope]
-        axes.plot([low, high], guide, color="0.6", linestyle=line, linewidth=1.2, label=f"slope {slope}", zorder=1)
-    axes.set_title(COSTS[cost], loc="left")
-    axes.set_ylabel("ms" if cost.endswith("_ms") else "MiB")
-    # Beside the axes: inside it would hide points.
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
-    title = "exponent (95 % interval)"
-    if any(fit.flag for model in by_model if (fit := found.of(model).get(cost))):
-        title += "\n† see the notes"
-    axes.legend(**place, title=title, fontsize=9, title_fontsize=9, alignment="left")
-
-
-def _short(fit: Fit) -> str:
-    return f"{fit.exponent:.2f}{'†' if fit.flag else ''} ({fit.low:.2f} to {fit.high:.2f})"
-
-
-def _bars(curve: Curve) -> list[Any]:
-    """Return how far the intervals reach below and above each point."""
-    return [(curve.cost - curve.low).clip(min=0), (curve.high - curve.cost).clip(min=0)]

@@ -91,13 +91,13 @@ def _draw(axes: Axes, summary: Summary, drawn: Mapping[str, Sequence[Entry]]) ->
         for entry in entries
     }
     near = together(axes, spots, MARKER / 2 / 72 / HEIGHT)
-    alike = same_lines(drawn, together(axes, spots, LINE / 72 / HEIGHT))
+    alike = same_lines(together(axes, spots, LINE / 72 / HEIGHT))
     for model, entries in drawn.items():
         its = look[model]
         axes.errorbar(
             *_points(entries, score), xerr=bars([e.values[COST] for e in entries]),
             yerr=bars([e.values[score] for e in entries]), color=its.colour, linewidth=1, elinewidth=1, capsize=2,
-            linestyle=dashes(model, alike[model]), zorder=3,
+            linestyle=dashes(model, alike.get(model, [model])), zorder=3,
         )  # fmt: skip
         for entry in entries:
             axes.plot(

@@ -25,6 +25,7 @@ from attn_bench.report.axes import tick
 from attn_bench.report.figures import error_vs_resolution, latency_vs_resolution, memory_vs_resolution
 from attn_bench.report.pictures import finding
 from attn_bench.report.scaling import scaling
+from attn_bench.report.scaling_figure import figure
 from attn_bench.report.style import drawable, looks, style
 from attn_bench.report.summary import summarise
 from attn_bench.report.tables import markdown_table
@@ -302,6 +303,20 @@ def test_fields_of_any_number_are_shown(tmp_path: Path, value: float) -> None:
     assert "darcy_panel_16.png" in {path.name for path in written}
 
 
-def test_costs_of_forty_models_are_fitted_and_drawn() -> None:
-    table = many(40).assign(tokens=lambda t: t["resolution"] ** 2)
-    assert scaling(table) is not None
+@pytest.mark.parametrize("number", [2, 9, 12, 40])
+def test_the_figure_of_growth_names_every_model(number: int) -> None:
+    table = many(number).assign(tokens=lambda t: t["resolution"] ** 2)
+    found = scaling(table)
+    assert found is not None
+    drawn_figure = drawn(lambda summary: figure(found, summary), table)
+    legends = [each for axes in drawn_figure.axes if (each := axes.get_legend())] or drawn_figure.legends
+    boxes = [legend.get_window_extent() for legend in legends]
+    for legend, box in zip(legends, boxes):
+        named = [text.get_text().split("\n")[0] for text in legend.get_texts()]
+        assert named[:number] == [f"model-{i}" for i in range(number)]
+        assert box.y0 >= -1
+        assert box.x1 <= drawn_figure.bbox.x1 + 1
+    assert not [1 for one, other in combinations(boxes, 2) if one.overlaps(other)]
+    for axes in drawn_figure.axes:
+        for texts in ticks(axes):
+            assert not touching(texts)

@@ -23,7 +23,8 @@ from attn_bench.report import console_table, write_report
 from attn_bench.report.axes import tick
 from attn_bench.report.figures import error_vs_resolution
 from attn_bench.report.pictures import finding
-from attn_bench.report.scaling import Scaling, crossing_text, figure, markdown, scaling
+from attn_bench.report.scaling import Scaling, crossing_text, markdown, scaling
+from attn_bench.report.scaling_figure import figure
 from attn_bench.report.summary import is_reference, summarise
 from attn_bench.report.tables import markdown_table
 from attn_bench.report.text import distinct, for_figure, human, plain, significant, with_spread
