@@ -38,6 +38,14 @@ def completed(record: Mapping[str, Any], measured: Record) -> Record:
     return Record.checked({**record, **added, "cell": {**record["cell"], "measure": True}, "seconds": seconds})
 
 
+def renewed(record: Mapping[str, Any], again: Record) -> Record:
+    """Return ``again``, of the cell of ``record`` run again, with what only ``record`` measured."""
+    lost = record["cell"]["measure"] and not again.cell["measure"]
+    if not lost or not record["status"] == again.status == "ok":
+        return again
+    return Record.checked(_one([vars(again), record]))
+
+
 def _one(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     newest = sorted(group, key=lambda record: (record["started"] or "", record["id"]), reverse=True)
     best = sorted(newest, key=lambda record: record["status"] != "ok")

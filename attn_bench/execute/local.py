@@ -18,7 +18,7 @@ from attn_bench.files import write_json
 from attn_bench.fingerprint import digest
 from attn_bench.lease import hold
 from attn_bench.measure.environment import environment_id
-from attn_bench.merge import completed
+from attn_bench.merge import completed, renewed
 from attn_bench.record import Record, checked_environment
 from attn_bench.results import Store
 from attn_bench.sweep import Cell
@@ -138,8 +138,8 @@ def _skip(store: Store, cell: Cell, part: Cell) -> Record | None:
 
 def _keep(store: Store, cell: Cell, part: Cell, record: Record) -> dict[str, Any]:
     """Keep the record of the part of a cell that was run, and return the record of the cell."""
-    before = store.read(cell.id) if part != cell else None
-    store.write(record if before is None else completed(before, record))
+    before = store.read(cell.id)
+    store.write(record if before is None else completed(before, record) if part != cell else renewed(before, record))
     if record.environment is not None:  # the cell's process came to its end
         with contextlib.suppress(OSError):
             store.path("checkpoints", cell.id).unlink()

@@ -10,7 +10,7 @@ import pytest
 from made_results import METRICS, TRAINING
 
 import attn_bench
-from attn_bench.merge import merged
+from attn_bench.merge import merged, renewed
 from attn_bench.report.summary import summarise
 from attn_bench.results import Record, Store
 from attn_bench.sweep import Cell
@@ -117,3 +117,16 @@ def test_of_two_failures_the_newer_one_is_told_with_what_either_found():
     assert one["evaluations"][0]["metrics"] == {"rel_l2": 1.0}
     assert one["training"] == {"loss": 1.0}
     assert one["latency"]["forward"]["median_ms"] == 2.0
+
+
+def test_a_cell_that_is_trained_again_keeps_what_was_measured():
+    before = vars(record(cell(), 1.0, day=1))
+    again = renewed(before, record(cell(measure=False), 2.0, day=2))
+    assert again.training == {"loss": 2.0}
+    assert again.evaluations[0]["metrics"] == {"rel_l2": 2.0}
+    assert again.latency["forward"]["median_ms"] == 1.0
+    assert (again.environment, again.cell["measure"], again.id) == ("env1", True, cell().id)
+    # What failed says so, and what was measured again is the newer.
+    failed = record(cell(measure=False), 2.0, 2, "crashed", error="boom", evaluations=[])
+    assert renewed(before, failed) == failed
+    assert renewed(before, record(cell(), 2.0, day=2)).latency["forward"]["median_ms"] == 2.0
