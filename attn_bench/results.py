@@ -8,7 +8,10 @@ Layout of a results folder::
     artifacts/<id>.npz   a few test samples with their predictions
     checkpoints/<id>.pt  of cells that are not finished
     logs/<id>.txt        what the cell's process printed
+    leases/<id>          who runs a cell, while it runs
     table.csv, table.parquet  the table of all records
+
+What could not be used and had to make room is kept with ``.unusable`` added to its name.
 """
 
 from __future__ import annotations
