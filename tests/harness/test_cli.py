@@ -138,7 +138,7 @@ def test_a_module_that_is_none_is_said_with_the_place_of_the_traceback(attn_benc
     )
     status, _, errors = attn_bench("run", *arguments, "--no-measure", "--no-plots", "--out", "r")
     assert status == 1
-    assert "build of toy-nothing returned NoneType, no torch.nn.Module" in errors
+    assert "build of toy-nothing returned NoneType, not a torch.nn.Module" in errors
     log = Path(errors.rpartition("where it failed: ")[2].splitlines()[0])
     assert "Traceback" in log.read_text(encoding="utf-8")
     status, _, errors = attn_bench("run", *arguments, "--no-measure", "--no-plots", "--out", "r")
