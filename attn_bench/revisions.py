@@ -8,7 +8,10 @@ machine does in the meantime falls on both alike.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
+import os
+import re
 import statistics
 import subprocess
 import sys
@@ -16,16 +19,24 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from attn_bench.analysis.compare import Comparison
+from attn_bench.analysis.gaps import Gap, said_of, unnamed
 from attn_bench.analysis.statistics import Ratio, compare_paired
-from attn_bench.analysis.thresholds import EXACT, STEPS, Thresholds
-from attn_bench.analysis.verdicts import Finding, exact_verdict, judge
+from attn_bench.analysis.thresholds import EXACT, STEPS, TIMED, Thresholds
+from attn_bench.analysis.verdicts import Finding, Verdict, exact_verdict, explained, judge
+from attn_bench.checkouts import Repository, run
 from attn_bench.errors import UserError
 from attn_bench.execute.alternate import Outcome, Side, alternate
+from attn_bench.format import clean
 from attn_bench.sweep import Cell, Sweep, imported
 
 WORKING_TREE = "working tree"
+PROJECT_FILES = ("pyproject.toml", "setup.py")
+# A line of pip, of a build backend or of Python that says what is wrong.
+_ERROR = re.compile(r"(?:ERROR|error|fatal error)\b|[\w.]*(?:Error|Exception|Exit|Interrupt|Warning)\b", re.ASCII)
+_SUMMARY = re.compile(r"subprocess-exited-with-error|metadata-generation-failed|Failed to build|did not run success")
 # Enough to pass over one odd pair of processes, and what is added where they do not agree.
 PROCESSES, MORE_PROCESSES = 5, 12
 # What two pairs agree on to be this close to no change, as a share of the threshold, is no change.
@@ -44,49 +55,46 @@ def built(repository: Path, revision: str | None) -> Iterator[Path]:
     Raises:
         UserError: no git repository, no such revision, or it cannot be built.
     """
-    root = Path(_git(repository, "rev-parse", "--show-toplevel"))
-    project = _project(repository.resolve(), root)
-    with tempfile.TemporaryDirectory(prefix="attn-bench-") as folder, contextlib.ExitStack() as stack:
-        source, target = root, Path(folder) / "built"
-        if revision is not None:
-            commit = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-            source = Path(folder) / "source"
-            _git(root, "worktree", "add", "--detach", "--quiet", str(source), commit)
-            stack.callback(_git, root, "worktree", "remove", "--force", str(source))
+    where = Repository(repository)
+    project = _project(where.folder, where.root)
+    name = revision or WORKING_TREE
+    with where.checkout(revision) as source, tempfile.TemporaryDirectory(prefix="attn-bench-") as folder:
+        if not any((source / project / name).is_file() for name in PROJECT_FILES):
+            raise UserError(f"{name}: {project} has no pyproject.toml or setup.py, so pip cannot build it")
+        target = Path(folder) / "built"
         pip = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        made = subprocess.run(
-            [*pip, "--target", str(target), str(source / project)],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        if made.returncode:
-            last = (made.stderr or made.stdout).strip().splitlines()[-1:]
-            raise UserError(
-                f"{revision or WORKING_TREE}: cannot be built with pip{''.join(f': {line}' for line in last)}"
-            )
+        done = run([*pip, "--no-input", "--target", str(target), str(source / project)], Path(folder))
+        if done.returncode:
+            if b"No module named pip" in done.stderr:
+                raise UserError(f"pip is not installed here; '{sys.executable} -m ensurepip' installs it")
+            raise UserError(f"{name}: cannot be built with pip: {_last_meaningful(done)}; all it said: {_log(done)}")
         yield target
+
+
+def _last_meaningful(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Return the line of pip's output that says what is wrong: the last error, not the advice after it."""
+    lines = [line.strip() for line in (done.stdout + b"\n" + done.stderr).decode(errors="replace").splitlines()]
+    lines = [line for line in lines if re.search(r"\w", line)] or [f"exit status {done.returncode}"]
+    said = [line for line in lines if _ERROR.match(line) and not line.startswith(("note:", "hint:"))]
+    # pip's own summary, "subprocess-exited-with-error", names nothing.
+    telling = [line for line in said if not _SUMMARY.search(line)] or said or lines
+    return clean(telling[-1], 300)
+
+
+def _log(done: subprocess.CompletedProcess[bytes]) -> Path:
+    """Keep all that pip said, and return where."""
+    handle, name = tempfile.mkstemp(prefix="attn-bench-pip-", suffix=".log")
+    with os.fdopen(handle, "wb") as file:
+        file.write(done.stdout + done.stderr)
+    return Path(name)
 
 
 def _project(folder: Path, root: Path) -> Path:
     """Return the project that ``folder`` belongs to, relative to ``root``."""
     for parent in (folder, *folder.parents):
-        if parent == root or any((parent / name).exists() for name in ("pyproject.toml", "setup.py")):
+        if parent == root or any((parent / name).exists() for name in PROJECT_FILES):
             return parent.relative_to(root)
     return Path()
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, encoding="utf-8", errors="replace"
-        )
-    except OSError:
-        raise UserError("git is not installed; revisions are taken from a git repository") from None
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or [f"no such revision: {arguments[-1].partition('^')[0]}"]
-        raise UserError(f"git: {reason[0]}")
-    return done.stdout.strip()
 
 
 @dataclass(frozen=True)
@@ -111,14 +119,13 @@ class Plan:
         cells = [cell for cell in sweep.cells() if cell.seed == 0]
         if not cells:
             raise UserError("nothing to compare: only cells of seed 0 are measured, and there are none")
-        thresholds.check((), {cell.model for cell in cells})
-        return cls(cells, thresholds)
+        return cls(cells, thresholds.resolved((), {cell.model for cell in cells}))
 
 
 def compare_revisions(
     base: str,
     new: str | None,
-    plan: Plan,
+    planned: Callable[[], Plan],
     *,
     repository: Path = Path(),
     on_stage: Callable[[str], None] = lambda stage: None,
@@ -128,22 +135,48 @@ def compare_revisions(
     Args:
         base: a branch, tag or commit.
         new: the same, or None for the work tree as it is.
-        plan: what is compared.
+        planned: returns what is compared. It is called when both are built, with the models that new registers, so the
+            project itself need not be installed.
         repository: a folder of the project, which pip can install.
         on_stage: told what is done.
 
     Raises:
         UserError: a revision cannot be built, or its processes do not start.
     """
+    where = Repository(repository)
+    where.remove_leftovers()
+    for given in (base, new):
+        if given is not None:
+            where.commit(given)  # before minutes are spent on the other
     with contextlib.ExitStack() as stack:
-        sides = []
-        modules = imported(plan.cells)
+        folders = []
         for revision in (base, new):
-            name = revision or WORKING_TREE
-            on_stage(f"building {name}")
-            folder = stack.enter_context(built(repository, revision))
-            sides.append(stack.enter_context(Side(name, [str(folder)], modules)))
+            on_stage(f"building {revision or WORKING_TREE}")
+            folders.append(stack.enter_context(built(repository, revision)))
+        with _imported_from(folders[1]):
+            plan = planned()
+            modules = imported(plan.cells)
+        names = (base, new or WORKING_TREE)
+        sides = [stack.enter_context(Side(n, [str(folder)], modules)) for n, folder in zip(names, folders)]
         return compare_sides(sides[0], sides[1], plan, on_stage)
+
+
+@contextlib.contextmanager
+def _imported_from(folder: Path) -> Iterator[None]:
+    """Have plugins found and imported from ``folder`` first; but not where it holds the harness, which runs already."""
+    if (folder / "attn_bench").is_dir():
+        yield
+        return
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}"):
+                del sys.modules[name]
 
 
 def compare_sides(
@@ -152,6 +185,8 @@ def compare_sides(
     """Compare the models that two running sides serve."""
     findings: list[Finding] = []
     obstacles: list[str] = []
+    failed_both: list[str] = []
+    gaps: list[Gap] = []
     for cell in plan.cells:
         title = f"{cell.model} at {cell.resolution}"
         outcomes: list[Outcome] = []
@@ -162,7 +197,10 @@ def compare_sides(
                 alternate(base, new, (cell, cell), first=number % 2, seconds=plan.seconds, exact=number == 0)
             )
         failed = [outcome for outcome in outcomes if any(outcome.errors)]
-        if failed and failed[0].errors[0]:
+        if failed and all(failed[0].errors):
+            failed_both.append(title)
+            obstacles.append(f"{title}: failed on both sides ({failed[0].errors[0]} -> {failed[0].errors[1]})")
+        elif failed and failed[0].errors[0]:
             obstacles.append(f"{title}: {base.name}: {failed[0].errors[0]}")
         elif failed:
             note = f"ok -> {failed[0].errors[1]}"
@@ -170,8 +208,13 @@ def compare_sides(
                 Finding(cell.model, cell.resolution, cell.resolution, "status", "worse", threshold=0.0, note=note)
             )
         else:
-            findings += _findings(outcomes, cell, plan.thresholds)
-    return Comparison(tuple(findings), tuple(obstacles))
+            found = list(_findings(outcomes, cell, plan.thresholds))
+            findings += (each for each in found if isinstance(each, Finding))
+            gaps += (each for each in found if isinstance(each, Gap))
+    obstacles += said_of(gap for gap in gaps if gap.counts(plan.thresholds))
+    obstacles += unnamed(plan.thresholds, findings, gaps, {cell.model for cell in plan.cells})
+    notes = said_of(gap for gap in gaps if gap.watched(plan.thresholds) and not gap.counts(plan.thresholds))
+    return Comparison(tuple(findings), tuple(obstacles), tuple(notes), tuple(failed_both))
 
 
 def _needs_more(outcomes: Sequence[Outcome], cell: Cell, plan: Plan) -> bool:
@@ -202,27 +245,43 @@ def _latency(outcomes: Sequence[Outcome], step: str) -> Ratio:
     return compare_paired([outcome.logs[step] for outcome in outcomes])
 
 
-def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -> Iterator[Finding]:
+def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -> Iterator[Finding | Gap]:
+    def finding(metric: str, verdict: Verdict, **values: Any) -> Finding:
+        values.setdefault("threshold", thresholds.of(metric, cell.model))
+        return Finding(cell.model, cell.resolution, cell.resolution, metric, verdict, **values)
+
     for step in outcomes[0].logs:
         metric = f"latency_{step}"
         ratio = _latency(outcomes, step)
         verdict = judge(ratio, thresholds.shown(metric, cell.model))
         base, new = (statistics.median(outcome.medians_ms[step][side] for outcome in outcomes) for side in (0, 1))
-        threshold = thresholds.of(metric, cell.model)
-        yield Finding(cell.model, cell.resolution, cell.resolution, metric, verdict, base, new, ratio, threshold)
+        note = explained(ratio.value, base, new, len(outcomes))
+        yield finding(metric, verdict, base=base, new=new, ratio=ratio, note=note)
     assert outcomes[0].exact is not None
-    for step in sorted(outcomes[0].exact[0]["peak_memory"].keys() - outcomes[0].exact[1]["peak_memory"].keys()):
-        note = f"new has no {step}"
-        yield Finding(cell.model, cell.resolution, cell.resolution, "status", "worse", threshold=0.0, note=note)
-    before, after = ({**side["peak_memory"], **side} for side in outcomes[0].exact)
+    sides = [{**side["peak_memory"], **side} for side in outcomes[0].exact]
+    steps = [set(side["peak_memory"]) for side in outcomes[0].exact]
+    for step in sorted(steps[0] - steps[1]):
+        yield finding("status", "worse", threshold=0.0, note=f"new has no {step}")
+    trains = any(side["parameters"] for side in sides)
+    for metric in TIMED:
+        if STEPS[metric] not in outcomes[0].logs and (trains or STEPS[metric] == "forward"):
+            yield from _gap(cell, metric, STEPS[metric] in steps[0], STEPS[metric] in steps[1])
     for metric in EXACT:
         name = STEPS.get(metric, metric)
-        if before.get(name) is None or after.get(name) is None:
+        before, after = (side.get(name) for side in sides)
+        if before is None or after is None:
+            if trains or name != "train_step":
+                yield from _gap(cell, metric, before is not None, after is not None)
             continue
-        verdict, ratio_or_none = exact_verdict(before[name], after[name])
-        if metric == "flops" and before["uncounted"] != after["uncounted"]:
+        verdict, exact = exact_verdict(before, after)
+        if metric == "flops" and sides[0]["uncounted"] != sides[1]["uncounted"]:
             verdict = "unclear"  # other operators have no rule: the sums are not of the same things
-        yield Finding(
-            cell.model, cell.resolution, cell.resolution, metric, verdict, before[name], after[name], ratio_or_none,
-            thresholds.of(metric, cell.model),
-        )  # fmt: skip
+        yield finding(metric, verdict, base=before, new=after, ratio=exact)
+
+
+def _gap(cell: Cell, metric: str, base: bool, new: bool) -> Iterator[Gap]:
+    """Yield that a metric is not compared, unless new lost a whole step, which is a regression."""
+    if base and STEPS.get(metric):
+        return
+    where = "on both sides" if base == new else "in new" if base else "in base"
+    yield Gap(cell.model, cell.resolution, metric, f"not measured {where}", lost=base)

@@ -93,8 +93,12 @@ def ab(
         "train": False,
     }
     sweep = Sweep.from_settings({key: value for key, value in given.items() if value is not None})
-    plan = Plan.of(sweep, read_thresholds(fail_on))
-    _conclude(compare_revisions(base, new, plan, repository=repository, on_stage=_say), markdown, junit)
+    thresholds = read_thresholds(fail_on)
+
+    def planned() -> Plan:
+        return Plan.of(sweep, thresholds)
+
+    _conclude(compare_revisions(base, new, planned, repository=repository, on_stage=_say), markdown, junit)
 
 
 def _say(stage: str) -> None:

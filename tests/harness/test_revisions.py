@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from attn_bench.analysis.thresholds import Thresholds
+from attn_bench.analysis.thresholds import Thresholds, read_thresholds
 from attn_bench.errors import UserError
-from attn_bench.execute.alternate import Side
-from attn_bench.revisions import Plan, built, compare_sides
+from attn_bench.execute.alternate import Outcome, Side
+from attn_bench.report.comparison import headline
+from attn_bench.revisions import Plan, _imported_from, built, compare_sides
 from attn_bench.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
@@ -169,3 +174,189 @@ def test_a_model_that_cannot_be_trained_any_more_never_passes(toys: list[str], t
     with Side("base", toys) as base, Side("new", [str(tmp_path)]) as new:
         comparison = compare_sides(base, new, plan("toy"))
     assert "new has no train_step" in {finding.note for finding in comparison.regressions}
+
+
+BACKEND = """
+import base64, hashlib, os, sys, zipfile
+
+NAME, ENTRY, MODULE = {name!r}, {entry!r}, {module!r}
+
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    {before}
+    info = NAME + "-1.dist-info/"
+    files = {{
+        MODULE + ".py": open(MODULE + ".py").read(),
+        info + "METADATA": "Metadata-Version: 2.1\\nName: " + NAME + "\\nVersion: 1\\n",
+        info + "WHEEL": "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+        info + "entry_points.txt": "[attn_bench.models]\\n" + ENTRY,
+    }}
+    files[info + "RECORD"] = "".join(name + ",,\\n" for name in files)
+    name = NAME + "-1-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(wheel_directory, name), "w") as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+    os.makedirs("build", exist_ok=True)
+    return name
+"""
+MIX = """
+from attn_bench.plugin import Model
+
+
+class Mix(Model):
+    name = "uninstalled-mix"
+    summary = "A model of a project that is not installed."
+    kinds = frozenset({"field"})
+
+    def build(self, problem, *, width: int = 4):
+        from torch import nn
+
+        return nn.Sequential(nn.LazyConv2d(width, 1), nn.GELU(), nn.LazyConv2d(problem.outputs, 1))
+"""
+
+
+def project(folder: Path, before: str = "pass", requires: str = "[]") -> Path:
+    """Return a repository whose plugin nobody has installed; it is built without the network."""
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(
+        f"[build-system]\nrequires = {requires}\nbuild-backend = 'own_backend'\nbackend-path = ['.']\n"
+    )
+    entry = "uninstalled-mix = uninstalled_mix:Mix\n"
+    (folder / "own_backend.py").write_text(
+        BACKEND.format(name="uninstalled_mix", entry=entry, module="uninstalled_mix", before=before)
+    )
+    (folder / "uninstalled_mix.py").write_text(MIX)
+    git(folder, "init", "--quiet", "-b", "main")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "one")
+    return folder
+
+
+def test_models_of_a_project_that_is_not_installed_are_found_in_what_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project(tmp_path / "a project")
+    monkeypatch.chdir(folder)
+    (folder / "pip").mkdir()
+    for name in ("pip/__init__.py", "signal.py"):
+        (folder / name).write_text("raise RuntimeError('the current folder is on the import path')")
+    settings = {"models": ["uninstalled-mix"], "task": "darcy", "resolutions": [8], "train": False}
+    options = {"options": {"uninstalled-mix": {"width": 8}}}
+    with pytest.raises(UserError, match="unknown model 'uninstalled-mix'"):
+        Sweep.from_settings(settings).cells()
+    before = (list(sys.path), set(sys.modules))
+    with built(Path(), None) as target:
+        assert not (folder / "build").exists()
+        with _imported_from(target):
+            made = Plan.of(Sweep.from_settings(settings | options), Thresholds())
+    assert [(cell.plugin, cell.options) for cell in made.cells] == [("uninstalled-mix", {"width": 8})]
+    assert made.cells[0].model_version.startswith("uninstalled_mix==1+")
+    assert (sys.path, "uninstalled_mix" in sys.modules) == (before[0], False)
+
+
+@pytest.mark.slow
+def test_ab_in_a_project_that_is_not_installed(tmp_path: Path) -> None:
+    folder = project(tmp_path / "proj")
+    command = [sys.executable, "-P", "-m", "attn_bench", "ab", "--base", "main", "--models", "uninstalled-mix"]
+    done = subprocess.run(
+        [*command, "--resolutions", "8", "--fail-on", "parameters=0,flops=0"],
+        cwd=folder, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "NO REGRESSION" in done.stdout
+    status = subprocess.run(["git", "-C", str(folder), "status", "--short"], capture_output=True, text=True).stdout
+    assert status == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        ("raise RuntimeError('no compiler')", "RuntimeError: no compiler"),
+        ("sys.exit('error: this needs a compiler')", "error: this needs a compiler"),
+    ],
+)
+def test_why_pip_failed_is_said_with_a_log(tmp_path: Path, before: str, message: str) -> None:
+    folder = project(tmp_path / "proj", before)
+    with pytest.raises(UserError, match="main: cannot be built with pip") as error, built(folder, "main"):
+        pass
+    assert message in str(error.value)
+    log = Path(str(error.value).rpartition("all it said: ")[2])
+    assert message in log.read_text(encoding="utf-8")
+    log.unlink()
+    assert not list(folder.glob(".git/worktrees/*"))
+
+
+def test_a_folder_that_pip_cannot_build_is_named(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "notes.txt").write_text("")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "one")
+    with pytest.raises(UserError, match=r"has no pyproject.toml or setup.py"), built(tmp_path, "HEAD"):
+        pass
+
+
+def test_a_job_that_is_cancelled_while_it_builds_leaves_nothing(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    folder = project(tmp_path / "proj", f"open({str(started)!r}, 'w').close(); import time; time.sleep(62.5)")
+    command = [sys.executable, "-P", "-m", "attn_bench", "ab", "--base", "main", "--models", "uninstalled-mix"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while not started.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert not list(folder.glob(".git/worktrees/*"))
+    status = subprocess.run(["git", "-C", str(folder), "status", "--short"], capture_output=True, text=True).stdout
+    assert status == ""
+    import psutil
+
+    assert not [each for each in psutil.process_iter(["cwd"]) if str(tmp_path) in str(each.info["cwd"])]
+
+
+def outcome(*exact: dict[str, Any], steps: tuple[str, ...] = ("forward", "train_step")) -> Outcome:
+    logs = {step: [0.001, -0.001] * 6 for step in steps}
+    return Outcome(logs, dict.fromkeys(steps, (1.0, 1.0)), exact=(exact[0], exact[1]))
+
+
+WHOLE = {"parameters": 9, "flops": 100.0, "uncounted": [], "peak_memory": {"forward": 1.0, "train_step": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("base", "new", "fail_on", "status", "said"),
+    [
+        (WHOLE, WHOLE, None, 0, ""),
+        (WHOLE, WHOLE | {"flops": None}, None, 2, "flops not compared: not measured in new"),
+        (WHOLE | {"flops": None}, WHOLE, None, 0, ""),
+        (WHOLE | {"flops": None}, WHOLE, "flops=0", 2, "flops not compared: not measured in base"),
+        (WHOLE | {"flops": None}, WHOLE | {"flops": None}, "flops=0", 2, "flops not compared: not measured on both"),
+        (WHOLE | {"flops": None}, WHOLE | {"flops": None}, "latency=5%", 0, ""),
+    ],
+)
+def test_what_is_named_and_not_compared_is_no_pass(
+    toys: list[str], monkeypatch: pytest.MonkeyPatch, base: Any, new: Any, fail_on: str | None, status: int, said: str
+) -> None:
+    monkeypatch.setattr("attn_bench.revisions.alternate", lambda *args, **more: outcome(base, new))
+    planned = dataclasses.replace(plan("toy"), thresholds=read_thresholds(fail_on))
+    comparison = compare_sides(NAMED, NAMED, planned)
+    assert (comparison.status, said in " ".join(comparison.obstacles)) == (status, True)
+
+
+NAMED: Any = types.SimpleNamespace(name="main")
+
+
+def test_a_model_that_fails_on_both_sides_is_counted(toys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = Outcome(errors=("ValueError: no", "ValueError: no"))
+    monkeypatch.setattr("attn_bench.revisions.alternate", lambda *args, **more: failed)
+    comparison = compare_sides(NAMED, NAMED, plan("toy"))
+    assert comparison.status == 2
+    assert headline(comparison).startswith("CANNOT BE COMPARED: 1 cell failed on both sides; toy at 8")
+
+
+def test_steps_that_neither_side_has_are_named(toys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = WHOLE | {"peak_memory": {"forward": 1.0}}
+    made = outcome(forward, forward, steps=("forward",))
+    monkeypatch.setattr("attn_bench.revisions.alternate", lambda *args, **more: made)
+    for fail_on, status in ((None, 0), ("latency_forward=5%", 0), ("latency=5%", 2), ("peak_memory=1%", 2)):
+        planned = dataclasses.replace(plan("toy"), thresholds=read_thresholds(fail_on))
+        assert compare_sides(NAMED, NAMED, planned).status == status
