@@ -82,7 +82,7 @@ def test_twenty_kills_at_random_moments(tmp_path):
             deadline = time.monotonic() + 30
             while built(file) == starts and runner.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
-            time.sleep(rng.uniform(0, 0.4))
+            time.sleep(rng.uniform(0, 0.8))
         else:
             time.sleep(rng.uniform(0, 2.5))
         assert runner.poll() is None, "all cells were finished before the last kill"
