@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -87,13 +88,9 @@ class Repository:
             return os.fsdecode(found.stdout).strip()
         shown = clean(revision, 100) or "''"
         if self._line("rev-parse", "--is-shallow-repository") == "true":
-            remote, _, branch = revision.partition("/")
-            branch = branch if branch and remote in self._lines("remote") else revision
-            remote = remote if branch != revision else "origin"
-            tracked = shlex.quote(f"{branch}:refs/remotes/{remote}/{branch}")
             raise UserError(
-                f"no such revision: {shown} is not in this clone, which is shallow; fetch it with "
-                f"'git fetch {remote} {tracked}', or the whole history with 'git fetch --unshallow'"
+                f"no such revision: {shown} is not in this clone, which is shallow; "
+                f"fetch it with {self._fetching(revision)}"
             )
         names = self._lines("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes", "refs/tags")
         if not names and self._try(self.root, "rev-parse", "--verify", "--quiet", "HEAD").returncode:
@@ -102,6 +99,18 @@ class Repository:
         close = ends or difflib.get_close_matches(revision, names, n=1, cutoff=SUGGESTED)
         hint = f"did you mean {close[0]!r}?" if close else "name a branch, a tag or a commit; 'git fetch' gets new ones"
         raise UserError(f"no such revision: {shown}; {hint}")
+
+    def _fetching(self, revision: str) -> str:
+        """Return the command that gets a revision that a shallow clone does not have."""
+        whole = "'git fetch --unshallow'"
+        remote, _, branch = revision.partition("/")
+        if not branch or remote not in self._lines("remote"):
+            remote, branch = "origin", revision
+        # An ancestor or a commit is fetched with the history that it is in.
+        if not re.fullmatch(r"[\w./-]+", branch) or re.fullmatch(r"[0-9a-f]{7,64}|HEAD", branch):
+            return whole
+        # A clone of one branch fetches no other unless told where to put it.
+        return f"'git fetch {remote} {branch}:refs/remotes/{remote}/{branch}', or the whole history with {whole}"
 
     @contextlib.contextmanager
     def checkout(self, revision: str | None) -> Iterator[Path]:

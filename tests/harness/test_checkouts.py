@@ -129,6 +129,14 @@ def test_a_shallow_clone_says_what_to_fetch(repository: Path, tmp_path: Path, re
     assert shallow.commit("origin/main") == git(repository, "rev-parse", "main").strip()
 
 
+def test_an_ancestor_is_fetched_with_its_history(repository: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "--quiet", "--depth", "1", "--branch", "feature", f"file://{repository}", "shallow")
+    with pytest.raises(UserError, match=r"shallow; fetch it with 'git fetch --unshallow'$"):
+        Repository(tmp_path / "shallow").commit("HEAD~1")
+    git(tmp_path / "shallow", "fetch", "--unshallow")
+    assert Repository(tmp_path / "shallow").commit("HEAD~1") == git(repository, "rev-parse", "main").strip()
+
+
 def test_a_repository_of_another_owner_says_how_to_allow_it(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spaced = repository.rename(repository.with_name("it's a project"))
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
