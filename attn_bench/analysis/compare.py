@@ -297,8 +297,9 @@ def _exact(paired: _Paired) -> Iterator[Finding]:
         if not pairs:
             continue
         note = ""
-        # What does not vary is the same in every seed: the first that differs says all.
-        seed = next((seed for seed, (before, after) in pairs.items() if before != after), next(iter(pairs)))
+        # What does not vary is the same in every seed: one that differs says all, and one that is worse says most.
+        verdicts = {seed: exact_verdict(*pair)[0] for seed, pair in pairs.items()}
+        seed = min(verdicts, key=lambda seed: ("worse", "better", "same").index(verdicts[seed]))
         before, after = pairs[seed]
         verdict, ratio = exact_verdict(before, after)
         uncounted = [_uncounted(side[seed]) for side in (paired.case.base, paired.case.new)]

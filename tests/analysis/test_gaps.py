@@ -364,6 +364,14 @@ def test_base_new_and_change_agree_or_say_why(whole: Records) -> None:
     assert "| 0, 1, 2 |" in row
 
 
+def test_a_seed_that_is_better_hides_none_that_is_worse(whole: Records) -> None:
+    def memory(record: dict[str, Any]) -> None:
+        record["memory"]["forward"]["peak_mib"] *= (0.9, 1.2)[record["cell"]["seed"]]
+
+    (found,) = judged(whole, changed(whole, memory)).regressions
+    assert (found.metric, found.seeds) == ("peak_memory_forward", (1,))
+
+
 def test_measured_again_and_always_disturbed_is_unclear(whole: Records) -> None:
     slow = changed(whole, lambda r: r["latency"]["forward"].update(samples_ms=[9.0 + i / 100 for i in range(12)]))
     assert judged(whole, slow).status == 1
