@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from attn_bench.loaded import check_loaded
 from attn_bench.measure.environment import environment, environment_id
 from attn_bench.measure.torch_state import Keeper
 from attn_bench.plugin import Splits
-from attn_bench.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags
+from attn_bench.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable
 from attn_bench.protocols import plan
 from attn_bench.results import Record, Status, Store
 from attn_bench.steps import Steps
@@ -122,8 +122,10 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
     prepared = prepare(cell, posed, keeper)
     findings.values["imported"] = check_loaded(cell.sources)
     findings.values["parameters"] = count_parameters(prepared.module)
-    with findings.without("effective"):
-        findings.effective |= _effective(cell, posed, prepared)
+    if prepared.output_dtype not in (torch.float32, torch.bfloat16 if cell.precision == "bf16" else torch.float32):
+        findings.effective["output_dtype"] = str(prepared.output_dtype).removeprefix("torch.")
+    with findings.without("effective"), autocast(cell.device, cell.precision):
+        findings.effective |= loads(dumps(dict(posed.model.effective(prepared.module)), default=str))
     if cell.training is not None:
         with alone(findings.fail):
             _train_and_evaluate(cell, posed, prepared, files, report, findings)
@@ -134,15 +136,6 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
     # Again, for what was imported or edited in the meantime.
     with alone(findings.fail):
         findings.values["imported"] = check_loaded(cell.sources)
-
-
-def _effective(cell: Cell, posed: Posed, prepared: Prepared) -> dict[str, Any]:
-    usual = {torch.float32, torch.bfloat16} if cell.precision == "bf16" else {torch.float32}
-    with autocast(cell.device, cell.precision):
-        effective: Mapping[str, Any] = posed.model.effective(prepared.module)
-    if prepared.output_dtype not in usual:
-        effective = {"output_dtype": str(prepared.output_dtype).removeprefix("torch."), **effective}
-    return dict(loads(dumps(effective, default=str)))
 
 
 def _train_and_evaluate(
@@ -175,6 +168,8 @@ def _trained(
     whole = posed.task.adapt(module, splits.train).to(cell.device)
     if cell.protocol == "linear-probe":
         report({"stage": "features"})
+    elif not trainable(module):
+        raise ValueError("nothing to train: no parameter requires a gradient; let fit return True to evaluate it so")
     chosen = plan(cell, posed.task, posed.model, posed.problem, module, whole, splits)
     compiled: nn.Module = torch.compile(chosen.module, dynamic=False) if cell.compile else chosen.module  # type: ignore[assignment]
 

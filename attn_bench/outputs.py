@@ -14,23 +14,27 @@ from attn_bench.plugin import Problem
 LISTED = 6
 
 
-def check_output(output: Any, inputs: Tensor, problem: Problem) -> None:
+def check_output(output: Any, inputs: Tensor, problem: Problem, when: str = "") -> None:
     """Refuse what a loss would broadcast, cast or otherwise turn into nonsense.
+
+    Args:
+        when: added to the message.
 
     Raises:
         ValueError: ``output`` is not a dense, real floating-point tensor of the shape of ``problem`` where ``inputs``
             are; the message says what it is.
     """
     wanted = problem.output_shape(len(inputs))
-    if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
+    if not isinstance(output, Tensor) or output.is_nested or tuple(output.shape) != wanted:
         found, asked = _described(output, shape_only=True), str(wanted)
-    elif not output.is_floating_point() or output.is_quantized or output.layout != torch.strided or output.is_nested:
+    elif not output.is_floating_point() or output.is_quantized or output.layout != torch.strided:
         found, asked = _described(output), f"{wanted}, dense and of a real floating-point type"
     elif output.device != inputs.device:
         found, asked = f"{wanted} on {output.device}", f"{wanted} on {inputs.device}, where the input is"
     else:
         return
-    raise ValueError(f"the model returned {found} for an input {tuple(inputs.shape)}; {problem.kind} asks for {asked}")
+    given = f"{when and f'{when} '}for an input {tuple(inputs.shape)}"
+    raise ValueError(f"the model returned {found} {given}; {problem.kind} asks for {asked}")
 
 
 def _described(value: Any, *, shape_only: bool = False) -> str:

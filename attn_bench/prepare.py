@@ -143,7 +143,7 @@ def _call_in_training_mode(cell: Cell, problem: Problem, module: nn.Module, inpu
     module.train()
     with autocast(cell.device, cell.precision):
         output = module(inputs)
-    check_output(output, inputs, problem)
+    check_output(output, inputs, problem, "in training mode")
     if trainable(module) and not output.requires_grad:
         raise ValueError(
             "in training mode no gradient reaches the parameters: the output has requires_grad=False; "
@@ -157,15 +157,17 @@ def _same_buffers(module: nn.Module) -> Iterator[None]:
     kept = [
         (owner, name, buffer, buffer.detach().clone())
         for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None and not isinstance(buffer, nn.parameter.UninitializedBuffer)
+        for name, buffer in owner.named_buffers(recurse=False)
+        if not isinstance(buffer, nn.parameter.UninitializedBuffer)
     ]
     try:
         yield
     finally:
         with torch.no_grad():
             for owner, name, buffer, content in kept:
-                owner._buffers[name] = content
+                back = content
                 if buffer.shape == content.shape:
                     with contextlib.suppress(RuntimeError):  # expanded tensors cannot be written to
-                        owner._buffers[name] = buffer.copy_(content)
+                        back = buffer.copy_(content)
+                if getattr(owner, name) is not back:
+                    setattr(owner, name, back)

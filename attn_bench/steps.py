@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attn_bench.measure.flops import count_flops
 from attn_bench.measure.latency import measure_latency
-from attn_bench.measure.memory import measure_memory
+from attn_bench.measure.memory import is_seen, measure_memory
 from attn_bench.measure.reference import reference_ms, reference_step
 from attn_bench.plugin import Model, Problem, Task
 from attn_bench.sweep import Cell
@@ -90,6 +90,10 @@ class Steps:
 
         Besides ``names`` there is ``forward_batch1``, the forward pass of one sample.
         """
+        if self.inputs._version:  # the module wrote to its input, as it may to that of a data loader
+            self.inputs, self.targets = random_batch(
+                self.problem, self.cell.batch_size, self.cell.device, self.cell.seed
+            )
         self.module.train(name == "train_step")
         if name == "train_step":
             return self._train_step
@@ -139,11 +143,22 @@ class Steps:
         return asdict(measure_latency(graph.replay, self.cell.device))
 
     def memory(self, name: str) -> dict[str, Any]:
-        """Measure the peak memory of a step."""
+        """Measure the peak memory of a step.
+
+        Raises:
+            ValueError: the module leaves its work to threads of its own, where allocations on the CPU are not seen.
+        """
+        if self.cell.device == "cpu" and not self.is_seen:
+            raise ValueError("memory of what runs in threads of the model's own cannot be measured on the CPU")
         step = self.step(name)
         if self.optimiser is not None:
             self.optimiser.zero_grad(set_to_none=True)
         return asdict(measure_memory(step, self.cell.device))
+
+    @cached_property
+    def is_seen(self) -> bool:
+        """Whether operators of a forward pass are seen."""
+        return is_seen(self.step("forward"))
 
     def flops(self) -> dict[str, Any]:
         """Count the operations of a forward pass of one sample.

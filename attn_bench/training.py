@@ -195,7 +195,8 @@ def predict(
     for inputs, targets in DataLoader(dataset, batch_size=batch_size):
         with autocast(device, precision):
             prediction = call(module, inputs.to(device))
-        yield prediction.float(), targets.to(device)
+        # A thread of the model's own has gradients on.
+        yield prediction.detach().float(), targets.to(device)
 
 
 def _batches(dataset: Dataset[Batch], batch_size: int, seed: int, first_step: int, device: str) -> Iterator[Batch]:

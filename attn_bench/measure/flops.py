@@ -57,9 +57,14 @@ def count_flops(call: Callable[[], Any]) -> Flops:
     last: dispatch modes have been seen to switch ``torch.compile`` off for the rest of the process
     (:class:`~torch.utils.flop_counter.FlopCounterMode` does at times; this one, without its module hooks, is tested not
     to).
+
+    Raises:
+        ValueError: no operator was seen, as where ``call`` leaves the work to threads of its own.
     """
     with _plain_operators(), _Counter() as counter:
         call()
+    if not counter.seen:
+        raise ValueError("no operator was seen: what runs in threads of the model's own cannot be counted")
     counts = {name: count for name, count in counter.counts.most_common() if count}
     return Flops(sum(counts.values()), counts, tuple(sorted(counter.unknown)))
 
@@ -113,9 +118,11 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.counts: Counter[str] = Counter()
         self.unknown: set[str] = set()
+        self.seen = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.seen = True
         operator = getattr(func, "_overloadpacket", func)  # higher-order operators have no overloads
         rule = _RULES.get(str(operator)) or flop_counter.flop_registry.get(operator)
         if rule is None and operator is not func:

@@ -99,15 +99,9 @@ def host_allocations(step: Callable[[], Any]) -> list[int]:
     Only blocks that it allocated itself are followed. Of others the profiler may know a size that is long out of date:
     that of a block which was at the same address when it last looked.
     """
-    from torch.profiler import ProfilerActivity, profile
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            step()
     found = [
         (event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size)
-        for event in _allocations(profiler.profiler.kineto_results.experimental_event_tree())
+        for event in _allocations(_events(step))
         if event.extra_fields.device.type == "cpu"
     ]
     own: dict[int, int] = {}
@@ -119,6 +113,21 @@ def host_allocations(step: Callable[[], Any]) -> list[int]:
         elif address in own:
             sizes.append(-own.pop(address))
     return sizes
+
+
+def is_seen(step: Callable[[], Any]) -> bool:
+    """Tell whether the profiler sees an operator of ``step``: it sees none in threads that ``step`` started itself."""
+    return bool(_events(step))
+
+
+def _events(step: Callable[[], Any]) -> list[Any]:
+    from torch.profiler import ProfilerActivity, profile
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            step()
+    return list(profiler.profiler.kineto_results.experimental_event_tree())
 
 
 def _allocations(events: Iterable[Any]) -> Iterator[Any]:

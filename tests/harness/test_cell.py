@@ -1,0 +1,327 @@
+"""A cell: models with habits run as in a script, each number fails by itself, and what a model sets stays its own."""
+
+from __future__ import annotations
+
+import functools
+import gc
+
+import pytest
+import torch
+from toy_habits import Habit
+
+from attn_bench import prepare
+from attn_bench.cell import Files, run_cell
+from attn_bench.execute import worker
+from attn_bench.measure.latency import measure_latency
+from attn_bench.measure.torch_state import Keeper, TorchState
+from attn_bench.results import Store
+from attn_bench.sweep import Sweep
+from attn_bench.table import rows
+
+MEASURED = {"train": False}
+TRAINED = {"measure": False, "steps": 3}
+STEPS = ["forward", "train_step"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen():
+    """Leave what is imported out of every garbage collection, as the process of a cell does."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Measure for a moment, and leave the process as it was."""
+    short = functools.partial(measure_latency, min_samples=2, min_seconds=0, max_seconds=0, warmup_seconds=0)
+    monkeypatch.setattr("attn_bench.steps.measure_latency", short)
+    monkeypatch.setattr("attn_bench.steps.reference_ms", lambda step: 1.0)
+    state = TorchState.read()
+    yield
+    assert not state.difference(state.apply())
+
+
+def cell_of(model, **settings):
+    settings = {"resolutions": [8], "batch_size": 4, "task": "toy-task", "device": "cpu", "threads": 1, **settings}
+    (cell,) = Sweep.from_settings({"models": [model], **settings}).cells()
+    return cell
+
+
+@pytest.fixture
+def ran(tmp_path):
+    def run(how, **settings):
+        cell = cell_of(f"habit:{how}", **settings)
+        record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
+        return record
+
+    return run
+
+
+def hook(monkeypatch, function):
+    """Register a forward hook with every module that is built."""
+    build = Habit.build
+
+    @functools.wraps(build)
+    def hooked(self, problem, **options):
+        module = build(self, problem, **options)
+        module.register_forward_hook(function)
+        return module
+
+    monkeypatch.setattr(Habit, "build", hooked)
+
+
+WORKING = [
+    "plain", "cached", "lazy", "lazy-in-training", "batch-buffer", "running-mean", "scripted", "in-place",
+    "flags-in-build", "flags-in-forward", "double",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WORKING)
+def test_what_works_in_a_script_is_measured_trained_and_compared(ran, how):
+    measured = ran(how, **MEASURED)
+    assert (measured.status, measured.error, measured.errors) == ("ok", None, {})
+    assert list(measured.latency) == list(measured.memory) == STEPS
+    trained = ran(how, eval_resolutions=[12], **TRAINED)
+    assert (trained.status, trained.error, trained.errors) == ("ok", None, {})
+    assert [entry["status"] for entry in trained.evaluations] == ["ok", "ok"]
+    steps = worker._open(cell_of(f"habit:{how}", **MEASURED).to_json())
+    exact = worker._answer(steps, {"exact": True})
+    for name in STEPS:
+        assert worker._answer(steps, {"step": name, "calls": 1, "lead": 0})["ms"] > 0
+    assert exact["parameters"] == measured.parameters == trained.parameters > 0
+    assert exact["flops"] == measured.flops["total"] > 0
+    assert exact["peak_memory"] == {name: memory["peak_mib"] for name, memory in measured.memory.items()}
+
+
+@pytest.mark.parametrize(
+    ("how", "settings", "missing", "reason"),
+    [
+        ("norm-of-samples", {"batch_size": 1}, STEPS[1:], "ValueError: Expected more than 1 value per channel"),
+        ("fails-in-training", {}, STEPS[1:], "RuntimeError: no way back"),
+        ("detached", {}, STEPS[1:], "in training mode no gradient reaches the parameters"),
+        ("tuple-in-training", {}, STEPS[1:], "returned a tuple of 2 ((2, 1, 8, 8) of float32, () of float32) in train"),
+        ("shape-in-training", {}, STEPS[1:], "the model returned (2, 1, 1, 1) in training mode"),
+    ],
+)
+def test_a_train_step_that_fails_takes_no_other_number_with_it(ran, how, settings, missing, reason):
+    record = ran(how, **MEASURED, **settings)
+    assert (record.status, record.error) == ("ok", None)
+    assert list(record.latency) == list(record.memory) == ["forward"]
+    assert record.flops["total"] > 0
+    assert list(record.errors) == ["latency_train_step", "peak_memory_train"]
+    assert all(reason in text for text in record.errors.values())
+    (row,) = rows([vars(record)], {}, [])
+    assert row["missing"].startswith("latency_train_step, peak_memory_train: ")
+    assert reason in row["missing"]
+    trained = ran(how, steps=2, **settings)
+    assert trained.status == "crashed"
+    assert reason in trained.error
+    assert list(trained.latency) == ["forward"]
+    assert trained.flops == record.flops
+
+
+def test_each_quantity_fails_alone(ran, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("not today")
+
+    for broken, quantity in (("measure_memory", "peak_memory"), ("count_flops", "flops")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"attn_bench.steps.{broken}", fail)
+            record = ran("plain", **MEASURED)
+        assert record.status == "ok"
+        assert list(record.latency) == STEPS
+        assert all(name.startswith(quantity) for name in record.errors)
+        assert set(record.errors.values()) == {"RuntimeError: not today"}
+        assert (record.flops is None) == (quantity == "flops")
+
+
+def test_a_forward_pass_that_cannot_be_timed_is_the_status_of_the_cell(ran, monkeypatch):
+    def fail(step, device):
+        raise torch.OutOfMemoryError("tried to allocate 12 GiB")
+
+    monkeypatch.setattr("attn_bench.steps.measure_latency", fail)
+    record = ran("plain", **MEASURED)
+    assert (record.status, record.error) == ("oom", "OutOfMemoryError: tried to allocate 12 GiB")
+    assert list(record.memory) == STEPS
+    assert record.flops["total"] > 0
+
+
+def test_an_out_of_memory_in_the_train_step_keeps_the_forward_pass(ran, monkeypatch):
+    def fail(self):
+        raise torch.OutOfMemoryError("tried to allocate 12 GiB")
+
+    monkeypatch.setattr("attn_bench.steps.Steps._train_step", fail)
+    record = ran("plain", **MEASURED)
+    assert record.status == "oom"
+    assert list(record.latency) == list(record.memory) == ["forward"]
+
+
+def test_what_the_harness_asks_about_a_module_fails_alone(ran, monkeypatch):
+    monkeypatch.setattr(Habit, "effective", lambda self, module: 1 / 0)
+    monkeypatch.setattr(Habit, "growth", lambda self, **options: 1 / 0)
+    monkeypatch.setattr("attn_bench.evaluation._Shown.save", lambda self, path: 1 / 0)
+    record = ran("plain", **TRAINED)
+    assert record.status == "ok"
+    assert record.errors == dict.fromkeys(
+        ("complexity", "effective", "predictions"), "ZeroDivisionError: division by zero"
+    )
+
+
+def test_work_in_threads_of_the_models_own_is_not_counted_as_none(ran):
+    record = ran("own-threads", **MEASURED)
+    assert list(record.latency) == STEPS
+    assert record.flops is None
+    assert record.memory == {}
+    assert list(record.errors) == ["peak_memory_forward", "peak_memory_train", "flops"]
+    assert all("threads of the model's own" in reason for reason in record.errors.values())
+    assert ran("own-threads", **TRAINED).errors == {}
+
+
+@pytest.mark.parametrize(
+    ("how", "found"),
+    [
+        ("complex", "(2, 1, 8, 8) of complex64"),
+        ("integer", "(2, 1, 8, 8) of int64"),
+        ("boolean", "(2, 1, 8, 8) of bool"),
+        ("sparse", "(2, 1, 8, 8) of float32 (sparse_coo)"),
+        ("nested", "a nested tensor"),
+        ("named", "a dict with 'logits': (2, 1, 8, 8) of float32, 'loss': () of float32"),
+        ("several", "a tuple of 2 ((2, 1, 8, 8) of float32, a list of 2 ((2, 1, 8, 8) of float32, int))"),
+        ("constant", "(1, 1, 8, 8)"),
+        ("numpy", "ndarray"),
+    ],
+)
+def test_an_output_that_no_loss_takes_is_refused_by_what_it_is(ran, how, found):
+    for settings in (MEASURED, TRAINED):
+        record = ran(how, **settings)
+        assert record.status == "crashed"
+        assert record.error.startswith(
+            f"ValueError: the model returned {found} for an input (2, 1, 8, 8); field asks for (2, 1, 8, 8)"
+        )
+
+
+def test_an_output_is_checked_at_other_resolutions_too(ran, monkeypatch):
+    hook(monkeypatch, lambda module, inputs, output: output[..., :8])
+    record = ran("plain", eval_resolutions=[12], **TRAINED)
+    assert record.status == "ok"
+    assert "returned (4, 1, 12, 8) for an input (4, 1, 12, 12)" in record.evaluations[1]["error"]
+
+
+def test_another_dtype_than_asked_for_is_said(ran):
+    assert ran("double", **TRAINED).effective == {"output_dtype": "float64"}
+    assert ran("plain", precision="bf16", **TRAINED).effective == {}
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "reason"),
+    [
+        ("refuses-heads", "unsupported", "AssertionError: embed_dim must be divisible by num_heads (raised by torch)"),
+        ("asserts", "crashed", "AssertionError: an assertion of its own"),
+        (
+            "misses-forward",
+            "crashed",
+            'NotImplementedError: Module [Module] is missing the required "forward" function',
+        ),
+        ("frozen", "crashed", "ValueError: nothing to train: no parameter requires a gradient"),
+    ],
+)
+def test_what_a_library_refuses_is_unsupported_and_what_the_model_does_wrong_is_not(ran, capfd, how, status, reason):
+    record = ran(how, **TRAINED)
+    assert record.status == status
+    assert record.error.startswith(reason)
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_size_that_a_library_refuses_is_said_of_that_size(ran):
+    record = ran("refuses-size", eval_resolutions=[12], **TRAINED)
+    assert record.status == "ok"
+    assert record.evaluations[1]["status"] == "unsupported"
+    assert "Input height (12) doesn't match model (8). (raised by timm)" in record.evaluations[1]["error"]
+    other = ran("one-size", eval_resolutions=[12], **TRAINED)
+    assert other.evaluations[1]["status"] == "crashed"
+
+
+def test_a_failed_evaluation_keeps_the_others(ran, monkeypatch):
+    from toy_plugins import ToyTask
+
+    evaluate = ToyTask.evaluate
+
+    def failing(self, batches):
+        first = next(batches)
+        return 1 / 0 if first[0].shape[-1] == 8 else evaluate(self, [first, *batches])
+
+    monkeypatch.setattr(ToyTask, "evaluate", failing)
+    record = ran("plain", eval_resolutions=[12], **TRAINED)
+    assert (record.status, record.error) == ("crashed", "ZeroDivisionError: division by zero")
+    assert [entry["status"] for entry in record.evaluations] == ["crashed", "ok"]
+    assert record.evaluations[1]["metrics"]["rel_l2"] > 0
+
+
+def test_random_numbers_of_one_stage_do_not_depend_on_another(ran):
+    """Dropout draws in training: whatever was drawn before must not change it."""
+    plain = ran("plain", **TRAINED)
+    others = [ran(how, **TRAINED) for how in ("draws-in-build", "reseeds", "plain")] + [ran("plain", steps=3)]
+    for other in others:
+        assert other.training["loss"] == plain.training["loss"]
+        assert other.evaluations == plain.evaluations
+    further = ran("plain", eval_resolutions=[12], **TRAINED)
+    assert further.evaluations[0] == plain.evaluations[0]
+    assert ran("plain", seeds=[1], **TRAINED).training["loss"] != plain.training["loss"]
+
+
+def test_what_a_model_sets_is_put_back_and_said(ran):
+    plain = ran("plain", **TRAINED)
+    flags = ran("flags-in-build", **TRAINED)
+    assert plain.effective == {}
+    assert plain.in_force["changed_by_model"] == []
+    assert flags.training["loss"] == plain.training["loss"]
+    changed = flags.in_force.pop("changed_by_model")
+    plain.in_force.pop("changed_by_model")
+    assert flags.in_force == plain.in_force
+    assert flags.effective == {"changed_by_model": changed}
+    threads = plain.in_force["threads"]
+    for text in (
+        f"threads {threads + 1} (not {threads}): build",
+        "default_dtype float64 (not float32): build",
+        "grad_mode False (not True): build",
+        "deterministic 2 (not 0): build",
+        "cudnn_benchmark True (not False): build",
+        "matmul_precision medium (not highest): build",
+    ):
+        assert text in changed
+
+
+def test_what_is_set_in_a_measured_step_is_what_was_in_force(ran):
+    record = ran("flags-in-forward", threads=1, **MEASURED)
+    assert record.in_force["threads"] == 3
+    (changed,) = record.in_force["changed_by_model"]
+    assert changed.startswith("threads 3 (not 1): first call, ")
+    assert "measuring latency_forward" in changed
+    trained = ran("flags-in-forward", threads=1, **TRAINED)
+    assert trained.in_force["threads"] == 1
+    assert "training" in trained.in_force["changed_by_model"][0]
+
+
+def test_the_reference_workload_runs_as_it_is_set(monkeypatch):
+    seen = []
+    monkeypatch.setattr("attn_bench.steps.reference_ms", lambda step: seen.append(torch.get_num_threads()) or 1.0)
+    prepare.open_steps(cell_of("habit:flags-in-forward", threads=1, **MEASURED)).latency("forward")
+    assert seen == [1, 1]
+
+
+def test_first_calls_leave_buffers_and_modes_as_they_were():
+    cell = cell_of("habit:running-mean", **MEASURED)
+    keeper = Keeper(cell.seed)
+    prepared = prepare.prepare(cell, prepare.pose(cell, keeper), keeper)
+    norm = prepared.module[0]
+    assert (norm.running_mean.tolist(), norm.running_var.tolist(), int(norm.num_batches_tracked)) == ([0], [1], 0)
+    assert not prepared.module.training
+
+
+def test_no_inference_mode_is_around_a_module(ran, monkeypatch):
+    seen = set()
+    hook(monkeypatch, lambda module, *_: seen.add((torch.is_inference_mode_enabled(), module.training)))
+    ran("plain", steps=2, eval_resolutions=[12])
+    assert seen == {(False, False), (False, True)}
