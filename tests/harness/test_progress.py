@@ -64,3 +64,19 @@ def test_interrupted_before_a_cell_was_finished_no_table_is_promised(cells, caps
         screen.on_cells(cells, [])
         raise KeyboardInterrupt
     assert "no cell was finished" in capsys.readouterr().err
+
+
+def test_what_is_missing_of_a_cell_that_is_ok_is_said(cells, capsys):
+    refused = {"resolution": 12, "status": "unsupported", "error": "Input height (12)", "metrics": {}}
+    record = {
+        "status": "ok", "error": None, "seconds": 2.0,
+        "evaluations": [{"resolution": 8, "status": "ok", "error": None, "metrics": {"rel_l2": 0.25}}, refused],
+        "errors": {"latency_train_step": "ValueError: one value", "peak_memory_train": "ValueError: one value"},
+    }  # fmt: skip
+    with Screen(Path("r")) as screen:
+        screen.on_cells(cells[:1], [])
+        screen.listen(cells[0], {"event": "done", "record": record})
+    line = capsys.readouterr().err.splitlines()[1]
+    assert line.startswith("[1/1]  toy at 8, seed 0:  ok")
+    assert "(at 12: unsupported, Input height (12))" in line
+    assert "(missing: latency_train_step, peak_memory_train: ValueError: one value)" in line
