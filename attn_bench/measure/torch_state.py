@@ -206,7 +206,7 @@ def seed_generators(seed: int) -> None:
     """Seed torch's generators on every device, NumPy's and Python's."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-    random.seed(seed)
+    random.seed(seed % 2**64)  # of a negative one it would take the absolute value
 
 
 class Keeper:
