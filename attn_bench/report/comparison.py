@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from attn_bench.analysis.compare import Comparison
 from attn_bench.analysis.thresholds import TIMED
 from attn_bench.analysis.verdicts import Finding
-from attn_bench.report.text import count, distinct, for_markdown, human, plain
+from attn_bench.report.text import LABEL_WIDTH, count, distinct, for_markdown, human, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,19 +25,21 @@ def headline(comparison: Comparison) -> str:
     """Return the outcome in one line, with the models that regressed by their labels in full."""
     if comparison.regressions:
         more = f"; not compared: {_obstacles(comparison)}" if comparison.obstacles else ""
-        return f"WORSE: {count(len(comparison.regressions), 'regression')} in {_models(comparison.regressions)}{more}"
+        named = _models(comparison, comparison.regressions)
+        return f"WORSE: {count(len(comparison.regressions), 'regression')} in {named}{more}"
     if comparison.obstacles or not comparison.findings:
         return f"CANNOT BE COMPARED: {_obstacles(comparison)}"
     if comparison.open:
-        named = _models(comparison.open)
+        named = _models(comparison, comparison.open)
         return f"UNCLEAR: {named} may have got worse; measure again, on a quiet machine or with more seeds"
     verdicts: Counter[str] = Counter(finding.verdict for finding in comparison.findings)
     said = {"worse": "worse by what is allowed"}
     return f"NO REGRESSION: {', '.join(f'{verdicts[name]} {said.get(name, name)}' for name in ORDER if verdicts[name])}"
 
 
-def _models(findings: Iterable[Finding]) -> str:
-    return ", ".join(dict.fromkeys(plain(finding.model, NOTE_WIDTH) for finding in findings))
+def _models(comparison: Comparison, findings: Iterable[Finding]) -> str:
+    names = _names(comparison, NOTE_WIDTH)
+    return ", ".join(dict.fromkeys(names[finding.model] for finding in findings))
 
 
 def _obstacles(comparison: Comparison) -> str:
@@ -124,8 +126,8 @@ def _changed(comparison: Comparison) -> list[Finding]:
     return sorted(changed, key=lambda finding: (not finding.fails, ORDER.index(finding.verdict)))
 
 
-def _names(comparison: Comparison) -> dict[str, str]:
-    return distinct(dict.fromkeys(finding.model for finding in comparison.findings))
+def _names(comparison: Comparison, width: int = LABEL_WIDTH) -> dict[str, str]:
+    return distinct(dict.fromkeys(finding.model for finding in comparison.findings), width)
 
 
 def _tells_seeds(comparison: Comparison) -> bool:
