@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property, partial
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -25,8 +24,6 @@ from attn_bench.training import Batch, autocast
 
 def build(cell: Cell, model: Model, problem: Problem) -> nn.Module:
     """Return the module of a cell on its device; raises TypeError if the plugin returns none."""
-    for name in model.imports:
-        import_module(name)
     module = model.build(problem, **cell.options)
     if not isinstance(module, nn.Module):
         raise TypeError(f"build of {cell.plugin} returned {type(module).__name__}, not a torch.nn.Module")

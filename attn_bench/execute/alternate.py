@@ -26,6 +26,7 @@ from attn_bench.errors import UserError
 from attn_bench.execute.libraries import known
 from attn_bench.execute.messages import decode
 from attn_bench.execute.processes import end, how_ended, kill_tree, last_words, surroundings
+from attn_bench.format import clean
 from attn_bench.sweep import Cell
 
 WARM_S = 0.15
@@ -115,7 +116,8 @@ class Side:
         answer = self._read()
         self.running = "closed" not in answer
         if not self.running:
-            raise ModelFailed(self, "its process was ended by the system")
+            how = answer["closed"]
+            raise ModelFailed(self, clean(how) if isinstance(how, str) else "its process ended")
         if "error" in answer:
             raise ModelFailed(self, answer["error"])
         return answer

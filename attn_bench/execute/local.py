@@ -191,7 +191,7 @@ def _failure(cell: Cell, log: Path, end: End, limits: Limits) -> Record:
         case "system":
             return Record.of(cell, "oom", error="ended by the system, which ran out of memory")
         case "server":
-            return Record.of(cell, "crashed", error=f"the process that runs cells ended: {end.reason}")
+            return Record.of(cell, "crashed", error=f"the process that runs cells: {end.reason}")
     last = ""
     with contextlib.suppress(OSError), log.open("rb") as file:
         last = last_words(file)

@@ -24,6 +24,8 @@ ALLOCATOR = {
 }
 # Looking for a GPU must not start CUDA in a process that forks: its children could not use it then.
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+# The profiler, with which memory is measured, looks for a GPU where there is none, and calls that an error.
+QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 LAST_CHARACTERS = 300
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -56,7 +58,7 @@ def surroundings() -> dict[str, str]:
     """
     warnings = without_errors(os.environ.get("PYTHONWARNINGS", ""))
     own = {"PYTHONIOENCODING": "utf-8:backslashreplace", "PYTHONWARNINGS": warnings}
-    return {**ALLOCATOR, **FORKABLE, "TORCHINDUCTOR_CACHE_DIR": _inductor_cache(), **os.environ, **own}
+    return {**ALLOCATOR, **FORKABLE, **QUIET, "TORCHINDUCTOR_CACHE_DIR": _inductor_cache(), **os.environ, **own}
 
 
 def without_errors(options: str) -> str:

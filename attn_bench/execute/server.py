@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
+import warnings
 from os import _exit as exit_now
 from pathlib import Path
 from typing import Any, NoReturn
@@ -112,6 +114,7 @@ def _run_child(cell: Any, files: Any, log: Path, temporary: Path, write: int) ->
 
         try:
             _redirect(log)
+            _silence_what_is_known()
             record, environment = run_cell(cell, files, report)
             sent = parent.send(RESULT, {"record": vars(record), "environment": environment})
             code = 0 if sent else UNSENT
@@ -147,6 +150,12 @@ def _redirect(log: Path) -> None:
         os.dup2(source, target)
     for source in (null, output):
         os.close(source)
+
+
+def _silence_what_is_known() -> None:
+    """Leave out of a log that torch.compile uses no caches, as it was told, and that there is no GPU."""
+    warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def _watch(

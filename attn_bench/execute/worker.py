@@ -23,7 +23,7 @@ from typing import Any
 
 from attn_bench.execute.libraries import preload
 from attn_bench.execute.messages import chunks
-from attn_bench.execute.processes import adopt_orphans, die_with_parent, kill_orphans
+from attn_bench.execute.processes import adopt_orphans, die_with_parent, how_ended, kill_orphans
 
 Reply = Callable[[dict[str, Any]], None]
 
@@ -35,7 +35,8 @@ def main(modules: list[str]) -> None:
     adopt_orphans()
 
     def reply(values: dict[str, Any]) -> None:
-        line = memoryview("".join(chunks(values, 0)).encode() + b"\n")
+        # A line of its own, whatever the model has written there.
+        line = memoryview(b"\n" + "".join(chunks(values, 0)).encode() + b"\n")
         while line:
             line = line[write(answers, line) :]
 
@@ -50,13 +51,13 @@ def main(modules: list[str]) -> None:
         child = os.fork()
         if child == 0:
             _serve(request["open"], reply)
-        _wait(child)
+        code = _wait(child)
         kill_orphans()
-        reply({"closed": True})
+        reply({"closed": how_ended(code)})
 
 
-def _wait(child: int) -> None:
-    """Wait for a child to end, and end it where nobody sends requests any more."""
+def _wait(child: int) -> int:
+    """Wait for a child to end, and end it where nobody sends requests any more; return its exit code."""
     if hasattr(os, "pidfd_open"):
         ended, events = os.pidfd_open(child), poll()
         events.register(ended, POLLIN)
@@ -66,7 +67,7 @@ def _wait(child: int) -> None:
             if not events.poll(1000):  # it may be about to end by itself
                 os.kill(child, SIGKILL)
         os.close(ended)
-    os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _request() -> dict[str, Any] | None:

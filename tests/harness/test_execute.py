@@ -186,6 +186,7 @@ def test_compiling_is_timed_apart_and_must_not_happen_while_timing(tmp_path):
     assert good["latency_forward_ms"] > 0
     assert bad["status"] == "crashed"
     assert "Detected recompile" in bad["error"]
+    assert (tmp_path / "logs" / f"{good['cell']}.txt").read_bytes() == b""
 
 
 def test_other_processes_taking_the_cores_are_seen_in_the_table(tmp_path):

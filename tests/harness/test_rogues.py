@@ -41,7 +41,7 @@ ENDS = {
     "rogue:alarm": ("crashed", "ended by SIGALRM"),
     "rogue:stop-itself": ("timeout", "ended after 5 s (--timeout)"),
     "rogue:stop-server": ("timeout", "ended after 5 s (--timeout); the process that runs cells did not answer"),
-    "rogue:kill-server": ("crashed", "the process that runs cells ended: ended by SIGKILL"),
+    "rogue:kill-server": ("crashed", "the process that runs cells: ended by SIGKILL"),
     "rogue:kill-group": ("crashed", "ended by SIGKILL"),
     "rogue:close": ("crashed", "its result could not be handed over: the model closed the pipe for it"),
     "rogue:write": ("crashed", "exit code 0 without a result, and it wrote to a pipe that is not its own"),
@@ -127,3 +127,4 @@ def test_what_is_measured_is_as_it_is_without_rogues_before_it(tmp_path):
     exact = ["parameters", "flops", "rel_l2", "rel_mse", "peak_memory_forward_mib", "peak_memory_train_mib"]
     assert {name: beside[name] for name in exact} == {name: alone[name] for name in exact}
     assert beside["environment"] == alone["environment"]
+    assert (tmp_path / "toy" / "logs" / f"{alone['cell']}.txt").read_bytes() == b""
