@@ -41,11 +41,12 @@ from attn_bench.execute.processes import ALLOCATOR
 from attn_bench.measure.environment import environment
 from attn_bench.measure.flops import count_flops
 from attn_bench.measure.memory import measure_memory
+from attn_bench.nn.linear import product
 from attn_bench.plugin import Problem
-from mano import MultipoleAttention, native
+from mano import MultipoleAttention
 from mano.operator import Block
 from mano.plugin import MANOModel
-from mano.products import product
+from mano.tiled import cpp as native
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "mano"))
 import multipole_reference

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mano import native
 from mano.levels import Grid, LevelWeights, check, level_grids, window_counts
-from mano.overlap import window_attention
-from mano.scales import down_sample, up_sample
-from mano.tiles import tiled_multipole
+from mano.overlapping.operator import window_attention
+from mano.tiled import cpp as native
+from mano.tiled.operator import tiled_multipole
+from mano.tiled.sampling import down_sample, up_sample
 from mano.windows import SMALL
 
 MAX_GATES = 32
@@ -99,7 +99,7 @@ class MultipoleAttention(nn.Module):
         return level_grids(grid, self.window_size, self.rate, self.levels)
 
     def compiled(self) -> bool:
-        """Tell whether compiled code serves this layer on the CPU (:mod:`mano.native`), under autocast if that is on.
+        """Tell whether compiled code serves this layer on the CPU (:mod:`mano.tiled.cpp`), under autocast if that is on.
 
         Training with dropout takes torch's operations all the same.
         """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attn_bench.nn.linear import Linear
 from mano.attention import MultipoleAttention
 from mano.levels import LevelWeights
-from mano.products import Linear
 
 
 def append_coordinates(x_BCHW: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from attn_bench.nn.checks import check_positive, patch_exceeds_grid, patch_of
+from attn_bench.nn.pooled_model import PooledModel
 from attn_bench.plugin import OptionError, Problem
-from baselines.checks import check_positive, patch_exceeds_grid, patch_of
-from baselines.pooled_model import PooledModel
 from mano.levels import LevelWeights
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class MANOModel(PooledModel):
         Raises:
             OptionError: a value cannot work.
         """
-        from baselines.heads import with_head
+        from attn_bench.nn.heads import with_head
         from mano.operator import MANO
         from mano.patches import Patched
 
@@ -109,7 +109,7 @@ class MANOModel(PooledModel):
     def effective(self, module: nn.Module) -> Mapping[str, Any]:
         """Return how many levels are used on the problem's grid, the grid of the coarsest, and what computes them.
 
-        On the CPU ``attention`` is ``"compiled"`` or, with dropout too, ``"torch"`` (:mod:`mano.native`).
+        On the CPU ``attention`` is ``"compiled"`` or, with dropout too, ``"torch"`` (:mod:`mano.tiled.cpp`).
         """
         from mano.operator import MANO
 

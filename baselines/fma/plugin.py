@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from attn_bench.nn.checks import check_heads, check_hidden, check_positive
+from attn_bench.nn.pooled_model import PooledModel
 from attn_bench.plugin import Complexity, Problem
-from baselines.checks import check_heads, check_hidden, check_positive
-from baselines.pooled_model import PooledModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,8 +74,8 @@ class FMA(PooledModel):
         check_positive(depth=depth, block_size=block_size, cell_size=cell_size)
         check_heads(dim, heads)
         check_hidden(dim, mlp_ratio)
+        from attn_bench.nn.transformer import transformer_for
         from baselines.fma.attention import FastMultipoleAttention1d, FastMultipoleAttention2d
-        from baselines.transformer import transformer_for
 
         shared: dict[str, Any] = {
             "heads": heads,

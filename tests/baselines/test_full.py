@@ -7,10 +7,10 @@ import types
 import pytest
 import torch
 
+from attn_bench.nn.transformer import Transformer
 from attn_bench.plugin import Problem
-from baselines.full import FullAttention
-from baselines.softmax_attention import SoftmaxAttention, attend
-from baselines.transformer import Transformer
+from baselines.transformer.full import FullAttention
+from baselines.transformer.softmax_attention import SoftmaxAttention, attend
 
 
 def naive(q, k, v):

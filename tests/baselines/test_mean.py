@@ -4,7 +4,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from attn_bench.plugin import Problem
-from baselines.mean import Mean
+from baselines.mean.plugin import Mean
 
 
 def test_predicts_the_mean_target_whatever_the_input():

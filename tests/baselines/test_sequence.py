@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
+from attn_bench.nn.transformer import TextTransformer
 from attn_bench.plugin import OptionError, Problem
 from attn_bench.registry import MODELS
-from baselines.linear_attention import CHUNK, attend_linear
-from baselines.mean import Mean
-from baselines.sliding_window import WindowAttention, attend_window
-from baselines.softmax_attention import attend
-from baselines.transformer import TextTransformer
-from baselines.window import SlidingWindow
+from baselines.mean.plugin import Mean
+from baselines.transformer.linear_attention import CHUNK, attend_linear
+from baselines.transformer.sliding_window import WindowAttention, attend_window
+from baselines.transformer.softmax_attention import attend
+from baselines.transformer.window import SlidingWindow
 
 
 def windowed(q, k, v, before, after):

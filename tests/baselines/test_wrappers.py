@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from attn_bench.nn.patches import PatchUnembed, append_coordinates
 from attn_bench.plugin import Problem
-from baselines.fno import FNO
-from baselines.patches import PatchUnembed, append_coordinates
-from baselines.swinv2 import SwinV2
-from baselines.vit import ViT
+from baselines.fno.plugin import FNO
+from baselines.swinv2.plugin import SwinV2
+from baselines.vit.plugin import ViT
 
 
 def field(height: int, width: int | None = None) -> Problem:
@@ -86,7 +86,7 @@ def test_fno_runs_in_bfloat16():
 
 def test_importing_neuraloperator_leaves_the_warning_filters_alone():
     code = (
-        "import torch, warnings; before = list(warnings.filters); import baselines.float32_spectral; "
+        "import torch, warnings; before = list(warnings.filters); import baselines.fno.float32_spectral; "
         "assert list(warnings.filters) == before"
     )
     run = subprocess.run(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mano import native
+from mano.tiled import cpp as native
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mano import chunks
-from mano.scales import add_up_sampled, up_sample
-from mano.tiles import tiled_multipole
+from mano.tiled import chunks
+from mano.tiled.operator import tiled_multipole
+from mano.tiled.sampling import add_up_sampled, up_sample
 from mano.windows import attend, average
 
 

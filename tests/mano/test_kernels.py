@@ -24,9 +24,9 @@ CASES = [  # window, stride, rate, levels, grid, heads, head_dim
 def run():
     import torch
 
-    from mano import kernels
     from mano.levels import level_grids
-    from mano.overlap import window_attention, window_attention_backward
+    from mano.overlapping import kernels
+    from mano.overlapping.operator import window_attention, window_attention_backward
 
     torch.manual_seed(0)
     kernels.BLOCK = 256

@@ -9,7 +9,10 @@ import warnings
 import pytest
 import torch
 
-from mano import MultipoleAttention, compiler, native, tiles
+from mano import MultipoleAttention
+from mano.tiled import compiler
+from mano.tiled import cpp as native
+from mano.tiled import operator as tiles
 
 KINDS = [
     {"dim": 64},

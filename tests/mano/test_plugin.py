@@ -11,7 +11,7 @@ from attn_bench.options import options_of
 from attn_bench.plugin import OptionError, Problem
 from mano.patches import Patched
 from mano.plugin import MANOModel
-from mano.vision_plugin import MANOSwinV2
+from mano.swin_plugin import MANOSwinV2
 
 PROBLEM = Problem("field", 1, 2, (16, 12))
 

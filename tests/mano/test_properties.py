@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from attn_bench.measure.flops import count_flops
-from mano import MANO, MultipoleAttention, scales, tiles
-from mano.layout import coverage, real_cells, sum_windows, to_windows
+from attn_bench.nn.linear import Linear, product
+from mano import MANO, MultipoleAttention
 from mano.levels import level_grids, window_counts
-from mano.overlap import window_attention
-from mano.products import Linear, product
+from mano.overlapping.layout import coverage, real_cells, sum_windows, to_windows
+from mano.overlapping.operator import window_attention
+from mano.tiled import operator as tiles
+from mano.tiled import sampling as scales
 from mano.windows import attend, attend_backward
 
 OPTIONS = [{}, {"stride": 1, "level_weights": "learned"}, {"window_size": 3, "stride": 2}, {"rate": 3, "levels": 2}]

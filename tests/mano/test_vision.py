@@ -9,7 +9,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from mano.vision import MultipoleBlock, add_multipole, mano_swinv2, multipole_parameters, windows
+from mano.swin import MultipoleBlock, add_multipole, mano_swinv2, multipole_parameters, windows
 
 SMALL = {"embed_dim": 16, "depths": (2, 2, 2, 2), "num_heads": (2, 2, 4, 4), "num_classes": 5}
 

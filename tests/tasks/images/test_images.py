@@ -215,7 +215,7 @@ def test_pixels_that_no_patch_holds_are_named():
 
 
 def test_a_mask_is_made_of_the_features_of_every_stage():
-    from baselines.pyramid import Pyramid
+    from attn_bench.nn.pyramid import Pyramid
 
     torch.manual_seed(0)
     pyramid = Pyramid(MODELS.load("mano-swinv2").build(Problem("image", 3, 5, (64, 64))), 8).eval()

@@ -1,0 +1,1 @@
+"""neuraloperator's Fourier neural operator."""

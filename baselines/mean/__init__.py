@@ -1,0 +1,1 @@
+"""The training mean: what a model that ignores its input achieves."""

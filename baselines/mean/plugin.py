@@ -1,0 +1,43 @@
+"""The mean training target as a plugin: what a model that ignores its input achieves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from attn_bench.plugin import Model, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
+
+    from baselines.mean.field import MeanField
+    from baselines.mean.tokens import MeanTokens
+
+
+class Mean(Model):
+    """Predicts the mean of the training targets, whatever the input: the error that learning has to beat.
+
+    Fitted in closed form, without trainable parameters. On fields the mean at each point, on the grid it was fitted on
+    alone (:mod:`baselines.mean.field`); on text how often each token occurs, so that its bits per byte are the unigram
+    entropy (:mod:`baselines.mean.tokens`).
+    """
+
+    name = "mean"
+    summary = "The mean training target at each grid point, or how often each token occurs, whatever the input"
+    kinds = frozenset({"field", "causal-text", "masked-text"})
+    complexity = "n"
+    imports = ("torch",)
+
+    def build(self, problem: Problem) -> nn.Module:
+        """Return a module that predicts zero until it is fitted."""
+        from baselines.mean.field import MeanField
+        from baselines.mean.tokens import MeanTokens
+
+        if problem.kind == "field":
+            return MeanField(problem.outputs, problem.grid)
+        return MeanTokens(problem.outputs)
+
+    def fit(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> bool:
+        """Set the prediction to the mean target of ``train``."""
+        cast("MeanField | MeanTokens", module).fit(train)
+        return True

@@ -1,0 +1,1 @@
+"""timm's Swin Transformer V2."""

@@ -1,0 +1,109 @@
+"""Any image classifier of timm as a plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from attn_bench.nn.timm_patches import check_patches, pixels_left_out
+from attn_bench.plugin import Model, OptionError, Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Timm(Model):
+    """A model of timm as timm ships it, at the size of the images, with a classifier for their classes.
+
+    ViT and SwinV2 in the sizes of the papers are among them: ``vit_tiny_patch16_224``, ``swinv2_tiny_window8_256``.
+    Nothing is added but, before pretrained weights, the normalisation of images that they were trained with where the
+    task has another, and for masks a decoder in the place of the classifier (:class:`attn_bench.nn.pyramid.Pyramid`).
+    """
+
+    name = "timm"
+    summary = "Any image classifier of timm by its name, pretrained or not; for masks with a light decoder"
+    kinds = frozenset({"image", "mask"})
+    presets = {
+        "vit-tiny": {"model": "vit_tiny_patch16_224"},
+        "vit-small": {"model": "vit_small_patch16_224"},
+        "swinv2-tiny": {"model": "swinv2_tiny_window8_256"},
+    }
+    imports = ("torch", "timm")
+
+    def build(
+        self,
+        problem: Problem,
+        *,
+        model: str = "vit_tiny_patch16_224",
+        pretrained: bool = False,
+        weights: str | None = None,
+    ) -> nn.Module:
+        """Return timm's model.
+
+        Args:
+            model: name, with a pretrained tag or without.
+            pretrained: start from timm's weights, downloaded from the hub.
+            weights: start from a local .safetensors or .pth file of timm's weights.
+
+        Raises:
+            OptionError: there is no such model, its weights cannot be had, or its patches do not fit the images.
+        """
+        import timm
+
+        from attn_bench.nn.pretrained import create_timm
+
+        if not timm.is_model(model):
+            import difflib
+
+            close = difflib.get_close_matches(model, timm.list_models(), 1)
+            raise OptionError(f"timm has no model {model!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        is_mask = problem.kind == "mask"
+        settings = {
+            "pretrained": pretrained,
+            "weights": weights,
+            "in_chans": problem.inputs,
+            "num_classes": 0 if is_mask else problem.outputs,
+        }
+        try:
+            try:
+                module = create_timm(model, img_size=problem.grid, **settings)
+            except TypeError:
+                # Convolutional networks know no size of their images.
+                module = create_timm(model, **settings)
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        check_patches(module, problem.grid)
+        wanted = (tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"]))
+        if is_mask:
+            from attn_bench.nn.pyramid import segmenter
+
+            module = segmenter(module, problem.outputs)
+        if (pretrained or weights is not None) and problem.normalised not in (None, wanted):
+            from attn_bench.nn.renormalised import Renormalised
+
+            return Renormalised(module, problem.normalised, wanted)
+        return module
+
+    def head(self, module: nn.Module) -> nn.Module | None:
+        """Return timm's classifier, if it is a single one."""
+        from torch import nn
+
+        from attn_bench.nn.renormalised import Renormalised
+
+        head = (module.model if isinstance(module, Renormalised) else module).get_classifier()
+        return head if isinstance(head, nn.Module) else None
+
+    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+        """Return what differs from what one would expect.
+
+        The normalisation of images that the weights were trained with, where the task's is another, and the rows and
+        columns of pixels that are left out where the images are no whole patches.
+        """
+        from attn_bench.nn.renormalised import Renormalised
+
+        found: dict[str, Any] = {}
+        if isinstance(module, Renormalised):
+            found["normalised_by"] = dict(zip(("mean", "std"), module.wanted, strict=True))
+        if any(rest := pixels_left_out(module)):
+            found["pixels_left_out"] = rest
+        return found

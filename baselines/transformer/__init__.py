@@ -1,0 +1,1 @@
+"""Transformers that differ only in the mixer of tokens."""

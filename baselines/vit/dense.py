@@ -1,0 +1,73 @@
+"""timm's vision transformer with a dense output."""
+
+from __future__ import annotations
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from attn_bench.nn.patches import PatchUnembed
+
+
+class DenseViT(nn.Module):
+    """Map a field (B, in_channels, H, W) to a field (B, out_channels, H, W).
+
+    ``trunk`` is timm's ``VisionTransformer`` up to and with its last norm: patch embedding, learned position
+    embedding, blocks with exact attention over all patches; no class token, no head. Added here: the un-embedding.
+
+    Any H and W: timm pads the field with zeros at the bottom and right to whole patches. On other grids than ``grid``
+    timm interpolates the position embedding (bicubic, antialiased), with the same parameters.
+
+    Args:
+        in_channels: channels of the input field.
+        out_channels: channels of the output field.
+        grid: (H, W) for which the position embedding is made, kept as an attribute.
+        patch_size: side of a patch, in points.
+        dim: channels of a token.
+        depth: blocks.
+        heads: attention heads.
+        mlp_ratio: hidden channels of the feed-forward networks over ``dim``.
+        dropout: dropout probability after the attention and in the feed-forward networks.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        grid: tuple[int, int],
+        *,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.patch_size = patch_size
+        self.trunk = VisionTransformer(
+            # Whole patches: timm rounds the position embedding's grid down but pads the field up.
+            img_size=tuple(-(-n // patch_size) * patch_size for n in grid),
+            patch_size=patch_size,
+            in_chans=in_channels,
+            num_classes=0,
+            global_pool="",
+            embed_dim=dim,
+            depth=depth,
+            num_heads=heads,
+            mlp_ratio=mlp_ratio,
+            class_token=False,
+            proj_drop_rate=dropout,
+            dynamic_img_size=True,
+            dynamic_img_pad=True,
+        )
+        self.unembed = PatchUnembed(dim, out_channels, patch_size)
+
+    def tokens(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches on ``grid``."""
+        return -(-grid[0] // self.patch_size), -(-grid[1] // self.patch_size)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        grid = (x_BCHW.shape[-2], x_BCHW.shape[-1])
+        x_BNC = self.trunk.forward_features(x_BCHW)
+        return self.unembed(x_BNC.unflatten(1, self.tokens(grid)), grid)

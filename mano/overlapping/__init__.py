@@ -1,0 +1,1 @@
+"""Attention in windows that may overlap: torch and Triton."""

@@ -1,0 +1,129 @@
+"""MANO on SwinV2 as a plugin of the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attn_bench.nn.checks import check_positive, patch_exceeds_grid
+from attn_bench.nn.timm_patches import pixels_left_out
+from attn_bench.plugin import Model, OptionError, Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class MANOSwinV2(Model):
+    """timm's SwinV2 with multipole attention (:func:`mano.swin.mano_swinv2`), for images.
+
+    For masks a decoder is in the place of the classifier (:class:`attn_bench.nn.pyramid.Pyramid`).
+    The preset ``small`` is for images of 32 x 32 and above, trained from scratch: two stages on patches of 2 x 2.
+    """
+
+    name = "mano-swinv2"
+    summary = "MANO for images: timm's SwinV2 whose windowed attention runs at several scales, pretrained or not"
+    citation = "arXiv:2507.02748"
+    kinds = frozenset({"image", "mask"})
+    complexity = "n"
+    presets = {
+        "small": {
+            "embed_dim": 48,
+            "depths": (2, 2),
+            "heads": (3, 6),
+            "levels": (3, 2),
+            "patch_size": 2,
+            "window_size": 4,
+            "zero_up": False,
+        }
+    }
+    imports = ("torch", "timm")
+
+    def build(
+        self,
+        problem: Problem,
+        *,
+        variant: str = "swinv2_tiny_window8_256",
+        levels: tuple[int, ...] = (3, 2, 1, 1),
+        window_size: int = 8,
+        pretrained: bool = False,
+        weights: str | None = None,
+        zero_up: bool = True,
+        embed_dim: int | None = None,
+        depths: tuple[int, ...] | None = None,
+        heads: tuple[int, ...] | None = None,
+        patch_size: int = 4,
+    ) -> nn.Module:
+        """Return the network with a classifier for the problem, or a decoder.
+
+        Args:
+            variant: a SwinV2 of timm.
+            levels: levels of each stage.
+            window_size: side of a window; on grids no larger than it, timm takes the grid as the window.
+            pretrained: start from timm's weights, downloaded from the hub.
+            weights: start from a local .safetensors or .pth file of timm's weights.
+            zero_up: start with the up-sampling at zero, so that the network computes what timm's does.
+            embed_dim: channels of the first stage; the variant's where unset.
+            depths: blocks of each stage; the variant's where unset.
+            heads: attention heads of each stage; the variant's where unset.
+            patch_size: side of a patch, in pixels.
+
+        Raises:
+            OptionError: a value cannot work.
+        """
+        check_positive(window_size=window_size, patch_size=patch_size)
+        stages = 4 if depths is None else len(depths)  # every SwinV2 of timm has four
+        for name, given in (("depths", depths), ("heads", heads), ("levels", levels)):
+            if given is not None and (len(given) != stages or min(given) < 1):
+                raise OptionError(f"{name} is {given}; it is one positive number for each of the {stages} stages")
+        if embed_dim is not None and (heads is None or any((embed_dim << i) % n for i, n in enumerate(heads))):
+            raise OptionError(
+                f"embed_dim is {embed_dim} and heads {heads}; the heads of each stage have to be given and divide its "
+                "channels, which double from stage to stage"
+            )
+        from mano.swin import mano_swinv2
+
+        sizes = {"embed_dim": embed_dim, "depths": depths, "num_heads": heads}
+        try:
+            module = mano_swinv2(
+                variant,
+                levels=levels,
+                pretrained=pretrained,
+                weights=weights,
+                zero_up=zero_up,
+                img_size=problem.grid,
+                window_size=window_size,
+                patch_size=patch_size,
+                in_chans=problem.inputs,
+                num_classes=problem.outputs if problem.kind == "image" else 0,
+                **{name: value for name, value in sizes.items() if value is not None},
+            )
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        if problem.kind == "image":
+            return module
+        from attn_bench.nn.pyramid import segmenter
+
+        return segmenter(module, problem.outputs)
+
+    def unsupported(self, problem: Problem, device: str, *, patch_size: int = 4, **options: Any) -> str | None:
+        """Say that a patch is larger than the image."""
+        return patch_exceeds_grid(patch_size, problem.grid)
+
+    def head(self, module: nn.Module) -> nn.Module | None:
+        """Return timm's linear classifier."""
+        return module.get_classifier()
+
+    def warm_up(self, module: nn.Module) -> Sequence[nn.Parameter]:
+        """Return the weights of every D and U."""
+        from mano.swin import multipole_parameters
+
+        return multipole_parameters(module)
+
+    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+        """Return grid, window, shift and levels of each stage, and pixels left out where there are no whole patches."""
+        from mano.swin import windows
+
+        found: dict[str, Any] = {"stages": windows(module)}
+        if any(rest := pixels_left_out(module)):
+            found["pixels_left_out"] = rest
+        return found

@@ -1,0 +1,1 @@
+"""Multipole attention whose windows lie side by side: torch and C++."""
