@@ -118,14 +118,14 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
     posed = pose(cell, keeper)
     findings.values["tokens"] = posed.problem.tokens
     with findings.without("complexity"):
-        findings.values["complexity"] = posed.model.growth(**cell.options)
+        findings.values["complexity"] = posed.model.growth(posed.model.options(**cell.options))
     prepared = prepare(cell, posed, keeper)
     findings.values["imported"] = check_loaded(cell.sources)
     findings.values["parameters"] = count_parameters(prepared.module)
     if prepared.output_dtype not in (torch.float32, torch.bfloat16 if cell.precision == "bf16" else torch.float32):
         findings.effective["output_dtype"] = str(prepared.output_dtype).removeprefix("torch.")
     with findings.without("effective"), autocast(cell.device, cell.precision):
-        findings.effective |= loads(dumps(dict(posed.model.effective(prepared.module)), default=str))
+        findings.effective |= loads(dumps(dict(posed.model.effective(prepared.module, posed.problem)), default=str))
     if cell.training is not None:
         with alone(findings.fail):
             _train_and_evaluate(cell, posed, prepared, files, report, findings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from textwrap import wrap
 from typing import Any
 
@@ -22,8 +22,7 @@ def describe(registry: Registry[Any], only: str | None = None) -> Iterator[str]:
         try:
             entry = registry.entry(name)
             plugin = entry.load()
-            function: Callable[..., Any] = plugin.build if isinstance(plugin, Model) else plugin.splits
-            options = options_of(function).values()
+            options = options_of(plugin.Options if isinstance(plugin, Model) else plugin.splits).values()
         except UserError as error:
             yield f"{name}  BROKEN: {' '.join(str(error).split())}"
             yield ""

@@ -1,8 +1,9 @@
-"""Options of plugins: the keyword-only parameters of a function, their types, defaults and docstrings."""
+"""Options of plugins: the fields of a dataclass or the keyword-only parameters of a function, with types and docs."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import inspect
 import os
@@ -34,11 +35,14 @@ class Option:
     @property
     def type_name(self) -> str:
         """The annotation as a person would write it, e.g. ``"int | None"``."""
-        if typing.get_origin(self.annotation) is typing.Literal:
-            return " | ".join(map(str, typing.get_args(self.annotation)))
-        if isinstance(self.annotation, type) and not typing.get_args(self.annotation):
-            return self.annotation.__name__
-        return re.sub(r"\btyping\.|\bNoneType\b", lambda m: "None" if m[0] == "NoneType" else "", str(self.annotation))
+        annotation = self.annotation
+        if typing.get_origin(annotation) is typing.Annotated:
+            annotation = typing.get_args(annotation)[0]
+        if typing.get_origin(annotation) is typing.Literal:
+            return " | ".join(map(str, typing.get_args(annotation)))
+        if isinstance(annotation, type) and not typing.get_args(annotation):
+            return annotation.__name__
+        return re.sub(r"\btyping\.|\bNoneType\b", lambda m: "None" if m[0] == "NoneType" else "", str(annotation))
 
     def parse(self, value: Any, owner: str) -> Any:
         """Return ``value`` as the option's type.
@@ -90,6 +94,8 @@ class Option:
 
 def _members(annotation: Any) -> set[Any]:
     """Return the types that a union joins, or the one type."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return set(typing.get_args(annotation)) if union else {annotation}
 
@@ -103,7 +109,24 @@ def _counts_truth(value: Any, parsed: Any) -> bool:
     return False
 
 
-def options_of(function: Callable[..., Any]) -> dict[str, Option]:
+def options_of(holder: type | Callable[..., Any]) -> dict[str, Option]:
+    """Return the options that ``holder`` has, in order: the fields of a dataclass or the keyword-only parameters."""
+    return _fields_of(holder) if dataclasses.is_dataclass(holder) else _parameters_of(holder)
+
+
+def _fields_of(options: type) -> dict[str, Option]:
+    hints = typing.get_type_hints(options, include_extras=True)
+    return {
+        field.name: Option(field.name, hints[field.name], field.default, _description(hints[field.name]))
+        for field in dataclasses.fields(options)
+    }
+
+
+def _description(annotation: Any) -> str:
+    return next((text for part in getattr(annotation, "__metadata__", ()) if (text := part.description)), "")
+
+
+def _parameters_of(function: Callable[..., Any]) -> dict[str, Option]:
     """Return the keyword-only parameters of ``function``, in order.
 
     Their documentation is read from an ``Args:`` section of its docstring, lines of the form ``name: text``.
@@ -150,13 +173,13 @@ def _argument_docs(docstring: str) -> dict[str, str]:
     return docs
 
 
-def validated(owner: str, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def validated(owner: str, holder: type | Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``given`` with every value as its option's type.
 
     Raises:
-        UserError: an option ``function`` does not have, or a value of the wrong type.
+        UserError: an option ``holder`` does not have, or a value of the wrong type.
     """
-    options = options_of(function)
+    options = options_of(holder)
     for name in given:
         if name not in options:
             raise unknown(f"option of {owner}", name, options)

@@ -1,21 +1,26 @@
-"""The contract between the harness and its plugins; the only module of ours that a plugin imports.
+"""The contract between the harness and its plugins; the only module of ours that a plugin has to import.
 
-A plugin is a subclass of :class:`Model` or :class:`Task`, named by an entry point of the group ``attn_bench.models``
-or ``attn_bench.tasks``. Nothing here imports torch, and a plugin's module should not either: listing plugins imports
-them, so heavy imports belong inside :meth:`Model.build` and :meth:`Task.splits`.
+A plugin is a subclass of :class:`Mixer` (one attention module), :class:`Model` (a whole network) or :class:`Task`,
+named by an entry point of the group ``attn_bench.models`` or ``attn_bench.tasks``. Nothing here imports torch, and a
+plugin's module should not either: listing plugins imports them, so heavy imports belong inside :meth:`Mixer.mixer`,
+:meth:`Model.build` and :meth:`Task.splits`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields
+from inspect import signature
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
+
+from pydantic import Field
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
+CONTRACT = 2
 Kind = Literal["field", "image", "mask", "causal-text", "masked-text"]
 Complexity = Literal["n", "n log n", "n^2"]
 Direction = Literal["lower", "higher"]
@@ -78,7 +83,7 @@ class Problem:
 
 
 class Model(ABC):
-    """A model family. Its options are the keyword-only parameters of :meth:`build`.
+    """A model family.
 
     Attributes:
         name: what users write after ``--models``; equal to the name of the entry point.
@@ -89,6 +94,9 @@ class Model(ABC):
         presets: named sets of options, chosen as ``name:preset``.
         imports: modules that ``build`` needs. A cell's process imports them first; torch, torchvision, timm and
             neuralop are there already.
+        reference: True for a constant predictor, which is never the best of a table.
+        Options: a frozen dataclass; each field is an option, ``Annotated`` with its help text and range
+            (``pydantic.Field``), with a default.
     """
 
     name: ClassVar[str]
@@ -98,16 +106,43 @@ class Model(ABC):
     complexity: ClassVar[Complexity | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     imports: ClassVar[tuple[str, ...]] = ()
+    reference: ClassVar[bool] = False
+
+    @dataclass(frozen=True)
+    class Options:
+        """No options."""
 
     @abstractmethod
-    def build(self, problem: Problem) -> nn.Module:
-        """Return a module with random weights for ``problem``; subclasses add keyword-only options with defaults.
+    def build(self, problem: Problem, options: Any) -> nn.Module:
+        """Return a module with random weights for ``problem``.
 
         A ``field`` module is also called on other grids than ``problem.grid`` when the user asks for evaluation there;
         it serves them or raises :class:`Unsupported`.
+
+        Args:
+            options: an instance of :attr:`Options`. A model without options may leave the parameter out.
+
+        Raises:
+            OptionError: values that cannot work together.
         """
 
-    def unsupported(self, problem: Problem, device: str, **options: Any) -> str | None:
+    @classmethod
+    def options(cls, **given: Any) -> Any:
+        """Return :attr:`Options` with ``given``, each checked against its type and range.
+
+        Raises:
+            OptionError: an option that there is none of, a value out of its range, or values that cannot work together.
+        """
+        return checked_options(cls, given)
+
+    def make(self, problem: Problem, **options: Any) -> nn.Module:
+        """Return :meth:`build` with options given by name; raises OptionError."""
+        chosen = self.options(**options)
+        if len(signature(self.build).parameters) == 1:
+            return self.build(problem)  # type: ignore[call-arg]
+        return self.build(problem, chosen)
+
+    def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
         """Say why ``problem`` cannot be served on ``device`` (``cpu``, ``cuda``), or return None; imports no torch."""
         return None
 
@@ -130,13 +165,139 @@ class Model(ABC):
         """Return what was added to a pretrained network and may first be trained alone, with the head."""
         return ()
 
-    def growth(self, **options: Any) -> Complexity | None:
-        """Return the claimed growth with these options of ``build``; overridden where it depends on them."""
+    def growth(self, options: Any) -> Complexity | None:
+        """Return the claimed growth with these options; overridden where it depends on them."""
         return self.complexity
 
-    def effective(self, module: nn.Module) -> Mapping[str, Any]:
-        """Settings in force in a built module where they differ from those asked for (kept in the record)."""
+    def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
+        """Settings in force in a module built for ``problem`` where they differ from those asked for."""
         return {}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a mixer is built for.
+
+    Attributes:
+        grid: ``(H, W)`` or ``(N,)``, after patching. At call time other grids may arrive.
+        causal: whether a token may only see itself and those before it.
+        periodic: whether the grid's opposite edges are neighbours.
+    """
+
+    grid: tuple[int, ...]
+    causal: bool = False
+    periodic: bool = False
+
+
+class Mixer(Model):
+    """One attention module; everything around it is the same for every mixer (:mod:`attn_bench.nn.transformer`).
+
+    Attributes:
+        layout: how tokens arrive: ``"grid"``, (B, *grid, dim), or ``"sequence"``, where a grid arrives row by row as
+            (B, N, dim).
+        normalises: whether the mixer normalises its input itself; it then gets the residual stream as it is.
+        kinds: every kind but causal text. A mixer that honours :attr:`Tokens.causal` adds ``"causal-text"``.
+        patch_on_images: side of a patch on images and masks where the user gives none; on fields it is 1.
+    """
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"field", "mask", "image", "masked-text"})
+    layout: ClassVar[Literal["grid", "sequence"]] = "grid"
+    normalises: ClassVar[bool] = False
+    patch_on_images: ClassVar[int] = 1
+
+    @dataclass(frozen=True)
+    class Options:
+        """Options of the transformer around the mixer.
+
+        A mixer adds its own in a subclass, and strikes one that it does not have with ``heads: ClassVar[None] = None``.
+        """
+
+        dim: Annotated[int, Field(ge=1, description="channels of a token")] = 48
+        depth: Annotated[int, Field(ge=1, description="blocks of mixer and feed-forward network")] = 4
+        heads: Annotated[int, Field(ge=1, description="attention heads; must divide dim")] = 4
+        mlp_ratio: Annotated[
+            float, Field(gt=0, description="hidden channels of the feed-forward networks over dim")
+        ] = 2.0
+        dropout: Annotated[float, Field(ge=0, lt=1, description="dropout probability of the feed-forward networks")] = (
+            0.0
+        )
+        patch_size: Annotated[
+            int | None, Field(ge=1, description="side of a patch, in points of a grid; a patch is one token")
+        ] = None
+
+        def __post_init__(self) -> None:
+            self.check_heads()
+            if int(self.dim * self.mlp_ratio) < 1:
+                raise OptionError(f"mlp_ratio is {self.mlp_ratio}; times dim ({self.dim}) it must be >= 1")
+
+        def check_heads(self) -> None:
+            """Raise OptionError unless the heads divide the channels."""
+            if self.heads is not None and self.dim % self.heads:
+                raise OptionError(f"heads is {self.heads}; it must divide dim ({self.dim})")
+
+    @abstractmethod
+    def mixer(self, tokens: Tokens, options: Any) -> nn.Module:
+        """Return a module that maps (B, *grid, dim) to the same shape; called once a block.
+
+        Args:
+            tokens: the grid, and what a token may see.
+            options: an instance of :attr:`Options`.
+
+        Raises:
+            OptionError: values that cannot work together.
+        """
+
+    def build(self, problem: Problem, options: Any) -> nn.Module:
+        """Return the transformer around :meth:`mixer` that serves the kind of ``problem``."""
+        from attn_bench.nn.transformer import transformer_around
+
+        return transformer_around(self, problem, options)
+
+    def tokens(self, problem: Problem, options: Any) -> Tokens:
+        """Return what the mixer is built for: the grid of ``problem`` in patches."""
+        patch = self.patch_size(problem, options)
+        return Tokens(tuple(-(-n // patch) for n in problem.grid), causal=problem.kind == "causal-text")
+
+    def patch_size(self, problem: Problem, options: Any) -> int:
+        """Return the side of a patch: what is given, or the default of the kind; a text has none."""
+        if problem.kind.endswith("text"):
+            return 1
+        if options.patch_size is not None:
+            return int(options.patch_size)
+        return self.patch_on_images if problem.kind in ("image", "mask") else 1
+
+    def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
+        """Say that a patch is larger than the grid, or that a text has no patches."""
+        if problem.kind.endswith("text") and options.patch_size not in (None, 1):
+            return f"patch_size is {options.patch_size}; a text has no patches"
+        from attn_bench.nn.checks import patch_exceeds_grid
+
+        return patch_exceeds_grid(self.patch_size(problem, options), problem.grid)
+
+    def head(self, module: nn.Module) -> nn.Module | None:
+        """Return the linear map from the mean of the features to scores."""
+        return module.head  # type: ignore[return-value]
+
+
+def checked_options(plugin: type[Model] | type[Task], given: Mapping[str, Any]) -> Any:
+    """Return the options of a plugin with ``given``, each checked against the type and range of its field.
+
+    Raises:
+        OptionError: an option that there is none of, a value out of its range, or values that cannot work together.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    hints = get_type_hints(plugin.Options, include_extras=True)
+    names = [option.name for option in fields(plugin.Options)]
+    values = {}
+    for name, value in given.items():
+        if name not in names:
+            raise OptionError(f"{plugin.name} has no option {name}; there are: {', '.join(names) or 'none'}")
+        try:
+            values[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            raise OptionError(f"{name} is {value!r}: {error.errors()[0]['msg']}") from None
+    return plugin.Options(**values)
 
 
 @dataclass(frozen=True)

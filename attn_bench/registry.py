@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from importlib import metadata
+from inspect import signature
 from typing import Any, Generic, TypeVar, get_args
 
 from attn_bench.errors import UserError, unknown
 from attn_bench.fingerprint import Source, combined, sources
 from attn_bench.format import clean
 from attn_bench.options import options_of
-from attn_bench.plugin import Kind, Model, Task, TrainingDefaults
+from attn_bench.plugin import CONTRACT, Kind, Model, Task, TrainingDefaults
 from attn_bench.trial import refusal
 from attn_bench.undo import undone
 
@@ -98,6 +99,11 @@ class Entry(Generic[T]):
             raise self._broken(f"{self.target} lacks {', '.join(missing)}")
         if plugin.name != self.name:
             raise self._broken(f"it calls itself {plugin.name!r}")
+        if issubclass(plugin, Model) and (old := _keywords(plugin)):
+            raise self._broken(
+                f"its {old} takes options as keywords; since version {CONTRACT} of the contract they are the fields of "
+                "its class Options, and it takes them as one argument, options"
+            )
         if issubclass(plugin, Model) and not isinstance(plugin.kinds, Set):
             raise self._broken(f"its kinds are {plugin.kinds!r}; write a set such as frozenset({{'field'}})")
         for each in plugin.kinds if issubclass(plugin, Model) else {plugin.kind}:
@@ -108,7 +114,7 @@ class Entry(Generic[T]):
             if not isinstance(value := getattr(plugin, attribute), kind):
                 raise self._broken(f"its {attribute} is of type {type(value).__name__}, not {kind.__name__}")
         # Raises what is wrong with the annotations.
-        options_of(plugin.build if issubclass(plugin, Model) else plugin.splits)
+        options_of(plugin.Options if issubclass(plugin, Model) else plugin.splits)
 
     def _broken(self, why: str) -> BrokenPlugin:
         return BrokenPlugin(self.name, self.origin, why)
@@ -131,6 +137,14 @@ class Entry(Generic[T]):
             found: the sources, if they are known.
         """
         return f"{self.package}=={self.version}+{combined(self.sources() if found is None else found)}"
+
+
+def _keywords(model: type[Model]) -> str | None:
+    """Return the name of a method of the form that version 1 of the contract had, or None."""
+    for method in (model.build, model.unsupported, model.growth):
+        if any(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in signature(method).parameters.values()):
+            return f"{method.__name__}()"
+    return None
 
 
 def _why(error: BaseException) -> str:

@@ -24,7 +24,7 @@ from attn_bench.training import Batch, autocast
 
 def build(cell: Cell, model: Model, problem: Problem) -> nn.Module:
     """Return the module of a cell on its device; raises TypeError if the plugin returns none."""
-    module = model.build(problem, **cell.options)
+    module = model.make(problem, **cell.options)
     if not isinstance(module, nn.Module):
         raise TypeError(f"build of {cell.plugin} returned {type(module).__name__}, not a torch.nn.Module")
     return module.to(cell.device)

@@ -362,7 +362,7 @@ def unsupported(cell: Cell, model: Model, problem: Problem) -> str | None:
     if problem.kind not in model.kinds:
         return f"{cell.plugin} serves {', '.join(sorted(model.kinds))}; {cell.task} is {problem.kind}"
     try:
-        return model.unsupported(problem, cell.device, **cell.options)
+        return model.unsupported(problem, cell.device, model.options(**cell.options))
     except OptionError as error:
         return str(error)
 

@@ -135,7 +135,7 @@ def steps(module: nn.Module, x: Tensor) -> dict[str, Step]:
 
 def training_steps(device: str, grid: int, batch: int) -> dict[str, Step]:
     """A training step of the default model for Darcy, with the slow attention in its place and with ours."""
-    ours = MANOModel().build(Problem("field", 1, 1, (grid, grid))).to(device)
+    ours = MANOModel().make(Problem("field", 1, 1, (grid, grid))).to(device)
     slow = copy.deepcopy(ours)
     for block in slow.blocks:
         block.attention = Unfolded(block.attention)

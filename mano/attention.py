@@ -99,7 +99,7 @@ class MultipoleAttention(nn.Module):
         return level_grids(grid, self.window_size, self.rate, self.levels)
 
     def compiled(self) -> bool:
-        """Tell whether compiled code serves this layer on the CPU (:mod:`mano.tiled.cpp`), under autocast if that is on.
+        """Tell whether compiled code serves this layer on the CPU (:mod:`mano.tiled.cpp`), under autocast if on.
 
         Training with dropout takes torch's operations all the same.
         """

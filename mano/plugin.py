@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from attn_bench.nn.checks import check_positive, patch_exceeds_grid, patch_of
-from attn_bench.nn.pooled_model import PooledModel
-from attn_bench.plugin import OptionError, Problem
+from pydantic import Field
+
+from attn_bench.plugin import Mixer, OptionError, Problem, Tokens
 from mano.levels import LevelWeights
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class MANOModel(PooledModel):
-    """The Multipole Attention Neural Operator (:class:`mano.operator.MANO`): a token is a point, on images a patch.
+class MANOModel(Mixer):
+    """The Multipole Attention Neural Operator (:class:`mano.attention.MultipoleAttention` as the mixer).
 
+    A token is a point, on images a patch of 2 x 2. The attention normalises its tokens itself.
     The defaults are small enough to train on two CPU cores; learning rates from 1e-3 to 4e-3 suit them.
     The preset ``paper`` is its Darcy setting: windows of 2 x 2, rate 2, 4 heads. The paper does not give all of the
     rest; 64 channels, 8 blocks and feed-forward networks 4 times as wide are our choice.
@@ -29,98 +31,80 @@ class MANOModel(PooledModel):
     complexity = "n"
     presets = {"paper": {"dim": 64, "depth": 8, "heads": 4, "mlp_ratio": 4.0, "window_size": 2, "rate": 2}}
     imports = ("torch",)
+    normalises = True
+    patch_on_images = 2
 
-    def build(
-        self,
-        problem: Problem,
-        *,
-        dim: int = 48,
-        depth: int = 4,
-        heads: int = 4,
-        head_dim: int | None = None,
-        mlp_ratio: float = 2.0,
-        window_size: int = 2,
-        stride: int | None = None,
-        rate: int = 2,
-        levels: int | None = None,
-        level_weights: LevelWeights = "harmonic",
-        double_norm: bool = True,
-        dropout: float = 0.0,
-        patch_size: int | None = None,
-    ) -> nn.Module:
-        """Return the operator with random weights; for an image, with a head on the mean of its features.
+    @dataclass(frozen=True)
+    class Options(Mixer.Options):
+        """Options of multipole attention, and of the operator around it; ``dropout`` acts in the attention too."""
 
-        Args:
-            dim: channels.
-            depth: blocks of attention and feed-forward network.
-            heads: attention heads.
-            head_dim: channels of a head; dim / heads where unset.
-            mlp_ratio: hidden channels of the feed-forward networks over dim.
-            window_size: side of an attention window, in cells.
-            stride: distance between windows; less than window_size lets them overlap; window_size where unset.
-            rate: factor between the grids of two levels.
-            levels: most levels to use; as many as the grid has where unset.
-            level_weights: what a coarser level counts: harmonic (the authors' code), sum (the paper's text) or learned.
-            double_norm: normalise tokens twice before attention, as the authors' code does, or once.
-            dropout: dropout probability.
-            patch_size: side of a patch, in grid points; a patch is one token. Unset: 2 on images, 1 on fields.
+        head_dim: Annotated[int | None, Field(ge=1, description="channels of a head; dim / heads where unset")] = None
+        window_size: Annotated[int, Field(ge=1, description="side of an attention window, in cells")] = 2
+        stride: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                description="distance between windows, window_size where unset; less lets them overlap",
+            ),
+        ] = None
+        rate: Annotated[int, Field(ge=2, description="factor between the grids of two levels")] = 2
+        levels: Annotated[
+            int | None, Field(ge=1, description="most levels to use; as many as the grid has where unset")
+        ] = None
+        level_weights: Annotated[
+            LevelWeights,
+            Field(
+                description="weight of a coarser level: harmonic (the authors' code), sum (the paper's text) or learned"
+            ),
+        ] = "harmonic"
+        double_norm: Annotated[
+            bool, Field(description="normalise tokens twice before attention, as the authors' code does, or once")
+        ] = True
 
-        Raises:
-            OptionError: a value cannot work.
-        """
-        from attn_bench.nn.heads import with_head
-        from mano.operator import MANO
-        from mano.patches import Patched
+        def check_heads(self) -> None:
+            """Raise OptionError unless the heads divide the channels or have channels of their own."""
+            if self.head_dim is None:
+                super().check_heads()
 
-        patch = _patch(problem, patch_size)
-        check_positive(patch_size=patch)
-
-        def field_model(outputs: int) -> nn.Module:
-            operator = MANO(
-                problem.inputs * patch**2,
-                outputs * patch**2,
-                dim=dim,
-                depth=depth,
-                heads=heads,
-                head_dim=head_dim,
-                mlp_ratio=mlp_ratio,
-                window_size=window_size,
-                stride=stride,
-                rate=rate,
-                levels=levels,
-                level_weights=level_weights,
-                double_norm=double_norm,
-                dropout=dropout,
-            )
-            operator.grid = tuple(-(-n // patch) for n in problem.grid)
-            return Patched(operator, patch) if patch > 1 else operator
+    def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
+        """Return multipole attention; raises OptionError."""
+        from mano.attention import MultipoleAttention
 
         try:
-            return with_head(problem, dim, field_model)
+            return MultipoleAttention(
+                options.dim,
+                heads=options.heads,
+                head_dim=options.head_dim,
+                window_size=options.window_size,
+                stride=options.stride,
+                rate=options.rate,
+                levels=options.levels,
+                level_weights=options.level_weights,
+                double_norm=options.double_norm,
+                dropout=options.dropout,
+            )
         except ValueError as error:
             raise OptionError(str(error)) from None
 
-    def unsupported(
-        self, problem: Problem, device: str, *, patch_size: int | None = None, **options: Any
-    ) -> str | None:
-        """Say that a patch is larger than the grid."""
-        return patch_exceeds_grid(_patch(problem, patch_size), problem.grid)
+    def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
+        """Say that a grid has one axis, or that a patch is larger than the grid."""
+        if len(problem.grid) != 2:
+            return f"mano serves grids of two axes; this one is {problem.grid}"
+        return super().unsupported(problem, device, options)
 
-    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+    def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return how many levels are used on the problem's grid, the grid of the coarsest, and what computes them.
 
         On the CPU ``attention`` is ``"compiled"`` or, with dropout too, ``"torch"`` (:mod:`mano.tiled.cpp`).
         """
-        from mano.operator import MANO
+        from attn_bench.nn.patches import Patched
+        from mano.attention import MultipoleAttention
 
-        operator = next(part for part in module.modules() if isinstance(part, MANO))
-        attention = operator.blocks[0].attention
-        grids = attention.grids(operator.grid)
+        attention = next(part for part in module.modules() if isinstance(part, MultipoleAttention))
+        patched = next((part for part in module.modules() if isinstance(part, Patched)), None)
+        h, w = patched.grid(problem.grid) if patched else problem.grid
+        grids = attention.grids((h, w))
         found: dict[str, Any] = {"levels": len(grids), "coarsest_grid": list(grids[-1])}
         if attention.to_qkv.weight.device.type == "cpu":
             found["attention"] = "compiled" if attention.compiled() and not attention.dropout else "torch"
         return found
-
-
-def _patch(problem: Problem, patch_size: int | None) -> int:
-    return patch_of(problem, patch_size, on_images=2, on_fields=1)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from attn_bench.nn.checks import check_positive, patch_exceeds_grid
+from pydantic import Field
+
+from attn_bench.nn.checks import patch_exceeds_grid
 from attn_bench.nn.timm_patches import pixels_left_out
 from attn_bench.plugin import Model, OptionError, Problem
 
@@ -38,61 +41,66 @@ class MANOSwinV2(Model):
     }
     imports = ("torch", "timm")
 
-    def build(
-        self,
-        problem: Problem,
-        *,
-        variant: str = "swinv2_tiny_window8_256",
-        levels: tuple[int, ...] = (3, 2, 1, 1),
-        window_size: int = 8,
-        pretrained: bool = False,
-        weights: str | None = None,
-        zero_up: bool = True,
-        embed_dim: int | None = None,
-        depths: tuple[int, ...] | None = None,
-        heads: tuple[int, ...] | None = None,
-        patch_size: int = 4,
-    ) -> nn.Module:
-        """Return the network with a classifier for the problem, or a decoder.
+    @dataclass(frozen=True)
+    class Options:
+        """Options of the network."""
 
-        Args:
-            variant: a SwinV2 of timm.
-            levels: levels of each stage.
-            window_size: side of a window; on grids no larger than it, timm takes the grid as the window.
-            pretrained: start from timm's weights, downloaded from the hub.
-            weights: start from a local .safetensors or .pth file of timm's weights.
-            zero_up: start with the up-sampling at zero, so that the network computes what timm's does.
-            embed_dim: channels of the first stage; the variant's where unset.
-            depths: blocks of each stage; the variant's where unset.
-            heads: attention heads of each stage; the variant's where unset.
-            patch_size: side of a patch, in pixels.
+        variant: Annotated[str, Field(description="a SwinV2 of timm")] = "swinv2_tiny_window8_256"
+        levels: Annotated[tuple[int, ...], Field(description="levels of each stage")] = (3, 2, 1, 1)
+        window_size: Annotated[
+            int,
+            Field(ge=1, description="side of a window; on grids no larger than it, timm takes the grid as the window"),
+        ] = 8
+        pretrained: Annotated[bool, Field(description="start from timm's weights, downloaded from the hub")] = False
+        weights: Annotated[
+            str | None, Field(description="start from a local .safetensors or .pth file of timm's weights")
+        ] = None
+        zero_up: Annotated[
+            bool, Field(description="start with the up-sampling at zero, so that the network computes what timm's does")
+        ] = True
+        embed_dim: Annotated[
+            int | None, Field(ge=1, description="channels of the first stage; the variant's where unset")
+        ] = None
+        depths: Annotated[
+            tuple[int, ...] | None, Field(description="blocks of each stage; the variant's where unset")
+        ] = None
+        heads: Annotated[
+            tuple[int, ...] | None, Field(description="attention heads of each stage; the variant's where unset")
+        ] = None
+        patch_size: Annotated[int, Field(ge=1, description="side of a patch, in pixels")] = 4
+
+        def __post_init__(self) -> None:
+            stages = 4 if self.depths is None else len(self.depths)  # every SwinV2 of timm has four
+            for name in ("depths", "heads", "levels"):
+                given = getattr(self, name)
+                if given is not None and (len(given) != stages or min(given) < 1):
+                    raise OptionError(f"{name} is {given}; it must be one number >= 1 for each of the {stages} stages")
+            heads, dim = self.heads, self.embed_dim
+            if dim is not None and (heads is None or any((dim << i) % n for i, n in enumerate(heads))):
+                raise OptionError(
+                    f"embed_dim is {dim} and heads {heads}; the heads of each stage have to be given and divide its "
+                    "channels, which double from stage to stage"
+                )
+
+    def build(self, problem: Problem, options: Options) -> nn.Module:
+        """Return the network with a classifier for the problem, or a decoder.
 
         Raises:
             OptionError: a value cannot work.
         """
-        check_positive(window_size=window_size, patch_size=patch_size)
-        stages = 4 if depths is None else len(depths)  # every SwinV2 of timm has four
-        for name, given in (("depths", depths), ("heads", heads), ("levels", levels)):
-            if given is not None and (len(given) != stages or min(given) < 1):
-                raise OptionError(f"{name} is {given}; it is one positive number for each of the {stages} stages")
-        if embed_dim is not None and (heads is None or any((embed_dim << i) % n for i, n in enumerate(heads))):
-            raise OptionError(
-                f"embed_dim is {embed_dim} and heads {heads}; the heads of each stage have to be given and divide its "
-                "channels, which double from stage to stage"
-            )
         from mano.swin import mano_swinv2
 
-        sizes = {"embed_dim": embed_dim, "depths": depths, "num_heads": heads}
+        sizes = {"embed_dim": options.embed_dim, "depths": options.depths, "num_heads": options.heads}
         try:
             module = mano_swinv2(
-                variant,
-                levels=levels,
-                pretrained=pretrained,
-                weights=weights,
-                zero_up=zero_up,
+                options.variant,
+                levels=options.levels,
+                pretrained=options.pretrained,
+                weights=options.weights,
+                zero_up=options.zero_up,
                 img_size=problem.grid,
-                window_size=window_size,
-                patch_size=patch_size,
+                window_size=options.window_size,
+                patch_size=options.patch_size,
                 in_chans=problem.inputs,
                 num_classes=problem.outputs if problem.kind == "image" else 0,
                 **{name: value for name, value in sizes.items() if value is not None},
@@ -105,9 +113,9 @@ class MANOSwinV2(Model):
 
         return segmenter(module, problem.outputs)
 
-    def unsupported(self, problem: Problem, device: str, *, patch_size: int = 4, **options: Any) -> str | None:
+    def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Say that a patch is larger than the image."""
-        return patch_exceeds_grid(patch_size, problem.grid)
+        return patch_exceeds_grid(options.patch_size, problem.grid)
 
     def head(self, module: nn.Module) -> nn.Module | None:
         """Return timm's linear classifier."""
@@ -119,7 +127,7 @@ class MANOSwinV2(Model):
 
         return multipole_parameters(module)
 
-    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+    def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return grid, window, shift and levels of each stage, and pixels left out where there are no whole patches."""
         from mano.swin import windows
 

@@ -21,10 +21,17 @@ def product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` on (B, H, W, C); in float32 on the CPU as a convolution, which oneDNN computes, backward too."""
+    """``nn.Linear`` that in float32 on the CPU runs as a convolution, which oneDNN computes, its backward pass too.
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        if x_BHWC.device.type != "cpu" or x_BHWC.dtype != torch.float32 or x_BHWC.dim() != 4:
-            return super().forward(x_BHWC)
+    The mixers and transformers of this project all use it, so that their times compare mixers and not libraries of
+    matrix products. It takes (B, N, C) and (B, H, W, C); anything else, and other devices and dtypes, go to
+    ``nn.Linear``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type != "cpu" or input.dtype != torch.float32 or input.dim() not in (3, 4):
+            return super().forward(input)
+        x_BHWC = input.unsqueeze(2) if input.dim() == 3 else input
         y_BCHW = F.conv2d(x_BHWC.permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
-        return y_BCHW.permute(0, 2, 3, 1)
+        y_BHWC = y_BCHW.permute(0, 2, 3, 1)
+        return y_BHWC.squeeze(2) if input.dim() == 3 else y_BHWC

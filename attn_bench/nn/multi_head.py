@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from attn_bench.nn.linear import Linear
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -24,8 +26,8 @@ class MultiHead(nn.Module):
         super().__init__()
         self.heads = heads
         self.attend = attend
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.project = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
+        self.project = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x.flatten(1, -2)).unflatten(-1, (3, self.heads, -1)).unbind(2)

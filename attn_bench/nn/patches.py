@@ -1,19 +1,41 @@
-"""Coordinates, and the way back from patch tokens to a field."""
+"""Patches of a grid as tokens, and the way back from patch tokens to a field."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def append_coordinates(x_BCHW: Tensor) -> Tensor:
-    """Append two channels, the row and the column of each point, from 0 to 1 along its axis (0 on an axis of 1)."""
-    b, _, h, w = x_BCHW.shape
-    rows = torch.linspace(0, 1, h, dtype=x_BCHW.dtype, device=x_BCHW.device)
-    columns = torch.linspace(0, 1, w, dtype=x_BCHW.dtype, device=x_BCHW.device)
-    grid_2HW = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-    return torch.cat([x_BCHW, grid_2HW.expand(b, 2, h, w)], 1)
+class Patched(nn.Module):
+    """Apply an operator to patches in the place of points: (B, C, *grid) -> (B, out_channels, *grid).
+
+    A patch is one token with all of its values. As the operator's first and last maps are linear in the channels, this
+    is the patch embedding of a vision transformer and a linear un-embedding. Grids that are no multiple of the patch
+    are completed with zeros at the bottom and right, which are cut off again.
+
+    Args:
+        operator: maps (B, C * p, *coarse) to (B, out_channels * p, *coarse) with p points in a patch.
+        patch_size: side of a patch, in points.
+    """
+
+    def __init__(self, operator: nn.Module, patch_size: int) -> None:
+        super().__init__()
+        self.operator, self.patch_size = operator, patch_size
+
+    def grid(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the patches along each axis of ``grid``."""
+        return tuple(-(-n // self.patch_size) for n in grid)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid, size = x.shape[2:], self.patch_size
+        if len(grid) == 1:
+            x_BCN = F.pad(x, (0, -grid[0] % size))
+            y_BCN = self.operator(x_BCN.unflatten(2, (-1, size)).transpose(2, 3).flatten(1, 2))
+            return y_BCN.unflatten(1, (-1, size)).transpose(2, 3).flatten(2)[..., : grid[0]]
+        h, w = grid
+        x_BCHW = F.pad(x, (0, -w % size, 0, -h % size))
+        y_BCHW = self.operator(F.pixel_unshuffle(x_BCHW, size))
+        return F.pixel_shuffle(y_BCHW, size)[..., :h, :w]
 
 
 class PatchUnembed(nn.Module):

@@ -1,4 +1,4 @@
-"""Transformers on fields and on text in which only the mixer of tokens is left open."""
+"""One transformer for every mixer of tokens, on fields and on text: only the mixer differs, in cost too."""
 
 from __future__ import annotations
 
@@ -7,24 +7,43 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attn_bench.nn.coordinates import append_coordinates
 from attn_bench.nn.heads import with_head
-from attn_bench.nn.patches import append_coordinates
-from attn_bench.plugin import Problem
+from attn_bench.nn.linear import Linear
+from attn_bench.nn.patches import Patched
+from attn_bench.plugin import Mixer, Problem
 
-Mixer = Callable[[int], nn.Module]
+MixerFactory = Callable[[], nn.Module]
 # Tokens to one side whose embeddings tell a token where it is.
 REACH = 3
 
 
 class Block(nn.Module):
-    """x + mixer(LN x), then x + feed_forward(x), on (B, H, W, dim) or (B, N, dim), whichever the mixer takes."""
+    """x + mixer(LN x), then x + feed_forward(x), on (B, H, W, dim) or (B, N, dim), whichever the mixer takes.
 
-    def __init__(self, mixer: nn.Module, dim: int, mlp_ratio: float) -> None:
+    Args:
+        mixer: maps tokens to tokens of the same shape.
+        dim: channels of a token.
+        mlp_ratio: hidden channels of the feed-forward network over ``dim``.
+        dropout: probability behind both maps of the feed-forward network.
+        normalise: whether the mixer is given normalised tokens; without, it normalises them itself.
+    """
+
+    def __init__(
+        self, mixer: nn.Module, dim: int, mlp_ratio: float, *, dropout: float = 0.0, normalise: bool = True
+    ) -> None:
         super().__init__()
         hidden = int(dim * mlp_ratio)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim) if normalise else nn.Identity()
         self.mixer = mixer
-        self.feed_forward = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim),
+            Linear(dim, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            Linear(hidden, dim),
+            nn.Dropout(dropout),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.mixer(self.norm(x))
@@ -32,33 +51,47 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Map a field (B, in_channels, H, W) to a field (B, out_channels, H, W).
+    """Map a field (B, in_channels, *grid) to a field (B, out_channels, *grid); a grid is (H, W) or (N,).
 
     Input and coordinates, one linear map to ``dim`` channels, ``depth`` blocks, LayerNorm, and a head of two linear
-    maps with tanh between: the operator of MANO (arXiv:2507.02748) with another mixer in the place of its attention.
-    Every point is a token. It serves any grid that its mixer serves.
+    maps with tanh between: the operator of MANO (arXiv:2507.02748). Every point is a token. It serves any grid that
+    its mixer serves.
 
     Args:
         in_channels: channels of the input field.
         out_channels: channels of the output field.
+        axes: axes of the grid.
         dim: channels of a token.
         depth: blocks.
-        mlp_ratio: hidden channels of the feed-forward networks over ``dim``.
-        mixer_factory: called with ``dim`` once a block; returns a module from (B, H, W, dim) to (B, H, W, dim).
+        mixer: called once a block; returns a module from (B, *grid, dim) to (B, *grid, dim).
+        mlp_ratio, dropout, normalise: of :class:`Block`.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, dim: int, depth: int, mlp_ratio: float, mixer_factory: Mixer
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        axes: int = 2,
+        dim: int,
+        depth: int,
+        mixer: MixerFactory,
+        mlp_ratio: float,
+        dropout: float = 0.0,
+        normalise: bool = True,
     ) -> None:
         super().__init__()
-        self.embed = nn.Linear(in_channels + 2, dim)
-        self.blocks = nn.Sequential(*(Block(mixer_factory(dim), dim, mlp_ratio) for _ in range(depth)))
+        # The maps from and to the few channels of a field gain nothing from oneDNN.
+        self.embed = nn.Linear(in_channels + axes, dim)
+        self.blocks = nn.Sequential(
+            *(Block(mixer(), dim, mlp_ratio, dropout=dropout, normalise=normalise) for _ in range(depth))
+        )
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, out_channels))
+        self.head = nn.Sequential(Linear(dim, dim), nn.Tanh(), nn.Linear(dim, out_channels))
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BHWC = self.embed(append_coordinates(x_BCHW).permute(0, 2, 3, 1))
-        return self.head(self.norm(self.blocks(x_BHWC))).permute(0, 3, 1, 2)
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(append_coordinates(x).movedim(1, -1))
+        return self.head(self.norm(self.blocks(tokens))).movedim(-1, 1)
 
 
 class TextTransformer(nn.Module):
@@ -72,30 +105,35 @@ class TextTransformer(nn.Module):
     Args:
         inputs: size of the vocabulary.
         outputs: scores a token.
+        causal: whether the convolution sees only the past; a causal mixer then makes the whole causal.
         dim: channels of a token.
         depth: blocks.
-        mlp_ratio: hidden channels of the feed-forward networks over ``dim``.
-        mixer_factory: called with ``dim`` once a block; returns a module from (B, N, dim) to (B, N, dim).
-        causal: whether the convolution sees the past alone; a causal mixer then makes the whole causal.
+        mixer: called once a block; returns a module from (B, N, dim) to (B, N, dim).
+        mlp_ratio, dropout, normalise: of :class:`Block`.
     """
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
+        *,
+        causal: bool,
         dim: int,
         depth: int,
+        mixer: MixerFactory,
         mlp_ratio: float,
-        mixer_factory: Mixer,
-        causal: bool = True,
+        dropout: float = 0.0,
+        normalise: bool = True,
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(inputs, dim)
         self.reach = (REACH, 0 if causal else REACH)
         self.position = nn.Conv1d(dim, dim, sum(self.reach) + 1, groups=dim)
-        self.blocks = nn.Sequential(*(Block(mixer_factory(dim), dim, mlp_ratio) for _ in range(depth)))
+        self.blocks = nn.Sequential(
+            *(Block(mixer(), dim, mlp_ratio, dropout=dropout, normalise=normalise) for _ in range(depth))
+        )
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, outputs)
+        self.head = Linear(dim, outputs)
 
     def forward(self, tokens_BN: Tensor) -> Tensor:
         x_BNC = self.embed(tokens_BN)
@@ -103,14 +141,46 @@ class TextTransformer(nn.Module):
         return self.head(self.norm(self.blocks(x_BNC)))
 
 
-def transformer_for(problem: Problem, dim: int, depth: int, mlp_ratio: float, mixer_factory: Mixer) -> nn.Module:
-    """Return the transformer that serves the kind of ``problem``; for images and masks below a head.
+class Sequence(nn.Module):
+    """Hand a grid of tokens, (B, *grid, dim), row by row to a mixer of sequences, (B, N, dim)."""
 
-    The mixers are called on (B, N, dim) for text and on (B, H, W, dim) otherwise.
+    def __init__(self, mixer: nn.Module) -> None:
+        super().__init__()
+        self.mixer = mixer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mixer(x.flatten(1, -2)).view_as(x)
+
+
+def transformer_around(plugin: Mixer, problem: Problem, options: Mixer.Options) -> nn.Module:
+    """Return the transformer that serves the kind of ``problem`` around the mixers of ``plugin``.
+
+    On images and masks it makes features, below the head that all models share (:func:`attn_bench.nn.heads.with_head`).
+
+    Raises:
+        OptionError: values that cannot work together.
     """
+    tokens = plugin.tokens(problem, options)
+
+    def mixer() -> nn.Module:
+        mixer = plugin.mixer(tokens, options)
+        return Sequence(mixer) if plugin.layout == "sequence" and len(tokens.grid) > 1 else mixer
+
+    settings = {
+        "dim": options.dim,
+        "depth": options.depth,
+        "mixer": mixer,
+        "mlp_ratio": options.mlp_ratio,
+        "dropout": options.dropout,
+        "normalise": not plugin.normalises,
+    }
     if problem.kind.endswith("text"):
-        causal = problem.kind == "causal-text"
-        return TextTransformer(problem.inputs, problem.outputs, dim, depth, mlp_ratio, mixer_factory, causal)
-    return with_head(
-        problem, dim, lambda outputs: Transformer(problem.inputs, outputs, dim, depth, mlp_ratio, mixer_factory)
-    )
+        return TextTransformer(problem.inputs, problem.outputs, causal=tokens.causal, **settings)
+    patch, axes = plugin.patch_size(problem, options), len(problem.grid)
+
+    def operator(outputs: int) -> nn.Module:
+        cells = patch**axes
+        module = Transformer(problem.inputs * cells, outputs * cells, axes=axes, **settings)
+        return Patched(module, patch) if patch > 1 else module
+
+    return with_head(problem, options.dim, operator)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attn_bench.nn.checks import check_dropout, check_heads, check_positive
+from attn_bench.nn.linear import Linear
 from attn_bench.plugin import OptionError
 from baselines.fma.blocks import attend_blocks
 from baselines.fma.plan import Level, Plan, plan
@@ -38,8 +38,8 @@ class FastMultipoleAttention(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        check_heads(dim, heads)
-        check_dropout(dropout=dropout)
+        if dim % heads:
+            raise OptionError(f"heads is {heads}; it must divide dim ({dim})")
         self.heads, self.side, self.dimensions = heads, side, len(grid)
         self.causal, self.scale_coarse = causal, scale_coarse
         self.ranks = (rank,) if isinstance(rank, int) else tuple(rank)
@@ -49,14 +49,14 @@ class FastMultipoleAttention(nn.Module):
         self.tree = Tree(grid, side)
         self._trained_levels = None if summary == "average" else self.tree.levels
         levels = self.levels(self.tree)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
         widths, ranks = [width for width, _ in levels], [p for _, p in levels]
         self.key_summaries = Summaries(dim // heads, widths, ranks, summary)
         self.value_summaries = Summaries(dim // heads, widths, ranks, summary)
         if query_downsampling:
             parts = [width // p for width, p in levels]
             self.query_summaries = Summaries(dim // heads, parts, [1] * len(parts), summary)
-        self.project = nn.Linear(dim, dim)
+        self.project = Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
     def levels(self, tree: Tree) -> tuple[Level, ...]:
@@ -178,7 +178,6 @@ class FastMultipoleAttention1d(FastMultipoleAttention):
         dropout: float = 0.0,
         length: int = 4096,
     ) -> None:
-        check_positive(block_size=block_size, length=length)
         super().__init__(
             dim,
             heads=heads,
@@ -234,7 +233,6 @@ class FastMultipoleAttention2d(FastMultipoleAttention):
         dropout: float = 0.0,
         grid: tuple[int, int] = (64, 64),
     ) -> None:
-        check_positive(cell_size=cell_size, grid=min(grid))
         super().__init__(
             dim,
             heads=heads,

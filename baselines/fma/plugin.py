@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from attn_bench.nn.checks import check_heads, check_hidden, check_positive
-from attn_bench.nn.pooled_model import PooledModel
-from attn_bench.plugin import Complexity, Problem
+from pydantic import Field
+
+from attn_bench.plugin import Complexity, Mixer, Problem, Tokens
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class FMA(PooledModel):
+class FMA(Mixer):
     """The transformer of ``full`` with Fast Multipole Attention in the place of exact attention.
 
     In 1D on text, causal or not (:class:`baselines.fma.attention.FastMultipoleAttention1d`), in 2D on fields and images
@@ -33,68 +34,51 @@ class FMA(PooledModel):
     }
     imports = ("torch",)
 
-    def growth(self, *, query_downsampling: bool = False, **options: Any) -> Complexity:
+    @dataclass(frozen=True)
+    class Options(Mixer.Options):
+        """Options of Fast Multipole Attention; ``dropout`` acts on its output too."""
+
+        block_size: Annotated[int, Field(ge=1, description="tokens of a fine block of a text")] = 32
+        cell_size: Annotated[int, Field(ge=1, description="side of a fine cell of a grid")] = 4
+        rank: Annotated[
+            int | tuple[int, ...],
+            Field(description="summaries of an interval or cell, one number or one a level; must divide its tokens"),
+        ] = 4
+        summary: Annotated[
+            Literal["grouped", "dense", "average"],
+            Field(description="how tokens become summaries: by channel, by all channels of a head, or as averages"),
+        ] = "grouped"
+        scale_coarse: Annotated[
+            bool, Field(description="add the logarithm of the tokens that a summary stands for to its score")
+        ] = False
+        query_downsampling: Annotated[
+            bool,
+            Field(description="queries share one at coarse levels too, which makes it linear (see preset linear)"),
+        ] = False
+
+    def growth(self, options: Options) -> Complexity:
         """Return the paper's O(n log n), or its O(n) where queries are down-sampled too."""
-        return "n" if query_downsampling else "n log n"
+        return "n" if options.query_downsampling else "n log n"
 
-    def build(
-        self,
-        problem: Problem,
-        *,
-        dim: int = 48,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: float = 2.0,
-        block_size: int = 32,
-        cell_size: int = 4,
-        rank: int | tuple[int, ...] = 4,
-        summary: Literal["grouped", "dense", "average"] = "grouped",
-        scale_coarse: bool = False,
-        query_downsampling: bool = False,
-        dropout: float = 0.0,
-    ) -> nn.Module:
-        """Return the transformer with random weights.
-
-        Args:
-            dim: channels of a token.
-            depth: blocks of attention and feed-forward network.
-            heads: attention heads.
-            mlp_ratio: hidden channels of the feed-forward networks over dim.
-            block_size: tokens of a fine block of a text.
-            cell_size: side of a fine cell of a grid.
-            rank: summaries of an interval or cell, one number or one a level; must divide its tokens.
-            summary: how tokens become summaries: by channel, by all channels of a head, or as averages.
-            scale_coarse: add the logarithm of the tokens that a summary stands for to its score.
-            query_downsampling: queries share one at coarse levels too, which makes it linear (see preset linear).
-            dropout: dropout probability of the attention's output.
-
-        Raises:
-            OptionError: a value cannot work.
-        """
-        check_positive(depth=depth, block_size=block_size, cell_size=cell_size)
-        check_heads(dim, heads)
-        check_hidden(dim, mlp_ratio)
-        from attn_bench.nn.transformer import transformer_for
+    def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
+        """Return Fast Multipole Attention in one or two dimensions; raises OptionError."""
         from baselines.fma.attention import FastMultipoleAttention1d, FastMultipoleAttention2d
 
         shared: dict[str, Any] = {
-            "heads": heads,
-            "rank": rank,
-            "summary": summary,
-            "scale_coarse": scale_coarse,
-            "query_downsampling": query_downsampling,
-            "dropout": dropout,
+            "heads": options.heads,
+            "rank": options.rank,
+            "summary": options.summary,
+            "scale_coarse": options.scale_coarse,
+            "query_downsampling": options.query_downsampling,
+            "dropout": options.dropout,
         }
+        if len(tokens.grid) == 1:
+            return FastMultipoleAttention1d(
+                options.dim, block_size=options.block_size, causal=tokens.causal, length=tokens.grid[0], **shared
+            )
+        return FastMultipoleAttention2d(options.dim, cell_size=options.cell_size, grid=tokens.grid, **shared)
 
-        def mixer(width: int) -> nn.Module:
-            if problem.kind.endswith("text"):
-                causal, (length,) = problem.kind == "causal-text", problem.grid
-                return FastMultipoleAttention1d(width, block_size=block_size, causal=causal, length=length, **shared)
-            return FastMultipoleAttention2d(width, cell_size=cell_size, grid=problem.grid, **shared)
-
-        return transformer_for(problem, dim, depth, mlp_ratio, mixer)
-
-    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+    def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return how many levels have interaction lists on the problem's grid; none is exact attention."""
         from baselines.fma.attention import FastMultipoleAttention
 

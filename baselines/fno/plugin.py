@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from attn_bench.nn.checks import check_positive
+from pydantic import Field
+
 from attn_bench.nn.pooled_model import PooledModel
 from attn_bench.plugin import OptionError, Problem
 
@@ -44,79 +46,79 @@ class FNO(PooledModel):
     }
     imports = ("torch", "neuralop")
 
-    def build(
-        self,
-        problem: Problem,
-        *,
-        n_modes: tuple[int, int] = (8, 8),
-        hidden_channels: int = 24,
-        n_layers: int = 4,
-        lifting_ratio: float = 2.0,
-        projection_ratio: float = 2.0,
-        channel_mlp: bool = True,
-        channel_mlp_expansion: float = 0.5,
-        norm: Literal["none", "group_norm", "instance_norm"] = "none",
-        skip: Literal["linear", "identity", "soft-gating"] = "linear",
-        domain_padding: float = 0.0,
-    ) -> nn.Module:
-        """Return the operator with neuraloperator's random weights.
+    @dataclass(frozen=True)
+    class Options:
+        """Options of the operator."""
 
-        Args:
-            n_modes: frequencies kept along rows and columns, both signs counted, as neuraloperator counts them.
-            hidden_channels: channels inside.
-            n_layers: Fourier layers.
-            lifting_ratio: hidden channels of the lifting over hidden_channels; 0 for a linear lifting.
-            projection_ratio: hidden channels of the projection over hidden_channels.
-            channel_mlp: put a channel MLP after each Fourier layer.
-            channel_mlp_expansion: hidden channels of the channel MLPs over hidden_channels.
-            norm: normalisation in the Fourier layers.
-            skip: skip connection of the Fourier layers.
-            domain_padding: padding for fields that are not periodic, as a fraction of the grid's sides.
+        n_modes: Annotated[
+            tuple[int, int],
+            Field(
+                description="frequencies kept along rows and columns, both signs counted, as neuraloperator counts them"
+            ),
+        ] = (8, 8)
+        hidden_channels: Annotated[int, Field(ge=1, description="channels inside")] = 24
+        n_layers: Annotated[int, Field(ge=1, description="Fourier layers")] = 4
+        lifting_ratio: Annotated[
+            float,
+            Field(ge=0, description="hidden channels of the lifting over hidden_channels; 0 for a linear lifting"),
+        ] = 2.0
+        projection_ratio: Annotated[
+            float, Field(gt=0, description="hidden channels of the projection over hidden_channels")
+        ] = 2.0
+        channel_mlp: Annotated[bool, Field(description="put a channel MLP after each Fourier layer")] = True
+        channel_mlp_expansion: Annotated[
+            float, Field(gt=0, description="hidden channels of the channel MLPs over hidden_channels")
+        ] = 0.5
+        norm: Annotated[
+            Literal["none", "group_norm", "instance_norm"], Field(description="normalisation in the Fourier layers")
+        ] = "none"
+        skip: Annotated[
+            Literal["linear", "identity", "soft-gating"], Field(description="skip connection of the Fourier layers")
+        ] = "linear"
+        domain_padding: Annotated[
+            float,
+            Field(ge=0, description="padding for fields that are not periodic, as a fraction of the grid's sides"),
+        ] = 0.0
+
+        def __post_init__(self) -> None:
+            if min(self.n_modes) < 1:
+                raise OptionError(f"n_modes is {self.n_modes}; both must be >= 1")
+
+    def build(self, problem: Problem, options: Options) -> nn.Module:
+        """Return the operator with neuraloperator's random weights.
 
         Raises:
             OptionError: a value cannot work.
         """
-        check_positive(
-            hidden_channels=hidden_channels,
-            n_layers=n_layers,
-            projection_ratio=projection_ratio,
-            channel_mlp_expansion=channel_mlp_expansion,
-        )
-        for option, value in (("lifting_ratio", lifting_ratio), ("domain_padding", domain_padding)):
-            if value < 0:
-                raise OptionError(f"{option} is {value}; it must not be negative")
-        if min(n_modes) < 1:
-            raise OptionError(f"n_modes is {n_modes}; both must be positive")
         from attn_bench.nn.heads import with_head
         from baselines.fno.float32_spectral import Float32SpectralConv, NeuralopFNO
 
         def operator(outputs: int) -> nn.Module:
-            module = NeuralopFNO(
-                n_modes=n_modes,
+            return NeuralopFNO(
+                n_modes=options.n_modes,
                 in_channels=problem.inputs,
                 out_channels=outputs,
-                hidden_channels=hidden_channels,
-                n_layers=n_layers,
-                lifting_channel_ratio=lifting_ratio,
-                projection_channel_ratio=projection_ratio,
-                use_channel_mlp=channel_mlp,
-                channel_mlp_expansion=channel_mlp_expansion,
-                norm=None if norm == "none" else norm,
-                fno_skip=skip,
-                domain_padding=domain_padding or None,
+                hidden_channels=options.hidden_channels,
+                n_layers=options.n_layers,
+                lifting_channel_ratio=options.lifting_ratio,
+                projection_channel_ratio=options.projection_ratio,
+                use_channel_mlp=options.channel_mlp,
+                channel_mlp_expansion=options.channel_mlp_expansion,
+                norm=None if options.norm == "none" else options.norm,
+                fno_skip=options.skip,
+                domain_padding=options.domain_padding or None,
                 conv_module=Float32SpectralConv,
             )
-            module.grid = problem.grid
-            return module
 
-        return with_head(problem, hidden_channels, operator)
+        return with_head(problem, options.hidden_channels, operator)
 
-    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+    def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return the frequencies in use on the problem's grid: along rows (both signs), along columns (from 0 up)."""
         from baselines.fno.float32_spectral import frequencies, off_by_one_on_odd_rows
 
         operator = cast("NeuralopFNO", getattr(module, "features", module))
-        found: dict[str, Any] = {"frequencies": frequencies(operator, operator.grid)}
-        if operator.grid[0] % 2 and off_by_one_on_odd_rows():
+        grid = (problem.grid[0], problem.grid[1])
+        found: dict[str, Any] = {"frequencies": frequencies(operator, grid)}
+        if grid[0] % 2 and off_by_one_on_odd_rows():
             found["row_frequencies_off_by_one"] = True
         return found

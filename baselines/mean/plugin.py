@@ -27,8 +27,9 @@ class Mean(Model):
     kinds = frozenset({"field", "causal-text", "masked-text"})
     complexity = "n"
     imports = ("torch",)
+    reference = True
 
-    def build(self, problem: Problem) -> nn.Module:
+    def build(self, problem: Problem, options: Model.Options) -> nn.Module:
         """Return a module that predicts zero until it is fitted."""
         from baselines.mean.field import MeanField
         from baselines.mean.tokens import MeanTokens

@@ -7,7 +7,8 @@ from timm.layers import PatchEmbed
 from timm.models.swin_transformer_v2 import SwinTransformerV2Stage
 from torch import Tensor, nn
 
-from attn_bench.nn.patches import PatchUnembed, append_coordinates
+from attn_bench.nn.coordinates import append_coordinates
+from attn_bench.nn.patches import PatchUnembed
 
 Grid = tuple[int, int]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from attn_bench.nn.checks import check_dropout, check_heads, check_hidden, check_positive, patch_exceeds_grid
+from pydantic import Field
+
+from attn_bench.nn.checks import patch_exceeds_grid
 from attn_bench.nn.pooled_model import PooledModel
-from attn_bench.plugin import Problem
+from attn_bench.plugin import Mixer, Problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,38 +33,29 @@ class SwinV2(PooledModel):
     presets = {"fine": {"patch_size": 1}, "window4": {"window_size": 4}, "window8": {"window_size": 8}}
     imports = ("torch", "timm")
 
-    def build(
-        self,
-        problem: Problem,
-        *,
-        patch_size: int = 2,
-        window_size: int = 4,
-        dim: int = 64,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: float = 2.0,
-        dropout: float = 0.0,
-        coordinates: bool = True,
-    ) -> nn.Module:
-        """Return the operator with random weights; for images and masks below a head.
+    @dataclass(frozen=True)
+    class Options(Mixer.Options):
+        """Options of the operator; every second block shifts its windows."""
 
-        Args:
-            patch_size: side of a patch, in grid points; a patch is one token.
-            window_size: side of an attention window, in patches.
-            dim: channels of a token.
-            depth: blocks of attention and feed-forward network; every second one shifts its windows.
-            heads: attention heads.
-            mlp_ratio: hidden channels of the feed-forward networks over dim.
-            dropout: dropout probability after the attention and in the feed-forward networks.
-            coordinates: give the model the coordinates of each point as two more inputs.
+        patch_size: Annotated[
+            int, Field(ge=1, description="side of a patch, in points of the grid; a patch is one token")
+        ] = 2
+        window_size: Annotated[int, Field(ge=1, description="side of an attention window, in patches")] = 4
+        dim: Annotated[int, Field(ge=1, description="channels of a token")] = 64
+        dropout: Annotated[
+            float,
+            Field(ge=0, lt=1, description="dropout probability after the attention and in the feed-forward networks"),
+        ] = 0.0
+        coordinates: Annotated[
+            bool, Field(description="give the model the coordinates of each point as two more inputs")
+        ] = True
+
+    def build(self, problem: Problem, options: Options) -> nn.Module:
+        """Return the operator with random weights; for images and masks below a head.
 
         Raises:
             OptionError: a value cannot work.
         """
-        check_positive(patch_size=patch_size, window_size=window_size, depth=depth)
-        check_heads(dim, heads)
-        check_hidden(dim, mlp_ratio)
-        check_dropout(dropout=dropout)
         from attn_bench.nn.heads import with_head
         from baselines.swinv2.dense import DenseSwinV2
 
@@ -70,29 +64,30 @@ class SwinV2(PooledModel):
                 problem.inputs,
                 outputs,
                 (problem.grid[0], problem.grid[1]),
-                patch_size=patch_size,
-                window_size=window_size,
-                dim=dim,
-                depth=depth,
-                heads=heads,
-                mlp_ratio=mlp_ratio,
-                dropout=dropout,
-                coordinates=coordinates,
+                patch_size=options.patch_size,
+                window_size=options.window_size,
+                dim=options.dim,
+                depth=options.depth,
+                heads=options.heads,
+                mlp_ratio=options.mlp_ratio,
+                dropout=options.dropout,
+                coordinates=options.coordinates,
             )
 
-        return with_head(problem, dim, dense)
+        return with_head(problem, options.dim, dense)
 
-    def unsupported(self, problem: Problem, device: str, *, patch_size: int = 2, **options: Any) -> str | None:
+    def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Say that a patch is larger than the grid."""
-        return patch_exceeds_grid(patch_size, problem.grid)
+        return patch_exceeds_grid(options.patch_size, problem.grid)
 
-    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+    def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return rows and columns of patches, and window and shift of each block in patches, on the problem's grid.
 
         ``attends_to_padding`` says that the patches are no whole windows there.
         """
         swin = cast("DenseSwinV2", getattr(module, "features", module))
-        tokens, windows = swin.tokens(swin.grid), swin.windows(swin.grid)
+        grid = (problem.grid[0], problem.grid[1])
+        tokens, windows = swin.tokens(grid), swin.windows(grid)
         found: dict[str, Any] = {
             "tokens": list(tokens),
             "windows": [list(window) for window, _ in windows],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from attn_bench.nn.timm_patches import check_patches, pixels_left_out
 from attn_bench.plugin import Model, OptionError, Problem
@@ -30,20 +33,18 @@ class Timm(Model):
     }
     imports = ("torch", "timm")
 
-    def build(
-        self,
-        problem: Problem,
-        *,
-        model: str = "vit_tiny_patch16_224",
-        pretrained: bool = False,
-        weights: str | None = None,
-    ) -> nn.Module:
-        """Return timm's model.
+    @dataclass(frozen=True)
+    class Options:
+        """Options of timm's model."""
 
-        Args:
-            model: name, with a pretrained tag or without.
-            pretrained: start from timm's weights, downloaded from the hub.
-            weights: start from a local .safetensors or .pth file of timm's weights.
+        model: Annotated[str, Field(description="name, with a pretrained tag or without")] = "vit_tiny_patch16_224"
+        pretrained: Annotated[bool, Field(description="start from timm's weights, downloaded from the hub")] = False
+        weights: Annotated[
+            str | None, Field(description="start from a local .safetensors or .pth file of timm's weights")
+        ] = None
+
+    def build(self, problem: Problem, options: Options) -> nn.Module:
+        """Return timm's model.
 
         Raises:
             OptionError: there is no such model, its weights cannot be had, or its patches do not fit the images.
@@ -52,24 +53,26 @@ class Timm(Model):
 
         from attn_bench.nn.pretrained import create_timm
 
-        if not timm.is_model(model):
+        if not timm.is_model(options.model):
             import difflib
 
-            close = difflib.get_close_matches(model, timm.list_models(), 1)
-            raise OptionError(f"timm has no model {model!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            close = difflib.get_close_matches(options.model, timm.list_models(), 1)
+            raise OptionError(
+                f"timm has no model {options.model!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+            )
         is_mask = problem.kind == "mask"
         settings = {
-            "pretrained": pretrained,
-            "weights": weights,
+            "pretrained": options.pretrained,
+            "weights": options.weights,
             "in_chans": problem.inputs,
             "num_classes": 0 if is_mask else problem.outputs,
         }
         try:
             try:
-                module = create_timm(model, img_size=problem.grid, **settings)
+                module = create_timm(options.model, img_size=problem.grid, **settings)
             except TypeError:
                 # Convolutional networks know no size of their images.
-                module = create_timm(model, **settings)
+                module = create_timm(options.model, **settings)
         except ValueError as error:
             raise OptionError(str(error)) from None
         check_patches(module, problem.grid)
@@ -78,7 +81,7 @@ class Timm(Model):
             from attn_bench.nn.pyramid import segmenter
 
             module = segmenter(module, problem.outputs)
-        if (pretrained or weights is not None) and problem.normalised not in (None, wanted):
+        if (options.pretrained or options.weights is not None) and problem.normalised not in (None, wanted):
             from attn_bench.nn.renormalised import Renormalised
 
             return Renormalised(module, problem.normalised, wanted)
@@ -93,7 +96,7 @@ class Timm(Model):
         head = (module.model if isinstance(module, Renormalised) else module).get_classifier()
         return head if isinstance(head, nn.Module) else None
 
-    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+    def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return what differs from what one would expect.
 
         The normalisation of images that the weights were trained with, where the task's is another, and the rows and

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from attn_bench.nn.checks import check_heads, check_hidden, check_positive
-from attn_bench.plugin import Model, Problem
+from pydantic import Field
+
+from attn_bench.plugin import Mixer, Tokens
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class SlidingWindow(Model):
+class SlidingWindow(Mixer):
     """The transformer of ``full`` with attention within a sliding window (:mod:`baselines.transformer.sliding_window`).
 
-    What only looks nearby can do: ``depth`` blocks reach ``depth`` windows back. Exact within the window.
+    What a model that only looks nearby can do: ``depth`` blocks reach ``depth`` windows back. Exact within the window.
     """
 
     name = "window"
@@ -24,35 +26,20 @@ class SlidingWindow(Model):
     complexity = "n"
     imports = ("torch",)
 
-    def build(
-        self,
-        problem: Problem,
-        *,
-        dim: int = 48,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: float = 2.0,
-        window: int = 128,
-    ) -> nn.Module:
-        """Return the transformer with random weights.
+    @dataclass(frozen=True)
+    class Options(Mixer.Options):
+        """Options of sliding window attention."""
 
-        Args:
-            dim: channels of a token.
-            depth: blocks of attention and feed-forward network.
-            heads: attention heads.
-            mlp_ratio: hidden channels of the feed-forward networks over dim.
-            window: tokens seen: the last ones, itself included, on causal text; half on each side on masked text.
+        window: Annotated[
+            int,
+            Field(
+                ge=1,
+                description="tokens seen: causal, the last ones and itself; on masked text half on each side",
+            ),
+        ] = 128
 
-        Raises:
-            OptionError: a value cannot work.
-        """
-        check_positive(depth=depth, window=window)
-        check_heads(dim, heads)
-        check_hidden(dim, mlp_ratio)
-        from attn_bench.nn.transformer import transformer_for
+    def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
+        """Return attention within the window."""
         from baselines.transformer.sliding_window import WindowAttention
 
-        causal = problem.kind == "causal-text"
-        return transformer_for(
-            problem, dim, depth, mlp_ratio, lambda width: WindowAttention(width, heads, window, causal)
-        )
+        return WindowAttention(options.dim, options.heads, options.window, tokens.causal)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from attn_bench.nn.checks import check_dropout, check_heads, check_hidden, check_positive, patch_exceeds_grid, patch_of
+from pydantic import Field
+
+from attn_bench.nn.checks import patch_exceeds_grid
 from attn_bench.nn.pooled_model import PooledModel
-from attn_bench.plugin import Problem
+from attn_bench.plugin import Mixer, Problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,35 +33,26 @@ class ViT(PooledModel):
     presets = {"patch2": {"patch_size": 2}, "patch4": {"patch_size": 4}, "patch8": {"patch_size": 8}}
     imports = ("torch", "timm")
 
-    def build(
-        self,
-        problem: Problem,
-        *,
-        patch_size: int | None = None,
-        dim: int = 64,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: float = 2.0,
-        dropout: float = 0.0,
-    ) -> nn.Module:
-        """Return the transformer with timm's random weights; for images and masks below a head.
+    @dataclass(frozen=True)
+    class Options(Mixer.Options):
+        """Options of the transformer; unset, a patch is 4 x 4 on images and 2 x 2 on fields."""
 
-        Args:
-            patch_size: side of a patch, in grid points; a patch is one token. Unset: 4 on images, 2 on fields.
-            dim: channels of a token.
-            depth: blocks of attention and feed-forward network.
-            heads: attention heads.
-            mlp_ratio: hidden channels of the feed-forward networks over dim.
-            dropout: dropout probability after the attention and in the feed-forward networks.
+        dim: Annotated[int, Field(ge=1, description="channels of a token")] = 64
+        dropout: Annotated[
+            float,
+            Field(ge=0, lt=1, description="dropout probability after the attention and in the feed-forward networks"),
+        ] = 0.0
+
+    def patch_size(self, problem: Problem, options: Options) -> int:
+        """Return the side of a patch: what is given, or the default of the kind."""
+        return options.patch_size or (2 if problem.kind == "field" else 4)
+
+    def build(self, problem: Problem, options: Options) -> nn.Module:
+        """Return the transformer with timm's random weights; for images and masks below a head.
 
         Raises:
             OptionError: a value cannot work.
         """
-        patch = _patch(problem, patch_size)
-        check_positive(patch_size=patch, depth=depth)
-        check_heads(dim, heads)
-        check_hidden(dim, mlp_ratio)
-        check_dropout(dropout=dropout)
         from attn_bench.nn.heads import with_head
         from baselines.vit.dense import DenseViT
 
@@ -67,27 +61,21 @@ class ViT(PooledModel):
                 problem.inputs,
                 outputs,
                 (problem.grid[0], problem.grid[1]),
-                patch_size=patch,
-                dim=dim,
-                depth=depth,
-                heads=heads,
-                mlp_ratio=mlp_ratio,
-                dropout=dropout,
+                patch_size=self.patch_size(problem, options),
+                dim=options.dim,
+                depth=options.depth,
+                heads=options.heads,
+                mlp_ratio=options.mlp_ratio,
+                dropout=options.dropout,
             )
 
-        return with_head(problem, dim, dense)
+        return with_head(problem, options.dim, dense)
 
-    def unsupported(
-        self, problem: Problem, device: str, *, patch_size: int | None = None, **options: Any
-    ) -> str | None:
+    def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Say that a patch is larger than the grid."""
-        return patch_exceeds_grid(_patch(problem, patch_size), problem.grid)
+        return patch_exceeds_grid(self.patch_size(problem, options), problem.grid)
 
-    def effective(self, module: nn.Module) -> Mapping[str, Any]:
+    def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return the rows and columns of patches on the problem's grid."""
         vit = cast("DenseViT", getattr(module, "features", module))
-        return {"tokens": list(vit.tokens(vit.grid))}
-
-
-def _patch(problem: Problem, patch_size: int | None) -> int:
-    return patch_of(problem, patch_size, on_images=4, on_fields=2)
+        return {"tokens": list(vit.tokens((problem.grid[0], problem.grid[1])))}

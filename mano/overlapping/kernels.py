@@ -190,7 +190,7 @@ def _key_gradient(
 def forward(
     qkv_TF: Tensor, batch: int, grid: Grid, levels: int, rate: int, heads: int, window: int, stride: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the output, (T, F), and the log-sums of exponentials, (T, A, S * S); see :mod:`mano.overlapping.operator`."""
+    """Return the output, (T, F), and the log-sums of exponentials, (T, A, S * S); see ``operator.py``."""
     qkv_TF = qkv_TF.contiguous()
     out = qkv_TF.new_empty(len(qkv_TF), qkv_TF.shape[1] // 3)
     lse = qkv_TF.new_empty(len(qkv_TF), heads, ceil_div(window, stride) ** 2, dtype=torch.float32)

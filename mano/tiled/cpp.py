@@ -1,6 +1,6 @@
 """Multipole attention compiled for one kind of layer, at its first use (``tiles.cpp``, :mod:`mano.tiled.compiler`).
 
-Where there is no compiler, one warning says so, and :mod:`mano.tiled.operator` computes the same with torch, more slowly.
+Where there is no compiler, one warning says so, and :mod:`mano.tiled.operator` computes the same with torch, slower.
 
 Axes in names: B batch, H W grid, C channels, O those of the coarse grid, F = heads * head_dim, N x N cells that a
 coarse cell becomes.

@@ -5,8 +5,8 @@ its input and its output is never written to memory, and the backward pass compu
 products) instead of reading it back. Kept are X_l and R_l of the coarse levels, two thirds of the input.
 Few large tensors are allocated: the first touch of fresh memory can cost as much as the arithmetic on it.
 
-Most layers run as compiled code (:mod:`mano.tiled.cpp`), a few windows at a time. What that does not serve, and machines
-without a C++ compiler, take torch's operations, a few thousand tokens at a time; kept are then the attention
+Most layers run as compiled code (:mod:`mano.tiled.cpp`), a few windows at a time. What that does not serve, and
+machines without a C++ compiler, take torch's operations, a few thousand tokens at a time; kept are then the attention
 probabilities of small windows too, which take many steps to compute and for 2 x 2 are a third of the input.
 
 Axes in names: B batch, H W grid, C channels, K x K cells of a window, R rows of windows of all samples, P = K * K,

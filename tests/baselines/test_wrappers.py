@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attn_bench.nn.patches import PatchUnembed, append_coordinates
+from attn_bench.nn.coordinates import append_coordinates
+from attn_bench.nn.patches import PatchUnembed
 from attn_bench.plugin import Problem
 from baselines.fno.plugin import FNO
 from baselines.swinv2.plugin import SwinV2

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from attn_bench.errors import UserError
+from attn_bench.nn.patches import Patched
 from attn_bench.options import options_of
 from attn_bench.plugin import OptionError, Problem
-from mano.patches import Patched
 from mano.plugin import MANOModel
 from mano.swin_plugin import MANOSwinV2
 
