@@ -138,7 +138,7 @@ def training_steps(device: str, grid: int, batch: int) -> dict[str, Step]:
     ours = MANOModel().make(Problem("field", 1, 1, (grid, grid))).to(device)
     slow = copy.deepcopy(ours)
     for block in slow.blocks:
-        block.attention = Unfolded(block.attention)
+        block.mixer = Unfolded(block.mixer)
     x, y = torch.randn(2, batch, 1, grid, grid, device=device)
 
     def step_of(model: nn.Module) -> Step:

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+from attn_bench.plugin import OptionError
+
+
+def check_positive(**values: int) -> None:
+    """Raise OptionError, naming the argument, unless every value is >= 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise OptionError(f"{name} is {value}; it must be >= 1")
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Raise OptionError unless ``heads`` divides ``dim``."""
+    check_positive(dim=dim, heads=heads)
+    if dim % heads:
+        raise OptionError(f"heads is {heads}; it must divide dim ({dim})")
+
 
 def patch_exceeds_grid(patch_size: int, grid: tuple[int, ...]) -> str | None:
     """Say that a patch is larger than the grid, or return None."""

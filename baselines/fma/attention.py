@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attn_bench.nn.checks import check_heads, check_positive
 from attn_bench.nn.linear import Linear
 from attn_bench.plugin import OptionError
 from baselines.fma.blocks import attend_blocks
@@ -38,8 +39,7 @@ class FastMultipoleAttention(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise OptionError(f"heads is {heads}; it must divide dim ({dim})")
+        check_heads(dim, heads)
         self.heads, self.side, self.dimensions = heads, side, len(grid)
         self.causal, self.scale_coarse = causal, scale_coarse
         self.ranks = (rank,) if isinstance(rank, int) else tuple(rank)
@@ -178,6 +178,7 @@ class FastMultipoleAttention1d(FastMultipoleAttention):
         dropout: float = 0.0,
         length: int = 4096,
     ) -> None:
+        check_positive(block_size=block_size, length=length)
         super().__init__(
             dim,
             heads=heads,
@@ -233,6 +234,7 @@ class FastMultipoleAttention2d(FastMultipoleAttention):
         dropout: float = 0.0,
         grid: tuple[int, int] = (64, 64),
     ) -> None:
+        check_positive(cell_size=cell_size, grid=min(grid))
         super().__init__(
             dim,
             heads=heads,

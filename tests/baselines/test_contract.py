@@ -29,14 +29,14 @@ SMALL = {"full": {"depth": 1}}  # options that keep the largest grids of this fi
 
 def build(name: str, grid: tuple[int, int], seed: int = 0, inputs: int = 1, outputs: int = 1, **options):
     torch.manual_seed(seed)
-    return MODELS.load(name).build(Problem("field", inputs, outputs, grid), **{**SMALL.get(name, {}), **options})
+    return MODELS.load(name).make(Problem("field", inputs, outputs, grid), **{**SMALL.get(name, {}), **options})
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid)))
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_parameter_learns_on_every_grid(name, grid):
     problem = Problem("field", 2, 3, grid)
-    assert MODELS.load(name).unsupported(problem, "cpu") is None
+    assert unsupported(name, problem) is None
     module = build(name, grid, inputs=2, outputs=3)
     y = module(torch.randn(1, 2, *grid))
     assert y.shape == (1, 3, *grid)
@@ -82,16 +82,21 @@ def test_the_seed_decides_weights_and_outputs(name):
     assert not torch.equal(first, other)
 
 
+def unsupported(name: str, problem: Problem, **options) -> str | None:
+    model = MODELS.load(name)
+    return model.unsupported(problem, "cpu", model.options(**options))
+
+
 def text_model(name: str, kind: str, n: int = 64, **options):
     torch.manual_seed(0)
-    return MODELS.load(name).build(Problem(kind, 9, 7, (n,)), **{"dim": 16, "depth": 2, **options})
+    return MODELS.load(name).make(Problem(kind, 9, 7, (n,)), **{"dim": 16, "depth": 2, **options})
 
 
 @pytest.mark.parametrize("n", [8, 64, 300, 1024])
 @pytest.mark.parametrize(("name", "kind"), TEXTS)
 def test_every_parameter_learns_on_text_of_every_length(name, kind, n):
     problem = Problem(kind, 9, 7, (n,))
-    assert MODELS.load(name).unsupported(problem, "cpu") is None
+    assert unsupported(name, problem) is None
     module = text_model(name, kind, n)
     y = module(torch.randint(9, (2, n)))
     assert y.shape == (2, n, 7)
@@ -131,14 +136,14 @@ def test_effective_is_json_and_spares_the_random_state(name):
     for grid in [(16, 16), (43, 43)]:
         module = build(name, grid)
         state = torch.get_rng_state()
-        json.dumps(dict(MODELS.load(name).effective(module)))
+        json.dumps(dict(MODELS.load(name).effective(module, Problem("field", 1, 1, grid))))
         assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_documented_and_presets_are_options(name):
     model = MODELS.load(name)
-    options = options_of(model.build)
+    options = options_of(model.Options)
     assert [key for key, option in options.items() if not option.doc] == []
     for preset in model.presets.values():
         for key, value in preset.items():
@@ -152,8 +157,8 @@ def test_presets_build(name, preset):
     model = MODELS.load(name)
     options = model.presets[preset]
     problem = Problem("field", 1, 1, (16, 16))
-    if model.unsupported(problem, "cpu", **options) is None:
-        assert model.build(problem, **options)(torch.randn(1, 1, 16, 16)).shape == (1, 1, 16, 16)
+    if unsupported(name, problem, **options) is None:
+        assert model.make(problem, **options)(torch.randn(1, 1, 16, 16)).shape == (1, 1, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -192,10 +197,10 @@ def test_the_record_of_a_preset_claims_the_growth_of_the_preset(preset, growth, 
 
 def test_unsupported_says_why():
     tiny = Problem("field", 1, 1, (4, 6))
-    assert "patch_size 8" in MODELS.load("vit").unsupported(tiny, "cpu", patch_size=8)
-    assert "patch_size 8" in MODELS.load("swinv2").unsupported(tiny, "cpu", patch_size=8)
-    assert "CUDA" in MODELS.load("full").unsupported(tiny, "cpu", backend="xformers")
-    assert MODELS.load("full").unsupported(tiny, "cpu") is None
+    assert "patch_size 8" in unsupported("vit", tiny, patch_size=8)
+    assert "patch_size 8" in unsupported("swinv2", tiny, patch_size=8)
+    assert "CUDA" in unsupported("full", tiny, backend="xformers")
+    assert unsupported("full", tiny) is None
 
 
 def test_mean_refuses_other_grids():
@@ -213,7 +218,7 @@ for name, claims in MODELS.entries().items():
         model = MODELS.load(name)
         for preset in ({}, *model.presets.values()):
             for device in ("cpu", "cuda"):
-                model.unsupported(Problem("field", 1, 1, (16, 16)), device, **preset)
+                model.unsupported(Problem("field", 1, 1, (16, 16)), device, model.options(**preset))
 sys.exit(", ".join({"torch", "timm", "neuralop", "xformers"} & set(sys.modules)) or 0)
 """
     run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, encoding="utf-8")

@@ -52,7 +52,7 @@ def test_transformer_leaves_only_the_mixer_open():
         def forward(self, x):
             return torch.zeros_like(x)
 
-    module = Transformer(1, 2, dim=8, depth=2, mlp_ratio=2.0, mixer_factory=lambda dim: Zero())
+    module = Transformer(1, 2, dim=8, depth=2, mlp_ratio=2.0, mixer=Zero)
     x = torch.randn(1, 1, 5, 6)
     changed = x.clone()
     changed[..., 2, 3] += 1
@@ -64,7 +64,7 @@ def test_defaults_are_those_of_mano():
     from attn_bench.options import options_of
     from mano.plugin import MANOModel
 
-    ours, theirs = options_of(FullAttention().build), options_of(MANOModel().build)
+    ours, theirs = options_of(FullAttention.Options), options_of(MANOModel.Options)
     for name in ("dim", "depth", "heads", "mlp_ratio"):
         assert ours[name].default == theirs[name].default
 
@@ -94,7 +94,7 @@ def test_padding_the_heads_for_xformers_changes_nothing(monkeypatch):
 
 def test_xformers_agrees_with_sdpa():
     if not torch.cuda.is_available() or FullAttention().unsupported(
-        Problem("field", 1, 1, (16, 16)), "cuda", backend="xformers"
+        Problem("field", 1, 1, (16, 16)), "cuda", FullAttention.options(backend="xformers")
     ):
         pytest.skip("xformers attends on CUDA alone")
     q, k, v = torch.randn(3, 2, 64, 4, 12, device="cuda")

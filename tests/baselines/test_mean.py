@@ -10,7 +10,7 @@ from baselines.mean.plugin import Mean
 def test_predicts_the_mean_target_whatever_the_input():
     targets = torch.randn(70, 2, 5, 4) + 1e4  # more than one batch, and large enough for float32 sums to lose digits
     model = Mean()
-    module = model.build(Problem("field", 3, 2, (5, 4)))
+    module = model.make(Problem("field", 3, 2, (5, 4)))
     assert model.fit(module, TensorDataset(torch.randn(70, 3, 5, 4), targets))
     prediction = module(torch.randn(6, 3, 5, 4))
     assert prediction.shape == (6, 2, 5, 4)

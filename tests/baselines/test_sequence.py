@@ -93,7 +93,7 @@ def test_without_a_mixer_a_token_is_seen_by_its_neighbours_alone(causal, seen):
         def forward(self, x):
             return torch.zeros_like(x)
 
-    module = TextTransformer(5, 3, 8, 2, 2.0, lambda dim: Zero(), causal)
+    module = TextTransformer(5, 3, causal=causal, dim=8, depth=2, mixer=Zero, mlp_ratio=2.0)
     tokens = torch.zeros(1, 20, dtype=torch.long)
     changed = tokens.clone()
     changed[0, 4] = 3
@@ -105,7 +105,7 @@ def test_mean_on_text_is_how_often_each_target_occurs():
     targets = torch.randint(5, (70, 30))
     targets[:, ::3] = -100  # left out of the loss
     model = Mean()
-    module = model.build(Problem("masked-text", 8, 7, (30,)))
+    module = model.make(Problem("masked-text", 8, 7, (30,)))
     assert model.fit(module, TensorDataset(torch.zeros(70, 30, dtype=torch.long), targets))
     prediction = module(torch.randint(8, (2, 11)))
     assert prediction.shape == (2, 11, 7)
@@ -119,9 +119,9 @@ def test_one_transformer_serves_every_kind(name):
     x = torch.randn(2, 3, 6, 5)
     for kind in ("field", "mask", "image"):
         problem = Problem(kind, 3, 4, (6, 5))
-        assert MODELS.load(name).build(problem, dim=16, depth=1)(x).shape == problem.output_shape(2)
+        assert MODELS.load(name).make(problem, dim=16, depth=1)(x).shape == problem.output_shape(2)
 
 
 def test_a_window_of_nothing_is_refused():
     with pytest.raises(OptionError, match="window is 0"):
-        SlidingWindow().build(Problem("causal-text", 8, 8, (32,)), window=0)
+        SlidingWindow().make(Problem("causal-text", 8, 8, (32,)), window=0)

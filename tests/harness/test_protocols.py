@@ -71,7 +71,7 @@ def digits(n=32) -> Splits:
 
 def made(one, model=None):
     model = model or Small()
-    module, data = model.build(PROBLEM), digits()
+    module, data = model.make(PROBLEM), digits()
     return module, data, plan(one, Digits(), model, PROBLEM, module, module, data)
 
 
@@ -86,7 +86,7 @@ def trained(one, chosen, **options):
 def test_a_probe_trains_the_head_alone_and_looks_at_each_image_once():
     one = cell("linear-probe", learning_rate=0.1)
     model = Small()
-    module, data = model.build(PROBLEM), digits()
+    module, data = model.make(PROBLEM), digits()
     before, seen = copy.deepcopy(module.state_dict()), []
     module[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     chosen = plan(one, Digits(), model, PROBLEM, module, module, data)
@@ -116,7 +116,7 @@ def test_heads_of_image_models_are_where_the_scores_come_from(name, options):
     plugin, _, preset = name.partition(":")
     model = MODELS.load(plugin)
     problem = Problem("image", 1, 10, (32, 32))
-    module = model.build(problem, **model.presets.get(preset, {}), **options).eval()
+    module = model.make(problem, **model.presets.get(preset, {}), **options).eval()
     head, x = model.head(module), torch.randn(2, 1, 32, 32)
     seen = []
     head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -134,7 +134,7 @@ def test_heads_of_image_models_are_where_the_scores_come_from(name, options):
 @pytest.mark.parametrize(("name", "options"), OURS.items())
 def test_a_probe_of_our_models_trains_a_linear_map(name, options):
     model, one = MODELS.load(name), cell("linear-probe", learning_rate=0.1, epochs=1)
-    module, data = model.build(PROBLEM, **options), digits(16)
+    module, data = model.make(PROBLEM, **options), digits(16)
     before = copy.deepcopy(dict(module.named_parameters()))
     chosen = plan(one, Digits(), model, PROBLEM, module, module, data)
     trained(one, chosen)
@@ -158,7 +158,7 @@ def test_pretrained_weights_see_images_as_they_were_trained_to(tmp_path):
     options = {"model": "test_vit", "weights": str(tmp_path / "w.pth")}
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     problem = Problem("image", 3, 10, (32, 32), (mean, deviation))
-    module = model.build(problem, **options).eval()
+    module = model.make(problem, **options).eval()
     theirs.head = module.model.head  # timm leaves out the classifier of other classes
     pixels = torch.rand(2, 3, 32, 32)
     ours, wanted = (
@@ -167,8 +167,8 @@ def test_pretrained_weights_see_images_as_they_were_trained_to(tmp_path):
     )
     torch.testing.assert_close(module(ours), theirs(wanted))
     assert model.head(module) is module.model.head
-    assert model.effective(module) == {"normalised_by": {"mean": (0.5,) * 3, "std": (0.5,) * 3}}
-    assert model.effective(model.build(problem, model="test_vit")) == {}
+    assert model.effective(module, problem) == {"normalised_by": {"mean": (0.5,) * 3, "std": (0.5,) * 3}}
+    assert model.effective(model.make(problem, model="test_vit"), problem) == {}
 
 
 def test_what_cannot_be_probed():

@@ -19,7 +19,7 @@ PROBLEM = Problem("field", 1, 1, (8, 8))
 
 def fresh() -> nn.Module:
     torch.manual_seed(0)
-    return Toy().build(PROBLEM)
+    return Toy().make(PROBLEM)
 
 
 def run(module, settings=SETTINGS, **options):
@@ -64,7 +64,7 @@ def test_a_budget_in_seconds_ends():
 
 def test_nan_is_divergence():
     with pytest.raises(Diverged, match="nan at step 1, epoch 1"):
-        run(NaN().build(PROBLEM))
+        run(NaN().make(PROBLEM))
 
 
 def test_bf16_keeps_weights_and_loss_in_float32():

@@ -22,18 +22,18 @@ def test_listing_imports_no_torch():
 
 
 def test_every_option_is_documented():
-    assert all(option.doc for option in options_of(MANOModel().build).values())
+    assert all(option.doc for option in options_of(MANOModel.Options).values())
 
 
 @pytest.mark.parametrize("preset", [None, *MANOModel.presets])
 def test_builds_and_runs(preset):
     model = MANOModel()
     options = dict(model.presets[preset]) if preset else {}
-    module = model.build(PROBLEM, **options)
+    module = model.make(PROBLEM, **options)
     with torch.no_grad():
         assert module(torch.randn(2, 1, 16, 12)).shape == (2, 2, 16, 12)
         assert module(torch.randn(2, 1, 9, 7)).shape == (2, 2, 9, 7)
-    assert model.effective(module) == {"levels": 4, "coarsest_grid": [2, 2], "attention": "compiled"}
+    assert model.effective(module, PROBLEM) == {"levels": 4, "coarsest_grid": [2, 2], "attention": "compiled"}
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ def test_builds_and_runs(preset):
 )
 def test_rows_say_what_computed_the_attention(options, expected):
     model = MANOModel()
-    assert model.effective(model.build(PROBLEM, **options))["attention"] == expected
+    assert model.effective(model.make(PROBLEM, **options), PROBLEM)["attention"] == expected
 
 
 def test_bad_values_are_option_errors_of_one_line():
     for options in ({"dim": 30}, {"stride": 5}, {"depth": 0}, {"mlp_ratio": -1.0}, {"heads": 0}):
         with pytest.raises(OptionError, match=next(iter(options))) as caught:
-            MANOModel().build(PROBLEM, **options)
+            MANOModel().make(PROBLEM, **options)
         assert "\n" not in str(caught.value)
 
 
 def test_several_numbers_are_written_in_brackets():
-    levels = options_of(MANOSwinV2().build)["levels"]
+    levels = options_of(MANOSwinV2.Options)["levels"]
     assert levels.parse([1, 2, 1, 1], "mano-swinv2") == (1, 2, 1, 1)
     with pytest.raises(UserError, match=r"mano-swinv2\.levels: '1,2' is no .*; write it like \[1,2\]$"):
         levels.parse("1,2", "mano-swinv2")
@@ -75,13 +75,13 @@ def test_a_patch_is_a_token_with_all_its_values():
 
 def test_patches_make_the_grid_smaller():
     image = Problem("image", 1, 10, (32, 30))
-    module = MANOModel().build(image)
-    assert MANOModel().effective(module)["levels"] == 4  # of 16 x 15 patches of 2 x 2
+    module = MANOModel().make(image)
+    assert MANOModel().effective(module, image)["levels"] == 4  # of 16 x 15 patches of 2 x 2
     assert module(torch.randn(2, 1, 32, 30)).shape == (2, 10)
-    points = MANOModel().build(image, patch_size=1)
-    assert MANOModel().effective(points)["levels"] == 5
-    field = MANOModel().build(PROBLEM, patch_size=3)
+    points = MANOModel().make(image, patch_size=1)
+    assert MANOModel().effective(points, image)["levels"] == 5
+    field = MANOModel().make(PROBLEM, patch_size=3)
     assert field(torch.randn(2, 1, 16, 12)).shape == (2, 2, 16, 12)
-    assert "patch_size 13" in (MANOModel().unsupported(PROBLEM, "cpu", patch_size=13) or "")
+    assert "patch_size 13" in (MANOModel().unsupported(PROBLEM, "cpu", MANOModel.options(patch_size=13)) or "")
     with pytest.raises(OptionError, match="patch_size"):
-        MANOModel().build(PROBLEM, patch_size=0)
+        MANOModel().make(PROBLEM, patch_size=0)

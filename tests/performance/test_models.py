@@ -59,7 +59,7 @@ def test_performance(model: str, task: str, size: int, benchmark: Any, baseline:
         skip(reason)
     torch.manual_seed(0)
     try:
-        steps = Steps(cell, posed, problem, plugin.build(problem, **cell.options))
+        steps = Steps(cell, posed, problem, plugin.make(problem, **cell.options))
         steps.step("forward")()
     except Unsupported as reason:
         skip(str(reason))

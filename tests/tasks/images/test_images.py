@@ -179,13 +179,13 @@ def test_models_serve_images(name, kind):
     model = MODELS.load(plugin)
     problem = Problem(kind, 1, 3, (32, 32))
     torch.manual_seed(0)
-    module = model.build(problem, **model.presets.get(preset, {}))
+    module = model.make(problem, **model.presets.get(preset, {}))
     x = torch.randn(2, 1, 32, 32)
     y = module(x)
     assert y.shape == ((2, 3) if kind == "image" else (2, 3, 32, 32))
     (y * torch.randn_like(y)).sum().backward()
     assert all(p.grad is not None for p in module.parameters())
-    assert isinstance(dict(model.effective(module)), dict)
+    assert isinstance(dict(model.effective(module, problem)), dict)
     # One decoder for all of them: LayerNorm and a linear map of the features of each point.
     if kind == "mask":
         with torch.no_grad():
@@ -199,26 +199,26 @@ def test_models_serve_images(name, kind):
 
 def test_pixels_that_no_patch_holds_are_named():
     model, problem = MODELS.load("timm"), Problem("image", 1, 3, (35, 33))
-    module = model.build(problem).eval()
-    assert model.effective(module) == {"pixels_left_out": [3, 1]}
+    module = model.make(problem).eval()
+    assert model.effective(module, problem) == {"pixels_left_out": [3, 1]}
     x = torch.randn(1, 1, 35, 33)
     other = x.clone()
     other[:, :, 32:], other[:, :, :, 32:] = 0, 0
     assert torch.equal(module(x), module(other))
-    assert model.effective(model.build(problem, model="resnet10t")) == {}
+    assert model.effective(model.make(problem, model="resnet10t"), problem) == {}
     mano, mask = MODELS.load("mano-swinv2"), Problem("mask", 1, 3, (35, 33))
-    assert mano.effective(mano.build(mask, **mano.presets["small"]))["pixels_left_out"] == [1, 1]
+    assert mano.effective(mano.make(mask, **mano.presets["small"]), mask)["pixels_left_out"] == [1, 1]
     with pytest.raises(OptionError, match="multiples of its patch, 16, and not 35 x 33"):
-        model.build(problem, model="test_vit")
+        model.make(problem, model="test_vit")
     with pytest.raises(OptionError, match="patch_size 16 is larger than the grid, 35 x 9"):
-        model.build(Problem("image", 1, 3, (35, 9)))
+        model.make(Problem("image", 1, 3, (35, 9)))
 
 
 def test_a_mask_is_made_of_the_features_of_every_stage():
     from attn_bench.nn.pyramid import Pyramid
 
     torch.manual_seed(0)
-    pyramid = Pyramid(MODELS.load("mano-swinv2").build(Problem("image", 3, 5, (64, 64))), 8).eval()
+    pyramid = Pyramid(MODELS.load("mano-swinv2").make(Problem("image", 3, 5, (64, 64))), 8).eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         whole, stages = pyramid(x), []
@@ -248,14 +248,14 @@ def test_a_mask_is_made_of_the_features_of_every_stage():
 )
 def test_sizes_that_mano_on_swinv2_cannot_have(options, message):
     with pytest.raises(OptionError, match=message) as caught:
-        MODELS.load("mano-swinv2").build(Problem("image", 1, 3, (32, 32)), **options)
+        MODELS.load("mano-swinv2").make(Problem("image", 1, 3, (32, 32)), **options)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "model"), [("timm", {"model": "test_vit"}), ("mano-swinv2", {})])
 def test_files_that_do_not_hold_the_weights_of_a_model(tmp_path, name, model):
     problem = Problem("image", 3, 3, (32, 32))
-    own = MODELS.load(name).build(problem, **model).state_dict()
+    own = MODELS.load(name).make(problem, **model).state_dict()
     halved = dict(list(own.items())[: len(own) // 2])
     contents = {
         "junk.pth": "cannot be loaded as weights of",
@@ -269,18 +269,18 @@ def test_files_that_do_not_hold_the_weights_of_a_model(tmp_path, name, model):
         if file.startswith("junk"):
             (tmp_path / file).write_text("junk")
         with pytest.raises(OptionError, match=f"{file} {message}") as caught:
-            MODELS.load(name).build(problem, weights=str(tmp_path / file), **model)
+            MODELS.load(name).make(problem, weights=str(tmp_path / file), **model)
         assert "\n" not in str(caught.value)
 
 
 def test_what_timm_has_not_is_one_line():
     problem = Problem("image", 1, 3, (32, 32))
     with pytest.raises(OptionError, match="did you mean 'vit_tiny_patch16_224'"):
-        MODELS.load("timm").build(problem, model="vit_tiny_patch16_225")
+        MODELS.load("timm").make(problem, model="vit_tiny_patch16_225")
     with pytest.raises(OptionError, match="no such file"):
-        MODELS.load("timm").build(problem, weights="nowhere.pth")
+        MODELS.load("timm").make(problem, weights="nowhere.pth")
     with pytest.raises(OptionError, match="no SwinV2"):
-        MODELS.load("mano-swinv2").build(problem, variant="resnet18")
+        MODELS.load("mano-swinv2").make(problem, variant="resnet18")
 
 
 def test_masks_are_made_by_pretrained_networks_too(tmp_path):
@@ -290,8 +290,8 @@ def test_masks_are_made_by_pretrained_networks_too(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     model = MODELS.load("timm")
     problem = Problem("mask", 3, 5, (32, 32), ((0.4,) * 3, (0.2,) * 3))
-    module = model.build(problem, model="test_vit", weights=str(tmp_path / "w.pth")).eval()
-    assert model.effective(module) == {"normalised_by": {"mean": (0.5,) * 3, "std": (0.5,) * 3}}
+    module = model.make(problem, model="test_vit", weights=str(tmp_path / "w.pth")).eval()
+    assert model.effective(module, problem) == {"normalised_by": {"mean": (0.5,) * 3, "std": (0.5,) * 3}}
     own = module.model.features.backbone.state_dict()
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in own.items())
     assert len(own) > 30
@@ -309,7 +309,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch, name, model
     message = f"weights of {model} cannot be had .*the hub is not there.*weights=FILE"
     with pytest.raises(OptionError, match=message) as caught:
         option = {"timm": "model", "mano-swinv2": "variant"}[name]
-        MODELS.load(name).build(Problem("image", 3, 3, (32, 32)), pretrained=True, **{option: model})
+        MODELS.load(name).make(Problem("image", 3, 3, (32, 32)), pretrained=True, **{option: model})
     assert "\n" not in str(caught.value)
 
 
@@ -317,7 +317,7 @@ def test_timm_models_are_timms():
     import timm
 
     torch.manual_seed(0)
-    ours = MODELS.load("timm").build(Problem("image", 1, 3, (32, 32)), model="vit_tiny_patch16_224").eval()
+    ours = MODELS.load("timm").make(Problem("image", 1, 3, (32, 32)), model="vit_tiny_patch16_224").eval()
     theirs = timm.create_model("vit_tiny_patch16_224", img_size=32, in_chans=1, num_classes=3).eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 1, 32, 32)

@@ -136,7 +136,7 @@ def test_scores_are_those_of_the_definitions():
 def test_the_mean_row_is_the_unigram_entropy(task):
     splits = task.splits(256, train_bytes=1 << 16, test_bytes=1 << 16)
     problem, model = task.problem(256), MODELS.load("mean")
-    module = model.build(problem)
+    module = model.make(problem)
     assert model.fit(module, splits.train)
     targets = [target[target >= 0].tolist() for _, target in (splits.train[i] for i in range(len(splits.train)))]
     counts = Counter(byte for target in targets for byte in target)
