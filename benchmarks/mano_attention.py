@@ -30,7 +30,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import pandas as pd
 import torch
@@ -42,14 +41,11 @@ from attn_bench.measure.environment import environment
 from attn_bench.measure.flops import count_flops
 from attn_bench.measure.memory import measure_memory
 from attn_bench.nn.linear import product
+from attn_bench.nn.transformer import Block
 from attn_bench.plugin import Problem
 from mano import MultipoleAttention
-from mano.operator import Block
+from mano.levels import Backend
 from mano.plugin import MANOModel
-from mano.tiled import cpp as native
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "mano"))
-import multipole_reference
 
 REFERENCE = "mano unfold"
 OURS = ("mano", "mano torch.compile", "mano torch")
@@ -58,29 +54,13 @@ STEP_BATCH = 8
 Step = Callable[[], object]
 
 
-class Unfolded(nn.Module):
-    """The equations with unfold and fold, with the weights of ``attention``."""
-
-    def __init__(self, attention: MultipoleAttention) -> None:
-        super().__init__()
-        self.attention = attention
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        levels = len(self.attention.grids(tuple(x_BHWC.shape[1:3])))
-        return multipole_reference.multipole(self.attention, x_BHWC, levels)
-
-
-class Uncompiled(nn.Module):
-    """Ours on the CPU with torch's operations alone."""
-
-    def __init__(self, attention: MultipoleAttention) -> None:
-        super().__init__()
-        self.attention = attention
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        # The backward pass follows the forward one: it uses the attention probabilities that that has kept.
-        with mock.patch.object(native, "code", return_value=None):
-            return self.attention(x_BHWC)
+def with_backend(module: nn.Module, backend: Backend) -> nn.Module:
+    """Return a copy of ``module`` whose multipole attention is computed by ``backend``."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        if isinstance(part, MultipoleAttention):
+            part.backend = backend
+    return module
 
 
 class Exact(nn.Module):
@@ -104,11 +84,11 @@ def implementations(grid: int, dim: int, heads: int, device: str) -> dict[str, n
     attention = MultipoleAttention(dim, heads=heads)
     ours: dict[str, nn.Module] = {"mano": attention, "mano torch.compile": torch.compile(attention, dynamic=False)}
     if device == "cpu":
-        ours["mano torch"] = Uncompiled(attention)
+        ours["mano torch"] = with_backend(attention, "torch")
     return {
-        REFERENCE: Unfolded(attention),
+        REFERENCE: with_backend(attention, "reference"),
         **ours,
-        "mano block": Block(copy.deepcopy(attention), dim, 4 * dim, 0.0),
+        "mano block": Block(copy.deepcopy(attention), dim, 4.0, normalise=False),
         "swinv2 block": SwinTransformerV2Block(
             dim, (grid, grid), heads, window_size=min(8, grid), shift_size=min(4, grid // 4)
         ),
@@ -136,9 +116,7 @@ def steps(module: nn.Module, x: Tensor) -> dict[str, Step]:
 def training_steps(device: str, grid: int, batch: int) -> dict[str, Step]:
     """A training step of the default model for Darcy, with the slow attention in its place and with ours."""
     ours = MANOModel().make(Problem("field", 1, 1, (grid, grid))).to(device)
-    slow = copy.deepcopy(ours)
-    for block in slow.blocks:
-        block.mixer = Unfolded(block.mixer)
+    slow = with_backend(ours, "reference")
     x, y = torch.randn(2, batch, 1, grid, grid, device=device)
 
     def step_of(model: nn.Module) -> Step:

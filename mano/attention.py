@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mano.levels import Grid, LevelWeights, check, level_grids, window_counts
+from mano import reference
+from mano.levels import Backend, Grid, LevelWeights, check, level_grids, window_counts
 from mano.overlapping.operator import window_attention
-from mano.tiled import cpp as native
+from mano.tiled import cpp
 from mano.tiled.operator import tiled_multipole
 from mano.tiled.sampling import down_sample, up_sample
 from mano.windows import SMALL
@@ -24,7 +25,7 @@ MAX_GATES = 32
 
 @torch.compiler.assume_constant_result
 def _compiled(dtype: torch.dtype, dim: int, heads: int, head_dim: int, window: int, rate: int, norms: int) -> bool:
-    return native.code(native.Kind(dtype, dim, heads, head_dim, window, rate, norms)) is not None
+    return cpp.code(cpp.Kind(dtype, dim, heads, head_dim, window, rate, norms)) is not None
 
 
 class MultipoleAttention(nn.Module):
@@ -56,9 +57,13 @@ class MultipoleAttention(nn.Module):
             coarsest, as the authors' module has it. ``"learned"``: one gate per merge, harmonic at first.
         double_norm: normalise tokens twice, as the authors' module does, or once.
         dropout: probability for attention weights and for outputs.
+        backend: what computes it. ``"auto"``: Triton kernels on CUDA, compiled C++ on the CPU where it serves the layer
+            and there is a compiler, torch's operations otherwise. ``"cpp"``, ``"triton"`` and ``"torch"`` insist on
+            one; ``"reference"`` reads the equations literally (:mod:`mano.reference`), slowly.
 
     Raises:
         ValueError: an argument that cannot work.
+        RuntimeError: in a call, ``backend`` cannot serve the layer or the device.
     """
 
     def __init__(
@@ -74,13 +79,14 @@ class MultipoleAttention(nn.Module):
         level_weights: LevelWeights = "harmonic",
         double_norm: bool = True,
         dropout: float = 0.0,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         stride = window_size if stride is None else stride
-        check(dim, heads, head_dim, window_size, stride, rate, levels, level_weights, dropout)
+        check(dim, heads, head_dim, window_size, stride, rate, levels, level_weights, dropout, backend)
         self.heads, self.head_dim = heads, head_dim or dim // heads
         self.window_size, self.stride, self.rate, self.levels = window_size, stride, rate, levels
-        self.level_weights, self.dropout = level_weights, dropout
+        self.level_weights, self.dropout, self.backend = level_weights, dropout, backend
         self.norm = nn.LayerNorm(dim)
         self.inner_norm = nn.LayerNorm(dim) if double_norm else nn.Identity()
         self.to_qkv = nn.Linear(dim, 3 * self.heads * self.head_dim, bias=False)
@@ -91,7 +97,7 @@ class MultipoleAttention(nn.Module):
             self.gates = nn.Parameter(1 / torch.arange(1.0, MAX_GATES + 1))
 
     def extra_repr(self) -> str:
-        names = ("heads", "head_dim", "window_size", "stride", "rate", "levels", "level_weights", "dropout")
+        names = ("heads", "head_dim", "window_size", "stride", "rate", "levels", "level_weights", "dropout", "backend")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     def grids(self, grid: Grid) -> tuple[Grid, ...]:
@@ -103,6 +109,8 @@ class MultipoleAttention(nn.Module):
 
         Training with dropout takes torch's operations all the same.
         """
+        if self.backend not in ("auto", "cpp"):
+            return False
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.to_qkv.weight.dtype
         dim, norms = self.norm.normalized_shape[0], 2 if isinstance(self.inner_norm, nn.LayerNorm) else 1
         sizes = dim, self.heads, self.head_dim, self.window_size, self.rate, norms
@@ -112,6 +120,9 @@ class MultipoleAttention(nn.Module):
         grids = self.grids((x_BHWC.shape[1], x_BHWC.shape[2]))
         level_weights = self._level_weights(len(grids) - 1)
         dropping = self.training and self.dropout > 0
+        self._check_backend(x_BHWC, dropping)
+        if self.backend == "reference":
+            return reference.multipole(self, x_BHWC, len(grids))
         if x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping:
             return self._tiled(x_BHWC, level_weights)
         pyramid = [x_BHWC]
@@ -122,11 +133,28 @@ class MultipoleAttention(nn.Module):
             result = output + up_sample(result, self.up.weight * weight, output.shape[1:3])
         return result
 
+    def _check_backend(self, x_BHWC: Tensor, dropping: bool) -> None:
+        on_cpu = x_BHWC.device.type == "cpu"
+        if self.backend == "cpp" and (dropping or not on_cpu or not self.compiled()):
+            raise RuntimeError(
+                "backend 'cpp' cannot serve this layer here: it needs the CPU, a C++ compiler, float32 or float64, "
+                "stride = window_size <= 4, channels that fill vector registers and no dropout; use backend 'auto'"
+            )
+        if self.backend == "triton" and (dropping or on_cpu or x_BHWC.dtype == torch.float64):
+            raise RuntimeError(
+                "backend 'triton' cannot serve this layer here: it needs CUDA, a dtype other than float64 and no "
+                "dropout; use backend 'auto'"
+            )
+
+    def constant_weight(self, merge: int) -> float:
+        """Return the weight of a merge, counted from the coarsest, where it is not learned."""
+        return 1.0 if self.level_weights == "sum" else 1 / (merge + 1)
+
     def _level_weights(self, merges: int) -> list[float] | list[Tensor]:
         """Return w_0, w_1, ..., finest first."""
         if self.level_weights == "learned":
             return list(self.gates[:merges].flip(0).unbind(0))
-        return [1.0 if self.level_weights == "sum" else 1 / (i + 1) for i in reversed(range(merges))]
+        return [self.constant_weight(i) for i in reversed(range(merges))]
 
     def _tiled(self, x_BHWC: Tensor, level_weights: list[float] | list[Tensor]) -> Tensor:
         learned = self.level_weights == "learned" and level_weights
@@ -141,7 +169,8 @@ class MultipoleAttention(nn.Module):
         small = self.window_size**2 <= SMALL
         differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, gates))
         keep = small and differentiated and not self.compiled()
-        return tiled_multipole(x, norms, *weights, gates, self.heads, self.window_size, self.norm.eps, keep)[0]
+        sizes, compiled = (self.heads, self.window_size, self.norm.eps), self.backend in ("auto", "cpp")
+        return tiled_multipole(x, norms, *weights, gates, *sizes, keep, compiled)[0]
 
     def _attend(self, pyramid: list[Tensor], dropping: bool) -> list[Tensor]:
         """Apply A to all levels together."""
@@ -149,7 +178,7 @@ class MultipoleAttention(nn.Module):
         qkv_TF = self.to_qkv(self.inner_norm(self.norm(x_TC)))
         keep = self._keep(qkv_TF, pyramid) if dropping else None
         sizes = *pyramid[0].shape[:3], len(pyramid), self.rate, self.heads, self.window_size, self.stride
-        o_TF, _ = window_attention(qkv_TF, *sizes, keep)
+        o_TF, _ = window_attention(qkv_TF, *sizes, keep, self.backend != "torch")
         out_TC = F.dropout(self.to_out(o_TF), self.dropout, self.training)
         parts = out_TC.split([level[..., 0].numel() for level in pyramid])
         return [part.view(level.shape) for part, level in zip(parts, pyramid, strict=True)]

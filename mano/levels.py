@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 Grid = tuple[int, int]
 LevelWeights = Literal["harmonic", "sum", "learned"]
+Backend = Literal["auto", "cpp", "torch", "triton", "reference"]
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -43,6 +44,7 @@ def check(
     levels: int | None,
     level_weights: str,
     dropout: float,
+    backend: str,
 ) -> None:
     """Raise ValueError, with a message of one line, for settings of :class:`MultipoleAttention` that cannot work."""
     sizes = {"dim": dim, "heads": heads, "head_dim": head_dim, "window_size": window_size, "levels": levels}
@@ -57,7 +59,8 @@ def check(
         )
     if rate < 2:
         raise ValueError(f"rate is {rate}; it must be at least 2")
-    if level_weights not in get_args(LevelWeights):
-        raise ValueError(f"level_weights is {level_weights!r}; it must be one of {', '.join(get_args(LevelWeights))}")
+    for name, value, allowed in (("level_weights", level_weights, LevelWeights), ("backend", backend, Backend)):
+        if value not in get_args(allowed):
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; it must be at least 0 and less than 1")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from attn_bench.plugin import Mixer, OptionError, Problem, Tokens
-from mano.levels import LevelWeights
+from mano.levels import Backend, LevelWeights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +57,9 @@ class MANOModel(Mixer):
                 description="weight of a coarser level: harmonic (the authors' code), sum (the paper's text) or learned"
             ),
         ] = "harmonic"
+        backend: Annotated[
+            Backend, Field(description="what computes the attention; auto chooses by device and compiler")
+        ] = "auto"
         double_norm: Annotated[
             bool, Field(description="normalise tokens twice before attention, as the authors' code does, or once")
         ] = True
@@ -82,6 +85,7 @@ class MANOModel(Mixer):
                 level_weights=options.level_weights,
                 double_norm=options.double_norm,
                 dropout=options.dropout,
+                backend=options.backend,
             )
         except ValueError as error:
             raise OptionError(str(error)) from None

@@ -40,6 +40,8 @@ class FastMultipoleAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_heads(dim, heads)
+        if not 0 <= dropout < 1:
+            raise OptionError(f"dropout is {dropout}; it must be >= 0 and < 1")
         self.heads, self.side, self.dimensions = heads, side, len(grid)
         self.causal, self.scale_coarse = causal, scale_coarse
         self.ranks = (rank,) if isinstance(rank, int) else tuple(rank)

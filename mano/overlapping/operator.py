@@ -31,6 +31,7 @@ def window_attention(
     window: int,
     stride: int,
     keep: Tensor | None,
+    kernel: bool,
 ) -> tuple[Tensor, Tensor]:
     """Attend within the windows of every level and average where they overlap: (T, 3F) -> (T, F).
 
@@ -46,8 +47,9 @@ def window_attention(
         window: side of a window, in cells.
         stride: distance between windows.
         keep: factors for the attention probabilities (dropout), (A, P, P, M).
+        kernel: whether the kernel may be used where it serves.
     """
-    if _has_kernel(qkv_TF, keep):
+    if kernel and _has_kernel(qkv_TF, keep):
         from mano.overlapping.kernels import forward
 
         return forward(qkv_TF, batch, (height, width), levels, rate, heads, window, stride)
@@ -72,9 +74,10 @@ def window_attention_backward(
     window: int,
     stride: int,
     keep: Tensor | None,
+    kernel: bool,
 ) -> Tensor:
     """Return the gradient by ``qkv_TF``."""
-    if _has_kernel(qkv_TF, keep):
+    if kernel and _has_kernel(qkv_TF, keep):
         from mano.overlapping.kernels import backward
 
         return backward(grad_TF, qkv_TF, statistics, batch, (height, width), levels, rate, heads, window, stride)
@@ -128,9 +131,9 @@ class _Layout:
 
 
 @window_attention.register_fake
-def _(qkv_TF, batch, height, width, levels, rate, heads, window, stride, keep):
+def _(qkv_TF, batch, height, width, levels, rate, heads, window, stride, keep, kernel):
     out = qkv_TF.new_empty(len(qkv_TF), qkv_TF.shape[1] // 3)
-    if not _has_kernel(qkv_TF, keep):
+    if not (kernel and _has_kernel(qkv_TF, keep)):
         return out, qkv_TF.new_empty(0)
     return out, qkv_TF.new_empty(len(qkv_TF), heads, ceil_div(window, stride) ** 2, dtype=torch.float32)
 
@@ -141,7 +144,7 @@ def _(grad_TF, qkv_TF, statistics, *args):
 
 
 def _save(ctx, inputs, output):
-    qkv_TF, *ctx.sizes, keep = inputs
+    qkv_TF, *ctx.sizes, keep, ctx.kernel = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(qkv_TF, output[1], keep)
 
@@ -150,14 +153,14 @@ def _backward(ctx, grad_TF, _):
     qkv_TF, statistics, keep = ctx.saved_tensors
     if grad_TF is None:
         grad_TF = qkv_TF.new_zeros(len(qkv_TF), qkv_TF.shape[1] // 3)
-    return window_attention_backward(grad_TF, qkv_TF, statistics, *ctx.sizes, keep), *[None] * 9
+    return window_attention_backward(grad_TF, qkv_TF, statistics, *ctx.sizes, keep, ctx.kernel), *[None] * 10
 
 
 window_attention.register_autograd(_backward, setup_context=_save)
 
 
 @register_flop_formula(torch.ops.mano.window_attention, get_raw=True)
-def _flops(qkv_TF, batch, height, width, levels, rate, heads, window, stride, keep, *, out_val=None) -> int:
+def _flops(qkv_TF, batch, height, width, levels, rate, heads, window, stride, *args, out_val=None) -> int:
     """Every pair of query and key of every window, masked or not, times q k^T and p v."""
     grids = level_grids((height, width), window, rate, levels)
     windows = batch * sum(math.prod(window_counts(grid, window, stride)) for grid in grids)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mano.levels import ceil_div
 from mano.tiled.compiler import BuildError, build
+from mano.tiled.layer import Levels, Sizes, Weights, room
 
 SOURCES = [Path(__file__).with_name(name) for name in ("tiles.cpp", "registers.h")]
 REALS = {torch.float32: "float", torch.float64: "double"}
@@ -170,6 +171,39 @@ class Code:
     def _scale(self, function: ctypes._FuncPtr, coarse: Tensor, fine: Tensor, weight: Tensor, threads: int) -> None:
         grids = _Scales(coarse.data_ptr(), fine.data_ptr(), *fine.shape[:3])
         function(ctypes.byref(grids), ctypes.c_void_p(weight.data_ptr()), threads)
+
+
+def forward(code: Code, x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Levels:
+    """Return X_l and R_l; see :func:`mano.tiled.operator.tiled_multipole`."""
+    norms, qkv, out, bias, down, up, level_weights = weights
+    down_NNCO, up_ONNC = down.permute(2, 3, 1, 0).contiguous(), up.permute(0, 2, 3, 1).contiguous()
+    xs = [x_BHWC.contiguous()]
+    for _ in level_weights:
+        xs.append(code.down_sample(xs[-1], down_NNCO))
+    results, _ = code.attention(xs, None, norms, qkv, out, bias, sizes.eps)
+    for l, level_weight in reversed(list(enumerate(level_weights.to(up.dtype)))):
+        code.add_up_sampled(results[l], results[l + 1], up_ONNC * level_weight)
+    return Levels(xs, results, room(xs, sizes.heads, sizes.window, False))
+
+
+def backward(code: Code, grad_BHWC: Tensor, levels: Levels, weights: Weights, sizes: Sizes) -> list[Tensor]:
+    """Return the gradients; see :func:`mano.tiled.operator.tiled_multipole_backward`."""
+    norms, qkv, out, bias, down, up, level_weights = weights
+    xs, coarse = ([x.contiguous() for x in tensors] for tensors in (levels.xs, levels.results[1:]))
+    down_ONNC, up_NNCO = down.permute(0, 2, 3, 1).contiguous(), up.permute(2, 3, 1, 0).contiguous()
+    grads, d_down, d_up = [grad_BHWC.contiguous()], torch.zeros_like(up_NNCO), torch.zeros_like(up_NNCO)
+    d_level_weights = torch.zeros_like(level_weights)
+    for l, level_weight in enumerate(level_weights.to(up.dtype)):
+        d_scaled = code.weight_gradient(coarse[l], grads[l])
+        d_level_weights[l] = (d_scaled * up_NNCO).sum()
+        d_up += d_scaled * level_weight
+        grads.append(code.down_sample(grads[l], up_NNCO * level_weight))
+    results, found = code.attention(xs, grads, norms, qkv, out, bias, sizes.eps)
+    for l in reversed(range(len(level_weights))):
+        d_down += code.weight_gradient(results[l + 1], xs[l])
+        code.add_up_sampled(results[l], results[l + 1], down_ONNC)
+    scales = (d.permute(3, 2, 0, 1).contiguous() for d in (d_down, d_up))
+    return [results[0], *found, *scales, d_level_weights]
 
 
 @functools.cache

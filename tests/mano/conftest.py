@@ -2,13 +2,13 @@
 
 import pytest
 
-from mano.tiled import cpp as native
+from mano.tiled import cpp
 
 
 @pytest.fixture
 def compiled(monkeypatch):
     """Compiled code for every layer it is made for, or the test fails. Lists the passes that it computed."""
-    used, attention = [], native.Code.attention
+    used, attention = [], cpp.Code.attention
 
     def fail(reason):
         raise AssertionError(reason)
@@ -17,9 +17,9 @@ def compiled(monkeypatch):
         used.append("forward" if grads is None else "backward")
         return attention(self, xs, grads, *rest)
 
-    native.code.cache_clear()
-    monkeypatch.setattr(native, "_warn", fail)
-    monkeypatch.setattr(native.Code, "attention", spy)
+    cpp.code.cache_clear()
+    monkeypatch.setattr(cpp, "_warn", fail)
+    monkeypatch.setattr(cpp.Code, "attention", spy)
     return used
 
 
@@ -28,5 +28,5 @@ def form(request, monkeypatch):
     if request.param == "compiled":
         request.getfixturevalue("compiled")
     else:
-        monkeypatch.setattr(native, "code", lambda kind: None)
+        monkeypatch.setattr(cpp, "code", lambda kind: None)
     return request.param

@@ -2,11 +2,10 @@
 
 import copy
 
-import multipole_reference as reference
 import pytest
 import torch
 
-from mano import MultipoleAttention
+from mano import MultipoleAttention, reference
 
 
 def module(dim=8, heads=2, seed=0, **options):
@@ -53,3 +52,26 @@ def test_equals_the_equations(grid, options):
             if not unused:
                 torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-8, msg=name)
             p.grad = None
+
+
+@pytest.mark.parametrize("backend", ["cpp", "torch", "reference"])
+def test_every_backend_computes_the_same(backend, compiled):
+    torch.manual_seed(0)
+    x = torch.randn(2, 9, 14, 32)
+    attention = MultipoleAttention(32)
+    want = MultipoleAttention(32)
+    want.load_state_dict(attention.state_dict())
+    attention.backend, want.backend = backend, "reference"
+    torch.testing.assert_close(attention(x), want(x), rtol=1e-4, atol=1e-5)
+    assert (compiled != []) == (backend == "cpp")
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"), [("cpp", {"stride": 1}), ("cpp", {"window_size": 8}), ("triton", {})], ids=str
+)
+def test_a_backend_that_cannot_serve_says_why(backend, options):
+    attention = MultipoleAttention(32, backend=backend, **options)
+    with pytest.raises(RuntimeError, match=f"backend '{backend}' cannot serve.*use backend 'auto'"):
+        attention(torch.randn(1, 8, 8, 32))
+    with pytest.raises(ValueError, match="backend is 'cuda'; it must be one of auto, cpp"):
+        MultipoleAttention(32, backend="cuda")

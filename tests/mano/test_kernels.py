@@ -36,10 +36,10 @@ def run():
         tokens = batch * sum(h * w for h, w in level_grids(grid, window, rate, levels))
         qkv, grad = 2 * torch.randn(tokens, 3 * heads * head_dim), torch.randn(tokens, heads * head_dim)
         sizes = levels, rate, heads, window, stride
-        want, nothing = window_attention(qkv, batch, *grid, *sizes, None)
+        want, nothing = window_attention(qkv, batch, *grid, *sizes, None, True)
         got, statistics = kernels.forward(qkv, batch, grid, *sizes)
         torch.testing.assert_close(got, want, msg=lambda m, at=(window, stride, grid): f"{at}: {m}")
-        want = window_attention_backward(grad, qkv, nothing, batch, *grid, *sizes, None)
+        want = window_attention_backward(grad, qkv, nothing, batch, *grid, *sizes, None, True)
         got = kernels.backward(grad, qkv, statistics, batch, grid, *sizes)
         torch.testing.assert_close(
             got, want, rtol=1e-4, atol=5e-5, msg=lambda m, at=(window, stride, grid): f"{at}: {m}"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mano import MultipoleAttention
-from mano.tiled import compiler
-from mano.tiled import cpp as native
-from mano.tiled import operator as tiles
+from mano.tiled import compiler, cpp
+from mano.tiled.layer import Sizes, Weights
+from mano.tiled.operator import code_of
 
 KINDS = [
     {"dim": 64},
@@ -36,7 +36,7 @@ def found(attention, x_BHWC, seed_BHWC):
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
-def test_equals_the_operations_of_torch(options, compiled, monkeypatch):
+def test_equals_the_operations_of_torch(options, compiled):
     torch.manual_seed(0)
     attention = MultipoleAttention(**options)
     for p in attention.parameters():
@@ -46,20 +46,21 @@ def test_equals_the_operations_of_torch(options, compiled, monkeypatch):
         got = found(attention, x, seed)
         assert compiled == ["forward", "backward"]
         compiled.clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(native, "code", lambda kind: None)
-            want = found(attention, x, seed)
+        attention.backend = "torch"
+        want = found(attention, x, seed)
+        attention.backend = "auto"
+        assert compiled == []
         assert len(got) == len(want)
         for a, b in zip(got, want, strict=True):
             assert (a - b).norm() <= 1e-5 * b.norm()
 
 
-def test_equals_the_operations_of_torch_in_double_precision(compiled, monkeypatch):
+def test_equals_the_operations_of_torch_in_double_precision(compiled):
     torch.manual_seed(0)
     attention = MultipoleAttention(24, heads=3, level_weights="learned").double()
     x, seed = torch.randn(2, 3, 9, 14, 24, dtype=torch.float64)
     got = found(attention, x, seed)
-    monkeypatch.setattr(native, "code", lambda kind: None)
+    attention.backend = "torch"
     for a, b in zip(got, found(attention, x, seed), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
@@ -125,10 +126,10 @@ def test_input_of_any_layout(compiled):
 )
 def test_what_is_not_served(options):
     usual = {"dtype": torch.float32, "channels": 64, "heads": 4, "head_dim": 16, "window": 2, "rate": 2, "norms": 2}
-    assert native.Kind(**usual).served()
-    kind = native.Kind(**usual | options)
+    assert cpp.Kind(**usual).served()
+    kind = cpp.Kind(**usual | options)
     assert not kind.served()
-    assert native.code(kind) is None
+    assert cpp.code(kind) is None
 
 
 def changed(**parts):
@@ -158,12 +159,11 @@ def test_what_does_not_fit_is_refused(attention, grid, compiled):
 def test_another_device_is_not_read_as_memory(compiled):
     attention = MultipoleAttention(16)
     norms = [p for norm in (attention.norm, attention.inner_norm) for p in norm.parameters()]
-    weights = [attention.to_qkv.weight, attention.to_out.weight, attention.to_out.bias]
-    scales = [attention.down.weight, attention.up.weight]
-    x = torch.randn(1, 4, 4, 16)
-    assert tiles._code(x, norms, *weights, *scales, 4, 2) is not None
-    weights[0] = weights[0].to("meta")
-    assert tiles._code(x, norms, *weights, *scales, 4, 2) is None
+    projections = attention.to_qkv.weight, attention.to_out.weight, attention.to_out.bias
+    weights = Weights(norms, *projections, attention.down.weight, attention.up.weight, torch.ones(1))
+    x, sizes = torch.randn(1, 4, 4, 16), Sizes(4, 2, 1e-5)
+    assert code_of(x, weights, sizes) is not None
+    assert code_of(x, weights._replace(qkv=weights.qkv.to("meta")), sizes) is None
 
 
 def test_no_samples(compiled):
@@ -199,7 +199,7 @@ def test_narrower_registers(option, fresh, compiled, monkeypatch):
     attention = MultipoleAttention(48)
     x, seed = torch.randn(2, 2, 9, 14, 48)
     want = found(attention, x, seed)
-    native.code.cache_clear()
+    cpp.code.cache_clear()
     monkeypatch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} {option}")
     for a, b in zip(found(attention, x, seed), want, strict=True):
         assert (a - b).norm() <= 1e-5 * b.norm()
@@ -209,7 +209,7 @@ def test_narrower_registers(option, fresh, compiled, monkeypatch):
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """Nothing built yet."""
-    caches = native.code, native._warn, compiler._own_folder
+    caches = cpp.code, cpp._warn, compiler._own_folder
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path / "cache"))
@@ -224,7 +224,7 @@ def test_built_once(fresh):
     assert y.isfinite().all()
     (built,) = fresh.iterdir()
     assert built.suffix == ".so"
-    native.code.cache_clear()
+    cpp.code.cache_clear()
     before = built.stat().st_mtime_ns
     MultipoleAttention(16)(x)
     assert built.stat().st_mtime_ns == before
@@ -238,7 +238,7 @@ def test_without_a_compiler(cxx, reason, fresh, monkeypatch):
     attention, other = MultipoleAttention(16), MultipoleAttention(32)
     x = torch.randn(1, 4, 4, 16)
     want = attention(x)
-    native.code.cache_clear()
+    cpp.code.cache_clear()
     monkeypatch.setenv("CXX", cxx)
     with pytest.warns(UserWarning, match=reason) as said:
         found = attention(x), other(torch.randn(1, 4, 4, 32))

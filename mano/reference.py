@@ -1,10 +1,21 @@
-"""Multipole attention read off the equations, slowly: unfold, attend, fold; one level after the other."""
+"""Multipole attention read off the equations (arXiv:2507.02748), slowly: unfold, attend, fold, level by level.
+
+Tests and benchmarks hold the fast forms against it; ``MultipoleAttention(backend="reference")`` runs it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from mano.attention import MultipoleAttention
 
-def attend(module, x_BCHW):
+
+def attend(module: MultipoleAttention, x_BCHW: Tensor) -> Tensor:
     """A: windows by ``F.unfold``, every token of every window normalised and projected, back by ``F.fold``."""
     b, c, h, w = x_BCHW.shape
     k, s, heads = module.window_size, module.stride, module.heads
@@ -17,14 +28,15 @@ def attend(module, x_BCHW):
     q, k_, v = module.to_qkv(tokens).unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5)
     scores = q @ k_.mT / q.shape[-1] ** 0.5
     scores = scores.masked_fill(real[None, :, None, None, :] == 0, float("-inf"))
-    out = module.to_out((scores.softmax(-1) @ v).transpose(2, 3).flatten(3))
+    shares = F.dropout(scores.softmax(-1), module.dropout, module.training)
+    out = F.dropout(module.to_out((shares @ v).transpose(2, 3).flatten(3)), module.dropout, module.training)
     out = F.fold(out.permute(0, 3, 2, 1).flatten(1, 2), size, k, stride=s)
     coverage = F.fold(F.unfold(x_BCHW.new_ones(1, 1, *size), k, stride=s), size, k, stride=s)
     return (out / coverage)[..., :h, :w]
 
 
-def down(module, x_BCHW):
-    """D: each coarse cell sums its real cells alone, so that nothing but they can matter."""
+def down(module: MultipoleAttention, x_BCHW: Tensor) -> Tensor:
+    """D: each coarse cell sums its real cells and nothing else."""
     b, c, h, w = x_BCHW.shape
     r = module.rate
     out = x_BCHW.new_zeros(b, c, -(-h // r), -(-w // r))
@@ -35,8 +47,8 @@ def down(module, x_BCHW):
     return out
 
 
-def multipole(module, x_BHWC, levels):
-    """R_0 of the equations, with exactly ``levels`` levels."""
+def multipole(module: MultipoleAttention, x_BHWC: Tensor, levels: int) -> Tensor:
+    """Return R_0 of the equations, (B, H, W, C), with exactly ``levels`` levels."""
     x = x_BHWC.permute(0, 3, 1, 2)
     outputs = []
     for level in range(levels):
@@ -45,8 +57,7 @@ def multipole(module, x_BHWC, levels):
             x = down(module, x)
     result = outputs.pop()
     for i, o in enumerate(reversed(outputs)):
-        w = {"sum": 1.0, "harmonic": 1 / (i + 1)}.get(module.level_weights)
-        w = module.gates[i] if w is None else w
+        weight = module.gates[i] if module.level_weights == "learned" else module.constant_weight(i)
         up = F.conv_transpose2d(result, module.up.weight, stride=module.rate)
-        result = o + w * up[..., : o.shape[2], : o.shape[3]]
+        result = o + weight * up[..., : o.shape[2], : o.shape[3]]
     return result.permute(0, 2, 3, 1)
