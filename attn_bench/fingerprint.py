@@ -23,6 +23,8 @@ NATIVE = (".pyx", ".pxd", ".c", ".cc", ".cpp", ".cxx", ".cu", ".cuh", ".h", ".hp
 COMPILED = (".so", ".pyd", ".dll", ".dylib", ".cubin", ".ptx")
 # The harness; its shared modules are below these.
 HARNESS, SHARED = "attn_bench", ("attn_bench.tasks", "attn_bench.nn")
+# The contract is not followed, but a mixer is built into the shared transformer.
+CONTRACT, AROUND_MIXERS = "attn_bench.plugin", "attn_bench.nn.transformer"
 # Their versions are in every environment, however they are installed.
 _RECORDED = ("torch", "torchvision", "timm", "neuralop", "xformers", "triton", "numpy", "scipy")
 
@@ -146,6 +148,8 @@ class _Following:
             if not module or self._locator.find(module, beside) is None:
                 continue
             yield module
+            if module == CONTRACT and {"Mixer", "*"} & set(names or ("*",)):
+                yield AROUND_MIXERS
             if names == ("*",):
                 yield from self._below(module)
             yield from (f"{module}.{each}" for each in names if self._locator.find(f"{module}.{each}"))

@@ -292,8 +292,22 @@ def test_nothing_is_imported(root):
 
 def test_what_mano_shares_with_others_counts_for_mano_and_what_it_does_not_use_does_not():
     found = MODELS.entry("mano").sources()
-    assert {"mano.plugin", "mano.attention", "baselines.heads", "mano/tiles.cpp"} <= found.keys()
+    assert {
+        "mano.plugin",
+        "mano.attention",
+        "attn_bench.nn.heads",
+        "attn_bench.nn.transformer",
+        "mano.tiled/tiles.cpp",
+    } <= found.keys()
     assert not {"baselines.fno", "attn_bench.plugin", "torch"} & found.keys()
+
+
+def test_a_mixer_stands_on_the_transformer_around_it_and_a_model_does_not(root):
+    model = "from attn_bench.plugin import {}\n"
+    write(root, fp_mixer=model.format("Mixer"), fp_model=model.format("Model"), fp_any="import attn_bench.plugin as p")
+    assert "attn_bench.nn.transformer" in fingerprint.sources("fp_mixer")
+    assert "attn_bench.nn.transformer" in fingerprint.sources("fp_any")
+    assert list(fingerprint.sources("fp_model")) == ["fp_model"]
 
 
 def test_what_a_task_shares_with_others_counts_and_the_harness_does_not():
@@ -311,7 +325,7 @@ def test_sources_are_found_without_torch():
         "import sys; from attn_bench.registry import MODELS, TASKS\n"
         "entries = [e for r in (MODELS, TASKS) for (e, *_) in r.entries().values() if e.package == 'attn-bench']\n"
         "print([entry.fingerprint() for entry in entries])\n"
-        "print([m for m in ('torch', 'timm', 'baselines.heads') if m in sys.modules])"
+        "print([m for m in ('torch', 'timm', 'attn_bench.nn.heads') if m in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
     assert output.strip().endswith("[]"), output

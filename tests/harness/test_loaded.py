@@ -90,15 +90,19 @@ def test_another_harness_is_noticed():
 
 
 MODEL = """
+from dataclasses import dataclass
 from ld_helper import WIDTH
 from attn_bench.plugin import Model
 class Edits(Model):
     name = "edits"
     summary = "Edits a module of its own in build."
     kinds = frozenset({"field"})
-    def build(self, problem, *, edit: bool = True):
+    @dataclass(frozen=True)
+    class Options:
+        edit: bool = True
+    def build(self, problem, options):
         from torch import nn
-        if edit:
+        if options.edit:
             import ld_helper
             from pathlib import Path
             Path(ld_helper.__file__).write_text("WIDTH = 9")

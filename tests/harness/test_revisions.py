@@ -166,8 +166,8 @@ def test_a_model_that_cannot_be_trained_any_more_never_passes(toys: list[str], t
     toy = (ROOT / "tests" / "plugins" / "toy_plugins.py").read_text()
     frozen = (
         "\n\nclass Frozen(Toy):\n"
-        "    def build(self, problem, **options):\n"
-        "        return super().build(problem, **options).requires_grad_(False)\n"
+        "    def build(self, problem, options):\n"
+        "        return super().build(problem, options).requires_grad_(False)\n"
         "\n\nToy = Frozen\n"
     )
     (tmp_path / "toy_plugins.py").write_text(toy + frozen)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from mano.compiler import BuildError, build
 
 from mano import MultipoleAttention, compiler, native
-from mano.compiler import BuildError, build
 
 OTHER_USER = 54321
 

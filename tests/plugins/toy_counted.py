@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from toy_plugins import Toy
 
 from attn_bench.plugin import Problem
@@ -11,17 +13,16 @@ class Counted(Toy):
     name = "toy-counted"
     summary = "Appends the seed to a file when it is built."
 
-    def build(self, problem: Problem, *, file: str = ""):
-        """Build it.
+    @dataclass(frozen=True)
+    class Options(Toy.Options):
+        file: str = ""
 
-        Args:
-            file: where to.
-        """
+    def build(self, problem: Problem, options: Options):
         import os
 
         import torch
 
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        descriptor = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(descriptor, b"%d\n" % torch.initial_seed())
         os.close(descriptor)
-        return super().build(problem)
+        return super().build(problem, options)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from attn_bench.plugin import Metric, Model, OptionError, Problem, Splits, Task, TrainingDefaults, Unsupported
 
@@ -16,25 +19,23 @@ class Toy(Model):
     kinds = frozenset({"field"})
     presets = {"wide": {"width": 16}}
 
-    def build(self, problem: Problem, *, width: int = 4, act: Literal["relu", "tanh"] = "relu"):
-        """Build it.
+    @dataclass(frozen=True)
+    class Options:
+        width: Annotated[int, Field(description="hidden channels, on two lines.")] = 4
+        act: Annotated[Literal["relu", "tanh"], Field(description="activation.")] = "relu"
 
-        Args:
-            width: hidden channels,
-                on two lines.
-            act: activation.
-        """
+    def build(self, problem: Problem, options: Options):
         from torch import nn
 
-        if width > 99:
-            raise OptionError(f"toy.width is at most 99 (given: {width})")
+        if options.width > 99:
+            raise OptionError(f"toy.width is at most 99 (given: {options.width})")
         return nn.Sequential(
-            nn.Conv2d(problem.inputs, width, 3, padding=1),
-            nn.ReLU() if act == "relu" else nn.Tanh(),
-            nn.Conv2d(width, problem.outputs, 3, padding=1),
+            nn.Conv2d(problem.inputs, options.width, 3, padding=1),
+            nn.ReLU() if options.act == "relu" else nn.Tanh(),
+            nn.Conv2d(options.width, problem.outputs, 3, padding=1),
         )
 
-    def effective(self, module):
+    def effective(self, module, problem):
         return {"width": module[0].out_channels}
 
 
@@ -43,7 +44,7 @@ class Unfit(Model):
     summary = "Serves grids up to 8."
     kinds = frozenset({"field"})
 
-    def unsupported(self, problem: Problem, device: str, **options):
+    def unsupported(self, problem: Problem, device: str, options):
         return f"grid {problem.grid} is above 8" if problem.grid[0] > 8 else None
 
     def build(self, problem: Problem):
@@ -83,11 +84,15 @@ class Slow(Toy):
     name = "toy-slow"
     summary = "Sleeps in every forward pass."
 
-    def build(self, problem: Problem, *, seconds: float = 60.0):
+    @dataclass(frozen=True)
+    class Options(Toy.Options):
+        seconds: float = 60.0
+
+    def build(self, problem: Problem, options: Options):
         import time
 
-        module = super().build(problem)
-        module.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+        module = super().build(problem, options)
+        module.register_forward_pre_hook(lambda *_: time.sleep(options.seconds))
         return module
 
 
@@ -112,12 +117,12 @@ class Hungry(Toy):
     name = "toy-hungry"
     summary = "Runs out of memory at 10 and above."
 
-    def build(self, problem: Problem):
+    def build(self, problem: Problem, options: Toy.Options):
         import torch
 
         if problem.grid[0] >= 10:
             torch.empty(1 << 60, dtype=torch.uint8)
-        return super().build(problem)
+        return super().build(problem, options)
 
 
 class Nothing(Toy):
