@@ -276,10 +276,10 @@ class Mixer(Model):
 
     def head(self, module: nn.Module) -> nn.Module | None:
         """Return the linear map from the mean of the features to scores."""
-        return module.head  # type: ignore[return-value]
+        return module.get_submodule("head")
 
 
-def checked_options(plugin: type[Model] | type[Task], given: Mapping[str, Any]) -> Any:
+def checked_options(plugin: type[Model], given: Mapping[str, Any]) -> Any:
     """Return the options of a plugin with ``given``, each checked against the type and range of its field.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from importlib import metadata
 from inspect import signature
 from typing import Any, Generic, TypeVar, get_args
@@ -113,6 +113,8 @@ class Entry(Generic[T]):
         for attribute, kind in {"summary": str, "citation": str, **own}.items():
             if not isinstance(value := getattr(plugin, attribute), kind):
                 raise self._broken(f"its {attribute} is of type {type(value).__name__}, not {kind.__name__}")
+        if issubclass(plugin, Model) and not is_dataclass(plugin.Options):
+            raise self._broken("its Options is not a dataclass")
         # Raises what is wrong with the annotations.
         options_of(plugin.Options if issubclass(plugin, Model) else plugin.splits)
 

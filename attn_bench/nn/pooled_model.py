@@ -15,4 +15,4 @@ class PooledModel(Model):
 
     def head(self, module: nn.Module) -> nn.Module | None:
         """Return the linear map from the mean of the features to scores."""
-        return module.head
+        return module.get_submodule("head")

@@ -56,7 +56,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
-def _left_random(random: nn.Module, loaded: nn.Module) -> list[str]:
+def _left_random(random: Any, loaded: Any) -> list[str]:
     """Return the names of the parameters that are in both as they were drawn, but for the classifier's."""
     classifiers = loaded.get_classifier()
     new = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,14 +29,14 @@ class Pyramid(nn.Module):
         OptionError: timm cannot say what is between the layers of this model.
     """
 
-    def __init__(self, backbone: nn.Module, dim: int) -> None:
+    def __init__(self, backbone: Any, dim: int) -> None:
         super().__init__()
         if not hasattr(backbone, "prune_intermediate_layers"):
             raise OptionError("timm has no features between the layers of this model, which a mask is made of")
         info = backbone.feature_info
         last = {stage["reduction"]: index for index, stage in enumerate(info)}
         self.indices: Sequence[int] = backbone.prune_intermediate_layers(list(last.values()), prune_norm=True)
-        self.backbone = backbone
+        self.backbone: Any = backbone
         channels = [info[index]["num_chs"] for index in last.values()]
         self.norms = nn.ModuleList(nn.LayerNorm(n) for n in channels)
         self.maps = nn.ModuleList(nn.Linear(n, dim) for n in channels)

@@ -18,6 +18,9 @@ class Renormalised(nn.Module):
         given, wanted: mean and deviation of each channel of images in [0, 1]; ``wanted`` is kept.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, model: nn.Module, given: Normalisation, wanted: Normalisation) -> None:
         super().__init__()
         self.model, self.wanted = model, wanted

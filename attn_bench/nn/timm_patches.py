@@ -38,6 +38,6 @@ def pixels_left_out(module: nn.Module) -> list[int]:
 
 
 def _patch_embed(module: nn.Module) -> Any:
-    from timm.layers import PatchEmbed
+    from timm.layers.patch_embed import PatchEmbed
 
     return next((part for part in module.modules() if isinstance(part, PatchEmbed)), None)

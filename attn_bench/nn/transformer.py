@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -166,7 +167,7 @@ def transformer_around(plugin: Mixer, problem: Problem, options: Mixer.Options) 
         mixer = plugin.mixer(tokens, options)
         return Sequence(mixer) if plugin.layout == "sequence" and len(tokens.grid) > 1 else mixer
 
-    settings = {
+    settings: dict[str, Any] = {
         "dim": options.dim,
         "depth": options.depth,
         "mixer": mixer,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from toy_plugins import Toy
 
 from attn_bench.plugin import Problem
@@ -49,13 +51,13 @@ class Rogue(Toy):
         )
     }
 
-    def build(self, problem: Problem, *, how: str = "exit"):
-        """Build it.
+    @dataclass(frozen=True)
+    class Options(Toy.Options):
+        how: str = "exit"  # the name of one of this module's functions
 
-        Args:
-            how: the name of one of this module's functions.
-        """
-        module = super().build(problem)
+    def build(self, problem: Problem, options: Options):
+        how = options.how
+        module = super().build(problem, options)
         if how in IN_FORWARD:
             module.register_forward_hook(lambda module, inputs, output: globals()[f"_{how}"](output))
         else:
