@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.analysis.claims import LARGEST, Claim
-from attn_bench.analysis.gaps import is_number
 from attn_bench.analysis.pairing import identity
 from attn_bench.analysis.protocol import at, differences_from, short_training, unlike_preset
 from attn_bench.analysis.scaling import BENT, CLAIMS, COSTS, EQUAL, FLAT, TOLERANCE, Fit, fits, is_sequence, points_of
+from attn_bench.analysis.statistics import is_number
 from attn_bench.errors import unknown
 from attn_bench.results import Store
 from attn_bench.table import labels

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attn_bench.analysis.conditions import Unlike, unlike
-from attn_bench.analysis.gaps import Gap, Missing, exact_of, is_number, latency_of, metric_of, said_of, unnamed
+from attn_bench.analysis.gaps import Gap, Missing, exact_of, latency_of, metric_of, said_of, unnamed
 from attn_bench.analysis.pairing import Case, Record, added, identity, missing, pair, said
-from attn_bench.analysis.statistics import exp
+from attn_bench.analysis.statistics import exp, is_number
 from attn_bench.analysis.thresholds import EXACT, TIMED, Thresholds
 from attn_bench.analysis.verdicts import (
     Finding,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from attn_bench.analysis.pairing import Record
+from attn_bench.analysis.statistics import is_number
 from attn_bench.analysis.thresholds import GROUPS, STEPS, Thresholds, named_by
 from attn_bench.analysis.verdicts import Finding
 
@@ -102,14 +102,6 @@ def metric_of(metric: str, tested: int) -> Callable[[Record], float | Missing]:
         return metrics[metric] if is_number(metrics[metric]) else Missing("not a finite number", wrong=True)
 
     return read
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a value is a number that a float can hold."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def _not_measured(record: Record, metric: str) -> Missing:
