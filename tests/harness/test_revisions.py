@@ -200,6 +200,8 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     return name
 """
 MIX = """
+from dataclasses import dataclass
+
 from attn_bench.plugin import Model
 
 
@@ -208,10 +210,14 @@ class Mix(Model):
     summary = "A model of a project that is not installed."
     kinds = frozenset({"field"})
 
-    def build(self, problem, *, width: int = 4):
+    @dataclass(frozen=True)
+    class Options:
+        width: int = 4
+
+    def build(self, problem, options):
         from torch import nn
 
-        return nn.Sequential(nn.LazyConv2d(width, 1), nn.GELU(), nn.LazyConv2d(problem.outputs, 1))
+        return nn.Sequential(nn.LazyConv2d(options.width, 1), nn.GELU(), nn.LazyConv2d(problem.outputs, 1))
 """
 
 

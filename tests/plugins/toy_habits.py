@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from toy_plugins import Toy
 
 from attn_bench.plugin import Problem
@@ -19,15 +21,14 @@ class Habit(Toy):
     summary = "Does as its preset says."
     presets = {how: {"how": how.replace("-", "_")} for how in NAMES.split()}
 
-    def build(self, problem: Problem, *, how: str = "plain"):
-        """Build it.
+    @dataclass(frozen=True)
+    class Options:
+        how: str = "plain"  # the name of one of this module's functions
 
-        Args:
-            how: the name of one of this module's functions.
-        """
-        return globals()[f"_{how}"](problem)
+    def build(self, problem: Problem, options: Options):
+        return globals()[f"_{options.how}"](problem)
 
-    def effective(self, module):
+    def effective(self, module, problem):
         return {}
 
 
