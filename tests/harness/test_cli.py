@@ -224,26 +224,63 @@ def test_every_sweep_that_ships_expands(path):
     assert Sweep.from_settings({**settings, "device": "cpu"}).cells()
 
 
-@pytest.mark.slow
-def test_an_outside_package_of_one_file_and_one_entry_point(tmp_path):
-    """The package that the README shows whole, installed and run."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    blocks = readme.split("```")
-    (project,) = [b.partition("\n")[2] for b in blocks if b.startswith("toml") and "attn_bench.models" in b]
-    (plugin,) = [b.partition("\n")[2] for b in blocks if b.startswith("python") and "(Model)" in b]
-    package, target = tmp_path / "package", tmp_path / "site"
-    package.mkdir()
-    (package / "pyproject.toml").write_text(project)
-    (package / "mixer.py").write_text(plugin)
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(package)]
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """The package that the README shows whole, installed; the environment in which it is found."""
+    blocks = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split("```")
+    (project,) = (b.partition("\n")[2] for b in blocks if b.startswith("toml") and "attn_bench.models" in b)
+    package, site = tmp_path_factory.mktemp("package"), tmp_path_factory.mktemp("site")
+    (package / "pyproject.toml").write_text(project, encoding="utf-8")
+    for name, base in (("averages", "(Mixer)"), ("convolutions", "(Model)"), ("waves", "(Task)")):
+        (code,) = (b.partition("\n")[2] for b in blocks if b.startswith("python") and base in b)
+        (package / f"{name}.py").write_text(code, encoding="utf-8")
+    install = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(site),
+        str(package),
+    ]
     subprocess.run(install, check=True, capture_output=True)
-    code = "from attn_bench.cli import main; main()"
-    command = [sys.executable, "-c", code, "run", "--models", "mixer", "--task", "toy-task", "--steps", "2"]
-    command += ["--resolutions", "8", "--no-measure", "--no-plots", "--device", "cpu", "--out", str(tmp_path / "r")]
-    paths = os.pathsep.join((str(target), os.environ["PYTHONPATH"]))
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, encoding="utf-8")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join((str(site), os.environ["PYTHONPATH"]))}
+
+
+@pytest.mark.slow
+def test_an_outside_package_with_a_mixer_a_model_and_a_task(outside, tmp_path):
+    command = [sys.executable, "-P", "-m", "attn_bench", "run", "--models", "averages,convolutions", "--task", "waves"]
+    command += ["--resolutions", "8", "--steps", "2", "--no-measure", "--no-plots", "--device", "cpu", "--out", "r"]
+    done = subprocess.run(command, env=outside, cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    assert "mixer,toy-task,8,8,0,ok" in (tmp_path / "r" / "table.csv").read_text()
+    table = (tmp_path / "r" / "table.csv").read_text(encoding="utf-8")
+    assert "averages,waves,8,8,0,ok" in table
+    assert "convolutions,waves,8,8,0,ok" in table
+
+
+@pytest.mark.slow
+def test_a_mixer_of_an_outside_package_serves_every_kind(outside):
+    code = """
+import torch
+from attn_bench.plugin import Problem
+from attn_bench.registry import MODELS, TASKS
+mixer = MODELS.load("averages")
+for name, resolution in (("darcy", 16), ("digits", 16), ("pathfinder-mask", 32), ("text", 64), ("masked-text", 64)):
+    problem = TASKS.load(name).problem(resolution)
+    assert problem.kind in mixer.kinds
+    text = problem.kind.endswith("text")
+    shape = (2, *problem.grid) if text else (2, problem.inputs, *problem.grid)
+    x = torch.randint(problem.inputs, shape) if text else torch.randn(shape)
+    y = mixer.make(problem)(x)
+    assert y.shape == problem.output_shape(2)
+    y.square().mean().backward()
+line = Problem("field", 1, 2, (30,))
+assert mixer.make(line, patch_size=4)(torch.randn(3, 1, 30)).shape == (3, 2, 30)
+"""
+    subprocess.run([sys.executable, "-P", "-c", code], env=outside, check=True)
 
 
 def test_measuring_needs_no_training_and_no_data(attn_bench, tmp_path):
