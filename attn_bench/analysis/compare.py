@@ -181,9 +181,11 @@ def compare(
             findings += [*_latencies(paired), *_exact(paired), *_accuracies(paired, metrics)]
         gaps += paired.gaps
     failed = [case for case in cases if thresholds.any([*TIMED, *EXACT, *metrics], case.label) and case.failed()]
+    unserved = [case for case in cases if case.unserved()]
     shared = [case for case in cases if case.base and case.new]
     obstacles = [
         *map(_failed, failed),
+        *(_unserved(case) for case in unserved if thresholds.names_model(case.label)),
         *_unreadable(base, "base"),
         *_unreadable(new, "new"),
         *missing(cases),
@@ -195,6 +197,7 @@ def compare(
     notes = [
         *_packages(shared, environments),
         *added(cases),
+        *(_unserved(case) for case in unserved if not thresholds.names_model(case.label)),
         *said_of(gap for gap in gaps if gap.watched(thresholds) and not gap.counts(thresholds)),
     ]
     each = [f"{case.title}, seed {seed}" for case in failed for seed in case.failed()]
@@ -227,6 +230,10 @@ def _failed(case: Case) -> str:
     seeds = case.failed()
     how = dict.fromkeys(_became(case.base[seed], case.new[seed]) for seed in seeds)
     return f"{case.title}: {said(seeds)} failed on both sides ({'; '.join(how)})"
+
+
+def _unserved(case: Case) -> str:
+    return f"{case.title}: unsupported on both sides ({case.new[case.unserved()[0]]['error']})"
 
 
 def _statuses(paired: _Paired) -> Iterator[Finding]:

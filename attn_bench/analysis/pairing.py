@@ -59,8 +59,13 @@ class Case:
         return [s for s in self.both() if self.base[s]["status"] == self.new[s]["status"] == "ok"]
 
     def failed(self) -> list[int]:
-        """Seeds that ended well on neither side."""
-        return [s for s in self.both() if "ok" not in (self.base[s]["status"], self.new[s]["status"])]
+        """Seeds that ended well on neither side, except :meth:`unserved` ones."""
+        neither = [s for s in self.both() if "ok" not in (self.base[s]["status"], self.new[s]["status"])]
+        return [s for s in neither if s not in self.unserved()]
+
+    def unserved(self) -> list[int]:
+        """Seeds that are unsupported on both sides: what a model does not serve is no failure."""
+        return [s for s in self.both() if self.base[s]["status"] == self.new[s]["status"] == "unsupported"]
 
     def tested(self, side: Literal["base", "new"]) -> set[int]:
         """Return the resolutions that a side was tested at, or ought to have been."""

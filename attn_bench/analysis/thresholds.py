@@ -56,6 +56,10 @@ class Thresholds:
         """Whether the metrics that can fail were named, and are not every metric with its default."""
         return self.common is not None
 
+    def names_model(self, model: str) -> bool:
+        """Tell whether a threshold is given for this model only."""
+        return any(named_by(name, model) for name in self.by_model)
+
     def names_for(self, model: str) -> list[str]:
         """Return the metrics and groups that are named for a model."""
         own = (given for name, given in self.by_model.items() if named_by(name, model))

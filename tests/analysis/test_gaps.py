@@ -122,6 +122,17 @@ def test_cells_that_failed_on_both_sides_are_no_pass(whole: Records) -> None:
     assert "latency_forward" in {finding.metric for finding in comparison.findings if finding.model == "mano"}
 
 
+def test_what_a_model_does_not_serve_is_no_failure_unless_the_model_is_named(whole: Records) -> None:
+    base = changed(whole, fail("unsupported", "serves grids up to 8"))
+    comparison = judged(base, base)
+    assert comparison.status == 0
+    assert "mano at 16: unsupported on both sides (serves grids up to 8)" in comparison.notes
+    assert judged(base, base, "latency=5%").status == 0
+    assert "mano at 16: unsupported on both sides" in said(judged(base, base, "mano.latency=5%"))
+    everything = changed(base, fail("unsupported"), "fno")
+    assert judged(everything, everything).status == 2  # nothing was compared
+
+
 def test_a_cell_that_fails_now_is_worse_and_one_that_failed_before_is_not_compared(whole: Records) -> None:
     broken = changed(whole, fail("crashed"))
     comparison = judged(whole, broken)
