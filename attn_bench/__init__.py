@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from attn_bench.files import settle_caches
 
 if TYPE_CHECKING:
-    from attn_bench.results import load
-    from attn_bench.runner import measure, run
+    from attn_bench.results.store import load
+    from attn_bench.running.runner import measure, run
 
 __all__ = ["load", "measure", "run"]
 
@@ -23,11 +23,11 @@ settle_caches()
 def __getattr__(name: str) -> Any:
     # Late, so that importing the plugin contract does not import the runner.
     if name in ("run", "measure"):
-        from attn_bench import runner
+        from attn_bench.running import runner
 
         return getattr(runner, name)
     if name == "load":
-        from attn_bench.results import load
+        from attn_bench.results.store import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,13 +28,14 @@ from typing import Any
 import planted  # noqa: F401  fails here if it would fail where it is needed, unseen
 import torch
 
-from attn_bench.analysis.compare import Comparison
-from attn_bench.analysis.thresholds import TIMED, Thresholds
-from attn_bench.execute.alternate import Side
 from attn_bench.files import atomic_write
-from attn_bench.measure.environment import environment
-from attn_bench.revisions import Plan, compare_sides
-from attn_bench.sweep import Cell, Sweep, imported
+from attn_bench.gate.ab.revisions import Plan, compare_sides
+from attn_bench.gate.ab.turns import Side
+from attn_bench.gate.compare import Comparison
+from attn_bench.gate.thresholds import TIMED, Thresholds
+from attn_bench.running.measure.environment import environment
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.settings import Sweep, imported
 
 SLOWER, HUNGRIER = 0.10, 0.01
 LOCK = threading.Lock()

@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from attn_bench.files import atomic_write
-from attn_bench.measure.environment import environment
-from attn_bench.measure.latency import measure_latency
-from attn_bench.runner import run_sweep
-from attn_bench.sweep import Cell, Sweep
+from attn_bench.running.measure.environment import environment
+from attn_bench.running.measure.latency import measure_latency
+from attn_bench.running.runner import run_sweep
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.settings import Sweep
 
 Step = Callable[[], object]
 Instrument = Callable[[Step], float | None]

@@ -36,13 +36,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attn_bench.execute.processes import ALLOCATOR
-from attn_bench.measure.environment import environment
-from attn_bench.measure.flops import count_flops
-from attn_bench.measure.memory import measure_memory
 from attn_bench.nn.linear import product
 from attn_bench.nn.transformer import Block
 from attn_bench.plugin import Problem
+from attn_bench.running.measure.environment import environment
+from attn_bench.running.measure.flops import count_flops
+from attn_bench.running.measure.memory import measure_memory
+from attn_bench.running.processes import ALLOCATOR
 from mano import MultipoleAttention
 from mano.levels import Backend
 from mano.plugin import MANOModel

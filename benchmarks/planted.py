@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from attn_bench.steps import Steps
+from attn_bench.running.measure.steps import Steps
 
 LATENCY = float(os.environ.get("PLANTED_LATENCY", 0))
 MEMORY = float(os.environ.get("PLANTED_MEMORY", 0))

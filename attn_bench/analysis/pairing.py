@@ -2,7 +2,7 @@
 
 Cells are paired by what they are: model, options, task, resolution, budget and the rest of a cell, but not by the
 versions of the code, which are what is compared. What is left over then and differs only in how it was run
-(:data:`CONDITIONS`) is paired, too: :mod:`attn_bench.analysis.conditions` says what of it does not compare.
+(:data:`CONDITIONS`) is paired, too: :mod:`attn_bench.gate.conditions` says what of it does not compare.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from attn_bench.table import labels
+from attn_bench.results.table import labels
 
 Record = Mapping[str, Any]
 _VERSIONS = ("model_version", "task_version", "training_version")

@@ -17,7 +17,7 @@ def main() -> None:
     told: list[int] = []
     try:
         # Here, so that an interruption is one while libraries are imported, too.
-        from attn_bench.execute.processes import interrupt_when_told
+        from attn_bench.running.processes import interrupt_when_told
 
         told = interrupt_when_told()
         from attn_bench.cli import failures

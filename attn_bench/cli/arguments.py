@@ -18,8 +18,8 @@ Root = Annotated[
 
 def merged(settings: Mapping[str, Any], sets: list[str], **paths: Path | None) -> dict[str, Any]:
     """Return the options of the sweep file with those of ``--set`` laid over them, and with ``paths`` as the task's."""
-    from attn_bench.options import Text, options_of
-    from attn_bench.registry import TASKS
+    from attn_bench.plugins.options import Text, options_of
+    from attn_bench.plugins.registry import TASKS
 
     options = _options(settings.get("options"))
     for text in sets:

@@ -17,11 +17,11 @@ def claims(
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown here, with all claims.")] = None,
 ) -> None:
     """Say which published numbers results reproduce, and which they cannot be compared with, and why."""
-    from attn_bench.analysis.claim_checks import check
-    from attn_bench.analysis.claim_names import check_names
-    from attn_bench.analysis.claims import SHIPPED, read_claims
+    from attn_bench.analysis.claims.checks import check
+    from attn_bench.analysis.claims.claim import SHIPPED, read_claims
+    from attn_bench.analysis.claims.names import check_names
     from attn_bench.files import atomic_write
-    from attn_bench.registry import MODELS
+    from attn_bench.plugins.registry import MODELS
     from attn_bench.report import claims as shown
 
     said = read_claims(file or SHIPPED)

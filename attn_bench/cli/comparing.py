@@ -12,7 +12,7 @@ from attn_bench.cli.arguments import integers, merged, names
 from attn_bench.cli.running import BatchSize, Compile, Device, Models, Precision, Resolutions, Set, Threads
 
 if TYPE_CHECKING:
-    from attn_bench.analysis.compare import Comparison
+    from attn_bench.gate.compare import Comparison
 
 FailOn = Annotated[
     str | None,
@@ -40,14 +40,14 @@ def compare(
 
     The exit status is 0 if nothing did, 1 if something did beyond its share, 2 if they cannot be compared.
     """
-    from attn_bench.analysis.compare import compare as compare_folders
-    from attn_bench.analysis.thresholds import read_thresholds
-    from attn_bench.results import Store
+    from attn_bench.gate.compare import compare as compare_folders
+    from attn_bench.gate.thresholds import read_thresholds
+    from attn_bench.results.store import Store
 
     thresholds = read_thresholds(fail_on)
     stores = Store.open(base), Store.open(new)
     if confirm:
-        from attn_bench.confirm import compare_confirmed
+        from attn_bench.gate.confirm import compare_confirmed
 
         comparison = compare_confirmed(*stores, thresholds, on_case=_say)
     else:
@@ -76,9 +76,9 @@ def ab(
 
     The exit status is 0 if nothing got worse, 1 if something did beyond its share, 2 if they cannot be compared.
     """
-    from attn_bench.analysis.thresholds import read_thresholds
-    from attn_bench.revisions import Plan, compare_revisions
-    from attn_bench.sweep import Sweep
+    from attn_bench.gate.ab.revisions import Plan, compare_revisions
+    from attn_bench.gate.thresholds import read_thresholds
+    from attn_bench.sweep.settings import Sweep
 
     given = {
         "models": names(models),
@@ -108,7 +108,7 @@ def _say(stage: str) -> None:
 def _conclude(comparison: Comparison, markdown: Path | None, junit: Path | None) -> None:
     from attn_bench.cli.printing import put
     from attn_bench.files import atomic_write
-    from attn_bench.report import comparison as written
+    from attn_bench.gate import comparison as written
 
     for path, content in (
         (markdown, written.markdown(comparison).encode()),

@@ -15,8 +15,8 @@ def list_(
     name: Annotated[str | None, typer.Argument(help="One of them.")] = None,
 ) -> None:
     """Show models or tasks with their options, where they come from, and those that are broken."""
-    from attn_bench.listing import describe
-    from attn_bench.registry import MODELS, TASKS, Registry
+    from attn_bench.cli.describe import describe
+    from attn_bench.plugins.registry import MODELS, TASKS, Registry
 
     groups: dict[str, Registry[Any]] = {"models": MODELS, "tasks": TASKS}
     if what not in groups:
@@ -37,9 +37,9 @@ def data(
     refresh: Annotated[bool, typer.Option(help="Make or fetch them again even if they are cached.")] = False,
 ) -> None:
     """Make or download the data of a task, and say where they are."""
-    from attn_bench.options import validated
-    from attn_bench.progress import DataBar
-    from attn_bench.registry import TASKS
+    from attn_bench.cli.progress import DataBar
+    from attn_bench.plugins.options import validated
+    from attn_bench.plugins.registry import TASKS
 
     plugin = TASKS.load(task)
     options = merged({"task": task}, set_ or [], root=root)

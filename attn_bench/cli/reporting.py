@@ -54,7 +54,7 @@ def _not_ok(folder: Path, table: Any) -> str:
 
 def _metrics(folder: Path) -> dict[str, Any]:
     from attn_bench.plugin import Metric
-    from attn_bench.results import Store
+    from attn_bench.results.store import Store
 
     return {name: Metric(**values) for name, values in Store.open(folder).run_info().get("metrics", {}).items()}
 
@@ -72,7 +72,7 @@ def report(
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Write page, table and plots of stored results again, without running anything."""
-    from attn_bench.results import load
+    from attn_bench.results.store import load
 
     with logged_in(results):
         page = conclude(results, load(results), report=True, out=out)

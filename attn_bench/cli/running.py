@@ -90,7 +90,7 @@ def run(
 
     What the results folder already holds is not run again. The exit status is 1 if not one cell ended ok.
     """
-    from attn_bench.sweep import read_sweep_file
+    from attn_bench.sweep.settings import read_sweep_file
 
     settings = read_sweep_file(sweep_file) if sweep_file else {}
     named = settings.pop("out", None)
@@ -174,10 +174,10 @@ def _sweep(
     skip: bool,
     plots: bool,
 ) -> None:
-    from attn_bench.execute.local import Limits
-    from attn_bench.progress import Screen
-    from attn_bench.runner import default_folder, run_sweep
-    from attn_bench.sweep import Sweep
+    from attn_bench.cli.progress import Screen
+    from attn_bench.running.local import Limits
+    from attn_bench.running.runner import default_folder, run_sweep
+    from attn_bench.sweep.settings import Sweep
 
     sweep = Sweep.from_settings({key: value for key, value in settings.items() if value is not None})
     folder = out or default_folder(sweep)

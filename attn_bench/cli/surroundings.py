@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from errno import EPIPE
 from typing import Any
 
-from attn_bench.execute.processes import without_errors
+from attn_bench.running.processes import without_errors
 
 # What an encoding without these characters gets in their place.
 SUBSTITUTES = {"±": "+-", "…": "...", "†": "+", "‡": "++"}

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attn_bench.analysis.claim_checks import UNJUDGED, Check
-from attn_bench.analysis.claims import Claim
-from attn_bench.report.text import count, for_markdown, plain, with_spread
+from attn_bench.analysis.claims.checks import UNJUDGED, Check
+from attn_bench.analysis.claims.claim import Claim
+from attn_bench.format import count, for_markdown, plain, with_spread
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

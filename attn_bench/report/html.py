@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.analysis.claim_checks import Check
+from attn_bench.analysis.claims.checks import Check
+from attn_bench.format import count, plain
 from attn_bench.report import claims, rows
 from attn_bench.report.origin import Origin
 from attn_bench.report.page import extent
@@ -19,7 +20,6 @@ from attn_bench.report.pictures import PLOTS, Drawn, Picture, finding
 from attn_bench.report.reproduce import steps
 from attn_bench.report.scaling import crossing_lines
 from attn_bench.report.summary import Summary
-from attn_bench.report.text import count, plain
 
 if TYPE_CHECKING:
     import pandas as pd

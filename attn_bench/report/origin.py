@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attn_bench.results import Store
+from attn_bench.results.store import Store
 
 Facts = list[tuple[str, str]]
 
@@ -38,7 +38,7 @@ class Origin:
     """Where the results of a folder come from; empty where the folder keeps no records.
 
     Attributes:
-        cells: JSON of every cell (see :class:`attn_bench.sweep.Cell`).
+        cells: JSON of every cell (see :class:`attn_bench.sweep.cell.Cell`).
         machines: the one with most cells first.
         training: how models were trained; empty if none was.
         data: facts on the data, by resolution where they differ.

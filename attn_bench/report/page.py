@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attn_bench.analysis.claim_checks import Check
+from attn_bench.analysis.claims.checks import Check
+from attn_bench.format import count, for_markdown, plain
 from attn_bench.report import claims
 from attn_bench.report import scaling as growth
 from attn_bench.report.origin import Origin
 from attn_bench.report.pictures import Drawn, Picture
 from attn_bench.report.summary import Summary
 from attn_bench.report.tables import cost_note
-from attn_bench.report.text import count, for_markdown, plain
 
 
 def markdown_page(summary: Summary, drawn: Drawn, table: str, origin: Origin, checks: Sequence[Check]) -> str:

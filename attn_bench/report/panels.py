@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from attn_bench.format import significant
 from attn_bench.report.style import folded
 from attn_bench.report.summary import Summary
-from attn_bench.report.text import significant
 
 Field = NDArray[np.float64]
 PER_BLOCK = 6

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from attn_bench.errors import DiskError
-from attn_bench.format import clean
+from attn_bench.format import clean, plain, significant
 from attn_bench.report.scaling import Scaling
 from attn_bench.report.summary import DISTURBED, Summary
-from attn_bench.report.text import plain, significant
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -33,7 +33,7 @@ class Step:
 
 
 def steps(cells: Iterable[Mapping[str, Any]]) -> list[Step]:
-    """Return commands that together make exactly ``cells`` (JSON, see :class:`attn_bench.sweep.Cell`)."""
+    """Return commands that together make exactly ``cells`` (JSON, see :class:`attn_bench.sweep.cell.Cell`)."""
     found = []
     for number, settings in enumerate(sweeps(cells), 1):
         command = _command(settings)
@@ -46,7 +46,7 @@ def steps(cells: Iterable[Mapping[str, Any]]) -> list[Step]:
 
 
 def sweeps(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return settings (see :meth:`attn_bench.sweep.Sweep.from_settings`) whose cells together are exactly ``cells``."""
+    """Return settings, as ``Sweep.from_settings`` takes them, whose cells together are exactly ``cells``."""
     result = []
     for group in _grouped(cells, lambda cell: {name: cell.get(name) for name in _SHARED}):
         tested = list(dict.fromkeys(r for cell in group for r in cell["eval_resolutions"]))

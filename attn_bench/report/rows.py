@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attn_bench.analysis.scaling import COSTS
+from attn_bench.format import human, significant
 from attn_bench.report.scaling import Scaling
 from attn_bench.report.summary import Entry, Summary
 from attn_bench.report.tables import NOTHING, Column, columns, failures, is_best, seeds_text, status_text
-from attn_bench.report.text import human, significant
 
 if TYPE_CHECKING:
     import pandas as pd

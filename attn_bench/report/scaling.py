@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attn_bench.analysis.scaling import COSTS, Crossover, Curve, Fit, Uncrossed, crossovers, curves, fits, uncrossed
+from attn_bench.format import count, for_markdown, rounded
 from attn_bench.report.summary import Summary, is_reference
-from attn_bench.report.text import count, for_markdown, rounded
 
 if TYPE_CHECKING:
     import pandas as pd

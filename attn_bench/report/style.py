@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
 from attn_bench.files import atomic_write
+from attn_bench.format import for_figure, plain
 from attn_bench.report.summary import Summary
-from attn_bench.report.text import for_figure, plain
 
 DPI = 150
 FONT = "DejaVu Sans"

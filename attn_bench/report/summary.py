@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.scaling import is_sequence, points_of
 from attn_bench.errors import UserError
+from attn_bench.format import count, distinct
 from attn_bench.plugin import Metric
-from attn_bench.report.text import count, distinct
 
 if TYPE_CHECKING:
     import pandas as pd

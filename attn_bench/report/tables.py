@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from attn_bench.format import for_markdown, human, plain, significant, with_spread
 from attn_bench.plugin import Metric
 from attn_bench.report.summary import Entry, Failure, Summary, summarise
-from attn_bench.report.text import for_markdown, human, plain, significant, with_spread
 
 if TYPE_CHECKING:
     import pandas as pd

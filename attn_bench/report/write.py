@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attn_bench.analysis.claim_checks import Check, check
-from attn_bench.analysis.claims import read_claims
+from attn_bench.analysis.claims.checks import Check, check
+from attn_bench.analysis.claims.claim import read_claims
 from attn_bench.errors import DiskError
 from attn_bench.files import atomic_write
 from attn_bench.plugin import Metric
@@ -36,7 +36,7 @@ def write_report(
     Args:
         folder: results folder; its ``artifacts`` are shown for field tasks, its ``environments`` and ``cells`` say
             where the results come from.
-        table: its table (see :func:`attn_bench.results.load`).
+        table: its table (see :func:`attn_bench.results.store.load`).
         metrics: of the task; the first is what figures show.
         out: where to write; by default ``report`` in ``folder``.
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from made_results import Folder
 
 from attn_bench import cli
-from attn_bench.analysis.claim_checks import Check, check
-from attn_bench.analysis.claims import read_claims
+from attn_bench.analysis.claims.checks import Check, check
+from attn_bench.analysis.claims.claim import read_claims
 from attn_bench.errors import UserError
 from attn_bench.report import claims as shown
 

@@ -10,10 +10,10 @@ import pytest
 from made_results import HOSTILE, Folder, hostile
 
 from attn_bench import cli
-from attn_bench.analysis.claim_checks import Check, check
-from attn_bench.analysis.claims import SHIPPED, read_claims
+from attn_bench.analysis.claims.checks import Check, check
+from attn_bench.analysis.claims.claim import SHIPPED, read_claims
 from attn_bench.errors import UserError
-from attn_bench.registry import MODELS, TASKS
+from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.report import claims as shown
 
 DRAWN = {
@@ -324,4 +324,4 @@ def test_hostile_text_stays_on_its_line(tmp_path: Path) -> None:
 
 def test_the_file_that_ships_is_part_of_the_package() -> None:
     assert SHIPPED.is_file()
-    assert SHIPPED.parent.name == "analysis"
+    assert SHIPPED.parent.name == "claims"

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from made_results import HOSTILE, Folder, hostile
 
-from attn_bench.analysis.compare import Comparison, compare
-from attn_bench.analysis.thresholds import Thresholds, read_thresholds
-from attn_bench.analysis.verdicts import Finding
 from attn_bench.cli import main
-from attn_bench.confirm import compare_confirmed
 from attn_bench.errors import UserError
-from attn_bench.report.comparison import headline, junit, markdown
-from attn_bench.results import Store
+from attn_bench.gate.compare import Comparison, compare
+from attn_bench.gate.comparison import headline, junit, markdown
+from attn_bench.gate.confirm import compare_confirmed
+from attn_bench.gate.thresholds import Thresholds, read_thresholds
+from attn_bench.gate.verdicts import Finding
+from attn_bench.results.store import Store
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -421,7 +421,7 @@ def test_a_slow_measurement_is_confirmed_or_cleared(tmp_path: Path, monkeypatch:
     options = ["--models", "fno", "--task", "darcy", "--resolutions", "8", "--batch-size", "1"]
     assert run("measure", *options, "--out", str(folder), monkeypatch=monkeypatch) == 0
     said: list[str] = []
-    monkeypatch.setattr("attn_bench.analysis.compare.disturbed", lambda latency: False)
+    monkeypatch.setattr("attn_bench.gate.compare.disturbed", lambda latency: False)
     # Whatever the machine does meanwhile: measured again, it is faster than base, as new was not.
     edit(folder, lambda record: sampled(record, np.random.default_rng(0)))
     edit(folder, slower(1000))

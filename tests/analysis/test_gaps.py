@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_results import ENVIRONMENT, METRICS, Folder
 
-from attn_bench.analysis.compare import Comparison, compare
-from attn_bench.analysis.thresholds import Thresholds, read_thresholds
 from attn_bench.cli import main
-from attn_bench.report.comparison import headline, junit, markdown
+from attn_bench.gate.compare import Comparison, compare
+from attn_bench.gate.comparison import headline, junit, markdown
+from attn_bench.gate.thresholds import Thresholds, read_thresholds
 
 Records = list[dict[str, Any]]
 Change = Callable[[dict[str, Any]], Any]

@@ -15,7 +15,7 @@ from made_results import METRICS, Folder
 from attn_bench.analysis.scaling import EQUAL, FARTHEST, Curve, crossovers, curves, fit, fits, knee, uncrossed
 from attn_bench.report.scaling import crossing_lines, scaling
 from attn_bench.report.write import write_report
-from attn_bench.results import load
+from attn_bench.results.store import load
 
 TOKENS = np.array([4.0**k for k in range(4, 10)])
 COST = "latency_forward_ms"

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_bench.analysis.statistics import compare_paired, compare_runs
-from attn_bench.analysis.thresholds import Thresholds, read_thresholds
-from attn_bench.analysis.verdicts import exact_verdict, judge, seeds_ratio, timed_ratio
 from attn_bench.errors import UserError
+from attn_bench.gate.thresholds import Thresholds, read_thresholds
+from attn_bench.gate.verdicts import exact_verdict, judge, seeds_ratio, timed_ratio
 
 
 def drifting(generator: np.random.Generator, n: int = 60, level: float = 1.0) -> np.ndarray:

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn_bench.options import options_of
 from attn_bench.plugin import OptionError, Problem, Unsupported
-from attn_bench.registry import MODELS
+from attn_bench.plugins.options import options_of
+from attn_bench.plugins.registry import MODELS
 
 NAMES = sorted(name for name, claims in MODELS.entries().items() if claims[0].package == "attn-bench")
 FIELDS = [name for name in NAMES if "field" in MODELS.load(name).kinds]
@@ -186,9 +186,9 @@ def test_bad_values_are_option_errors_of_one_line(name, options):
 
 @pytest.mark.parametrize(("preset", "growth"), [("linear", "n"), ("average", "n log n")])
 def test_the_record_of_a_preset_claims_the_growth_of_the_preset(preset, growth, tmp_path):
-    from attn_bench.cell import Files, run_cell
-    from attn_bench.results import Store
-    from attn_bench.sweep import Sweep
+    from attn_bench.results.store import Store
+    from attn_bench.running.run_cell import Files, run_cell
+    from attn_bench.sweep.settings import Sweep
 
     (cell,) = Sweep(models=(f"fma:{preset}",), task="darcy", resolutions=(8,), train=False, measure=False).cells()
     record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
@@ -212,7 +212,7 @@ def test_listing_and_unsupported_import_nothing_heavy():
     code = """
 import sys
 from attn_bench.plugin import Problem
-from attn_bench.registry import MODELS
+from attn_bench.plugins.registry import MODELS
 for name, claims in MODELS.entries().items():
     if claims[0].package == "attn-bench":
         model = MODELS.load(name)

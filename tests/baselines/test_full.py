@@ -61,7 +61,7 @@ def test_transformer_leaves_only_the_mixer_open():
 
 
 def test_defaults_are_those_of_mano():
-    from attn_bench.options import options_of
+    from attn_bench.plugins.options import options_of
     from mano.plugin import MANOModel
 
     ours, theirs = options_of(FullAttention.Options), options_of(MANOModel.Options)

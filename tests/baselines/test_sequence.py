@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from attn_bench.nn.transformer import TextTransformer
 from attn_bench.plugin import OptionError, Problem
-from attn_bench.registry import MODELS
+from attn_bench.plugins.registry import MODELS
 from baselines.mean.plugin import Mean
 from baselines.transformer.linear_attention import CHUNK, attend_linear
 from baselines.transformer.sliding_window import WindowAttention, attend_window

@@ -1,7 +1,7 @@
 """Keeps the digests of the code that trains and of the code that measures, for test_versions.py.
 
 ``python tests/harness/acknowledge.py`` after a change of that code: either it can change no number, or the version in
-attn_bench/versions.py was raised.
+attn_bench/sweep/versions.py was raised.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import json
 from pathlib import Path
 
 import attn_bench
-from attn_bench import versions
-from attn_bench.sourcecode import read_source
+from attn_bench.plugins.sourcecode import read_source
+from attn_bench.sweep import versions
 
 KEPT = Path(__file__).with_name("versions.json")
 PACKAGE = Path(attn_bench.__file__).parent
 _MEASURED = ("clocks", "flops", "latency", "memory", "reference")  # environment.py only describes a machine
-_EITHER = ("prepare.py", "steps.py", "measure/torch_state.py")
+_EITHER = ("running/prepare.py", "running/measure/steps.py", "running/measure/torch_state.py")
 CODE = {
-    "TRAINING": ("cell.py", "checkpoint.py", "evaluation.py", "plugin.py", "protocols.py", "training.py", *_EITHER),
-    "MEASURING": (*(f"measure/{name}.py" for name in _MEASURED), *_EITHER),
+    "TRAINING": ("plugin.py", "running/evaluation.py", "running/run_cell.py", "running/train/*.py", *_EITHER),
+    "MEASURING": (*(f"running/measure/{name}.py" for name in _MEASURED), *_EITHER),
 }
 
 

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from attn_bench.errors import UserError
-from attn_bench.execute.alternate import ModelFailed, Side
-from attn_bench.sweep import Cell, Sweep
+from attn_bench.gate.ab.turns import ModelFailed, Side
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.settings import Sweep
 
 PLUGINS = str(Path(__file__).parents[1] / "plugins")
 
@@ -64,7 +65,7 @@ def test_a_side_that_a_model_ends_is_one_line_and_leaves_nothing():
 def test_a_hanging_model_ends_with_whoever_asked_for_it():
     """Its process reads no requests, so it cannot see that there are none."""
     code = (
-        "import json, sys\nfrom attn_bench.execute.alternate import Side\nfrom attn_bench.sweep import Cell\n"
+        "import json, sys\nfrom attn_bench.gate.ab.turns import Side\nfrom attn_bench.sweep.settings import Cell\n"
         f"with Side('base', [{PLUGINS!r}]) as side:\n"
         "    print('ready', flush=True)\n"
         f"    side.open(Cell.from_json(json.loads({json.dumps(cell('toy-slow').to_request())!r})))\n"

@@ -9,14 +9,14 @@ import pytest
 import torch
 from toy_habits import Habit
 
-from attn_bench import prepare
-from attn_bench.cell import Files, run_cell
-from attn_bench.execute import worker
-from attn_bench.measure.latency import measure_latency
-from attn_bench.measure.torch_state import Keeper, TorchState
-from attn_bench.results import Store
-from attn_bench.sweep import Sweep
-from attn_bench.table import rows
+from attn_bench.gate.ab import worker
+from attn_bench.results.store import Store
+from attn_bench.results.table import rows
+from attn_bench.running import prepare
+from attn_bench.running.measure.latency import measure_latency
+from attn_bench.running.measure.torch_state import Keeper, TorchState
+from attn_bench.running.run_cell import Files, run_cell
+from attn_bench.sweep.settings import Sweep
 
 MEASURED = {"train": False}
 TRAINED = {"measure": False, "steps": 3}
@@ -36,8 +36,8 @@ def frozen():
 def brief(monkeypatch):
     """Measure for a moment, and leave the process as it was."""
     short = functools.partial(measure_latency, min_samples=2, min_seconds=0, max_seconds=0, warmup_seconds=0)
-    monkeypatch.setattr("attn_bench.steps.measure_latency", short)
-    monkeypatch.setattr("attn_bench.steps.reference_ms", lambda step: 1.0)
+    monkeypatch.setattr("attn_bench.running.measure.steps.measure_latency", short)
+    monkeypatch.setattr("attn_bench.running.measure.steps.reference_ms", lambda step: 1.0)
     state = TorchState.read()
     yield
     assert not state.difference(state.apply())
@@ -128,7 +128,7 @@ def test_each_quantity_fails_alone(ran, monkeypatch):
 
     for broken, quantity in (("measure_memory", "peak_memory"), ("count_flops", "flops")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"attn_bench.steps.{broken}", fail)
+            patch.setattr(f"attn_bench.running.measure.steps.{broken}", fail)
             record = ran("plain", **MEASURED)
         assert record.status == "ok"
         assert list(record.latency) == STEPS
@@ -141,7 +141,7 @@ def test_a_forward_pass_that_cannot_be_timed_is_the_status_of_the_cell(ran, monk
     def fail(step, device):
         raise torch.OutOfMemoryError("tried to allocate 12 GiB")
 
-    monkeypatch.setattr("attn_bench.steps.measure_latency", fail)
+    monkeypatch.setattr("attn_bench.running.measure.steps.measure_latency", fail)
     record = ran("plain", **MEASURED)
     assert (record.status, record.error) == ("oom", "OutOfMemoryError: tried to allocate 12 GiB")
     assert list(record.memory) == STEPS
@@ -152,7 +152,7 @@ def test_an_out_of_memory_in_the_train_step_keeps_the_forward_pass(ran, monkeypa
     def fail(self):
         raise torch.OutOfMemoryError("tried to allocate 12 GiB")
 
-    monkeypatch.setattr("attn_bench.steps.Steps._train_step", fail)
+    monkeypatch.setattr("attn_bench.running.measure.steps.Steps._train_step", fail)
     record = ran("plain", **MEASURED)
     assert record.status == "oom"
     assert list(record.latency) == list(record.memory) == ["forward"]
@@ -161,7 +161,7 @@ def test_an_out_of_memory_in_the_train_step_keeps_the_forward_pass(ran, monkeypa
 def test_what_the_harness_asks_about_a_module_fails_alone(ran, monkeypatch):
     monkeypatch.setattr(Habit, "effective", lambda self, module: 1 / 0)
     monkeypatch.setattr(Habit, "growth", lambda self, **options: 1 / 0)
-    monkeypatch.setattr("attn_bench.evaluation._Shown.save", lambda self, path: 1 / 0)
+    monkeypatch.setattr("attn_bench.running.evaluation._Shown.save", lambda self, path: 1 / 0)
     record = ran("plain", **TRAINED)
     assert record.status == "ok"
     assert record.errors == dict.fromkeys(
@@ -306,7 +306,9 @@ def test_what_is_set_in_a_measured_step_is_what_was_in_force(ran):
 
 def test_the_reference_workload_runs_as_it_is_set(monkeypatch):
     seen = []
-    monkeypatch.setattr("attn_bench.steps.reference_ms", lambda step: seen.append(torch.get_num_threads()) or 1.0)
+    monkeypatch.setattr(
+        "attn_bench.running.measure.steps.reference_ms", lambda step: seen.append(torch.get_num_threads()) or 1.0
+    )
     prepare.open_steps(cell_of("habit:flags-in-forward", threads=1, **MEASURED)).latency("forward")
     assert seen == [1, 1]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from attn_bench.checkouts import PREFIX, Repository, surroundings
 from attn_bench.errors import UserError
+from attn_bench.gate.ab.checkouts import PREFIX, Repository, surroundings
 
 IDENTITY = ("-c", "user.name=nobody", "-c", "user.email=nobody@localhost", "-c", "protocol.file.allow=always")
 SETTINGS = ("-c", "core.fsmonitor=false")
@@ -268,8 +268,8 @@ def test_submodules_come_along_at_their_commit_or_as_they_are(repository: Path, 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from attn_bench.checkouts import Repository
-from attn_bench.execute.processes import interrupt_when_told
+from attn_bench.gate.ab.checkouts import Repository
+from attn_bench.running.processes import interrupt_when_told
 interrupt_when_told()
 with Repository(Path(sys.argv[1])).checkout("main") as source:
     print(source, flush=True)

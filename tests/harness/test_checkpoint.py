@@ -12,7 +12,7 @@ import torch
 from test_training import SETTINGS, fresh, run
 from torch import Tensor, nn
 
-from attn_bench.training import Extras
+from attn_bench.running.train.loop import Extras
 
 
 class Stop(Exception):

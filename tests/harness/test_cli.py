@@ -146,7 +146,7 @@ def test_a_module_that_is_none_is_said_with_the_place_of_the_traceback(attn_benc
 
 
 def test_a_folder_without_a_finished_cell_is_one_line(attn_bench, tmp_path):
-    from attn_bench.results import Store
+    from attn_bench.results.store import Store
 
     store = Store.create(tmp_path / "r", "toy-task")
     store.write_run_info({"task": "toy-task", "metrics": {}})
@@ -208,7 +208,7 @@ def test_help_and_version(attn_bench):
 
 def test_the_default_sweep_file_says_what_the_command_line_does():
     """``sweeps/quick.yaml`` spells out the defaults; the same cells must come of both."""
-    from attn_bench.sweep import Sweep, read_sweep_file
+    from attn_bench.sweep.settings import Sweep, read_sweep_file
 
     folder = Path(__file__).parents[2] / "sweeps"
     spelled = Sweep.from_settings({**read_sweep_file(folder / "quick.yaml"), "device": "cpu"}).cells()
@@ -218,7 +218,7 @@ def test_the_default_sweep_file_says_what_the_command_line_does():
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_sweep_that_ships_expands(path):
-    from attn_bench.sweep import Sweep, read_sweep_file
+    from attn_bench.sweep.settings import Sweep, read_sweep_file
 
     settings = {key: value for key, value in read_sweep_file(path).items() if key != "out"}
     assert Sweep.from_settings({**settings, "device": "cpu"}).cells()
@@ -266,7 +266,7 @@ def test_a_mixer_of_an_outside_package_serves_every_kind(outside):
     code = """
 import torch
 from attn_bench.plugin import Problem
-from attn_bench.registry import MODELS, TASKS
+from attn_bench.plugins.registry import MODELS, TASKS
 mixer = MODELS.load("averages")
 for name, resolution in (("darcy", 16), ("digits", 16), ("pathfinder-mask", 32), ("text", 64), ("masked-text", 64)):
     problem = TASKS.load(name).problem(resolution)

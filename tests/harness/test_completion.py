@@ -8,11 +8,12 @@ import stat
 from typing import Any
 
 import attn_bench
-from attn_bench import versions
-from attn_bench.execute.local import due
-from attn_bench.results import Record, Store
-from attn_bench.runner import run_sweep
-from attn_bench.sweep import Sweep
+from attn_bench.results.record import Record
+from attn_bench.results.store import Store
+from attn_bench.running.local import due
+from attn_bench.running.runner import run_sweep
+from attn_bench.sweep import versions
+from attn_bench.sweep.settings import Sweep
 
 
 def sweep(**settings: Any) -> Sweep:
@@ -85,7 +86,7 @@ def test_what_is_due(tmp_path, monkeypatch):
 
 
 def test_measuring_that_fails_later_keeps_what_was_trained(tmp_path):
-    from attn_bench.execute.local import Limits
+    from attn_bench.running.local import Limits
 
     run_sweep(sweep(measure=False), tmp_path)
     table = run_sweep(sweep(), tmp_path, limits=Limits(memory_limit_mib=1))

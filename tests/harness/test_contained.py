@@ -17,13 +17,13 @@ import warnings
 
 import pytest
 
-from attn_bench import trial
+from attn_bench.cli.describe import describe
 from attn_bench.errors import UserError
-from attn_bench.listing import describe
-from attn_bench.registry import MODELS
-from attn_bench.sweep import Sweep
-from attn_bench.undo import undone
-from attn_bench.variants import BROKEN
+from attn_bench.plugins import trial
+from attn_bench.plugins.registry import MODELS
+from attn_bench.plugins.undo import undone
+from attn_bench.sweep.settings import Sweep
+from attn_bench.sweep.variants import BROKEN
 
 MODEL = """
 from attn_bench.plugin import Model
@@ -153,8 +153,8 @@ hashlib.sha256 = hashlib.md5
 os.replace = os.rename = os.fsync = lambda *a, **k: None
 mine = lambda function: lambda *a, **k: function(*a, **k)
 builtins.open, io.open, builtins.print, time.monotonic = mine(open), mine(open), mine(print), mine(time.monotonic)
-import attn_bench.sweep
-attn_bench.sweep.sha256 = hashlib.md5
+import attn_bench.sweep.settings
+attn_bench.sweep.settings.sha256 = hashlib.md5
 os.environ["MADE"] = "1"
 os.environ.pop("PATH")
 os.environ["HOME"] = "/nowhere"
@@ -248,12 +248,12 @@ def test_a_cell_s_process_has_bound_what_its_task_hashes_and_writes_with_before_
     code = """
 import json, sys
 from pathlib import Path
-from attn_bench.measure.torch_state import Keeper
-from attn_bench.prepare import pose
-from attn_bench.sweep import Cell
+from attn_bench.running.measure.torch_state import Keeper
+from attn_bench.running.prepare import pose
+from attn_bench.sweep.settings import Cell
 pose(Cell.from_json(json.loads(sys.stdin.read())), Keeper(0))
 assert json.dumps(1) == "{}"
-from attn_bench.tasks.cache import Entry
+from attn_bench.tasks.shared.cache import Entry
 print(Entry(Path(), "x", {"a": 1}, "").name)
 """
     settings = {"models": ["made"], "task": "darcy", "resolutions": [16], "device": "cpu"}
@@ -265,7 +265,7 @@ print(Entry(Path(), "x", {"a": 1}, "").name)
 
 def test_a_process_that_an_import_forks_does_not_go_on_as_the_command(tmp_path):
     code = (
-        "import os\nfrom attn_bench.undo import undone\n"
+        "import os\nfrom attn_bench.plugins.undo import undone\n"
         "with undone():\n    os.fork()\n"
         f"os.write(os.open({str(tmp_path / 'seen')!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), b'x')\n"
     )
@@ -282,7 +282,10 @@ def test_a_real_interrupt_of_an_import_ends_the_command(made):
 
 
 def test_closed_streams_are_no_reason_to_fail():
-    code = "import os\nos.close(1)\nos.close(2)\nfrom attn_bench.undo import undone\nwith undone():\n    print('x')\n"
+    code = (
+        "import os\nos.close(1)\nos.close(2)\n"
+        "from attn_bench.plugins.undo import undone\nwith undone():\n    print('x')\n"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from attn_bench import cli
-from attn_bench.registry import TASKS
-from attn_bench.runner import prepare_data
-from attn_bench.sweep import Sweep
+from attn_bench.plugins.registry import TASKS
+from attn_bench.running.runner import prepare_data
+from attn_bench.sweep.settings import Sweep
 
 TOY = {"models": ["toy"], "task": "toy-task", "device": "cpu", "resolutions": [8]}
 
@@ -65,9 +65,9 @@ def test_a_task_says_it_in_its_descriptions(told):
 def test_the_table_of_the_python_interface_says_it(monkeypatch, tmp_path):
     import pandas as pd
 
-    from attn_bench import runner
+    from attn_bench.running import runner
 
     monkeypatch.setattr(runner, "prepare_data", lambda *_: ["40 samples"])
-    monkeypatch.setattr("attn_bench.execute.local.execute", lambda *_, **__: None)
-    monkeypatch.setattr("attn_bench.results.Store.write_table", lambda self: pd.DataFrame({"status": ["ok"]}))
+    monkeypatch.setattr("attn_bench.running.local.execute", lambda *_, **__: None)
+    monkeypatch.setattr("attn_bench.results.store.Store.write_table", lambda self: pd.DataFrame({"status": ["ok"]}))
     assert runner.run(**TOY, out=tmp_path / "out").attrs["data"] == ["40 samples"]

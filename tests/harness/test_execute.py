@@ -15,9 +15,9 @@ import pytest
 
 import attn_bench
 from attn_bench.errors import UserError
-from attn_bench.execute.local import Limits
-from attn_bench.runner import run, run_sweep
-from attn_bench.sweep import Sweep
+from attn_bench.running.local import Limits
+from attn_bench.running.runner import run, run_sweep
+from attn_bench.sweep.settings import Sweep
 
 
 def sweep(models, **settings):
@@ -190,7 +190,8 @@ def test_compiling_is_timed_apart_and_must_not_happen_while_timing(tmp_path):
 
 
 def test_other_processes_taking_the_cores_are_seen_in_the_table(tmp_path):
-    from attn_bench.results import Record, Store
+    from attn_bench.results.record import Record
+    from attn_bench.results.store import Store
 
     (cell,) = sweep(["toy"]).cells()
     store = Store.create(tmp_path, "toy-task")
@@ -204,7 +205,7 @@ def test_other_processes_taking_the_cores_are_seen_in_the_table(tmp_path):
 @pytest.mark.parametrize("kind", ["field", "image", "mask", "causal-text"])
 def test_random_batches_fit_the_problem(kind):
     from attn_bench.plugin import Problem
-    from attn_bench.steps import random_batch
+    from attn_bench.running.measure.steps import random_batch
 
     grid = (16,) if kind == "causal-text" else (4, 6)
     inputs, targets = random_batch(Problem(kind, 3, 5, grid), 2, "cpu", 0)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from attn_bench import fingerprint
 from attn_bench.errors import UserError
-from attn_bench.locate import source_of
-from attn_bench.registry import MODELS, TASKS
-from attn_bench.sourcecode import read_source
+from attn_bench.plugins import fingerprint
+from attn_bench.plugins.locate import source_of
+from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.plugins.sourcecode import read_source
 
 
 @pytest.fixture
@@ -314,15 +314,18 @@ def test_what_a_task_shares_with_others_counts_and_the_harness_does_not():
     found = TASKS.entry("darcy").sources()
     assert {
         "attn_bench.tasks.darcy.solver",
-        "attn_bench.tasks.field_metrics",
-        "attn_bench.tasks.normalise",
+        "attn_bench.tasks.shared.field_metrics",
+        "attn_bench.tasks.shared.normalise",
     } <= found.keys()
-    assert not {"attn_bench.training", "attn_bench.plugin", "attn_bench", "attn_bench.tasks.images"} & found.keys()
+    assert (
+        not {"attn_bench.running.train.loop", "attn_bench.plugin", "attn_bench", "attn_bench.tasks.images"}
+        & found.keys()
+    )
 
 
 def test_sources_are_found_without_torch():
     code = (
-        "import sys; from attn_bench.registry import MODELS, TASKS\n"
+        "import sys; from attn_bench.plugins.registry import MODELS, TASKS\n"
         "entries = [e for r in (MODELS, TASKS) for (e, *_) in r.entries().values() if e.package == 'attn-bench']\n"
         "print([entry.fingerprint() for entry in entries])\n"
         "print([m for m in ('torch', 'timm', 'attn_bench.nn.heads') if m in sys.modules])"

@@ -15,9 +15,9 @@ from made_results import Folder
 
 import attn_bench
 from attn_bench.errors import UserError
-from attn_bench.record import Record, plain
 from attn_bench.report.origin import read_origin
-from attn_bench.results import Store
+from attn_bench.results.record import Record, plain
+from attn_bench.results.store import Store
 
 SHIPPED = Path(__file__).parents[2] / "results"
 

@@ -8,13 +8,15 @@ import sys
 import pytest
 
 import attn_bench
-from attn_bench import fingerprint, versions
-from attn_bench.execute.local import due
-from attn_bench.fingerprint import HARNESS, Source, harness
-from attn_bench.loaded import AnotherCopy, check_loaded
-from attn_bench.record import Record
-from attn_bench.results import Store
-from attn_bench.sweep import Cell, Sweep
+from attn_bench.plugins import fingerprint
+from attn_bench.plugins.fingerprint import HARNESS, Source, harness
+from attn_bench.plugins.loaded import AnotherCopy, check_loaded
+from attn_bench.results.record import Record
+from attn_bench.results.store import Store
+from attn_bench.running.local import due
+from attn_bench.sweep import versions
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.settings import Sweep
 
 
 @pytest.fixture

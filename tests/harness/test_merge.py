@@ -10,10 +10,11 @@ import pytest
 from made_results import METRICS, TRAINING
 
 import attn_bench
-from attn_bench.merge import merged, renewed
 from attn_bench.report.summary import summarise
-from attn_bench.results import Record, Store
-from attn_bench.sweep import Cell
+from attn_bench.results.merge import merged, renewed
+from attn_bench.results.record import Record
+from attn_bench.results.store import Store
+from attn_bench.sweep.cell import Cell
 
 TIMES = dict.fromkeys(("median_ms", "low_ms", "high_ms", "p10_ms", "p90_ms"), 1.0)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_bench.execute import messages
-from attn_bench.execute.messages import PROGRESS, RESULT, Receiver, Sender, decode, encode
+from attn_bench.running import messages
+from attn_bench.running.messages import PROGRESS, RESULT, Receiver, Sender, decode, encode
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec=None)),

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from attn_bench.cli.arguments import merged
 from attn_bench.errors import UserError
-from attn_bench.options import Option, Text
+from attn_bench.plugins.options import Option, Text
 from attn_bench.report.reproduce import steps
-from attn_bench.sweep import Sweep
+from attn_bench.sweep.settings import Sweep
 
 TEXTS = ("0001", "null", "~", "true", "no", "1e3", ".inf", "a:b", "a: b", "[x]", "{", "2020-01-01", "0x10", "1_000",
          "1:30", "", " x", "'0001'", "a=b", "a.b=c", "#", "&a", "*a", "!!int 3", "é")  # fmt: skip

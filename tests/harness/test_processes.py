@@ -12,10 +12,10 @@ import time
 import psutil
 import pytest
 
-from attn_bench.execute import client, libraries
-from attn_bench.execute.client import ForkServer
-from attn_bench.runner import run_sweep
-from attn_bench.sweep import Sweep
+from attn_bench.running import client, libraries
+from attn_bench.running.client import ForkServer
+from attn_bench.running.runner import run_sweep
+from attn_bench.sweep.settings import Sweep
 
 RUN = [sys.executable, "-m", "attn_bench", "run", "--task", "toy-task", "--resolutions", "8", "--steps", "2"]
 RUN += ["--device", "cpu", "--no-measure", "--no-plots"]
@@ -39,8 +39,8 @@ def test_a_server_has_one_thread_no_plugin_and_everything_as_it_was_before_it_fo
     found = json.loads(
         python(
             "import json, sys, warnings\n"
-            "import torch, attn_bench.cell\n"
-            "from attn_bench.execute.libraries import preload, threads\n"
+            "import torch, attn_bench.running.run_cell\n"
+            "from attn_bench.running.libraries import preload, threads\n"
             "def state():\n"
             "    rng, flags = torch.get_rng_state().sum().item(), torch.get_float32_matmul_precision()\n"
             "    dtype, grad = str(torch.get_default_dtype()), torch.is_grad_enabled()\n"
@@ -67,7 +67,7 @@ def test_the_server_that_runs_cells_has_one_thread(tmp_path):
 def test_a_folder_called_like_a_library_is_not_the_library(tmp_path):
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "__init__.py").write_text("raise SystemExit('imported')")
-    code = "from attn_bench.execute.libraries import preload\npreload(['timm', 'torch'])\nprint('survived')"
+    code = "from attn_bench.running.libraries import preload\npreload(['timm', 'torch'])\nprint('survived')"
     assert python(code, PYTHONPATH=str(tmp_path)) == "survived\n"
 
 

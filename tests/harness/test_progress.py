@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from attn_bench import progress
-from attn_bench.progress import Screen
-from attn_bench.sweep import Sweep
+from attn_bench.cli import progress
+from attn_bench.cli.progress import Screen
+from attn_bench.sweep.settings import Sweep
 
 
 @pytest.fixture

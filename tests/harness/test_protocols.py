@@ -15,18 +15,19 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from attn_bench.cell import Files, run_cell
 from attn_bench.errors import USER_ERRORS
-from attn_bench.measure.latency import measure_latency
 from attn_bench.plugin import Model, Problem, Splits, Unsupported
-from attn_bench.protocols import plan
-from attn_bench.registry import MODELS
+from attn_bench.plugins.registry import MODELS
 from attn_bench.report.reproduce import sweeps
-from attn_bench.results import Store
-from attn_bench.sweep import Cell, Sweep, read_sweep_file
-from attn_bench.table import labels, rows
+from attn_bench.results.store import Store
+from attn_bench.results.table import labels, rows
+from attn_bench.running.measure.latency import measure_latency
+from attn_bench.running.run_cell import Files, run_cell
+from attn_bench.running.train.loop import Diverged, predict, train
+from attn_bench.running.train.regimes import plan
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.settings import Sweep, read_sweep_file
 from attn_bench.tasks.images.digits import Digits
-from attn_bench.training import Diverged, predict, train
 
 PROBLEM = Problem("image", 1, 10, (8, 8))
 # Models of fields that classify by the mean of their features, small.
@@ -369,7 +370,7 @@ def _correlation(one, other):
 
 def test_a_cell_of_each_protocol(tmp_path, monkeypatch):
     brief = functools.partial(measure_latency, max_seconds=0.2, warmup_seconds=0.1)
-    monkeypatch.setattr("attn_bench.steps.measure_latency", brief)
+    monkeypatch.setattr("attn_bench.running.measure.steps.measure_latency", brief)
     store = Store(tmp_path)
     settings = {
         "resolutions": [32], "epochs": None, "steps": 4, "batch_size": 64,
@@ -397,7 +398,7 @@ def test_a_cell_of_each_protocol(tmp_path, monkeypatch):
 @pytest.mark.parametrize("task", ["digits", "pathfinder-mask"])
 def test_one_image_alone_is_timed_too(tmp_path, monkeypatch, task):
     brief = functools.partial(measure_latency, max_seconds=0.1, warmup_seconds=0)
-    monkeypatch.setattr("attn_bench.steps.measure_latency", brief)
+    monkeypatch.setattr("attn_bench.running.measure.steps.measure_latency", brief)
     options = {"vit": {"dim": 8, "depth": 1, "heads": 1, "patch_size": 8}}
     settings = {"models": ["vit"], "task": task, "resolutions": [32], "device": "cpu", "train": False}
     (one,) = _cells(settings | {"batch_size": 2, "options": options})

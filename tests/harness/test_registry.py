@@ -8,9 +8,9 @@ from importlib import metadata
 
 import pytest
 
+from attn_bench.cli.describe import describe
 from attn_bench.errors import UserError
-from attn_bench.listing import describe
-from attn_bench.registry import MODELS, TASKS, Registry
+from attn_bench.plugins.registry import MODELS, TASKS, Registry
 
 
 def test_a_registered_plugin_is_loaded_with_its_origin():
@@ -76,7 +76,8 @@ def test_listing_shows_options_with_defaults_and_documentation():
 
 def test_listing_imports_no_torch():
     code = (
-        "import sys; from attn_bench.listing import describe; from attn_bench.registry import MODELS, TASKS\n"
+        "import sys; from attn_bench.cli.describe import describe\n"
+        "from attn_bench.plugins.registry import MODELS, TASKS\n"
         "print(len(list(describe(MODELS))), len(list(describe(TASKS))))\n"
         "print([m for m in ('torch', 'timm', 'neuralop') if m in sys.modules])"
     )

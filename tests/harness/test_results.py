@@ -10,8 +10,9 @@ import pytest
 import attn_bench
 from attn_bench.errors import UserError
 from attn_bench.files import atomic_write
-from attn_bench.results import Record, Store
-from attn_bench.sweep import Sweep
+from attn_bench.results.record import Record
+from attn_bench.results.store import Store
+from attn_bench.sweep.settings import Sweep
 
 METRICS = {"rel_l2": {"direction": "lower", "summary": "", "unit": ""}}
 

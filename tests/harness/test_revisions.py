@@ -15,12 +15,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from attn_bench.analysis.thresholds import Thresholds, read_thresholds
 from attn_bench.errors import UserError
-from attn_bench.execute.alternate import Outcome, Side
-from attn_bench.report.comparison import headline
-from attn_bench.revisions import Plan, _imported_from, built, compare_sides
-from attn_bench.sweep import Sweep
+from attn_bench.gate.ab.revisions import Plan, _imported_from, built, compare_sides
+from attn_bench.gate.ab.turns import Outcome, Side
+from attn_bench.gate.comparison import headline
+from attn_bench.gate.thresholds import Thresholds, read_thresholds
+from attn_bench.sweep.settings import Sweep
 
 ROOT = Path(__file__).parents[2]
 HONEST = "x_BHWC = x_BHWC + self.attention(x_BHWC)"
@@ -157,7 +157,7 @@ def test_exact_metrics_come_with_the_first_pair(toys: list[str]) -> None:
 
 def test_a_model_that_hangs_is_one_line(toys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with Side("base", toys) as base, Side("new", toys) as new:
-        monkeypatch.setattr("attn_bench.execute.alternate.LONGEST_S", 3)
+        monkeypatch.setattr("attn_bench.gate.ab.turns.LONGEST_S", 3)
         with pytest.raises(UserError, match=r"base: .*no answer within 3 s"):
             compare_sides(base, new, plan("toy-slow"))
 
@@ -342,7 +342,7 @@ WHOLE = {"parameters": 9, "flops": 100.0, "uncounted": [], "peak_memory": {"forw
 def test_what_is_named_and_not_compared_is_no_pass(
     toys: list[str], monkeypatch: pytest.MonkeyPatch, base: Any, new: Any, fail_on: str | None, status: int, said: str
 ) -> None:
-    monkeypatch.setattr("attn_bench.revisions.alternate", lambda *args, **more: outcome(base, new))
+    monkeypatch.setattr("attn_bench.gate.ab.revisions.alternate", lambda *args, **more: outcome(base, new))
     planned = dataclasses.replace(plan("toy"), thresholds=read_thresholds(fail_on))
     comparison = compare_sides(NAMED, NAMED, planned)
     assert (comparison.status, said in " ".join(comparison.obstacles)) == (status, True)
@@ -353,7 +353,7 @@ NAMED: Any = types.SimpleNamespace(name="main")
 
 def test_a_model_that_fails_on_both_sides_is_counted(toys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     failed = Outcome(errors=("ValueError: no", "ValueError: no"))
-    monkeypatch.setattr("attn_bench.revisions.alternate", lambda *args, **more: failed)
+    monkeypatch.setattr("attn_bench.gate.ab.revisions.alternate", lambda *args, **more: failed)
     comparison = compare_sides(NAMED, NAMED, plan("toy"))
     assert comparison.status == 2
     assert headline(comparison).startswith("CANNOT BE COMPARED: 1 cell failed on both sides; toy at 8")
@@ -362,7 +362,7 @@ def test_a_model_that_fails_on_both_sides_is_counted(toys: list[str], monkeypatc
 def test_steps_that_neither_side_has_are_named(toys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     forward = WHOLE | {"peak_memory": {"forward": 1.0}}
     made = outcome(forward, forward, steps=("forward",))
-    monkeypatch.setattr("attn_bench.revisions.alternate", lambda *args, **more: made)
+    monkeypatch.setattr("attn_bench.gate.ab.revisions.alternate", lambda *args, **more: made)
     for fail_on, status in ((None, 0), ("latency_forward=5%", 0), ("latency=5%", 2), ("peak_memory=1%", 2)):
         planned = dataclasses.replace(plan("toy"), thresholds=read_thresholds(fail_on))
         assert compare_sides(NAMED, NAMED, planned).status == status

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from attn_bench import cli
 from attn_bench.cli import failures, reporting
+from attn_bench.cli.progress import Screen
 from attn_bench.cli.surroundings import Output, standard_streams, warnings_are_no_errors
-from attn_bench.execute.processes import surroundings, without_errors
-from attn_bench.progress import Screen
+from attn_bench.running.processes import surroundings, without_errors
 
 Call = Callable[..., int]
 
@@ -246,7 +246,7 @@ def test_only_errors_are_taken_out(given: str, kept: str) -> None:
 def test_no_terminal_is_too_narrow_for_a_number(
     results: Path, columns: str, term: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from attn_bench.results import load
+    from attn_bench.results.store import load
 
     for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", columns), ("TERM", term), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from attn_bench.errors import USER_ERRORS, UserError
-from attn_bench.sweep import Cell, Sweep, read_sweep_file
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.settings import Sweep, read_sweep_file
 
 
 def sweep(**settings):
@@ -38,7 +39,7 @@ def test_options_reach_the_model_the_label_and_the_task():
 
 def test_the_id_is_the_same_in_every_process_and_changes_with_every_part():
     (cell,) = sweep(resolutions=[8]).cells()
-    code = f"from attn_bench.sweep import Cell; print(Cell.from_json({cell.to_json()!r}).id)"
+    code = f"from attn_bench.sweep.settings import Cell; print(Cell.from_json({cell.to_json()!r}).id)"
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
     ).stdout.strip()

@@ -10,8 +10,8 @@ from torch import nn
 from toy_plugins import NaN, Toy, ToyTask
 
 from attn_bench.plugin import Problem
-from attn_bench.sweep import Training
-from attn_bench.training import Diverged, one_cycle, predict, train
+from attn_bench.running.train.loop import Diverged, one_cycle, predict, train
+from attn_bench.sweep.cell import Training
 
 SETTINGS = Training(budget=6, budget_unit="epochs", batch_size=4, learning_rate=1e-2, weight_decay=1e-4, clip_norm=1.0)
 PROBLEM = Problem("field", 1, 1, (8, 8))

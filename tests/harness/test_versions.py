@@ -14,8 +14,8 @@ def test_a_change_of_what_trains_or_measures_was_decided_upon(name):
     files = kept["files"].keys() | now["files"].keys()
     changed = sorted(file for file in files if kept["files"].get(file) != now["files"].get(file))
     assert (changed, now["version"]) == ([], kept["version"]), (
-        f"attn_bench/{', '.join(changed) or 'versions.py'} changed. If that can change any number that a cell records, "
-        f"raise {name} in attn_bench/versions.py by one (once between two releases is enough). In any case run "
+        f"attn_bench/{', '.join(changed) or 'sweep/versions.py'} changed. If that can change a number of a record, "
+        f"raise {name} in attn_bench/sweep/versions.py by one (once between two releases is enough). In any case run "
         "'python tests/harness/acknowledge.py' then, and commit tests/harness/versions.json with the change."
     )
 
@@ -26,6 +26,6 @@ def test_comments_need_no_decision_and_code_does(tmp_path, monkeypatch):
     monkeypatch.setattr(acknowledge, "PACKAGE", tmp_path)
     digests = []
     for text in ("x = 1\n", '"""Says more."""\n\nx = 1  # one\n', "x = 2\n"):
-        (tmp_path / "training.py").write_text(text)
-        digests.append(acknowledge.current()["TRAINING"]["files"]["training.py"])
+        (tmp_path / "plugin.py").write_text(text)
+        digests.append(acknowledge.current()["TRAINING"]["files"]["plugin.py"])
     assert digests[0] == digests[1] != digests[2]

@@ -8,8 +8,8 @@ import torch
 
 from attn_bench.errors import UserError
 from attn_bench.nn.patches import Patched
-from attn_bench.options import options_of
 from attn_bench.plugin import OptionError, Problem
+from attn_bench.plugins.options import options_of
 from mano.plugin import MANOModel
 from mano.swin_plugin import MANOSwinV2
 

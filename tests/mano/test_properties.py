@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from attn_bench.measure.flops import count_flops
 from attn_bench.nn.linear import Linear, product
+from attn_bench.running.measure.flops import count_flops
 from mano import MANO, MultipoleAttention, reference
 from mano.levels import level_grids, window_counts
 from mano.overlapping.layout import coverage, real_cells, sum_windows, to_windows

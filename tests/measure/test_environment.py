@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from attn_bench.measure.environment import environment, environment_id, fingerprint
+from attn_bench.running.measure.environment import environment, environment_id, fingerprint
 
 
 def test_it_is_json_and_says_what_matters() -> None:
@@ -64,6 +64,8 @@ def test_git_takes_no_lock_that_it_could_leave_behind(monkeypatch: pytest.Monkey
 
 
 def test_it_imports_nothing_heavy() -> None:
-    code = "import sys; from attn_bench.measure.environment import *; environment(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from attn_bench.running.measure.environment import *; environment(); print('torch' in sys.modules)"
+    )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
     assert printed.strip() == "False"

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import register_flop_formula
 
-from attn_bench.measure.flops import _flash, count_flops, register_flop_rule
+from attn_bench.running.measure.flops import _flash, count_flops, register_flop_rule
 
 
 def total(call: Callable[[], Any]) -> int:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from attn_bench.measure.clocks import Clocks
-from attn_bench.measure.latency import CudaSampler, measure_latency, median_interval, quantile
+from attn_bench.running.measure.clocks import Clocks
+from attn_bench.running.measure.latency import CudaSampler, measure_latency, median_interval, quantile
 
 
 class Clock:
@@ -251,7 +251,7 @@ def test_samples_of_a_hot_gpu_are_left_out_unless_they_are_most(
             now += round((5e6 if self.throttled else 2e6) * samples * calls)
             return [5.0 if self.throttled else 2.0] * samples
 
-    monkeypatch.setattr("attn_bench.measure.latency.CudaSampler", Sampler)
+    monkeypatch.setattr("attn_bench.running.measure.latency.CudaSampler", Sampler)
     latency = measure_latency(lambda: None, "cuda", clock=lambda: now)
     assert latency.median_ms == median
     assert latency.throttled is throttled

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from attn_bench.measure.memory import MIB, measure_memory, replay
+from attn_bench.running.measure.memory import MIB, measure_memory, replay
 
 FLOAT = 4
 

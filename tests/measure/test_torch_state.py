@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from attn_bench.measure.torch_state import Keeper, TorchState, seed_generators, stage_seed
+from attn_bench.running.measure.torch_state import Keeper, TorchState, seed_generators, stage_seed
 
 BACKENDS = torch.backends
 CHANGES = {
@@ -80,7 +80,7 @@ def test_a_stage_that_fails_is_put_back_too():
 def test_what_cannot_be_put_back_is_said_once():
     code = """if True:
         import json, torch
-        from attn_bench.measure.torch_state import Keeper
+        from attn_bench.running.measure.torch_state import Keeper
         keeper = Keeper(0)
         with keeper.stage("import"):
             torch.set_num_interop_threads(7)

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from attn_bench.measure.reference import reference_ms, reference_step
 from attn_bench.plugin import Unsupported
-from attn_bench.prepare import count_parameters, set_flags
-from attn_bench.registry import MODELS, TASKS
-from attn_bench.steps import Steps
-from attn_bench.sweep import Sweep, unsupported
+from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.running.measure.reference import reference_ms, reference_step
+from attn_bench.running.measure.steps import Steps
+from attn_bench.running.prepare import count_parameters, set_flags
+from attn_bench.sweep.cell import unsupported
+from attn_bench.sweep.settings import Sweep
 
 TASK_OF_KIND = {"field": "darcy", "image": "digits", "causal-text": "text"}
 SIZES = {"field": (16, 32), "image": (32,), "causal-text": (256, 1024)}

@@ -10,8 +10,9 @@ import numpy as np
 
 from attn_bench.files import write_json
 from attn_bench.plugin import Metric
-from attn_bench.results import Record, Store
-from attn_bench.sweep import Cell, Training
+from attn_bench.results.record import Record
+from attn_bench.results.store import Store
+from attn_bench.sweep.cell import Cell, Training
 
 METRICS = {"rel_l2": Metric("lower", "relative <L2> error"), "rel_mse": Metric("lower", "the same, squared")}
 TRAINING = Training(10.0, "epochs", 8, 2e-3, 1e-4, 1.0)

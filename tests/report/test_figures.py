@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from rich.console import Console
 from test_report import ERRORS, failed, row, save_fields
 
+from attn_bench.format import distinct, for_markdown
 from attn_bench.plugin import Metric
 from attn_bench.report import console_table, write_report
 from attn_bench.report.axes import tick
@@ -29,7 +30,6 @@ from attn_bench.report.scaling_figure import figure
 from attn_bench.report.style import drawable, looks, style
 from attn_bench.report.summary import summarise
 from attn_bench.report.tables import markdown_table
-from attn_bench.report.text import distinct, for_markdown
 from attn_bench.report.trade_off import error_vs_latency
 
 FIGURES = (error_vs_resolution, latency_vs_resolution, memory_vs_resolution, error_vs_latency)

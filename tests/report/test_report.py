@@ -18,6 +18,7 @@ from rich.console import Console
 from attn_bench.analysis.scaling import Crossover
 from attn_bench.cli.printing import put
 from attn_bench.errors import UserError
+from attn_bench.format import distinct, for_figure, human, plain, significant, with_spread
 from attn_bench.plugin import Metric
 from attn_bench.report import console_table, write_report
 from attn_bench.report.axes import tick
@@ -27,7 +28,6 @@ from attn_bench.report.scaling import Scaling, crossing_text, markdown, scaling
 from attn_bench.report.scaling_figure import figure
 from attn_bench.report.summary import is_reference, summarise
 from attn_bench.report.tables import markdown_table
-from attn_bench.report.text import distinct, for_figure, human, plain, significant, with_spread
 from attn_bench.report.trade_off import error_vs_latency, pareto_front
 
 ERRORS = {"rel_l2": Metric("lower", "relative L2"), "rel_mse": Metric("lower", "relative MSE")}

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn_bench import cli, runner
+from attn_bench import cli
 from attn_bench.errors import UserError
 from attn_bench.report.reproduce import LINE, steps, sweeps
-from attn_bench.sweep import Cell, Sweep
+from attn_bench.running import runner
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.settings import Sweep
 
 TOY = {"models": ["toy"], "task": "toy-task", "device": "cpu"}
 Reads = Callable[[str], list[Cell]]

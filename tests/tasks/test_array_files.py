@@ -20,8 +20,8 @@ import scipy.sparse
 import torch
 
 from attn_bench.plugin import DataError
-from attn_bench.tasks.array_files import open_arrays
-from attn_bench.tasks.array_formats import contents
+from attn_bench.tasks.shared.array_files import open_arrays
+from attn_bench.tasks.shared.array_formats import contents
 
 SHAPE = (6, 8, 8)
 VALUES = np.random.default_rng(0).random(SHAPE)
@@ -322,7 +322,7 @@ def packed(path):
 def test_a_claim_that_a_file_cannot_hold_is_refused_unread(tmp_path, make, monkeypatch):
     make(tmp_path / "mine.dat")
     monkeypatch.setattr(contents, "MOST_PACKED", 100)
-    monkeypatch.setattr("attn_bench.tasks.array_files.MOST_PACKED", 100)
+    monkeypatch.setattr("attn_bench.tasks.shared.array_files.MOST_PACKED", 100)
     with pytest.raises(DataError, match=r"'x' claims .* \(shape .*\), which a file of .* cannot hold"):
         read(tmp_path / "mine.dat", "x")
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from attn_bench.plugin import DataError
-from attn_bench.tasks import cache
-from attn_bench.tasks.cache import Entry, alone, cache_folder, sha256_of, temporary, users_folder
+from attn_bench.tasks.shared import cache
+from attn_bench.tasks.shared.cache import Entry, alone, cache_folder, sha256_of, temporary, users_folder
 
 
 @pytest.fixture

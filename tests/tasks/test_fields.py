@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from attn_bench.tasks.field_metrics import relative_errors, relative_l2_loss
-from attn_bench.tasks.normalise import Normalised, channel_statistics, normalise
+from attn_bench.tasks.shared.field_metrics import relative_errors, relative_l2_loss
+from attn_bench.tasks.shared.normalise import Normalised, channel_statistics, normalise
 
 
 def test_errors_are_means_over_samples_not_over_batches():

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from attn_bench.plugin import DataError, OptionError
-from attn_bench.tasks.array_formats.contents import check_memory
 from attn_bench.tasks.darcy.field import GaussianField, Stream
 from attn_bench.tasks.darcy.grids import Layout, nodes, restrict
 from attn_bench.tasks.darcy.recipes import Recipe
 from attn_bench.tasks.darcy.solver import NotConverged, solve
+from attn_bench.tasks.shared.array_formats.contents import check_memory
 
 # Counts changes that alter the data; part of the cache's key.
 VERSION = 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from attn_bench.plugin import Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.darcy.options import Options
 from attn_bench.tasks.darcy.source import Fields, source_of
-from attn_bench.tasks.field_metrics import FIELD_METRICS, relative_errors, relative_l2_loss
+from attn_bench.tasks.shared.field_metrics import FIELD_METRICS, relative_errors, relative_l2_loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -120,7 +120,7 @@ class Darcy(Task):
 
     def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
         """Normalise input and output by the statistics of the training set."""
-        from attn_bench.tasks.normalise import normalise
+        from attn_bench.tasks.shared.normalise import normalise
 
         return normalise(module, train)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from attn_bench.plugin import DataError, OptionError
-from attn_bench.tasks.cache import cache_folder, sha256_of, temporary, writing
 from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
 from attn_bench.tasks.darcy.pairs import PairFile
 from attn_bench.tasks.darcy.source import Fields, Loaded, Source
-from attn_bench.tasks.download import download_from_zenodo
+from attn_bench.tasks.shared.cache import cache_folder, sha256_of, temporary, writing
+from attn_bench.tasks.shared.download import download_from_zenodo
 
 RECORD = "12784353"
 RESOLUTIONS = (16, 32, 64, 128, 421)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from attn_bench.plugin import DataError, Kind, Metric, OptionError, Problem, Splits, Task, TrainingDefaults
-from attn_bench.tasks.cache import Entry, cache_folder
 from attn_bench.tasks.images.augmented import augmented
 from attn_bench.tasks.images.scores import (
     CLASS_METRICS,
@@ -16,6 +15,7 @@ from attn_bench.tasks.images.scores import (
     cross_entropy,
     mask_scores,
 )
+from attn_bench.tasks.shared.cache import Entry, cache_folder
 
 if TYPE_CHECKING:
     import numpy as np

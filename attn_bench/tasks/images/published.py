@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from attn_bench.plugin import DataError, OptionError, Problem, Task
-from attn_bench.tasks.cache import alone, cache_folder, users_folder
-from attn_bench.tasks.fetch import check_root, fetch, md5_of, unpack
 from attn_bench.tasks.images.checking import Item, check_files
 from attn_bench.tasks.images.folders import find, part_of
 from attn_bench.tasks.images.reading import fault
+from attn_bench.tasks.shared.cache import alone, cache_folder, users_folder
+from attn_bench.tasks.shared.fetch import check_root, fetch, md5_of, unpack
 
 SMALLEST = 16
 # Before an image is cut to its centre it is larger by this factor, as is usual for ImageNet.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.plugin import DataError
-from attn_bench.tasks.cache import alone, cache_folder, users_folder
-from attn_bench.tasks.fetch import check_root, fetch, unzip
+from attn_bench.tasks.shared.cache import alone, cache_folder, users_folder
+from attn_bench.tasks.shared.fetch import check_root, fetch, unzip
 
 if TYPE_CHECKING:
     import numpy as np

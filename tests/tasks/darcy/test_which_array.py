@@ -193,7 +193,7 @@ def test_more_than_memory_holds_is_refused_before(monkeypatch, tmp_path):
     ):
         Darcy().splits(16, n_train=10**11)
     path = saved(tmp_path / "a.npz", pair(6, 8, 8))
-    monkeypatch.setattr("attn_bench.tasks.array_formats.contents.free_memory", lambda: 9000)
+    monkeypatch.setattr("attn_bench.tasks.shared.array_formats.contents.free_memory", lambda: 9000)
     with pytest.raises(DataError, match=r"reading both arrays takes 12 KiB of memory, and 8.79 KiB are free"):
         said(8, data=path)
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from attn_bench import load
 from attn_bench.plugin import DataError, Problem
-from attn_bench.runner import prepare_data
-from attn_bench.sweep import Sweep
+from attn_bench.running.runner import prepare_data
+from attn_bench.sweep.settings import Sweep
 from attn_bench.tasks.images.ade20k import ADE20K
 from attn_bench.tasks.images.scores import UNLABELLED
 

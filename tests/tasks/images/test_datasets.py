@@ -16,9 +16,9 @@ from PIL import Image
 from torchvision import datasets as readers
 
 from attn_bench.plugin import DataError, OptionError
-from attn_bench.tasks.fetch import fetch, unpack
 from attn_bench.tasks.images.ade20k import ADE20K
 from attn_bench.tasks.images.datasets import CIFAR100, Cars, Flowers102, Food101, ImageNet, Pets, TinyImageNet
+from attn_bench.tasks.shared.fetch import fetch, unpack
 
 
 def jpeg(shade, size=(40, 30)):

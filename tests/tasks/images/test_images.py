@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from attn_bench.plugin import DataError, OptionError, Problem
-from attn_bench.registry import MODELS
+from attn_bench.plugins.registry import MODELS
 from attn_bench.tasks.images.digits import Digits
 from attn_bench.tasks.images.pathfinder import LEVELS, Pathfinder, PathfinderMask
 from attn_bench.tasks.images.scenes import Difficulty, draw, draw_path, scene

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn_bench.plugin import DataError, OptionError, Problem
-from attn_bench.registry import MODELS
-from attn_bench.tasks.fetch import unzip
+from attn_bench.plugins.registry import MODELS
+from attn_bench.tasks.shared.fetch import unzip
 from attn_bench.tasks.text import corpora
 from attn_bench.tasks.text.corpora import Archive, standard_library
 from attn_bench.tasks.text.scores import NOT_COUNTED, byte_cross_entropy, byte_scores

@@ -1,0 +1,1 @@
+"""Published numbers and the results held against them."""

@@ -1,0 +1,65 @@
+"""Which settings of a record differ from those that a claim was published with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from attn_bench.analysis.claims.claim import ANY, Claim
+from attn_bench.errors import UserError
+from attn_bench.plugins.registry import MODELS
+
+Record = Mapping[str, Any]
+
+
+def differences_from(claim: Claim, record: Record) -> tuple[str, ...]:
+    """Return what differs from the claim, by the nearest of the sets of settings it allows; empty if comparable.
+
+    The first setting of a set says what kind of data it is about, so a set that agrees there is nearer.
+    """
+    found = []
+    for settings in claim.protocol or ({},):
+        unlike = {path: said for path, wanted in settings.items() if (said := _unlike(record, path, wanted))}
+        found.append((next(iter(settings), None) in unlike, len(unlike), tuple(unlike.values())))
+    return (*unlike_preset(record, claim.model), *min(found)[2])
+
+
+def unlike_preset(record: Record, wanted: str) -> tuple[str, ...]:
+    """Return what differs from ``wanted``, a plugin or ``plugin:preset``; by its label where it is not installed."""
+    plugin, _, preset = wanted.partition(":")
+    if not preset:
+        return ()
+    try:
+        known = MODELS.load(plugin).presets[preset]
+    except (UserError, KeyError):
+        same = record["cell"]["model"] == wanted
+    else:
+        same = record["cell"]["options"] == json.loads(json.dumps(dict(known)))
+    return () if same else (f"model: options are not those of {wanted}",)
+
+
+def short_training(claim: Claim, record: Record) -> tuple[str, ...]:
+    """Return that a model was trained for fewer epochs than the claim can be judged by; empty if it was not."""
+    epochs = at(record, "training.epochs")
+    if claim.epochs is None or not isinstance(epochs, int | float) or epochs >= claim.epochs * (1 - 1e-9):
+        return ()
+    return (f"too few epochs to judge by: at least {claim.epochs:g} are needed",)
+
+
+def at(record: Record, path: str) -> Any:
+    """Return what stands in a record at a dotted path, or None."""
+    value: Any = record
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _unlike(record: Record, path: str, wanted: Any) -> str:
+    given = at(record, path if path.startswith("data.") else f"cell.{path}")
+    if wanted == ANY:
+        return "" if given is not None else f"{path}: not set, published: some value"
+    close = isinstance(wanted, float) and isinstance(given, int | float) and math.isclose(given, wanted, rel_tol=1e-5)
+    said, published = ("not set" if value is None else value for value in (given, wanted))
+    return "" if close or given == wanted else f"{path}: {said}, published: {published}"

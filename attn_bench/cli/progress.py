@@ -1,0 +1,173 @@
+"""What a run shows while it goes on: a live display on a terminal, one line per cell elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from attn_bench.results.store import Store
+from attn_bench.results.table import missing
+from attn_bench.running.local import FINAL
+from attn_bench.sweep.cell import Cell
+
+# Where there is no terminal, a line of progress comes no more often.
+LINE_S = 60.0
+
+
+class Lines:
+    """Lines of progress for logs, where a display would not be seen: the first at once, others a minute later."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.last: float | None = None
+
+    def wait(self) -> None:
+        """Let the next line, too, come a minute later: what starts now may be short."""
+        self.last = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Write a line, unless there is a terminal or the last one is recent."""
+        if self.console.is_terminal or (self.last is not None and time.monotonic() < self.last + LINE_S):
+            return
+        self.wait()
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class DataBar:
+    """Progress of making data, on standard error."""
+
+    def __init__(self, title: str) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=(console := Console(stderr=True)),
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.title, self.lines = title, Lines(console)
+        self.task = self.progress.add_task(title, total=None, visible=False)
+
+    def __enter__(self) -> DataBar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Show ``done`` of ``total`` samples, or bytes of a download."""
+        self.progress.update(self.task, completed=done, total=total, visible=True)
+        self.lines.say(f"{self.title}: {done}/{total}")
+
+
+class Screen:
+    """Cells done, and of the cell that runs: stage, epoch, loss, time left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.console = Console(stderr=True)
+        self.lines = Lines(self.console)
+        self.data = ""
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.all = self.progress.add_task("cells", total=None, detail="", visible=False)
+        self.one = self.progress.add_task("", total=1.0, detail="", visible=False)
+        self.cells = 0
+        self.done = 0
+
+    def __enter__(self) -> Screen:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.progress.stop()
+        if kind is KeyboardInterrupt:
+            finished = f"{self.folder} holds a table of what is finished" if self.done else "no cell was finished"
+            print(f"Interrupted: {finished}; the same command goes on from there.", file=sys.stderr)
+
+    def on_cells(self, cells: Sequence[Cell], there: Sequence[str]) -> None:
+        """Learn what is to be run, and the status of each cell that is not, as it is there already."""
+        self.cells, self.done = len(cells), len(there)
+        text = f"{self.cells} {'cell' if self.cells == 1 else 'cells'} into {self.folder}"
+        if there:
+            text += f", {'all' if self.done == self.cells else self.done} there already"
+        if failed := sum(status not in FINAL for status in there):
+            text += f" ({failed} not ok: --retry failed runs {'it' if failed == 1 else 'them'} again)"
+        self._print(text)
+        options = (f"{name}={value}" for name, value in cells[0].task_options.items())
+        self.data = " ".join((f"data of {cells[0].task}", *options))
+        self.progress.update(self.one, description="data", visible=True)
+
+    def on_data(self, done: int, total: int) -> None:
+        """Show progress of making data, in samples, or of a download, in bytes."""
+        self.progress.update(self.one, completed=done, total=total, detail=f"{done}/{total}")
+        self.lines.say(f"{self.data}: {done}/{total}")
+
+    def on_read(self, line: str) -> None:
+        """Show what data were read or made."""
+        self._print(line)
+
+    def on_warning(self, message: str) -> None:
+        """Show what is to be known of the data."""
+        self._print(f"warning: {message}")
+
+    def listen(self, cell: Cell, event: dict[str, Any]) -> None:
+        """Show an event of a cell."""
+        match event["event"]:
+            case "start":
+                self.lines.wait()
+                self.progress.update(self.all, total=self.cells, completed=self.done, visible=True)
+                self.progress.reset(self.one, total=1.0, description=cell.title, detail="starting", visible=True)
+            case "progress" if event["stage"] == "training":
+                detail = f"epoch {event['epoch']:.1f}, loss {event['loss']:.4f}"
+                self.progress.update(self.one, completed=event["fraction"], detail=detail)
+                self.lines.say(f"{cell.title}: {event['fraction']:.0%} of training, {detail}")
+            case "progress":
+                self.progress.update(self.one, detail=event["stage"])
+            case "done":
+                self.done += 1
+                self.progress.update(self.all, completed=self.done, detail=f"{self.done} of {self.cells}")
+                self._line(cell, event["record"])
+
+    def _line(self, cell: Cell, record: dict[str, Any]) -> None:
+        words = [f"[{self.done}/{self.cells}]", cell.title + ":", record["status"]]
+        if record["evaluations"]:
+            words += [
+                f"{name} {value:.4g}"
+                for name, value in record["evaluations"][0]["metrics"].items()
+                if value is not None
+            ]
+        if record["seconds"] is not None:
+            words.append(f"{record['seconds']:.0f} s")
+        if record["error"]:
+            words.append(f"({record['error']})")
+        words += [
+            f"(at {entry['resolution']}: {entry['status']}, {entry['error']})"
+            for entry in record["evaluations"]
+            if entry["status"] != "ok" and entry["resolution"] != cell.resolution
+        ]
+        if without := missing(record.get("errors", {})):
+            words.append(f"(missing: {without})")
+        self._print("  ".join(words))
+        log = Store(self.folder).path("logs", cell.id)
+        if (record["status"] == "crashed" or without) and log.exists() and log.stat().st_size:
+            self._print(f"    what it printed, and where it failed: {log}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Whether a change made something worse: two results folders, or two revisions, compared."""

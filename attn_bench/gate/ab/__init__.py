@@ -1,0 +1,1 @@
+"""Two revisions of the code, interleaved on one machine."""

@@ -1,0 +1,79 @@
+"""Measures what looks slower again before it is called slower."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attn_bench.analysis.pairing import Case, pair
+from attn_bench.errors import UserError
+from attn_bench.gate.compare import Comparison, compare, suspects
+from attn_bench.gate.thresholds import Thresholds
+from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.results.store import Store
+from attn_bench.running.local import execute
+from attn_bench.running.measure.environment import environment, fingerprint
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.settings import imported
+
+PROCESSES = 3
+
+
+def compare_confirmed(
+    base: Store, new: Store, thresholds: Thresholds, on_case: Callable[[str], None] = lambda title: None
+) -> Comparison:
+    """Compare two folders; cells of new whose latency is worse or unclear are measured in three more processes.
+
+    Args:
+        base, new, thresholds: as for :func:`attn_bench.gate.compare.compare`.
+        on_case: told what is measured again.
+
+    Raises:
+        UserError: as there; or the code or the machine is not what new was measured with.
+    """
+    comparison = compare(base, new, thresholds)
+    cases = suspects(comparison, pair(base.records(), new.records()))
+    if not cases:
+        return comparison
+    cells = {case.key: _cell(case, new) for case in cases}
+    modules = imported(cells.values())
+    again: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="attn-bench-") as folder:
+        for number in range(PROCESSES):
+            on_case(f"again, {number + 1} of {PROCESSES}: {', '.join(case.title for case in cases)}")
+            store = Store.create(Path(folder) / str(number), new.run_info()["task"])
+            execute(list(cells.values()), store, modules=modules)
+            for key, record in _records(cells, store):
+                again[key].append(record)
+    confirmed = compare(base, new, thresholds, again)
+    lost = [case.title for case in cases if not any(record["latency"] for record in again[case.key])]
+    notes = tuple(f"{title}: could not be measured again" for title in lost)
+    return dataclasses.replace(confirmed, notes=(*notes, *confirmed.notes))
+
+
+def _cell(case: Case, new: Store) -> Cell:
+    """Return the cell that measures a case without training; raises UserError if it would measure something else."""
+    record = case.new[case.ok()[0]]
+    cell = Cell.from_json(record["cell"])
+    model, task = MODELS.entry(cell.plugin), TASKS.entry(cell.task)
+    found = model.sources(), task.sources()
+    if (model.fingerprint(found[0]), task.fingerprint(found[1])) != (cell.model_version, cell.task_version):
+        raise UserError(
+            f"--confirm: {case.title} was measured with another version of {cell.plugin} or {cell.task} than the one "
+            "installed here; install that one, or leave out --confirm"
+        )
+    measured = new.environment(record["environment"])
+    if measured is None or fingerprint(measured) != fingerprint(environment(cell.device)):
+        raise UserError(f"--confirm: {case.title} was measured on other hardware; confirm it there")
+    return dataclasses.replace(
+        cell, training=None, training_version=None, eval_resolutions=(), sources={**found[1], **found[0]}
+    )
+
+
+def _records(cells: dict[str, Cell], store: Store) -> Sequence[tuple[str, dict[str, Any]]]:
+    found = ((key, store.read(cell.id)) for key, cell in cells.items())
+    return [(key, record) for key, record in found if record is not None]

@@ -1,0 +1,158 @@
+"""What of two records ought to be compared and cannot be: a number that one of them lacks, or that is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attn_bench.analysis.pairing import Record
+from attn_bench.analysis.statistics import is_number
+from attn_bench.gate.thresholds import GROUPS, STEPS, Thresholds, named_by
+from attn_bench.gate.verdicts import Finding
+
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a record has no number.
+
+    Attributes:
+        reason: fits before "in base" or "on both sides".
+        asked: whether its cell was to have it.
+        wrong: whether something is there that is no number to compare.
+        failed: whether the evaluation failed, which is a finding of its own where it did not fail in base.
+    """
+
+    reason: str
+    asked: bool = True
+    wrong: bool = False
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A metric of a cell that is not compared.
+
+    Attributes:
+        lost: whether base has it and new does not, or it is broken, which nobody has to name to be told.
+    """
+
+    model: str
+    resolution: int
+    metric: str
+    reason: str
+    lost: bool = True
+
+    def counts(self, thresholds: Thresholds) -> bool:
+        """Whether the comparison fails for it."""
+        return self.watched(thresholds) and (self.lost or thresholds.named)
+
+    def watched(self, thresholds: Thresholds) -> bool:
+        """Whether the metric can fail."""
+        return thresholds.of(self.metric, self.model) is not None
+
+
+def latency_of(metric: str) -> Callable[[Record], Mapping[str, Any] | Missing]:
+    """Return what reads the measurement of a step, with its samples."""
+
+    def read(record: Record) -> Mapping[str, Any] | Missing:
+        measured = record["latency"].get(STEPS[metric])
+        samples = measured.get("samples_ms") if isinstance(measured, Mapping) else None
+        if not samples:
+            return _not_measured(record, metric)
+        if not isinstance(samples, Sequence) or not all(is_number(sample) and sample > 0 for sample in samples):
+            return Missing("its times are not all positive numbers", wrong=True)
+        return measured
+
+    return read
+
+
+def exact_of(metric: str) -> Callable[[Record], float | Missing]:
+    """Return what reads parameters, FLOPs, or the peak memory of a step."""
+
+    def read(record: Record) -> float | Missing:
+        whole: Any = record if metric == "parameters" else record["flops"]
+        if metric in STEPS:
+            whole = record["memory"].get(STEPS[metric])
+        key = {"parameters": "parameters", "flops": "total"}.get(metric, "peak_mib")
+        value = whole.get(key) if isinstance(whole, Mapping) else None
+        if value is None:
+            return _not_measured(record, metric)
+        if not is_number(value) or value < 0:
+            return Missing("not a number", wrong=True)
+        return value
+
+    return read
+
+
+def metric_of(metric: str, tested: int) -> Callable[[Record], float | Missing]:
+    """Return what reads a metric of the trained model at a resolution."""
+
+    def read(record: Record) -> float | Missing:
+        entry = next((each for each in record["evaluations"] if each["resolution"] == tested), None)
+        if entry is None:
+            return Missing("not tested", asked=record["cell"].get("training") is not None)
+        if entry["status"] != "ok":
+            return Missing(f"failed ({entry['status']})", failed=True)
+        metrics = entry.get("metrics") or {}
+        if metric not in metrics:
+            return Missing("not evaluated")
+        return metrics[metric] if is_number(metrics[metric]) else Missing("not a finite number", wrong=True)
+
+    return read
+
+
+def _not_measured(record: Record, metric: str) -> Missing:
+    if not record["cell"].get("measure", True) and metric != "parameters":
+        return Missing("not measured (--no-measure)", asked=False)
+    if STEPS.get(metric) == "train_step":
+        trainable = record["parameters"] != 0 and record["cell"].get("protocol") != "linear-probe"
+        if not trainable:
+            return Missing("without a training step", asked=False)
+    reason = (record.get("errors") or {}).get(metric)
+    return Missing(f"not measured ({reason})" if reason else "not measured")
+
+
+def said_of(gaps: Iterable[Gap]) -> Iterator[str]:
+    """Say what is not compared, and why: one line per reason."""
+    by_cell: dict[tuple[str, int, str], list[str]] = {}
+    for gap in gaps:
+        by_cell.setdefault((gap.model, gap.resolution, gap.reason), []).append(gap.metric)
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for (model, resolution, reason), metrics in by_cell.items():
+        by_reason.setdefault((", ".join(_grouped(metrics)), reason), []).append(f"{model} at {resolution}")
+    for (said, reason), titles in by_reason.items():
+        more = f" and {len(titles) - SHOWN} more" if len(titles) > SHOWN else ""
+        yield f"{', '.join(titles[:SHOWN])}{more}: {said} not compared: {reason}"
+
+
+def _grouped(metrics: Sequence[str]) -> list[str]:
+    """Replace the members of a group by its name where all are there."""
+    found = list(dict.fromkeys(metrics))
+    for name, members in GROUPS.items():
+        if set(members) <= set(found):
+            found = [name, *(metric for metric in found if metric not in members)]
+    return found
+
+
+def unnamed(
+    thresholds: Thresholds, findings: Sequence[Finding], gaps: Sequence[Gap], paired: Iterable[str]
+) -> Iterator[str]:
+    """Say what ``--fail-on`` names that no cell has on both sides.
+
+    Args:
+        paired: labels of the cells that both sides have.
+    """
+    met = {(finding.metric, finding.model) for finding in findings} | {(gap.metric, gap.model) for gap in gaps}
+    labels = set(paired)
+    for model, given in ((None, thresholds.common or {}), *thresholds.by_model.items()):
+        if model is not None and not any(named_by(model, label) for label in labels):
+            yield f"{model}: named in --fail-on, and in one folder only"
+            continue
+        for name in given:
+            members = (name, *GROUPS.get(name, ()))
+            if not any(metric in members and (model is None or named_by(model, label)) for metric, label in met):
+                of = "" if model is None else f"{model}: "
+                yield f"{of}{name} not compared: named in --fail-on, and no cell has it on both sides"

@@ -1,0 +1,214 @@
+"""Finds plugins by entry point. Listing names imports nothing; loading a plugin imports its module alone."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, is_dataclass
+from importlib import metadata
+from inspect import signature
+from typing import Any, Generic, TypeVar, get_args
+
+from attn_bench.errors import UserError, unknown
+from attn_bench.format import clean
+from attn_bench.plugin import CONTRACT, Kind, Model, Task, TrainingDefaults
+from attn_bench.plugins.fingerprint import Source, combined, sources
+from attn_bench.plugins.options import options_of
+from attn_bench.plugins.trial import refusal
+from attn_bench.plugins.undo import undone
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+T = TypeVar("T", bound=Model | Task)
+GROUPS: Mapping[type, str] = {Model: "attn_bench.models", Task: "attn_bench.tasks"}
+OWN = "attn-bench"
+# What modules added to the import path when they were imported, where the path was put back.
+_ADDED: dict[str, tuple[str, ...]] = {}
+
+
+class BrokenPlugin(UserError):
+    """A plugin that cannot be used; ``why`` says why not."""
+
+    def __init__(self, name: str, origin: str, why: str) -> None:
+        self.why = why
+        super().__init__(f"plugin {name!r} ({origin}) is broken: {why}")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered name: where its code is and which package brings it."""
+
+    name: str
+    target: str
+    package: str
+    version: str
+    base: type[T] = field(repr=False)
+
+    @property
+    def origin(self) -> str:
+        """Package and version, e.g. ``"attn-bench 0.1.0"``."""
+        return f"{self.package} {self.version}".strip()
+
+    @property
+    def module(self) -> str:
+        """Name of the module that the plugin is in."""
+        return self.target.partition(":")[0].strip()
+
+    def load(self, *, contained: bool = True) -> T:
+        """Import the plugin and return an instance.
+
+        Args:
+            contained: keep what the import does from this process; a process that has only this plugin to run need not.
+
+        Raises:
+            UserError: it fails to import, or what it names is no plugin.
+        """
+        if not contained:
+            return self._load()
+        # What comes with the harness, and what is imported, does not end the process.
+        if self.package != OWN and self.module not in sys.modules:
+            given = {name: getattr(self, name) for name in ("name", "target", "package", "version")}
+            if (why := refusal(GROUPS[self.base], given)) is not None:
+                raise self._broken(why)
+        paths = list(sys.path)
+        with undone():
+            plugin = self._load()
+            added = tuple(path for path in sys.path if path not in paths)
+        if added:
+            _ADDED[self.module] = added
+        return plugin
+
+    def _load(self) -> T:
+        try:
+            plugin = metadata.EntryPoint(self.name, self.target, "").load()
+            self._check(plugin)
+            return plugin()
+        except BrokenPlugin:
+            raise
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise self._broken(_why(error)) from error
+
+    def _check(self, plugin: Any) -> None:
+        if not (isinstance(plugin, type) and issubclass(plugin, self.base)):
+            raise self._broken(f"{self.target} is no subclass of attn_bench.plugin.{self.base.__name__}")
+        required = ("name", "summary", *(("kinds",) if issubclass(plugin, Model) else ("kind", "metrics", "defaults")))
+        missing = [attribute for attribute in required if not hasattr(plugin, attribute)]
+        if missing:
+            raise self._broken(f"{self.target} lacks {', '.join(missing)}")
+        if plugin.name != self.name:
+            raise self._broken(f"it calls itself {plugin.name!r}")
+        if issubclass(plugin, Model) and (old := _keywords(plugin)):
+            raise self._broken(
+                f"its {old} takes options as keywords; since version {CONTRACT} of the contract they are the fields of "
+                "its class Options, and it takes them as one argument, options"
+            )
+        if issubclass(plugin, Model) and not isinstance(plugin.kinds, Set):
+            raise self._broken(f"its kinds are {plugin.kinds!r}; write a set such as frozenset({{'field'}})")
+        for each in plugin.kinds if issubclass(plugin, Model) else {plugin.kind}:
+            if each not in KINDS:
+                raise self._broken(str(unknown("kind", str(each), KINDS)))
+        own = {"presets": Mapping} if self.base is Model else {"metrics": Mapping, "defaults": TrainingDefaults}
+        for attribute, kind in {"summary": str, "citation": str, **own}.items():
+            if not isinstance(value := getattr(plugin, attribute), kind):
+                raise self._broken(f"its {attribute} is of type {type(value).__name__}, not {kind.__name__}")
+        if issubclass(plugin, Model) and not is_dataclass(plugin.Options):
+            raise self._broken("its Options is not a dataclass")
+        # Raises what is wrong with the annotations.
+        options_of(plugin.Options if issubclass(plugin, Model) else plugin.splits)
+
+    def _broken(self, why: str) -> BrokenPlugin:
+        return BrokenPlugin(self.name, self.origin, why)
+
+    def sources(self) -> dict[str, Source]:
+        """Return the files that the plugin's results depend on, as they are now, by the names of their modules.
+
+        Raises:
+            UserError: one of them cannot be found or read.
+        """
+        try:
+            return sources(self.module, _ADDED.get(self.module, ()))
+        except UserError as error:
+            raise self._broken(str(error)) from None
+
+    def fingerprint(self, found: Mapping[str, Source] | None = None) -> str:
+        """Version of the package and a digest of the plugin's sources: an edited plugin makes other cells.
+
+        Args:
+            found: the sources, if they are known.
+        """
+        return f"{self.package}=={self.version}+{combined(self.sources() if found is None else found)}"
+
+
+def _keywords(model: type[Model]) -> str | None:
+    """Return the name of a method of the form that version 1 of the contract had, or None."""
+    for method in (model.build, model.unsupported, model.growth):
+        if any(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in signature(method).parameters.values()):
+            return f"{method.__name__}()"
+    return None
+
+
+def _why(error: BaseException) -> str:
+    return clean(f"{type(error).__name__}: {error}".removesuffix(": "))
+
+
+def _points(group: str) -> list[metadata.EntryPoint]:
+    """Return what is registered in a group; a distribution whose metadata are damaged registers nothing."""
+    try:
+        return list(metadata.entry_points(group=group))
+    except Exception:
+        points: list[metadata.EntryPoint] = []
+        for distribution in metadata.distributions():
+            with contextlib.suppress(Exception):
+                points += [point for point in distribution.entry_points if point.group == group]
+        return points
+
+
+def _named(distribution: metadata.Distribution | None) -> tuple[str, str]:
+    """Return name and version of a distribution, empty where its metadata do not say."""
+    try:
+        return (distribution.name or "", distribution.version or "") if distribution else ("", "")
+    except Exception:
+        return "", ""
+
+
+class Registry(Generic[T]):
+    """The plugins of one kind."""
+
+    def __init__(self, group: str, what: str, base: type[T]) -> None:
+        self.group, self.what = group, what
+        self.base: type[T] = base
+
+    def entries(self) -> dict[str, list[Entry[T]]]:
+        """Every registered name with the distinct targets that claim it (more than one is an error on use)."""
+        found: dict[str, list[Entry[T]]] = {}
+        for point in sorted(_points(self.group), key=lambda point: (point.name, point.value)):
+            entry = Entry(point.name, point.value, *_named(point.dist), self.base)
+            known = found.setdefault(point.name, [])
+            if all(entry.target != other.target for other in known):
+                known.append(entry)
+        return found
+
+    def entry(self, name: str) -> Entry[T]:
+        """Return the entry registered as ``name``.
+
+        Raises:
+            UserError: there is none, or several packages claim the name.
+        """
+        entries = self.entries()
+        if name not in entries:
+            raise unknown(self.what, name, entries)
+        claims = entries[name]
+        if len(claims) > 1:
+            rivals = " and ".join(f"{claim.target} ({claim.origin})" for claim in claims)
+            raise UserError(f"{self.what} {name!r} is registered twice: {rivals}; uninstall one of them")
+        return claims[0]
+
+    def load(self, name: str, *, contained: bool = True) -> T:
+        """Return an instance of the plugin registered as ``name``; see :meth:`Entry.load`. Raises UserError."""
+        return self.entry(name).load(contained=contained)
+
+
+MODELS: Registry[Model] = Registry(GROUPS[Model], "model", Model)  # type: ignore[type-abstract]
+TASKS: Registry[Task] = Registry(GROUPS[Task], "task", Task)  # type: ignore[type-abstract]

@@ -1,0 +1,1 @@
+"""Records, the folder that holds them, and their table."""

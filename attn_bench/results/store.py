@@ -1,0 +1,221 @@
+"""Records, the folder they are kept in, and the pandas table of it.
+
+Layout of a results folder::
+
+    run.json             task, metrics and settings of the last sweep written here
+    cells/<id>.json      one record per cell, written atomically
+    environments/<id>.json  where cells ran; records refer to them
+    artifacts/<id>.npz   a few test samples with their predictions
+    checkpoints/<id>.pt  of cells that are not finished
+    logs/<id>.txt        what the cell's process printed
+    leases/<id>          who runs a cell, while it runs
+    table.csv, table.parquet  the table of all records
+
+What could not be used and had to make room is kept with ``.unusable`` added to its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from attn_bench.errors import UserError
+from attn_bench.files import TEMPORARY, UNUSABLE, atomic_write, read_json, write_json
+from attn_bench.format import clean
+from attn_bench.results.merge import merged
+from attn_bench.results.record import SCHEMA, Record, Status, checked_environment, checked_run_info, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SCHEMA", "Record", "Status", "Store", "load"]
+
+# A record of thousands of samples has a few hundred KiB.
+_LARGEST_BYTES = 32 << 20
+
+
+class Store:
+    """A results folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._info: dict[str, Any] | None = None
+
+    @classmethod
+    def create(cls, folder: Path, task: str) -> Store:
+        """Open ``folder`` for writing, making it if need be.
+
+        Raises:
+            UserError: it cannot be written, or holds something else.
+        """
+        store = cls(folder)
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"--out {folder}: is a file; name a folder")
+            # A runner killed early leaves nothing but a temporary file, which is hidden.
+            if any(path.is_file() and not _hidden(path.relative_to(folder)) for path in folder.rglob("*")):
+                existing = store.run_info()
+                if existing.get("task") != task:
+                    raise UserError(
+                        f"--out {folder}: holds results of task {existing.get('task')!r}; name another folder"
+                    )
+            (folder / "cells").mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-", suffix=TEMPORARY):
+                pass
+        except OSError as error:
+            raise UserError(f"--out {folder}: cannot be written ({error.strerror}); name another folder") from None
+        return store
+
+    def discard_empty(self) -> None:
+        """Remove the folder if nothing was written to it."""
+        with contextlib.suppress(OSError):
+            (self.folder / "cells").rmdir()
+            self.folder.rmdir()
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Open a folder for reading; raises UserError if it holds no results."""
+        store = cls(folder)
+        if not folder.is_dir():
+            what = "a file, no results folder" if folder.exists() else "no such folder; 'attn-bench run' makes one"
+            raise UserError(f"{folder}: {what}")
+        store.run_info()
+        return store
+
+    def run_info(self) -> dict[str, Any]:
+        """Return ``run.json``; raises UserError if the folder is no results folder."""
+        path = self.folder / "run.json"
+        try:
+            info = read_json(path, _LARGEST_BYTES)
+            schema = info.get("schema") if isinstance(info, Mapping) else None
+            if schema == SCHEMA:
+                return checked_run_info(info)
+        except FileNotFoundError:
+            raise UserError(f"{self.folder}: holds no results of attn-bench (no run.json)") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({clean(_reason(error))})") from None
+        newer = isinstance(schema, int) and schema > SCHEMA
+        raise UserError(
+            f"{path}: {'written by a newer attn-bench, ' if newer else ''}schema {clean(repr(schema), 40)}, "
+            f"this version reads {SCHEMA}; use the version of attn-bench that wrote it"
+        )
+
+    def write_run_info(self, values: Mapping[str, Any]) -> None:
+        """Write ``run.json``."""
+        self._info = {"schema": SCHEMA, **values}
+        write_json(self.folder / "run.json", self._info)
+
+    def path(self, kind: Literal["cells", "artifacts", "checkpoints", "logs", "environments"], id: str) -> Path:
+        """Return where something of a cell is kept."""
+        suffix = {"cells": "json", "artifacts": "npz", "checkpoints": "pt", "logs": "txt", "environments": "json"}[kind]
+        return self.folder / kind / f"{id}.{suffix}"
+
+    def write(self, record: Record) -> None:
+        """Keep a record; takes the place of an earlier one of the same cell, and one that is unusable is set aside."""
+        self._keep_run_info()
+        path = self.path("cells", record.id)
+        if os.path.lexists(path) and self.read(record.id) is None:
+            with contextlib.suppress(OSError):
+                path.replace(path.with_name(path.name + UNUSABLE))
+        write_json(path, plain(dataclasses.asdict(record)))
+
+    def _keep_run_info(self) -> None:
+        """Write ``run.json`` again if the folder was removed since this store wrote it."""
+        if self._info is not None and not (self.folder / "run.json").exists():
+            write_json(self.folder / "run.json", self._info)
+
+    def read(self, id: str) -> dict[str, Any] | None:
+        """Return the record of a cell, or None if there is none that can be used; says so where one is broken."""
+        return self._read(self.path("cells", id), lambda values: _named(values, id))
+
+    def environment(self, id: str | None) -> dict[str, Any] | None:
+        """Return an environment that a record refers to, or None if there is none that can be used."""
+        return None if id is None else self._read(self.path("environments", id), checked_environment)
+
+    def _read(self, path: Path, check: Callable[[Any], dict[str, Any]]) -> dict[str, Any] | None:
+        try:
+            return check(read_json(path, _LARGEST_BYTES))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            _say_once(f"{path}: skipped, {clean(_reason(error))}")
+            return None
+
+    def ids(self) -> Iterator[str]:
+        """Yield the names of the files that ought to be records; those of hidden ones are left out."""
+        for path in sorted((self.folder / "cells").glob("*.json")):
+            if not _hidden(Path(path.name)):
+                yield path.stem
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return what is known of every cell, in the order of resolution, model and seed.
+
+        Records that differ only in what else was asked of a cell are one (:mod:`.merge`). A file that holds
+        no record is skipped and said once.
+        """
+        records = merged([record for id in self.ids() if (record := self.read(id)) is not None])
+        return sorted(records, key=lambda r: (r["cell"]["resolution"], r["cell"]["model"], r["cell"]["seed"], r["id"]))
+
+    def table(self) -> pd.DataFrame:
+        """Return the table of every record (see :func:`load`)."""
+        import pandas as pd
+
+        from attn_bench.results.table import rows
+
+        records = self.records()
+        used = sorted({record["environment"] for record in records if record["environment"]})
+        environments = {id: values for id in used if (values := self.environment(id)) is not None}
+        return pd.DataFrame(rows(records, environments, list(self.run_info().get("metrics", {}))))
+
+    def write_table(self) -> pd.DataFrame:
+        """Write ``table.csv`` and ``table.parquet`` and return the table; an empty one has no columns to write."""
+        self._keep_run_info()
+        table = self.table()
+        if table.empty:
+            return table
+        with atomic_write(self.folder / "table.csv") as file:
+            table.to_csv(file, index=False)
+        with atomic_write(self.folder / "table.parquet") as file:
+            table.to_parquet(file, index=False)
+        return table
+
+
+def _named(values: Any, id: str) -> dict[str, Any]:
+    record = Record.checked(values)
+    if record.id != id:
+        raise ValueError(f"a record of cell {record.id} under another name")
+    return dataclasses.asdict(record)
+
+
+def _hidden(path: Path) -> bool:
+    """Tell whether a file is somebody else's business: the operating system's, an editor's, a half-written one."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    # To standard error wherever nobody configured logging.
+    logging.getLogger("attn_bench").warning(line)
+
+
+def load(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return the table of a results folder: one row per cell, and one more per further resolution it was evaluated at.
+
+    Raises:
+        UserError: the folder holds no results.
+    """
+    table = Store.open(Path(path)).table()
+    if table.empty:
+        raise UserError(f"{path}: holds no finished cell yet; 'attn-bench run' goes on there")
+    return table

@@ -1,0 +1,203 @@
+"""The other end of the fork server: starts it, hands cells over, and expects anything to come back."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from attn_bench.format import clean
+from attn_bench.running.libraries import known
+from attn_bench.running.messages import CELL, DISK, EXIT, PROGRESS, READY, RESULT, Receiver, Sender, decode
+from attn_bench.running.processes import end, how_ended, kill_tree, last_words, out_of_memory_kills, surroundings
+
+# What importing torch may take on a busy machine with a slow disk.
+START_S = 600.0
+# What the server may take longer than a cell's timeout: it sees to timeouts itself, unless it was stopped or hangs.
+GRACE_S = 3.0
+# What a message of the progress of training says, besides its stage.
+NUMBERS = ("fraction", "epoch", "loss", "seconds")
+EndedBy = Literal["timeout", "memory", "system", "server", "result", "stopped"]
+
+
+@dataclass(frozen=True)
+class End:
+    """What came of a cell's process.
+
+    Attributes:
+        result: what it handed over, unchecked; None if nothing.
+        disk: why the results folder could not be written.
+        ended_by: who ended it; None if it ended by itself.
+        code, signal: how its process ended.
+        reason: how the server ended, where that did.
+        broken: it wrote something else to the pipe for its result.
+    """
+
+    result: dict[str, Any] | None = None
+    disk: str | None = None
+    ended_by: EndedBy | None = None
+    code: int = 0
+    signal: int | None = None
+    reason: str = ""
+    broken: bool = False
+
+
+class ForkServer:
+    """Starts the fork server when first needed, and again should it end."""
+
+    def __init__(self, folder: Path, modules: Sequence[str]) -> None:
+        self.folder, self.libraries = folder.resolve(), known(modules)
+        self._running: _Running | None = None
+
+    def __enter__(self) -> ForkServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._running is not None:
+            self._running.close()
+
+    def pid(self) -> int:
+        """Return the process id of the server, which is started if it does not run; it need not be ready."""
+        return self._started().process.pid
+
+    def _started(self) -> _Running:
+        if self._running is not None and self._running.process.poll() is not None:
+            self._abandon("")
+        if self._running is None:
+            self._running = _Running(self.folder, self.libraries)
+        return self._running
+
+    def _abandon(self, reason: str) -> str:
+        """End the server and return why, and what it said last."""
+        assert self._running is not None
+        try:
+            return self._running.abandon(reason)
+        finally:
+            self._running = None
+
+    def run(self, request: dict[str, Any], listen: Listen) -> End:
+        """Run one cell in a process of its own; tell ``listen`` of its progress.
+
+        Args:
+            request: JSON: ``cell``, ``id`` that its files are named by, ``timeout_s`` and ``memory_limit_mib``.
+        """
+        killed_before = out_of_memory_kills()
+        running = self._started()
+        try:
+            running.wait_until_ready()
+            return running.run(request, request["timeout_s"], listen)
+        except _Gone as gone:
+            reason = self._abandon(gone.reason)
+            if gone.ended_by == "server" and out_of_memory_kills() > killed_before:
+                return End(gone.result, gone.disk, "system")
+            return End(gone.result, gone.disk, gone.ended_by, reason=reason)
+
+
+Listen = Callable[[dict[str, Any]], None]
+
+
+class _Gone(Exception):
+    """The server ended, or has to be ended."""
+
+    def __init__(self, ended_by: EndedBy, reason: str = "", end: End = End()) -> None:
+        self.ended_by, self.reason, self.result, self.disk = ended_by, reason, end.result, end.disk
+
+
+class _Running:
+    """A fork server that runs, and its folder for temporary files, which holds whatever models leave behind."""
+
+    def __init__(self, folder: Path, libraries: Sequence[str]) -> None:
+        self.temporary = Path(tempfile.mkdtemp(prefix="attn-bench-"))
+        self.log, self.ready = tempfile.TemporaryFile(), False  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "attn_bench.running.server", str(folder), str(self.temporary), *libraries],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            bufsize=0,
+            env=surroundings(),
+            start_new_session=True,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.requests = Sender(self.process.stdin.fileno())
+        self.answers = Receiver(self.process.stdout.fileno(), READY + PROGRESS + RESULT + DISK + EXIT)
+
+    def wait_until_ready(self) -> None:
+        """Wait until the server takes requests; raises _Gone."""
+        deadline = time.monotonic() + START_S
+        while not self.ready:
+            self.ready = bool(self._receive(deadline, _Gone("server", f"not ready within {START_S:g} s")))
+
+    def run(self, request: dict[str, Any], timeout_s: float | None, listen: Listen) -> End:
+        """Hand a cell over and return what came of it; raises _Gone."""
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s + GRACE_S
+        self.requests.send(CELL, request)
+        found: dict[str, Any] = {}
+        while True:
+            try:
+                messages = self._receive(deadline, _Gone("timeout"))
+            except _Gone as gone:
+                raise _Gone(gone.ended_by, gone.reason, End(**found)) from None
+            for kind, content in messages:
+                values = decode(content)
+                if kind == EXIT and values is not None:
+                    return End(**found, **values)
+                if kind == PROGRESS and values is not None and (event := _progress(values)) is not None:
+                    listen(event)
+                elif kind == RESULT:
+                    found["result"] = values or {}
+                elif kind == DISK and values is not None:
+                    found["disk"] = clean(str(values.get("error")))
+
+    def _receive(self, deadline: float, late: _Gone) -> list[tuple[bytes, bytes]]:
+        # At least a moment: after Ctrl-Z and fg the deadline has passed, and the answer may be there.
+        messages = self.answers.available(min(max(deadline - time.monotonic(), 0.1), 3600))
+        if not messages and self.answers.ended:
+            raise _Gone("server")
+        if not messages and self.answers.broken:
+            raise _Gone("server", "it sent what is no message")
+        if not messages and time.monotonic() > deadline:
+            raise late
+        return messages
+
+    def abandon(self, reason: str) -> str:
+        """End the server with all that it started, and return how it ended and what it said last."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.5 if self.answers.ended else 0)
+        reason = reason or (how_ended(self.process.returncode) if self.process.poll() is not None else "no answer")
+        kill_tree(self.process)
+        last = last_words(self.log)
+        self.close()
+        return f"{reason}: {last}" if last else reason
+
+    def close(self) -> None:
+        """Tell the server to end, and see to it that it does; remove what it left behind."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+        end(self.process)
+        self.log.close()
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def _progress(values: dict[str, Any]) -> dict[str, Any] | None:
+    """Return an event as listeners know it, or None if that is not what was sent."""
+    stage = values.get("stage")
+    try:
+        numbers: dict[str, Any] = {name: float(values[name]) for name in NUMBERS if name in values}
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not isinstance(stage, str) or (stage == "training" and len(numbers) < len(NUMBERS)):
+        return None
+    if not 0 <= numbers.get("fraction", 0) <= 1:
+        return None
+    return {"event": "progress", "stage": clean(stage, 40)} | numbers

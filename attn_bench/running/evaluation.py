@@ -1,0 +1,146 @@
+"""Evaluates a trained module at the resolution it was trained at and at others, each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from attn_bench.files import atomic_write
+from attn_bench.running.failures import Failure, alone, refusals
+from attn_bench.running.measure.torch_state import Keeper
+from attn_bench.running.outputs import check_output
+from attn_bench.running.prepare import Posed
+from attn_bench.running.train.loop import Batch, Diverged, predict
+from attn_bench.sweep.cell import Cell
+
+SHOWN_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained module.
+
+    Attributes:
+        whole: maps the inputs of the problem to its outputs.
+        tested: what is evaluated on ``test``; another module than ``whole`` where that holds features.
+        test: the test set at the resolution trained at.
+    """
+
+    whole: nn.Module
+    tested: nn.Module
+    test: Dataset[Batch]
+
+
+class Evaluation:
+    """Evaluates a module at one resolution after another.
+
+    Args:
+        fail: told what else went wrong, by name.
+    """
+
+    def __init__(
+        self, cell: Cell, posed: Posed, trained: Trained, keeper: Keeper, fail: Callable[[str, Failure], object]
+    ) -> None:
+        self.cell, self.posed, self.trained, self.keeper, self.fail = cell, posed, trained, keeper, fail
+
+    def own(self, artifact: Path) -> tuple[dict[str, Any], Failure | None]:
+        """Evaluate at the resolution trained at, keeping a few predictions of fields in ``artifact``.
+
+        Returns:
+            The entry of the record, and why there are no metrics.
+        """
+        test, shown = self.trained.test, None
+
+        def fail(failure: Failure) -> None:
+            self.fail("predictions", failure)
+
+        if self.posed.task.kind == "field":
+            with alone(fail):
+                shown = _Shown(test)
+        entry, failure = self._entry(self.cell.resolution, lambda: test, self.trained.tested, shown)
+        if shown and failure is None:
+            with alone(fail):
+                shown.save(artifact)
+        return entry, failure
+
+    def other(self, resolution: int) -> dict[str, Any]:
+        """Evaluate at another resolution and return the entry of the record."""
+
+        def test() -> Dataset[Batch]:
+            return self.posed.task.splits(resolution, **self.cell.task_options).test
+
+        return self._entry(resolution, test, self.trained.whole, None)[0]
+
+    def _entry(
+        self, resolution: int, test: Callable[[], Dataset[Batch]], module: nn.Module, shown: _Shown | None
+    ) -> tuple[dict[str, Any], Failure | None]:
+        cell, task, failures = self.cell, self.posed.task, list[Failure]()
+        metrics: dict[str, float] = {}
+        with alone(failures.append), self.keeper.stage(f"evaluation at {resolution}"):
+            batches = predict(
+                module,
+                test(),
+                batch_size=cell.batch_size,
+                precision=cell.precision,
+                device=cell.device,
+                call=self._call(resolution),
+            )
+            scores = task.evaluate(shown.watch(batches) if shown else batches)
+            found = {name: float(value) for name, value in scores.items()}
+            if bad := [name for name, value in found.items() if not isfinite(value)]:
+                raise Diverged(f"not finite after training: {', '.join(bad)}")
+            metrics = found
+        failure = failures[0] if failures else None
+        entry = {
+            "resolution": resolution,
+            "status": failure.status if failure else "ok",
+            "error": failure.reason if failure else None,
+            "metrics": metrics,
+        }
+        return entry, failure
+
+    def _call(self, resolution: int) -> Callable[[nn.Module, Tensor], Any]:
+        problem = self.posed.task.problem(resolution, **self.cell.task_options)
+
+        def call(module: nn.Module, inputs: Tensor) -> Any:
+            # The same code has run where it was trained: what torch refuses here is the size.
+            with refusals(self.posed.model, of_torch=resolution != self.cell.resolution):
+                output = module(inputs)
+            check_output(output, inputs, problem)
+            return output
+
+        return call
+
+
+class _Shown:
+    """Keeps the first few predictions for the panels of a report while they pass by."""
+
+    def __init__(self, test: Any) -> None:
+        self.inputs = torch.stack([test[i][0] for i in range(min(SHOWN_SAMPLES, len(test)))])
+        self.predictions: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for prediction, target in batches:
+            missing = len(self.inputs) - sum(map(len, self.predictions))
+            if missing > 0:
+                self.predictions.append(prediction[:missing].cpu())
+                self.targets.append(target[:missing].cpu())
+            yield prediction, target
+
+    def save(self, path: Path) -> None:
+        with atomic_write(path) as file:
+            np.savez_compressed(
+                file,
+                input=self.inputs.numpy(),
+                target=torch.cat(self.targets).numpy(),
+                prediction=torch.cat(self.predictions).numpy(),
+            )

@@ -1,0 +1,134 @@
+"""What went wrong in a cell, in one line, and which status it is."""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+import torch
+
+from attn_bench.errors import DiskError
+from attn_bench.format import clean
+from attn_bench.plugin import Model, OptionError, Unsupported
+from attn_bench.running.train.loop import Diverged
+
+FailedStatus = Literal["oom", "crashed", "diverged", "unsupported"]
+REFUSALS = (AssertionError, ValueError, NotImplementedError)
+# Where torch itself asserts for others.
+_ASSERTS = ("_assert", "_check")
+
+
+class Refused(Unsupported):
+    """A library that the model is built on refused what it was given."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why something was not done: a status and one line."""
+
+    status: FailedStatus
+    reason: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Judge an error; where the reason alone does not say where it arose, print the traceback to the log."""
+        if isinstance(error, Unsupported | OptionError):
+            status: FailedStatus = "unsupported"
+        elif isinstance(error, Diverged):
+            status = "diverged"
+        else:
+            status = "oom" if is_out_of_memory(error) else "crashed"
+        if status == "crashed" or isinstance(error, Refused):
+            with contextlib.suppress(Exception):  # standard error may be closed
+                traceback.print_exception(error)
+        known = isinstance(error, Unsupported | OptionError | Diverged)
+        return cls(status, (clean(_text(error)) if known else "") or one_line(error))
+
+
+@contextlib.contextmanager
+def alone(fail: Callable[[Failure], object]) -> Iterator[None]:
+    """Tell ``fail`` what goes wrong in this block, so that nothing else is lost with it.
+
+    Raises:
+        DiskError, KeyboardInterrupt: those concern more than this block.
+    """
+    try:
+        yield
+    except (DiskError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        fail(Failure.of(error))
+
+
+def one_line(error: BaseException) -> str:
+    """Return type and message of an error as one line of bounded length; the line of code where there is no message."""
+    return clean(f"{type(error).__name__}: {_text(error) or _code(error)}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether torch or Python ran out of memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in _text(error)
+
+
+@contextlib.contextmanager
+def refusals(model: Model, *, of_torch: bool) -> Iterator[None]:
+    """Raise :class:`Refused` for what a library refuses in this block: a size, a name or a combination of options.
+
+    That is an AssertionError, ValueError or NotImplementedError raised by code of an installed distribution other than
+    the model's own. What the model's own code raises is its bug or its own :class:`Unsupported`; so is what the
+    standard library and compiled code raise, which say nothing of who was asked for what.
+
+    Args:
+        of_torch: whether torch counts as a library. It does where a module is only constructed, and where the same code
+            has run with another size; in a first call it is the language that the model is written in, and what it
+            raises is its caller's.
+    """
+    try:
+        yield
+    except (OptionError, Refused):
+        raise
+    except REFUSALS as error:
+        library = _raised_by(error, of_torch=of_torch)
+        if library is None or library in _own(model):
+            raise
+        raise Refused(f"{one_line(error)} (raised by {library})") from error
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return f"its message cannot be read ({type(error).__name__})"
+
+
+def _code(error: BaseException) -> str:
+    """Return the line that raised an error: a bare assertion has no other message."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames:
+        return ""
+    frame, line = frames[-1]
+    return linecache.getline(frame.f_code.co_filename, line, frame.f_globals).strip()
+
+
+def _raised_by(error: BaseException, *, of_torch: bool) -> str | None:
+    """Return the top-level package of an installed distribution whose code raised an error, or None."""
+    package = ""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package != "torch" or (of_torch and not frame.f_code.co_name.startswith(_ASSERTS)):
+            break
+    return package if package not in sys.stdlib_module_names and package in metadata.packages_distributions() else None
+
+
+def _own(model: Model) -> Set[str]:
+    """Return the top-level packages that are the model's own: those of its distribution, the harness, and its bases."""
+    installed = metadata.packages_distributions()
+    mine = {kind.__module__.partition(".")[0] for kind in type(model).__mro__} - set(sys.stdlib_module_names)
+    distributions = {name for package in mine | {"attn_bench"} for name in installed.get(package, ())}
+    return mine | {package for package, names in installed.items() if distributions & set(names)}

@@ -1,0 +1,203 @@
+"""Runs cells on this machine, one process and one cell at a time, so that nothing disturbs what is measured."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from attn_bench.errors import DiskError, UserError
+from attn_bench.files import write_json
+from attn_bench.lease import hold
+from attn_bench.plugins.fingerprint import digest
+from attn_bench.results.merge import completed, renewed
+from attn_bench.results.record import Record, checked_environment
+from attn_bench.results.store import Store
+from attn_bench.running.client import End, ForkServer
+from attn_bench.running.measure.environment import environment_id
+from attn_bench.running.messages import UNSENT
+from attn_bench.running.processes import how_ended, last_words
+from attn_bench.sweep import versions
+from attn_bench.sweep.cell import Cell
+
+Listener = Callable[[Cell, dict[str, Any]], None]
+
+# What running a cell again would not change.
+FINAL = ("ok", "unsupported")
+# Beyond these, larger resolutions of the same model need not be tried.
+_FRONTIER = {"oom": "out of memory", "timeout": "out of time"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a cell may take: seconds of wall-clock time and MiB of resident memory; None is no limit.
+
+    Raises:
+        UserError: a limit under which no cell can run.
+    """
+
+    timeout_s: float | None = None
+    memory_limit_mib: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in (("--timeout", self.timeout_s), ("--memory-limit", self.memory_limit_mib)):
+            if limit is not None and not limit > 0:
+                raise UserError(f"{name} {limit:g}: must be positive; leave it out for no limit")
+
+
+def execute(
+    cells: Sequence[Cell],
+    store: Store,
+    *,
+    limits: Limits = Limits(),
+    retry: Literal["none", "failed", "all"] = "none",
+    skip_larger: bool = True,
+    modules: Sequence[str] = (),
+    listen: Listener = lambda cell, event: None,
+) -> None:
+    """Run every cell that has no record yet, and see to it that every cell has one at the end.
+
+    Another runner may work on the same folder: a cell that it holds is left to it, and waited for at the end.
+
+    Args:
+        retry: ``failed`` runs cells again whose status is none of ``FINAL``; ``all`` runs all again.
+        skip_larger: after an out-of-memory or a timeout, larger resolutions of the same model are ``skipped``.
+        modules: those of known libraries are imported once, by the fork server.
+        listen: told what happens: ``start``, ``progress``, ``done`` with the record's status.
+
+    Raises:
+        DiskError: the folder cannot be written any more.
+    """
+    waiting = [cell for cell in cells if due(store, cell, retry) is not None]
+    with ForkServer(store.folder, modules) as server:
+        for patient in (False, True):
+            held = []
+            for cell in waiting:
+                # A server that outlives its runner for a moment still has the cell's process to end.
+                with hold(store.folder / "leases" / cell.id, wait=patient, processes=(server.pid(),)) as mine:
+                    if not mine:
+                        held.append(cell)
+                    elif (part := due(store, cell, "none" if patient else retry)) is not None:
+                        listen(cell, {"event": "start"})
+                        record = _broken(part) or (_skip(store, cell, part) if skip_larger else None)
+                        record = record or _run(server, cell, part, store, limits, listen)
+                        kept = _keep(store, cell, part, record)
+                        listen(cell, {"event": "done", "status": kept["status"], "record": kept})
+            waiting = held
+
+
+def due(store: Store, cell: Cell, retry: str) -> Cell | None:
+    """Return what of a cell is to be run, None if nothing is.
+
+    That is all of it where it has no record yet, or one that ``retry`` runs again; and only its measuring, as a cell
+    that is not trained, where its record lacks nothing else.
+    """
+    record = store.read(cell.id)
+    if record is None or retry == "all" or cell.broken is not None or _outdated(record, cell):
+        return cell
+    measuring = replace(cell, training=None, training_version=None, eval_resolutions=()) if cell.measure else None
+    if record["status"] == "ok":
+        measured = record["cell"]["measure"] and record["measured_version"] in (None, versions.MEASURING)
+        return None if measured else measuring
+    if retry != "failed" or record["status"] in FINAL:
+        return None
+    evaluated = {entry["resolution"]: entry["status"] for entry in record["evaluations"]}
+    done = evaluated.get(cell.resolution) == "ok" and evaluated.keys() >= set(cell.eval_resolutions)
+    return measuring if measuring is not None and done else cell
+
+
+def _outdated(record: Mapping[str, Any], cell: Cell) -> bool:
+    """Tell whether a record is of other code than its cell's id says, which only running it showed."""
+    return any(digest(module, cell.sources.values()) != known for module, known in record["imported"].items())
+
+
+def _broken(cell: Cell) -> Record | None:
+    """Return the record of a cell whose plugin cannot be used; None if it can."""
+    return None if cell.broken is None else Record.of(cell, "crashed", error=cell.broken)
+
+
+def _skip(store: Store, cell: Cell, part: Cell) -> Record | None:
+    """Return a ``skipped`` record if a smaller resolution of the same model ran out of memory or time."""
+    for record in store.records():
+        other = record["cell"]
+        if record["status"] in _FRONTIER and other["resolution"] < cell.resolution:
+            same = {
+                **other,
+                "resolution": cell.resolution,
+                "seed": cell.seed,
+                "eval_resolutions": list(cell.eval_resolutions),
+            }
+            if same == cell.to_json():
+                reason = f"{_FRONTIER[record['status']]} at {other['resolution']} already (--no-skip runs it)"
+                return Record.of(part, "skipped", error=reason)
+    return None
+
+
+def _keep(store: Store, cell: Cell, part: Cell, record: Record) -> dict[str, Any]:
+    """Keep the record of the part of a cell that was run, and return the record of the cell."""
+    before = store.read(cell.id)
+    store.write(record if before is None else completed(before, record) if part != cell else renewed(before, record))
+    if record.environment is not None:  # the cell's process came to its end
+        with contextlib.suppress(OSError):
+            store.path("checkpoints", cell.id).unlink()
+    written = store.read(cell.id)
+    assert written is not None
+    return written
+
+
+def _run(server: ForkServer, cell: Cell, part: Cell, store: Store, limits: Limits, listen: Listener) -> Record:
+    """Run what is due of a cell in a process of its own and return the record of what came of it."""
+    end = server.run(
+        {
+            "cell": part.to_request(),
+            "id": cell.id,
+            "timeout_s": limits.timeout_s,
+            "memory_limit_mib": limits.memory_limit_mib,
+        },
+        partial(listen, cell),
+    )
+    if end.result is None:
+        if end.disk is not None:
+            raise DiskError(store.folder, end.disk)
+        return _failure(part, store.path("logs", cell.id), end, limits)
+    try:
+        record, environment = _checked(end.result, part)
+    except ValueError as why:
+        return Record.of(part, "crashed", error=f"its process handed over a broken record: {why}")
+    if record.environment is not None:
+        write_json(store.path("environments", record.environment), environment)
+    return record
+
+
+def _checked(result: Mapping[str, Any], cell: Cell) -> tuple[Record, Mapping[str, Any]]:
+    """Return the record of ``cell`` and its environment from what the cell's process sent; raises ValueError."""
+    values, environment = result.get("record"), checked_environment(result.get("environment"))
+    if not isinstance(values, dict):
+        raise ValueError("it has no record")
+    own = {"cell": cell.to_json(), "id": cell.id, "environment": environment_id(environment)}
+    return Record.checked(values | own, cell), environment
+
+
+def _failure(cell: Cell, log: Path, end: End, limits: Limits) -> Record:
+    match end.ended_by:
+        case "timeout":
+            silent = f"; the process that runs cells did not answer ({end.reason})" if end.reason else ""
+            return Record.of(cell, "timeout", error=f"ended after {limits.timeout_s:g} s (--timeout){silent}")
+        case "memory":
+            return Record.of(cell, "oom", error=f"took more than {limits.memory_limit_mib:g} MiB (--memory-limit)")
+        case "system":
+            return Record.of(cell, "oom", error="ended by the system, which ran out of memory")
+        case "server":
+            return Record.of(cell, "crashed", error=f"the process that runs cells: {end.reason}")
+    last = ""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        last = last_words(file)
+    how = how_ended(-end.signal) if end.signal is not None else f"exit code {end.code} without a result"
+    if end.code == UNSENT:
+        how = "its result could not be handed over: the model closed the pipe for it"
+    if end.broken:
+        how += ", and it wrote to a pipe that is not its own"
+    return Record.of(cell, "crashed", error=f"{how}{': ' if last else ''}{last}")

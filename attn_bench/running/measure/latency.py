@@ -1,0 +1,333 @@
+"""Latency of a step: warm-up, adaptive sampling, and the median with its confidence interval.
+
+Host steps are timed with ``perf_counter_ns``, several calls to a sample where one is too short for the timer. CUDA
+steps are timed between two events on their stream, many launches to a synchronisation: host and device overlap as in
+use, and no time is read before the device has reached it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from attn_bench.running.measure.clocks import Clocks
+
+Step = Callable[[], Any]
+Clock = Callable[[], int]
+
+# The fewest samples whose range is a 95 % confidence interval of the median: 1 - 2 / 2^6 = 0.97.
+FEWEST = 6
+# Short calls are timed together for this long, about as torch.utils.benchmark does: a sample is a mean, so that rare
+# slow calls count for their share. Medians of single calls of 0.1 ms are 2 to 3 % lower on a busy machine.
+SAMPLE_MS = 1.0
+WARMUP_WINDOW = 5
+# On two cores: 0.98 and above where nothing else ran, 0.79 and below beside one busy process.
+QUIET_SHARE = 0.9
+# Work launched on CUDA between two synchronisations; the time cap is looked at in between.
+CUDA_ROUND_MS = 200.0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of one call, in milliseconds.
+
+    Attributes:
+        samples_ms: every sample, in the order taken; each is the mean over ``calls_per_sample`` calls.
+        median_ms: median of the samples.
+        low_ms, high_ms: 95 % confidence interval of the median, from order statistics: no distribution is assumed,
+            only that samples are independent. Below six samples it is their range.
+        p10_ms, p90_ms: quantiles of the samples.
+        warmup_steps: calls made before the first sample.
+        warm: the last two warm-up windows agreed; False if the time for warming up ran out first.
+        converged: the interval is within the target; False if time or samples ran out first.
+        calls_per_sample: calls timed together.
+        host_share: share of the sampling time that the measuring thread was on a core.
+        disturbed: other processes took the cores from a step on the CPU (``host_share`` below 0.9): its threads wait
+            for each other at every operator, so the latency can be a hundred times that of a quiet machine.
+        l2_flushed: whether the L2 cache of the device was overwritten before each sample.
+        sm_clock_mhz: median clock of the GPU's multiprocessors while it was measured; None on the CPU or without NVML.
+        clock_limits: what kept that clock from being higher at any time.
+        discarded: samples left out because heat or power supply slowed the GPU down meanwhile.
+        throttled: that was so for most of the time, and those samples are in; the latency is that of a hot machine.
+    """
+
+    samples_ms: tuple[float, ...]
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    p10_ms: float
+    p90_ms: float
+    warmup_steps: int
+    warm: bool
+    converged: bool
+    calls_per_sample: int
+    host_share: float
+    disturbed: bool
+    l2_flushed: bool = False
+    sm_clock_mhz: float | None = None
+    clock_limits: tuple[str, ...] = ()
+    discarded: int = 0
+    throttled: bool = False
+
+
+class Sampler(Protocol):
+    """Takes ``samples`` samples of ``calls`` calls each and returns milliseconds per call.
+
+    Attributes:
+        round_ms: how long the samples asked for at once should last.
+        throttled: whether the device was slowed down when the last samples were taken.
+    """
+
+    round_ms: float
+    throttled: bool
+
+    def __call__(self, samples: int, calls: int) -> list[float]: ...
+
+
+def measure_latency(
+    step: Step,
+    device: str,
+    *,
+    min_samples: int = 20,
+    max_samples: int = 2000,
+    min_seconds: float = 0.5,
+    max_seconds: float = 4.0,
+    warmup_seconds: float = 2.0,
+    target: float = 0.01,
+    agreement: float = 0.03,
+    flush_l2: bool = False,
+    clock: Clock = time.perf_counter_ns,
+    thread_clock: Clock = time.thread_time_ns,
+) -> Latency:
+    """Measure the latency of ``step``.
+
+    Calls it until the medians of two successive windows differ by less than ``agreement``, then samples until the
+    confidence interval of the median lies within ``target`` of it. Garbage collection is off meanwhile.
+
+    Args:
+        step: what is timed; it runs on ``device``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+        min_samples: samples taken however narrow the interval is.
+        max_samples: samples taken at most.
+        min_seconds: time that the samples span: over less, a machine that drifts by a few percent within seconds looks
+            steadier than it is.
+        max_seconds: time for sampling; six samples are taken however long they last.
+        warmup_seconds: time for warming up; two calls are made however long they last.
+        target: half-width of the interval sought, relative to the median.
+        agreement: largest difference between two successive warm-up medians, relative.
+        flush_l2: overwrite the L2 cache before each sample, outside the timed region (CUDA).
+        clock, thread_clock: nanoseconds, of the wall and of this thread on a core; for tests.
+
+    Raises:
+        ValueError: a device that cannot be timed.
+    """
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r} cannot be timed; use 'cpu' or 'cuda'")
+    flush_l2 = flush_l2 and kind == "cuda"
+    clocks = Clocks.of(device) if kind == "cuda" else Clocks(None, None)
+    sampler: Sampler = (
+        CudaSampler(step, device, clocks, flush_l2=flush_l2) if kind == "cuda" else HostSampler(step, clock)
+    )
+    with _no_gc():
+        call_ms, steps, warm = _warm_up(sampler, clock, warmup_seconds, agreement)
+        # The cache is cold for the first call after a flush alone.
+        calls = 1 if flush_l2 else _calls_per_sample(call_ms)
+        clocks.readings.clear()
+        start, thread_start = clock(), thread_clock()
+        samples, slowed = _sample(
+            sampler, calls, call_ms, clock, min_samples, max_samples, min_seconds, max_seconds, target
+        )
+        wall, on_core = clock() - start, thread_clock() - thread_start
+    throttled = len(slowed) > len(samples)
+    if throttled:
+        samples += slowed
+    low, high = median_interval(samples)
+    median = statistics.median(samples)
+    share = on_core / wall if wall else 1.0
+    return Latency(
+        samples_ms=tuple(samples),
+        median_ms=median,
+        low_ms=low,
+        high_ms=high,
+        p10_ms=quantile(samples, 0.1),
+        p90_ms=quantile(samples, 0.9),
+        warmup_steps=steps,
+        warm=warm,
+        converged=_narrow(samples, target),
+        calls_per_sample=calls,
+        host_share=share,
+        disturbed=kind == "cpu" and share < QUIET_SHARE,
+        l2_flushed=flush_l2,
+        sm_clock_mhz=clocks.sm_mhz(),
+        clock_limits=clocks.limits(),
+        discarded=0 if throttled else len(slowed),
+        throttled=throttled,
+    )
+
+
+def _warm_up(sampler: Sampler, clock: Clock, seconds: float, agreement: float) -> tuple[float, int, bool]:
+    """Return milliseconds per call, calls made, and whether the last two windows agreed."""
+    end = clock() + seconds * 1e9
+    sampler(1, 1)
+    (call_ms,) = sampler(1, 1)
+    steps = 2
+    previous: float | None = None
+    while clock() < end:
+        calls = _calls_per_sample(call_ms)
+        window: list[float] = []
+        while len(window) < WARMUP_WINDOW and clock() < end:
+            window += sampler(1, calls)
+            steps += calls
+        if len(window) < WARMUP_WINDOW:
+            break
+        call_ms = statistics.median(window)
+        if previous is not None and abs(call_ms - previous) <= agreement * previous:
+            return call_ms, steps, True
+        previous = call_ms
+    return call_ms, steps, False
+
+
+def _sample(
+    sampler: Sampler,
+    calls: int,
+    call_ms: float,
+    clock: Clock,
+    min_samples: int,
+    max_samples: int,
+    min_seconds: float,
+    max_seconds: float,
+    target: float,
+) -> tuple[list[float], list[float]]:
+    """Return the samples taken at full speed, and those taken while the device was slowed down."""
+    start = clock()
+    end = start + max_seconds * 1e9
+    per_round = max(1, int(sampler.round_ms / max(calls * call_ms, 1e-6)))
+    samples: list[float] = []
+    slowed: list[float] = []
+    while len(samples) < max_samples:
+        enough = max(min_samples, FEWEST)
+        # Looking at the interval after every sample would stop at a lucky moment: look when a quarter more are in.
+        goal = min(max_samples, max(enough, len(samples) * 5 // 4))
+        while len(samples) < goal and (clock() < end or len(samples) + len(slowed) < FEWEST):
+            taken = sampler(min(per_round, goal - len(samples)), calls)
+            (slowed if sampler.throttled else samples).extend(taken)
+        long_enough = clock() - start >= min(min_seconds, max_seconds) * 1e9
+        if len(samples) < goal or (long_enough and _narrow(samples, target)):
+            break
+    return samples, slowed
+
+
+def _calls_per_sample(call_ms: float) -> int:
+    return max(1, math.ceil(SAMPLE_MS / max(call_ms, 1e-6)))
+
+
+def _narrow(samples: Sequence[float], target: float) -> bool:
+    if len(samples) < FEWEST:
+        return False
+    median = statistics.median(samples)
+    low, high = median_interval(samples)
+    return max(high - median, median - low) <= target * median
+
+
+def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval between two order statistics that covers the median with at least ``confidence``.
+
+    The number of samples below the median is binomial(n, 1/2), so the k-th smallest and k-th largest enclose it with
+    probability 1 - 2 P(B < k). With too few samples for any k the range is returned.
+    """
+    ordered = sorted(samples)
+    k = _rank(len(ordered), confidence)
+    return ordered[k - 1], ordered[-k]
+
+
+@lru_cache(maxsize=4096)
+def _rank(n: int, confidence: float) -> int:
+    """The largest k >= 1 with 2 P(B < k) <= 1 - confidence for B ~ binomial(n, 1/2); 1 if there is none."""
+    k, below, term = 0, 0, 1
+    limit = math.floor((1 - confidence) / 2 * 2**64) * (1 << n) >> 64
+    while below + term <= limit:
+        below += term
+        term = term * (n - k) // (k + 1)
+        k += 1
+    return max(k, 1)
+
+
+def quantile(samples: Sequence[float], q: float) -> float:
+    """Return the ``q`` quantile, interpolating linearly between order statistics."""
+    ordered = sorted(samples)
+    position = q * (len(ordered) - 1)
+    i = min(int(position), len(ordered) - 2) if len(ordered) > 1 else 0
+    j = min(i + 1, len(ordered) - 1)
+    return ordered[i] + (position - i) * (ordered[j] - ordered[i])
+
+
+@contextlib.contextmanager
+def _no_gc() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class HostSampler:
+    """Times calls that are finished when they return."""
+
+    round_ms = 0.0
+    throttled = False
+
+    def __init__(self, step: Step, clock: Clock) -> None:
+        self.step, self.clock = step, clock
+
+    def __call__(self, samples: int, calls: int) -> list[float]:
+        step, clock, times = self.step, self.clock, []
+        for _ in range(samples):
+            start = clock()
+            for _ in range(calls):
+                step()
+            times.append((clock() - start) / calls / 1e6)
+        return times
+
+
+class CudaSampler:
+    """Times calls between events on the current stream of ``device``; one synchronisation for all samples asked for."""
+
+    round_ms = CUDA_ROUND_MS
+    throttled = False
+
+    def __init__(self, step: Step, device: str, clocks: Clocks, *, flush_l2: bool) -> None:
+        import torch
+
+        self.step, self.device, self.clocks = step, torch.device(device), clocks
+        self.scratch: torch.Tensor | None = None
+        if flush_l2:
+            cache = torch.cuda.get_device_properties(self.device).L2_cache_size
+            self.scratch = torch.empty(max(2 * cache, 1), dtype=torch.int8, device=self.device)
+
+    def __call__(self, samples: int, calls: int) -> list[float]:
+        import torch
+
+        with torch.cuda.device(self.device):
+            pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(samples)]
+            for start, end in pairs:
+                if self.scratch is not None:
+                    self.scratch.zero_()
+                start.record()
+                for _ in range(calls):
+                    self.step()
+                end.record()
+            # Now, while the device works on what was queued.
+            self.throttled = self.clocks.read()
+            torch.cuda.synchronize(self.device)
+        return [start.elapsed_time(end) / calls for start, end in pairs]

@@ -1,0 +1,189 @@
+"""The steps of a module that are measured: a forward pass without gradients, and a whole training step."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attn_bench.plugin import Model, Problem, Task
+from attn_bench.running.measure.flops import count_flops
+from attn_bench.running.measure.latency import measure_latency
+from attn_bench.running.measure.memory import is_seen, measure_memory
+from attn_bench.running.measure.reference import reference_ms, reference_step
+from attn_bench.running.train.loop import Batch, autocast
+from attn_bench.sweep.cell import Cell
+
+
+def build(cell: Cell, model: Model, problem: Problem) -> nn.Module:
+    """Return the module of a cell on its device; raises TypeError if the plugin returns none."""
+    module = model.make(problem, **cell.options)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"build of {cell.plugin} returned {type(module).__name__}, not a torch.nn.Module")
+    return module.to(cell.device)
+
+
+def random_batch(problem: Problem, batch_size: int, device: str, seed: int) -> Batch:
+    """Return random inputs and targets of the shapes of ``problem``, for timing; never zeros."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def integers(high: int, *shape: int) -> Tensor:
+        return torch.randint(high, (batch_size, *shape), generator=generator)
+
+    def normal(channels: int) -> Tensor:
+        return torch.randn(batch_size, channels, *problem.grid, generator=generator, dtype=torch.float32)
+
+    match problem.kind:
+        case "field":
+            batch = normal(problem.inputs), normal(problem.outputs)
+        case "image":
+            batch = normal(problem.inputs), integers(problem.outputs)
+        case "mask":
+            batch = normal(problem.inputs), integers(problem.outputs, *problem.grid)
+        case _:
+            batch = integers(problem.inputs, *problem.grid), integers(problem.outputs, *problem.grid)
+    return batch[0].to(device), batch[1].to(device)
+
+
+class Steps:
+    """The bare module of a cell on random data, ready to be measured.
+
+    Attributes:
+        names: ``forward``, and ``train_step`` where there is something to train; but not after a linear probe, which
+            is trained on features and not on inputs.
+
+    Args:
+        trains: whether a step of training makes sense at all.
+        settle: called after a step was timed and before anything else is, to undo what it set for the whole process.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        task: Task,
+        problem: Problem,
+        module: nn.Module,
+        *,
+        trains: bool = True,
+        settle: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.settle = settle
+        self.cell, self.problem, self.module, self.task = cell, problem, module, task
+        self.inputs, self.targets = random_batch(problem, cell.batch_size, cell.device, cell.seed)
+        self.called: Callable[..., Any] = torch.compile(module, dynamic=False) if cell.compile else module
+        trains = trains and any(p.requires_grad for p in module.parameters()) and cell.protocol != "linear-probe"
+        self.optimiser = torch.optim.AdamW(module.parameters(), lr=1e-6) if trains else None
+        self.names = ("forward", "train_step") if trains else ("forward",)
+
+    def step(self, name: str) -> Callable[[], object]:
+        """Switch the module to the mode of a step and return the step; one is in use at a time.
+
+        Besides ``names`` there is ``forward_batch1``, the forward pass of one sample.
+        """
+        if self.inputs._version:  # the module wrote to its input, as it may to that of a data loader
+            self.inputs, self.targets = random_batch(
+                self.problem, self.cell.batch_size, self.cell.device, self.cell.seed
+            )
+        self.module.train(name == "train_step")
+        if name == "train_step":
+            return self._train_step
+        return partial(self._forward, self.inputs[:1] if name == "forward_batch1" else self.inputs)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        # Not in inference mode: what a module keeps from a call made in it cannot be trained with.
+        with torch.no_grad(), autocast(self.cell.device, self.cell.precision):
+            return self.called(inputs)
+
+    def _train_step(self) -> None:
+        assert self.optimiser is not None
+        self.optimiser.zero_grad(set_to_none=True)
+        with autocast(self.cell.device, self.cell.precision):
+            prediction = self.called(self.inputs)
+        self.task.loss(prediction.float(), self.targets).backward()
+        self.optimiser.step()
+
+    def latency(self, name: str) -> dict[str, Any]:
+        """Measure the latency of a step; on the CPU with that of the reference workload around it."""
+        step = self.step(name)
+        compile_seconds = _seconds(step) if self.cell.compile else None
+        # Gone again before memory is measured, or its tensors would count as the model's.
+        reference = reference_step() if self.cell.device == "cpu" else None
+        before = reference_ms(reference) if reference else None
+        with _no_recompilation() if self.cell.compile else contextlib.nullcontext():
+            measured = asdict(measure_latency(step, self.cell.device))
+        self.settle()
+        after = reference_ms(reference) if reference else None
+        return measured | {
+            "reference_ms": (before + after) / 2 if before and after else None,
+            "compile_seconds": compile_seconds,
+        }
+
+    def graph_latency(self) -> dict[str, Any]:
+        """Measure a forward pass replayed from a CUDA graph: the device's time alone, without launching operators."""
+        step, stream = self.step("forward"), torch.cuda.Stream()
+        # Captured work may not be the first of its kind: libraries set themselves up in the first calls.
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return asdict(measure_latency(graph.replay, self.cell.device))
+
+    def memory(self, name: str) -> dict[str, Any]:
+        """Measure the peak memory of a step.
+
+        Raises:
+            ValueError: the module leaves its work to threads of its own, where allocations on the CPU are not seen.
+        """
+        if self.cell.device == "cpu" and not self.is_seen:
+            raise ValueError("memory of what runs in threads of the model's own cannot be measured on the CPU")
+        step = self.step(name)
+        if self.optimiser is not None:
+            self.optimiser.zero_grad(set_to_none=True)
+        return asdict(measure_memory(step, self.cell.device))
+
+    @cached_property
+    def is_seen(self) -> bool:
+        """Whether operators of a forward pass are seen."""
+        return is_seen(self.step("forward"))
+
+    def flops(self) -> dict[str, Any]:
+        """Count the operations of a forward pass of one sample.
+
+        To be called last: the counter can switch torch.compile off for the rest of the process.
+        """
+        self.module.eval()
+        one, _ = random_batch(self.problem, 1, self.cell.device, self.cell.seed)
+        with torch.no_grad():
+            return asdict(count_flops(lambda: self.module(one)))
+
+    def recover(self) -> None:
+        """Make the module usable again after a step that failed half-way."""
+        if self.optimiser is not None:
+            self.optimiser.zero_grad(set_to_none=True)
+        self.module.eval()
+        gc.collect()
+        if self.cell.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    """Return how long one call takes; the first call of a compiled step compiles it."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def _no_recompilation() -> contextlib.AbstractContextManager[Any]:
+    """Make it an error that torch compiles in the block: what would be timed is the compiler."""
+    return torch.compiler.set_stance("fail_on_recompile")

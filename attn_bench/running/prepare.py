@@ -1,0 +1,173 @@
+"""From a cell to a module that has been called: what a run, a measurement and a comparison of revisions begin with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+
+import torch
+from torch import Tensor, nn
+
+from attn_bench.plugin import Model, Problem, Task, Unsupported
+from attn_bench.plugins.fingerprint import SHARED
+from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.running.failures import Failure, refusals
+from attn_bench.running.measure.steps import Steps, build, random_batch
+from attn_bench.running.measure.torch_state import Keeper
+from attn_bench.running.outputs import check_output
+from attn_bench.running.train.loop import autocast
+from attn_bench.sweep.cell import Cell, unsupported
+
+# Samples of the first calls: more than one, or a loss could broadcast what does not depend on the sample.
+FIRST_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A task, a model, and the problem that the one poses the other."""
+
+    task: Task
+    model: Model
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A module that has been called once in each mode.
+
+    Attributes:
+        untrainable: why no gradient reaches its parameters, or its first call in training mode failed; None if it
+            can be trained, or has no parameters.
+        output_dtype: of its output in evaluation mode.
+    """
+
+    module: nn.Module
+    untrainable: Failure | None
+    output_dtype: torch.dtype
+
+    def steps(self, cell: Cell, posed: Posed, keeper: Keeper) -> Steps:
+        """Return the steps that are measured."""
+        return Steps(
+            cell, posed.task, posed.problem, self.module, trains=self.untrainable is None, settle=keeper.put_back
+        )
+
+
+def set_flags(cell: Cell) -> None:
+    """Set threads and precision of this process as ``cell`` asks."""
+    if cell.threads is not None:
+        torch.set_num_threads(cell.threads)
+    torch.set_float32_matmul_precision("high" if cell.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = cell.precision == "tf32"
+    torch.backends.cudnn.benchmark = False
+    if cell.compile:
+        # Or the time to compile would be that of reading what an earlier cell compiled.
+        torch.compiler.config.force_disable_caches = True
+
+
+def pose(cell: Cell, keeper: Keeper) -> Posed:
+    """Import the task and the model of a cell, and what the model imports for its modules.
+
+    Raises:
+        Unsupported: the model says that it cannot serve the problem.
+    """
+    with keeper.stage("import"):
+        task = TASKS.load(cell.task, contained=False)
+        # Before the model's plugin, which may replace functions that they bind.
+        for module in (name for name in cell.sources if name.startswith(SHARED) and "/" not in name):
+            with contextlib.suppress(ImportError):
+                import_module(module)
+        model = MODELS.load(cell.plugin, contained=False)
+        problem = task.problem(cell.resolution, **cell.task_options)
+        if (reason := unsupported(cell, model, problem)) is not None:
+            raise Unsupported(reason)
+        for module in model.imports:
+            with contextlib.suppress(Exception):  # ``build`` says what it needs
+                import_module(module)
+    return Posed(task, model, problem)
+
+
+def prepare(cell: Cell, posed: Posed, keeper: Keeper) -> Prepared:
+    """Build the module of a cell and call it once in each mode, as an ordinary script would before its optimiser.
+
+    Lazy modules have their parameters then, and what a module keeps from a call was not made in inference mode. The
+    buffers are left as the first call in evaluation mode left them.
+
+    Raises:
+        Unsupported: the model, or a library that it is built on, refuses the problem.
+        ValueError: the output is not what the problem asks for.
+    """
+    problem = posed.problem
+    with keeper.stage("build"), refusals(posed.model, of_torch=True):
+        module = build(cell, posed.model, problem)
+    with keeper.stage("first call"):
+        inputs, _ = random_batch(problem, FIRST_SAMPLES, cell.device, cell.seed)
+        module.eval()
+        with torch.no_grad(), autocast(cell.device, cell.precision), refusals(posed.model, of_torch=False):
+            output = module(inputs)
+        check_output(output, inputs, problem)
+    untrainable = None
+    with keeper.stage("first call in training mode"), _same_buffers(module):
+        try:
+            with refusals(posed.model, of_torch=False):
+                _call_in_training_mode(cell, problem, module, inputs)
+        except Exception as error:
+            untrainable = Failure.of(error)
+    module.eval()
+    return Prepared(module, untrainable, output.dtype)
+
+
+def open_steps(cell: Cell) -> Steps:
+    """Return the steps of a cell that is only measured; raises what :func:`pose` and :func:`prepare` raise."""
+    set_flags(cell)
+    keeper = Keeper(cell.seed)
+    posed = pose(cell, keeper)
+    prepared = prepare(cell, posed, keeper)
+    return prepared.steps(cell, posed, keeper)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of real trainable numbers: a complex parameter counts as two, one that no call has made not at all."""
+    return sum(p.numel() * (2 if p.is_complex() else 1) for p in trainable(module))
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are trained."""
+    return [
+        p for p in module.parameters() if p.requires_grad and not isinstance(p, nn.parameter.UninitializedParameter)
+    ]
+
+
+def _call_in_training_mode(cell: Cell, problem: Problem, module: nn.Module, inputs: Tensor) -> None:
+    module.train()
+    with autocast(cell.device, cell.precision):
+        output = module(inputs)
+    check_output(output, inputs, problem, "in training mode")
+    if trainable(module) and not output.requires_grad:
+        raise ValueError(
+            "in training mode no gradient reaches the parameters: the output has requires_grad=False; "
+            "look for detach(), .data, NumPy or no_grad in forward"
+        )
+
+
+@contextlib.contextmanager
+def _same_buffers(module: nn.Module) -> Iterator[None]:
+    """Put the buffers back afterwards: running statistics begin with the first step of training."""
+    kept = [
+        (owner, name, buffer, buffer.detach().clone())
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if not isinstance(buffer, nn.parameter.UninitializedBuffer)
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for owner, name, buffer, content in kept:
+                back = content
+                if buffer.shape == content.shape:
+                    with contextlib.suppress(RuntimeError):  # expanded tensors cannot be written to
+                        back = buffer.copy_(content)
+                if getattr(owner, name) is not back:
+                    setattr(owner, name, back)

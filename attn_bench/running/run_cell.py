@@ -1,0 +1,221 @@
+"""Runs one cell: data, model, training, evaluation, measuring; one record comes out, whatever happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from json import dumps, loads
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attn_bench.plugin import Splits
+from attn_bench.plugins.loaded import check_loaded
+from attn_bench.results.record import Record, Status
+from attn_bench.results.store import Store
+from attn_bench.running.evaluation import Evaluation, Trained
+from attn_bench.running.failures import Failure, alone
+from attn_bench.running.measure.environment import environment, environment_id
+from attn_bench.running.measure.steps import Steps
+from attn_bench.running.measure.torch_state import Keeper
+from attn_bench.running.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable
+from attn_bench.running.train.loop import Progress, autocast, train
+from attn_bench.running.train.regimes import plan
+from attn_bench.sweep import versions
+from attn_bench.sweep.cell import Cell
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class _Findings:
+    """What is known so far; kept when a later part of the cell fails.
+
+    Attributes:
+        failure: the first that the status of the cell tells.
+        missing: why a quantity is missing, by quantity.
+    """
+
+    keeper: Keeper
+    values: dict[str, Any] = field(default_factory=dict)
+    effective: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    latency: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+    missing: dict[str, Failure] = field(default_factory=dict)
+
+    def fail(self, failure: Failure) -> None:
+        """Let the status of the cell tell ``failure``, unless something failed before."""
+        self.failure = self.failure or failure
+
+    def without(self, quantity: str) -> AbstractContextManager[None]:
+        """Return a block whose failure is that of ``quantity`` alone."""
+        return alone(lambda failure: self.miss(quantity, failure))
+
+    def miss(self, quantity: str, failure: Failure) -> None:
+        """Keep why ``quantity`` is missing."""
+        self.missing.setdefault(quantity, failure)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the settings in force that a reader is to see, what the model changed for the process among them."""
+        changed = self.keeper.changed_by_model()
+        return self.effective | ({"changed_by_model": changed} if changed else {})
+
+
+@dataclass(frozen=True)
+class Files:
+    """Absolute paths of what a cell keeps besides its record."""
+
+    checkpoint: Path
+    artifact: Path
+
+    @classmethod
+    def of(cls, cell: Cell, store: Store) -> Files:
+        """Return where ``store`` keeps them."""
+        return cls(store.path("checkpoints", cell.id).absolute(), store.path("artifacts", cell.id).absolute())
+
+
+def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> tuple[Record, dict[str, Any]]:
+    """Run ``cell`` and return its record, and the environment that it ran in; an error of the model is a status.
+
+    Nothing but ``files`` is written: a model may have changed whatever writes.
+
+    Raises:
+        DiskError: ``files`` cannot be written.
+    """
+    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    set_flags(cell)
+    findings, values = _Findings(Keeper(cell.seed)), environment(cell.device)
+    # Made before the model's code runs, which may change what computes an id.
+    unfinished = Record.of(cell, "crashed", environment=environment_id(values), started=started)
+    with alone(findings.fail):
+        _run(cell, files, report, findings)
+    status: Status = findings.failure.status if findings.failure else "ok"
+    record = replace(
+        unfinished,
+        status=status,
+        error=findings.failure.reason if findings.failure else None,
+        evaluations=tuple(findings.evaluations),
+        latency=findings.latency,
+        memory=findings.memory,
+        errors={quantity: failure.reason for quantity, failure in findings.missing.items()},
+        seconds=time.perf_counter() - began,
+        effective=findings.shown(),
+        in_force=findings.keeper.in_force(),
+        **findings.values,
+    )
+    return record, values
+
+
+def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
+    keeper = findings.keeper
+    posed = pose(cell, keeper)
+    findings.values["tokens"] = posed.problem.tokens
+    with findings.without("complexity"):
+        findings.values["complexity"] = posed.model.growth(posed.model.options(**cell.options))
+    prepared = prepare(cell, posed, keeper)
+    findings.values["imported"] = check_loaded(cell.sources)
+    findings.values["parameters"] = count_parameters(prepared.module)
+    if prepared.output_dtype not in (torch.float32, torch.bfloat16 if cell.precision == "bf16" else torch.float32):
+        findings.effective["output_dtype"] = str(prepared.output_dtype).removeprefix("torch.")
+    with findings.without("effective"), autocast(cell.device, cell.precision):
+        findings.effective |= loads(dumps(dict(posed.model.effective(prepared.module, posed.problem)), default=str))
+    if cell.training is not None:
+        with alone(findings.fail):
+            _train_and_evaluate(cell, posed, prepared, files, report, findings)
+    if cell.measure:
+        report({"stage": "measuring"})
+        findings.values["measured_version"] = versions.MEASURING
+        _measure(prepared.steps(cell, posed, keeper), prepared, keeper, findings)
+    # Again, for what was imported or edited in the meantime.
+    with alone(findings.fail):
+        findings.values["imported"] = check_loaded(cell.sources)
+
+
+def _train_and_evaluate(
+    cell: Cell, posed: Posed, prepared: Prepared, files: Files, report: Report, findings: _Findings
+) -> None:
+    report({"stage": "data"})
+    splits = posed.task.splits(cell.resolution, **cell.task_options)
+    findings.values["data"] = dict(splits.identity)
+    with findings.keeper.stage("training"):
+        if posed.model.fit(prepared.module, splits.train):
+            trained = Trained(prepared.module, prepared.module, splits.test)
+        elif prepared.untrainable is not None and cell.protocol != "linear-probe":
+            return findings.fail(prepared.untrainable)
+        else:
+            trained = _trained(cell, posed, prepared.module, splits, files, report, findings)
+    report({"stage": "evaluating"})
+    evaluation = Evaluation(cell, posed, trained, findings.keeper, findings.miss)
+    entry, failure = evaluation.own(files.artifact)
+    findings.evaluations.append(entry)
+    if failure is not None:
+        findings.fail(failure)
+    findings.evaluations += (evaluation.other(resolution) for resolution in cell.eval_resolutions)
+
+
+def _trained(
+    cell: Cell, posed: Posed, module: nn.Module, splits: Splits, files: Files, report: Report, findings: _Findings
+) -> Trained:
+    """Train ``module`` by gradient, by the protocol of the cell."""
+    assert cell.training is not None
+    whole = posed.task.adapt(module, splits.train).to(cell.device)
+    if cell.protocol == "linear-probe":
+        report({"stage": "features"})
+    elif not trainable(module):
+        raise ValueError("nothing to train: no parameter requires a gradient; let fit return True to evaluate it so")
+    chosen = plan(cell, posed.task, posed.model, posed.problem, module, whole, splits)
+    compiled: nn.Module = torch.compile(chosen.module, dynamic=False) if cell.compile else chosen.module  # type: ignore[assignment]
+
+    def show(progress: Progress) -> None:
+        report({"stage": "training", **asdict(progress)})
+
+    result = train(
+        compiled,
+        chosen.train,
+        chosen.loss,
+        cell.training,
+        seed=cell.seed,
+        precision=cell.precision,
+        device=cell.device,
+        checkpoint=files.checkpoint,
+        extras=chosen.extras,
+        report=show,
+    )
+    findings.values["training"] = asdict(result) | dict(chosen.notes)
+    return Trained(whole, chosen.module, chosen.test)
+
+
+def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findings) -> None:
+    """Measure each quantity by itself; the status of the cell tells a forward pass that fails, and a lack of memory."""
+
+    def take(quantity: str, kept: dict[str, Any], name: str, measure: Callable[[], Any]) -> None:
+        with findings.without(quantity), keeper.stage(f"measuring {quantity}", measures=True):
+            kept[name] = measure()
+        if quantity in findings.missing:
+            steps.recover()
+
+    latency, memory = findings.latency, findings.memory
+    if prepared.untrainable is not None and steps.cell.protocol != "linear-probe":
+        findings.miss("latency_train_step", prepared.untrainable)
+        findings.miss("peak_memory_train", prepared.untrainable)
+    for name in steps.names:
+        take(f"latency_{name}", latency, name, partial(steps.latency, name))
+    for name in steps.names:
+        take(f"peak_memory_{name.removesuffix('_step')}", memory, name, partial(steps.memory, name))
+    if steps.problem.kind in ("image", "mask"):
+        take("latency_forward_batch1", latency, "forward_batch1", partial(steps.latency, "forward_batch1"))
+    take("flops", findings.values, "flops", steps.flops)
+    if steps.cell.cuda_graph:  # not every model can be captured, and it need not be
+        take("latency_forward_graph", latency, "forward_graph", steps.graph_latency)
+    forward, step = (findings.missing.get(f"latency_{name}") for name in ("forward", "train_step"))
+    for failure in (forward, step if step and step.status == "oom" else None):
+        if failure is not None:
+            findings.fail(failure)

@@ -1,0 +1,239 @@
+"""The fork server: a process with torch imported that forks one child per cell, so that a cell costs little start-up.
+
+``python -P -m attn_bench.running.server FOLDER TEMPORARY [LIBRARY ...]`` imports the libraries, then reads requests
+from standard input (``CELL``: the cell, ``id`` that its log is named by, ``timeout_s``, ``memory_limit_mib``) and
+writes messages to standard output (:mod:`attn_bench.running.messages`): ``READY``, what its child hands over
+(``PROGRESS``; ``RESULT`` once, ``DISK`` where the folder cannot be written), and ``EXIT`` with how the child ended.
+When standard input closes it ends, and its child with it.
+
+A child is as if it were alone. So the server imports nothing of a plugin, has one thread and touches no GPU: threads
+and CUDA would not survive a fork, and what a module changes when it is imported would reach every model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from os import _exit as exit_now
+from pathlib import Path
+from typing import Any, NoReturn
+
+from attn_bench.running.libraries import preload, threads
+from attn_bench.running.messages import CELL, DISK, EXIT, PROGRESS, READY, RESULT, UNSENT, Receiver, Sender, decode
+from attn_bench.running.processes import (
+    adopt_orphans,
+    be_killed_first,
+    die_with_parent,
+    kill,
+    kill_group,
+    kill_orphans,
+    out_of_memory_kills,
+    takes_more,
+)
+
+POLL_S = 0.05
+# What a cell may still take after it has handed over its result.
+LINGER_S = 2.0
+LOG_LIMIT_BYTES, LOG_KEPT_BYTES = 16 << 20, 64 << 10
+
+
+def main(folder: Path, temporary: Path, libraries: list[str]) -> None:
+    """Serve requests until standard input closes."""
+    # Messages go to a copy of standard output; whatever else prints goes to standard error.
+    output = os.dup(1)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    adopt_orphans()
+    _use_temporary(temporary)
+    import attn_bench.running.run_cell  # noqa: F401
+
+    preload(libraries)
+    if libraries and threads() > 1:
+        # A release that we do not know starts a thread: each cell imports it, then.
+        os.dup2(output, 1)
+        os.execv(sys.executable, sys.orig_argv[: -len(libraries)])
+    gc.freeze()
+    answers, requests = Sender(output), Receiver(0, CELL)
+    answers.send(READY, {})
+    while not requests.ended:
+        for _, content in requests.available(3600):
+            request = decode(content)
+            assert request is not None
+            _serve(request, folder, temporary, output, answers, requests)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _serve(
+    request: dict[str, Any], folder: Path, temporary: Path, output: int, answers: Sender, requests: Receiver
+) -> None:
+    from attn_bench.results.store import Store
+    from attn_bench.running.run_cell import Files
+    from attn_bench.sweep.cell import Cell
+
+    cell, store = Cell.from_json(request["cell"]), Store(folder)
+    log, files = store.path("logs", request["id"]), Files.of(cell, store)
+    own = Path(tempfile.mkdtemp(dir=temporary))
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        os.close(output)
+        _run_child(cell, files, log, own, write)
+    os.close(write)
+    try:
+        end = _watch(child, read, request, log, answers, requests)
+    finally:
+        os.close(read)
+    shutil.rmtree(own, ignore_errors=True)
+    answers.send(EXIT, end)
+
+
+def _run_child(cell: Any, files: Any, log: Path, temporary: Path, write: int) -> NoReturn:
+    from attn_bench.errors import DiskError
+    from attn_bench.running.run_cell import run_cell
+
+    code = 1
+    try:
+        os.setsid()
+        die_with_parent()
+        be_killed_first()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _use_temporary(temporary)
+        parent = Sender(write)
+
+        def report(event: dict[str, Any]) -> None:
+            parent.send(PROGRESS, event)
+
+        try:
+            _redirect(log)
+            _silence_what_is_known()
+            record, environment = run_cell(cell, files, report)
+            sent = parent.send(RESULT, {"record": vars(record), "environment": environment})
+            code = 0 if sent else UNSENT
+        except DiskError as error:
+            parent.send(DISK, {"error": error.reason})
+    except BaseException:
+        import traceback
+
+        with contextlib.suppress(BaseException):
+            traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            exit_now(code)
+
+
+def _use_temporary(folder: Path) -> None:
+    """Have this process and those that it starts keep temporary files in ``folder``."""
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+
+
+def _redirect(log: Path) -> None:
+    """Send output to ``log``, and read nothing."""
+    from attn_bench.files import disk_errors
+
+    with disk_errors(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    for source in (null, output):
+        os.close(source)
+
+
+def _silence_what_is_known() -> None:
+    """Leave out of a log that torch.compile uses no caches, as it was told, and that there is no GPU."""
+    warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+def _watch(
+    child: int, read: int, request: dict[str, Any], log: Path, answers: Sender, requests: Receiver
+) -> dict[str, Any]:
+    """Hand on what the child sends until it ends or has to be ended; return how it ended."""
+    began, ended_by, pipe = time.monotonic(), None, _Pipe(read, answers)
+    timeout, memory_limit = request.get("timeout_s"), request.get("memory_limit_mib")
+    killed_before = out_of_memory_kills()
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        pipe.hand_on(POLL_S)
+        if ended_by is not None:
+            kill(child)  # again: the first time may have been before it had a group of its own
+        elif requests.closed():
+            ended_by = "stopped"
+        elif pipe.result_at is not None and time.monotonic() - pipe.result_at > LINGER_S:
+            ended_by = "result"
+        elif timeout is not None and time.monotonic() - began > timeout:
+            ended_by = "timeout"
+        elif memory_limit is not None and takes_more(child, memory_limit * 2**20):
+            ended_by = "memory"
+        _shorten(log)
+    kill_group(child)
+    kill_orphans()
+    pipe.hand_on_the_rest()
+    _shorten(log)
+    code = os.waitstatus_to_exitcode(status)
+    if ended_by is None and code == -signal.SIGKILL and out_of_memory_kills() > killed_before:
+        ended_by = "system"
+    return {"code": max(code, 0), "signal": -code if code < 0 else None, "ended_by": ended_by, "broken": pipe.broken}
+
+
+class _Pipe(Receiver):
+    """Hands on what a child sends: its result once, and of the progress that arrives together the latest.
+
+    Attributes:
+        result_at: when its result arrived.
+    """
+
+    def __init__(self, descriptor: int, answers: Sender) -> None:
+        super().__init__(descriptor, PROGRESS + RESULT + DISK)
+        self.answers = answers
+        self.result_at: float | None = None
+
+    def hand_on(self, timeout_s: float) -> None:
+        """Hand on what there is, waiting up to ``timeout_s`` for it."""
+        latest = None
+        for kind, content in self.available(timeout_s):
+            if kind == PROGRESS:
+                latest = content
+            elif self.result_at is None:
+                self.answers.forward(kind, content)
+                self.result_at = time.monotonic()
+        if latest is not None and self.result_at is None:
+            self.answers.forward(PROGRESS, latest)
+
+    def hand_on_the_rest(self, within_s: float = 5.0) -> None:
+        """Hand on what ended processes left in the pipe."""
+        end = time.monotonic() + within_s
+        while self.ready() and time.monotonic() < end:
+            self.hand_on(0)
+
+
+def _shorten(log: Path) -> None:
+    """Leave only the end of a log that has grown beyond the limit."""
+    with contextlib.suppress(OSError):
+        if (size := log.stat().st_size) > LOG_LIMIT_BYTES:
+            with log.open("rb+") as file:
+                file.seek(size - LOG_KEPT_BYTES)
+                end = file.read(LOG_KEPT_BYTES)
+                file.truncate(0)
+                file.seek(0)
+                file.write(end)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    os._exit(0)  # without the tear-down of libraries that were only imported
