@@ -88,6 +88,8 @@ def kill_tree(process: subprocess.Popen[bytes], within_s: float = 2.0) -> None:
     """End a process and every process below it; gives up on what the system cannot end in time."""
     import psutil
 
+    if process.poll() is not None:
+        return  # its id may be another's by now
     deadline = time.monotonic() + within_s
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(process.pid)
