@@ -1,0 +1,21 @@
+"""The picture of the architecture is that of the code, and the folders of the harness are the steps of a run."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_picture_is_drawn_from_the_imports():
+    draw = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))
+    assert draw["picture"]() in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), (
+        "run 'python docs/draw_architecture.py' and commit docs/architecture.md"
+    )
+
+
+def test_the_page_names_every_folder_of_the_harness():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (ROOT / "attn_bench").glob("*/__init__.py")}
+    assert [name for name in sorted(folders) if f"| `{name}/`" not in page] == []
