@@ -6,16 +6,16 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from attn_bench.format import clean
+from attn_bench.results.status import Status
 from attn_bench.sweep.cell import Cell
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 SCHEMA = 1
-Status = Literal["ok", "oom", "timeout", "crashed", "diverged", "unsupported", "skipped"]
 
 ERROR_CHARACTERS, TEXT_CHARACTERS = 10_000, 20_000
 _DEPTH, _ITEMS, _LARGEST = 12, 100_000, 2**63

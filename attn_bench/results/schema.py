@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from attn_bench.results.record import Status
+from attn_bench.results.status import Status
 
 _OPEN = with_config(ConfigDict(extra="allow", strict=True))
 

@@ -30,7 +30,8 @@ from attn_bench.errors import UserError
 from attn_bench.files import TEMPORARY, UNUSABLE, atomic_write, read_json, write_json
 from attn_bench.format import clean
 from attn_bench.results.merge import merged
-from attn_bench.results.record import SCHEMA, Record, Status, checked_environment, checked_run_info, plain
+from attn_bench.results.record import SCHEMA, Record, checked_environment, checked_run_info, plain
+from attn_bench.results.status import Status
 
 if TYPE_CHECKING:
     import pandas as pd

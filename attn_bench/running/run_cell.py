@@ -17,7 +17,8 @@ from torch import nn
 
 from attn_bench.plugin import Splits
 from attn_bench.plugins.loaded import check_loaded
-from attn_bench.results.record import Record, Status
+from attn_bench.results.record import Record
+from attn_bench.results.status import Status
 from attn_bench.results.store import Store
 from attn_bench.running.evaluation import Evaluation, Trained
 from attn_bench.running.failures import Failure, alone

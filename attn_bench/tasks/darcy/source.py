@@ -61,18 +61,3 @@ class Source(ABC):
 def grids_in_words(grids: Sequence[tuple[int, int]]) -> str:
     """Return sizes as ``16 x 64, 32 x 128``."""
     return ", ".join(f"{h} x {w}" for h, w in grids)
-
-
-def source_of(options: Options) -> Source:
-    """Return the source that the options mean."""
-    if options.data is not None:
-        from attn_bench.tasks.darcy.user_file import UserFile
-
-        return UserFile(options)
-    if options.source == "zenodo":
-        from attn_bench.tasks.darcy.zenodo import Zenodo
-
-        return Zenodo(options)
-    from attn_bench.tasks.darcy.generated import Generated
-
-    return Generated(options)

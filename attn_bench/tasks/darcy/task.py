@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from attn_bench.plugin import Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.darcy.options import Options
-from attn_bench.tasks.darcy.source import Fields, source_of
+from attn_bench.tasks.darcy.source import Fields, Source
 from attn_bench.tasks.shared.field_metrics import FIELD_METRICS, relative_errors, relative_l2_loss
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Darcy(Task):
 
     def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
         """Fill in the layout, and the fine grid or the file's checksum, that all resolutions share."""
-        return {**options, **source_of(Options(**options)).resolved(resolutions)}
+        return {**options, **_source_of(Options(**options)).resolved(resolutions)}
 
     def prepare(
         self,
@@ -49,11 +49,11 @@ class Darcy(Task):
         Progress is in samples where data are generated and in bytes where they are downloaded.
         """
         resolved = Options(**self.resolve(resolutions, **options))
-        return source_of(resolved).prepare(resolutions, on_progress, refresh=refresh)
+        return _source_of(resolved).prepare(resolutions, on_progress, refresh=refresh)
 
     def problem(self, resolution: int, **options: Any) -> Problem:
         """Return one channel to one channel on the grid of ``resolution``."""
-        return Problem("field", 1, 1, source_of(Options(**options)).grid(resolution))
+        return Problem("field", 1, 1, _source_of(Options(**options)).grid(resolution))
 
     def splits(
         self,
@@ -110,7 +110,7 @@ class Darcy(Task):
         from torch.utils.data import TensorDataset
 
         given = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
-        loaded = source_of(Options(**given)).load(resolution)
+        loaded = _source_of(Options(**given)).load(resolution)
 
         def dataset(fields: Fields) -> Dataset[tuple[Tensor, Tensor]]:
             tensors = (torch.from_numpy(values)[:, None] for values in (fields.inputs, fields.targets))
@@ -131,3 +131,18 @@ class Darcy(Task):
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Return both relative errors; infinite for a target that is zero everywhere, which no loaded data have."""
         return relative_errors(batches)
+
+
+def _source_of(options: Options) -> Source:
+    """Return the source that the options mean."""
+    if options.data is not None:
+        from attn_bench.tasks.darcy.user_file import UserFile
+
+        return UserFile(options)
+    if options.source == "zenodo":
+        from attn_bench.tasks.darcy.zenodo import Zenodo
+
+        return Zenodo(options)
+    from attn_bench.tasks.darcy.generated import Generated
+
+    return Generated(options)
