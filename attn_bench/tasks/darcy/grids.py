@@ -16,6 +16,7 @@ Layout = Literal["fno", "dyadic"]
 LAYOUTS: tuple[Layout, ...] = ("dyadic", "fno")
 
 SMALLEST = 4
+LONGEST_STRIDE = 4096
 FNO_FINE = 421
 LARGEST_FINE = 4096
 LARGEST_COMMON = 1024
@@ -83,10 +84,7 @@ def choose_for_file(
         if all(file_stride(grid, resolution, candidate) for resolution in resolutions):
             return candidate
     alone = [r for r in resolutions if not any(file_stride(grid, r, candidate) for candidate in candidates)]
-    possible = {
-        candidate: [r for r in range(grid[0], SMALLEST - 1, -1) if file_stride(grid, r, candidate)]
-        for candidate in candidates
-    }
+    possible = {candidate: _given_by(grid, candidate) for candidate in candidates}
     offers = " or ".join(
         f"{', '.join(map(str, values))}{f' (layout {candidate})' if len(values) > 1 else ''}"
         for candidate, values in possible.items()
@@ -96,6 +94,14 @@ def choose_for_file(
         f"{name} has a grid of {grid[0]} x {grid[1]}; it cannot give resolution {_words(alone or resolutions)}. "
         f"Restricted to every n-th point it gives {offers or 'none'}: set --resolutions to these"
     )
+
+
+def _given_by(grid: tuple[int, int], layout: Layout) -> list[int]:
+    """Return the resolutions that a file's grid gives, finest first; a file may claim any size, so strides end."""
+    less = 1 if layout == "fno" else 0
+    strides = range(1, min((grid[0] - less) // (SMALLEST - less), LONGEST_STRIDE) + 1)
+    found = dict.fromkeys((grid[0] - less) // stride + less for stride in strides)
+    return [resolution for resolution in found if file_stride(grid, resolution, layout)]
 
 
 def file_stride(grid: tuple[int, int], resolution: int, layout: Layout) -> int | None:

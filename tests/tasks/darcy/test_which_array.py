@@ -12,6 +12,7 @@ import torch
 
 from attn_bench.plugin import DataError, OptionError
 from attn_bench.tasks.darcy.axes import Axes
+from attn_bench.tasks.darcy.grids import choose_for_file
 from attn_bench.tasks.darcy.task import Darcy
 
 GENERATOR = np.random.default_rng(0)
@@ -248,3 +249,8 @@ def test_names_of_files_as_people_have_them(tmp_path, monkeypatch, name):
         assert f"from {name}: " in said(8, data=given)
     with pytest.raises(DataError, match="cannot be found"):
         said(8, data="~nobody-of-this-name/a.npz")
+
+
+def test_a_grid_of_any_claimed_size_is_refused_at_once():
+    with pytest.raises(OptionError, match="cannot give resolution 32"):
+        choose_for_file((1 << 40, 24), (32,), "auto", "huge.pt")
