@@ -64,8 +64,8 @@ def hook(monkeypatch, function):
     build = Habit.build
 
     @functools.wraps(build)
-    def hooked(self, problem, **options):
-        module = build(self, problem, **options)
+    def hooked(self, problem, options):
+        module = build(self, problem, options)
         module.register_forward_hook(function)
         return module
 
@@ -159,8 +159,8 @@ def test_an_out_of_memory_in_the_train_step_keeps_the_forward_pass(ran, monkeypa
 
 
 def test_what_the_harness_asks_about_a_module_fails_alone(ran, monkeypatch):
-    monkeypatch.setattr(Habit, "effective", lambda self, module: 1 / 0)
-    monkeypatch.setattr(Habit, "growth", lambda self, **options: 1 / 0)
+    monkeypatch.setattr(Habit, "effective", lambda self, module, problem: 1 / 0)
+    monkeypatch.setattr(Habit, "growth", lambda self, options: 1 / 0)
     monkeypatch.setattr("attn_bench.running.evaluation._Shown.save", lambda self, path: 1 / 0)
     record = ran("plain", **TRAINED)
     assert record.status == "ok"

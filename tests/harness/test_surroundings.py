@@ -103,7 +103,8 @@ def test_every_command_ends_so(
     def fail(*_: object, **__: object) -> None:
         raise RecursionError("too deep")
 
-    for name in ("listing.describe", "registry.TASKS.load", "results.Store.open", "analysis.claims.read_claims"):
+    places = ("cli.describe.describe", "plugins.registry.TASKS.load", "results.store.Store.open")
+    for name in (*places, "analysis.claims.claim.read_claims"):
         monkeypatch.setattr(f"attn_bench.{name}", fail)
     assert call(*command) == 70
     output, errors = capsys.readouterr()

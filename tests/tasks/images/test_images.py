@@ -237,7 +237,7 @@ def test_a_mask_is_made_of_the_features_of_every_stage():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": (5,)}, r"heads is \(5,\); it is one positive number for each of the 4 stages"),
+        ({"heads": (5,)}, r"heads is \(5,\); it must be one number >= 1 for each of the 4 stages"),
         ({"levels": (1, 2)}, "levels is"),
         ({"depths": (2, 0, 2, 2)}, "depths is"),
         ({"window_size": 0}, "window_size is 0"),
