@@ -23,8 +23,8 @@ from attn_bench.gate.thresholds import Thresholds, read_thresholds
 from attn_bench.sweep.settings import Sweep
 
 ROOT = Path(__file__).parents[2]
-HONEST = "x_BHWC = x_BHWC + self.attention(x_BHWC)"
-SLOW = "self.attention(x_BHWC), self.attention(x_BHWC); " + HONEST
+HONEST = "return self._tiled(x_BHWC, level_weights)"
+SLOW = "self._tiled(x_BHWC, level_weights), self._tiled(x_BHWC, level_weights); " + HONEST
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -54,7 +54,7 @@ def gate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_planted_regression_fails_the_gate_and_its_reversal_passes(copy: Path) -> None:
-    path = copy / "mano" / "operator.py"
+    path = copy / "mano" / "attention.py"
     honest = path.read_text()
     assert HONEST in honest
     path.write_text(honest.replace(HONEST, SLOW))
