@@ -51,6 +51,10 @@ class Block(nn.Module):
         return x + self.feed_forward(x)
 
 
+def _blocks(depth: int, mixer: MixerFactory, dim: int, mlp_ratio: float, **settings: Any) -> nn.Sequential:
+    return nn.Sequential(*(Block(mixer(), dim, mlp_ratio, **settings) for _ in range(depth)))
+
+
 class Transformer(nn.Module):
     """Map a field (B, in_channels, *grid) to a field (B, out_channels, *grid); a grid is (H, W) or (N,).
 
@@ -84,9 +88,7 @@ class Transformer(nn.Module):
         super().__init__()
         # The maps from and to the few channels of a field gain nothing from oneDNN.
         self.embed = nn.Linear(in_channels + axes, dim)
-        self.blocks = nn.Sequential(
-            *(Block(mixer(), dim, mlp_ratio, dropout=dropout, normalise=normalise) for _ in range(depth))
-        )
+        self.blocks = _blocks(depth, mixer, dim, mlp_ratio, dropout=dropout, normalise=normalise)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Sequential(Linear(dim, dim), nn.Tanh(), nn.Linear(dim, out_channels))
 
@@ -130,9 +132,7 @@ class TextTransformer(nn.Module):
         self.embed = nn.Embedding(inputs, dim)
         self.reach = (REACH, 0 if causal else REACH)
         self.position = nn.Conv1d(dim, dim, sum(self.reach) + 1, groups=dim)
-        self.blocks = nn.Sequential(
-            *(Block(mixer(), dim, mlp_ratio, dropout=dropout, normalise=normalise) for _ in range(depth))
-        )
+        self.blocks = _blocks(depth, mixer, dim, mlp_ratio, dropout=dropout, normalise=normalise)
         self.norm = nn.LayerNorm(dim)
         self.head = Linear(dim, outputs)
 
