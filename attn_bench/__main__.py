@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -10,14 +9,12 @@ from pathlib import Path
 def leave_current_folder() -> None:
     """Take the current folder off the import path, where Python puts it first: it may hold files named like modules.
 
-    Where this package itself is only found there it stays, for the processes that are started as well.
+    Where this package itself is only found there it stays.
     """
     if sys.flags.safe_path:
         return
     home, (here, *others) = Path(__file__).resolve().parents[1], sys.path
-    if Path(here).resolve() == home and not any(Path(path).resolve() == home for path in others):
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-    else:
+    if Path(here).resolve() != home or any(Path(path).resolve() == home for path in others):
         sys.path[:] = others
 
 

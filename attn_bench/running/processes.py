@@ -26,6 +26,7 @@ ALLOCATOR = {
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 # The profiler, with which memory is measured, looks for a GPU where there is none, and calls that an error.
 QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+HOME = Path(__file__).resolve().parents[2]  # the folder from which this package was imported
 LAST_CHARACTERS = 300
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -54,10 +55,13 @@ def be_killed_first() -> None:
 def surroundings() -> dict[str, str]:
     """Return the environment variables of a process that runs models.
 
-    Whatever it prints goes to a log in UTF-8, and a library's warning is no error there.
+    Whatever it prints goes to a log in UTF-8, and a library's warning is not an error there. It imports the copy of
+    this package that runs here, which Python may have found in the current folder or beside a script.
     """
     warnings = without_errors(os.environ.get("PYTHONWARNINGS", ""))
     own = {"PYTHONIOENCODING": "utf-8:backslashreplace", "PYTHONWARNINGS": warnings}
+    if HOME.name not in ("site-packages", "dist-packages"):
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HOME), os.environ.get("PYTHONPATH"))))
     return {**ALLOCATOR, **FORKABLE, **QUIET, "TORCHINDUCTOR_CACHE_DIR": _inductor_cache(), **os.environ, **own}
 
 

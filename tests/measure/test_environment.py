@@ -59,6 +59,8 @@ def test_git_takes_no_lock_that_it_could_leave_behind(monkeypatch: pytest.Monkey
     fake.write_text(f'#!/bin/sh\necho "$@" >> {log}\necho 0123\n')
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("attn_bench.running.measure.environment.HOME", tmp_path)
+    (tmp_path / ".git").mkdir()
     assert environment()["git"] == {"revision": "0123", "dirty": True}
     assert all(line.startswith("--no-optional-locks ") for line in log.read_text().splitlines())
 

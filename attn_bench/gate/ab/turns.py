@@ -70,7 +70,8 @@ class Side:
         self.name, self.running = name, False
         self.log, self.buffer = tempfile.TemporaryFile(), b""  # noqa: SIM115
         self.temporary = tempfile.mkdtemp(prefix="attn-bench-")
-        inherited = [path for path in (os.environ.get("PYTHONPATH"),) if path]
+        variables = surroundings()
+        inherited = filter(None, (variables.get("PYTHONPATH"),))
         own = {"PYTHONPATH": os.pathsep.join((*paths, *inherited)), "TMPDIR": self.temporary}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "attn_bench.gate.ab.worker", *known(modules)],
@@ -78,7 +79,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self.log,
             bufsize=0,
-            env=surroundings() | own,
+            env=variables | own,
             start_new_session=True,
         )
 

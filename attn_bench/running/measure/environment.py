@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("attn-bench", "torch", "torchvision", "timm", "neuraloperator", "xformers", "triton", "numpy", "scipy")
+HOME = Path(__file__).resolve().parents[3]  # the folder from which this package was imported
 ALLOCATOR_VARIABLES = ("MALLOC_", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING")
 THREAD_VARIABLES = (
     "OMP_",
@@ -177,11 +178,10 @@ def _variables() -> dict[str, str]:
 
 def _git() -> dict[str, Any]:
     """Revision of the checkout that this package is imported from; empty for an installed copy."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
+    if not (HOME / ".git").exists():
         return {}
     # Without locks: git leaves one behind when it is killed with a cell, and refuses every command afterwards.
-    git = ("git", "--no-optional-locks", "-C", str(root))
+    git = ("git", "--no-optional-locks", "-C", str(HOME))
     revision = _output(*git, "rev-parse", "HEAD")
     changes = _output(*git, "status", "--porcelain", "--untracked-files=no")
     return {"revision": revision, "dirty": bool(changes)} if revision else {}
