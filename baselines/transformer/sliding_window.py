@@ -66,10 +66,11 @@ class WindowAttention(MultiHead):
     Args:
         dim: channels.
         heads: attention heads; divides ``dim``.
-        window: causal: a token sees itself and the window - 1 before it; otherwise itself and window // 2 on each side.
+        window_size: causal: a token sees itself and the window_size - 1 before it; otherwise itself and
+            window_size // 2 on each side.
         causal: whether a token sees none that come after it.
     """
 
-    def __init__(self, dim: int, heads: int, window: int, causal: bool) -> None:
-        before, after = (window - 1, 0) if causal else (window // 2, window // 2)
+    def __init__(self, dim: int, heads: int, window_size: int, causal: bool) -> None:
+        before, after = (window_size - 1, 0) if causal else (window_size // 2, window_size // 2)
         super().__init__(dim, heads, partial(attend_window, before=before, after=after))

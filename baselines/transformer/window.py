@@ -30,7 +30,7 @@ class SlidingWindow(Mixer):
     class Options(Mixer.Options):
         """Options of sliding window attention."""
 
-        window: Annotated[
+        window_size: Annotated[
             int,
             Field(
                 ge=1,
@@ -42,4 +42,4 @@ class SlidingWindow(Mixer):
         """Return attention within the window."""
         from baselines.transformer.sliding_window import WindowAttention
 
-        return WindowAttention(options.dim, options.heads, options.window, tokens.causal)
+        return WindowAttention(options.dim, options.heads, options.window_size, tokens.causal)

@@ -123,5 +123,5 @@ def test_one_transformer_serves_every_kind(name):
 
 
 def test_a_window_of_nothing_is_refused():
-    with pytest.raises(OptionError, match="window is 0"):
-        SlidingWindow().make(Problem("causal-text", 8, 8, (32,)), window=0)
+    with pytest.raises(OptionError, match="window_size is 0"):
+        SlidingWindow().make(Problem("causal-text", 8, 8, (32,)), window_size=0)
