@@ -1,21 +1,19 @@
-"""Makes the plugins of ``tests/plugins`` visible, here and in the processes that tests start."""
+"""Makes the plugins of ``tests/toys`` visible in the processes that tests start, too."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
+from places import TOYS
 
 # A shell starts what it puts into the background with signals ignored, and children inherit that.
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
-PLUGINS = Path(__file__).parent / "plugins"
-sys.path[:0] = [str(PLUGINS), str(Path(__file__).parent / "report")]  # toy plugins; results that nobody ran
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PLUGINS), os.environ.get("PYTHONPATH"))))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TOYS), os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture(autouse=True, scope="session")

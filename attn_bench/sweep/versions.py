@@ -1,7 +1,7 @@
 """Versions of what the harness computes, set by hand: a fingerprint that followed the whole harness would throw away
 every result with every change of it.
 
-Raise one where numbers can change. A test, tests/harness/test_versions.py, fails whenever the code behind one has
+Raise one where numbers can change. A test, tests/sweep/test_versions.py, fails whenever the code behind one has
 changed until somebody has decided.
 """
 

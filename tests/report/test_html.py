@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from made_results import HOSTILE, METRICS, Folder, hostile, usual
+from places import ROOT
 from rich.console import Console
 
 from attn_bench import cli
@@ -128,7 +129,7 @@ def test_the_markdown_report_says_how_models_were_trained(made: tuple[Folder, st
 
 
 def test_every_column_of_the_table_is_documented(made: tuple[Folder, str, Page]) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "table.md").read_text()
+    text = (ROOT / "docs" / "table.md").read_text()
     named = [re.compile(name.replace("*", ".*")) for name in re.findall(r"`([a-z0-9_*]+)`", text)]
     unnamed = [name for name in made[0].store.table() if not any(pattern.fullmatch(name) for pattern in named)]
     assert unnamed == list(METRICS)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_results import Folder
+from places import ROOT
 
 import attn_bench
 from attn_bench.errors import UserError
@@ -19,7 +20,7 @@ from attn_bench.report.origin import read_origin
 from attn_bench.results.record import Record, plain
 from attn_bench.results.store import Store
 
-SHIPPED = Path(__file__).parents[2] / "results"
+SHIPPED = ROOT / "results"
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Keeps the digests of the code that trains and of the code that measures, for test_versions.py.
 
-``python tests/harness/acknowledge.py`` after a change of that code: either it can change no number, or the version in
+``python tests/sweep/acknowledge.py`` after a change of that code: either it can change no number, or the version in
 attn_bench/sweep/versions.py was raised.
 """
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from attn_bench import cli, load
 from attn_bench.cli.arguments import integers
@@ -210,13 +211,13 @@ def test_the_default_sweep_file_says_what_the_command_line_does():
     """``sweeps/quick.yaml`` spells out the defaults; the same cells must come of both."""
     from attn_bench.sweep.settings import Sweep, read_sweep_file
 
-    folder = Path(__file__).parents[2] / "sweeps"
+    folder = ROOT / "sweeps"
     spelled = Sweep.from_settings({**read_sweep_file(folder / "quick.yaml"), "device": "cpu"}).cells()
     short = Sweep.from_settings({"models": ["mano", "swinv2", "fno"], "task": "darcy", "device": "cpu"}).cells()
     assert [cell.id for cell in spelled] == [cell.id for cell in short]
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_sweep_that_ships_expands(path):
     from attn_bench.sweep.settings import Sweep, read_sweep_file
 
@@ -227,7 +228,7 @@ def test_every_sweep_that_ships_expands(path):
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory):
     """The package that the README shows whole, installed; the environment in which it is found."""
-    blocks = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split("```")
+    blocks = (ROOT / "README.md").read_text(encoding="utf-8").split("```")
     (project,) = (b.partition("\n")[2] for b in blocks if b.startswith("toml") and "attn_bench.models" in b)
     package, site = tmp_path_factory.mktemp("package"), tmp_path_factory.mktemp("site")
     (package / "pyproject.toml").write_text(project, encoding="utf-8")

@@ -6,11 +6,11 @@ import copy
 import dataclasses
 import functools
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from places import ROOT
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -345,7 +345,7 @@ def test_wrong_settings_are_one_line(settings, message):
 
 @pytest.mark.parametrize("task", ["cifar100", "flowers102", "food101", "pets", "cars", "tiny-imagenet"])
 def test_the_sweep_of_six_sets(task):
-    file = Path(__file__).parents[2] / "sweeps" / "vision-paper.yaml"
+    file = ROOT / "sweeps" / "vision-paper.yaml"
     cells = _cells(read_sweep_file(file) | {"task": task, "device": "cpu"})
     assert {one.model for one in cells} == {"vit-t", "vit-s", "swinv2-t", "mano-swinv2"}
     assert {one.protocol for one in cells} == {"linear-probe"}

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from places import TOYS
 
 from attn_bench.errors import UserError
 from attn_bench.gate.ab.turns import ModelFailed, Side
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep
 
-PLUGINS = str(Path(__file__).parents[1] / "plugins")
+PLUGINS = str(TOYS)
 
 
 def cell(model: str) -> Cell:

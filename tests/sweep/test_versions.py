@@ -16,7 +16,7 @@ def test_a_change_of_what_trains_or_measures_was_decided_upon(name):
     assert (changed, now["version"]) == ([], kept["version"]), (
         f"attn_bench/{', '.join(changed) or 'sweep/versions.py'} changed. If that can change a number of a record, "
         f"raise {name} in attn_bench/sweep/versions.py by one (once between two releases is enough). In any case run "
-        "'python tests/harness/acknowledge.py' then, and commit tests/harness/versions.json with the change."
+        "'python tests/sweep/acknowledge.py' then, and commit tests/sweep/versions.json with the change."
     )
 
 

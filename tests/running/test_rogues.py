@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from places import ROGUES
 
 import attn_bench
 
-ROGUES = Path(__file__).parents[1] / "rogues"
 # The status of each, and how its error begins.
 ENDS = {
     "rogue:build-raises": ("crashed", "RuntimeError: boom in two lines"),

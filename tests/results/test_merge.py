@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from made_results import METRICS, TRAINING
+from places import ROOT
 
 import attn_bench
 from attn_bench.report.summary import summarise
@@ -64,7 +65,7 @@ def test_measuring_is_no_part_of_what_a_cell_is():
 
 
 def test_a_cell_that_is_measured_has_the_name_that_it_always_had():
-    path = next((Path(__file__).parents[2] / "results" / "quick" / "cells").glob("*.json"))
+    path = next((ROOT / "results" / "quick" / "cells").glob("*.json"))
     stored = Store(path.parents[1]).read(path.stem)
     assert stored is not None
     assert Cell.from_json(stored["cell"]).id == path.stem

@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from places import ROOT, TOYS
 
 from attn_bench.errors import UserError
 from attn_bench.gate.ab.revisions import Plan, _imported_from, built, compare_sides
@@ -22,7 +23,6 @@ from attn_bench.gate.comparison import headline
 from attn_bench.gate.thresholds import Thresholds, read_thresholds
 from attn_bench.sweep.settings import Sweep
 
-ROOT = Path(__file__).parents[2]
 HONEST = "return self._tiled(x_BHWC, level_weights)"
 SLOW = "self._tiled(x_BHWC, level_weights), self._tiled(x_BHWC, level_weights); " + HONEST
 
@@ -113,7 +113,7 @@ def test_a_project_may_be_a_folder_of_a_repository(tmp_path: Path) -> None:
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Plugins of the tests, for this process and those it starts."""
-    folder = str(ROOT / "tests" / "plugins")
+    folder = str(TOYS)
     monkeypatch.syspath_prepend(folder)
     return [folder]
 
@@ -163,7 +163,7 @@ def test_a_model_that_hangs_is_one_line(toys: list[str], monkeypatch: pytest.Mon
 
 
 def test_a_model_that_cannot_be_trained_any_more_never_passes(toys: list[str], tmp_path: Path) -> None:
-    toy = (ROOT / "tests" / "plugins" / "toy_plugins.py").read_text()
+    toy = (TOYS / "toy_plugins.py").read_text()
     frozen = (
         "\n\nclass Frozen(Toy):\n"
         "    def build(self, problem, options):\n"

@@ -23,7 +23,7 @@ FLAGS = (
 def browser() -> Iterator[Browser]:
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or chromedriver is None:
-        reason = "needs chromium and chromedriver; tests/browser/install-chromium.sh installs them on Debian"
+        reason = "needs chromium and chromedriver; tests/report/browser/install-chromium.sh installs them on Debian"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
