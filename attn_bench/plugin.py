@@ -157,9 +157,11 @@ class Model(ABC):
         """Return the classifier's head in a built ``image`` module: the linear map from features to scores.
 
         Called once in a forward pass, with the features; what it returns is what the module returns. None where there
-        is none: a linear probe is not supported then.
+        is none: a linear probe is not supported then. Modules below :func:`attn_bench.nn.heads.with_head` have one.
         """
-        return None
+        from attn_bench.nn.heads import PooledClassifier
+
+        return module.head if isinstance(module, PooledClassifier) else None
 
     def warm_up(self, module: nn.Module) -> Sequence[nn.Parameter]:
         """Return what was added to a pretrained network and may first be trained alone, with the head."""
@@ -231,9 +233,11 @@ class Mixer(Model):
                 raise OptionError(f"mlp_ratio is {self.mlp_ratio}; times dim ({self.dim}) it must be >= 1")
 
         def check_heads(self) -> None:
-            """Raise OptionError unless the heads divide the channels."""
-            if self.heads is not None and self.dim % self.heads:
-                raise OptionError(f"heads is {self.heads}; it must divide dim ({self.dim})")
+            """Raise OptionError unless the heads, if there are any, divide the channels."""
+            from attn_bench.nn.size_checks import check_heads
+
+            if self.heads is not None:
+                check_heads(self.dim, self.heads)
 
     @abstractmethod
     def mixer(self, tokens: Tokens, options: Any) -> nn.Module:
@@ -270,13 +274,9 @@ class Mixer(Model):
         """Say that a patch is larger than the grid, or that a text has no patches."""
         if problem.kind.endswith("text") and options.patch_size not in (None, 1):
             return f"patch_size is {options.patch_size}; a text has no patches"
-        from attn_bench.nn.checks import patch_exceeds_grid
+        from attn_bench.nn.size_checks import patch_exceeds_grid
 
         return patch_exceeds_grid(self.patch_size(problem, options), problem.grid)
-
-    def head(self, module: nn.Module) -> nn.Module | None:
-        """Return the linear map from the mean of the features to scores."""
-        return module.get_submodule("head")
 
 
 def checked_options(plugin: type[Model], given: Mapping[str, Any]) -> Any:

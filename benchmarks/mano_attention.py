@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attn_bench.nn.linear import product
+from attn_bench.nn.fast_linear import product
 from attn_bench.nn.transformer import Block
 from attn_bench.plugin import Problem
 from attn_bench.running.measure.environment import environment

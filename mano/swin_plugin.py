@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from attn_bench.nn.checks import patch_exceeds_grid
+from attn_bench.nn.size_checks import patch_exceeds_grid
 from attn_bench.nn.timm_patches import pixels_left_out
 from attn_bench.plugin import Model, OptionError, Problem
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from attn_bench.nn.linear import Linear
+from attn_bench.nn.fast_linear import Linear
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.nn.checks import patch_exceeds_grid
+from attn_bench.nn.size_checks import patch_exceeds_grid
 from attn_bench.plugin import OptionError
 
 if TYPE_CHECKING:

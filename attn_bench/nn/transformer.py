@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attn_bench.nn.coordinates import append_coordinates
+from attn_bench.nn.fast_linear import Linear
 from attn_bench.nn.heads import with_head
-from attn_bench.nn.linear import Linear
 from attn_bench.nn.patches import Patched
 from attn_bench.plugin import Mixer, Problem
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attn_bench.nn.checks import check_heads, check_positive
-from attn_bench.nn.linear import Linear
+from attn_bench.nn.fast_linear import Linear
+from attn_bench.nn.size_checks import check_heads, check_positive
 from attn_bench.plugin import OptionError
 from baselines.fma.blocks import attend_blocks
 from baselines.fma.plan import Level, Plan, plan

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
 
-from attn_bench.nn.pooled_model import PooledModel
-from attn_bench.plugin import OptionError, Problem
+from attn_bench.plugin import Model, OptionError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from baselines.fno.float32_spectral import NeuralopFNO
 
 
-class FNO(PooledModel):
+class FNO(Model):
     """neuraloperator's FNO as it is, with its spectral convolutions kept in float32 under autocast.
 
     One set of weights runs on any grid. On a grid with fewer frequencies than ``n_modes`` asks for, the others are

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
-from attn_bench.nn.checks import patch_exceeds_grid
-from attn_bench.nn.pooled_model import PooledModel
-from attn_bench.plugin import Mixer, Problem
+from attn_bench.nn.size_checks import patch_exceeds_grid
+from attn_bench.plugin import Mixer, Model, Problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from baselines.swinv2.dense import DenseSwinV2
 
 
-class SwinV2(PooledModel):
+class SwinV2(Model):
     """timm's SwinV2 blocks at constant resolution with a dense output (:class:`baselines.swinv2.dense.DenseSwinV2`).
 
     Windowed attention with shifts and without merging, as an operator on fields needs; coordinates, patch embedding

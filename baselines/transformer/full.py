@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,7 +19,7 @@ class FullAttention(Mixer):
     """A transformer with exact softmax attention between all points of a grid, or all tokens of a text.
 
     The upper bound of what an approximation can see and the cost it has to beat
-    (:class:`baselines.transformer.softmax_attention.SoftmaxAttention`). The defaults are those of ``mano``.
+    (:func:`baselines.transformer.softmax_attention.attend`). The defaults are those of ``mano``.
     ``backend`` chooses the kernels, not the result.
     """
 
@@ -44,9 +45,10 @@ class FullAttention(Mixer):
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
         """Return exact attention."""
-        from baselines.transformer.softmax_attention import SoftmaxAttention
+        from attn_bench.nn.multi_head import MultiHead
+        from baselines.transformer.softmax_attention import attend
 
-        return SoftmaxAttention(options.dim, options.heads, options.backend, tokens.causal)
+        return MultiHead(options.dim, options.heads, partial(attend, backend=options.backend, causal=tokens.causal))
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Say why xformers cannot run here, or what any mixer cannot serve."""

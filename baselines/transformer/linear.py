@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attn_bench.plugin import Mixer, Tokens
@@ -25,6 +26,7 @@ class Linear(Mixer):
 
     def mixer(self, tokens: Tokens, options: Mixer.Options) -> nn.Module:
         """Return linear attention."""
-        from baselines.transformer.linear_attention import LinearAttention
+        from attn_bench.nn.multi_head import MultiHead
+        from baselines.transformer.linear_attention import attend_linear
 
-        return LinearAttention(options.dim, options.heads, tokens.causal)
+        return MultiHead(options.dim, options.heads, partial(attend_linear, causal=tokens.causal))

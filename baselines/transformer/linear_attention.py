@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor
 from torch.nn import functional as F
-
-from attn_bench.nn.multi_head import MultiHead
 
 CHUNK = 32
 # As in the authors' code: features can underflow to zero, all of a token's together.
@@ -36,16 +32,3 @@ def _causal_sums(q_BHND: Tensor, k_BHND: Tensor, v_BHNE: Tensor) -> Tensor:
     before = F.pad(products, (0, 0, 0, 0, 1, 0)).cumsum(2)
     inside = (q @ k.transpose(-1, -2)).tril() @ v
     return (inside + q @ before.to(q.dtype)).flatten(2, 3)[:, :, :n]
-
-
-class LinearAttention(MultiHead):
-    """Multi-head linear attention of every token to every token, or with ``causal`` to those up to itself.
-
-    Args:
-        dim: channels.
-        heads: attention heads; divides ``dim``.
-        causal: whether a token sees none that come after it.
-    """
-
-    def __init__(self, dim: int, heads: int, causal: bool) -> None:
-        super().__init__(dim, heads, partial(attend_linear, causal=causal))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
-
-from attn_bench.nn.multi_head import MultiHead
 
 Backend = Literal["sdpa", "xformers"]
 
@@ -29,17 +26,3 @@ def attend(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, backend: Backend = "s
         return memory_efficient_attention(*padded, attn_bias=bias, scale=d**-0.5)[..., :d]
     q, k, v = (t.transpose(1, 2) for t in (q_BNHD, k_BNHD, v_BNHD))
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
-
-
-class SoftmaxAttention(MultiHead):
-    """Multi-head attention of every token to every token, or with ``causal`` to those up to itself.
-
-    Args:
-        dim: channels.
-        heads: attention heads; divides ``dim``.
-        backend: which kernels compute it; see :func:`attend`.
-        causal: whether a token sees none that come after it.
-    """
-
-    def __init__(self, dim: int, heads: int, backend: Backend = "sdpa", causal: bool = False) -> None:
-        super().__init__(dim, heads, partial(attend, backend=backend, causal=causal))

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
-from attn_bench.nn.checks import patch_exceeds_grid
-from attn_bench.nn.pooled_model import PooledModel
-from attn_bench.plugin import Mixer, Problem
+from attn_bench.nn.size_checks import patch_exceeds_grid
+from attn_bench.plugin import Mixer, Model, Problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from baselines.vit.dense import DenseViT
 
 
-class ViT(PooledModel):
+class ViT(Model):
     """timm's vision transformer with a dense output (:class:`baselines.vit.dense.DenseViT`).
 
     The blocks are timm's; a linear map from each token to its patch of the output field is added. It grows as the

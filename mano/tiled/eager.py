@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attn_bench.nn.linear import product
+from attn_bench.nn.fast_linear import product
 from mano.tiled import chunks
 from mano.tiled.layer import Levels, Sizes, Weights, room
 from mano.tiled.sampling import add_up_sampled, down_sample, weight_gradient

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attn_bench.nn.linear import product
+from attn_bench.nn.fast_linear import product
 from mano.tiled.chunks import complete, cut
 
 ROWS_TOKENS = 8192

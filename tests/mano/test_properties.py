@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attn_bench.nn.linear import Linear, product
+from attn_bench.nn.fast_linear import Linear, product
 from attn_bench.running.measure.flops import count_flops
 from mano import MANO, MultipoleAttention, reference
 from mano.levels import level_grids, window_counts

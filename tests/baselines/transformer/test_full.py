@@ -7,10 +7,11 @@ import types
 import pytest
 import torch
 
+from attn_bench.nn.multi_head import MultiHead
 from attn_bench.nn.transformer import Transformer
 from attn_bench.plugin import Problem
 from baselines.transformer.full import FullAttention
-from baselines.transformer.softmax_attention import SoftmaxAttention, attend
+from baselines.transformer.softmax_attention import attend
 
 
 def naive(q, k, v):
@@ -31,7 +32,7 @@ def test_attend_is_softmax_attention():
 
 
 def test_module_splits_heads_as_it_says():
-    module = SoftmaxAttention(12, heads=3).double()
+    module = MultiHead(12, 3, attend).double()
     x = torch.randn(2, 3, 4, 12, dtype=torch.float64)
     q, k, v = (x.flatten(1, 2) @ w.T for w in module.qkv.weight.chunk(3))
     heads = naive(*(t.unflatten(-1, (3, 4)) for t in (q, k, v))).flatten(2)
@@ -40,7 +41,7 @@ def test_module_splits_heads_as_it_says():
 
 
 def test_attention_does_not_know_the_order_of_points():
-    module = SoftmaxAttention(8, heads=2).double()
+    module = MultiHead(8, 2, attend).double()
     x = torch.randn(1, 4, 5, 8, dtype=torch.float64)
     order = torch.randperm(20)
     shuffled = x.flatten(1, 2)[:, order].view_as(x)
