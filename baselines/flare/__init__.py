@@ -1,0 +1,1 @@
+"""FLARE: attention routed through latent tokens."""

@@ -1,0 +1,1 @@
+"""Galerkin and Fourier attention: attention without a softmax."""

@@ -1,0 +1,1 @@
+"""LinearNO: Transolver's slices as a linear attention."""

@@ -1,0 +1,1 @@
+"""Transolver: attention among slices of the points."""
