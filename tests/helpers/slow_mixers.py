@@ -20,21 +20,15 @@ def heads_of(x, heads):
 
 
 def point_features(features, x):
-    """Return (N, dim): a linear map, or the 3 x 3 convolution written as a sum over neighbours that exist."""
+    """Return (N, dim): a linear map, or the 3 x 3 convolution as a sum over neighbours, zero outside of the grid."""
     if isinstance(features.map, torch.nn.Linear):
         return linear(features.map, x.reshape(-1, x.shape[-1]))
-    weight, bias = features.map.weight, features.map.bias
-    height, width, _ = x.shape
-    rows = []
-    for i in range(height):
-        for j in range(width):
-            y = bias
-            for a in (-1, 0, 1):
-                for b in (-1, 0, 1):
-                    if 0 <= i + a < height and 0 <= j + b < width:
-                        y = y + weight[:, :, a + 1, b + 1] @ x[i + a, j + b]
-            rows.append(y)
-    return torch.stack(rows)
+    height, width, dim = x.shape
+    around = x.new_zeros(height + 2, width + 2, dim)
+    around[1:-1, 1:-1] = x
+    neighbours = [(a, b) for a in range(3) for b in range(3)]
+    parts = (around[a : a + height, b : b + width] @ features.map.weight[:, :, a, b].T for a, b in neighbours)
+    return (sum(parts) + features.map.bias).reshape(-1, dim)
 
 
 def physics_attention(module, x, among_slices=None):
