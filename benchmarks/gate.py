@@ -32,7 +32,8 @@ from attn_bench.files import atomic_write
 from attn_bench.gate.ab.revisions import Plan, compare_sides
 from attn_bench.gate.ab.turns import Side
 from attn_bench.gate.compare import Comparison
-from attn_bench.gate.thresholds import TIMED, Thresholds
+from attn_bench.gate.thresholds import Thresholds
+from attn_bench.results.quantities import quantities
 from attn_bench.running.measure.environment import environment
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep, imported
@@ -126,11 +127,12 @@ def one(kind: str, cell: Cell, base: Side, new: Side, plan: Plan) -> dict[str, A
     )
     assert not comparison.obstacles, comparison.obstacles
     found = {finding.metric: finding for finding in comparison.findings}
+    timed = [quantity.name for quantity in quantities(None, "timed")]
     return {
         "planted": kind,
         "model": cell.model,
-        "latency": {metric: found[metric].verdict for metric in TIMED},
-        "ratio": {metric: round(found[metric].ratio.value, 4) for metric in TIMED if found[metric].ratio},
+        "latency": {metric: found[metric].verdict for metric in timed},
+        "ratio": {metric: round(found[metric].ratio.value, 4) for metric in timed if found[metric].ratio},
         "memory": found["peak_memory_train"].verdict,
         "memory_fails": found["peak_memory_train"].fails,
         "pairs": len(processes),

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from attn_bench.results.table import labels
+from attn_bench.results.labels import labels
 
 Record = Mapping[str, Any]
 _VERSIONS = ("model_version", "task_version", "training_version")

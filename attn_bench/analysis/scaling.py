@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attn_bench.results.quantities import drawn
+
 if TYPE_CHECKING:
     import pandas as pd
 
-COSTS: Mapping[str, str] = {
-    "latency_forward_ms": "forward latency",
-    "latency_train_step_ms": "train-step latency",
-    "peak_memory_forward_mib": "forward peak memory",
-    "peak_memory_train_mib": "train-step peak memory",
-}
 FEWEST_POINTS = 3
 # A local slope within this of the slope at the large end belongs to the same law.
 SAME_SLOPE = 0.2
@@ -123,8 +119,8 @@ def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
     needed = ("model", "status", "tokens", cost)
     if table.empty or any(name not in table.columns for name in needed):
         return {}
-    stem = cost.removesuffix("_ms")
-    ends = [name if name in table.columns else cost for name in (f"{stem}_low_ms", f"{stem}_high_ms")]
+    quantity = drawn()[cost]
+    ends = [name if (name := quantity.end(end)) in table.columns else cost for end in ("low", "high")]
     values = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in ("tokens", cost, *ends)}
     # Up to what leaves room for a sum of two.
     numbers = pd.DataFrame(values).where(lambda frame: (frame > 0) & (frame < LARGEST))
@@ -206,7 +202,7 @@ def _flag(cost: str, exponent: float, half: float, claim: str | None) -> str | N
     if exponent - half > claimed + TOLERANCE:
         return f"grows faster than the {claim} it claims"
     # Exact attention that keeps no scores needs no more memory than its inputs, so less is no contradiction there.
-    if cost.startswith("latency") and exponent + half < claimed - TOLERANCE:
+    if drawn()[cost].rule == "timed" and exponent + half < claimed - TOLERANCE:
         return f"grows more slowly than the {claim} it claims: its linear parts still outweigh the rest"
     return None
 
@@ -214,7 +210,7 @@ def _flag(cost: str, exponent: float, half: float, claim: str | None) -> str | N
 def fits(table: pd.DataFrame) -> list[Fit]:
     """Fit every cost of every model in a results table."""
     found = []
-    for cost in COSTS:
+    for cost in drawn():
         for model, curve in curves(table, cost).items():
             claims = list(table.loc[table["model"] == model, "complexity"].dropna()) if "complexity" in table else []
             fitted = fit(model, cost, curve, claims[0] if claims else None)

@@ -16,7 +16,7 @@ from attn_bench.analysis.pairing import Case, Record, added, identity, missing, 
 from attn_bench.analysis.statistics import exp, is_number
 from attn_bench.gate.conditions import Unlike, unlike
 from attn_bench.gate.gaps import Gap, Missing, exact_of, latency_of, metric_of, said_of, unnamed
-from attn_bench.gate.thresholds import EXACT, TIMED, Thresholds
+from attn_bench.gate.thresholds import Thresholds
 from attn_bench.gate.verdicts import (
     Finding,
     Verdict,
@@ -27,8 +27,8 @@ from attn_bench.gate.verdicts import (
     seeds_ratio,
     timed_ratio,
 )
+from attn_bench.results.quantities import disturbed, judged, quantities
 from attn_bench.results.store import Store
-from attn_bench.results.table import disturbed
 
 Environment = Mapping[str, Any]
 
@@ -180,7 +180,7 @@ def compare(
         if paired.unlike:
             findings += [*_latencies(paired), *_exact(paired), *_accuracies(paired, metrics)]
         gaps += paired.gaps
-    failed = [case for case in cases if thresholds.any([*TIMED, *EXACT, *metrics], case.label) and case.failed()]
+    failed = [case for case in cases if thresholds.any([*judged(), *metrics], case.label) and case.failed()]
     unserved = [case for case in cases if case.unserved()]
     shared = [case for case in cases if case.base and case.new]
     obstacles = [
@@ -206,10 +206,11 @@ def compare(
 
 def suspects(comparison: Comparison, cases: Sequence[Case]) -> list[Case]:
     """Return the cases whose latency is worse or unclear and has a threshold."""
+    timed = {quantity.name for quantity in quantities(None, "timed")}
     doubtful = {
         (finding.model, finding.resolution)
         for finding in comparison.findings
-        if finding.metric in TIMED and finding.threshold is not None and finding.verdict in ("worse", "unclear")
+        if finding.metric in timed and finding.threshold is not None and finding.verdict in ("worse", "unclear")
     }
     return [case for case in cases if (case.label, case.resolution) in doubtful]
 
@@ -256,8 +257,8 @@ def _became(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def _latencies(paired: _Paired) -> Iterator[Finding]:
-    for metric in TIMED:
-        read = latency_of(metric)
+    for quantity in quantities(None, "timed"):
+        metric, read = quantity.name, latency_of(quantity)
         pairs = paired.numbers(metric, read, lambda apart: apart.times)
         if not pairs:
             continue
@@ -298,9 +299,11 @@ def _latencies(paired: _Paired) -> Iterator[Finding]:
 
 
 def _exact(paired: _Paired) -> Iterator[Finding]:
-    for metric in EXACT:
-        memory = metric not in ("parameters", "flops")
-        pairs = paired.numbers(metric, exact_of(metric), lambda apart, memory=memory: apart.memory if memory else "")  # type: ignore[misc]
+    for quantity in quantities(None, "exact"):
+        metric = quantity.name
+        # What is counted of the model, and not measured of a step, is the same whatever it runs on.
+        why: Callable[[Unlike], str] = (lambda apart: apart.memory) if quantity.step else (lambda apart: "")
+        pairs = paired.numbers(metric, exact_of(quantity), why)
         if not pairs:
             continue
         note = ""

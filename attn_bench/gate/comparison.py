@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 from attn_bench.format import LABEL_WIDTH, count, distinct, for_markdown, human, plain
 from attn_bench.gate.compare import Comparison
-from attn_bench.gate.thresholds import TIMED
 from attn_bench.gate.verdicts import Finding
+from attn_bench.results.quantities import judged
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -152,7 +152,7 @@ def _cells(finding: Finding, seeds: bool) -> tuple[str, ...]:
     return (
         _resolution(finding),
         *([", ".join(map(str, finding.seeds)) or "-"] if seeds else []),
-        finding.metric + _unit(finding.metric),
+        _with_unit(finding.metric),
         "-" if finding.base is None else human(finding.base),
         "-" if finding.new is None else human(finding.new),
         change,
@@ -170,8 +170,9 @@ def _verdict(finding: Finding) -> str:
     return finding.verdict.upper() if finding.fails or finding.verdict != "worse" else "worse, allowed"
 
 
-def _unit(metric: str) -> str:
-    return " (ms)" if metric in TIMED else " (MiB)" if metric.startswith("peak_memory") else ""
+def _with_unit(metric: str) -> str:
+    quantity = judged().get(metric)
+    return metric if quantity is None else quantity.with_unit(metric)
 
 
 def _percent(ratio: float, unit: str = " %") -> str:

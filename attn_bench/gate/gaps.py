@@ -8,8 +8,9 @@ from typing import Any
 
 from attn_bench.analysis.pairing import Record
 from attn_bench.analysis.statistics import is_number
-from attn_bench.gate.thresholds import GROUPS, STEPS, Thresholds, named_by
+from attn_bench.gate.thresholds import Thresholds, named_by
 from attn_bench.gate.verdicts import Finding
+from attn_bench.results.quantities import Quantity, at, groups
 
 SHOWN = 6
 
@@ -54,14 +55,14 @@ class Gap:
         return thresholds.of(self.metric, self.model) is not None
 
 
-def latency_of(metric: str) -> Callable[[Record], Mapping[str, Any] | Missing]:
+def latency_of(quantity: Quantity) -> Callable[[Record], Mapping[str, Any] | Missing]:
     """Return what reads the measurement of a step, with its samples."""
 
     def read(record: Record) -> Mapping[str, Any] | Missing:
-        measured = record["latency"].get(STEPS[metric])
+        measured = at(record, str(quantity.where).rpartition(".")[0])
         samples = measured.get("samples_ms") if isinstance(measured, Mapping) else None
         if not samples:
-            return _not_measured(record, metric)
+            return _not_measured(record, quantity)
         if not isinstance(samples, Sequence) or not all(is_number(sample) and sample > 0 for sample in samples):
             return Missing("its times are not all positive numbers", wrong=True)
         return measured
@@ -69,17 +70,13 @@ def latency_of(metric: str) -> Callable[[Record], Mapping[str, Any] | Missing]:
     return read
 
 
-def exact_of(metric: str) -> Callable[[Record], float | Missing]:
+def exact_of(quantity: Quantity) -> Callable[[Record], float | Missing]:
     """Return what reads parameters, FLOPs, or the peak memory of a step."""
 
     def read(record: Record) -> float | Missing:
-        whole: Any = record if metric == "parameters" else record["flops"]
-        if metric in STEPS:
-            whole = record["memory"].get(STEPS[metric])
-        key = {"parameters": "parameters", "flops": "total"}.get(metric, "peak_mib")
-        value = whole.get(key) if isinstance(whole, Mapping) else None
+        value = at(record, str(quantity.where))
         if value is None:
-            return _not_measured(record, metric)
+            return _not_measured(record, quantity)
         if not is_number(value) or value < 0:
             return Missing("not a number", wrong=True)
         return value
@@ -104,14 +101,14 @@ def metric_of(metric: str, tested: int) -> Callable[[Record], float | Missing]:
     return read
 
 
-def _not_measured(record: Record, metric: str) -> Missing:
-    if not record["cell"].get("measure", True) and metric != "parameters":
+def _not_measured(record: Record, quantity: Quantity) -> Missing:
+    if not record["cell"].get("measure", True) and quantity.own:
         return Missing("not measured (--no-measure)", asked=False)
-    if STEPS.get(metric) == "train_step":
+    if quantity.step == "train_step":
         trainable = record["parameters"] != 0 and record["cell"].get("protocol") != "linear-probe"
         if not trainable:
             return Missing("without a training step", asked=False)
-    reason = (record.get("errors") or {}).get(metric)
+    reason = (record.get("errors") or {}).get(quantity.name)
     return Missing(f"not measured ({reason})" if reason else "not measured")
 
 
@@ -131,7 +128,7 @@ def said_of(gaps: Iterable[Gap]) -> Iterator[str]:
 def _grouped(metrics: Sequence[str]) -> list[str]:
     """Replace the members of a group by its name where all are there."""
     found = list(dict.fromkeys(metrics))
-    for name, members in GROUPS.items():
+    for name, members in groups().items():
         if set(members) <= set(found):
             found = [name, *(metric for metric in found if metric not in members)]
     return found
@@ -152,7 +149,7 @@ def unnamed(
             yield f"{model}: named in --fail-on, and in one folder only"
             continue
         for name in given:
-            members = (name, *GROUPS.get(name, ()))
+            members = (name, *groups().get(name, ()))
             if not any(metric in members and (model is None or named_by(model, label)) for metric, label in met):
                 of = "" if model is None else f"{model}: "
                 yield f"{of}{name} not compared: named in --fail-on, and no cell has it on both sides"

@@ -8,22 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from attn_bench.errors import UserError, unknown
+from attn_bench.results.quantities import METRIC_ALLOWED, groups, judged
 
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "latency": ("latency_forward", "latency_train_step"),
-    "peak_memory": ("peak_memory_forward", "peak_memory_train"),
-}
-TIMED = GROUPS["latency"]
-EXACT = (*GROUPS["peak_memory"], "parameters", "flops")
-# Steps as records name them.
-STEPS = {
-    "latency_forward": "forward",
-    "latency_train_step": "train_step",
-    "peak_memory_forward": "forward",
-    "peak_memory_train": "train_step",
-}
-DEFAULTS = {"latency": 0.05, "peak_memory": 0.005, "parameters": 0.0, "flops": 0.0}
-DEFAULT_METRIC = 0.03
 # Changes of what cannot fail are shown from here on.
 SHOWN = 0.05
 
@@ -43,13 +29,15 @@ class Thresholds:
 
     def of(self, metric: str, model: str) -> float | None:
         """Return the threshold of ``metric``, or None where getting worse does not count."""
-        group = next((name for name, members in GROUPS.items() if metric in members), metric)
+        quantity = judged().get(metric)
+        group = metric if quantity is None else quantity.group.name
         own = sorted((name for name in self.by_model if named_by(name, model)), key=len, reverse=True)
         for given in (*(self.by_model[name] for name in own), self.common or {}):
             for name in (metric, group):
                 if name in given:
                     return given[name]
-        return DEFAULTS.get(group, DEFAULT_METRIC) if self.common is None else None
+        default = METRIC_ALLOWED if quantity is None else quantity.group.allowed
+        return default if self.common is None else None
 
     @property
     def named(self) -> bool:
@@ -87,7 +75,7 @@ class Thresholds:
 
     def check(self, metrics: Collection[str], models: Collection[str]) -> None:
         """Raise UserError for a name that is no group and none of the task's ``metrics``, or none of ``models``."""
-        known = {*GROUPS, *TIMED, *EXACT, *metrics}
+        known = {*groups(), *judged(), *metrics}
         for model in self.by_model:
             if model not in models:
                 raise unknown("model in --fail-on", model, models)

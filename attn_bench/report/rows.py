@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attn_bench.analysis.scaling import COSTS
 from attn_bench.format import human, significant
 from attn_bench.report.scaling import Scaling
 from attn_bench.report.summary import Entry, Summary
 from attn_bench.report.tables import NOTHING, Column, columns, failures, is_best, seeds_text, status_text
+from attn_bench.results.quantities import drawn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,7 +228,7 @@ class Exponents:
 
 def exponents(found: Scaling, summary: Summary, names: Mapping[str, str]) -> tuple[list[str], list[Exponents]]:
     """Return the costs fitted, and a row per model."""
-    shown = [cost for cost in COSTS if any(fit.cost == cost for fit in found.fits)]
+    shown = [cost for cost in drawn() if any(fit.cost == cost for fit in found.fits)]
     rows = []
     for model in summary.models:
         mine = found.of(model)
@@ -243,6 +243,6 @@ def exponents(found: Scaling, summary: Summary, names: Mapping[str, str]) -> tup
                 else Value()
                 for cost in shown
             )
-            flags = tuple(f"{COSTS[fit.cost]}: {fit.flag}" for fit in mine.values() if fit.flag)
+            flags = tuple(f"{drawn()[fit.cost].axis}: {fit.flag}" for fit in mine.values() if fit.flag)
             rows.append(Exponents(names[model], next(iter(mine.values())).claim or NOTHING, values, flags))
-    return [COSTS[cost].capitalize() for cost in shown], rows
+    return [drawn()[cost].axis.capitalize() for cost in shown], rows

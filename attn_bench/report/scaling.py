@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attn_bench.analysis.scaling import COSTS, Crossover, Curve, Fit, Uncrossed, crossovers, curves, fits, uncrossed
+from attn_bench.analysis.scaling import Crossover, Curve, Fit, Uncrossed, crossovers, curves, fits, uncrossed
 from attn_bench.format import count, for_markdown, rounded
 from attn_bench.report.summary import Summary, is_reference
+from attn_bench.results.quantities import drawn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,20 +42,20 @@ def scaling(table: pd.DataFrame) -> Scaling | None:
     found = fits(rivals)
     if not found:
         return None
-    by_cost = {cost: curves(rivals, cost) for cost in COSTS}
+    by_cost = {cost: curves(rivals, cost) for cost in drawn()}
     return Scaling(
         {cost: of for cost, of in by_cost.items() if of},
         found,
-        [crossing for cost in COSTS for crossing in crossovers(rivals, found, cost)],
-        [pair for cost in COSTS for pair in uncrossed(rivals, found, cost)],
+        [crossing for cost in drawn() for crossing in crossovers(rivals, found, cost)],
+        [pair for cost in drawn() for pair in uncrossed(rivals, found, cost)],
     )
 
 
 def markdown(found: Scaling, summary: Summary) -> str:
     """Return the tables of exponents and of crossovers."""
     names = summary.names
-    shown = [cost for cost in COSTS if any(fit.cost == cost for fit in found.fits)]
-    head = ["Model", "Claim", *(COSTS[cost].capitalize() for cost in shown)]
+    shown = [cost for cost in drawn() if any(fit.cost == cost for fit in found.fits)]
+    head = ["Model", "Claim", *(drawn()[cost].axis.capitalize() for cost in shown)]
     lines = [f"| {' | '.join(head)} |", f"|{' :-- |' * 2}{' --: |' * len(shown)}"]
     notes = []
     for model in summary.models:
@@ -64,7 +65,7 @@ def markdown(found: Scaling, summary: Summary) -> str:
         claim = next(iter(mine.values())).claim
         cells = [_exponent(mine[cost]) if cost in mine else "-" for cost in shown]
         lines.append(f"| {for_markdown(names[model])} | {claim or '-'} | {' | '.join(cells)} |")
-        notes += [f"- {for_markdown(names[model])}, {COSTS[f.cost]}: {f.flag}" for f in mine.values() if f.flag]
+        notes += [f"- {for_markdown(names[model])}, {drawn()[f.cost].axis}: {f.flag}" for f in mine.values() if f.flag]
     explained = (
         f"Slope of log cost over log number of {summary.points}, with its 95 % confidence interval (Student's t) and "
         f"the range of {summary.points} it is fitted over, above the sizes at which overhead dominates."
@@ -92,7 +93,7 @@ def crossing_lines(found: Scaling, names: Mapping[str, str], points: str) -> lis
     for (cost, reason), pairs in by_reason.items():
         shown = "; ".join(pairs[:SHOWN_PAIRS])
         more = f"; and {count(len(pairs) - SHOWN_PAIRS, 'more pair')}" if len(pairs) > SHOWN_PAIRS else ""
-        lines.append(f"{COSTS[cost]}: not extrapolated beyond the sizes measured, {reason}: {shown}{more}")
+        lines.append(f"{drawn()[cost].axis}: not extrapolated beyond the sizes measured, {reason}: {shown}{more}")
     return lines
 
 
@@ -106,7 +107,7 @@ def crossing_text(crossing: Crossover, names: Mapping[str, str], points: str) ->
     else:
         where += f"(between {crossing.low:.0f} and {crossing.high:.0f})"
     cheaper, dearer = names[crossing.cheaper], names[crossing.dearer]
-    return f"{COSTS[crossing.cost]}: {cheaper} is cheaper than {dearer} from {where}"
+    return f"{drawn()[crossing.cost].axis}: {cheaper} is cheaper than {dearer} from {where}"
 
 
 def console(found: Scaling, summary: Summary) -> Group:
@@ -116,12 +117,12 @@ def console(found: Scaling, summary: Summary) -> Group:
     from rich.text import Text
 
     names = summary.names
-    shown = [cost for cost in COSTS if any(fit.cost == cost for fit in found.fits)]
+    shown = [cost for cost in drawn() if any(fit.cost == cost for fit in found.fits)]
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     made.add_column(f"exponent in {summary.points}")
     made.add_column("claim")
     for cost in shown:
-        short = COSTS[cost].replace("latency", "ms").replace("peak memory", "MiB")
+        short = drawn()[cost].axis.replace("latency", "ms").replace("peak memory", "MiB")
         made.add_column(short.replace("train-step", "train").replace("forward", "fwd"), no_wrap=True)
     flagged = []
     for model in summary.models:
@@ -129,5 +130,5 @@ def console(found: Scaling, summary: Summary) -> Group:
         if mine:
             cells = [f"{mine[c].exponent:.2f}{'†' if mine[c].flag else ''}" if c in mine else "-" for c in shown]
             made.add_row(Text(names[model]), next(iter(mine.values())).claim or "-", *cells)
-            flagged += [f"† {names[model]}, {COSTS[f.cost]}: {f.flag}" for f in mine.values() if f.flag]
+            flagged += [f"† {names[model]}, {drawn()[f.cost].axis}: {f.flag}" for f in mine.values() if f.flag]
     return Group(made, *map(Text, flagged))

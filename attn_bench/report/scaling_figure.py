@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attn_bench.analysis.scaling import COSTS, Curve, Fit
+from attn_bench.analysis.scaling import Curve, Fit
 from attn_bench.report.axes import log_axis
 from attn_bench.report.overlap import LINE, MARKER, dashes, ring_size, same_lines, together
 from attn_bench.report.scaling import Scaling
 from attn_bench.report.style import Legend, Look, heading, looks
 from attn_bench.report.summary import Summary
+from attn_bench.results.quantities import drawn
 
 PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH = 4.0, 3.8, 2.4
 # Inches: a model takes two lines of a panel's legend; its title, the guides and the axis are above and below them.
@@ -90,7 +91,7 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
         start = float(np.exp(np.log(costs[tokens == low]).mean()))
         guide = [start, start * (high / low) ** slope]
         axes.plot([low, high], guide, color="0.6", linestyle=line, linewidth=1.2, label=f"slope {slope}", zorder=1)
-    axes.set_title(COSTS[cost], loc="left")
+    axes.set_title(drawn()[cost].axis, loc="left")
     axes.set_ylabel("ms" if cost.endswith("_ms") else "MiB")
 
 

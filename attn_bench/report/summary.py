@@ -15,18 +15,11 @@ from attn_bench.analysis.scaling import is_sequence, points_of
 from attn_bench.errors import UserError
 from attn_bench.format import count, distinct
 from attn_bench.plugin import Metric
+from attn_bench.results.quantities import quantities
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COSTS = (
-    "latency_forward_ms",
-    "latency_train_step_ms",
-    "peak_memory_forward_mib",
-    "peak_memory_train_mib",
-    "parameters",
-    "flops",
-)
 REQUIRED = ("cell", "model", "resolution", "seed", "status")
 # Predicts the same whatever the input: what any model has to beat, not one to compare the cost of.
 REFERENCE = "mean"
@@ -216,7 +209,7 @@ def is_reference(label: str) -> bool:
 
 def _entry(key: tuple[str, int, int], rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> Entry:
     model, resolution, evaluated = key
-    values = {name: stat for name in (*metrics, *COSTS) if (stat := _stat(rows, name))}
+    values = {name: stat for name in (*metrics, *(q.column for q in quantities())) if (stat := _stat(rows, name))}
     failures: dict[tuple[str, str | None], list[int]] = {}
     gaps: dict[str, list[int]] = {}
     for row in rows:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attn_bench.errors import UserError
 from attn_bench.files import TEMPORARY, UNUSABLE, atomic_write, read_json, write_json
 from attn_bench.format import clean
+from attn_bench.plugin import Metric
 from attn_bench.results.merge import merged
 from attn_bench.results.record import SCHEMA, Record, checked_environment, checked_run_info, plain
 from attn_bench.results.status import Status
@@ -108,6 +109,11 @@ class Store:
             f"this version reads {SCHEMA}; use the version of attn-bench that wrote it"
         )
 
+    def metrics(self) -> dict[str, Metric]:
+        """Return the metrics of the task, in its order."""
+        found = self.run_info().get("metrics", {})
+        return {name: Metric(of["direction"], of["summary"], of.get("unit", "")) for name, of in found.items()}
+
     def write_run_info(self, values: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
         self._info = {"schema": SCHEMA, **values}
@@ -173,7 +179,7 @@ class Store:
         records = self.records()
         used = sorted({record["environment"] for record in records if record["environment"]})
         environments = {id: values for id in used if (values := self.environment(id)) is not None}
-        return pd.DataFrame(rows(records, environments, list(self.run_info().get("metrics", {}))))
+        return pd.DataFrame(rows(records, environments, self.metrics()))
 
     def write_table(self) -> pd.DataFrame:
         """Write ``table.csv`` and ``table.parquet`` and return the table; an empty one has no columns to write."""

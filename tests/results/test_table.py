@@ -7,7 +7,7 @@ from typing import Any
 from made_results import Folder
 
 from attn_bench.report.summary import is_reference
-from attn_bench.results.table import labels
+from attn_bench.results.labels import labels
 
 
 def record(model: str = "mano", **values: Any) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_a_train_step_that_fails_takes_no_other_number_with_it(ran, how, setting
     assert record.flops["total"] > 0
     assert list(record.errors) == ["latency_train_step", "peak_memory_train"]
     assert all(reason in text for text in record.errors.values())
-    (row,) = rows([vars(record)], {}, [])
+    (row,) = rows([vars(record)], {}, {})
     assert row["missing"].startswith("latency_train_step, peak_memory_train: ")
     assert reason in row["missing"]
     trained = ran(how, steps=2, **settings)

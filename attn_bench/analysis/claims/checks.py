@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from attn_bench.analysis.claims.claim import LARGEST, Claim
 from attn_bench.analysis.claims.published import at, differences_from, short_training, unlike_preset
 from attn_bench.analysis.pairing import identity
-from attn_bench.analysis.scaling import BENT, CLAIMS, COSTS, EQUAL, FLAT, TOLERANCE, Fit, fits, is_sequence, points_of
+from attn_bench.analysis.scaling import BENT, CLAIMS, EQUAL, FLAT, TOLERANCE, Fit, fits, is_sequence, points_of
 from attn_bench.analysis.statistics import is_number
 from attn_bench.errors import unknown
+from attn_bench.results.labels import labels
+from attn_bench.results.quantities import drawn
 from attn_bench.results.store import Store
-from attn_bench.results.table import labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -294,7 +295,7 @@ def _judge_growth(claim: Claim, run: _Run) -> list[Check]:
             )
         )
     if groups and not found:
-        note = f"{COSTS[claim.metric]} at three sizes or more is needed"
+        note = f"{drawn()[claim.metric].axis} at three sizes or more is needed"
         found.append(Check(claim, "not yet run", next(iter(groups)), note=note, folder=run.folder))
     return found
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attn_bench.analysis.scaling import COSTS
 from attn_bench.errors import UserError, unknown
 from attn_bench.format import clean
 from attn_bench.plugin import Complexity
+from attn_bench.results.quantities import drawn
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -59,11 +59,12 @@ class Claim:
         for name in needed[self.relation]:
             if getattr(self, name) is None:
                 raise ValueError(f"relation '{self.relation}' needs {name}")
-        if self.relation == "grows as" and self.metric not in COSTS:
-            close = difflib.get_close_matches(self.metric, COSTS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(COSTS)}"
+        costs = drawn()
+        if self.relation == "grows as" and self.metric not in costs:
+            close = difflib.get_close_matches(self.metric, costs, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(costs)}"
             raise ValueError(f"metric {clean(self.metric, SHOWN)!r} is no cost; {hint}")
-        if self.relation != "grows as" and self.metric in COSTS:
+        if self.relation != "grows as" and self.metric in costs:
             raise ValueError(
                 f"relation '{self.relation}' is for a metric of a task, such as rel_l2; {self.metric} is a cost, "
                 "of which a claim can only say how it grows (relation: grows as)"

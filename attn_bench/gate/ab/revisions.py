@@ -28,8 +28,9 @@ from attn_bench.gate.ab.checkouts import Repository, run
 from attn_bench.gate.ab.turns import Outcome, Side, alternate
 from attn_bench.gate.compare import Comparison
 from attn_bench.gate.gaps import Gap, said_of, unnamed
-from attn_bench.gate.thresholds import EXACT, STEPS, TIMED, Thresholds
+from attn_bench.gate.thresholds import Thresholds
 from attn_bench.gate.verdicts import Finding, Verdict, exact_verdict, explained, judge
+from attn_bench.results.quantities import Quantity, quantities
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep, imported
 
@@ -264,15 +265,15 @@ def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -
     for step in sorted(steps[0] - steps[1]):
         yield finding("status", "worse", threshold=0.0, note=f"new has no {step}")
     trains = any(side["parameters"] for side in sides)
-    for metric in TIMED:
-        if STEPS[metric] not in outcomes[0].logs and (trains or STEPS[metric] == "forward"):
-            yield from _gap(cell, metric, STEPS[metric] in steps[0], STEPS[metric] in steps[1])
-    for metric in EXACT:
-        name = STEPS.get(metric, metric)
-        before, after = (side.get(name) for side in sides)
+    for quantity in quantities(None, "timed"):
+        if quantity.step not in outcomes[0].logs and (trains or quantity.step != "train_step"):
+            yield from _gap(cell, quantity, quantity.step in steps[0], quantity.step in steps[1])
+    for quantity in quantities(None, "exact"):
+        metric = quantity.name
+        before, after = (side.get(quantity.step or metric) for side in sides)
         if before is None or after is None:
-            if trains or name != "train_step":
-                yield from _gap(cell, metric, before is not None, after is not None)
+            if trains or quantity.step != "train_step":
+                yield from _gap(cell, quantity, before is not None, after is not None)
             continue
         verdict, exact = exact_verdict(before, after)
         if metric == "flops" and sides[0]["uncounted"] != sides[1]["uncounted"]:
@@ -280,9 +281,9 @@ def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -
         yield finding(metric, verdict, base=before, new=after, ratio=exact)
 
 
-def _gap(cell: Cell, metric: str, base: bool, new: bool) -> Iterator[Gap]:
+def _gap(cell: Cell, quantity: Quantity, base: bool, new: bool) -> Iterator[Gap]:
     """Yield that a metric is not compared, unless new lost a whole step, which is a regression."""
-    if base and STEPS.get(metric):
+    if base and quantity.step:
         return
     where = "on both sides" if base == new else "in new" if base else "in base"
-    yield Gap(cell.model, cell.resolution, metric, f"not measured {where}", lost=base)
+    yield Gap(cell.model, cell.resolution, quantity.name, f"not measured {where}", lost=base)

@@ -16,11 +16,12 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from attn_bench.errors import USER_ERRORS
-from attn_bench.plugin import Model, Problem, Splits, Unsupported
+from attn_bench.plugin import Metric, Model, Problem, Splits, Unsupported
 from attn_bench.plugins.registry import MODELS
 from attn_bench.report.reproduce import sweeps
+from attn_bench.results.labels import labels
 from attn_bench.results.store import Store
-from attn_bench.results.table import labels, rows
+from attn_bench.results.table import rows
 from attn_bench.running.measure.latency import measure_latency
 from attn_bench.running.run_cell import Files, run_cell
 from attn_bench.running.train.loop import Diverged, predict, train
@@ -383,7 +384,7 @@ def test_a_cell_of_each_protocol(tmp_path, monkeypatch):
         record, _ = run_cell(one, Files.of(one, store))
         store.write(record)
         assert record.status == "ok", record.error
-    table = pd.DataFrame(rows(store.records(), {}, ("top1",))).set_index("protocol")
+    table = pd.DataFrame(rows(store.records(), {}, {"top1": Metric("higher", "top1")})).set_index("protocol")
     probe = table.loc["linear-probe"]
     assert probe["throughput_forward_per_s"] == pytest.approx(64000 / probe["latency_forward_ms"])
     assert probe["latency_forward_batch1_ms"] > 0

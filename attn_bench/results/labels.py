@@ -1,0 +1,87 @@
+"""The label that a model is shown by: its name, with what tells its cells apart."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+# A model's label, and the settings in which its cells differ; None where one is left to its default.
+Kind = tuple[str, tuple[tuple[str, str | None], ...]]
+
+# What tells cells of one model apart without being a setting of it.
+_AXES = {"model", "resolution", "seed", "eval_resolutions", "measure"}
+_FINETUNING = "finetuning."
+_VERSION = "_version"
+DEFAULT = "default"
+
+
+def labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a label per record; records of one model that differ in a setting get it appended: never mixed.
+
+    Two versions of a model are told apart by the beginning of what they are made of: ``mano (18b923ee)``.
+    """
+    by_model: dict[str, list[dict[str, str]]] = defaultdict(list)
+    settings = []
+    for record in records:
+        # Records leave these out where they are off.
+        cell = {"protocol": "scratch", **record["cell"]}
+        if cell.get("finetuning"):
+            cell["finetuning"] = {"cutmix": 0.0, **cell["finetuning"]}
+        flat = _flatten({key: value for key, value in cell.items() if key not in _AXES})
+        settings.append(flat)
+        by_model[record["cell"]["model"]].append(flat)
+    differing = {
+        model: [key for key in sorted(set().union(*flats)) if _differs(key, flats)] for model, flats in by_model.items()
+    }
+    kinds = []
+    for record, flat in zip(records, settings):
+        model = record["cell"]["model"]
+        shown = [key for key in differing[model] if key in flat or not key.startswith(_FINETUNING)]
+        kinds.append((model, tuple((key, flat.get(key)) for key in shown)))
+    names = _named(dict.fromkeys(kinds))
+    return [names[kind] for kind in kinds]
+
+
+def _named(kinds: Iterable[Kind]) -> dict[Kind, str]:
+    """Name each kind of cell: its model, what tells its versions apart, and settings; no two names are the same."""
+    short = {}
+    for kind in kinds:
+        model, shown = kind
+        ends = Counter(key.rpartition(".")[2] for key, _ in shown)
+        versions = [_version(key, value or DEFAULT) for key, value in shown if key.endswith(_VERSION)]
+        options = [
+            f"{end if ends[end := key.rpartition('.')[2]] == 1 else key}={DEFAULT if value is None else value}"
+            for key, value in shown
+            if not key.endswith(_VERSION)
+        ]
+        name = f"{model} ({', '.join(versions)})" if versions else model
+        short[kind] = f"{name} [{', '.join(options)}]" if options else name
+    taken = Counter(short.values())
+    return {
+        kind: name if taken[name] == 1 else f"{name} #{sha256(repr(kind).encode()).hexdigest()[:8]}"
+        for kind, name in short.items()
+    }
+
+
+def _version(key: str, value: str) -> str:
+    """Return the digest of a version, which tells two of them apart, or the version itself if it has none."""
+    digest = value.rpartition("+")[2]
+    return digest if key == f"model{_VERSION}" else f"{key.removesuffix(_VERSION)} {digest}"
+
+
+def _differs(key: str, flats: Sequence[Mapping[str, str]]) -> bool:
+    """Tell whether records differ in a setting; those of fine-tuning are compared where it was done."""
+    compared = [flat for flat in flats if key in flat] if key.startswith(_FINETUNING) else flats
+    return len({flat.get(key) for flat in compared}) > 1
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat

@@ -1,0 +1,304 @@
+"""What is measured: each column of the results table is one row of :data:`MEASURED`, and is spelled only there.
+
+The table, its documentation, figures, pages, the fits of growth, and the gate read these rows. A new quantity takes a
+row here and the code that measures it; a metric of a task becomes one through :func:`of_metric`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from attn_bench.plugin import Direction, Metric
+
+# How two values are compared: samples of time by a test, numbers that do not vary by equality, metrics over seeds.
+Rule = Literal["timed", "exact", "accuracy"]
+# "report": the tables of report and page; "figures": drawn against resolution and fitted against tokens.
+Place = Literal["report", "terminal", "figures", "trade-off"]
+# The share by which a metric of a task may get worse if the user says nothing.
+METRIC_ALLOWED = 0.03
+_ENDS = {
+    "low": "lower end of the 95 % confidence interval of the median `{}`",
+    "high": "upper end of the 95 % confidence interval of the median `{}`",
+    "p10": "10 % quantile of the samples of `{}`",
+    "p90": "90 % quantile of the samples of `{}`",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row of the table is made from: a record, evaluated at one resolution.
+
+    Attributes:
+        label: of the model.
+        resolution: evaluated at.
+        own: whether that is the resolution trained at.
+        evaluation: the entry of that resolution, empty if there is none.
+        environment: that the cell ran in, empty if unknown.
+    """
+
+    record: Any
+    label: str
+    resolution: int
+    own: bool
+    evaluation: Any
+    environment: Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the results table.
+
+    Attributes:
+        column: its name.
+        where: keys into a record, with dots between them, or a function of the row.
+        summary: what it means, in Markdown.
+        own: whether only rows of the resolution trained at have it.
+    """
+
+    column: str
+    where: str | Callable[[Row], Any]
+    summary: str
+    own: bool = False
+
+    def value(self, row: Row) -> Any:
+        """Return its value in a row, or None."""
+        if self.own and not row.own:
+            return None
+        return at(row.record, self.where) if isinstance(self.where, str) else self.where(row)
+
+
+@dataclass(frozen=True)
+class Group:
+    """What quantities of one kind share.
+
+    Attributes:
+        name: which stands for all of them in ``--fail-on``; that of the quantity itself where it is the only one.
+        unit: of the values.
+        rule: how two values are compared; None if they are not.
+        allowed: the share by which a value may get worse if the user says nothing: 0.05 is 5 %.
+        better: the direction that is better.
+        figure: name of the figure that shows them against resolution.
+        definition: what is measured, below a figure or a table.
+    """
+
+    name: str
+    unit: str = ""
+    rule: Rule | None = None
+    allowed: float = 0.0
+    better: Direction = "lower"
+    figure: str = ""
+    definition: str = ""
+
+    @property
+    def words(self) -> str:
+        """The name, for a sentence."""
+        return self.name.replace("_", " ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity(Column):
+    """A column of numbers that are shown and compared.
+
+    Attributes:
+        group: its kind.
+        label: head of its column; the unit is added.
+        short: head of its column in a terminal.
+        axis: what it is, on an axis and in a sentence.
+        shown: where.
+        ranked: whether the best value of a resolution is marked.
+    """
+
+    own: bool = True
+    group: Group
+    label: str
+    short: str
+    axis: str
+    shown: frozenset[Place] = frozenset({"report"})
+    ranked: bool = True
+
+    @property
+    def name(self) -> str:
+        """The column without its unit: what the gate and messages call it."""
+        return self.column.removesuffix(f"_{self.unit.lower()}")
+
+    @property
+    def unit(self) -> str:
+        """Of its values; empty for a plain number."""
+        return self.group.unit
+
+    @property
+    def rule(self) -> Rule | None:
+        """How two values are compared."""
+        return self.group.rule
+
+    @property
+    def higher(self) -> bool:
+        """Whether higher values are better."""
+        return self.group.better == "higher"
+
+    @property
+    def step(self) -> str | None:
+        """The step of the model that it is measured of, as records name it; None if it is of none."""
+        parts = self.where.split(".") if isinstance(self.where, str) else []
+        return parts[1] if len(parts) == 3 else None
+
+    def with_unit(self, text: str) -> str:
+        """Return ``text`` with the unit in brackets, if there is one."""
+        return f"{text} ({self.unit})" if self.unit else text
+
+    def end(self, end: str) -> str:
+        """Return the column that holds the ``low`` or ``high`` end of its interval, or its ``p10`` or ``p90``."""
+        return f"{self.name}_{end}_{self.unit.lower()}"
+
+    def columns(self) -> Iterable[Column]:
+        """Yield it and, if it is timed, the columns of its interval and its quantiles."""
+        yield self
+        if self.rule == "timed" and isinstance(self.where, str):
+            measured = self.where.rpartition(".")[0]
+            for end, summary in _ENDS.items():
+                where = f"{measured}.{end}_{self.unit.lower()}"
+                yield Column(self.end(end), where, summary.format(self.column), own=True)
+
+
+LATENCY = Group(
+    "latency", "ms", "timed", 0.05, figure="latency_vs_resolution",
+    definition="median over samples, of a batch; a training step is forward, backward and optimiser",
+)  # fmt: skip
+MEMORY = Group(
+    "peak_memory", "MiB", "exact", 0.005, figure="memory_vs_resolution",
+    definition="peak memory of the step after warm-up, above what weights and inputs occupy",
+)  # fmt: skip
+_measured = partial(Column, own=True)
+
+
+def _throughput(row: Row) -> float | None:
+    forward = at(row.record, "latency.forward.median_ms")
+    return 1000 * at(row.record, "cell.batch_size") / forward if forward else None
+
+
+def _latencies(row: Row) -> list[Any]:
+    return list(at(row.record, "latency").values())
+
+
+def _compile_seconds(row: Row) -> float | None:
+    known = [seconds for each in _latencies(row) if (seconds := at(each, "compile_seconds")) is not None]
+    return sum(known) if known else None
+
+
+def disturbed(latency: Any) -> bool:
+    """Tell whether other processes took the cores, or heat slowed the GPU down, during a latency."""
+    return bool(at(latency, "disturbed") or at(latency, "throttled"))
+
+
+MEASURED: tuple[Column, ...] = (
+    Quantity(
+        column="latency_forward_ms", where="latency.forward.median_ms", group=LATENCY,
+        label="Forward", short="fwd ms", axis="forward latency",
+        shown=frozenset({"report", "terminal", "figures", "trade-off"}),
+        summary="median latency of the forward pass of a batch",
+    ),
+    Quantity(
+        column="latency_train_step_ms", where="latency.train_step.median_ms", group=LATENCY,
+        label="Train step", short="train ms", axis="train-step latency",
+        shown=frozenset({"report", "terminal", "figures"}),
+        summary="median latency of forward, backward and optimiser of a batch",
+    ),
+    _measured("throughput_forward_per_s", _throughput, "samples per second: batch size over median forward latency"),
+    _measured(
+        "latency_forward_batch1_ms", "latency.forward_batch1.median_ms",
+        "forward latency of a single sample, for image and mask tasks",
+    ),
+    _measured(
+        "latency_forward_graph_ms", "latency.forward_graph.median_ms",
+        "forward latency replayed as a CUDA graph (`--cuda-graph`)",
+    ),
+    _measured("compile_seconds", _compile_seconds, "time that `torch.compile` took (`--compile`)"),
+    _measured(
+        "disturbed", lambda row: any(map(disturbed, _latencies(row))) if _latencies(row) else None,
+        "whether other processes took the cores, or heat slowed the GPU down, during a latency",
+    ),
+    _measured(
+        "sm_clock_mhz", lambda row: next((mhz for each in _latencies(row) if (mhz := at(each, "sm_clock_mhz"))), None),
+        "the GPU's clock while it was measured",
+    ),
+    Quantity(
+        column="peak_memory_forward_mib", where="memory.forward.peak_mib", group=MEMORY,
+        label="Peak forward", short="fwd MiB", axis="forward peak memory", shown=frozenset({"report", "figures"}),
+        summary="peak of the forward pass after warm-up, above what weights and inputs occupy",
+    ),
+    _measured("peak_memory_forward_total_mib", "memory.forward.total_mib", "the same with weights and inputs"),
+    _measured(
+        "process_memory_forward_mib", "memory.forward.process_mib",
+        "largest memory of the process during the forward pass, libraries included",
+    ),
+    Quantity(
+        column="peak_memory_train_mib", where="memory.train_step.peak_mib", group=MEMORY,
+        label="Peak train", short="MiB", axis="train-step peak memory",
+        shown=frozenset({"report", "terminal", "figures"}),
+        summary="peak of a training step after warm-up, above what weights and inputs occupy",
+    ),
+    _measured("peak_memory_train_total_mib", "memory.train_step.total_mib", "the same with weights and inputs"),
+    _measured(
+        "process_memory_train_mib", "memory.train_step.process_mib",
+        "largest memory of the process during a training step, libraries included",
+    ),
+    Column("tokens", "tokens", "points of the grid, or tokens of the text, whatever a model makes of them"),
+    Quantity(
+        column="parameters", where="parameters", own=False, group=Group("parameters", rule="exact"),
+        label="Parameters", short="params", axis="parameters", shown=frozenset({"report", "terminal"}), ranked=False,
+        summary="trainable numbers; a complex one counts as two",
+    ),
+    Quantity(
+        column="flops", where="flops.total", label="FLOPs", short="FLOPs", axis="FLOPs", ranked=False,
+        group=Group("flops", rule="exact", definition="forward pass of one sample, from the operators executed"),
+        summary="FLOPs of the forward pass of one sample",
+    ),
+    _measured(
+        "flops_uncounted", lambda row: " ".join(at(row.record, "flops.unknown") or ()),
+        "operators in that pass that could not be counted",
+    ),
+)  # fmt: skip
+
+
+def at(values: Any, path: str) -> Any:
+    """Return what stands under keys with dots between them, in mappings or dataclasses; None if it is not there."""
+    for key in path.split("."):
+        values = values.get(key) if isinstance(values, Mapping) else getattr(values, key, None)
+    return values
+
+
+def of_metric(name: str, metric: Metric) -> Quantity:
+    """Return the quantity that a metric of a task is."""
+    return Quantity(
+        column=name, where=lambda row: at(row.evaluation, "metrics").get(name) if row.evaluation else None, own=False,
+        group=Group(name, metric.unit, "accuracy", METRIC_ALLOWED, metric.direction, definition=metric.summary),
+        label=name, short=name, axis=name, shown=frozenset({"report", "terminal"}), summary=metric.summary,
+    )  # fmt: skip
+
+
+def quantities(place: Place | None = None, *rules: Rule) -> list[Quantity]:
+    """Return the measured quantities that are shown at a place and compared by one of some rules, metrics left out."""
+    found = [column for column in MEASURED if isinstance(column, Quantity)]
+    found = [quantity for quantity in found if place is None or place in quantity.shown]
+    return [quantity for quantity in found if not rules or quantity.rule in rules]
+
+
+def drawn() -> dict[str, Quantity]:
+    """Return the costs that figures show and fits describe, by column."""
+    return {quantity.column: quantity for quantity in quantities("figures")}
+
+
+def judged() -> dict[str, Quantity]:
+    """Return the measured quantities that the gate compares, by name."""
+    return {quantity.name: quantity for quantity in quantities(None, "timed", "exact")}
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """Return the names of the quantities that the gate compares, by group."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, quantity in judged().items():
+        found[quantity.group.name] = (*found.get(quantity.group.name, ()), name)
+    return found
