@@ -1,0 +1,43 @@
+"""The results that ship hold results, and nothing that a run leaves behind."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import PurePosixPath
+
+import pytest
+from places import ROOT
+
+LEFTOVER_FOLDERS = {"logs", "leases", "locks"}
+LEFTOVER_ENDINGS = {".lock", ".log", ".tmp", ".part", ".pid"}
+
+
+def is_leftover(path: PurePosixPath) -> bool:
+    return bool(LEFTOVER_FOLDERS & set(path.parts[:-1])) or path.suffix in LEFTOVER_ENDINGS
+
+
+def test_no_leases_locks_or_logs_are_committed() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "-c", f"safe.directory={ROOT}", "ls-files", "-z", "results"],
+        check=True, capture_output=True, encoding="utf-8",
+    )  # fmt: skip
+    paths = [PurePosixPath(name) for name in listed.stdout.split("\0") if name]
+    assert paths
+    assert [path for path in paths if is_leftover(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "leftover"),
+    [
+        ("results/quick/logs/0f.txt", True),
+        ("results/quick/locks/0f", True),
+        ("results/quick/leases/0f/held", True),
+        ("results/quick/run.lock", True),
+        ("results/quick/cells/0f.json", False),
+        ("results/quick/table.csv", False),
+    ],
+)
+def test_leftovers_are_recognised(path: str, leftover: bool) -> None:
+    assert is_leftover(PurePosixPath(path)) is leftover
