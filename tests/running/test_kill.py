@@ -14,23 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from marked import MARK, marked_processes
 
 import attn_bench
 from attn_bench.lease import hold
 
 KILLS, CELLS = 20, 70
-
-
-def processes(mark: str) -> list[psutil.Process]:
-    """The processes whose environment holds ``mark``."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def finished(folder: Path) -> dict[int, bytes]:
@@ -48,7 +37,7 @@ def test_a_cell_is_nobody_elses_before_its_process_has_ended(tmp_path):
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-slow", "--task", "toy-task", "--out", folder]
     command += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--no-measure", "--no-plots"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    runner = subprocess.Popen(command, env={**os.environ, "TEST_MARK": mark}, **quiet)
+    runner = subprocess.Popen(command, env={**os.environ, MARK: mark}, **quiet)
     deadline = time.monotonic() + 60
     while not list(folder.glob("logs/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -60,7 +49,7 @@ def test_a_cell_is_nobody_elses_before_its_process_has_ended(tmp_path):
     with hold(lease, wait=False) as mine:
         assert not mine
     server.resume()
-    psutil.wait_procs(processes(mark), timeout=20)
+    psutil.wait_procs(marked_processes(mark), timeout=20)
     with hold(lease, wait=False) as mine:
         assert mine
     assert not lease.parent.exists()
@@ -72,7 +61,7 @@ def test_twenty_kills_at_random_moments(tmp_path):
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-counted", "--task", "toy-task"]
     command += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--seeds", str(CELLS), "--no-measure"]
     command += ["--no-plots", "--out", str(folder), "--set", f"toy-counted.file={file}"]
-    environment = {**os.environ, "TEST_MARK": mark, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"}
     before: dict[int, bytes] = {}
     for kill in range(KILLS):
         starts = built(file)
@@ -95,12 +84,12 @@ def test_twenty_kills_at_random_moments(tmp_path):
         before = now
         # The next starts at once, half of the time; what the killed one left ends by itself.
         if kill % 2:
-            psutil.wait_procs(processes(mark), timeout=10)
-            assert not processes(mark)
+            psutil.wait_procs(marked_processes(mark), timeout=10)
+            assert not marked_processes(mark)
     starts = built(file)
     done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert not processes(mark)
+    assert not marked_processes(mark)
     table = attn_bench.load(folder)
     assert sorted(table.seed) == list(range(CELLS))
     assert set(table.status) == {"ok"}

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
+from marked import MARK, marked_processes
 from places import ROGUES
 
 import attn_bench
@@ -76,23 +76,16 @@ def run(models: Iterable[str], out: Path, *options: str) -> tuple[subprocess.Com
     command = [sys.executable, "-m", "attn_bench", "run", "--models", ",".join(models), "--task", "toy-task"]
     command += ["--device", "cpu", "--resolutions", "12", "--steps", "2", "--no-plots", "--out", str(out), *options]
     paths = os.pathsep.join((str(ROGUES), os.environ["PYTHONPATH"]))
-    own = {"TEST_MARK": mark, "TMPDIR": str(temporary), "PYTHONPATH": paths}
+    own = {MARK: mark, "TMPDIR": str(temporary), "PYTHONPATH": paths}
     done = subprocess.run(
         command, env=os.environ | own, capture_output=True, encoding="utf-8", timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert not [process for process in psutil.process_iter() if _marked(process, mark)]
+    assert not marked_processes(mark)
     # torch makes the last one, which all processes of a user share.
     assert [path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")] == []
     return done, attn_bench.load(out)
-
-
-def _marked(process: psutil.Process, mark: str) -> bool:
-    try:
-        return process.environ().get("TEST_MARK") == mark
-    except psutil.Error:
-        return False
 
 
 def values(table: pd.DataFrame) -> dict[str, object]:

@@ -12,17 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from repositories import git
 
 from attn_bench.errors import UserError
-from attn_bench.gate.ab.checkouts import PREFIX, Repository, surroundings
-
-IDENTITY = ("-c", "user.name=nobody", "-c", "user.email=nobody@localhost", "-c", "protocol.file.allow=always")
-SETTINGS = ("-c", "core.fsmonitor=false")
-
-
-def git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *IDENTITY, *SETTINGS, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=surroundings()).stdout
+from attn_bench.gate.ab.checkouts import PREFIX, Repository
 
 
 def made(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 from places import ROOT, TOYS
+from repositories import commit_all, git, plugin_project
 
 from attn_bench.errors import UserError
 from attn_bench.gate.ab.revisions import Plan, _imported_from, built, compare_sides
@@ -27,11 +28,6 @@ HONEST = "return self._tiled(x_BHWC, level_weights)"
 SLOW = "self._tiled(x_BHWC, level_weights), self._tiled(x_BHWC, level_weights); " + HONEST
 
 
-def git(folder: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"]
-    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A git repository with the project as it is."""
@@ -41,8 +37,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
     git(folder, "init", "--quiet")
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "-m", "base")
+    commit_all(folder, "base")
     return folder
 
 
@@ -69,10 +64,7 @@ def test_a_planted_regression_fails_the_gate_and_its_reversal_passes(copy: Path)
     passed = gate(copy, "--fail-on", "latency=10%,flops=0,peak_memory=1%")
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert "NO REGRESSION" in passed.stdout
-    worktrees = subprocess.run(
-        ["git", "-C", str(copy), "worktree", "list"], capture_output=True, encoding="utf-8"
-    ).stdout
-    assert len(worktrees.splitlines()) == 1
+    assert len(git(copy, "worktree", "list").splitlines()) == 1
 
 
 def test_a_revision_that_is_none_is_one_line(copy: Path, tmp_path: Path) -> None:
@@ -89,8 +81,7 @@ def test_a_revision_that_is_none_is_one_line(copy: Path, tmp_path: Path) -> None
 def test_what_cannot_be_built_is_one_line(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     (tmp_path / "pyproject.toml").write_text("[build-system]\nrequires = []\nbuild-backend = 'none'\n")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "--quiet", "-m", "broken")
+    commit_all(tmp_path, "broken")
     with pytest.raises(UserError, match="cannot be built") as error, built(tmp_path, "HEAD"):
         pass
     assert "\n" not in str(error.value)
@@ -103,8 +94,7 @@ def test_a_project_may_be_a_folder_of_a_repository(tmp_path: Path) -> None:
     (project / "pyproject.toml").write_text("[project]\nname = 'own'\nversion = '1'\n")
     (project / "own" / "__init__.py").write_text("REVISION = 1\n")
     git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "--quiet", "-m", "one")
+    commit_all(tmp_path, "one")
     for folder in (project, project / "own" / "deeper"):
         with built(folder, "HEAD") as target:
             assert (target / "own" / "__init__.py").read_text() == "REVISION = 1\n"
@@ -176,29 +166,6 @@ def test_a_model_that_cannot_be_trained_any_more_never_passes(toys: list[str], t
     assert "new has no train_step" in {finding.note for finding in comparison.regressions}
 
 
-BACKEND = """
-import base64, hashlib, os, sys, zipfile
-
-NAME, ENTRY, MODULE = {name!r}, {entry!r}, {module!r}
-
-
-def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
-    {before}
-    info = NAME + "-1.dist-info/"
-    files = {{
-        MODULE + ".py": open(MODULE + ".py").read(),
-        info + "METADATA": "Metadata-Version: 2.1\\nName: " + NAME + "\\nVersion: 1\\n",
-        info + "WHEEL": "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
-        info + "entry_points.txt": "[attn_bench.models]\\n" + ENTRY,
-    }}
-    files[info + "RECORD"] = "".join(name + ",,\\n" for name in files)
-    name = NAME + "-1-py3-none-any.whl"
-    with zipfile.ZipFile(os.path.join(wheel_directory, name), "w") as archive:
-        for path, content in files.items():
-            archive.writestr(path, content)
-    os.makedirs("build", exist_ok=True)
-    return name
-"""
 MIX = """
 from dataclasses import dataclass
 
@@ -222,20 +189,7 @@ class Mix(Model):
 
 
 def project(folder: Path, before: str = "pass", requires: str = "[]") -> Path:
-    """Return a repository whose plugin nobody has installed; it is built without the network."""
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(
-        f"[build-system]\nrequires = {requires}\nbuild-backend = 'own_backend'\nbackend-path = ['.']\n"
-    )
-    entry = "uninstalled-mix = uninstalled_mix:Mix\n"
-    (folder / "own_backend.py").write_text(
-        BACKEND.format(name="uninstalled_mix", entry=entry, module="uninstalled_mix", before=before)
-    )
-    (folder / "uninstalled_mix.py").write_text(MIX)
-    git(folder, "init", "--quiet", "-b", "main")
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "-m", "one")
-    return folder
+    return plugin_project(folder, "uninstalled-mix = uninstalled_mix:Mix", MIX, before=before, requires=requires)
 
 
 def test_models_of_a_project_that_is_not_installed_are_found_in_what_was_built(
@@ -270,8 +224,7 @@ def test_ab_in_a_project_that_is_not_installed(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "NO REGRESSION" in done.stdout
-    status = subprocess.run(["git", "-C", str(folder), "status", "--short"], capture_output=True, text=True).stdout
-    assert status == ""
+    assert git(folder, "status", "--short") == ""
 
 
 @pytest.mark.parametrize(
@@ -295,8 +248,7 @@ def test_why_pip_failed_is_said_with_a_log(tmp_path: Path, before: str, message:
 def test_a_folder_that_pip_cannot_build_is_named(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     (tmp_path / "notes.txt").write_text("")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "--quiet", "-m", "one")
+    commit_all(tmp_path, "one")
     with pytest.raises(UserError, match=r"has no pyproject.toml or setup.py"), built(tmp_path, "HEAD"):
         pass
 
@@ -313,8 +265,7 @@ def test_a_job_that_is_cancelled_while_it_builds_leaves_nothing(tmp_path: Path) 
     process.communicate(timeout=30)
     assert process.returncode == 143
     assert not list(folder.glob(".git/worktrees/*"))
-    status = subprocess.run(["git", "-C", str(folder), "status", "--short"], capture_output=True, text=True).stdout
-    assert status == ""
+    assert git(folder, "status", "--short") == ""
     import psutil
 
     assert not [each for each in psutil.process_iter(["cwd"]) if str(tmp_path) in str(each.info["cwd"])]
