@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -12,15 +13,20 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class MultiHead(nn.Module):
-    """Map tokens (B, ..., dim) to (B, ..., dim); the axes between are one sequence, the last of them fastest.
+    """Map tokens (B, *grid, dim) to (B, *grid, dim).
 
     QKV without bias and an output projection with bias, as in MANO; no positions.
+
+    Attributes:
+        on_grid: whether ``attend`` is given the grid; otherwise its axes are one sequence, the last of them fastest.
 
     Args:
         dim: channels.
         heads: attention heads; divides ``dim``.
-        attend: maps queries, keys and values, each (B, N, heads, D), to (B, N, heads, D).
+        attend: maps queries, keys and values, each (B, N, heads, D) or (B, *grid, heads, D), to the same shape.
     """
+
+    on_grid: ClassVar[bool] = False
 
     def __init__(self, dim: int, heads: int, attend: Attend) -> None:
         super().__init__()
@@ -30,5 +36,6 @@ class MultiHead(nn.Module):
         self.project = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x.flatten(1, -2)).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return self.project(self.attend(q, k, v).flatten(2)).view_as(x)
+        tokens = x if self.on_grid else x.flatten(1, -2)
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return self.project(self.attend(q, k, v).flatten(-2)).view_as(x)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attn_bench.nn.linear import Linear
+from attn_bench.nn.fast_linear import Linear
 
 
 def route(q_HMD: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tensor:

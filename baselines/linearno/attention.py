@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attn_bench.nn.linear import Linear
+from attn_bench.nn.fast_linear import Linear
 from baselines.transolver.point_features import PointFeatures
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,54 +11,97 @@ from torch.nn import functional as F
 
 from attn_bench.nn.multi_head import MultiHead
 
-# Blocks are a multiple of this, which suits the kernels better.
-ALIGNED = 16
+# The side of a block is a multiple of this, by the number of axes: larger blocks suit the kernels better, smaller ones
+# waste less of what the mask hides.
+ALIGNED = {1: 16, 2: 2}
 
 
-def attend_window(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, before: int, after: int) -> Tensor:
-    """Return softmax attention of query i to the keys i - before ... i + after that exist, (B, N, heads, D).
+def attend_window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int) -> Tensor:
+    """Return softmax attention of query i to the keys i - before ... i + after that exist, along each axis of the grid.
 
-    Queries go in blocks of max(before, after) or a little more, each with its own, the previous and, if ``after`` is
-    above zero, the next block of keys, under one mask that all of them share: O(N (before + after)) time and memory.
-    The first and the last queries, whose window is cut off, have calls of their own, so that no padding is needed.
+    Queries go in blocks of side max(before, after) or a little more, each with its own, the previous and, if ``after``
+    is above zero, the next block of keys, under one mask that all of them share: time and memory are linear in the
+    points. The first and the last queries of an axis, whose window is cut off, have calls of their own, so that no
+    padding is needed.
+
+    Args:
+        q, k, v: (B, *grid, heads, D), on a grid (N,) or (H, W).
     """
-    n, block = q_BNHD.shape[1], -(-max(before, after, 1) // ALIGNED) * ALIGNED
-    beyond = block if after else 0
-    full = max((n - beyond) // block - 1, 0)  # blocks with all their neighbours, from the second on
+    grid = q.shape[1:-2]
+    axes = [_stretches(n, before, after, ALIGNED[len(grid)]) for n in grid]
 
-    def stretch(first: int, last: int) -> Tensor:
+    def parts(chosen: tuple[Stretch, ...]) -> Tensor:
+        if len(chosen) == len(axes):
+            return _attend(q, k, v, chosen, before, after)
+        return torch.cat([parts((*chosen, stretch)) for stretch in axes[len(chosen)]], len(chosen) + 1)
+
+    return parts(())
+
+
+class Stretch(NamedTuple):
+    """``count`` blocks of ``length`` queries along an axis, from ``first`` on.
+
+    They see the keys ``start`` ... ``stop`` - 1 in pieces of ``piece``: each block its own piece and its neighbours.
+    """
+
+    first: int
+    length: int
+    count: int
+    start: int
+    stop: int
+    piece: int
+
+    def queries(self, t: Tensor, axis: int) -> Tensor:
+        """Return the axis as two, (count, length)."""
+        return t.narrow(axis, self.first, self.count * self.length).unflatten(axis, (self.count, self.length))
+
+    def keys(self, t: Tensor, axis: int) -> Tensor:
+        """Return the axis as two, (count, keys that a block sees)."""
+        pieces = t.narrow(axis, self.start, self.stop - self.start).unflatten(axis, (-1, self.piece))
+        neighbours = pieces.shape[axis] - self.count + 1
+        return torch.cat([pieces.narrow(axis, i, self.count) for i in range(neighbours)], axis + 1)
+
+    def mask(self, keys: int, before: int, after: int, device: torch.device) -> Tensor:
+        """Return which of the ``keys`` of a block each of its queries attends to, (length, keys)."""
+        at = torch.arange(self.length, device=device)[:, None] + (self.first - self.start)
+        distance = torch.arange(keys, device=device) - at
+        return (distance >= -before) & (distance <= after)
+
+
+def _stretches(n: int, before: int, after: int, aligned: int) -> list[Stretch]:
+    """Return the first block of an axis of ``n`` points, those with all their neighbours, and what is left."""
+    block = -(-max(before, after, 1) // aligned) * aligned
+    beyond = block if after else 0
+    full = max((n - beyond) // block - 1, 0)
+
+    def alone(first: int, last: int) -> Stretch:
         start, stop = max(first - before, 0), min(last + after, n)
-        return _attend_masked(
-            q_BNHD[:, first:last], k_BNHD[:, start:stop], v_BNHD[:, start:stop], first - start, before, after
-        )
+        return Stretch(first, last - first, 1, start, stop, stop - start)
 
     if not full:
-        return stretch(0, n)
-    b = q_BNHD.shape[0]
-    queries = q_BNHD[:, block : (full + 1) * block].unflatten(1, (full, block)).flatten(0, 1)
-    keys, values = (_slabs(t, full, block, beyond) for t in (k_BNHD, v_BNHD))
-    inner = _attend_masked(queries, keys, values, block, before, after).view(b, full * block, *q_BNHD.shape[2:])
-    parts = [stretch(0, block), inner]
-    if (full + 1) * block < n:
-        parts.append(stretch((full + 1) * block, n))
-    return torch.cat(parts, 1)
+        return [alone(0, n)]
+    inner = Stretch(block, block, full, 0, (full + 1) * block + beyond, block)
+    rest = [alone((full + 1) * block, n)] if (full + 1) * block < n else []
+    return [alone(0, block), inner, *rest]
 
 
-def _slabs(t_BNHD: Tensor, full: int, block: int, beyond: int) -> Tensor:
-    """Return for blocks 1 .. full their previous, own and, if ``beyond``, next block as one: (B full, slab, H, D)."""
-    count = full + 1 + (beyond > 0)
-    blocks = t_BNHD[:, : count * block].unflatten(1, (count, block))
-    neighbours = [blocks[:, i : i + full] for i in range(count - full + 1)]
-    return torch.cat(neighbours, 2).flatten(0, 1)
-
-
-def _attend_masked(q_BNHD: Tensor, k_BMHD: Tensor, v_BMHD: Tensor, offset: int, before: int, after: int) -> Tensor:
-    """Attend within the window, where query 0 stands at key ``offset``."""
-    at = torch.arange(q_BNHD.shape[1], device=q_BNHD.device)[:, None] + offset
-    distance = torch.arange(k_BMHD.shape[1], device=q_BNHD.device) - at
-    mask = (distance >= -before) & (distance <= after)
-    q, k, v = (t.transpose(1, 2) for t in (q_BNHD, k_BMHD, v_BMHD))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+def _attend(q: Tensor, k: Tensor, v: Tensor, stretches: tuple[Stretch, ...], before: int, after: int) -> Tensor:
+    """Return the attention of the queries of one stretch along each axis, (B, *their grid, heads, D)."""
+    axes = len(stretches)
+    counts, lengths = [1 + 2 * axis for axis in range(axes)], [2 + 2 * axis for axis in range(axes)]
+    for stretch, axis in zip(stretches, counts, strict=True):
+        q, k, v = stretch.queries(q, axis), stretch.keys(k, axis), stretch.keys(v, axis)
+    mask = torch.ones(1, 1, dtype=torch.bool, device=q.device)
+    for stretch, axis in zip(stretches, lengths, strict=True):
+        near = stretch.mask(k.shape[axis], before, after, q.device)
+        mask = (mask[:, None, :, None] & near[None, :, None, :]).flatten(2).flatten(0, 1)
+    ahead = list(range(1, axes + 1))
+    blocks = [t.movedim(counts, ahead).flatten(0, axes).flatten(1, axes).transpose(1, 2) for t in (q, k, v)]
+    y = F.scaled_dot_product_attention(*blocks, attn_mask=mask).transpose(1, 2)
+    y = y.reshape(q.movedim(counts, ahead).shape).movedim(ahead, counts)
+    for axis in ahead:
+        y = y.flatten(axis, axis + 1)
+    return y
 
 
 class WindowAttention(MultiHead):
@@ -67,10 +111,13 @@ class WindowAttention(MultiHead):
         dim: channels.
         heads: attention heads; divides ``dim``.
         window_size: causal: a token sees itself and the window_size - 1 before it; otherwise itself and
-            window_size // 2 on each side.
+            window_size // 2 on each side, along each axis of the grid.
         causal: whether a token sees none that come after it.
     """
+
+    on_grid = True
 
     def __init__(self, dim: int, heads: int, window_size: int, causal: bool) -> None:
         before, after = (window_size - 1, 0) if causal else (window_size // 2, window_size // 2)
         super().__init__(dim, heads, partial(attend_window, before=before, after=after))
+        self.window_size = window_size

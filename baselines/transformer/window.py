@@ -1,13 +1,14 @@
-"""Sliding window attention on text as a plugin."""
+"""Sliding window attention as a plugin."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from attn_bench.plugin import Mixer, Tokens
+from attn_bench.plugin import Mixer, Problem, Tokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 class SlidingWindow(Mixer):
     """The transformer of ``full`` with attention within a sliding window (:mod:`baselines.transformer.sliding_window`).
 
-    What a model that only looks nearby can do: ``depth`` blocks reach ``depth`` windows back. Exact within the window.
+    What a model that only looks nearby can do: ``depth`` blocks reach ``depth`` windows far. Exact within the window,
+    which is cut off at the edges of the grid.
     """
 
     name = "window"
-    summary = "Softmax attention within a sliding window of tokens"
+    summary = "Softmax attention within a sliding window of tokens, along each axis of a grid"
     citation = "arXiv:2004.05150"
-    kinds = frozenset({"causal-text", "masked-text"})
+    kinds = Mixer.kinds | {"causal-text"}
     complexity = "n"
     imports = ("torch",)
 
@@ -31,15 +33,23 @@ class SlidingWindow(Mixer):
         """Options of sliding window attention."""
 
         window_size: Annotated[
-            int,
+            int | None,
             Field(
                 ge=1,
-                description="tokens seen: causal, the last ones and itself; on masked text half on each side",
+                description="tokens seen: on causal text the last ones and itself, elsewhere half of them on each side "
+                "of a token, along each axis; where unset 128 on a text, 7 (a window of 7 x 7) on a grid",
             ),
-        ] = 128
+        ] = None
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
         """Return attention within the window."""
         from baselines.transformer.sliding_window import WindowAttention
 
-        return WindowAttention(options.dim, options.heads, options.window_size, tokens.causal)
+        size = options.window_size or (128 if len(tokens.grid) == 1 else 7)
+        return WindowAttention(options.dim, options.heads, size, tokens.causal)
+
+    def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
+        """Return the size of the window."""
+        from baselines.transformer.sliding_window import WindowAttention
+
+        return {"window_size": next(m.window_size for m in module.modules() if isinstance(m, WindowAttention))}

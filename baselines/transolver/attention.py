@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attn_bench.nn.linear import Linear
+from attn_bench.nn.fast_linear import Linear
 from baselines.transolver.point_features import PointFeatures
 
 EPSILON = 1e-5

@@ -58,6 +58,47 @@ def test_window_is_attention_to_the_keys_of_the_window(n, before, after):
     )
 
 
+def windowed_on_a_grid(q, k, v, reach):
+    """One query at a time, over the keys of its square."""
+    _, height, width = q.shape[:3]
+    out = torch.empty_like(q)
+    for i in range(height):
+        for j in range(width):
+            near = slice(max(i - reach, 0), i + reach + 1), slice(max(j - reach, 0), j + reach + 1)
+            keys, values = (t[:, *near].flatten(1, 2) for t in (k, v))
+            scores = torch.einsum("bhd,bmhd->bhm", q[:, i, j], keys) / math.sqrt(q.shape[-1])
+            out[:, i, j] = torch.einsum("bhm,bmhd->bhd", scores.softmax(-1), values)
+    return out
+
+
+@settings(max_examples=25, deadline=None)
+@given(grid=st.tuples(st.integers(1, 14), st.integers(1, 14)), reach=st.integers(0, 5))
+def test_window_on_a_grid_is_attention_to_the_keys_of_the_square(grid, reach):
+    q, k, v = torch.randn(3, 2, *grid, 2, 3, dtype=torch.float64, requires_grad=True).unbind()
+    weights, results = torch.randn_like(q), []
+    for y in (attend_window(q, k, v, reach, reach), windowed_on_a_grid(q, k, v, reach)):
+        results.append((y, *torch.autograd.grad((y * weights).sum(), [q, k, v], retain_graph=True)))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("window_size", [1, 2, 5, 8])
+def test_a_point_sees_its_square_and_nothing_else(window_size):
+    module = WindowAttention(4, 1, window_size, causal=False).double()
+    reach = window_size // 2
+    for i, j in [(0, 0), (7, 10), (12, 4)]:
+        x = torch.randn(1, 13, 11, 4, dtype=torch.float64, requires_grad=True)
+        module(x)[0, i, j].sum().backward()
+        seen = [(a, b) for a in range(13) for b in range(11) if max(abs(a - i), abs(b - j)) <= reach]
+        assert list(map(tuple, x.grad[0].abs().sum(2).nonzero().tolist())) == seen
+
+
+def test_the_default_window_depends_on_the_axes():
+    for kind, grid, size in (("causal-text", (32,), 128), ("field", (8, 8), 7)):
+        problem = Problem(kind, 3, 3, grid)
+        module = SlidingWindow().make(problem, dim=8, depth=1)
+        assert SlidingWindow().effective(module, problem) == {"window_size": size}
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_window_as_long_as_the_text_is_full_attention(causal):
     q, k, v = torch.randn(3, 2, 50, 2, 4, dtype=torch.float64)
@@ -114,7 +155,7 @@ def test_mean_on_text_is_how_often_each_target_occurs():
     assert list(module.parameters()) == []
 
 
-@pytest.mark.parametrize("name", ["full", "linear"])
+@pytest.mark.parametrize("name", ["full", "linear", "window"])
 def test_one_transformer_serves_every_kind(name):
     x = torch.randn(2, 3, 6, 5)
     for kind in ("field", "mask", "image"):
