@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +14,12 @@ from torch import Tensor
 # neuraloperator's import resets the process's warning filters.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from neuralop.layers.fno_block import FNOBlocks
     from neuralop.layers.spectral_convolution import SpectralConv
     from neuralop.models import FNO as NeuralopFNO
+    from neuralop.models import UNO
 
-__all__ = ["Float32SpectralConv", "NeuralopFNO", "frequencies", "off_by_one_on_odd_rows"]
+__all__ = ["Float32SpectralConv", "NeuralopFNO", "frequencies", "off_by_one_on_odd_rows", "padded", "quiet_uno"]
 
 
 class Float32SpectralConv(SpectralConv):
@@ -41,11 +47,25 @@ def off_by_one_on_odd_rows() -> bool:
         return not torch.allclose(convolution(x), x, atol=1e-5)
 
 
-def frequencies(fno: NeuralopFNO, grid: tuple[int, int]) -> list[int]:
-    """Return how many frequencies ``fno`` uses on ``grid``: along rows (both signs) and along columns (from 0 up)."""
-    if fno.domain_padding is not None:
-        fractions = fno.domain_padding.domain_padding
-        fractions = fractions if isinstance(fractions, list) else [fractions] * len(grid)
-        grid = tuple(n + 2 * round(fraction * n) for n, fraction in zip(grid, fractions))
-    rows, columns = fno.fno_blocks.convs[0].n_modes
+def padded(operator: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the grid that ``operator`` works on: ``grid`` with its padding."""
+    if operator.domain_padding is None:
+        return grid
+    fractions = operator.domain_padding.domain_padding
+    fractions = fractions if isinstance(fractions, list) else [fractions] * len(grid)
+    return tuple(n + 2 * round(fraction * n) for n, fraction in zip(grid, fractions))
+
+
+def frequencies(convolution: Any, grid: tuple[int, ...]) -> list[int]:
+    """Return how many frequencies are used on ``grid``: along rows (both signs), along columns (from 0 up)."""
+    rows, columns = convolution.n_modes
     return [min(rows, grid[0]), min(columns, grid[1] // 2 + 1)]
+
+
+def quiet_uno(**settings: Any) -> UNO:
+    """Return neuraloperator's UNO with :class:`Float32SpectralConv`, built without printing its options.
+
+    UNO has a parameter for its convolution but hands it to none of its blocks.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        return UNO(operator_block=partial(FNOBlocks, conv_module=Float32SpectralConv), **settings)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,8 +12,6 @@ from attn_bench.plugin import Model, OptionError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from baselines.fno.float32_spectral import NeuralopFNO
 
 
 class FNO(Model):
@@ -83,41 +81,57 @@ class FNO(Model):
             if min(self.n_modes) < 1:
                 raise OptionError(f"n_modes is {self.n_modes}; both must be >= 1")
 
-    def build(self, problem: Problem, options: Options) -> nn.Module:
+    def build(self, problem: Problem, options: Any) -> nn.Module:
         """Return the operator with neuraloperator's random weights.
 
         Raises:
             OptionError: a value cannot work.
         """
         from attn_bench.nn.heads import with_head
-        from baselines.fno.float32_spectral import Float32SpectralConv, NeuralopFNO
 
         def operator(outputs: int) -> nn.Module:
-            return NeuralopFNO(
-                n_modes=options.n_modes,
-                in_channels=problem.inputs,
-                out_channels=outputs,
-                hidden_channels=options.hidden_channels,
-                n_layers=options.n_layers,
-                lifting_channel_ratio=options.lifting_ratio,
-                projection_channel_ratio=options.projection_ratio,
-                use_channel_mlp=options.channel_mlp,
-                channel_mlp_expansion=options.channel_mlp_expansion,
-                norm=None if options.norm == "none" else options.norm,
-                fno_skip=options.skip,
-                domain_padding=options.domain_padding or None,
-                conv_module=Float32SpectralConv,
-            )
+            return self.operator(options, in_channels=problem.inputs, out_channels=outputs, **self.shared(options))
 
         return with_head(problem, options.hidden_channels, operator)
+
+    def operator(self, options: Any, **settings: Any) -> nn.Module:
+        """Return neuraloperator's module with ``settings`` and those of the options that it alone has."""
+        from baselines.fno.float32_spectral import Float32SpectralConv, NeuralopFNO
+
+        return NeuralopFNO(
+            n_modes=options.n_modes,
+            n_layers=options.n_layers,
+            lifting_channel_ratio=options.lifting_ratio,
+            projection_channel_ratio=options.projection_ratio,
+            use_channel_mlp=options.channel_mlp,
+            conv_module=Float32SpectralConv,
+            **settings,
+        )
+
+    @staticmethod
+    def shared(options: Any) -> dict[str, Any]:
+        """Return the settings that every operator of neuraloperator has under the same name."""
+        return {
+            "hidden_channels": options.hidden_channels,
+            "channel_mlp_expansion": options.channel_mlp_expansion,
+            "norm": None if options.norm == "none" else options.norm,
+            "fno_skip": options.skip,
+            "domain_padding": options.domain_padding or None,
+        }
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return the frequencies in use on the problem's grid: along rows (both signs), along columns (from 0 up)."""
         from baselines.fno.float32_spectral import frequencies, off_by_one_on_odd_rows
 
-        operator = cast("NeuralopFNO", getattr(module, "features", module))
-        grid = (problem.grid[0], problem.grid[1])
-        found: dict[str, Any] = {"frequencies": frequencies(operator, grid)}
-        if grid[0] % 2 and off_by_one_on_odd_rows():
+        layers = list(self.convolutions(getattr(module, "features", module), problem.grid))
+        used = [frequencies(convolution, grid) for convolution, grid in layers]
+        found: dict[str, Any] = {"frequencies": used[0] if len(used) == 1 else used}
+        if any(grid[0] % 2 for _, grid in layers) and off_by_one_on_odd_rows():
             found["row_frequencies_off_by_one"] = True
         return found
+
+    def convolutions(self, operator: Any, grid: tuple[int, ...]) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:
+        """Yield the spectral convolutions that differ in their frequencies or their grid, each with that grid."""
+        from baselines.fno.float32_spectral import padded
+
+        yield operator.fno_blocks.convs[0], padded(operator, grid)

@@ -1,0 +1,37 @@
+"""neuraloperator's tensorised Fourier neural operator as a plugin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from baselines.fno.plugin import FNO
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class TFNO(FNO):
+    """The model ``fno`` with its spectral weights as a factorised tensor, never multiplied out (arXiv:2310.00120)."""
+
+    name = "tfno"
+    summary = "Fourier neural operator with factorised spectral weights (neuraloperator)"
+    citation = "arXiv:2310.00120"
+    presets = {}
+
+    @dataclass(frozen=True)
+    class Options(FNO.Options):
+        """Options of the operator; those of ``fno`` and the factorisation."""
+
+        factorization: Annotated[
+            Literal["tucker", "cp", "tt"], Field(description="form of the spectral weights: Tucker, CP or tensor train")
+        ] = "tucker"
+        rank: Annotated[
+            float, Field(gt=0, le=1, description="numbers in the factors over those in the full spectral weights")
+        ] = 0.4
+
+    def operator(self, options: Any, **settings: Any) -> nn.Module:
+        """Return neuraloperator's FNO with factorised weights, which is its TFNO."""
+        return super().operator(options, factorization=options.factorization, rank=options.rank, **settings)
