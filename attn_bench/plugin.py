@@ -8,6 +8,7 @@ plugin's module should not either: listing plugins imports them, so heavy import
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -82,35 +83,94 @@ class Problem:
         return (batch, *self.grid, self.outputs)
 
 
-class Model(ABC):
+class Plugin(ABC):
+    """What a model and a task have in common.
+
+    Attributes:
+        name: what users write after ``--models`` or ``--task``; equal to the name of the entry point.
+        summary: one line.
+        citation: where it was published, e.g. ``"arXiv:2507.02748"``.
+        Options: a frozen dataclass; each field is an option, ``Annotated`` with its help text and range
+            (``pydantic.Field``), with a default. The options of a family are inherited.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    citation: ClassVar[str] = ""
+
+    @dataclass(frozen=True)
+    class Options:
+        """No options."""
+
+    @classmethod
+    def options(cls, **given: Any) -> Any:
+        """Return :attr:`Options` with ``given``, each checked against its type and range.
+
+        Raises:
+            OptionError: an unknown option, a value out of its range, or values that cannot work together.
+        """
+        hints = get_type_hints(cls.Options, include_extras=True)
+        names = [option.name for option in fields(cls.Options)]
+        values = {}
+        for name, value in given.items():
+            if name not in names:
+                raise OptionError(f"{cls.name} has no option {name}; there are: {', '.join(names) or 'none'}")
+            try:
+                values[name] = checked(hints[name], value)
+            except ValueError as error:
+                raise OptionError(f"option {cls.name}.{name} {error}") from None
+        return cls.Options(**values)
+
+
+def checked(annotation: Any, value: Any) -> Any:
+    """Return ``value`` as the type ``annotation``; raises ValueError, whose message goes after the option's name."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        found = TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        must_be = " or ".join(dict.fromkeys(_in_words(each["msg"]) for each in error.errors()))
+    else:
+        if not _counts_truth(value, found):
+            return found
+        must_be = "a number, not true or false"
+    raise ValueError(f"must be {must_be} (given: {value!r})")
+
+
+def _in_words(reason: str) -> str:
+    reason = re.sub(r"^Input should be |, (unable|got) .*", "", reason)
+    signs = {"greater than or equal to": ">=", "less than or equal to": "<=", "greater than": ">", "less than": "<"}
+    for words, sign in signs.items():
+        reason = reason.replace(words, sign)
+    return reason
+
+
+def _counts_truth(value: Any, found: Any) -> bool:
+    """Tell whether a truth value became a number, which pydantic allows."""
+    if isinstance(value, bool):
+        return isinstance(found, int | float) and not isinstance(found, bool)
+    if isinstance(value, list | tuple) and isinstance(found, list | tuple):
+        return any(map(_counts_truth, value, found))
+    return False
+
+
+class Model(Plugin):
     """A model family.
 
     Attributes:
-        name: what users write after ``--models``; equal to the name of the entry point.
-        summary: one line.
-        citation: where the method was published, e.g. ``"arXiv:2507.02748"``.
         kinds: the kinds of problem it serves.
         complexity: claimed growth of time and memory with the number of tokens, if there is a claim.
         presets: named sets of options, chosen as ``name:preset``.
         imports: modules that ``build`` needs. A cell's process imports them first; torch, torchvision, timm and
             neuralop are there already.
         reference: True for a constant predictor, which is never the best of a table.
-        Options: a frozen dataclass; each field is an option, ``Annotated`` with its help text and range
-            (``pydantic.Field``), with a default.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    citation: ClassVar[str] = ""
     kinds: ClassVar[frozenset[Kind]]
     complexity: ClassVar[Complexity | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     imports: ClassVar[tuple[str, ...]] = ()
     reference: ClassVar[bool] = False
-
-    @dataclass(frozen=True)
-    class Options:
-        """No options."""
 
     @abstractmethod
     def build(self, problem: Problem, options: Any) -> nn.Module:
@@ -125,15 +185,6 @@ class Model(ABC):
         Raises:
             OptionError: values that cannot work together.
         """
-
-    @classmethod
-    def options(cls, **given: Any) -> Any:
-        """Return :attr:`Options` with ``given``, each checked against its type and range.
-
-        Raises:
-            OptionError: an option that there is none of, a value out of its range, or values that cannot work together.
-        """
-        return checked_options(cls, given)
 
     def make(self, problem: Problem, **options: Any) -> nn.Module:
         """Return :meth:`build` with options given by name; raises OptionError."""
@@ -279,27 +330,6 @@ class Mixer(Model):
         return patch_exceeds_grid(self.patch_size(problem, options), problem.grid)
 
 
-def checked_options(plugin: type[Model], given: Mapping[str, Any]) -> Any:
-    """Return the options of a plugin with ``given``, each checked against the type and range of its field.
-
-    Raises:
-        OptionError: an option that there is none of, a value out of its range, or values that cannot work together.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    hints = get_type_hints(plugin.Options, include_extras=True)
-    names = [option.name for option in fields(plugin.Options)]
-    values = {}
-    for name, value in given.items():
-        if name not in names:
-            raise OptionError(f"{plugin.name} has no option {name}; there are: {', '.join(names) or 'none'}")
-        try:
-            values[name] = TypeAdapter(hints[name]).validate_python(value)
-        except ValidationError as error:
-            raise OptionError(f"{name} is {value!r}: {error.errors()[0]['msg']}") from None
-    return plugin.Options(**values)
-
-
 @dataclass(frozen=True)
 class Metric:
     """A number that says how good a prediction is: which direction is better, its unit, and its definition."""
@@ -344,48 +374,57 @@ class TrainingDefaults:
     clip_norm: float = 1.0
 
 
-class Task(ABC):
-    """A problem with data. Its options are the keyword-only parameters of :meth:`splits`.
+@dataclass(frozen=True)
+class PrepareContext:
+    """How data are to be prepared.
 
     Attributes:
-        name: what users write after ``--task``; equal to the name of the entry point.
-        summary: one line.
-        citation: where the task was published.
+        on_progress: called with what is done and the total, in units that the task chooses.
+        refresh: make or fetch again what is cached.
+    """
+
+    on_progress: Callable[[int, int], object] = lambda done, total: None
+    refresh: bool = False
+
+
+class Task(Plugin):
+    """A problem with data.
+
+    Attributes:
         kind: the kind of problem.
-        metrics: every metric that :meth:`evaluate` returns; the first is the one plots show.
+        metrics: every metric that :meth:`evaluate` returns, in the order in which they are shown; the first is the one
+            plots show.
         defaults: resolutions and training settings used where the user says nothing.
         protocol: how the field trains and evaluates on it, with the source.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    citation: ClassVar[str] = ""
     kind: ClassVar[Kind]
     metrics: ClassVar[Mapping[str, Metric]]
     defaults: ClassVar[TrainingDefaults]
     protocol: ClassVar[str] = ""
 
-    def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
+    def resolve(self, resolutions: tuple[int, ...], options: Any) -> Any:
         """Return ``options`` with those filled in that depend on all resolutions of a sweep together.
 
         Called once before the sweep is expanded, with every resolution trained or evaluated at; the result goes into
-        each cell. Imports no torch and touches no network.
+        each cell. Without another meaning it checks that there is a problem at each resolution. Imports no torch and
+        touches no network.
+
+        Args:
+            options: an instance of :attr:`Options`, as in the other methods.
 
         Raises:
             OptionError: a resolution or option cannot be served.
             DataError: a file named by an option cannot be used.
         """
+        for resolution in resolutions:
+            self.problem(resolution, options)
         return options
 
     def prepare(
-        self,
-        resolutions: tuple[int, ...],
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-        *,
-        refresh: bool = False,
-        **options: Any,
+        self, resolutions: tuple[int, ...], options: Any, context: PrepareContext
     ) -> Sequence[Mapping[str, Any]]:
-        """Make or download the data of ``resolutions`` unless they are cached; ``refresh`` makes them anew.
+        """Make or download the data of ``resolutions`` unless they are cached.
 
         Called once before cells run, with resolved options. Returns a description of each file or set, if any; ``read``
         in one is a line that says what was read or made ("40 samples of 16 x 64 from rect.pt: 32 train, 8 test"),
@@ -397,12 +436,12 @@ class Task(ABC):
         return ()
 
     @abstractmethod
-    def problem(self, resolution: int, **options: Any) -> Problem:
+    def problem(self, resolution: int, options: Any) -> Problem:
         """Return the problem at ``resolution``. Imports no torch."""
 
     @abstractmethod
-    def splits(self, resolution: int) -> Splits:
-        """Return the data at ``resolution``; subclasses add keyword-only options with defaults.
+    def splits(self, resolution: int, options: Any) -> Splits:
+        """Return the data at ``resolution``.
 
         The same options give the same samples at every resolution, in the same order.
 

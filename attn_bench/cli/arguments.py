@@ -32,7 +32,7 @@ def merged(settings: Mapping[str, Any], sets: list[str], **paths: Path | None) -
     task = str(settings.get("task") or "")
     for name, path in paths.items():
         if path is not None:
-            if task and name not in options_of(TASKS.load(task).splits):
+            if task and name not in options_of(TASKS.load(task)):
                 raise UserError(f"--{name.replace('_', '-')} {path}: {task} reads no such files; leave it out")
             options.setdefault(task, {})[name] = str(path)
     return options

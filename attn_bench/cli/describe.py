@@ -22,7 +22,7 @@ def describe(registry: Registry[Any], only: str | None = None) -> Iterator[str]:
         try:
             entry = registry.entry(name)
             plugin = entry.load()
-            options = options_of(plugin.Options if isinstance(plugin, Model) else plugin.splits).values()
+            options = options_of(plugin).values()
         except UserError as error:
             yield f"{name}  BROKEN: {' '.join(str(error).split())}"
             yield ""

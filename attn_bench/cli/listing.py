@@ -38,6 +38,7 @@ def data(
 ) -> None:
     """Make or download the data of a task, and say where they are."""
     from attn_bench.cli.progress import DataBar
+    from attn_bench.plugin import PrepareContext
     from attn_bench.plugins.options import validated
     from attn_bench.plugins.registry import TASKS
 
@@ -47,9 +48,9 @@ def data(
         if owner != task:
             raise UserError(f"--set {owner}.…: only options of {task} make sense here")
     resolutions = tuple(integers("--resolution", resolution) or plugin.defaults.resolutions)
-    chosen = plugin.resolve(resolutions, **validated(task, plugin.splits, options.get(task, {})))
+    chosen = plugin.resolve(resolutions, plugin.options(**validated(plugin, options.get(task, {}))))
     with DataBar(f"{task} data") as bar:
-        described = plugin.prepare(resolutions, bar.update, refresh=refresh, **chosen)
+        described = plugin.prepare(resolutions, chosen, PrepareContext(bar.update, refresh))
     if not described:
         print(f"{task}: nothing to make or fetch; its data come with what is installed")
     for item in described:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, get_args
 
 from attn_bench.errors import UserError, unknown
 from attn_bench.format import clean
-from attn_bench.plugin import CONTRACT, Kind, Model, Task, TrainingDefaults
+from attn_bench.plugin import CONTRACT, Kind, Model, Plugin, Task, TrainingDefaults
 from attn_bench.plugins.fingerprint import Source, combined, sources
 from attn_bench.plugins.options import options_of
 from attn_bench.plugins.trial import refusal
@@ -99,10 +99,10 @@ class Entry(Generic[T]):
             raise self._broken(f"{self.target} lacks {', '.join(missing)}")
         if plugin.name != self.name:
             raise self._broken(f"it calls itself {plugin.name!r}")
-        if issubclass(plugin, Model) and (old := _keywords(plugin)):
+        if (old := _old_form(plugin)) is not None:
             raise self._broken(
-                f"its {old} takes options as keywords; since version {CONTRACT} of the contract they are the fields of "
-                "its class Options, and it takes them as one argument, options"
+                f"its {old}; since version {CONTRACT} of the contract options are the fields of its class Options, and "
+                "it takes them as one argument, options"
             )
         if issubclass(plugin, Model) and not isinstance(plugin.kinds, Set):
             raise self._broken(f"its kinds are {plugin.kinds!r}; write a set such as frozenset({{'field'}})")
@@ -113,10 +113,9 @@ class Entry(Generic[T]):
         for attribute, kind in {"summary": str, "citation": str, **own}.items():
             if not isinstance(value := getattr(plugin, attribute), kind):
                 raise self._broken(f"its {attribute} is of type {type(value).__name__}, not {kind.__name__}")
-        if issubclass(plugin, Model) and not is_dataclass(plugin.Options):
+        if not is_dataclass(plugin.Options):
             raise self._broken("its Options is not a dataclass")
-        # Raises what is wrong with the annotations.
-        options_of(plugin.Options if issubclass(plugin, Model) else plugin.splits)
+        options_of(plugin)  # raises what is wrong with the annotations
 
     def _broken(self, why: str) -> BrokenPlugin:
         return BrokenPlugin(self.name, self.origin, why)
@@ -141,11 +140,17 @@ class Entry(Generic[T]):
         return f"{self.package}=={self.version}+{combined(self.sources() if found is None else found)}"
 
 
-def _keywords(model: type[Model]) -> str | None:
-    """Return the name of a method of the form that version 1 of the contract had, or None."""
-    for method in (model.build, model.unsupported, model.growth):
-        if any(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in signature(method).parameters.values()):
-            return f"{method.__name__}()"
+def _old_form(plugin: type[Plugin]) -> str | None:
+    """Say which method has the form of version 1 of the contract, or return None."""
+    names = (
+        ("build", "unsupported", "growth") if issubclass(plugin, Model) else ("resolve", "prepare", "problem", "splits")
+    )
+    for name in names:
+        parameters = signature(getattr(plugin, name)).parameters.values()
+        if any(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in parameters):
+            return f"{name}() takes options as keywords"
+        if issubclass(plugin, Task) and len(parameters) < 3:
+            return f"{name}() takes no options"
     return None
 
 

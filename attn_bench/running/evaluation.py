@@ -75,7 +75,7 @@ class Evaluation:
         """Evaluate at another resolution and return the entry of the record."""
 
         def test() -> Dataset[Batch]:
-            return self.posed.task.splits(resolution, **self.cell.task_options).test
+            return self.posed.task.splits(resolution, self.posed.options).test
 
         return self._entry(resolution, test, self.trained.whole, None)[0]
 
@@ -108,7 +108,7 @@ class Evaluation:
         return entry, failure
 
     def _call(self, resolution: int) -> Callable[[nn.Module, Tensor], Any]:
-        problem = self.posed.task.problem(resolution, **self.cell.task_options)
+        problem = self.posed.task.problem(resolution, self.posed.options)
 
         def call(module: nn.Module, inputs: Tensor) -> Any:
             # The same code has run where it was trained: what torch refuses here is the size.

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,10 @@ FIRST_SAMPLES = 2
 
 @dataclass(frozen=True)
 class Posed:
-    """A task, a model, and the problem that the one poses the other."""
+    """A task with its options, a model, and the problem that the one poses the other."""
 
     task: Task
+    options: Any
     model: Model
     problem: Problem
 
@@ -79,13 +81,14 @@ def pose(cell: Cell, keeper: Keeper) -> Posed:
             with contextlib.suppress(ImportError):
                 import_module(module)
         model = MODELS.load(cell.plugin, contained=False)
-        problem = task.problem(cell.resolution, **cell.task_options)
+        options = task.options(**cell.task_options)
+        problem = task.problem(cell.resolution, options)
         if (reason := unsupported(cell, model, problem)) is not None:
             raise Unsupported(reason)
         for module in model.imports:
             with contextlib.suppress(Exception):  # ``build`` says what it needs
                 import_module(module)
-    return Posed(task, model, problem)
+    return Posed(task, options, model, problem)
 
 
 def prepare(cell: Cell, posed: Posed, keeper: Keeper) -> Prepared:

@@ -144,7 +144,7 @@ def _train_and_evaluate(
     cell: Cell, posed: Posed, prepared: Prepared, files: Files, report: Report, findings: _Findings
 ) -> None:
     report({"stage": "data"})
-    splits = posed.task.splits(cell.resolution, **cell.task_options)
+    splits = posed.task.splits(cell.resolution, posed.options)
     findings.values["data"] = dict(splits.identity)
     with findings.keeper.stage("training"):
         if posed.model.fit(prepared.module, splits.train):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.errors import DiskError, UserError
 from attn_bench.format import clean
+from attn_bench.plugin import PrepareContext
 from attn_bench.plugins.registry import TASKS
 from attn_bench.results.store import Store
 from attn_bench.sweep.cell import Cell
@@ -45,7 +46,8 @@ def prepare_data(
     task = TASKS.load(task_name)
     resolutions = tuple(dict.fromkeys(r for cell in cells for r in (cell.resolution, *cell.eval_resolutions)))
     lines = []
-    for item in task.prepare(resolutions, on_progress, **cells[0].task_options):
+    options = task.options(**cells[0].task_options)
+    for item in task.prepare(resolutions, options, PrepareContext(on_progress)):
         if "read" in item:
             lines.append(clean(str(item["read"])))
             on_read(lines[-1])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from attn_bench.errors import UserError, unknown
 from attn_bench.plugin import Task
 from attn_bench.plugins.fingerprint import HARNESS, harness
-from attn_bench.plugins.options import validated
+from attn_bench.plugins.options import changed, validated
 from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.sweep import versions
 from attn_bench.sweep.cell import BudgetUnit, Cell, FineTuning, Precision, Protocol, Training
@@ -152,16 +152,16 @@ class Sweep:
             raise UserError(f"protocol {self.protocol}: is for classification of images; {self.task} is {task.kind}")
         resolutions = tuple(dict.fromkeys(self.resolutions or task.defaults.resolutions))
         extra = tuple(r for r in dict.fromkeys(self.eval_resolutions))
-        task_options = validated(self.task, task.splits, self.options.get(self.task, {}))
+        task_options = task.options(**validated(task, self.options.get(self.task, {})))
         if self.train:
-            task_options = task.resolve(tuple(dict.fromkeys((*resolutions, *extra))), **task_options)
+            task_options = task.resolve(tuple(dict.fromkeys((*resolutions, *extra))), task_options)
         training = self._training(task)
         device = resolve_device(self.device)
         if self.cuda_graph and device == "cpu":
             raise UserError("--cuda-graph: there are no CUDA graphs on the CPU; leave it out or use --device cuda")
         seeds = tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
         for resolution in resolutions:
-            if (problem := task.problem(resolution, **task_options)).kind != task.kind:
+            if (problem := task.problem(resolution, task_options)).kind != task.kind:
                 raise UserError(f"task {self.task!r} is broken: it declares {task.kind!r} and poses {problem.kind!r}")
         cells = []
         for resolution in resolutions:
@@ -175,7 +175,7 @@ class Sweep:
                             options=variant.options,
                             task=self.task,
                             task_version=task_entry.fingerprint(task_sources),
-                            task_options=task_options,
+                            task_options=changed(task_options),
                             resolution=resolution,
                             seed=seed,
                             precision=self.precision,

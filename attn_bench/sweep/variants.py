@@ -68,7 +68,7 @@ def expand(models: Iterable[str | Mapping[str, Any]], options: Mapping[str, Mapp
             **(options.get(label, {}) if label != name else {}),
         }
         if found.model is not None:
-            chosen = validated(name, found.model.Options, chosen)
+            chosen = validated(found.model, chosen)
         variants.append(Variant(label, name, chosen, found.version, found.sources, found.broken))
     if all(variant.broken for variant in variants):
         raise UserError("; ".join(dict.fromkeys(str(variant.broken) for variant in variants)))

@@ -270,7 +270,8 @@ from attn_bench.plugin import Problem
 from attn_bench.plugins.registry import MODELS, TASKS
 mixer = MODELS.load("averages")
 for name, resolution in (("darcy", 16), ("digits", 16), ("pathfinder-mask", 32), ("text", 64), ("masked-text", 64)):
-    problem = TASKS.load(name).problem(resolution)
+    task = TASKS.load(name)
+    problem = task.problem(resolution, task.options())
     assert problem.kind in mixer.kinds
     text = problem.kind.endswith("text")
     shape = (2, *problem.grid) if text else (2, problem.inputs, *problem.grid)

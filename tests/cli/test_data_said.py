@@ -43,7 +43,7 @@ def told(monkeypatch):
 
     def prepare(described):
         task = TASKS.load("toy-task")
-        monkeypatch.setattr(type(task), "prepare", lambda self, *_, **__: described)
+        monkeypatch.setattr(type(task), "prepare", lambda self, resolutions, options, context: described)
         read, warned = [], []
         lines = prepare_data("toy-task", Sweep.from_settings(TOY).cells(), print, warned.append, read.append)
         assert lines == read

@@ -47,7 +47,7 @@ def test_performance(model: str, task: str, size: int, benchmark: Any, baseline:
     (cell,) = sweep.cells()
     set_flags(cell)
     plugin, posed = MODELS.load(cell.plugin), TASKS.load(task)
-    problem = posed.problem(size)
+    problem = posed.problem(size, posed.options())
     key = f"{model} on {task} at {size}"
 
     def skip(reason: str) -> None:

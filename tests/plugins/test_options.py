@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from attn_bench.cli.arguments import merged
 from attn_bench.errors import UserError
@@ -68,17 +69,19 @@ def test_other_options_are_read_by_their_type(annotation, text, value):
 @pytest.mark.parametrize(
     ("annotation", "value", "message"),
     [
-        (int, True, "True is no int"),
-        (int, Text("true"), "'true' is no int"),
-        (float, False, "False is no float"),
-        (int | None, True, "true and false are no numbers"),
-        (tuple[int, ...], [3, True], "true and false are no numbers"),
-        (int, Text("1:30"), "'1:30' is no int"),
-        (int, Text("2.5"), "'2.5' is no int"),
-        (int, Text("[" * 9999), "is no int"),
-        (str, 1, "1 is no str .*; put it in quotes if it is meant as text$"),
-        (str | None, True, "True is no str | None .*; put it in quotes"),
-        (tuple[int, ...], Text("1,2"), r"'1,2' is no .*; write it like \[1,2\]$"),
+        (int, True, r"must be a number, not true or false \(given: True\)"),
+        (int, Text("true"), r"must be a valid integer \(given: 'true'\)"),
+        (float, False, r"must be a number, not true or false \(given: False\)"),
+        (int | None, True, "must be a number, not true or false"),
+        (tuple[int, ...], [3, True], "must be a number, not true or false"),
+        (int, Text("1:30"), r"must be a valid integer \(given: '1:30'\)"),
+        (int, Text("2.5"), r"must be a valid integer \(given: '2\.5'\)"),
+        (int, Text("[" * 9999), "must be a valid integer"),
+        (str, 1, r"must be a valid string \(given: 1\); put it in quotes if it is meant as text$"),
+        (str | None, True, r"must be a valid string \(given: True\); put it in quotes"),
+        (Annotated[int, Field(ge=1)], Text("0"), r"^option m.o must be >= 1 \(given: '0'\)$"),
+        (Literal["auto"] | int, "x", r"must be 'auto' or a valid integer \(given: 'x'\)$"),
+        (tuple[int, ...], Text("1,2"), r"must be a valid tuple \(given: '1,2'\); write it like \[1,2\]$"),
     ],
 )
 def test_what_is_of_another_type_is_one_line(annotation, value, message):

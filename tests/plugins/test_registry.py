@@ -48,6 +48,32 @@ def test_kinds_that_are_one_text_are_no_set_of_kinds(monkeypatch):
         MODELS.load("toy")
 
 
+def _problem_with_keywords(self, resolution, *, n=3): ...
+
+
+def _splits_without_options(self, resolution): ...
+
+
+def _prepare_of_version_1(self, resolutions, on_progress=None, *, refresh=False, **options): ...
+
+
+@pytest.mark.parametrize(
+    ("method", "form", "reason"),
+    [
+        ("problem", _problem_with_keywords, r"its problem\(\) takes options as keywords; since version 2"),
+        ("splits", _splits_without_options, r"its splits\(\) takes no options; since version 2"),
+        ("prepare", _prepare_of_version_1, r"its prepare\(\) takes options as keywords; since version 2"),
+    ],
+)
+def test_a_task_of_the_old_form_is_told_in_one_line_what_to_change(monkeypatch, method, form, reason):
+    monkeypatch.setattr(f"toy_plugins.ToyTask.{method}", form)
+    with pytest.raises(
+        UserError, match=f"{reason} of the contract options are the fields of its class Options"
+    ) as error:
+        TASKS.load("toy-task")
+    assert "\n" not in str(error.value)
+
+
 def test_of_one_task_the_published_protocol_is_shown():
     assert "scored there; not comparable" in " ".join(" ".join(describe(TASKS, "ade20k")).split())
     assert "protocol:" not in "\n".join(describe(TASKS))

@@ -148,19 +148,20 @@ class ToyTask(Task):
     metrics = {"rel_l2": Metric("lower", "relative error"), "rel_mse": Metric("lower", "its square")}
     defaults = TrainingDefaults(resolutions=(8, 12), epochs=2, batch_size=4)
 
-    def problem(self, resolution: int, **options) -> Problem:
+    @dataclass(frozen=True)
+    class Options:
+        n: Annotated[int, Field(description="samples")] = 16
+        scale: float = 1.0
+
+    def problem(self, resolution: int, options: Options) -> Problem:
         return Problem("field", 1, 1, (resolution, resolution))
 
-    def splits(self, resolution: int, *, n: int = 16, scale: float = 1.0) -> Splits:
-        """Draw it.
-
-        Args:
-            n: samples.
-        """
+    def splits(self, resolution: int, options: Options) -> Splits:
         import torch
         from torch.utils.data import TensorDataset
 
-        x = torch.randn(2 * n, 1, resolution, resolution, generator=torch.Generator().manual_seed(0)) * scale
+        n = options.n
+        x = torch.randn(2 * n, 1, resolution, resolution, generator=torch.Generator().manual_seed(0)) * options.scale
         y = torch.nn.functional.avg_pool2d(x, 3, 1, 1)
         return Splits(TensorDataset(x[:n], y[:n]), TensorDataset(x[n:], y[n:]), {"n": n})
 

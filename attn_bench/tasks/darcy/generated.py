@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from attn_bench.plugin import PrepareContext
 from attn_bench.tasks.darcy.grids import choose
 from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
 from attn_bench.tasks.darcy.recipes import recipe_with
@@ -30,14 +31,12 @@ class Generated(Source):
         self.resolved((resolution,))
         return resolution, resolution
 
-    def prepare(
-        self, resolutions: Sequence[int], on_progress: Callable[[int, int], None], *, refresh: bool = False
-    ) -> list[dict[str, Any]]:
+    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> list[dict[str, Any]]:
         """Generate what is missing; progress counts samples of both streams."""
         distribution = self._distribution(resolutions)
         counts = self._counts()
         manifests = {
-            (stream, r): None if refresh else self._entry(distribution, stream, r).manifest()
+            (stream, r): None if context.refresh else self._entry(distribution, stream, r).manifest()
             for stream in counts
             for r in resolutions
         }
@@ -48,7 +47,7 @@ class Generated(Source):
         def count_on(more: int) -> None:
             nonlocal done
             done += more
-            on_progress(done, total)
+            context.on_progress(done, total)
 
         if total:
             count_on(0)  # a fine grid takes its time, and which one was chosen should be seen before
@@ -89,7 +88,7 @@ class Generated(Source):
             entry = self._entry(distribution, stream, resolution)
             loaded = entry.load()
             if loaded is None:
-                self.prepare((resolution,), lambda done, total: None)
+                self.prepare((resolution,), PrepareContext())
                 loaded = entry.load()
                 assert loaded is not None
             arrays, manifest = loaded

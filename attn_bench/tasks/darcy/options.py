@@ -1,11 +1,13 @@
-"""The options of the task as one value; their documentation is at :meth:`attn_bench.tasks.darcy.task.Darcy.splits`."""
+"""The options of the task ``darcy``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
-from attn_bench.plugin import OptionError
+from pydantic import Field
+
+from attn_bench.plugin import OptionError, Task
 from attn_bench.tasks.darcy.axes import checked_axes
 from attn_bench.tasks.darcy.grids import Layout
 from attn_bench.tasks.darcy.recipes import RecipeName
@@ -17,44 +19,73 @@ N_TRAIN, N_TEST = 1000, 200
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options with defaults; checked against each other on creation."""
+class DarcyOptions(Task.Options):
+    """Options of the task; checked against each other on creation."""
 
-    recipe: RecipeName = "fno"
-    layout: Literal["auto"] | Layout = "auto"
-    fine: int | None = None
-    n_train: int | None = None
-    n_test: int | None = None
-    seed: int = 0
-    alpha: float | None = None
-    tau: float | None = None
-    a_high: float | None = None
-    a_low: float | None = None
-    forcing: float | None = None
-    source: Literal["generate", "zenodo"] = "generate"
-    device: Literal["cpu", "cuda"] = "cpu"
-    data: str | None = None
-    test_data: str | None = None
-    test_fraction: float = 0.2
-    input_key: str | None = None
-    target_key: str | None = None
-    axes: str | None = None
-    data_checksum: str | None = None
+    recipe: Annotated[
+        RecipeName,
+        Field(description="distribution of the coefficient: fno (contrast 4) or neuralop (contrast 18.6, finer)"),
+    ] = "fno"
+    layout: Annotated[
+        Literal["auto"] | Layout,
+        Field(description="dyadic has the points i/R, fno has R nodes with both ends; auto takes what fits all sizes"),
+    ] = "auto"
+    fine: Annotated[
+        int | None,
+        Field(description="grid that equations are solved on, in intervals (dyadic) or nodes (fno); chosen if unset"),
+    ] = None
+    n_train: Annotated[
+        int | None, Field(ge=1, description="training samples; 1000 if unset, or all that a file has")
+    ] = None
+    n_test: Annotated[int | None, Field(ge=1, description="test samples; 200 if unset, or all that a file has")] = None
+    seed: Annotated[int, Field(ge=0, description="seed of the data; models have their own")] = 0
+    alpha: Annotated[float | None, Field(description="smoothness of the Gaussian field, in place of the recipe's")] = (
+        None
+    )
+    tau: Annotated[
+        float | None, Field(description="inverse length of the Gaussian field, in place of the recipe's")
+    ] = None
+    a_high: Annotated[
+        float | None, Field(description="coefficient where the field is positive, in place of the recipe's")
+    ] = None
+    a_low: Annotated[float | None, Field(description="coefficient elsewhere, in place of the recipe's")] = None
+    forcing: Annotated[float | None, Field(description="constant right-hand side, in place of the recipe's")] = None
+    source: Annotated[
+        Literal["generate", "zenodo"],
+        Field(description="generate, or download neuraloperator's files from Zenodo (16, 32, 64, 128, 421)"),
+    ] = "generate"
+    device: Annotated[Literal["cpu", "cuda"], Field(description="where equations are solved")] = "cpu"
+    data: Annotated[
+        str | None, Field(description="your own file instead: .pt, .npz, .mat or .h5 with coefficients and solutions")
+    ] = None
+    test_data: Annotated[str | None, Field(description="a second such file to test on")] = None
+    test_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="share of the file to test on where there is no second")
+    ] = 0.2
+    input_key: Annotated[
+        str | None, Field(description="name of the coefficients in the file; x, a, coeff, input etc. are recognised")
+    ] = None
+    target_key: Annotated[
+        str | None, Field(description="name of the solutions in the file; y, u, sol, output etc. are recognised")
+    ] = None
+    axes: Annotated[
+        str | None,
+        Field(
+            description="order of the axes in the file, one letter each: n (samples), h, w, c (channels), e.g. hwn or "
+            "nchw. Not needed for (n, h, w) where h = w and n differs, nor, in files not from MATLAB, where all three "
+            "differ and n is not the smallest"
+        ),
+    ] = None
+    data_checksum: Annotated[
+        str | None, Field(description="filled in by a run, so that results belong to the content of the file")
+    ] = None
 
     def __post_init__(self) -> None:
-        for name in ("n_train", "n_test"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"darcy.{name} is at least 1 (given: {value})")
-        if self.seed < 0:
-            raise OptionError(f"darcy.seed must be >= 0 (given: {self.seed})")
         checked_axes(self.axes)
-        if not 0 < self.test_fraction < 1:
-            raise OptionError(f"darcy.test_fraction is between 0 and 1 (given: {self.test_fraction})")
         if self.data is None:
-            self._refuse(FILE_ONLY, "needs darcy.data, a file of your own")
+            self._refuse(FILE_ONLY, "needs darcy.data, your own file")
         else:
-            self._refuse(GENERATED_ONLY, "has no effect on darcy.data, a file of your own")
+            self._refuse(GENERATED_ONLY, "has no effect on darcy.data, your own file")
             if self.test_data is not None:
                 self._refuse(("test_fraction",), "has no effect where darcy.test_data is given")
         if self.source == "zenodo":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.tasks.darcy.options import Options
+from attn_bench.plugin import PrepareContext
+from attn_bench.tasks.darcy.options import DarcyOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ class Loaded:
 class Source(ABC):
     """Data of one set of options. Making one checks nothing and is cheap."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: DarcyOptions) -> None:
         self.options = options
 
     @abstractmethod
@@ -45,9 +46,7 @@ class Source(ABC):
         """Return (H, W) at a resolution; raises OptionError, DataError."""
 
     @abstractmethod
-    def prepare(
-        self, resolutions: Sequence[int], on_progress: Callable[[int, int], None], *, refresh: bool
-    ) -> list[dict[str, Any]]:
+    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> list[dict[str, Any]]:
         """Make sure that :meth:`load` will succeed, and describe the files that it will read.
 
         The first description has ``read``, a sentence that says what all of them are.

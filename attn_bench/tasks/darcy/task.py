@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
-from attn_bench.plugin import Problem, Splits, Task, TrainingDefaults
-from attn_bench.tasks.darcy.options import Options
+from attn_bench.plugin import PrepareContext, Problem, Splits, Task, TrainingDefaults
+from attn_bench.tasks.darcy.options import DarcyOptions
 from attn_bench.tasks.darcy.source import Fields, Source
 from attn_bench.tasks.shared.field_metrics import FIELD_METRICS, relative_errors, relative_l2_loss
 
@@ -32,85 +33,31 @@ class Darcy(Task):
         "Here: normalisation by channel, relative L2 loss on physical fields, and both errors."
     )
 
-    def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
+    Options = DarcyOptions
+
+    def resolve(self, resolutions: tuple[int, ...], options: DarcyOptions) -> DarcyOptions:
         """Fill in the layout, and the fine grid or the file's checksum, that all resolutions share."""
-        return {**options, **_source_of(Options(**options)).resolved(resolutions)}
+        return replace(options, **_source_of(options).resolved(resolutions))
 
     def prepare(
-        self,
-        resolutions: tuple[int, ...],
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-        *,
-        refresh: bool = False,
-        **options: Any,
+        self, resolutions: tuple[int, ...], options: DarcyOptions, context: PrepareContext
     ) -> Sequence[Mapping[str, Any]]:
         """Generate or download what is not in the cache, or check the user's file; describe the files.
 
         Progress is in samples where data are generated and in bytes where they are downloaded.
         """
-        resolved = Options(**self.resolve(resolutions, **options))
-        return _source_of(resolved).prepare(resolutions, on_progress, refresh=refresh)
+        return _source_of(self.resolve(resolutions, options)).prepare(resolutions, context)
 
-    def problem(self, resolution: int, **options: Any) -> Problem:
+    def problem(self, resolution: int, options: DarcyOptions) -> Problem:
         """Return one channel to one channel on the grid of ``resolution``."""
-        return Problem("field", 1, 1, _source_of(Options(**options)).grid(resolution))
+        return Problem("field", 1, 1, _source_of(options).grid(resolution))
 
-    def splits(
-        self,
-        resolution: int,
-        *,
-        recipe: Literal["fno", "neuralop"] = "fno",
-        layout: Literal["auto", "fno", "dyadic"] = "auto",
-        fine: int | None = None,
-        n_train: int | None = None,
-        n_test: int | None = None,
-        seed: int = 0,
-        alpha: float | None = None,
-        tau: float | None = None,
-        a_high: float | None = None,
-        a_low: float | None = None,
-        forcing: float | None = None,
-        source: Literal["generate", "zenodo"] = "generate",
-        device: Literal["cpu", "cuda"] = "cpu",
-        data: str | None = None,
-        test_data: str | None = None,
-        test_fraction: float = 0.2,
-        input_key: str | None = None,
-        target_key: str | None = None,
-        axes: str | None = None,
-        data_checksum: str | None = None,
-    ) -> Splits:
-        """Return data of one resolution, from the cache if they are there.
-
-        Args:
-            recipe: distribution of the coefficient, fno (contrast 4) or neuralop (contrast 18.6, finer structures).
-            layout: dyadic has the points i/R, fno has R nodes with both ends; auto takes what all resolutions allow.
-            fine: grid on which equations are solved, in intervals (dyadic) or nodes (fno); chosen if not given.
-            n_train: training samples; 1000 if not given, and all that a file has.
-            n_test: test samples; 200 if not given, and all that a file has.
-            seed: of the data; models have seeds of their own.
-            alpha: smoothness of the Gaussian field, instead of the recipe's.
-            tau: inverse length of the Gaussian field, instead of the recipe's.
-            a_high: coefficient where the field is positive, instead of the recipe's.
-            a_low: coefficient elsewhere, instead of the recipe's.
-            forcing: constant right-hand side, instead of the recipe's.
-            source: generate, or download neuraloperator's own files from zenodo (16, 32, 64, 128, 421).
-            device: where equations are solved.
-            data: a file of your own instead, .pt, .npz, .mat or .h5, with coefficients and solutions.
-            test_data: a second such file to test on.
-            test_fraction: share of the file to test on where there is no second.
-            input_key: name of the coefficients in the file; found by itself if it is x, a, coeff, input or the like.
-            target_key: name of the solutions in the file; found by itself if it is y, u, sol, output or the like.
-            axes: order of the axes in the file, one letter each: n (samples), h, w and c (channels), e.g. hwn or nchw.
-                Not needed for (n, h, w) where h = w and n differs, or, in files not from MATLAB, where all three
-                differ and n is not the smallest; asked for otherwise.
-            data_checksum: filled in by a sweep, so that results belong to the content of the file.
-        """
+    def splits(self, resolution: int, options: DarcyOptions) -> Splits:
+        """Return data of one resolution, from the cache if they are there."""
         import torch
         from torch.utils.data import TensorDataset
 
-        given = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
-        loaded = _source_of(Options(**given)).load(resolution)
+        loaded = _source_of(options).load(resolution)
 
         def dataset(fields: Fields) -> Dataset[tuple[Tensor, Tensor]]:
             tensors = (torch.from_numpy(values)[:, None] for values in (fields.inputs, fields.targets))
@@ -133,7 +80,7 @@ class Darcy(Task):
         return relative_errors(batches)
 
 
-def _source_of(options: Options) -> Source:
+def _source_of(options: DarcyOptions) -> Source:
     """Return the source that the options mean."""
     if options.data is not None:
         from attn_bench.tasks.darcy.user_file import UserFile

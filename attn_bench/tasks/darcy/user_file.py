@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.format import clean
-from attn_bench.plugin import DataError, OptionError
+from attn_bench.plugin import DataError, OptionError, PrepareContext
 from attn_bench.tasks.darcy.axes import checked_axes
 from attn_bench.tasks.darcy.grids import Layout, choose_for_file, file_stride
-from attn_bench.tasks.darcy.options import Options
+from attn_bench.tasks.darcy.options import DarcyOptions
 from attn_bench.tasks.darcy.pairs import PairFile
 from attn_bench.tasks.darcy.source import Fields, Loaded, Source, grids_in_words
 from attn_bench.tasks.shared.cache import sha256_of
@@ -27,7 +27,7 @@ SMALLEST_NORM, LARGEST_NORM = 1e-16, 1e17
 class UserFile(Source):
     """One file with everything, or one to train on and one to test on."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: DarcyOptions) -> None:
         super().__init__(options)
         names = [name for name in (options.data, options.test_data) if name is not None]
         self.paths = [_absolute(name) for name in names]
@@ -42,9 +42,7 @@ class UserFile(Source):
         """Return the file's grid, restricted."""
         return resolution, -(-self._pairs[0].grid[1] // self._stride(resolution))
 
-    def prepare(
-        self, resolutions: Sequence[int], on_progress: Callable[[int, int], None], *, refresh: bool = False
-    ) -> list[dict[str, Any]]:
+    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> list[dict[str, Any]]:
         """Load everything once, so that what is wrong with it is known before anything runs."""
         whole, checksum = self._read()
         loaded = self._restricted(whole, checksum, resolutions[0])
@@ -151,7 +149,7 @@ class UserFile(Source):
         return Fields(fields.inputs[train], fields.targets[train]), Fields(fields.inputs[test], fields.targets[test])
 
 
-def loaded_from(train: Fields, test: Fields, options: Options, identity: dict[str, Any]) -> Loaded:
+def loaded_from(train: Fields, test: Fields, options: DarcyOptions, identity: dict[str, Any]) -> Loaded:
     """Cut both splits to the sizes asked for, and add the sizes to ``identity``.
 
     Raises:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_bench.plugin import DataError, OptionError
+from attn_bench.plugin import DataError, OptionError, PrepareContext
 from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
 from attn_bench.tasks.darcy.pairs import PairFile
 from attn_bench.tasks.darcy.source import Fields, Loaded, Source
@@ -43,16 +43,14 @@ class Zenodo(Source):
         self.resolved((resolution,))
         return resolution, resolution
 
-    def prepare(
-        self, resolutions: Sequence[int], on_progress: Callable[[int, int], None], *, refresh: bool = False
-    ) -> list[dict[str, Any]]:
+    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> list[dict[str, Any]]:
         """Download what is missing, one archive after the other; progress counts bytes of one archive."""
         described: list[dict[str, Any]] = []
         for resolution in resolutions:
-            manifest = None if refresh else self._manifest(resolution)
+            manifest = None if context.refresh else self._manifest(resolution)
             state = "made" if manifest is None else "cached"
             if manifest is None:
-                manifest = self._download(resolution, on_progress)
+                manifest = self._download(resolution, context.on_progress)
             described += [
                 {
                     "split": split,
@@ -118,7 +116,7 @@ class Zenodo(Source):
             )
         return dict(manifest)
 
-    def _download(self, resolution: int, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
+    def _download(self, resolution: int, on_progress: Callable[[int, int], object]) -> dict[str, Any]:
         folder, archive_name = self._folder(), f"darcy_{resolution}.tgz"
         with writing(folder), temporary(folder, archive_name) as archive:
             origin = download_from_zenodo(RECORD, archive_name, archive, on_progress, INSTEAD)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from pydantic import Field
 
 from attn_bench.plugin import DataError, Splits, TrainingDefaults
 from attn_bench.tasks.images.folders import images_below, part_of
@@ -47,22 +50,25 @@ class ADE20K(PublishedSet):
     address = "http://data.csail.mit.edu/places/ADEchallenge"
     archives = (("ADEChallengeData2016.zip", "7328b3957e407ddae1d3cbf487f149ef"),)
 
-    def splits(self, resolution: int, *, root: str | None = None, augment: bool = True) -> Splits:
+    @dataclass(frozen=True)
+    class Options(PublishedSet.Options):
+        """Options of the task."""
+
+        augment: Annotated[
+            bool, Field(description="cut training scenes at random places and sizes, and mirror half of them")
+        ] = True
+
+    def splits(self, resolution: int, options: Options) -> Splits:
         """Return the official splits; an image and its annotation are read when they are asked for, and cut alike.
 
         Test scenes are resized so that their shorter side is resolution / 0.875 and cut to the centre; channels are
         normalised by the mean and deviation of ImageNet. Annotations are resampled to the nearest point.
-
-        Args:
-            root: folder that holds the set in its published layout; nothing is written there. Where unset, a folder
-                in the cache that the set is downloaded to.
-            augment: cut training scenes at random places and sizes, and mirror half of them.
         """
         import torch
         from torchvision.transforms import v2
 
-        self.problem(resolution)
-        train, test, identity = self.opened(root)
+        self.problem(resolution, options)
+        train, test, identity = self.opened(options.root)
         tensor = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
         centre = [v2.Resize(round(resolution / CROP)), v2.CenterCrop(resolution), *tensor]
         # A quarter of a scene at least: of less, few points would tell their class.
@@ -71,7 +77,7 @@ class ADE20K(PublishedSet):
         def scenes(pairs: Pairs, steps: list[Any]) -> Dataset[tuple[Tensor, Tensor]]:
             return cast("Dataset[tuple[Tensor, Tensor]]", _Scenes(pairs, v2.Compose(steps)))
 
-        return Splits(scenes(train, varied if augment else centre), scenes(test, centre), identity)
+        return Splits(scenes(train, varied if options.augment else centre), scenes(test, centre), identity)
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy over labelled points."""

@@ -25,7 +25,7 @@ Fault = Callable[..., str | None]
 
 
 def check_files(
-    task: str, folder: Path, items: Sequence[Item], fault: Fault, on_progress: Callable[[int, int], None]
+    task: str, folder: Path, items: Sequence[Item], fault: Fault, on_progress: Callable[[int, int], object]
 ) -> None:
     """Refuse files that cannot be read, by name and number.
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+
+from pydantic import Field
 
 from attn_bench.plugin import Splits, TrainingDefaults
 from attn_bench.tasks.images.checking import Item
@@ -47,33 +50,39 @@ class ImageSet(PublishedSet):
     defaults = TrainingDefaults(resolutions=(224,), epochs=10, batch_size=32, learning_rate=1e-3, weight_decay=0.05)
     crop: ClassVar[float] = CROP
 
-    def splits(self, resolution: int, *, root: str | None = None, augment: bool = True) -> Splits:
+    @dataclass(frozen=True)
+    class Options(PublishedSet.Options):
+        """Options of every public set of images with a class each."""
+
+        augment: Annotated[
+            bool,
+            Field(
+                description="cut training images at random places and sizes and mirror half of them; in fine-tuning "
+                "change them by RandAugment (arXiv:1909.13719) and random erasing (arXiv:1708.04896) too"
+            ),
+        ] = True
+
+    def splits(self, resolution: int, options: Options) -> Splits:
         """Return the official splits; an image is read when it is asked for.
 
         Test images are resized so that their shorter side is resolution / 0.875 and cut to the centre, or not cut
         in cifar100 and tiny-imagenet; channels are normalised by the mean and deviation of ImageNet.
-
-        Args:
-            root: folder that holds the set in its published layout; nothing is written there. Where unset, a folder
-                in the cache that the set is downloaded to.
-            augment: cut training images at random places and sizes, and mirror half of them; in fine-tuning change
-                them by RandAugment (arXiv:1909.13719) and random erasing (arXiv:1708.04896) too.
         """
         from torchvision import transforms
 
-        self.problem(resolution)
+        self.problem(resolution, options)
         tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
         centre = [transforms.Resize(round(resolution / self.crop)), transforms.CenterCrop(resolution), *tensor]
         cut = [transforms.RandomResizedCrop(resolution), transforms.RandomHorizontalFlip()]
         # What DeiT is trained with (arXiv:2012.12877, table 9). torchvision's, which draw from torch's generator alone.
         strongly_varied = [*cut, transforms.RandAugment(2, 9), *tensor, transforms.RandomErasing(0.25)]
-        train, test, identity = self.opened(root)
+        train, test, identity = self.opened(options.root)
 
         def images(dataset: Any, steps: list[Any]) -> Dataset[tuple[Tensor, Tensor]]:
             return cast("Dataset[tuple[Tensor, Tensor]]", _Images(dataset, transforms.Compose(steps)))
 
         plain, test_images = images(train, centre), images(test, centre)
-        if not augment:
+        if not options.augment:
             return Splits(plain, test_images, identity)
         return Splits(
             images(train, [*cut, *tensor]),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from attn_bench.plugin import OptionError, Problem, Splits, Task, TrainingDefaults
+from pydantic import Field
+
+from attn_bench.plugin import OptionError, PrepareContext, Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.images.augmented import augmented
 from attn_bench.tasks.images.scores import CLASS_METRICS, class_scores, cross_entropy
 
@@ -28,42 +31,29 @@ class Digits(Task):
     defaults = TrainingDefaults(resolutions=(16, 32), epochs=10, batch_size=16, learning_rate=2e-3)
     protocol = "No published one: 8 x 8 images, enlarged; a fifth, the same share of each digit, is the test set."
 
-    def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
-        """Check the resolutions and the options; nothing depends on all resolutions together."""
-        for resolution in resolutions:
-            self.problem(resolution)
-        if not 0.01 <= options.get("test_fraction", 0.2) <= 0.9:
-            raise OptionError(f"digits.test_fraction is between 0.01 and 0.9 (given: {options['test_fraction']})")
-        if options.get("seed", 0) < 0:
-            raise OptionError(f"digits.seed must not be negative (given: {options['seed']})")
-        return options
+    @dataclass(frozen=True)
+    class Options:
+        """Options of the task."""
 
-    def problem(self, resolution: int, **options: Any) -> Problem:
+        test_fraction: Annotated[float, Field(ge=0.01, le=0.9, description="share of the images to test on")] = 0.2
+        seed: Annotated[int, Field(ge=0, description="seed of the split; models have their own")] = 0
+
+    def problem(self, resolution: int, options: Options) -> Problem:
         """Return one grey channel to ten classes."""
         if resolution < SMALLEST:
             raise OptionError(f"digits needs a resolution of at least {SMALLEST} (given: {resolution})")
         return Problem("image", 1, CLASSES, (resolution, resolution))
 
     def prepare(
-        self,
-        resolutions: tuple[int, ...],
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-        *,
-        refresh: bool = False,
-        **options: Any,
+        self, resolutions: tuple[int, ...], options: Options, context: PrepareContext
     ) -> Sequence[Mapping[str, Any]]:
         """Say how many images there are; they come with scikit-learn."""
-        test = math.ceil(options.get("test_fraction", 0.2) * COUNT)
+        test = math.ceil(options.test_fraction * COUNT)
         counts = f"{COUNT - test} train, {test} test"
         return [{"read": f"{COUNT} images of {CLASSES} classes from scikit-learn: {counts}"}]
 
-    def splits(self, resolution: int, *, test_fraction: float = 0.2, seed: int = 0) -> Splits:
-        """Return the images, enlarged by bicubic interpolation.
-
-        Args:
-            test_fraction: share of the images to test on.
-            seed: of the split.
-        """
+    def splits(self, resolution: int, options: Options) -> Splits:
+        """Return the images, enlarged by bicubic interpolation."""
         import sklearn
         import torch
         from sklearn.datasets import load_digits
@@ -72,20 +62,20 @@ class Digits(Task):
         from torch.utils.data import TensorDataset
         from torchvision.transforms import v2
 
-        self.resolve((resolution,), test_fraction=test_fraction, seed=seed)
+        self.problem(resolution, options)
         found = load_digits()
         images = torch.from_numpy(found.images)[:, None].float() / 8 - 1
         if resolution != SMALLEST:
             images = F.interpolate(images, (resolution, resolution), mode="bicubic", align_corners=False)
         classes = torch.from_numpy(found.target).long()
         train, test = train_test_split(
-            range(len(classes)), test_size=test_fraction, random_state=seed, stratify=found.target
+            range(len(classes)), test_size=options.test_fraction, random_state=options.seed, stratify=found.target
         )
         identity = {
             "source": f"scikit-learn {sklearn.__version__}",
             "n_train": len(train),
             "n_test": len(test),
-            "seed": seed,
+            "seed": options.seed,
         }
 
         def part(indices: list[int]) -> Dataset[tuple[Tensor, Tensor]]:

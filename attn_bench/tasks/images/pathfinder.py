@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from attn_bench.plugin import DataError, Kind, Metric, OptionError, Problem, Splits, Task, TrainingDefaults
+from pydantic import Field
+
+from attn_bench.plugin import (
+    DataError,
+    Kind,
+    Metric,
+    OptionError,
+    PrepareContext,
+    Problem,
+    Splits,
+    Task,
+    TrainingDefaults,
+)
 from attn_bench.tasks.images.augmented import augmented
 from attn_bench.tasks.images.scores import (
     CLASS_METRICS,
@@ -52,49 +64,53 @@ class Pathfinder(Task):
         "resolution asked for, half of them positive; accuracy on scenes not trained on."
     )
 
-    def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
-        """Check the resolutions and the options; nothing depends on all resolutions together."""
-        for resolution in resolutions:
-            self.problem(resolution)
-        for name in ("n_train", "n_test"):
-            if options.get(name, 2) < 2:
-                raise OptionError(f"{self.name}.{name} is at least 2 (given: {options[name]})")
-        if options.get("seed", 0) < 0:
-            raise OptionError(f"{self.name}.seed must not be negative (given: {options['seed']})")
-        return options
+    @dataclass(frozen=True)
+    class Options:
+        """Options of the task."""
 
-    def problem(self, resolution: int, **options: Any) -> Problem:
+        level: Annotated[
+            Level,
+            Field(
+                description="length of the paths and number of distractors. In easy scenes the dots are large, the "
+                "paths nearly straight and hardly interrupted: small models learn them on a CPU"
+            ),
+        ] = "medium"
+        n_train: Annotated[int, Field(ge=2, description="training scenes")] = 4000
+        n_test: Annotated[int, Field(ge=2, description="test scenes")] = 1000
+        seed: Annotated[int, Field(ge=0, description="seed of the scenes; models have their own")] = 0
+
+        @property
+        def counts(self) -> dict[str, int]:
+            """Scenes of each split."""
+            return {"train": self.n_train, "test": self.n_test}
+
+    def problem(self, resolution: int, options: Options) -> Problem:
         """Return one grey channel to two classes: not joined, joined."""
         if not SMALLEST <= resolution <= LARGEST:
             raise OptionError(f"{self.name} is drawn at {SMALLEST} to {LARGEST} (given: {resolution})")
         return Problem(self.kind, 1, 2, (resolution, resolution))
 
     def prepare(
-        self,
-        resolutions: tuple[int, ...],
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-        *,
-        refresh: bool = False,
-        **options: Any,
+        self, resolutions: tuple[int, ...], options: Options, context: PrepareContext
     ) -> Sequence[Mapping[str, Any]]:
         """Draw what is not in the cache."""
         described: list[dict[str, Any]] = []
-        counts = _counts(**options)
+        counts = options.counts
         total = sum(counts.values()) * len(resolutions)
         done = 0
 
         def count_on(more: int) -> None:
             nonlocal done
             done += more
-            on_progress(done, total)
+            context.on_progress(done, total)
 
         for resolution in resolutions:
             for stream, count in counts.items():
-                entry = self._entry(resolution, stream, count, **options)
-                manifest = None if refresh else entry.manifest()
+                entry = self._entry(resolution, stream, options)
+                manifest = None if context.refresh else entry.manifest()
                 state = "made" if manifest is None else "cached"
                 if manifest is None:
-                    manifest = entry.store(self._drawn(resolution, stream, count, count_on, **options))
+                    manifest = entry.store(self._drawn(resolution, stream, count_on, options))
                 else:
                     count_on(count)
                 described.append(
@@ -114,30 +130,19 @@ class Pathfinder(Task):
         )
         return described
 
-    def splits(
-        self, resolution: int, *, level: Level = "medium", n_train: int = 4000, n_test: int = 1000, seed: int = 0
-    ) -> Splits:
-        """Return scenes drawn at ``resolution``, from the cache if they are there.
-
-        Args:
-            level: length of the paths and number of distractors: easy, medium or hard. In easy scenes the dots are
-                large, the paths nearly straight and hardly interrupted: small models learn them on a CPU.
-            n_train: training scenes.
-            n_test: test scenes.
-            seed: of the scenes; models have seeds of their own.
-        """
+    def splits(self, resolution: int, options: Options) -> Splits:
+        """Return scenes drawn at ``resolution``, from the cache if they are there."""
         from torchvision.transforms import v2
 
-        options: dict[str, Any] = {"level": level, "n_train": n_train, "n_test": n_test, "seed": seed}
-        self.prepare((resolution,), **options)
+        self.prepare((resolution,), options, PrepareContext())
         datasets, checksums = {}, {}
-        for stream, count in _counts(**options).items():
-            loaded = self._entry(resolution, stream, count, **options).load()
+        for stream in options.counts:
+            loaded = self._entry(resolution, stream, options).load()
             assert loaded is not None
             arrays, manifest = loaded
             datasets[stream] = cast("Dataset[tuple[Tensor, Tensor]]", _Drawn(arrays["image"], arrays["target"]))
             checksums[stream] = manifest["sha256"]
-        identity = {"source": "drawn", **options, "resolution": resolution, "sha256": checksums}
+        identity = {"source": "drawn", **asdict(options), "resolution": resolution, "sha256": checksums}
         if self.kind == "mask":
             return Splits(datasets["train"], datasets["test"], identity)
         # Joined stays joined in a mirror; cutting a part out could remove a dot.
@@ -158,13 +163,13 @@ class Pathfinder(Task):
         """Return the accuracy in per cent; 50 is chance."""
         return {"accuracy": class_scores(batches)["top1"]}
 
-    def _entry(self, resolution: int, stream: str, count: int, **options: Any) -> Entry:
+    def _entry(self, resolution: int, stream: str, options: Options) -> Entry:
         parameters = {
             "task": self.name,
-            "level": options.get("level", "medium"),
-            "seed": options.get("seed", 0),
+            "level": options.level,
+            "seed": options.seed,
             "stream": stream,
-            "samples": count,
+            "samples": options.counts[stream],
             "resolution": resolution,
             "version": VERSION,
         }
@@ -172,19 +177,19 @@ class Pathfinder(Task):
         return Entry(cache_folder(self.name), f"{stream}-{resolution}", parameters, remedy)
 
     def _drawn(
-        self, resolution: int, stream: str, count: int, on_samples: Callable[[int], None], **options: Any
+        self, resolution: int, stream: str, on_samples: Callable[[int], None], options: Options
     ) -> dict[str, Any]:
         import numpy as np
 
         from attn_bench.tasks.images.scenes import Difficulty, draw, draw_path, scene
 
-        difficulty = Difficulty(**LEVELS[options.get("level", "medium")])
+        difficulty, count = Difficulty(**LEVELS[options.level]), options.counts[stream]
         masks = self.kind == "mask"
         images = np.empty((count, resolution, resolution), np.uint8)
         targets = np.empty((count, resolution, resolution) if masks else count, np.uint8)
         for index in range(count):
             try:
-                shown = scene(options.get("seed", 0), stream, index, difficulty)  # type: ignore[arg-type]
+                shown = scene(options.seed, stream, index, difficulty)  # type: ignore[arg-type]
             except RuntimeError as error:
                 raise DataError(f"drawing {self.name} failed at scene {index}: {error}") from None
             images[index] = draw(shown, resolution, difficulty, dots=1 if masks else 2)
@@ -221,7 +226,3 @@ class PathfinderMask(Pathfinder):
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Return mean intersection over union and accuracy in per cent."""
         return mask_scores(batches)
-
-
-def _counts(n_train: int = 4000, n_test: int = 1000, **_: Any) -> dict[str, int]:
-    return {"train": n_train, "test": n_test}

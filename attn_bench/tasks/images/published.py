@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from attn_bench.plugin import DataError, OptionError, Problem, Task
+from pydantic import Field
+
+from attn_bench.plugin import DataError, OptionError, PrepareContext, Problem, Task
 from attn_bench.tasks.images.checking import Item, check_files
 from attn_bench.tasks.images.folders import find, part_of
 from attn_bench.tasks.images.reading import fault
@@ -44,25 +47,32 @@ class PublishedSet(Task):
     archives_in: ClassVar[str] = "."
     sizes: ClassVar[tuple[int, int]]
 
-    def problem(self, resolution: int, **options: Any) -> Problem:
+    @dataclass(frozen=True)
+    class Options:
+        """Options of every public set."""
+
+        root: Annotated[
+            str | None,
+            Field(
+                description="folder that holds the set in its published layout; nothing is written there. If unset, a "
+                "folder in the cache that the set is downloaded to"
+            ),
+        ] = None
+
+    def problem(self, resolution: int, options: Any) -> Problem:
         """Return three channels to the classes of the set."""
         if resolution < SMALLEST:
             raise OptionError(f"{self.name} needs a resolution of at least {SMALLEST} (given: {resolution})")
         return Problem(self.kind, 3, self.classes, (resolution, resolution), (MEAN, DEVIATION))
 
     def prepare(
-        self,
-        resolutions: tuple[int, ...],
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-        *,
-        refresh: bool = False,
-        **options: Any,
+        self, resolutions: tuple[int, ...], options: Any, context: PrepareContext
     ) -> Sequence[Mapping[str, Any]]:
         """Download and unpack the archives into the cache, if the files are not there, unless a root is named.
 
         Progress counts bytes of one archive. Warns of a set that is there in part.
         """
-        given = options.get("root")
+        given, refresh = options.root, context.refresh
         root = self._root(given)
         check_root(self.name, given, refresh=refresh)
         if given is None and (refresh or not self._is_there(root)):
@@ -70,8 +80,8 @@ class PublishedSet(Task):
                 raise DataError(f"{self.name} cannot be downloaded automatically. {self._instead()}")
             with alone(root):
                 if refresh or not self._is_there(root):
-                    self._download(root, on_progress)
-        train, test, identity = self.opened(given, on_progress)
+                    self._download(root, context.on_progress)
+        train, test, identity = self.opened(given, context.on_progress)
         folder = self._located(root, given)
         described = [
             {"split": split, "samples": identity[f"n_{split}"], "folder": str(folder)} for split in ("train", "test")
@@ -89,7 +99,7 @@ class PublishedSet(Task):
         return described
 
     def opened(
-        self, root: str | None, on_progress: Callable[[int, int], None] = lambda done, total: None
+        self, root: str | None, on_progress: Callable[[int, int], object] = lambda done, total: None
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Return training and test set as :meth:`_open` has them, and what they are.
 
@@ -171,7 +181,7 @@ class PublishedSet(Task):
         """Return the number of classes that the files of a whole set have."""
         return int(split.classes)
 
-    def _download(self, root: Path, on_progress: Callable[[int, int], None]) -> None:
+    def _download(self, root: Path, on_progress: Callable[[int, int], object]) -> None:
         """Fetch all archives, unpack them aside, and move the whole into place when it is complete."""
         import shutil
 

@@ -23,7 +23,7 @@ def zenodo_api() -> str:
 
 
 def download_from_zenodo(
-    record: str, name: str, path: Path, on_bytes: Callable[[int, int], None], instead: str
+    record: str, name: str, path: Path, on_bytes: Callable[[int, int], object], instead: str
 ) -> dict[str, Any]:
     """Write file ``name`` of a record to ``path`` and return its address, size and checksum.
 

@@ -36,7 +36,7 @@ def check_root(task: str, root: str | None, *, refresh: bool) -> None:
         raise OptionError(f"{task}.root names files that are read and never written; leave out --refresh")
 
 
-def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], None], instead: str) -> None:
+def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], object], instead: str) -> None:
     """Make sure that ``path`` holds the file of ``url`` with ``checksum``.
 
     What arrives is kept in ``<path>.part`` until it is complete and right; the next call asks for the rest alone, if

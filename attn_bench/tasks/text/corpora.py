@@ -95,7 +95,7 @@ def read_corpus(task: str, name: CorpusName, root: str | None) -> Corpus:
 
 
 def download_corpus(
-    task: str, name: CorpusName, root: str | None, on_bytes: Callable[[int, int], None], refresh: bool
+    task: str, name: CorpusName, root: str | None, on_bytes: Callable[[int, int], object], refresh: bool
 ) -> None:
     """Fetch and unpack a published corpus into the cache unless its files are there, or ``root`` is to hold them.
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from attn_bench.plugin import DataError, Kind, OptionError, Problem, Splits, Task, TrainingDefaults
+from pydantic import Field
+
+from attn_bench.plugin import (
+    DataError,
+    Kind,
+    OptionError,
+    PrepareContext,
+    Problem,
+    Splits,
+    Task,
+    TrainingDefaults,
+)
 from attn_bench.tasks.text.corpora import Corpus, CorpusName, download_corpus, folder_of, read_corpus
 from attn_bench.tasks.text.scores import TEXT_METRICS, byte_cross_entropy, byte_scores
 
@@ -19,7 +31,6 @@ if TYPE_CHECKING:
     Windows = NextByte | MaskedBytes
 
 BYTES, SMALLEST = 256, 8
-TRAIN_BYTES, TEST_BYTES = 1 << 19, 1 << 17
 
 
 class Text(Task):
@@ -41,83 +52,90 @@ class Text(Task):
         "train on."
     )
 
-    def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
-        """Check lengths and options; nothing depends on all lengths together."""
-        if options.get("root") is not None and options.get("corpus", "stdlib") == "stdlib":
-            raise OptionError(f"{self.name}.root has no effect on corpus stdlib, which comes with Python; set a corpus")
+    @dataclass(frozen=True)
+    class Options:
+        """Options of both tasks."""
+
+        corpus: Annotated[
+            CorpusName,
+            Field(description="stdlib (the sources of Python's library, on every machine), enwik8 or wikitext-103"),
+        ] = "stdlib"
+        train_bytes: Annotated[
+            int | None, Field(description="bytes to train on, one stretch of the corpus; null for all")
+        ] = 1 << 19
+        test_bytes: Annotated[
+            int | None, Field(description="bytes to test on, the first of the test part; null for all")
+        ] = 1 << 17
+        seed: Annotated[
+            int,
+            Field(ge=0, description="seed of where the training stretch begins, and of masks; models have their own"),
+        ] = 0
+        root: Annotated[
+            str | None,
+            Field(
+                description="folder that holds the corpus as published; nothing is written there. If unset, a folder "
+                "in the cache that the corpus is downloaded to"
+            ),
+        ] = None
+
+        def __post_init__(self) -> None:
+            if self.root is not None and self.corpus == "stdlib":
+                raise OptionError("root has no effect on corpus stdlib, which comes with Python; set corpus too")
+
+    def resolve(self, resolutions: tuple[int, ...], options: Options) -> Options:
+        """Check the lengths."""
         longest = max(resolutions)
-        for name, default in (("train_bytes", TRAIN_BYTES), ("test_bytes", TEST_BYTES)):
-            count = options.get(name, default)
-            if count is not None and count < longest:
+        for name in ("train_bytes", "test_bytes"):
+            if (count := getattr(options, name)) is not None and count < longest:
                 raise OptionError(
                     f"{self.name}.{name} is {count}; a context of {longest} needs as many, better a multiple of it"
                 )
-        if options.get("seed", 0) < 0:
-            raise OptionError(f"{self.name}.seed must not be negative (given: {options['seed']})")
-        for resolution in resolutions:
-            self.problem(resolution)
-        return options
+        return super().resolve(resolutions, options)
 
-    def problem(self, resolution: int, **options: Any) -> Problem:
+    def problem(self, resolution: int, options: Options) -> Problem:
         """Return bytes to scores of the next byte, at a context of ``resolution`` bytes."""
         if resolution < SMALLEST:
             raise OptionError(f"{self.name} needs a context of at least {SMALLEST} bytes (given: {resolution})")
         return Problem(self.kind, BYTES, BYTES, (resolution,))
 
     def prepare(
-        self,
-        resolutions: tuple[int, ...],
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-        *,
-        refresh: bool = False,
-        **options: Any,
+        self, resolutions: tuple[int, ...], options: Options, context: PrepareContext
     ) -> Sequence[Mapping[str, Any]]:
         """Download the corpus, if it is a published one and not there; progress counts bytes.
 
         Raises:
             DataError: it cannot be had, or is shorter than a context.
         """
-        corpus, root = options.get("corpus", "stdlib"), options.get("root")
-        download_corpus(self.name, corpus, root, on_progress, refresh)
-        counts = options.get("train_bytes", TRAIN_BYTES), options.get("test_bytes", TEST_BYTES)
-        train, test, found = self._stretches(corpus, *counts, options.get("seed", 0), root)
+        download_corpus(self.name, options.corpus, options.root, context.on_progress, context.refresh)
+        train, test, found = self._stretches(options)
         windows = []
         for resolution in resolutions:
-            sets = self._windows(train, test, resolution, **options)
+            sets = self._windows(train, test, resolution, options)
             windows.append(f"{len(sets[0])} train and {len(sets[1])} test windows of {resolution}")
-        used, where = (len(train) - 1, len(test) - 1), str(folder_of(corpus, root))
+        used, where = (len(train) - 1, len(test) - 1), str(folder_of(options.corpus, options.root))
         described: list[dict[str, Any]] = [
             {"split": split, **found.identity, "bytes": len(data), "used": count + 1, "folder": where}
             for split, data, count in zip(("train", "test"), (found.train, found.test), used, strict=True)
         ]
         described[0]["read"] = (
-            f"{sum(used)} bytes of {corpus} from {where}: {used[0]} train, {used[1]} test; {', '.join(windows)}"
+            f"{sum(used)} bytes of {options.corpus} from {where}: {used[0]} train, {used[1]} test; {', '.join(windows)}"
         )
         return described
 
-    def splits(
-        self,
-        resolution: int,
-        *,
-        corpus: CorpusName = "stdlib",
-        train_bytes: int | None = TRAIN_BYTES,
-        test_bytes: int | None = TEST_BYTES,
-        seed: int = 0,
-        root: str | None = None,
-    ) -> Splits:
-        """Return windows of ``resolution`` bytes with the bytes that follow each.
-
-        Args:
-            corpus: stdlib (the sources of Python's standard library, on every machine), enwik8 or wikitext-103.
-            train_bytes: bytes to train on, one stretch of the corpus; all where null.
-            test_bytes: bytes to test on, the first of the test part; all where null.
-            seed: of the place of the training stretch; models have seeds of their own.
-            root: folder that holds the corpus as published; nothing is written there. Where unset, a folder in the
-                cache that the corpus is downloaded to.
-        """
-        train, test, found = self._stretches(corpus, train_bytes, test_bytes, seed, root)
-        sets = self._windows(train, test, resolution)
-        return _splits(sets, _identity(found, train, test, seed))
+    def splits(self, resolution: int, options: Options) -> Splits:
+        """Return windows of ``resolution`` bytes and their targets."""
+        train, test, found = self._stretches(options)
+        train_set, test_set = self._windows(train, test, resolution, options)
+        identity = {
+            **found.identity,
+            # The first byte of both is only seen, not predicted.
+            "train_bytes": len(train) - 1,
+            "test_bytes": len(test) - 1,
+            "seed": options.seed,
+            "train_sha256": sha256(train.tobytes()).hexdigest(),
+            "test_sha256": sha256(test.tobytes()).hexdigest(),
+        }
+        return Splits(train_set, test_set, {**identity, "n_train": len(train_set), "n_test": len(test_set)})
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross-entropy of the bytes to predict, in nats."""
@@ -127,16 +145,14 @@ class Text(Task):
         """Return bits per byte, perplexity of a byte and accuracy in per cent."""
         return byte_scores(batches)
 
-    def _stretches(
-        self, name: CorpusName, train_bytes: int | None, test_bytes: int | None, seed: int, root: str | None
-    ) -> tuple[Bytes, Bytes, Corpus]:
+    def _stretches(self, options: Options) -> tuple[Bytes, Bytes, Corpus]:
         """Return the bytes to train and to test on, each with one in front, and the corpus that they are of."""
-        found: Corpus = read_corpus(self.name, name, root)
-        train = self._stretch(found.train, train_bytes, seed, "train")
-        test = self._stretch(found.test, test_bytes, None, "test")
+        found: Corpus = read_corpus(self.name, options.corpus, options.root)
+        train = self._stretch(found.train, options.train_bytes, options.seed, "train")
+        test = self._stretch(found.test, options.test_bytes, None, "test")
         return train, test, found
 
-    def _windows(self, train: Bytes, test: Bytes, resolution: int, **options: Any) -> Sequence[Windows]:
+    def _windows(self, train: Bytes, test: Bytes, resolution: int, options: Any) -> Sequence[Windows]:
         """Return training and test windows; raises DataError if there is none of one of them."""
         from attn_bench.tasks.text.windows import NextByte
 
@@ -173,71 +189,32 @@ class MaskedText(Text):
         "Corpora and windows are those of the task text."
     )
 
-    def resolve(self, resolutions: tuple[int, ...], **options: Any) -> dict[str, Any]:
-        """Check lengths and options."""
-        if not 0 < options.get("mask_rate", 0.15) < 1:
-            raise OptionError(f"{self.name}.mask_rate is between 0 and 1 (given: {options['mask_rate']})")
-        return super().resolve(resolutions, **options)
+    @dataclass(frozen=True)
+    class Options(Text.Options):
+        """Options of the task."""
 
-    def problem(self, resolution: int, **options: Any) -> Problem:
+        mask_rate: Annotated[float, Field(gt=0, lt=1, description="chance of a byte to be masked")] = 0.15
+
+    def problem(self, resolution: int, options: Text.Options) -> Problem:
         """Return bytes and the mask (256) to scores of the byte that was there."""
-        causal = super().problem(resolution)
+        causal = super().problem(resolution, options)
         return Problem(self.kind, BYTES + 1, BYTES, causal.grid)
 
-    def splits(
-        self,
-        resolution: int,
-        *,
-        corpus: CorpusName = "stdlib",
-        train_bytes: int | None = TRAIN_BYTES,
-        test_bytes: int | None = TEST_BYTES,
-        mask_rate: float = 0.15,
-        seed: int = 0,
-        root: str | None = None,
-    ) -> Splits:
-        """Return windows of ``resolution`` bytes, some of them masked, with the bytes that were there.
+    def splits(self, resolution: int, options: Any) -> Splits:
+        """Return windows of ``resolution`` bytes, some of them masked, with the bytes that were there."""
+        found = super().splits(resolution, options)
+        return replace(found, identity={**found.identity, "mask_rate": options.mask_rate})
 
-        Args:
-            corpus: stdlib (the sources of Python's standard library, on every machine), enwik8 or wikitext-103.
-            train_bytes: bytes to train on, one stretch of the corpus; all where null.
-            test_bytes: bytes to test on, the first of the test part; all where null.
-            mask_rate: the chance of a byte to be masked.
-            seed: of the place of the training stretch, and of the masks; models have seeds of their own.
-            root: folder that holds the corpus as published; nothing is written there. Where unset, a folder in the
-                cache that the corpus is downloaded to.
-        """
-        train, test, found = self._stretches(corpus, train_bytes, test_bytes, seed, root)
-        sets = self._windows(train, test, resolution, mask_rate=mask_rate, seed=seed)
-        return _splits(sets, {**_identity(found, train, test, seed), "mask_rate": mask_rate})
-
-    def _windows(
-        self, train: Bytes, test: Bytes, resolution: int, mask_rate: float = 0.15, seed: int = 0, **options: Any
-    ) -> Sequence[Windows]:
+    def _windows(self, train: Bytes, test: Bytes, resolution: int, options: Any) -> Sequence[Windows]:
         from attn_bench.tasks.text.windows import MaskedBytes
 
         self._check_length(train, test, resolution)
-        sets = [MaskedBytes(part[1:], resolution, mask_rate, (seed, which)) for which, part in enumerate((train, test))]
+        rate = options.mask_rate
+        sets = [MaskedBytes(part[1:], resolution, rate, (options.seed, i)) for i, part in enumerate((train, test))]
         for split, data in zip(("train", "test"), sets, strict=True):
             if not data.mask[: len(data) * resolution].any():
                 raise DataError(
                     f"{self.name}: no byte is masked of the {len(data) * resolution} to {split} on at a mask_rate of "
-                    f"{mask_rate}; choose a larger one, or a longer text"
+                    f"{rate}; choose a larger one, or a longer text"
                 )
         return sets
-
-
-def _identity(found: Corpus, train: Bytes, test: Bytes, seed: int) -> dict[str, Any]:
-    """Return what the data are; the first byte of both is only seen, not predicted."""
-    return {
-        **found.identity,
-        "train_bytes": len(train) - 1,
-        "test_bytes": len(test) - 1,
-        "seed": seed,
-        "train_sha256": sha256(train.tobytes()).hexdigest(),
-        "test_sha256": sha256(test.tobytes()).hexdigest(),
-    }
-
-
-def _splits(sets: Sequence[Windows], identity: dict[str, Any]) -> Splits:
-    train, test = sets
-    return Splits(train, test, {**identity, "n_train": len(train), "n_test": len(test)})

@@ -61,7 +61,7 @@ def cell(protocol, **settings) -> Cell:
 
 
 def digits(n=32) -> Splits:
-    splits = Digits().splits(8)
+    splits = Digits().splits(8, Digits.options())
     first = [torch.stack(part) for part in zip(*(splits.train[i] for i in range(n)))]
     second = [torch.stack(part) for part in zip(*(splits.test[i] for i in range(n)))]
     changed = copy.copy(splits.augmented)
@@ -353,7 +353,7 @@ def test_the_sweep_of_six_sets(task):
 
 
 def test_digits_are_cut_a_little_and_never_mirrored():
-    splits = Digits().splits(16)
+    splits = Digits().splits(16, Digits.options())
     torch.manual_seed(0)
     alike = []
     for i in range(60):

@@ -25,7 +25,14 @@ def fresh() -> nn.Module:
 def run(module, settings=SETTINGS, **options):
     task = ToyTask()
     return train(
-        module, task.splits(8).train, task.loss, settings, seed=0, precision="float32", device="cpu", **options
+        module,
+        task.splits(8, task.options()).train,
+        task.loss,
+        settings,
+        seed=0,
+        precision="float32",
+        device="cpu",
+        **options,
     )
 
 
@@ -69,8 +76,8 @@ def test_nan_is_divergence():
 
 def test_bf16_keeps_weights_and_loss_in_float32():
     task, module = ToyTask(), fresh()
-    train(module, task.splits(8).train, task.loss, SETTINGS, seed=0, precision="bf16", device="cpu")
+    train(module, task.splits(8, task.options()).train, task.loss, SETTINGS, seed=0, precision="bf16", device="cpu")
     assert {p.dtype for p in module.parameters()} == {torch.float32}
-    batches = list(predict(module, task.splits(8).test, batch_size=5, precision="bf16", device="cpu"))
+    batches = list(predict(module, task.splits(8, task.options()).test, batch_size=5, precision="bf16", device="cpu"))
     assert {p.dtype for p, _ in batches} == {torch.float32}
     assert sum(len(p) for p, _ in batches) == 16

@@ -26,7 +26,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attn_bench.plugin import DataError, OptionError
+from attn_bench.plugin import DataError, OptionError, PrepareContext
 from attn_bench.tasks.darcy.task import Darcy
 
 TRIES = int(os.environ.get("ATTN_BENCH_FUZZ", "25"))
@@ -58,9 +58,9 @@ def check(path: Path, **options: Any) -> str | None:
     """Prepare the data as a run does; return the line that a user sees, None where there are data."""
     task = Darcy()
     try:
-        resolved = task.resolve((8,), data=str(path), **options)
-        first, *_ = task.prepare((8,), **resolved)
-        splits = task.splits(8, **resolved)
+        resolved = task.resolve((8,), task.options(data=str(path), **options))
+        first, *_ = task.prepare((8,), resolved, PrepareContext())
+        splits = task.splits(8, resolved)
     except (DataError, OptionError) as error:
         line = str(error)
         assert line
@@ -69,7 +69,7 @@ def check(path: Path, **options: Any) -> str | None:
         return line
     assert " samples of " in first["read"]
     inputs, targets = splits.train[0]
-    assert inputs.shape == targets.shape == (1, *task.problem(8, **resolved).grid)
+    assert inputs.shape == targets.shape == (1, *task.problem(8, resolved).grid)
     assert inputs.isfinite().all()
     assert targets.isfinite().all()
     return None

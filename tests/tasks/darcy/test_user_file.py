@@ -61,8 +61,8 @@ def tensors(dataset):
 
 def load(resolution=SIZE, **options):
     task = Darcy()
-    resolved = task.resolve((resolution,), **options)
-    return task.splits(resolution, **resolved)
+    resolved = task.resolve((resolution,), task.options(**options))
+    return task.splits(resolution, resolved)
 
 
 @pytest.mark.parametrize("suffix", SAVERS)
@@ -113,17 +113,17 @@ def test_other_resolutions_are_every_nth_point(tmp_path):
     with pytest.raises(OptionError, match=r"grid of 9 x 9; it cannot give resolution 7\. .* 9, 5"):
         load(7, data=str(tmp_path / "mine.npz"))
     with pytest.raises(OptionError, match=r"it cannot give resolution 7\. "):
-        Darcy().resolve((9, 7, 5), data=str(tmp_path / "mine.npz"))
+        Darcy().resolve((9, 7, 5), Darcy.options(data=str(tmp_path / "mine.npz")))
 
 
 def test_results_belong_to_the_content_of_the_file(tmp_path, fields):
     path = tmp_path / "mine.npz"
     save_npz(path, {"x": fields[0], "y": fields[1]})
-    resolved = Darcy().resolve((SIZE,), data=str(path))
+    resolved = Darcy().resolve((SIZE,), Darcy.options(data=str(path)))
     save_npz(path, {"x": fields[0], "y": fields[1] + 1})
-    assert Darcy().resolve((SIZE,), data=str(path))["data_checksum"] != resolved["data_checksum"]
+    assert Darcy().resolve((SIZE,), Darcy.options(data=str(path))).data_checksum != resolved.data_checksum
     with pytest.raises(DataError, match="has changed since the run was planned"):
-        Darcy().splits(SIZE, **resolved)
+        Darcy().splits(SIZE, resolved)
 
 
 def with_nan(fields):
@@ -222,8 +222,8 @@ def test_wrong_paths(tmp_path, name, message):
         ({"input_key": "y"}, "cannot be input and target at once"),
         ({"recipe": "neuralop"}, "darcy.recipe has no effect on darcy.data"),
         ({"n_train": 9}, "n_train=9: there are 8 samples"),
-        ({"test_fraction": 1.5}, "between 0 and 1"),
-        ({"n_test": 0}, "n_test is at least 1"),
+        ({"test_fraction": 1.5}, "test_fraction must be < 1"),
+        ({"n_test": 0}, "n_test must be >= 1"),
     ],
 )
 def test_options_that_cannot_work(tmp_path, fields, options, message):
@@ -234,4 +234,4 @@ def test_options_that_cannot_work(tmp_path, fields, options, message):
 
 def test_options_of_files_need_a_file():
     with pytest.raises(OptionError, match=r"darcy.test_data needs darcy.data"):
-        Darcy().resolve((16,), test_data="test.pt")
+        Darcy().resolve((16,), Darcy.options(test_data="test.pt"))

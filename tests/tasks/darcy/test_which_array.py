@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 import torch
 
-from attn_bench.plugin import DataError, OptionError
+from attn_bench.plugin import DataError, OptionError, PrepareContext
 from attn_bench.tasks.darcy.axes import Axes
 from attn_bench.tasks.darcy.grids import choose_for_file
 from attn_bench.tasks.darcy.task import Darcy
@@ -39,9 +39,9 @@ def pair(*shape):
 
 def said(resolution, **options):
     """Return what a run says, which must be what the record says."""
-    resolved = Darcy().resolve((resolution,), **options)
-    first, *_ = Darcy().prepare((resolution,), **resolved)
-    splits = Darcy().splits(resolution, **resolved)
+    resolved = Darcy().resolve((resolution,), Darcy.options(**options))
+    first, *_ = Darcy().prepare((resolution,), resolved, PrepareContext())
+    splits = Darcy().splits(resolution, resolved)
     assert first["read"] == splits.identity["read"]
     return first["read"]
 
@@ -78,7 +78,7 @@ def test_in_doubt_both_readings_are_named_and_either_can_be_chosen(tmp_path, nam
     path = saved(tmp_path / name, arrays)
     n, h, w = (size for size in shape if size > 1)
     with pytest.raises(DataError) as error:
-        Darcy().resolve((min(h, w),), data=path)
+        Darcy().resolve((min(h, w),), Darcy.options(data=path))
     for wanted in (f"nhw ({n} samples of {h} x {w})", f"hwn ({w} samples of {n} x {h})"):
         assert f"--set darcy.axes={wanted}" in str(error.value)
     assert "\n" not in str(error.value)
@@ -129,7 +129,7 @@ def test_other_shapes_are_refused_with_what_was_found(tmp_path, shape, message):
 @pytest.mark.parametrize("axes", ["", "nh", "nhwx", "nnhw", "nhwcc", "batch"])
 def test_axes_that_are_none(axes):
     with pytest.raises(OptionError, match="name every axis by a letter"):
-        Darcy().resolve((16,), data="mine.npz", axes=axes)
+        Darcy().resolve((16,), Darcy.options(data="mine.npz", axes=axes))
 
 
 def test_two_pairs_are_asked_about(tmp_path):
@@ -170,8 +170,8 @@ def test_names_that_look_like_numbers(tmp_path):
 def test_two_files_and_several_resolutions_are_said(tmp_path):
     first = saved(tmp_path / "train.npz", pair(6, 9, 17))
     options = {"data": first, "test_data": saved(tmp_path / "test.h5", pair(17, 9, 17)), "n_train": 5, "axes": "nhw"}
-    resolved = Darcy().resolve((9, 5), **options)
-    line = Darcy().prepare((9, 5), **resolved)[0]["read"]
+    resolved = Darcy().resolve((9, 5), Darcy.options(**options))
+    line = Darcy().prepare((9, 5), resolved, PrepareContext())[0]["read"]
     assert line.startswith(
         "6 samples of 9 x 17 from train.npz: 5 train; 17 samples of 9 x 17 from test.h5: 17 test; restricted to 5 x 9"
     )
@@ -181,10 +181,10 @@ def test_two_files_and_several_resolutions_are_said(tmp_path):
 
 def test_what_is_made_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
-    options = Darcy().resolve((8, 16), n_train=5, n_test=2, fine=32)
+    options = Darcy().resolve((8, 16), Darcy.options(n_train=5, n_test=2, fine=32))
     line = "7 samples of 8 x 8, 16 x 16 generated: 5 train, 2 test"
-    assert [Darcy().prepare((8, 16), **options)[0]["read"] for _ in range(2)] == [line, line]
-    assert Darcy().splits(16, **options).identity["read"] == "7 samples of 16 x 16 generated: 5 train, 2 test"
+    assert [Darcy().prepare((8, 16), options, PrepareContext())[0]["read"] for _ in range(2)] == [line, line]
+    assert Darcy().splits(16, options).identity["read"] == "7 samples of 16 x 16 generated: 5 train, 2 test"
 
 
 def test_more_than_memory_holds_is_refused_before(monkeypatch, tmp_path):
@@ -192,7 +192,7 @@ def test_more_than_memory_holds_is_refused_before(monkeypatch, tmp_path):
     with pytest.raises(
         DataError, match=r"making \d+ Darcy samples at 16 takes .* are free; ask for fewer with darcy.n_train"
     ):
-        Darcy().splits(16, n_train=10**11)
+        Darcy().splits(16, Darcy.options(n_train=10**11))
     path = saved(tmp_path / "a.npz", pair(6, 8, 8))
     monkeypatch.setattr("attn_bench.tasks.shared.array_formats.contents.free_memory", lambda: 9000)
     with pytest.raises(DataError, match=r"reading both arrays takes 12 KiB of memory, and 8.79 KiB are free"):
@@ -210,16 +210,16 @@ def test_solutions_whose_errors_single_precision_cannot_tell(tmp_path, scale):
 def test_a_constant_is_said(tmp_path):
     arrays = pair(6, 8, 8) | {"x": np.full((6, 8, 8), 3)}
     path = saved(tmp_path / "a.npz", arrays)
-    first, *_ = Darcy().prepare((8,), **Darcy().resolve((8,), data=path))
+    first, *_ = Darcy().prepare((8,), Darcy().resolve((8,), Darcy.options(data=path)), PrepareContext())
     assert first["warning"] == "a.npz: 'x' is 3 everywhere in the training samples"
 
 
 def test_a_coarser_grid_on_which_a_solution_vanishes_is_found_before_training(tmp_path):
     arrays = pair(6, 9, 9)
     arrays["y"][2, ::2, ::2] = 0
-    options = Darcy().resolve((9, 5), data=saved(tmp_path / "a.npz", arrays))
+    options = Darcy().resolve((9, 5), Darcy.options(data=saved(tmp_path / "a.npz", arrays)))
     with pytest.raises(DataError, match="zero everywhere at this resolution in 1 of 6 samples, first in sample 2"):
-        Darcy().prepare((9, 5), **options)
+        Darcy().prepare((9, 5), options, PrepareContext())
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
@@ -227,7 +227,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
 
     path, read = tmp_path / "a.npz", PairFile.read
     saved(path, pair(6, 8, 8))
-    resolved = Darcy().resolve((8,), data=str(path))
+    resolved = Darcy().resolve((8,), Darcy.options(data=str(path)))
 
     def read_and_rewrite(self):
         found = read(self)
@@ -235,9 +235,9 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(PairFile, "read", read_and_rewrite)
-    for options in (resolved, {"data": str(path)}):
+    for options in (resolved, Darcy.options(data=str(path))):
         with pytest.raises(DataError, match=r"has changed since the run was planned|changed while being read"):
-            Darcy().splits(8, **options)
+            Darcy().splits(8, options)
 
 
 @pytest.mark.parametrize("name", ["no~one.npz", "a b.npz", "größe.npz", "'quoted'.npz"])

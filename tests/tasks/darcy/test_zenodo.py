@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from attn_bench.plugin import DataError, OptionError
+from attn_bench.plugin import DataError, OptionError, PrepareContext
 from attn_bench.tasks.darcy.task import Darcy
 
 OPTIONS = {"source": "zenodo", "recipe": "neuralop"}
@@ -88,25 +88,30 @@ def server(monkeypatch, tmp_path):
 
 def test_downloads_once_and_reads_both_splits(server):
     progress = []
-    made = Darcy().prepare((16,), lambda done, total: progress.append((done, total)), **OPTIONS)
+    made = Darcy().prepare(
+        (16,), Darcy.options(**OPTIONS), PrepareContext(lambda done, total: progress.append((done, total)))
+    )
     assert [item["state"] for item in made] == ["made", "made"]
     assert progress[-1] == (len(server.files["darcy_16.tgz"]),) * 2
-    splits = Darcy().splits(16, **OPTIONS)
+    splits = Darcy().splits(16, Darcy.options(**OPTIONS))
     assert (len(splits.train), len(splits.test)) == (12, 5)
     inputs, targets = splits.train[0]
     assert inputs.shape == targets.shape == (1, 16, 16)
     assert set(np.unique(inputs.numpy())) == {0.0, 1.0}
     assert splits.identity["record"] == "12784353"
     requests = len(server.requests)
-    assert [item["state"] for item in Darcy().prepare((16,), **OPTIONS)] == ["cached", "cached"]
+    assert [item["state"] for item in Darcy().prepare((16,), Darcy.options(**OPTIONS), PrepareContext())] == [
+        "cached",
+        "cached",
+    ]
     assert len(server.requests) == requests
-    Darcy().prepare((16,), refresh=True, **OPTIONS)
+    Darcy().prepare((16,), Darcy.options(**OPTIONS), PrepareContext(refresh=True))
     assert len(server.requests) > requests
 
 
 def failure(message):
     with pytest.raises(DataError, match=message) as error:
-        Darcy().prepare((16,), **OPTIONS)
+        Darcy().prepare((16,), Darcy.options(**OPTIONS), PrepareContext())
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -126,12 +131,12 @@ def test_a_connection_that_breaks_leaves_nothing(server, tmp_path):
     failure("failed after|arrived damaged")
     assert left_behind(tmp_path) == []
     server.cut = None
-    Darcy().prepare((16,), **OPTIONS)
+    Darcy().prepare((16,), Darcy.options(**OPTIONS), PrepareContext())
 
 
 def test_a_member_that_wants_out_of_the_folder_is_written_inside(server, tmp_path):
     server.files["darcy_16.tgz"] = tgz({"../../darcy_train_16.pt": pt(3, 0), "/darcy_test_16.pt": pt(3, 1)})
-    Darcy().prepare((16,), **OPTIONS)
+    Darcy().prepare((16,), Darcy.options(**OPTIONS), PrepareContext())
     assert {path.parent.name for path in left_behind(tmp_path)} == {"zenodo-12784353"}
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
@@ -156,13 +161,13 @@ def test_without_a_network(monkeypatch, tmp_path):
 
 
 def test_a_damaged_cache_is_one_line_and_refresh_repairs_it(server, tmp_path):
-    Darcy().prepare((16,), **OPTIONS)
+    Darcy().prepare((16,), Darcy.options(**OPTIONS), PrepareContext())
     path = next(path for path in left_behind(tmp_path) if path.suffix == ".pt")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"downloaded data are damaged: .* --refresh"):
-        Darcy().splits(16, **OPTIONS)
-    Darcy().prepare((16,), refresh=True, **OPTIONS)
-    Darcy().splits(16, **OPTIONS)
+        Darcy().splits(16, Darcy.options(**OPTIONS))
+    Darcy().prepare((16,), Darcy.options(**OPTIONS), PrepareContext(refresh=True))
+    Darcy().splits(16, Darcy.options(**OPTIONS))
 
 
 @pytest.mark.parametrize(
@@ -176,4 +181,4 @@ def test_a_damaged_cache_is_one_line_and_refresh_repairs_it(server, tmp_path):
 )
 def test_options_that_cannot_work(server, options, resolution, message):
     with pytest.raises(OptionError, match=message):
-        Darcy().splits(resolution, **Darcy().resolve((resolution,), **options))
+        Darcy().splits(resolution, Darcy().resolve((resolution,), Darcy.options(**options)))

@@ -17,7 +17,7 @@ from attn_bench.sweep.settings import Sweep
 from attn_bench.tasks.images.ade20k import ADE20K
 from attn_bench.tasks.images.scores import UNLABELLED
 
-MEAN, DEVIATION = (torch.tensor(values)[:, None, None] for values in ADE20K().problem(32).normalised)
+MEAN, DEVIATION = (torch.tensor(values)[:, None, None] for values in ADE20K().problem(32, ADE20K.options()).normalised)
 
 
 def put(root, part, name, labels, shades=None):
@@ -46,7 +46,7 @@ def shown(image):
 
 
 def test_image_and_annotation_are_cut_alike(root):
-    train = ADE20K().splits(32, root=str(root)).train
+    train = ADE20K().splits(32, ADE20K.options(root=str(root))).train
     torch.manual_seed(0)
     found, mirrored = [], set()
     for _ in range(30):
@@ -66,7 +66,7 @@ def test_image_and_annotation_are_cut_alike(root):
 
 
 def test_test_scenes_are_cut_to_their_centre(root):
-    splits = ADE20K().splits(28, root=str(root), augment=False)
+    splits = ADE20K().splits(28, ADE20K.options(root=str(root), augment=False))
     image, classes = splits.test[0]
     # 60 x 90 becomes 32 x 48, of which rows 2 to 29 and columns 10 to 37 are left.
     expected = torch.full((28, 28), 149)
@@ -104,22 +104,22 @@ def test_points_without_a_label_change_nothing():
 
 def test_what_is_not_as_published_is_one_line(root):
     with pytest.raises(DataError, match=r"does not hold ade20k\. Put ADEChallengeData2016/images/training"):
-        ADE20K().splits(32, root=str(root / "ADEChallengeData2016"))
+        ADE20K().splits(32, ADE20K.options(root=str(root / "ADEChallengeData2016")))
     labels = np.full((60, 90), 151)
     put(root, "training", "ADE_train_00000000", labels)
     with pytest.raises(DataError, match=r"values up to 150 is expected; it has shape .* values up to 151"):
-        ADE20K().splits(32, root=str(root)).train[0]
+        ADE20K().splits(32, ADE20K.options(root=str(root))).train[0]
     put(root, "training", "ADE_train_00000000", labels[:50] - 1, np.zeros((60, 90), np.uint8))
     with pytest.raises(DataError, match=r"it has shape \(1, 50, 90\)"):
-        ADE20K().splits(32, root=str(root)).train[0]
+        ADE20K().splits(32, ADE20K.options(root=str(root))).train[0]
     folder = root / "ADEChallengeData2016"
     (folder / "annotations/training/ADE_train_00000001.png").unlink()
     with pytest.raises(DataError, match=r"1 images have no annotation, e\.g\. annotations/training/ADE_train_00000001"):
-        ADE20K().splits(32, root=str(root))
+        ADE20K().splits(32, ADE20K.options(root=str(root)))
     for path in (folder / "images/training").iterdir():
         path.unlink()
     with pytest.raises(DataError, match="there are no images/training"):
-        ADE20K().splits(32, root=str(root))
+        ADE20K().splits(32, ADE20K.options(root=str(root)))
 
 
 def test_from_python_a_part_of_a_set_is_a_warning(root):
@@ -142,4 +142,6 @@ def test_a_run_from_the_command_line(root, tmp_path):
     (row,) = load(tmp_path / "r").to_dict("records")
     assert row["status"] == "ok"
     assert 0 <= row["mean_iou"] <= row["pixel_accuracy"] <= 100
-    assert ADE20K().problem(32) == Problem("mask", 3, 150, (32, 32), ADE20K().problem(32).normalised)
+    assert ADE20K().problem(32, ADE20K.options()) == Problem(
+        "mask", 3, 150, (32, 32), ADE20K().problem(32, ADE20K.options()).normalised
+    )

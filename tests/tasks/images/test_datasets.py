@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torchvision import datasets as readers
 
-from attn_bench.plugin import DataError, OptionError
+from attn_bench.plugin import DataError, OptionError, PrepareContext
 from attn_bench.tasks.images.ade20k import ADE20K
 from attn_bench.tasks.images.datasets import CIFAR100, Cars, Flowers102, Food101, ImageNet, Pets, TinyImageNet
 from attn_bench.tasks.shared.fetch import fetch, unpack
@@ -159,16 +159,16 @@ def labels(dataset):
 def test_downloaded_sets(monkeypatch, tmp_path, server, task, archives, train, test):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     offered(monkeypatch, server, task, archives())
-    described = task().prepare((32,))
+    described = task().prepare((32,), task.options(), PrepareContext())
     assert [item["samples"] for item in described] == [len(train), len(test)]
     requests = len(server.ranges)
-    task().prepare((32,))
+    task().prepare((32,), task.options(), PrepareContext())
     assert len(server.ranges) == requests
-    splits = task().splits(32)
+    splits = task().splits(32, task.options())
     assert labels(splits.train) == train
     assert labels(splits.test) == test
     assert splits.train[0][0].shape == (3, 32, 32)
-    assert task().problem(32).outputs == task.classes
+    assert task().problem(32, task.options()).outputs == task.classes
     assert {path.name for path in (tmp_path / task.name).iterdir()} == {task.folder, *server.files}
 
 
@@ -178,7 +178,7 @@ def test_damaged_archives_are_refused(monkeypatch, tmp_path, server, task, archi
     offered(monkeypatch, server, task, archives())
     server.files = {name: content + b"?" for name, content in server.files.items()}
     with pytest.raises(DataError, match=r"has md5 [0-9a-f]{32}, and [0-9a-f]{32} is expected"):
-        task().prepare((32,))
+        task().prepare((32,), task.options(), PrepareContext())
     assert not list(tmp_path.rglob("*.*"))
 
 
@@ -188,8 +188,8 @@ def test_interrupted_downloads_of_sets_go_on(monkeypatch, tmp_path, server, task
     offered(monkeypatch, server, task, archives())
     server.cut = 50
     with pytest.raises(DataError, match=r"stopped after 50 .*goes on there"):
-        task().prepare((32,))
-    assert task().prepare((32,))[0]["samples"] > 1
+        task().prepare((32,), task.options(), PrepareContext())
+    assert task().prepare((32,), task.options(), PrepareContext())[0]["samples"] > 1
     assert server.ranges == [None, "bytes=50-", *[None] * (len(server.files) - 1)]
 
 
@@ -203,33 +203,33 @@ def test_whole_sets_are_told_from_parts_of_them(monkeypatch, tmp_path, server, t
     if callable(files):
         monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
         offered(monkeypatch, server, task, files())
-        task().prepare((32,))
+        task().prepare((32,), task.options(), PrepareContext())
     else:
         write(tmp_path / task.name, files)
-    described = task().prepare((32,), root=root)
+    described = task().prepare((32,), task.options(root=root), PrepareContext())
     found = f"holds a part of {task.name}: {sizes[0]} training and {sizes[1]} test images, where {task.sizes[0]} and"
     assert found in described[0]["warning"]
     assert "\n" not in described[0]["warning"]
     identity = {"source": task.name, "n_train": sizes[0], "n_test": sizes[1]}
-    assert task().splits(32, root=root).identity == identity | {"complete": False}
+    assert task().splits(32, task.options(root=root)).identity == identity | {"complete": False}
 
     monkeypatch.setattr(task, "sizes", sizes)
     monkeypatch.setattr(task, "classes", classes)
-    assert task().splits(32, root=root).identity == identity | {"complete": True}
-    assert not any("warning" in item for item in task().prepare((32,), root=root))
+    assert task().splits(32, task.options(root=root)).identity == identity | {"complete": True}
+    assert not any("warning" in item for item in task().prepare((32,), task.options(root=root), PrepareContext()))
 
     monkeypatch.setattr(task, "classes", classes + 1)
     with pytest.raises(DataError, match=f"{classes} classes of training images, {classes + 1} are published"):
-        task().splits(32, root=root)
+        task().splits(32, task.options(root=root))
     monkeypatch.setattr(task, "sizes", (sizes[0], sizes[1] + 1))
     with pytest.raises(DataError, match=f"{sizes[1]} test images, {sizes[1] + 1} are published"):
-        task().splits(32, root=root)
+        task().splits(32, task.options(root=root))
 
 
 @pytest.mark.parametrize(("task", "files", "train", "test"), ON_DISK)
 def test_sets_that_are_on_disk(tmp_path, task, files, train, test):
     write(tmp_path, files)
-    splits = task().splits(24, root=str(tmp_path))
+    splits = task().splits(24, task.options(root=str(tmp_path)))
     assert labels(splits.train) == train
     assert labels(splits.test) == test
     assert splits.test[0][0].shape == (3, 24, 24)
@@ -240,9 +240,9 @@ def test_a_folder_of_the_users_is_read_and_never_written(tmp_path, server, task)
     for root in (tmp_path / "there", tmp_path / "not-there"):
         (tmp_path / "there").mkdir(exist_ok=True)
         with pytest.raises(DataError, match=rf"{root.name} does not hold {task.name}\. Put {task.folder}/"):
-            task().prepare((32,), root=str(root))
+            task().prepare((32,), task.options(root=str(root)), PrepareContext())
     with pytest.raises(OptionError, match=f"{task.name}.root names files that are read .* leave out --refresh"):
-        task().prepare((32,), root=str(tmp_path / "there"), refresh=True)
+        task().prepare((32,), task.options(root=str(tmp_path / "there")), PrepareContext(refresh=True))
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert not list((tmp_path / "there").iterdir())
 
@@ -253,15 +253,15 @@ def test_sets_that_cannot_be_downloaded_say_which_files_are_needed(monkeypatch, 
     with pytest.raises(
         DataError, match=rf"cannot be downloaded automatically\. Put {task.folder}/.* --set {task.name}.root"
     ):
-        task().prepare((32,))
+        task().prepare((32,), task.options(), PrepareContext())
     with pytest.raises(DataError, match=f"does not hold {task.name}"):
-        task().splits(32, root=str(tmp_path))
+        task().splits(32, task.options(root=str(tmp_path)))
 
 
 def test_a_broken_set_is_one_line(tmp_path):
     write(tmp_path, {"cifar-100-binary/train.bin": b"x" * 100, "cifar-100-binary/test.bin": b""})
     with pytest.raises(DataError, match=r"is not cifar100 as published .*no multiple of 3074") as error:
-        CIFAR100().splits(32, root=str(tmp_path))
+        CIFAR100().splits(32, CIFAR100.options(root=str(tmp_path)))
     assert "\n" not in str(error.value)
 
 
@@ -272,12 +272,12 @@ def test_test_images_are_the_centre_normalised(tmp_path):
         path = tmp_path / "imagenet" / part / "n01" / "a.png"
         path.parent.mkdir(parents=True)
         Image.fromarray(pixels).save(path)
-    splits = ImageNet().splits(32, root=str(tmp_path))
+    splits = ImageNet().splits(32, ImageNet.options(root=str(tmp_path)))
     image, _ = splits.test[0]
     # For a probe training images are cut like those, though training cuts them at random.
     assert torch.equal(splits.plain[0][0], image)
     assert not all(torch.equal(splits.train[0][0], image) for _ in range(5))
-    unvaried = ImageNet().splits(32, root=str(tmp_path), augment=False)
+    unvaried = ImageNet().splits(32, ImageNet.options(root=str(tmp_path), augment=False))
     assert torch.equal(unvaried.train[0][0], image)
     assert unvaried.augmentation == "none"
     shown = image * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) + torch.tensor([0.485, 0.456, 0.406]).view(
@@ -292,17 +292,19 @@ def test_test_images_are_the_centre_normalised(tmp_path):
 def test_small_images_are_tested_on_as_they_are(tmp_path):
     write(tmp_path, CIFAR)
     write(tmp_path, TINY)
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in CIFAR100().problem(32).normalised)
-    image, _ = CIFAR100().splits(32, root=str(tmp_path)).test[1]
+    mean, deviation = (
+        torch.tensor(values).view(3, 1, 1) for values in CIFAR100().problem(32, CIFAR100.options()).normalised
+    )
+    image, _ = CIFAR100().splits(32, CIFAR100.options(root=str(tmp_path))).test[1]
     pixels = torch.from_numpy(cifar(3)[1, 2:]).view(3, 32, 32) / 255
     torch.testing.assert_close(image, (pixels - mean) / deviation)
-    assert CIFAR100().splits(64, root=str(tmp_path)).test[0][0].shape == (3, 64, 64)
-    assert TinyImageNet().splits(64, root=str(tmp_path)).test[0][0].shape == (3, 64, 64)
+    assert CIFAR100().splits(64, CIFAR100.options(root=str(tmp_path))).test[0][0].shape == (3, 64, 64)
+    assert TinyImageNet().splits(64, TinyImageNet.options(root=str(tmp_path))).test[0][0].shape == (3, 64, 64)
 
 
 def test_fine_tuning_changes_images_more_and_draws_from_torch_alone(tmp_path):
     write(tmp_path, FOLDERS)
-    splits = ImageNet().splits(32, root=str(tmp_path))
+    splits = ImageNet().splits(32, ImageNet.options(root=str(tmp_path)))
 
     def drawn(dataset):
         torch.manual_seed(0)
@@ -316,7 +318,7 @@ def test_fine_tuning_changes_images_more_and_draws_from_torch_alone(tmp_path):
     assert len({round(float(image[0].max()), 3) for image in augmented}) > 5, "of one brightness"
     assert torch.equal(drawn(splits.augmented), augmented)
     assert "RandAugment" in splits.augmentation
-    assert ImageNet().splits(32, root=str(tmp_path), augment=False).augmented is None
+    assert ImageNet().splits(32, ImageNet.options(root=str(tmp_path), augment=False)).augmented is None
 
 
 def test_a_download_goes_on_where_it_stopped(tmp_path, server):
@@ -393,4 +395,4 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
 
 def test_images_too_small_are_refused():
     with pytest.raises(OptionError, match="at least 16"):
-        Food101().problem(8)
+        Food101().problem(8, Food101.options())

@@ -29,7 +29,7 @@ from test_datasets import (
 )
 from test_datasets import SCENES as SCENE_FILES
 
-from attn_bench.plugin import DataError
+from attn_bench.plugin import DataError, PrepareContext
 from attn_bench.tasks.images import checking
 from attn_bench.tasks.images.ade20k import ADE20K
 from attn_bench.tasks.images.datasets import CIFAR100, Cars, Flowers102, Food101, ImageNet, Pets, TinyImageNet
@@ -53,7 +53,10 @@ def flowers_files(monkeypatch):
 
 def refused(task, root, match, **options):
     """See one line that names what is wrong, by the command that prepares data and before training."""
-    for ask in (lambda: task().prepare((32,), root=str(root)), lambda: task().splits(32, root=str(root))):
+    for ask in (
+        lambda: task().prepare((32,), task.options(root=str(root)), PrepareContext()),
+        lambda: task().splits(32, task.options(root=str(root))),
+    ):
         with pytest.raises(DataError, match=match) as error:
             ask()
         assert "\n" not in str(error.value)
@@ -203,14 +206,20 @@ def test_an_image_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
 def test_clutter_is_ignored(tmp_path):
     write(tmp_path, FOLDERS)
     write(tmp_path, TINY)
-    before = [ImageNet().splits(32, root=str(tmp_path)), TinyImageNet().splits(32, root=str(tmp_path))]
+    before = [
+        ImageNet().splits(32, ImageNet.options(root=str(tmp_path))),
+        TinyImageNet().splits(32, TinyImageNet.options(root=str(tmp_path))),
+    ]
     for part in ("imagenet/train", "imagenet/val", "tiny-imagenet-200/train"):
         for name in (".ipynb_checkpoints/a.JPEG", "__MACOSX/a.JPEG", ".DS_Store", "Thumbs.db", "._n01", "@eaDir/b.png"):
             write(tmp_path / part, {name: jpeg(1)})
         for name in ("n01/._a.JPEG", "n01/.ipynb_checkpoints/a.JPEG", "n02/Thumbs.db", "n02/notes.txt"):
             write(tmp_path / part, {name: b"\0\5\x16\7"})
     write(tmp_path / "tiny-imagenet-200/val", {"images/._val_0.JPEG": b"", "._val_annotations.txt": b""})
-    after = [ImageNet().splits(32, root=str(tmp_path)), TinyImageNet().splits(32, root=str(tmp_path))]
+    after = [
+        ImageNet().splits(32, ImageNet.options(root=str(tmp_path))),
+        TinyImageNet().splits(32, TinyImageNet.options(root=str(tmp_path))),
+    ]
     for old, new in zip(before, after, strict=True):
         assert labels(new.train) == labels(old.train) == [0, 1]
         assert labels(new.test) == labels(old.test)
@@ -221,7 +230,7 @@ def test_clutter_beside_scenes_is_ignored(tmp_path):
     folder = "ADEChallengeData2016"
     write(tmp_path, {f"{folder}/images/training/._ADE_train_00000001.jpg": b"x"})
     write(tmp_path, {f"{folder}/annotations/training/.ipynb_checkpoints/a.png": b"x"})
-    assert len(ADE20K().splits(32, root=str(tmp_path)).train) == 2
+    assert len(ADE20K().splits(32, ADE20K.options(root=str(tmp_path))).train) == 2
 
 
 @pytest.mark.parametrize("below", ["CLASS", "CLASS/images"])
@@ -238,7 +247,7 @@ def test_validation_images_may_be_sorted_into_classes(tmp_path, below, listed, l
         (val / "val_annotations.txt").unlink()
     if not left:
         (val / "images").rmdir()
-    splits = TinyImageNet().splits(32, root=str(tmp_path))
+    splits = TinyImageNet().splits(32, TinyImageNet.options(root=str(tmp_path)))
     assert labels(splits.test) == [0, 1]
     (val / "n01").rename(val / "n77")
     refused(TinyImageNet, tmp_path, r"folders that are no class of the training images: n77")
@@ -256,8 +265,8 @@ def test_the_folder_itself_or_one_in_another_is_found(tmp_path, nesting):
     (tmp_path / "root" / nesting).parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(tmp_path / "made/tiny-imagenet-200", tmp_path / "root" / nesting, dirs_exist_ok=True)
     root = tmp_path / "root"
-    assert labels(TinyImageNet().splits(32, root=str(root)).test) == [1, 0]
-    described = TinyImageNet().prepare((32,), root=str(root))
+    assert labels(TinyImageNet().splits(32, TinyImageNet.options(root=str(root))).test) == [1, 0]
+    described = TinyImageNet().prepare((32,), TinyImageNet.options(root=str(root)), PrepareContext())
     assert described[0]["folder"] == str(root / nesting)
 
 
@@ -271,13 +280,13 @@ def test_links_upper_case_and_other_alphabets(tmp_path):
     (tmp_path / "elsewhere/n02/self.jpg").symlink_to("self.jpg")
     refused(ImageNet, tmp_path, r"2 of 6 images of imagenet cannot be read, the first: .*self\.jpg")
     (tmp_path / "elsewhere/n02/self.jpg").unlink()
-    splits = ImageNet().splits(32, root=str(tmp_path))
+    splits = ImageNet().splits(32, ImageNet.options(root=str(tmp_path)))
     assert labels(splits.train) == labels(splits.test) == [0, 1]
 
 
 def test_listed_names_are_found_in_upper_case(tmp_path):
     write(tmp_path, {name.replace(".jpg", ".JPG"): content for name, content in PETS.items()})
-    assert len(Pets().splits(32, root=str(tmp_path)).train) == 2
+    assert len(Pets().splits(32, Pets.options(root=str(tmp_path))).train) == 2
 
 
 # What is refused, with its name.
@@ -305,11 +314,11 @@ def test_files_are_looked_at_once_until_one_changes(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(Pets, "_fault", lambda self, *files, whole: seen.append(files) or fault(*files, whole=whole))
     done = []
-    Pets().prepare((32,), lambda *progress: done.append(progress), root=str(tmp_path))
+    Pets().prepare((32,), Pets.options(root=str(tmp_path)), PrepareContext(lambda *progress: done.append(progress)))
     assert len(seen) == 4
     assert done == [(4, 4)]
-    Pets().prepare((32,), root=str(tmp_path))
-    Pets().splits(32, root=str(tmp_path))
+    Pets().prepare((32,), Pets.options(root=str(tmp_path)), PrepareContext())
+    Pets().splits(32, Pets.options(root=str(tmp_path)))
     assert len(seen) == 4
     path = tmp_path / "oxford-iiit-pet/images/beagle_3.jpg"
     times = path.stat()
@@ -319,14 +328,14 @@ def test_files_are_looked_at_once_until_one_changes(tmp_path, monkeypatch):
     path.write_bytes(jpeg(10))
     for kept in (tmp_path / "cache/checked").iterdir():
         kept.write_text("{")
-    Pets().prepare((32,), root=str(tmp_path))
+    Pets().prepare((32,), Pets.options(root=str(tmp_path)), PrepareContext())
 
 
 def test_without_a_cache_the_files_are_looked_at_each_time(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path / "file"))
     write(tmp_path, PETS)
-    assert len(Pets().splits(32, root=str(tmp_path)).train) == 2
+    assert len(Pets().splits(32, Pets.options(root=str(tmp_path))).train) == 2
 
 
 def test_empty_folders_of_classes_are_named(tmp_path):
@@ -352,7 +361,7 @@ def test_more_classes_than_published_are_refused(tmp_path, monkeypatch):
 def test_other_mat_files_of_flowers_are_named_with_both_checksums(tmp_path, monkeypatch):
     files = flowers_files(monkeypatch)
     write(tmp_path, files)
-    assert len(Flowers102().splits(32, root=str(tmp_path)).train) == 2
+    assert len(Flowers102().splits(32, Flowers102.options(root=str(tmp_path))).train) == 2
     (tmp_path / "flowers-102/setid.mat").write_bytes(mat(trnid=np.array([[1]])))
     expected = dict(Flowers102.archives)["setid.mat"]
     refused(Flowers102, tmp_path, f"setid.mat is another file: it has md5 [0-9a-f]{{32}}, and {expected} is published")
@@ -474,14 +483,18 @@ def test_nothing_is_trained_on_files_that_cannot_be_read(tmp_path):
 )
 def test_what_was_read_is_said(tmp_path, task, files, line):
     write(tmp_path, files)
-    said = [item["read"] for item in task().prepare((32, 64), root=str(tmp_path)) if "read" in item]
+    said = [
+        item["read"]
+        for item in task().prepare((32, 64), task.options(root=str(tmp_path)), PrepareContext())
+        if "read" in item
+    ]
     assert said == [line.format(tmp_path)]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.333, 0.01])
 def test_what_digits_are_is_said(share):
-    (item,) = Digits().prepare((16, 32), test_fraction=share)
-    identity = Digits().splits(16, test_fraction=share).identity
+    (item,) = Digits().prepare((16, 32), Digits.options(test_fraction=share), PrepareContext())
+    identity = Digits().splits(16, Digits.options(test_fraction=share)).identity
     counts = f"{identity['n_train']} train, {identity['n_test']} test"
     assert item["read"] == f"1797 images of 10 classes from scikit-learn: {counts}"
 
@@ -489,7 +502,7 @@ def test_what_digits_are_is_said(share):
 def test_what_scenes_were_drawn_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     for resolutions, grids in (((32,), "32 x 32"), ((32, 64), "32 x 32, 64 x 64")):
-        described = Pathfinder().prepare(resolutions, n_train=4, n_test=2)
+        described = Pathfinder().prepare(resolutions, Pathfinder.options(n_train=4, n_test=2), PrepareContext())
         assert [item["read"] for item in described if "read" in item] == [
             f"6 images of 2 classes at {grids}, drawn: 4 train, 2 test"
         ]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from attn_bench.plugin import DataError, OptionError, Problem
+from attn_bench.plugin import DataError, OptionError, PrepareContext, Problem
 from attn_bench.plugins.registry import MODELS
 from attn_bench.tasks.images.digits import Digits
 from attn_bench.tasks.images.pathfinder import LEVELS, Pathfinder, PathfinderMask
@@ -78,11 +78,13 @@ def test_the_distance_of_the_dots_is_hardly_a_clue(level):
 def test_pathfinder_is_drawn_once(monkeypatch, tmp_path, task):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     progress = []
-    made = task.prepare((32, 64), lambda done, total: progress.append((done, total)), **SMALL)
+    made = task.prepare(
+        (32, 64), task.options(**SMALL), PrepareContext(lambda done, total: progress.append((done, total)))
+    )
     assert [item["state"] for item in made] == ["made"] * 4
     assert progress[-1] == (20, 20)
-    assert [item["state"] for item in task.prepare((32, 64), **SMALL)] == ["cached"] * 4
-    splits = task.splits(64, **SMALL)
+    assert [item["state"] for item in task.prepare((32, 64), task.options(**SMALL), PrepareContext())] == ["cached"] * 4
+    splits = task.splits(64, task.options(**SMALL))
     image, target = splits.train[0]
     assert image.shape == (1, 64, 64)
     assert image.min() == -1
@@ -91,12 +93,12 @@ def test_pathfinder_is_drawn_once(monkeypatch, tmp_path, task):
     path = next((tmp_path / task.name).glob("train-64*.npz"))
     path.write_bytes(b"")
     with pytest.raises(DataError, match=f"attn-bench data {task.name} --refresh"):
-        task.splits(64, **SMALL)
+        task.splits(64, task.options(**SMALL))
 
 
 def test_fine_tuning_mirrors_scenes_and_no_more(monkeypatch, tmp_path):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
-    splits = Pathfinder().splits(32, **SMALL)
+    splits = Pathfinder().splits(32, Pathfinder.options(**SMALL))
     image, target = splits.train[0]
     mirrors = [image, image.flip(1), image.flip(2), image.flip(1, 2)]
     drawn = [splits.augmented[0][0] for _ in range(60)]
@@ -108,7 +110,7 @@ def test_fine_tuning_mirrors_scenes_and_no_more(monkeypatch, tmp_path):
 
 def test_the_marked_path_begins_at_the_only_dot(monkeypatch, tmp_path):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
-    train = PathfinderMask().splits(128, **SMALL).train
+    train = PathfinderMask().splits(128, PathfinderMask.options(**SMALL)).train
     for i in range(len(train)):
         image, mask = train[i]
         bright = ndimage.binary_opening(image[0].numpy() > 0.5, iterations=3)
@@ -120,33 +122,37 @@ def test_the_marked_path_begins_at_the_only_dot(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "resolution", "message"),
-    [({}, 16, "drawn at 32 to 512"), ({"n_train": 1}, 32, "n_train is at least 2"), ({"seed": -1}, 32, "negative")],
+    [
+        ({}, 16, "drawn at 32 to 512"),
+        ({"n_train": 1}, 32, "n_train must be >= 2"),
+        ({"seed": -1}, 32, "seed must be >= 0"),
+    ],
 )
 def test_pathfinder_cannot(options, resolution, message):
     with pytest.raises(OptionError, match=message):
-        Pathfinder().resolve((resolution,), **options)
+        Pathfinder().resolve((resolution,), Pathfinder.options(**options))
 
 
 def test_digits_are_split_once_and_for_all():
-    splits = Digits().splits(16)
+    splits = Digits().splits(16, Digits.options())
     assert (len(splits.train), len(splits.test)) == (1437, 360)
     images, classes = splits.test.tensors
     assert images.shape == (360, 1, 16, 16)
     counts = classes.bincount()
     assert len(counts) == 10
     assert counts.max() - counts.min() <= 2
-    assert (Digits().splits(16).test.tensors[0] == images).all()
-    assert Digits().splits(8).train[0][0].min() == -1
+    assert (Digits().splits(16, Digits.options()).test.tensors[0] == images).all()
+    assert Digits().splits(8, Digits.options()).train[0][0].min() == -1
     with pytest.raises(OptionError, match="at least 8"):
-        Digits().splits(7)
+        Digits().splits(7, Digits.options())
     with pytest.raises(OptionError, match="test_fraction"):
-        Digits().splits(8, test_fraction=1.0)
-    with pytest.raises(OptionError, match=r"test_fraction is between 0\.01 and 0\.9 \(given: 1\.5\)"):
-        Digits().resolve((8,), test_fraction=1.5)
+        Digits().splits(8, Digits.options(test_fraction=1.0))
+    with pytest.raises(OptionError, match=r"test_fraction must be <= 0\.9 \(given: 1\.5\)"):
+        Digits().resolve((8,), Digits.options(test_fraction=1.5))
 
 
 def test_enlarging_a_digit_keeps_it():
-    small, large = (Digits().splits(r).train[0][0] for r in (8, 32))
+    small, large = (Digits().splits(r, Digits.options()).train[0][0] for r in (8, 32))
     back = torch.nn.functional.interpolate(large[None], (8, 8), mode="area")[0]
     assert torch.corrcoef(torch.stack([small.flatten(), back.flatten()]))[0, 1] > 0.98
 
@@ -240,8 +246,8 @@ def test_a_mask_is_made_of_the_features_of_every_stage():
         ({"heads": (5,)}, r"heads is \(5,\); it must be one number >= 1 for each of the 4 stages"),
         ({"levels": (1, 2)}, "levels is"),
         ({"depths": (2, 0, 2, 2)}, "depths is"),
-        ({"window_size": 0}, "window_size is 0"),
-        ({"patch_size": 0}, "patch_size is 0"),
+        ({"window_size": 0}, "window_size must be >= 1"),
+        ({"patch_size": 0}, "patch_size must be >= 1"),
         ({"embed_dim": 50}, "embed_dim is 50 and heads None"),
         ({"embed_dim": 50, "heads": (5, 5, 3, 5)}, "embed_dim is 50"),
     ],

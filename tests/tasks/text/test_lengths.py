@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from attn_bench.plugin import DataError
+from attn_bench.plugin import DataError, PrepareContext
 from attn_bench.tasks.text.task import MaskedText, Text
 
 WHOLE = {"corpus": "wikitext-103", "train_bytes": None, "test_bytes": None}
@@ -26,8 +26,8 @@ def put(root, train, test):
 def refused(root, match, task=Text, resolutions=(64,), **options):
     given = {**WHOLE, "root": str(root), **options}
     for ask in (
-        lambda: task().prepare(resolutions, **given),
-        lambda: [task().splits(resolution, **given) for resolution in resolutions],
+        lambda: task().prepare(resolutions, task.options(**given), PrepareContext()),
+        lambda: [task().splits(resolution, task.options(**given)) for resolution in resolutions],
     ):
         with pytest.raises(DataError, match=match) as error:
             ask()
@@ -43,19 +43,19 @@ def test_a_text_shorter_than_a_context_is_refused_with_both_lengths(tmp_path, ta
 
 def test_one_window_is_enough(tmp_path):
     put(tmp_path, bytes(65), bytes(65))
-    splits = Text().splits(64, root=str(tmp_path), **WHOLE)
+    splits = Text().splits(64, Text.options(root=str(tmp_path), **WHOLE))
     assert (len(splits.train), len(splits.test)) == (1, 1)
 
 
 def test_of_several_contexts_the_one_that_is_too_long_is_named(tmp_path):
     put(tmp_path, bytes(4000), bytes(1000))
     refused(tmp_path, "a context of 1024 bytes is longer than the text", resolutions=(64, 1024))
-    Text().prepare((64, 512), root=str(tmp_path), **WHOLE)
+    Text().prepare((64, 512), Text.options(root=str(tmp_path), **WHOLE), PrepareContext())
 
 
 def test_bytes_of_any_kind_and_one_long_line_are_a_text(tmp_path):
     put(tmp_path, bytes(range(256)) * 8, b"x" * 500)
-    assert len(Text().splits(64, root=str(tmp_path), **WHOLE).test) == 7
+    assert len(Text().splits(64, Text.options(root=str(tmp_path), **WHOLE)).test) == 7
 
 
 def test_a_mask_without_a_byte_is_refused(tmp_path):
@@ -80,13 +80,17 @@ def test_what_is_no_text_is_named(tmp_path):
 
 def test_the_folder_that_an_archive_unpacks_may_be_named_itself(tmp_path):
     folder = put(tmp_path, bytes(4000), bytes(1000))
-    assert len(Text().splits(64, root=str(folder), **WHOLE).train) == 62
+    assert len(Text().splits(64, Text.options(root=str(folder), **WHOLE)).train) == 62
 
 
 @pytest.mark.parametrize("task", [Text, MaskedText])
 def test_what_was_read_is_said(tmp_path, task):
     put(tmp_path, bytes(4001), bytes(1001))
-    lines = [item["read"] for item in task().prepare((64, 128), root=str(tmp_path), **WHOLE) if "read" in item]
+    lines = [
+        item["read"]
+        for item in task().prepare((64, 128), task.options(root=str(tmp_path), **WHOLE), PrepareContext())
+        if "read" in item
+    ]
     assert lines == [
         f"5000 bytes of wikitext-103 from {tmp_path}: 4000 train, 1000 test; "
         "62 train and 15 test windows of 64, 31 train and 7 test windows of 128"

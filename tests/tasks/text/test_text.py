@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn_bench.plugin import DataError, OptionError, Problem
+from attn_bench.plugin import DataError, OptionError, PrepareContext, Problem
 from attn_bench.plugins.registry import MODELS
 from attn_bench.tasks.shared.fetch import unzip
 from attn_bench.tasks.text import corpora
@@ -65,7 +65,7 @@ def test_a_masked_byte_is_hidden_and_to_be_predicted_and_no_other(length, rate):
 def test_every_length_trains_on_the_same_bytes(task):
     seen = []
     for length in (64, 256, 1024):
-        splits = task.splits(length, **SMALL)
+        splits = task.splits(length, task.options(**SMALL))
         assert len(splits.train) * length == 4096
         assert len(splits.test) * length == 2048
         inputs, targets = (torch.cat([splits.train[i][part] for i in range(len(splits.train))]) for part in (0, 1))
@@ -75,14 +75,14 @@ def test_every_length_trains_on_the_same_bytes(task):
 
 
 def test_the_seed_moves_the_training_stretch_alone():
-    first, again, other = (Text().splits(64, seed=seed, **SMALL).identity for seed in (0, 0, 1))
+    first, again, other = (Text().splits(64, Text.options(seed=seed, **SMALL)).identity for seed in (0, 0, 1))
     assert first == again
     assert first["train_sha256"] != other["train_sha256"]
     assert first["test_sha256"] == other["test_sha256"]
 
 
 def test_all_bytes_of_a_corpus_can_be_used():
-    splits = Text().splits(512, train_bytes=None, test_bytes=None)
+    splits = Text().splits(512, Text.options(train_bytes=None, test_bytes=None))
     found = standard_library(Path(sysconfig.get_path("stdlib")))
     assert splits.identity["train_bytes"] == len(found.train) - 1
     assert splits.identity["test_sha256"] == hashlib.sha256(found.test).hexdigest()
@@ -134,8 +134,8 @@ def test_scores_are_those_of_the_definitions():
 
 @pytest.mark.parametrize("task", [Text(), MaskedText()])
 def test_the_mean_row_is_the_unigram_entropy(task):
-    splits = task.splits(256, train_bytes=1 << 16, test_bytes=1 << 16)
-    problem, model = task.problem(256), MODELS.load("mean")
+    splits = task.splits(256, task.options(train_bytes=1 << 16, test_bytes=1 << 16))
+    problem, model = task.problem(256, task.options()), MODELS.load("mean")
     module = model.make(problem)
     assert model.fit(module, splits.train)
     targets = [target[target >= 0].tolist() for _, target in (splits.train[i] for i in range(len(splits.train)))]
@@ -148,9 +148,9 @@ def test_the_mean_row_is_the_unigram_entropy(task):
 
 
 def test_problems():
-    assert Text().problem(512) == Problem("causal-text", 256, 256, (512,))
-    assert MaskedText().problem(64) == Problem("masked-text", 257, 256, (64,))
-    assert Text().problem(1 << 20).tokens == 1 << 20
+    assert Text().problem(512, Text.options()) == Problem("causal-text", 256, 256, (512,))
+    assert MaskedText().problem(64, MaskedText.options()) == Problem("masked-text", 257, 256, (64,))
+    assert Text().problem(1 << 20, Text.options()).tokens == 1 << 20
 
 
 @pytest.mark.parametrize(
@@ -158,20 +158,20 @@ def test_problems():
     [
         ({"train_bytes": 100}, "train_bytes is 100; a context of 512"),
         ({"test_bytes": 0}, "test_bytes is 0"),
-        ({"seed": -1}, "seed must not be negative"),
-        ({"mask_rate": 1.5}, "mask_rate is between 0 and 1"),
+        ({"seed": -1}, r"seed must be >= 0 \(given: -1\)"),
+        ({"mask_rate": 1.5}, r"mask_rate must be < 1 \(given: 1.5\)"),
     ],
 )
 def test_options_that_cannot_work(options, message):
     with pytest.raises(OptionError, match=message):
-        MaskedText().resolve((64, 512), **options)
+        MaskedText().resolve((64, 512), MaskedText.options(**options))
 
 
 def test_lengths_and_counts_that_cannot_work():
     with pytest.raises(OptionError, match="at least 8"):
-        Text().problem(4)
+        Text().problem(4, Text.options())
     with pytest.raises(DataError, match=r"test_bytes is 1000000000; the corpus has \d+ to test on"):
-        Text().splits(512, test_bytes=10**9)
+        Text().splits(512, Text.options(test_bytes=10**9))
 
 
 def zipped(files):
@@ -216,50 +216,50 @@ WHOLE = {"train_bytes": None, "test_bytes": None}
 def test_published_corpora_are_downloaded_once_with_their_splits(published, name):
     published.cut = 50
     with pytest.raises(DataError, match="the same command goes on there"):
-        Text().prepare((16,), corpus=name, **WHOLE)
-    described = Text().prepare((16,), corpus=name, **WHOLE)
+        Text().prepare((16,), Text.options(corpus=name, **WHOLE), PrepareContext())
+    described = Text().prepare((16,), Text.options(corpus=name, **WHOLE), PrepareContext())
     assert published.ranges == [None, "bytes=50-"]
-    Text().prepare((16,), corpus=name, **WHOLE)
+    Text().prepare((16,), Text.options(corpus=name, **WHOLE), PrepareContext())
     assert len(published.ranges) == 2
     assert [item["bytes"] for item in described] == [len(part) for part in PARTS[name]]
-    identity = Text().splits(16, corpus=name, **WHOLE).identity
+    identity = Text().splits(16, Text.options(corpus=name, **WHOLE)).identity
     assert identity["train_sha256"] == hashlib.sha256(PARTS[name][0]).hexdigest()
     assert identity["test_sha256"] == hashlib.sha256(PARTS[name][1]).hexdigest()
 
 
 def test_published_corpora_from_a_folder_of_the_user(published, tmp_path):
     (tmp_path / "enwik8").write_bytes(ENWIK8)
-    splits = Text().splits(16, corpus="enwik8", root=str(tmp_path), train_bytes=160, test_bytes=64)
+    splits = Text().splits(16, Text.options(corpus="enwik8", root=str(tmp_path), train_bytes=160, test_bytes=64))
     assert published.ranges == []
     assert len(splits.train) == 10
     (tmp_path / "enwik8").write_bytes(ENWIK8[:-1])
     with pytest.raises(DataError, match="has 1999 bytes; enwik8 has 2000"):
-        Text().splits(16, corpus="enwik8", root=str(tmp_path))
+        Text().splits(16, Text.options(corpus="enwik8", root=str(tmp_path)))
 
 
 def test_a_folder_of_the_user_is_never_downloaded_into(published, tmp_path):
     missing = tmp_path / "nowhere"
     with pytest.raises(DataError, match="nowhere does not hold enwik8"):
-        Text().prepare((16,), corpus="enwik8", root=str(missing))
+        Text().prepare((16,), Text.options(corpus="enwik8", root=str(missing)), PrepareContext())
     with pytest.raises(OptionError, match="never written; leave out --refresh"):
-        Text().prepare((16,), corpus="enwik8", root=str(missing), refresh=True)
+        Text().prepare((16,), Text.options(corpus="enwik8", root=str(missing)), PrepareContext(refresh=True))
     assert published.ranges == []
     assert not missing.exists()
     with pytest.raises(OptionError, match="no effect on corpus stdlib"):
-        Text().resolve((16,), root=str(missing))
+        Text().resolve((16,), Text.options(root=str(missing)))
 
 
 def test_where_the_corpus_lies_is_said():
-    described = Text().prepare((64,), train_bytes=64, test_bytes=64)
+    described = Text().prepare((64,), Text.options(train_bytes=64, test_bytes=64), PrepareContext())
     assert {Path(item["folder"]) for item in described} == {Path(sysconfig.get_path("stdlib"))}
 
 
 def test_without_the_files_the_error_says_what_to_do(published, tmp_path):
     with pytest.raises(DataError, match=r"does not hold wikitext.*attn-bench data text --set text\.corpus=wiki"):
-        Text().splits(16, corpus="wikitext-103", root=str(tmp_path))
+        Text().splits(16, Text.options(corpus="wikitext-103", root=str(tmp_path)))
     published.files["enwik8.zip"] = b"something else"
     with pytest.raises(DataError, match=r"has sha256 [0-9a-f]{64}, and [0-9a-f]{64} is expected; try again"):
-        Text().prepare((16,), corpus="enwik8")
+        Text().prepare((16,), Text.options(corpus="enwik8"), PrepareContext())
 
 
 def test_damaged_archives_are_one_line_and_leave_nothing(tmp_path):
