@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_results import METRICS, Folder
 
@@ -228,7 +228,6 @@ COSTS_OF_SIZES = st.lists(st.one_of(ODD, st.floats(1e-3, 1e3), st.just(5.0)), mi
 
 
 @pytest.mark.filterwarnings("error")
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(COSTS_OF_SIZES, st.sampled_from([None, "n", "n^2", "n!"])), min_size=1, max_size=4))
 def test_degenerate_costs_make_no_traceback_and_no_number_that_is_none(models) -> None:
     rows = pd.DataFrame(

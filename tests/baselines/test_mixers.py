@@ -3,7 +3,7 @@
 import pytest
 import slow_mixers
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_bench.plugin import Problem, Tokens
@@ -39,7 +39,6 @@ def mixer(label, grid, dim, heads, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("label", SLOW)
-@settings(max_examples=10, deadline=None)
 @given(grid=GRIDS, heads=st.sampled_from([1, 2, 3]), head_dim=st.integers(1, 5), batch=st.integers(1, 3))
 def test_a_mixer_is_its_equation(label, grid, heads, head_dim, batch):
     module = mixer(label, grid, heads * head_dim, heads)
@@ -93,7 +92,6 @@ def test_the_slices_of_transolver_are_orthogonal_at_the_start():
     torch.testing.assert_close(weight @ weight.T, torch.eye(8))
 
 
-@settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 40), m=st.integers(1, 9), heads=st.integers(1, 3))
 def test_flare_is_two_explicit_softmaxes(n, m, heads):
     q = torch.randn(heads, m, 4, dtype=torch.float64)

@@ -251,7 +251,6 @@ def outside(tmp_path_factory):
     return {**os.environ, "PYTHONPATH": os.pathsep.join((str(site), os.environ["PYTHONPATH"]))}
 
 
-@pytest.mark.slow
 def test_an_outside_package_with_a_mixer_a_model_and_a_task(outside, tmp_path):
     command = [sys.executable, "-P", "-m", "attn_bench", "run", "--models", "averages,convolutions", "--task", "waves"]
     command += ["--resolutions", "8", "--steps", "2", "--no-measure", "--no-plots", "--device", "cpu", "--out", "r"]
@@ -262,7 +261,6 @@ def test_an_outside_package_with_a_mixer_a_model_and_a_task(outside, tmp_path):
     assert "convolutions,waves,8,8,0,ok" in table
 
 
-@pytest.mark.slow
 def test_a_mixer_of_an_outside_package_serves_every_kind(outside):
     code = """
 import torch
@@ -285,6 +283,18 @@ assert mixer.make(line, patch_size=4)(torch.randn(3, 1, 30)).shape == (3, 2, 30)
     subprocess.run([sys.executable, "-P", "-c", code], env=outside, check=True)
 
 
+def test_measuring_one_model_needs_no_training_and_no_data(attn_bench, tmp_path):
+    arguments = ("--models", "toy", "--task", "toy-task", "--device", "cpu", "--out", "m", "--no-plots")
+    status, output, errors = attn_bench("measure", *arguments, "--resolutions", "8")
+    assert status == 0, errors
+    assert "loss" not in output
+    table = load(tmp_path / "m")
+    assert table["latency_forward_ms"].notna().all()
+    assert table["train_steps"].isna().all()
+    assert table["tokens"].tolist() == [64]
+
+
+@pytest.mark.slow
 def test_measuring_needs_no_training_and_no_data(attn_bench, tmp_path):
     arguments = ("--models", "toy,toy:wide,toy-raises", "--task", "toy-task", "--device", "cpu", "--out", "m")
     status, output, errors = attn_bench("measure", *arguments, "--resolutions", "8..32")

@@ -416,6 +416,7 @@ def test_confirming_needs_the_code_and_the_machine(base: Path) -> None:
     assert compare_confirmed(Store(base), Store(base), Thresholds()).status == 0
 
 
+@pytest.mark.slow
 def test_a_slow_measurement_is_confirmed_or_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "base"
     options = ["--models", "fno", "--task", "darcy", "--resolutions", "8", "--batch-size", "1"]

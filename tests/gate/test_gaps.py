@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_results import ENVIRONMENT, METRICS, Folder
 
@@ -514,7 +514,6 @@ def odd_folders(draw: Any) -> list[tuple[int, int, str, Any]]:
     return changes
 
 
-@settings(max_examples=80, deadline=None)
 @given(odd_folders(), st.sampled_from([None, "latency=5%,rel_l2=3%", "mano.flops=0,parameters=0,peak_memory=1%"]))
 def test_degenerate_records_make_no_traceback_and_no_pass(whole: Records, odd: Any, fail_on: str | None) -> None:
     sides = copy.deepcopy(whole), copy.deepcopy(whole)
@@ -550,7 +549,6 @@ def thresholds_wanted(fail_on: str | None) -> dict[str, list[str]]:
     return {"mano": [*common, "flops"], "fno": common}
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=2), st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=2))
 def test_what_is_shown_of_a_trained_metric_is_what_is_judged(whole: Records, base: Any, new: Any) -> None:
     def put(values: list[float]) -> Change:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_results import Folder
 from places import ROOT
@@ -234,7 +234,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_whatever_a_process_sends_is_a_record_or_a_value_error(data):
     """One field, at any depth, is anything at all."""

@@ -191,7 +191,7 @@ FIELDS: dict[str, Any] = {
 }
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([VALUE, RATIO, GROWTH]),
     st.dictionaries(st.sampled_from(sorted(FIELDS)), st.none(), max_size=3).flatmap(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fma_reference import exact, slow
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_bench.plugin import OptionError
@@ -134,7 +134,6 @@ def test_lists_read_every_token_once(n, causal):
     assert torch.equal(counts, allowed.long())
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(9, 150),
     where=st.floats(0, 1),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
@@ -50,7 +50,6 @@ def assert_equal_with_gradients(ours, theirs, n, seed=0):
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
 @given(n=st.integers(1, 90), before=st.integers(0, 12), after=st.integers(0, 12))
 def test_window_is_attention_to_the_keys_of_the_window(n, before, after):
     assert_equal_with_gradients(
@@ -114,7 +113,6 @@ def test_a_token_sees_its_window_and_nothing_else(causal, seen):
     assert x.grad[0].abs().sum(1).nonzero().flatten().tolist() == list(seen)
 
 
-@settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 3 * CHUNK + 5), causal=st.booleans())
 def test_linear_attention_is_its_matrix(n, causal):
     assert_equal_with_gradients(

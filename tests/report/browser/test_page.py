@@ -14,6 +14,7 @@ from attn_bench.plugin import Metric
 from attn_bench.report import write_report
 from attn_bench.report.html import visible
 
+pytestmark = pytest.mark.slow
 ROWS = """
 return [...document.querySelectorAll("#results-table tbody tr")].filter((row) => row.checkVisibility())
   .map((row) => [...row.cells].map((cell) => "sort" in cell.dataset ? Number(cell.dataset.sort) : cell.innerText))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_bench.plugin import DataError, OptionError, PrepareContext, Problem
@@ -32,7 +32,6 @@ def bytes_of(count):
     return np.random.default_rng(0).integers(0, 256, count).astype(np.uint8)
 
 
-@settings(deadline=None)
 @given(count=st.integers(2, 200), length=st.integers(1, 60))
 def test_every_byte_is_a_target_once_with_the_bytes_before_it(count, length):
     stretch = bytes_of(count)
@@ -47,7 +46,6 @@ def test_every_byte_is_a_target_once_with_the_bytes_before_it(count, length):
         assert [int(b) for inputs, _ in windows for b in inputs] == stretch[: len(targets)].tolist()
 
 
-@settings(deadline=None)
 @given(length=st.integers(1, 60), rate=st.floats(0.05, 0.9))
 def test_a_masked_byte_is_hidden_and_to_be_predicted_and_no_other(length, rate):
     stretch = bytes_of(500)
