@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -20,7 +20,8 @@ DEFAULT = "default"
 def labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a label per record; records of one model that differ in a setting get it appended: never mixed.
 
-    Two versions of a model are told apart by the beginning of what they are made of: ``mano (18b923ee)``.
+    Versions of a model are told apart by those of its package, ``mano (0.2.0)``, or numbered by when they were first
+    run where these are equal: ``mano (version 2)``.
     """
     by_model: dict[str, list[dict[str, str]]] = defaultdict(list)
     settings = []
@@ -36,21 +37,39 @@ def labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
         model: [key for key in sorted(set().union(*flats)) if _differs(key, flats)] for model, flats in by_model.items()
     }
     kinds = []
+    started = [record.get("started") or "" for record in records]
+    words = {}
+    for model, keys in differing.items():
+        own = sorted(
+            (i for i, record in enumerate(records) if record["cell"]["model"] == model), key=started.__getitem__
+        )
+        for key in keys:
+            if key.endswith(_VERSION):
+                words[model, key] = _versions(key, dict.fromkeys(settings[i].get(key) for i in own))
     for record, flat in zip(records, settings):
         model = record["cell"]["model"]
         shown = [key for key in differing[model] if key in flat or not key.startswith(_FINETUNING)]
         kinds.append((model, tuple((key, flat.get(key)) for key in shown)))
-    names = _named(dict.fromkeys(kinds))
+    names = _named(dict.fromkeys(kinds), words)
     return [names[kind] for kind in kinds]
 
 
-def _named(kinds: Iterable[Kind]) -> dict[Kind, str]:
+def _versions(key: str, values: Collection[str | None]) -> dict[str | None, str]:
+    """Return the words for each version of something that cells depend on, given in the order of their first run."""
+    packages = ["unknown" if value is None else value.rpartition("==")[2].partition("+")[0] for value in values]
+    if len(set(packages)) < len(packages):
+        packages = [f"version {number}" for number in range(1, len(values) + 1)]
+    of = "" if key == f"model{_VERSION}" else f"{key.removesuffix(_VERSION)} "
+    return {value: f"{of}{package}" for value, package in zip(values, packages)}
+
+
+def _named(kinds: Iterable[Kind], words: Mapping[tuple[str, str], Mapping[str | None, str]]) -> dict[Kind, str]:
     """Name each kind of cell: its model, what tells its versions apart, and settings; no two names are the same."""
     short = {}
     for kind in kinds:
         model, shown = kind
         ends = Counter(key.rpartition(".")[2] for key, _ in shown)
-        versions = [_version(key, value or DEFAULT) for key, value in shown if key.endswith(_VERSION)]
+        versions = [words[model, key][value] for key, value in shown if key.endswith(_VERSION)]
         options = [
             f"{end if ends[end := key.rpartition('.')[2]] == 1 else key}={DEFAULT if value is None else value}"
             for key, value in shown
@@ -63,12 +82,6 @@ def _named(kinds: Iterable[Kind]) -> dict[Kind, str]:
         kind: name if taken[name] == 1 else f"{name} #{sha256(repr(kind).encode()).hexdigest()[:8]}"
         for kind, name in short.items()
     }
-
-
-def _version(key: str, value: str) -> str:
-    """Return the digest of a version, which tells two of them apart, or the version itself if it has none."""
-    digest = value.rpartition("+")[2]
-    return digest if key == f"model{_VERSION}" else f"{key.removesuffix(_VERSION)} {digest}"
 
 
 def _differs(key: str, flats: Sequence[Mapping[str, str]]) -> bool:

@@ -32,6 +32,7 @@ class Record:
         environment: name of the file under ``environments/`` that says where it ran.
         tokens: points of the grid.
         complexity: growth with the number of tokens that the model claims.
+        reference: whether the model is a constant predictor; None in older records.
         parameters: trainable parameters (a complex one counts as two).
         flops: of one forward pass of one sample.
         effective: settings in force where they differ from those asked for.
@@ -55,6 +56,7 @@ class Record:
     environment: str | None = None
     tokens: int | None = None
     complexity: str | None = None
+    reference: bool | None = None
     parameters: int | None = None
     flops: Mapping[str, Any] | None = None
     effective: Mapping[str, Any] = field(default_factory=dict)

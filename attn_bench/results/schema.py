@@ -129,6 +129,7 @@ class RecordValues(TypedDict):
     environment: Id | None
     tokens: NotRequired[Count]
     complexity: NotRequired[str | None]
+    reference: NotRequired[bool | None]
     parameters: Count
     flops: Flops | None
     effective: dict[str, Any]

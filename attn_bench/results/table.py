@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
+from attn_bench.plugins.registry import MODELS
 from attn_bench.results import quantities
 from attn_bench.results.labels import labels
 from attn_bench.results.quantities import Column, Row, at
@@ -24,6 +27,20 @@ def missing(errors: Mapping[str, str]) -> str | None:
 def _ended(row: Row, what: str) -> Any:
     """Return the status or the error of a row: the cell's, or that of an evaluation at a further resolution."""
     return at(row.record if row.own or not row.evaluation else row.evaluation, what)
+
+
+def _is_reference(row: Row) -> bool:
+    """Tell whether the model of a row is a constant predictor, from its plugin where an older record does not say."""
+    recorded = at(row.record, "reference")
+    return _plugin_is_reference(at(row.record, "cell.plugin")) if recorded is None else bool(recorded)
+
+
+@functools.cache
+def _plugin_is_reference(name: str) -> bool:
+    try:
+        return MODELS.load(name).reference
+    except UserError:  # it is not installed, or broken
+        return False
 
 
 def _json(path: str) -> Any:
@@ -53,6 +70,7 @@ IDENTITY = (
     ),
 )  # fmt: skip
 SETTINGS = (
+    Column("reference", _is_reference, "whether the model is a constant predictor, which competes in accuracy only"),
     Column("complexity", "complexity", "growth with the number of tokens that the model claims"),
     Column("batch_size", "cell.batch_size", "samples in a batch"),
     Column("device", "cell.device", "`cpu` or `cuda`"),
@@ -72,6 +90,7 @@ SETTINGS = (
         "it set for the whole process (threads, default dtype, precision, ...) and in which stage; each was put back "
         "after that stage",
     ),
+    Column("model_version", "cell.model_version", "package, version and source digest of the model's plugin"),
     Column("options", _json("cell.options"), "options of the model that were set, as JSON"),
     Column("cell_seconds", "seconds", "wall-clock time of the whole cell"),
     Column("started", "started", "when the cell was started (UTC)"),

@@ -119,6 +119,7 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
     keeper = findings.keeper
     posed = pose(cell, keeper)
     findings.values["tokens"] = posed.problem.tokens
+    findings.values["reference"] = posed.model.reference
     with findings.without("complexity"):
         findings.values["complexity"] = posed.model.growth(posed.model.options(**cell.options))
     prepared = prepare(cell, posed, keeper)

@@ -6,7 +6,6 @@ from typing import Any
 
 from made_results import Folder
 
-from attn_bench.report.summary import is_reference
 from attn_bench.results.labels import labels
 
 
@@ -19,14 +18,17 @@ def record(model: str = "mano", **values: Any) -> dict[str, Any]:
     return {"cell": cell | values}
 
 
-def test_versions_are_told_apart_by_what_they_are_made_of() -> None:
-    new = "attn-bench==0.1.0+ab12cd34"
-    assert labels([record(), record(model_version=new)]) == ["mano (18b923ee)", "mano (ab12cd34)"]
-    assert labels([record(), record(task_version=new)]) == ["mano (task 25a0e190)", "mano (task ab12cd34)"]
+def test_versions_are_told_apart_by_their_packages_or_by_their_order() -> None:
+    new, released = "attn-bench==0.1.0+ab12cd34", "attn-bench==0.2.0+ab12cd34"
+    assert labels([record(), record(model_version=released)]) == ["mano (0.1.0)", "mano (0.2.0)"]
+    assert labels([record(), record(model_version=new)]) == ["mano (version 1)", "mano (version 2)"]
+    later = {"started": "2026-01-02"}, {"started": "2026-01-01"}
+    swapped = [record() | later[0], record(model_version=new) | later[1]]
+    assert labels(swapped) == ["mano (version 2)", "mano (version 1)"]
+    assert labels([record(), record(task_version=new)]) == ["mano (task version 1)", "mano (task version 2)"]
     assert labels([record(model_version="1"), record(model_version="2")]) == ["mano (1)", "mano (2)"]
     both = labels([record(training_version=1), record(training_version=2, options={"dim": 8})])
     assert both == ["mano (training 1) [dim=default]", "mano (training 2) [dim=8]"]
-    assert is_reference(labels([record("mean"), record("mean", model_version=new)])[1])
 
 
 def test_settings_of_one_name_are_written_out() -> None:
