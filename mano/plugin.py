@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from attn_bench.plugin import Mixer, OptionError, Problem, Tokens
-from mano.levels import Backend, LevelWeights
+from attn_bench.plugin import Mixer, Problem, Tokens
+from mano.multipole_options import MultipoleOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,34 +33,12 @@ class MANOModel(Mixer):
     patch_on_images = 2
 
     @dataclass(frozen=True)
-    class Options(Mixer.Options):
-        """Options of multipole attention, and of the operator around it; ``dropout`` acts in the attention too."""
+    class Options(MultipoleOptions, Mixer.Options):
+        """Options of multipole attention and of the operator around it."""
 
-        head_dim: Annotated[int | None, Field(ge=1, description="channels of a head; dim / heads where unset")] = None
-        window_size: Annotated[int, Field(ge=1, description="side of an attention window, in cells")] = 2
-        stride: Annotated[
-            int | None,
-            Field(
-                ge=1,
-                description="distance between windows, window_size where unset; less lets them overlap",
-            ),
-        ] = None
-        rate: Annotated[int, Field(ge=2, description="factor between the grids of two levels")] = 2
-        levels: Annotated[
-            int | None, Field(ge=1, description="most levels to use; as many as the grid has where unset")
-        ] = None
-        level_weights: Annotated[
-            LevelWeights,
-            Field(
-                description="weight of a coarser level: harmonic (the authors' code), sum (the paper's text) or learned"
-            ),
-        ] = "harmonic"
-        backend: Annotated[
-            Backend, Field(description="what computes the attention; auto chooses by device and compiler")
-        ] = "auto"
-        double_norm: Annotated[
-            bool, Field(description="normalise tokens twice before attention, as the authors' code does, or once")
-        ] = True
+        def __post_init__(self) -> None:
+            MultipoleOptions.__post_init__(self)
+            Mixer.Options.__post_init__(self)
 
         def check_heads(self) -> None:
             """Raise OptionError unless the heads divide the channels or have channels of their own."""
@@ -70,25 +46,11 @@ class MANOModel(Mixer):
                 super().check_heads()
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
-        """Return multipole attention; raises OptionError."""
+        """Return multipole attention."""
         from mano.attention import MultipoleAttention
 
-        try:
-            return MultipoleAttention(
-                options.dim,
-                heads=options.heads,
-                head_dim=options.head_dim,
-                window_size=options.window_size,
-                stride=options.stride,
-                rate=options.rate,
-                levels=options.levels,
-                level_weights=options.level_weights,
-                double_norm=options.double_norm,
-                dropout=options.dropout,
-                backend=options.backend,
-            )
-        except ValueError as error:
-            raise OptionError(str(error)) from None
+        own = {option.name: getattr(options, option.name) for option in fields(MultipoleOptions)}
+        return MultipoleAttention(options.dim, **own)
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Say that a grid has one axis, or that a patch is larger than the grid."""
@@ -97,9 +59,9 @@ class MANOModel(Mixer):
         return super().unsupported(problem, device, options)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
-        """Return how many levels are used on the problem's grid, the grid of the coarsest, and what computes them.
+        """Return the number of levels on the problem's grid, the grid of the coarsest, and what computes them.
 
-        On the CPU ``attention`` is ``"compiled"`` or, with dropout too, ``"torch"`` (:mod:`mano.tiled.cpp`).
+        On the CPU ``backend`` is ``"cpp"`` or ``"torch"`` (:mod:`mano.tiled.cpp`); with dropout it is ``"torch"``.
         """
         from attn_bench.nn.patches import Patched
         from mano.attention import MultipoleAttention
@@ -109,6 +71,6 @@ class MANOModel(Mixer):
         h, w = patched.grid(problem.grid) if patched else problem.grid
         grids = attention.grids((h, w))
         found: dict[str, Any] = {"levels": len(grids), "coarsest_grid": list(grids[-1])}
-        if attention.to_qkv.weight.device.type == "cpu":
-            found["attention"] = "compiled" if attention.compiled() and not attention.dropout else "torch"
+        if attention.to_qkv.weight.device.type == "cpu" and attention.backend != "reference":
+            found["backend"] = "cpp" if attention.uses_cpp() and not attention.dropout else "torch"
         return found

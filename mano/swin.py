@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
-from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block, window_partition, window_reverse
+from timm.models.swin_transformer_v2 import (
+    SwinTransformerV2,
+    SwinTransformerV2Block,
+    SwinTransformerV2Stage,
+    window_partition,
+    window_reverse,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,11 +34,11 @@ class MultipoleBlock(nn.Module):
 
     The finest level is timm's own computation, including what it does at the border of a grid that is no multiple of
     the window. The coarser ones pad to whole windows too, but nothing attends to the padding. Their windows are those
-    of the finest, shifted in every second block unless the grid is a single window.
+    of the finest level, shifted in every second block unless the grid is a single window.
 
     Args:
         block: timm's block; kept as ``block``, weights and all.
-        levels: most levels to use; a grid of one window is the coarsest there is.
+        levels: most levels to use; no level is coarser than a grid of one window.
 
     Raises:
         ValueError: ``levels`` is below 1.
@@ -41,7 +47,7 @@ class MultipoleBlock(nn.Module):
     def __init__(self, block: SwinTransformerV2Block, levels: int) -> None:
         super().__init__()
         if levels < 1:
-            raise ValueError(f"levels is {levels}; it must be at least 1")
+            raise ValueError(f"levels is {levels}; it must be >= 1")
         self.block, self.levels = block, levels
         if levels > 1:
             self.down = nn.Conv2d(block.dim, block.dim, RATE, RATE, bias=False)
@@ -117,46 +123,51 @@ def add_multipole(model: SwinTransformerV2, levels: Sequence[int] = LEVELS, *, z
     """Replace every block of ``model`` by a :class:`MultipoleBlock` around it.
 
     Args:
-        model: timm's SwinV2; changed in place, and of the same use as before.
+        model: timm's SwinV2; changed in place, and used as before.
         levels: of each stage.
         zero_up: start with U at zero, so that the outputs are those of ``model`` before.
 
     Raises:
-        ValueError: not one number a stage, or one below 1.
+        ValueError: ``levels`` has not one number for each stage, or one is below 1.
     """
     if len(levels) != len(model.layers):
         raise ValueError(f"levels has {len(levels)} entries; the model has {len(model.layers)} stages")
-    for stage, n in zip(model.layers, levels, strict=True):
-        stage.blocks = nn.Sequential(*(MultipoleBlock(block, n) for block in stage.blocks))
-        for block in stage.blocks:
+    for stage, n in zip(_stages(model), levels, strict=True):
+        blocks = [MultipoleBlock(cast(SwinTransformerV2Block, block), n) for block in stage.blocks]
+        stage.blocks = nn.ModuleList(blocks)
+        for block in blocks:
             if zero_up and n > 1:
                 nn.init.zeros_(block.up.weight)
 
 
+def _stages(model: SwinTransformerV2) -> list[SwinTransformerV2Stage]:
+    return [cast(SwinTransformerV2Stage, stage) for stage in model.layers]
+
+
 def multipole_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of every D and U: what a warm-up phase trains alone, besides the classifier."""
+    """Return the weights of every D and U, which a warm-up phase trains with only the classifier besides."""
     blocks = [module for module in model.modules() if isinstance(module, MultipoleBlock) and module.levels > 1]
-    return [weight for block in blocks for weight in (block.down.weight, block.up.weight)]
+    return [weight for block in blocks for part in (block.down, block.up) for weight in part.parameters()]
 
 
 def windows(model: nn.Module) -> list[dict[str, Any]]:
-    """Return for each stage the grid, the window and shift in force, and the grids of the levels.
+    """Return for each stage the grid, the window size and shift in force, and the grids of the levels.
 
     On a grid that is no larger than the window, timm takes the grid as the window and does not shift.
 
     Args:
         model: timm's SwinV2 after :func:`add_multipole`, or a module that it is a part of.
     """
-    found = []
-    for stage in next(part for part in model.modules() if isinstance(part, SwinTransformerV2)).layers:
-        block = stage.blocks[-1]
-        grid = tuple(block.block.input_resolution)
+    found: list[dict[str, Any]] = []
+    for stage in _stages(next(part for part in model.modules() if isinstance(part, SwinTransformerV2))):
+        multipole = cast(MultipoleBlock, stage.blocks[-1])
+        block, (h, w) = multipole.block, multipole.block.input_resolution
         found.append(
             {
-                "grid": grid,
-                "window": tuple(block.block.window_size),
-                "shift": tuple(block.block.shift_size),
-                "levels": block.grids(grid),
+                "grid": (h, w),
+                "window_size": tuple(block.window_size),
+                "shift": tuple(block.shift_size),
+                "levels": multipole.grids((h, w)),
             }
         )
     return found
@@ -184,11 +195,12 @@ def mano_swinv2(
             window with ``img_size``, or timm scales it with the image.
 
     Raises:
-        ValueError: no SwinV2, ``levels`` that do not fit it, or weights that cannot be had or are not its own.
+        ValueError: ``variant`` is not a SwinV2 of timm, ``levels`` do not fit it, or the weights cannot be had or
+            belong to another model.
     """
     known = timm.list_models("swinv2_*", exclude_filters="swinv2_cr_*")
     if variant.split(".")[0] not in known:
-        raise ValueError(f"{variant!r} is no SwinV2 of timm; there are {', '.join(known)}")
-    model = create_timm(variant, pretrained=pretrained, weights=weights, **options)
+        raise ValueError(f"{variant!r} is not a SwinV2 of timm; there are {', '.join(known)}")
+    model = cast(SwinTransformerV2, create_timm(variant, pretrained=pretrained, weights=weights, **options))
     add_multipole(model, levels, zero_up=zero_up)
     return model

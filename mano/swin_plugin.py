@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
@@ -13,13 +13,14 @@ from attn_bench.nn.timm_patches import pixels_left_out
 from attn_bench.plugin import Model, OptionError, Problem
 
 if TYPE_CHECKING:
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
     from torch import nn
 
 
 class MANOSwinV2(Model):
     """timm's SwinV2 with multipole attention (:func:`mano.swin.mano_swinv2`), for images.
 
-    For masks a decoder is in the place of the classifier (:class:`attn_bench.nn.pyramid.Pyramid`).
+    For masks a decoder replaces the classifier (:class:`attn_bench.nn.pyramid.Pyramid`).
     The preset ``small`` is for images of 32 x 32 and above, trained from scratch: two stages on patches of 2 x 2.
     """
 
@@ -119,7 +120,7 @@ class MANOSwinV2(Model):
 
     def head(self, module: nn.Module) -> nn.Module | None:
         """Return timm's linear classifier."""
-        return module.get_classifier()
+        return cast("SwinTransformerV2", module).get_classifier()
 
     def warm_up(self, module: nn.Module) -> Sequence[nn.Parameter]:
         """Return the weights of every D and U."""
@@ -128,7 +129,7 @@ class MANOSwinV2(Model):
         return multipole_parameters(module)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
-        """Return grid, window, shift and levels of each stage, and pixels left out where there are no whole patches."""
+        """Return grid, window, shift and levels of each stage, and the pixels beyond the last whole patch."""
         from mano.swin import windows
 
         found: dict[str, Any] = {"stages": windows(module)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,8 +50,11 @@ class Block(nn.Module):
         return x + self.feed_forward(x)
 
 
-def _blocks(depth: int, mixer: MixerFactory, dim: int, mlp_ratio: float, **settings: Any) -> nn.Sequential:
-    return nn.Sequential(*(Block(mixer(), dim, mlp_ratio, **settings) for _ in range(depth)))
+def _blocks(options: Mixer.Options, mixer: MixerFactory, normalise: bool) -> nn.Sequential:
+    dim, mlp_ratio, dropout = options.dim, options.mlp_ratio, options.dropout
+    return nn.Sequential(
+        *(Block(mixer(), dim, mlp_ratio, dropout=dropout, normalise=normalise) for _ in range(options.depth))
+    )
 
 
 class Transformer(nn.Module):
@@ -65,30 +67,27 @@ class Transformer(nn.Module):
     Args:
         in_channels: channels of the input field.
         out_channels: channels of the output field.
-        axes: axes of the grid.
-        dim: channels of a token.
-        depth: blocks.
+        options: dim, depth, mlp_ratio and dropout.
         mixer: called once a block; returns a module from (B, *grid, dim) to (B, *grid, dim).
-        mlp_ratio, dropout, normalise: of :class:`Block`.
+        axes: number of axes of the grid.
+        normalise: whether the mixer is given normalised tokens.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
+        options: Mixer.Options,
+        mixer: MixerFactory,
         *,
         axes: int = 2,
-        dim: int,
-        depth: int,
-        mixer: MixerFactory,
-        mlp_ratio: float,
-        dropout: float = 0.0,
         normalise: bool = True,
     ) -> None:
         super().__init__()
+        dim = options.dim
         # The maps from and to the few channels of a field gain nothing from oneDNN.
         self.embed = nn.Linear(in_channels + axes, dim)
-        self.blocks = _blocks(depth, mixer, dim, mlp_ratio, dropout=dropout, normalise=normalise)
+        self.blocks = _blocks(options, mixer, normalise)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Sequential(Linear(dim, dim), nn.Tanh(), nn.Linear(dim, out_channels))
 
@@ -108,31 +107,28 @@ class TextTransformer(nn.Module):
     Args:
         inputs: size of the vocabulary.
         outputs: scores a token.
-        causal: whether the convolution sees only the past; a causal mixer then makes the whole causal.
-        dim: channels of a token.
-        depth: blocks.
+        options: dim, depth, mlp_ratio and dropout.
         mixer: called once a block; returns a module from (B, N, dim) to (B, N, dim).
-        mlp_ratio, dropout, normalise: of :class:`Block`.
+        causal: whether the convolution sees only the past; a causal mixer then makes the whole causal.
+        normalise: whether the mixer is given normalised tokens.
     """
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
+        options: Mixer.Options,
+        mixer: MixerFactory,
         *,
         causal: bool,
-        dim: int,
-        depth: int,
-        mixer: MixerFactory,
-        mlp_ratio: float,
-        dropout: float = 0.0,
         normalise: bool = True,
     ) -> None:
         super().__init__()
+        dim = options.dim
         self.embed = nn.Embedding(inputs, dim)
         self.reach = (REACH, 0 if causal else REACH)
         self.position = nn.Conv1d(dim, dim, sum(self.reach) + 1, groups=dim)
-        self.blocks = _blocks(depth, mixer, dim, mlp_ratio, dropout=dropout, normalise=normalise)
+        self.blocks = _blocks(options, mixer, normalise)
         self.norm = nn.LayerNorm(dim)
         self.head = Linear(dim, outputs)
 
@@ -142,7 +138,7 @@ class TextTransformer(nn.Module):
         return self.head(self.norm(self.blocks(x_BNC)))
 
 
-class Sequence(nn.Module):
+class RowByRow(nn.Module):
     """Hand a grid of tokens, (B, *grid, dim), row by row to a mixer of sequences, (B, N, dim)."""
 
     def __init__(self, mixer: nn.Module) -> None:
@@ -165,23 +161,18 @@ def transformer_around(plugin: Mixer, problem: Problem, options: Mixer.Options) 
 
     def mixer() -> nn.Module:
         mixer = plugin.mixer(tokens, options)
-        return Sequence(mixer) if plugin.layout == "sequence" and len(tokens.grid) > 1 else mixer
+        return RowByRow(mixer) if plugin.layout == "sequence" and len(tokens.grid) > 1 else mixer
 
-    settings: dict[str, Any] = {
-        "dim": options.dim,
-        "depth": options.depth,
-        "mixer": mixer,
-        "mlp_ratio": options.mlp_ratio,
-        "dropout": options.dropout,
-        "normalise": not plugin.normalises,
-    }
+    normalise = not plugin.normalises
     if problem.kind.endswith("text"):
-        return TextTransformer(problem.inputs, problem.outputs, causal=tokens.causal, **settings)
+        return TextTransformer(
+            problem.inputs, problem.outputs, options, mixer, causal=tokens.causal, normalise=normalise
+        )
     patch, axes = plugin.patch_size(problem, options), len(problem.grid)
 
     def operator(outputs: int) -> nn.Module:
         cells = patch**axes
-        module = Transformer(problem.inputs * cells, outputs * cells, axes=axes, **settings)
+        module = Transformer(problem.inputs * cells, outputs * cells, options, mixer, axes=axes, normalise=normalise)
         return Patched(module, patch) if patch > 1 else module
 
     return with_head(problem, options.dim, operator)

@@ -14,41 +14,81 @@ from torch.nn import functional as F
 from attn_bench.nn.fast_linear import Linear
 from attn_bench.nn.size_checks import check_heads, check_positive
 from attn_bench.plugin import OptionError
+from baselines.fma.attention_plan import AttentionPlan, Level, attention_plan
 from baselines.fma.blocks import attend_blocks
-from baselines.fma.plan import Level, Plan, plan
 from baselines.fma.summaries import Summaries, Summary
 from baselines.fma.tiling import Grid
 from baselines.fma.tree import Tree
 
 
 class FastMultipoleAttention(nn.Module):
-    """What both dimensions share: (B, \\*grid, C) to (B, \\*grid, C); see the classes below."""
+    """Fast Multipole Attention on sequences or grids: (B, \\*grid, dim) to the same, for any grid of the same axes.
+
+    On a sequence (N,), a query reads the tokens of its fine cell, an interval of ``cell_size`` = m, and of those beside
+    it (causal: its cell up to itself, and the one before), and of the intervals further away, of width m 2^(l-1) at
+    level l, ``rank`` summaries each: one softmax over all of them, in O(N (m + rank log(N / m))). Up to 2 m tokens that
+    is exact attention, and is computed as such. Section 3 of arXiv:2310.11960.
+
+    On a grid (H, W), a query reads the tokens of the 3 x 3 fine cells around it, and of every level of the quadtree the
+    classical interaction list (children of the 3 x 3 cells around its cell's parent, less those around its cell: at
+    most 27), ``rank`` summaries of each. The code of the paper's 2D variant is not published: this is our reading.
+    Where everything is near, it is exact attention. Cells are squares, so a grid much longer than wide is completed to
+    much more than it has.
+
+    Ours, where the paper says nothing or its published code is at fault: what is beyond the grid is masked; the kernels
+    start as averages (:class:`baselines.fma.summaries.Summaries`); dropout acts on the output.
+
+    With ``query_downsampling`` scores, softmax and values are O(N) (learned kernels still read every token at every
+    level; averages are made of averages, so that all is O(N)): the tokens of a part, of which one summary of a level's
+    keys is made, share one query to that level, and the results of all levels are merged with the near field as one
+    softmax over everything read (the paper up-samples products; to share a query and to repeat its result is our
+    reading). The query is a summary of the part's tokens; if causal, of the part before, as a query that mixed in
+    later tokens would leak.
+
+    Args:
+        dim: channels.
+        grid: grid up to which every level has weights of its own, (N,) or (H, W); larger grids stretch the last
+            level's.
+        cell_size: side of a fine cell, in tokens.
+        heads: attention heads; must divide ``dim``.
+        rank: summaries of a cell, one number or one for each level (the last for all further levels); must divide its
+            tokens, and means all of them where it is more. On a grid, with a power of 4 each stands for a square.
+        summary: how tokens become summaries: ``grouped``, ``dense`` or ``average``.
+        causal: whether a token reads nothing after it; sequences only.
+        scale_coarse: whether to add the logarithm of the tokens that a summary stands for to its score.
+        query_downsampling: the linear variant.
+        dropout: dropout probability of the output.
+
+    Raises:
+        OptionError: a value cannot work.
+    """
 
     def __init__(
         self,
         dim: int,
+        grid: Grid,
+        cell_size: int,
         *,
         heads: int,
-        grid: Grid,
-        side: int,
-        rank: int | Sequence[int],
-        summary: Summary,
-        causal: bool,
-        scale_coarse: bool,
-        query_downsampling: bool,
-        dropout: float,
+        rank: int | Sequence[int] = 4,
+        summary: Summary = "grouped",
+        causal: bool = False,
+        scale_coarse: bool = False,
+        query_downsampling: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_heads(dim, heads)
+        check_positive(cell_size=cell_size, grid=min(grid))
         if not 0 <= dropout < 1:
             raise OptionError(f"dropout is {dropout}; it must be >= 0 and < 1")
-        self.heads, self.side, self.dimensions = heads, side, len(grid)
+        self.heads, self.cell_size, self.dimensions = heads, cell_size, len(grid)
         self.causal, self.scale_coarse = causal, scale_coarse
         self.ranks = (rank,) if isinstance(rank, int) else tuple(rank)
         if not self.ranks or min(self.ranks) < 1:
-            raise OptionError(f"rank is {rank}; it must be at least 1 at every level")
+            raise OptionError(f"rank is {rank}; it must be >= 1 at every level")
         self.query_downsampling = query_downsampling
-        self.tree = Tree(grid, side)
+        self.tree = Tree(grid, cell_size)
         self._trained_levels = None if summary == "average" else self.tree.levels
         levels = self.levels(self.tree)
         self.qkv = Linear(dim, 3 * dim, bias=False)
@@ -85,13 +125,13 @@ class FastMultipoleAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, *grid, c = x.shape
-        tree, qkv = Tree(tuple(grid), self.side), self.qkv(x)
+        tree, qkv = Tree(tuple(grid), self.cell_size), self.qkv(x)
         if not tree.levels:
             q, k, v = qkv.reshape(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
             y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).reshape(x.shape)
             return self.dropout(self.project(y))
         levels = self.levels(tree)
-        at = plan(tree, levels, self.causal, self.scale_coarse, self.query_downsampling, x.device)
+        at = attention_plan(tree, levels, self.causal, self.scale_coarse, self.query_downsampling, x.device)
         qkv_BT3HE = tree.gather(qkv).unflatten(-1, (3, self.heads, -1))
         q_GTE, k_GTE, v_GTE = qkv_BT3HE.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
         keys = self.key_summaries(k_GTE, levels, at.stretch)
@@ -105,150 +145,31 @@ class FastMultipoleAttention(nn.Module):
         o_BTC = o_GTE.to(x.dtype).unflatten(0, (b, self.heads)).transpose(1, 2).flatten(2)
         return self.dropout(self.project(tree.scatter(o_BTC)))
 
-    def _read(self, q_GTE: Tensor, k_GTE: Tensor, v_GTE: Tensor, at: Plan) -> tuple[Tensor, Tensor]:
+    def _read(self, q_GTE: Tensor, k_GTE: Tensor, v_GTE: Tensor, at: AttentionPlan) -> tuple[Tensor, Tensor]:
         """Attend from every token of the grid; zeros for those beyond it. Also return the log-sum-exp, (G, T)."""
-        diagonal = self.side if self.causal else -1
+        diagonal = self.cell_size if self.causal else -1
         if at.blocks is None:
             return attend_blocks(q_GTE, k_GTE, v_GTE, at.near.index_MS, at.near.bias_T, diagonal)
-        q_GMIE = q_GTE.unflatten(1, (-1, self.side**self.dimensions)).index_select(1, at.blocks)
+        q_GMIE = q_GTE.unflatten(1, (-1, self.cell_size**self.dimensions)).index_select(1, at.blocks)
         found = attend_blocks(q_GMIE.flatten(1, 2), k_GTE, v_GTE, at.near.index_MS, at.near.bias_T, diagonal)
         out, lse = (_put(y.unflatten(1, q_GMIE.shape[1:3]), at.blocks, q_GTE.shape[1]) for y in found)
         return out, lse
 
     def _far(
-        self, q_GTE: Tensor, keys: list[Tensor], values: list[Tensor], levels: tuple[Level, ...], at: Plan
+        self, q_GTE: Tensor, keys: list[Tensor], values: list[Tensor], levels: tuple[Level, ...], at: AttentionPlan
     ) -> tuple[Tensor, Tensor]:
         """Attend from down-sampled queries to the summaries of every level: a result for each part of level 1."""
         queries = self.query_summaries(q_GTE, [(width // rank, 1) for width, rank in levels], at.stretch)
-        merged: tuple[Tensor, Tensor] | None = None
-        for level in reversed(range(len(levels))):
-            q_GRE = queries[level]
-            if self.causal:
-                q_GRE = F.pad(q_GRE[:, :-1], (0, 0, 1, 0))
-            reads = at.far[level]
-            found = attend_blocks(q_GRE, keys[level], values[level], reads.index_MS, reads.bias_T, -1)
-            merged = found if merged is None else _merge(found, merged)
+        if self.causal:
+            queries = [F.pad(q_GRE[:, :-1], (0, 0, 1, 0)) for q_GRE in queries]
+        found = [
+            attend_blocks(q_GRE, k, v, reads.index_MS, reads.bias_T, -1)
+            for q_GRE, k, v, reads in zip(queries, keys, values, at.far, strict=True)
+        ]
+        merged = found.pop()
+        for fine in reversed(found):
+            merged = _merge(fine, merged)
         return merged
-
-
-class FastMultipoleAttention1d(FastMultipoleAttention):
-    """Fast Multipole Attention on sequences, (B, N, dim) to (B, N, dim), any N.
-
-    A query reads the tokens of its block of ``block_size`` = m and of those beside it (causal: its block up to itself,
-    and the one before), and of the intervals further away, of width m 2^(l-1) at level l, ``rank`` summaries each: one
-    softmax over all of them, in O(N (m + rank log(N / m))). Up to 2 m tokens that is exact attention, and is computed
-    as such. Section 3 of arXiv:2310.11960.
-
-    Ours, where the paper says nothing or its published code is at fault: what lies beyond the sequence is masked; the
-    kernels start as averages (:class:`baselines.fma.summaries.Summaries`); dropout acts on the output.
-
-    With ``query_downsampling`` scores, softmax and values are O(N) (learned kernels still read every token at every
-    level; averages are made of averages, so that all is O(N)): the tokens of a part, of which one summary of a level's
-    keys is made, share one query to that level, and the results of all levels are merged with the near field as one
-    softmax over everything read (the paper up-samples products; to share a query and to repeat its result is our
-    reading). The query is a summary of the part's tokens; if causal, of the part before, as a query that mixed in
-    later tokens would leak.
-
-    Args:
-        dim: channels.
-        heads: attention heads; divides ``dim``.
-        block_size: tokens of a fine block, m.
-        rank: summaries of an interval, one number or one a level (the last for all further); divides its tokens, and
-            means all of them where it is more.
-        summary: how tokens become summaries: ``grouped``, ``dense`` or ``average``.
-        causal: a token reads nothing after it.
-        scale_coarse: add the logarithm of the tokens that a summary stands for to its score.
-        query_downsampling: the linear variant.
-        dropout: dropout probability of the output.
-        length: tokens up to which every level has weights of its own; longer sequences stretch the last level's.
-
-    Raises:
-        OptionError: a value cannot work.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        *,
-        heads: int,
-        block_size: int = 64,
-        rank: int | Sequence[int] = 4,
-        summary: Summary = "grouped",
-        causal: bool = False,
-        scale_coarse: bool = False,
-        query_downsampling: bool = False,
-        dropout: float = 0.0,
-        length: int = 4096,
-    ) -> None:
-        check_positive(block_size=block_size, length=length)
-        super().__init__(
-            dim,
-            heads=heads,
-            grid=(length,),
-            side=block_size,
-            rank=rank,
-            summary=summary,
-            causal=causal,
-            scale_coarse=scale_coarse,
-            query_downsampling=query_downsampling,
-            dropout=dropout,
-        )
-
-
-class FastMultipoleAttention2d(FastMultipoleAttention):
-    """Fast Multipole Attention on grids, (B, H, W, dim) to (B, H, W, dim), any H and W.
-
-    A query reads the tokens of the 3 x 3 fine cells around it, and of every level of the quadtree the classical
-    interaction list (children of the 3 x 3 cells around its cell's parent, less those around its cell: at most 27),
-    ``rank`` summaries of each: one softmax over all of them. The code of the paper's 2D variant (arXiv:2310.11960) is
-    not published: this is our reading. Where everything is near, it is exact attention. Cells are squares, so a grid
-    much longer than wide is completed to much more than it has.
-
-    With ``query_downsampling`` the tokens of a part share one query to a level, as in
-    :class:`FastMultipoleAttention1d`.
-
-    Args:
-        dim: channels.
-        heads: attention heads; divides ``dim``.
-        cell_size: side of a fine cell.
-        rank: summaries of a cell, one number or one a level (the last for all further); divides its tokens, and means
-            all of them where it is more. With a power of 4 each stands for a square.
-        summary: how tokens become summaries: ``grouped``, ``dense`` or ``average``.
-        scale_coarse: add the logarithm of the tokens that a summary stands for to its score.
-        query_downsampling: the linear variant.
-        dropout: dropout probability of the output.
-        grid: grid up to which every level has weights of its own; larger ones stretch the last level's.
-
-    Raises:
-        OptionError: a value cannot work.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        *,
-        heads: int,
-        cell_size: int = 4,
-        rank: int | Sequence[int] = 4,
-        summary: Summary = "grouped",
-        scale_coarse: bool = False,
-        query_downsampling: bool = False,
-        dropout: float = 0.0,
-        grid: tuple[int, int] = (64, 64),
-    ) -> None:
-        check_positive(cell_size=cell_size, grid=min(grid))
-        super().__init__(
-            dim,
-            heads=heads,
-            grid=grid,
-            side=cell_size,
-            rank=rank,
-            summary=summary,
-            causal=False,
-            scale_coarse=scale_coarse,
-            query_downsampling=query_downsampling,
-            dropout=dropout,
-        )
 
 
 def _merge(fine: tuple[Tensor, Tensor], coarse: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 Near tokens and summaries of every level are rows of one buffer, and a block of queries has the list of the rows it
 reads, so that all levels share one softmax. On CUDA it is a Triton kernel (:mod:`baselines.fma.kernels`) that reads
 the rows where they are; elsewhere tensor operations on a few blocks at a time. The backward pass computes the scores
-anew, so that memory grows with the rows and the lists alone.
+again, so that memory grows only with the rows and the lists.
 
 Axes in names: G samples times heads, M blocks, I queries of a block, N = M * I, T rows of keys, S rows that a block
 reads, E channels of a head, X blocks of a chunk (of all its groups).
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +75,14 @@ def attend_blocks_backward(
     out_GNE: Tensor,
     lse_GN: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by queries, keys and values."""
+    """Return the gradients by queries, keys and values.
+
+    Args:
+        do_GNE: by the output.
+        dlse_GN: by the log-sum-exp, if it has a gradient.
+        out_GNE, lse_GN: what :func:`attend_blocks` returned.
+        q_GNE, k_GTE, v_GTE, index_MS, bias_T, diagonal: as there.
+    """
     delta_GN = (do_GNE * out_GNE).sum(-1, dtype=lse_GN.dtype)
     if dlse_GN is not None:
         delta_GN -= dlse_GN
@@ -160,22 +168,26 @@ def _has_kernel(q: Tensor) -> bool:
 
 
 @attend_blocks.register_fake
-def _(q_GNE, k_GTE, v_GTE, index_MS, bias_T, diagonal):
+def _(
+    q_GNE: Tensor, k_GTE: Tensor, v_GTE: Tensor, index_MS: Tensor, bias_T: Tensor, diagonal: int
+) -> tuple[Tensor, Tensor]:
     return q_GNE.new_empty(q_GNE.shape), q_GNE.new_empty(q_GNE.shape[:2], dtype=_wide(q_GNE))
 
 
 @attend_blocks_backward.register_fake
-def _(do_GNE, dlse_GN, q_GNE, k_GTE, v_GTE, *rest):
+def _(
+    do_GNE: Tensor, dlse_GN: Tensor | None, q_GNE: Tensor, k_GTE: Tensor, v_GTE: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(x.shape) for x in (q_GNE, k_GTE, v_GTE))
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.diagonal = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
 
 
-def _backward(ctx, do_GNE, dlse_GN):
+def _backward(ctx: Any, do_GNE: Tensor | None, dlse_GN: Tensor | None) -> tuple[Tensor | None, ...]:
     *tensors, out, lse = ctx.saved_tensors
     do_GNE = torch.zeros_like(out) if do_GNE is None else do_GNE
     return *attend_blocks_backward(do_GNE, dlse_GN, *tensors, ctx.diagonal, out, lse), None, None, None
@@ -185,11 +197,20 @@ attend_blocks.register_autograd(_backward, setup_context=_save)
 
 
 @register_flop_formula(torch.ops.fma.attend_blocks, get_raw=True)
-def _flops(q_GNE, k_GTE, v_GTE, index_MS, *args, out_val=None) -> int:
+def _flops(q_GNE: Tensor, k_GTE: Tensor, v_GTE: Tensor, index_MS: Tensor, *args: Any, out_val: Any = None) -> int:
     """Every query times every slot of its list, masked or not, times q k^T and p v."""
     return 2 * 2 * q_GNE.numel() * index_MS.shape[1]
 
 
 @register_flop_formula(torch.ops.fma.attend_blocks_backward, get_raw=True)
-def _flops_backward(do_GNE, dlse_GN, q_GNE, k_GTE, v_GTE, index_MS, *args, out_val=None) -> int:
-    return 5 * 2 * q_GNE.numel() * index_MS.shape[1]  # q k^T anew, and two products for each
+def _flops_backward(
+    do_GNE: Tensor,
+    dlse_GN: Tensor | None,
+    q_GNE: Tensor,
+    k_GTE: Tensor,
+    v_GTE: Tensor,
+    index_MS: Tensor,
+    *args: Any,
+    out_val: Any = None,
+) -> int:
+    return 5 * 2 * q_GNE.numel() * index_MS.shape[1]  # q k^T again, and two products for each

@@ -1,12 +1,14 @@
-"""Triton kernels of :mod:`baselines.fma.blocks`: the rows that a block of queries reads are read where they lie.
+"""Triton kernels of :mod:`baselines.fma.blocks`: the rows that a block of queries reads are read where they are.
 
-A program takes one group and some queries of one block, and goes through the block's list a tile at a time, so that
+A program takes one group and some queries of one block, and loops over the block's list a tile at a time, so that
 neither gathered keys nor scores exist in memory. The softmax is computed as it goes; the log-sum-exp of every query is
-kept, and the backward kernel computes the scores anew. Rows that several blocks read get their gradient by atomic
+stored, and the backward kernel computes the scores again. Rows that several blocks read get their gradient by atomic
 additions in float32, in no fixed order, so that two runs may differ in the last digits.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -15,6 +17,21 @@ from torch import Tensor
 
 NOTHING = tl.constexpr(-1e30)
 QUERIES, SLOTS = 64, 32
+
+
+@triton.jit
+def _queries(
+    queries, rows, size, parts, HEAD_DIM: tl.constexpr, CHANNELS: tl.constexpr, QUERIES: tl.constexpr
+):  # fmt: skip
+    """Return the program's block, where its group's keys begin, its queries' rows in the block, the channels,
+    where the queries and their channels are, which of the queries exist, and which of their channels do."""
+    group, block = tl.program_id(1).to(tl.int64), tl.program_id(0) // parts
+    row = tl.program_id(0) % parts * QUERIES + tl.arange(0, QUERIES)
+    channel = tl.arange(0, CHANNELS)
+    place = group * queries + block.to(tl.int64) * size + row
+    at = place[:, None] * HEAD_DIM + channel[None, :]
+    inside = row < size
+    return block, group * rows * HEAD_DIM, row, channel, place, at, inside, inside[:, None] & (channel < HEAD_DIM)[None]
 
 
 @triton.jit
@@ -30,7 +47,7 @@ def _scores(
     mask = there[:, None] & (channel < HEAD_DIM)[None, :]
     score = tl.dot(q, tl.trans(tl.load(k + at, mask=mask, other=0.0)), input_precision=PRECISION) * scale
     score += tl.load(bias + keys, mask=there, other=0.0)[None, :]
-    # From slot ``diagonal`` on lies the block itself, of which a query reads nothing after it.
+    # Slot ``diagonal`` and those after it hold the block itself, of which a query reads nothing after it.
     later = (diagonal >= 0) & (slot[None, :] >= diagonal) & (slot[None, :] < diagonal + size)
     read = there[None, :] & ((slot[None, :] - diagonal <= row[:, None]) | (later == 0))
     return at, mask, read, score
@@ -41,15 +58,10 @@ def _forward(
     q_ptr, k_ptr, v_ptr, index, bias, out, lse, queries, rows, slots, size, parts, diagonal, scale,
     HEAD_DIM: tl.constexpr, CHANNELS: tl.constexpr, QUERIES: tl.constexpr, SLOTS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    group, block = tl.program_id(1).to(tl.int64), tl.program_id(0) // parts
-    row = tl.program_id(0) % parts * QUERIES + tl.arange(0, QUERIES)
-    channel = tl.arange(0, CHANNELS)
-    place = group * queries + block.to(tl.int64) * size + row
-    at = place[:, None] * HEAD_DIM + channel[None, :]
-    inside = row < size
-    mask = inside[:, None] & (channel < HEAD_DIM)[None, :]
+    block, first, row, channel, place, at, inside, mask = _queries(
+        queries, rows, size, parts, HEAD_DIM, CHANNELS, QUERIES
+    )  # fmt: skip
     q = tl.load(q_ptr + at, mask=mask, other=0.0)
-    first = group * rows * HEAD_DIM
     top = tl.full((QUERIES,), NOTHING, tl.float32)
     weight = tl.zeros((QUERIES,), tl.float32)
     o = tl.zeros((QUERIES, CHANNELS), tl.float32)
@@ -78,16 +90,11 @@ def _backward(
     queries, rows, slots, size, parts, diagonal, scale,
     HEAD_DIM: tl.constexpr, CHANNELS: tl.constexpr, QUERIES: tl.constexpr, SLOTS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    group, block = tl.program_id(1).to(tl.int64), tl.program_id(0) // parts
-    row = tl.program_id(0) % parts * QUERIES + tl.arange(0, QUERIES)
-    channel = tl.arange(0, CHANNELS)
-    place = group * queries + block.to(tl.int64) * size + row
-    at = place[:, None] * HEAD_DIM + channel[None, :]
-    inside = row < size
-    mask = inside[:, None] & (channel < HEAD_DIM)[None, :]
+    block, first, row, channel, place, at, inside, mask = _queries(
+        queries, rows, size, parts, HEAD_DIM, CHANNELS, QUERIES
+    )  # fmt: skip
     q, do = tl.load(q_ptr + at, mask=mask, other=0.0), tl.load(do_ptr + at, mask=mask, other=0.0)
     its_lse, its_delta = tl.load(lse + place, mask=inside, other=0.0), tl.load(delta + place, mask=inside, other=0.0)
-    first = group * rows * HEAD_DIM
     d = tl.zeros((QUERIES, CHANNELS), tl.float32)
     for start in range(0, slots, SLOTS):
         slot = start + tl.arange(0, SLOTS)
@@ -138,7 +145,9 @@ def backward(
     return dq, dk.to(k_GTE.dtype), dv.to(v_GTE.dtype)
 
 
-def _launch(kernel, tensors, q_GNE: Tensor, k_GTE: Tensor, index_MS: Tensor, diagonal: int) -> None:
+def _launch(
+    kernel: Any, tensors: tuple[Tensor, ...], q_GNE: Tensor, k_GTE: Tensor, index_MS: Tensor, diagonal: int
+) -> None:
     groups, queries, head_dim = q_GNE.shape
     blocks, slots = index_MS.shape
     size = queries // blocks

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class FMA(Mixer):
     """The transformer of ``full`` with Fast Multipole Attention in the place of exact attention.
 
-    In 1D on text, causal or not (:class:`baselines.fma.attention.FastMultipoleAttention1d`), in 2D on fields and images
-    (:class:`baselines.fma.attention.FastMultipoleAttention2d`; the paper's code of it is not published, this is our
-    reading). Every level of the problem's grid has weights of its own; larger grids stretch the last level's.
+    In 1D on text, causal or not, in 2D on fields and images (:class:`baselines.fma.attention.FastMultipoleAttention`;
+    the paper's code of 2D is not published, this is our reading). Every level of the problem's grid has weights of its
+    own; larger grids stretch the last level's.
     """
 
     name = "fma"
@@ -61,22 +61,25 @@ class FMA(Mixer):
         return "n" if options.query_downsampling else "n log n"
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
-        """Return Fast Multipole Attention in one or two dimensions; raises OptionError."""
-        from baselines.fma.attention import FastMultipoleAttention1d, FastMultipoleAttention2d
+        """Return Fast Multipole Attention in one or two dimensions.
 
-        shared: dict[str, Any] = {
-            "heads": options.heads,
-            "rank": options.rank,
-            "summary": options.summary,
-            "scale_coarse": options.scale_coarse,
-            "query_downsampling": options.query_downsampling,
-            "dropout": options.dropout,
-        }
-        if len(tokens.grid) == 1:
-            return FastMultipoleAttention1d(
-                options.dim, block_size=options.block_size, causal=tokens.causal, length=tokens.grid[0], **shared
-            )
-        return FastMultipoleAttention2d(options.dim, cell_size=options.cell_size, grid=tokens.grid, **shared)
+        Raises:
+            OptionError: a value cannot work.
+        """
+        from baselines.fma.attention import FastMultipoleAttention
+
+        return FastMultipoleAttention(
+            options.dim,
+            tokens.grid,
+            options.block_size if len(tokens.grid) == 1 else options.cell_size,
+            heads=options.heads,
+            rank=options.rank,
+            summary=options.summary,
+            causal=tokens.causal,
+            scale_coarse=options.scale_coarse,
+            query_downsampling=options.query_downsampling,
+            dropout=options.dropout,
+        )
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return how many levels have interaction lists on the problem's grid; none is exact attention."""

@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 __all__ = ["Float32SpectralConv", "NeuralopFNO", "frequencies", "off_by_one_on_odd_rows", "padded", "quiet_uno"]
 
 
-class Float32SpectralConv(SpectralConv):
+class Float32SpectralConv(SpectralConv):  # type: ignore[misc]
     """neuraloperator's spectral convolution, always in float32, as there is no FFT in bfloat16.
 
     Outside autocast it gives the same numbers as its parent.

@@ -14,11 +14,11 @@ from attn_bench.plugin import Mixer, Model, Problem
 if TYPE_CHECKING:
     from torch import nn
 
-    from baselines.swinv2.dense import DenseSwinV2
+    from baselines.swinv2.dense_swinv2 import DenseSwinV2
 
 
 class SwinV2(Model):
-    """timm's SwinV2 blocks at constant resolution with a dense output (:class:`baselines.swinv2.dense.DenseSwinV2`).
+    """timm's SwinV2 at constant resolution with a dense output (:class:`baselines.swinv2.dense_swinv2.DenseSwinV2`).
 
     Windowed attention with shifts and without merging, as an operator on fields needs; coordinates, patch embedding
     and un-embedding are added. Linear in the number of grid points. Learning rates of 1e-3 and 2e-3 suit the defaults.
@@ -56,24 +56,10 @@ class SwinV2(Model):
             OptionError: a value cannot work.
         """
         from attn_bench.nn.heads import with_head
-        from baselines.swinv2.dense import DenseSwinV2
+        from baselines.swinv2.dense_swinv2 import DenseSwinV2
 
-        def dense(outputs: int) -> nn.Module:
-            return DenseSwinV2(
-                problem.inputs,
-                outputs,
-                (problem.grid[0], problem.grid[1]),
-                patch_size=options.patch_size,
-                window_size=options.window_size,
-                dim=options.dim,
-                depth=options.depth,
-                heads=options.heads,
-                mlp_ratio=options.mlp_ratio,
-                dropout=options.dropout,
-                coordinates=options.coordinates,
-            )
-
-        return with_head(problem, options.dim, dense)
+        grid = (problem.grid[0], problem.grid[1])
+        return with_head(problem, options.dim, lambda outputs: DenseSwinV2(problem.inputs, outputs, grid, options))
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Say that a patch is larger than the grid."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
@@ -19,8 +19,8 @@ class Timm(Model):
     """A model of timm as timm ships it, at the size of the images, with a classifier for their classes.
 
     ViT and SwinV2 in the sizes of the papers are among them: ``vit_tiny_patch16_224``, ``swinv2_tiny_window8_256``.
-    Nothing is added but, before pretrained weights, the normalisation of images that they were trained with where the
-    task has another, and for masks a decoder in the place of the classifier (:class:`attn_bench.nn.pyramid.Pyramid`).
+    Two things are added: before pretrained weights, the normalisation of images that they were trained with, where the
+    task has another; for masks, a decoder in place of the classifier (:class:`attn_bench.nn.pyramid.Pyramid`).
     """
 
     name = "timm"
@@ -61,7 +61,7 @@ class Timm(Model):
                 f"timm has no model {options.model!r}" + (f"; did you mean {close[0]!r}?" if close else "")
             )
         is_mask = problem.kind == "mask"
-        settings = {
+        settings: dict[str, Any] = {
             "pretrained": options.pretrained,
             "weights": options.weights,
             "in_chans": problem.inputs,
@@ -71,12 +71,13 @@ class Timm(Model):
             try:
                 module = create_timm(options.model, img_size=problem.grid, **settings)
             except TypeError:
-                # Convolutional networks know no size of their images.
+                # Convolutional networks do not take the size of their images.
                 module = create_timm(options.model, **settings)
         except ValueError as error:
             raise OptionError(str(error)) from None
         check_patches(module, problem.grid)
-        wanted = (tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"]))
+        trained_with = cast("Mapping[str, Any]", module.pretrained_cfg)
+        wanted = (tuple(trained_with["mean"]), tuple(trained_with["std"]))
         if is_mask:
             from attn_bench.nn.pyramid import segmenter
 
@@ -93,14 +94,14 @@ class Timm(Model):
 
         from attn_bench.nn.renormalised import Renormalised
 
-        head = (module.model if isinstance(module, Renormalised) else module).get_classifier()
+        network: Any = module.model if isinstance(module, Renormalised) else module
+        head = network.get_classifier()
         return head if isinstance(head, nn.Module) else None
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
-        """Return what differs from what one would expect.
+        """Return the normalisation of images that the weights were trained with, where the task has another.
 
-        The normalisation of images that the weights were trained with, where the task's is another, and the rows and
-        columns of pixels that are left out where the images are no whole patches.
+        Also the rows and columns of pixels beyond the last whole patch, which the network does not see.
         """
         from attn_bench.nn.renormalised import Renormalised
 

@@ -14,14 +14,14 @@ from attn_bench.plugin import Mixer, Model, Problem
 if TYPE_CHECKING:
     from torch import nn
 
-    from baselines.vit.dense import DenseViT
+    from baselines.vit.dense_vit import DenseViT
 
 
 class ViT(Model):
-    """timm's vision transformer with a dense output (:class:`baselines.vit.dense.DenseViT`).
+    """timm's vision transformer with a dense output (:class:`baselines.vit.dense_vit.DenseViT`).
 
     The blocks are timm's; a linear map from each token to its patch of the output field is added. It grows as the
-    square of the number of patches. The presets ``patch2``, ``patch4`` and ``patch8`` set the patch size alone.
+    square of the number of patches. The presets ``patch2``, ``patch4`` and ``patch8`` set only the patch size.
     """
 
     name = "vit"
@@ -53,22 +53,12 @@ class ViT(Model):
             OptionError: a value cannot work.
         """
         from attn_bench.nn.heads import with_head
-        from baselines.vit.dense import DenseViT
+        from baselines.vit.dense_vit import DenseViT
 
-        def dense(outputs: int) -> nn.Module:
-            return DenseViT(
-                problem.inputs,
-                outputs,
-                (problem.grid[0], problem.grid[1]),
-                patch_size=self.patch_size(problem, options),
-                dim=options.dim,
-                depth=options.depth,
-                heads=options.heads,
-                mlp_ratio=options.mlp_ratio,
-                dropout=options.dropout,
-            )
-
-        return with_head(problem, options.dim, dense)
+        grid, patch_size = (problem.grid[0], problem.grid[1]), self.patch_size(problem, options)
+        return with_head(
+            problem, options.dim, lambda outputs: DenseViT(problem.inputs, outputs, grid, patch_size, options)
+        )
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Say that a patch is larger than the grid."""

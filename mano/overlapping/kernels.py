@@ -1,23 +1,26 @@
-"""Triton kernels of windowed attention: all levels at once, any window and stride, forward and backward.
+"""Triton kernels of windowed attention: all levels at once, any window size and stride, forward and backward.
 
-A program takes a block of tokens and one head. It walks through the windows that hold its tokens and through the cells
-of each, so that scores exist in registers alone. Queries, keys and values are read from memory once, as the cells of
-a window lie side by side and come from the cache after that; every output is written once, by one program, whatever
-the overlap. Kept for the backward pass is, for each token, head and window that holds it, the logarithm of the sum of
-the exponentials of its scores.
+A program takes a block of tokens and one head. It loops over the windows that hold its tokens and over the cells of
+each, so that scores exist only in registers. Queries, keys and values are read from memory once, as the cells of a
+window are adjacent and come from the cache after that; every output is written once, by one program, whatever the
+overlap. For the backward pass, the logarithm of the sum of the exponentials of the scores is stored for each token,
+head and window that holds the token.
 
-A token lies in at most S x S windows, S = ceil(window / stride). Slot a, b of a token in row r and column c is the
-window in row r // stride - a and column c // stride - b of windows, where there is one that holds it.
+At most S x S windows hold a token, S = ceil(window_size / stride). Slot a, b of a token in row r and column c is the
+window in row r // stride - a and column c // stride - b of windows, if that window exists and holds the token.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mano.levels import Grid, ceil_div
+from mano.levels import ceil_div
+from mano.overlapping.layout import Windows
 
 BLOCK = 64
 
@@ -40,9 +43,26 @@ def _locate(token, batch, height, width, n_levels, RATE: tl.constexpr, WINDOW: t
 
 
 @triton.jit
+def _block(tokens, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
+    """Return the program's tokens, the channels of a head, and which of these tokens exist."""
+    token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    return token, tl.arange(0, CHANNELS), token < tokens
+
+
+@triton.jit
 def _holds(index, window_row, count, WINDOW: tl.constexpr, STRIDE: tl.constexpr):
-    """Tell whether there is such a window, along one axis, and it holds the cell."""
+    """Tell whether there is such a window, along one axis, that holds the cell."""
     return (window_row >= 0) & (window_row < count) & (index < window_row * STRIDE + WINDOW)
+
+
+@triton.jit
+def _window(
+    slot, row, column, rows, columns, inside, WINDOW: tl.constexpr, STRIDE: tl.constexpr, SLOTS: tl.constexpr
+):  # fmt: skip
+    """Return row and column of the window in a slot of each token, and whether there is one that holds the token."""
+    window_row, window_column = row // STRIDE - slot // SLOTS, column // STRIDE - slot % SLOTS
+    held = inside & _holds(row, window_row, rows, WINDOW, STRIDE)
+    return window_row, window_column, held & _holds(column, window_column, columns, WINDOW, STRIDE)
 
 
 @triton.jit
@@ -67,16 +87,14 @@ def _forward(
     SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     head, heads = tl.program_id(1), tl.num_programs(1)
-    token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    channel = tl.arange(0, CHANNELS)
-    inside = token < tokens
+    token, channel, inside = _block(tokens, BLOCK, CHANNELS)
     first, h, w, rows, columns, row, column = _locate(token, batch, height, width, n_levels, RATE, WINDOW, STRIDE)
     q = _rows(qkv, token, 3 * features, channel, head, HEAD_DIM, inside) * scale
     total = tl.zeros((BLOCK, CHANNELS), tl.float32)
     for slot in range(SLOTS * SLOTS):
-        window_row, window_column = row // STRIDE - slot // SLOTS, column // STRIDE - slot % SLOTS
-        held = inside & _holds(row, window_row, rows, WINDOW, STRIDE)
-        held = held & _holds(column, window_column, columns, WINDOW, STRIDE)
+        window_row, window_column, held = _window(
+            slot, row, column, rows, columns, inside, WINDOW, STRIDE, SLOTS
+        )  # fmt: skip
         # Finite, so that no difference of infinities arises where a token has no such window.
         top = tl.full((BLOCK,), -1e30, tl.float32)
         weight = tl.zeros((BLOCK,), tl.float32)
@@ -111,18 +129,16 @@ def _query_gradient(
 ):  # fmt: skip
     """By queries; and ``delta``, for each slot the sum of p dp over the keys, which the keys' gradient needs."""
     head, heads = tl.program_id(1), tl.num_programs(1)
-    token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    channel = tl.arange(0, CHANNELS)
-    inside = token < tokens
+    token, channel, inside = _block(tokens, BLOCK, CHANNELS)
     first, h, w, rows, columns, row, column = _locate(token, batch, height, width, n_levels, RATE, WINDOW, STRIDE)
     q = _rows(qkv, token, 3 * features, channel, head, HEAD_DIM, inside) * scale
     windows = _covering(row, rows, WINDOW, STRIDE) * _covering(column, columns, WINDOW, STRIDE)
     do = _rows(grad, token, features, channel, head, HEAD_DIM, inside) / windows[:, None]
     dq = tl.zeros((BLOCK, CHANNELS), tl.float32)
     for slot in range(SLOTS * SLOTS):
-        window_row, window_column = row // STRIDE - slot // SLOTS, column // STRIDE - slot % SLOTS
-        held = inside & _holds(row, window_row, rows, WINDOW, STRIDE)
-        held = held & _holds(column, window_column, columns, WINDOW, STRIDE)
+        window_row, window_column, held = _window(
+            slot, row, column, rows, columns, inside, WINDOW, STRIDE, SLOTS
+        )  # fmt: skip
         place = (token.to(tl.int64) * heads + head) * (SLOTS * SLOTS) + slot
         log_sum = tl.load(lse + place, mask=held, other=0.0)
         p_dp = tl.zeros((BLOCK,), tl.float32)
@@ -154,18 +170,16 @@ def _key_gradient(
 ):  # fmt: skip
     """By keys and values: here the tokens are keys, and the cells of their windows the queries that read them."""
     head, heads = tl.program_id(1), tl.num_programs(1)
-    token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    channel = tl.arange(0, CHANNELS)
-    inside = token < tokens
+    token, channel, inside = _block(tokens, BLOCK, CHANNELS)
     first, h, w, rows, columns, row, column = _locate(token, batch, height, width, n_levels, RATE, WINDOW, STRIDE)
     k = _rows(qkv + features, token, 3 * features, channel, head, HEAD_DIM, inside) * scale
     v = _rows(qkv + 2 * features, token, 3 * features, channel, head, HEAD_DIM, inside)
     dk = tl.zeros((BLOCK, CHANNELS), tl.float32)
     dv = tl.zeros((BLOCK, CHANNELS), tl.float32)
     for slot in range(SLOTS * SLOTS):
-        window_row, window_column = row // STRIDE - slot // SLOTS, column // STRIDE - slot % SLOTS
-        held = inside & _holds(row, window_row, rows, WINDOW, STRIDE)
-        held = held & _holds(column, window_column, columns, WINDOW, STRIDE)
+        window_row, window_column, held = _window(
+            slot, row, column, rows, columns, inside, WINDOW, STRIDE, SLOTS
+        )  # fmt: skip
         for cell in range(WINDOW * WINDOW):
             query_row, query_column = window_row * STRIDE + cell // WINDOW, window_column * STRIDE + cell % WINDOW
             there = held & (query_row < h) & (query_column < w)
@@ -187,54 +201,46 @@ def _key_gradient(
     tl.store(dqkv + 2 * features + offset, dv.to(dqkv.dtype.element_ty), mask=mask)
 
 
-def forward(
-    qkv_TF: Tensor, batch: int, grid: Grid, levels: int, rate: int, heads: int, window: int, stride: int
-) -> tuple[Tensor, Tensor]:
-    """Return the output, (T, F), and the log-sums of exponentials, (T, A, S * S); see ``operator.py``."""
+def forward(qkv_TF: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
+    """Return the output, (T, F), and the logarithms of the sums of exponentials, (T, A, S * S), float32.
+
+    Args:
+        qkv_TF: queries, keys and values, (T, 3F), on CUDA.
+        windows: of all levels.
+    """
     qkv_TF = qkv_TF.contiguous()
     out = qkv_TF.new_empty(len(qkv_TF), qkv_TF.shape[1] // 3)
-    lse = qkv_TF.new_empty(len(qkv_TF), heads, ceil_div(window, stride) ** 2, dtype=torch.float32)
-    _launch(_forward, (qkv_TF, out, lse), qkv_TF, batch, grid, levels, rate, heads, window, stride)
+    lse = qkv_TF.new_empty(len(qkv_TF), windows.heads, windows.slots**2, dtype=torch.float32)
+    _launch(_forward, (qkv_TF, out, lse), qkv_TF, windows)
     return out, lse
 
 
-def backward(
-    grad_TF: Tensor,
-    qkv_TF: Tensor,
-    lse: Tensor,
-    batch: int,
-    grid: Grid,
-    levels: int,
-    rate: int,
-    heads: int,
-    window: int,
-    stride: int,
-) -> Tensor:
-    """Return the gradient by ``qkv_TF``, (T, 3F)."""
+def backward(grad_TF: Tensor, qkv_TF: Tensor, lse: Tensor, windows: Windows) -> Tensor:
+    """Return the gradient by ``qkv_TF``, (T, 3F); ``lse`` is the second result of :func:`forward`."""
     qkv_TF, grad_TF = qkv_TF.contiguous(), grad_TF.contiguous()
     dqkv, delta = torch.empty_like(qkv_TF), torch.empty_like(lse)
     for kernel in (_query_gradient, _key_gradient):
-        tensors = grad_TF, qkv_TF, lse, delta, dqkv
-        _launch(kernel, tensors, qkv_TF, batch, grid, levels, rate, heads, window, stride)
+        _launch(kernel, (grad_TF, qkv_TF, lse, delta, dqkv), qkv_TF, windows)
     return dqkv
 
 
-def _launch(kernel, tensors, qkv_TF, batch, grid, levels, rate, heads, window, stride) -> None:
+def _launch(kernel: Any, tensors: tuple[Tensor, ...], qkv_TF: Tensor, windows: Windows) -> None:
     tokens, features = len(qkv_TF), qkv_TF.shape[1] // 3
-    head_dim = features // heads
-    kernel[(ceil_div(tokens, BLOCK), heads)](
+    head_dim = features // windows.heads
+    kernel[(ceil_div(tokens, BLOCK), windows.heads)](
         *tensors,
-        batch,
-        *grid,
-        levels,
+        windows.batch,
+        windows.height,
+        windows.width,
+        windows.levels,
         tokens,
         features,
         head_dim**-0.5,
         HEAD_DIM=head_dim,
         CHANNELS=triton.next_power_of_2(head_dim),
-        RATE=rate,
-        WINDOW=window,
-        STRIDE=stride,
-        SLOTS=ceil_div(window, stride),
+        RATE=windows.rate,
+        WINDOW=windows.window_size,
+        STRIDE=windows.stride,
+        SLOTS=windows.slots,
         BLOCK=BLOCK,
     )

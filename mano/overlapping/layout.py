@@ -6,11 +6,78 @@ reach beyond the grid, it is at the lower and right end.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mano.levels import Grid, window_counts
+from mano.levels import Grid, ceil_div, level_grids, window_counts
+
+
+class Windows(NamedTuple):
+    """The windows of all levels; T tokens are those of the levels one after the other, each (B, H, W) row by row.
+
+    Attributes:
+        batch: samples.
+        height, width: of the finest level, in cells.
+        levels: number of levels.
+        rate: factor between the grids of two levels.
+        heads: attention heads.
+        window_size: side of a window, in cells.
+        stride: distance between windows, in cells.
+    """
+
+    batch: int
+    height: int
+    width: int
+    levels: int
+    rate: int
+    heads: int
+    window_size: int
+    stride: int
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The grid of every level, finest first."""
+        return level_grids((self.height, self.width), self.window_size, self.rate, self.levels)
+
+    @property
+    def slots(self) -> int:
+        """Most windows along one axis that hold the same cell."""
+        return ceil_div(self.window_size, self.stride)
+
+    def split(self, x_TF: Tensor) -> Tensor:
+        """Lay tokens out in windows, copying those that several windows hold: (T, F) -> (F, P, M)."""
+        parts = []
+        for x, grid in zip(x_TF.split([self.batch * h * w for h, w in self.grids]), self.grids, strict=True):
+            x_FBHW = x.view(self.batch, *grid, -1).permute(3, 0, 1, 2)
+            parts.append(to_windows(x_FBHW, self.window_size, self.stride))
+        return torch.cat(parts, 2)
+
+    def join(self, x_FPM: Tensor) -> Tensor:
+        """Sum over the windows that hold a token: (F, P, M) -> (T, F)."""
+        counts = [self.batch * math.prod(window_counts(grid, self.window_size, self.stride)) for grid in self.grids]
+        parts = [
+            sum_windows(x, self.window_size, self.stride, self.batch, grid).flatten(1)
+            for x, grid in zip(x_FPM.split(counts, 2), self.grids, strict=True)
+        ]
+        return torch.cat(parts, 1).t().contiguous()
+
+    def coverage(self, like: Tensor) -> Tensor:
+        """Return how many windows hold each token, (T, 1)."""
+        counts = [
+            coverage(self.window_size, self.stride, grid, like).flatten().repeat(self.batch) for grid in self.grids
+        ]
+        return torch.cat(counts)[:, None]
+
+    def real(self, device: torch.device) -> Tensor | None:
+        """Return which cells of the windows are on the grids, (P, M), or None if all are."""
+        if all(fits(self.window_size, self.stride, grid) for grid in self.grids):
+            return None
+        masks = [real_cells(self.window_size, self.stride, self.batch, grid, device) for grid in self.grids]
+        return torch.cat(masks, 1)
 
 
 def to_windows(x_FBHW: Tensor, size: int, stride: int) -> Tensor:

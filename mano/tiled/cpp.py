@@ -1,6 +1,6 @@
-"""Multipole attention compiled for one kind of layer, at its first use (``tiles.cpp``, :mod:`mano.tiled.compiler`).
+"""Multipole attention in C++ (``tiles.cpp``), compiled for the sizes of a layer at its first use.
 
-Where there is no compiler, one warning says so, and :mod:`mano.tiled.operator` computes the same with torch, slower.
+Where there is no compiler, one warning says so, and :mod:`mano.tiled.eager` computes the same with torch, slower.
 
 Axes in names: B batch, H W grid, C channels, O those of the coarse grid, F = heads * head_dim, N x N cells that a
 coarse cell becomes.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mano.levels import ceil_div
 from mano.tiled.compiler import BuildError, build
-from mano.tiled.layer import Levels, Sizes, Weights, room
+from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
 
 SOURCES = [Path(__file__).with_name(name) for name in ("tiles.cpp", "registers.h")]
 REALS = {torch.float32: "float", torch.float64: "double"}
@@ -31,43 +31,44 @@ MAX_WINDOW, MAX_CHANNELS = 4, 512
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What the code is compiled for.
+class LayerSizes:
+    """What the C++ is compiled for.
 
     Attributes:
         dtype: of all tensors.
         channels: C.
         heads, head_dim: attention heads, and the channels of one.
-        window: side of a window, and distance between windows.
+        window_size: side of a window, in cells, and distance between windows.
         rate: factor between the grids of two levels.
-        norms: LayerNorms, one after the other; 1 or 2.
+        norms: number of LayerNorms, one after the other; 1 or 2.
     """
 
     dtype: torch.dtype
     channels: int
     heads: int
     head_dim: int
-    window: int
+    window_size: int
     rate: int
     norms: int
 
     def served(self) -> bool:
-        """Tell whether the code is made for such a layer."""
+        """Tell whether the C++ serves such a layer."""
         widest = max(self.channels, self.heads * self.head_dim)
         return (
             self.dtype in REALS
             and self.channels % (REGISTER_BYTES // self.dtype.itemsize) == 0
             and widest <= MAX_CHANNELS
-            and self.window <= MAX_WINDOW
+            and self.window_size <= MAX_WINDOW
         )
 
     def macros(self) -> list[str]:
+        """Return the compiler's options that define the sizes as macros."""
         values = {
             "REAL": REALS[self.dtype],
             "CHANNELS": self.channels,
             "HEADS": self.heads,
             "HEAD_DIM": self.head_dim,
-            "WINDOW": self.window,
+            "WINDOW": self.window_size,
             "RATE": self.rate,
             "NORMS": self.norms,
         }
@@ -95,64 +96,71 @@ class _Scales(ctypes.Structure):
     )
 
 
-class Code:
-    """The compiled functions, on contiguous tensors of the kind's dtype; torch's number of threads share the work."""
+class Library:
+    """The compiled functions, on contiguous tensors of the layer's dtype; they use torch's number of threads."""
 
-    def __init__(self, kind: Kind, library: ctypes.CDLL) -> None:
-        self.kind, self._library = kind, library
+    def __init__(self, layer: LayerSizes, library: ctypes.CDLL) -> None:
+        self.layer, self._library = layer, library
         self._library.scratch_bytes.restype = ctypes.c_int64
 
-    def attention(
+    def attention(self, xs: Sequence[Tensor], weights: Weights, eps: float) -> list[Tensor]:
+        """Return the attention of all levels, (B, H, W, C) each."""
+        return self._attention(xs, [None] * len(xs), weights, eps, None)
+
+    def attention_backward(
+        self, xs: Sequence[Tensor], grads: Sequence[Tensor], weights: Weights, eps: float
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return the gradients by ``xs``, those by ``qkv``, ``out`` and ``bias``, and those by ``norms``.
+
+        Args:
+            xs: X_0, X_1, ...
+            grads: the gradients by the attention of all levels.
+            weights: of the layer.
+            eps: of the LayerNorms.
+        """
+        norms, (qkv, out, bias) = weights.norms, weights[:3]
+        parts = [sum(w.numel() for w in norms), qkv.numel(), out.numel(), bias.numel()]
+        sums = qkv.new_zeros(torch.get_num_threads(), sum(parts))
+        results = self._attention(xs, grads, weights, eps, sums)
+        d_norms, d_qkv, d_out, d_bias = sums.sum(0).split(parts)
+        d_out = d_out.view(out.t().shape).t().contiguous()
+        d_projections = [d_qkv.view_as(qkv).clone(), d_out, d_bias.clone()]
+        return results, d_projections, [d.clone() for d in d_norms.view(len(norms), -1)]
+
+    def _attention(
         self,
         xs: Sequence[Tensor],
-        grads: Sequence[Tensor] | None,
-        norms: Sequence[Tensor],
-        qkv: Tensor,
-        out: Tensor,
-        bias: Tensor,
+        grads: Sequence[Tensor | None],
+        weights: Weights,
         eps: float,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the attention of all levels, (B, H, W, C) each, and nothing.
-
-        With gradients by it: the gradients by ``xs``, and those by ``norms``, ``qkv``, ``out`` and ``bias``.
-        """
+        sums: Tensor | None,
+    ) -> list[Tensor]:
+        """Run either pass; ``sums`` has a row for each thread, to which the gradients by the weights are added."""
         results = [torch.empty_like(x) for x in xs]
         levels = (_Level * len(xs))()
-        for level, x, grad, result in zip(levels, xs, grads or [None] * len(xs), results, strict=True):
+        for level, x, grad, result in zip(levels, xs, grads, results, strict=True):
             level.x, level.grad, level.out = x.data_ptr(), None if grad is None else grad.data_ptr(), result.data_ptr()
             level.height, level.width = x.shape[1:3]
-        norms_NC = torch.stack(list(norms))
-        held = norms_NC, qkv.contiguous(), out.contiguous(), out.t().contiguous(), bias.contiguous()
-        weights = _Weights(*(w.data_ptr() for w in held), eps)
+        qkv, out, bias = weights[:3]
+        held = torch.stack(weights.norms), qkv.contiguous(), out.contiguous(), out.t().contiguous(), bias.contiguous()
+        pointers = _Weights(*(w.data_ptr() for w in held), eps)
         threads = torch.get_num_threads()
-        backward = grads is not None
-        scratch = torch.empty(threads * self._library.scratch_bytes(int(backward)), dtype=torch.uint8)
-        sizes = [norms_NC.numel(), qkv.numel(), out.numel(), bias.numel()]
-        sums = qkv.new_zeros(threads, sum(sizes)) if backward else None
+        scratch = torch.empty(threads * self._library.scratch_bytes(int(sums is not None)), dtype=torch.uint8)
         self._library.attention(
             levels,
             ctypes.c_int64(len(xs)),
             ctypes.c_int64(len(xs[0])),
-            ctypes.byref(weights),
+            ctypes.byref(pointers),
             ctypes.c_void_p(scratch.data_ptr()),
             None if sums is None else ctypes.c_void_p(sums.data_ptr()),
             threads,
         )
-        if sums is None:
-            return results, []
-        d_norms, d_qkv, d_out, d_bias = sums.sum(0).split(sizes)
-        d_out = d_out.view(out.t().shape).t().contiguous()
-        return results, [
-            *(d.clone() for d in d_norms.view(len(norms), -1)),
-            d_qkv.view_as(qkv).clone(),
-            d_out,
-            d_bias.clone(),
-        ]
+        return results
 
     def down_sample(self, fine_BHWC: Tensor, weight_NNCO: Tensor) -> Tensor:
         """Return D x; the weights' axes are the fine cells of a coarse one, fine and coarse channels."""
         b, h, w, _ = fine_BHWC.shape
-        coarse = fine_BHWC.new_empty(b, ceil_div(h, self.kind.rate), ceil_div(w, self.kind.rate), self.kind.channels)
+        coarse = fine_BHWC.new_empty(b, ceil_div(h, self.layer.rate), ceil_div(w, self.layer.rate), self.layer.channels)
         self._scale(self._library.down_sample, coarse, fine_BHWC, weight_NNCO, torch.get_num_threads())
         return coarse
 
@@ -162,66 +170,90 @@ class Code:
 
     def weight_gradient(self, coarse_BHWO: Tensor, fine_BHWC: Tensor) -> Tensor:
         """Return the gradient by the weight of sum(coarse * D fine), which is sum(fine * U coarse): (N, N, C, O)."""
-        c, rate = self.kind.channels, self.kind.rate
+        c, rate = self.layer.channels, self.layer.rate
         threads = min(torch.get_num_threads(), coarse_BHWO.shape[0] * coarse_BHWO.shape[1])
         sums = fine_BHWC.new_zeros(threads, rate, rate, c, c)
         self._scale(self._library.weight_gradient, coarse_BHWO, fine_BHWC, sums, threads)
         return sums.sum(0)
 
-    def _scale(self, function: ctypes._FuncPtr, coarse: Tensor, fine: Tensor, weight: Tensor, threads: int) -> None:
+    def _scale(
+        self, function: Callable[..., object], coarse: Tensor, fine: Tensor, weight: Tensor, threads: int
+    ) -> None:
         grids = _Scales(coarse.data_ptr(), fine.data_ptr(), *fine.shape[:3])
         function(ctypes.byref(grids), ctypes.c_void_p(weight.data_ptr()), threads)
 
 
-def forward(code: Code, x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Levels:
-    """Return X_l and R_l; see :func:`mano.tiled.operator.tiled_multipole`."""
-    norms, qkv, out, bias, down, up, level_weights = weights
+def forward(library: Library, x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Levels:
+    """Return X_l and R_l; see :func:`mano.tiled.tiled_multipole.tiled_multipole`."""
+    down, up, level_weights = weights[3:6]
     down_NNCO, up_ONNC = down.permute(2, 3, 1, 0).contiguous(), up.permute(0, 2, 3, 1).contiguous()
     xs = [x_BHWC.contiguous()]
     for _ in level_weights:
-        xs.append(code.down_sample(xs[-1], down_NNCO))
-    results, _ = code.attention(xs, None, norms, qkv, out, bias, sizes.eps)
+        xs.append(library.down_sample(xs[-1], down_NNCO))
+    results = library.attention(xs, weights, sizes.eps)
     for l, level_weight in reversed(list(enumerate(level_weights.to(up.dtype)))):
-        code.add_up_sampled(results[l], results[l + 1], up_ONNC * level_weight)
-    return Levels(xs, results, room(xs, sizes.heads, sizes.window, False))
+        library.add_up_sampled(results[l], results[l + 1], up_ONNC * level_weight)
+    return Levels(xs, results, empty_probabilities(xs, sizes, False))
 
 
-def backward(code: Code, grad_BHWC: Tensor, levels: Levels, weights: Weights, sizes: Sizes) -> list[Tensor]:
-    """Return the gradients; see :func:`mano.tiled.operator.tiled_multipole_backward`."""
-    norms, qkv, out, bias, down, up, level_weights = weights
+def backward(library: Library, grad_BHWC: Tensor, levels: Levels, weights: Weights, sizes: Sizes) -> list[Tensor]:
+    """Return the gradients; see :func:`mano.tiled.tiled_multipole.tiled_multipole_backward`."""
+    down, up, level_weights = weights[3:6]
     xs, coarse = ([x.contiguous() for x in tensors] for tensors in (levels.xs, levels.results[1:]))
     down_ONNC, up_NNCO = down.permute(0, 2, 3, 1).contiguous(), up.permute(2, 3, 1, 0).contiguous()
     grads, d_down, d_up = [grad_BHWC.contiguous()], torch.zeros_like(up_NNCO), torch.zeros_like(up_NNCO)
     d_level_weights = torch.zeros_like(level_weights)
     for l, level_weight in enumerate(level_weights.to(up.dtype)):
-        d_scaled = code.weight_gradient(coarse[l], grads[l])
+        d_scaled = library.weight_gradient(coarse[l], grads[l])
         d_level_weights[l] = (d_scaled * up_NNCO).sum()
         d_up += d_scaled * level_weight
-        grads.append(code.down_sample(grads[l], up_NNCO * level_weight))
-    results, found = code.attention(xs, grads, norms, qkv, out, bias, sizes.eps)
+        grads.append(library.down_sample(grads[l], up_NNCO * level_weight))
+    results, d_projections, d_norms = library.attention_backward(xs, grads, weights, sizes.eps)
     for l in reversed(range(len(level_weights))):
-        d_down += code.weight_gradient(results[l + 1], xs[l])
-        code.add_up_sampled(results[l], results[l + 1], down_ONNC)
+        d_down += library.weight_gradient(results[l + 1], xs[l])
+        library.add_up_sampled(results[l], results[l + 1], down_ONNC)
     scales = (d.permute(3, 2, 0, 1).contiguous() for d in (d_down, d_up))
-    return [results[0], *found, *scales, d_level_weights]
+    return [results[0], *d_projections, *scales, d_level_weights, *d_norms]
 
 
 @functools.cache
-def code(kind: Kind) -> Code | None:
-    """Return the code for a kind of layer, built if need be; None if it is not served or cannot be built."""
-    if not kind.served():
+def library(layer: LayerSizes) -> Library | None:
+    """Return the C++ for a layer, built if need be; None if it does not serve the layer or cannot be built."""
+    if not layer.served():
         return None
     try:
-        return Code(kind, build("mano", SOURCES, kind.macros()))
+        return Library(layer, build("mano", SOURCES, layer.macros()))
     except BuildError as error:
         _warn(str(error))
         return None
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def serves(dtype: torch.dtype, *sizes: int) -> bool:
+    """Tell whether there is C++ for a layer: dtype and numbers of :class:`LayerSizes`, which compiled graphs know."""
+    return library(LayerSizes(dtype, *sizes)) is not None
+
+
+def library_for(x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Library | None:
+    """Return the C++ for a layer if there is any and its tensors fit together."""
+    qkv, down = weights.qkv, weights.down
+    head_dim, norms = len(qkv) // 3 // sizes.heads, len(weights.norms) // 2
+    layer = LayerSizes(x_BHWC.dtype, x_BHWC.shape[-1], sizes.heads, head_dim, sizes.window_size, down.shape[-1], norms)
+    c, f, rate = layer.channels, layer.heads * head_dim, layer.rate
+    shapes = [(3 * f, c), (c, f), (c,), (c, c, rate, rate), (c, c, rate, rate), *[(c,)] * (2 * norms)]
+    tensors = [*weights[:5], *weights.norms]
+    # What does not fit would be read as if it did; torch's operations say what is wrong.
+    fit = len(tensors) == len(shapes) and all(
+        (w.shape, w.dtype, w.device) == (shape, x_BHWC.dtype, x_BHWC.device)
+        for w, shape in zip(tensors, shapes, strict=True)
+    )
+    return library(layer) if fit and 0 not in x_BHWC.shape[1:3] else None
+
+
 @functools.cache
 def _warn(reason: str) -> None:
     warnings.warn(
-        f"multipole attention runs on torch's operations, at two to three times the time: no compiled code ({reason}); "
+        f"multipole attention runs on torch's operations, which takes two to three times as long: no C++ ({reason}); "
         "install a C++ compiler (g++ 12 or clang 14, or newer) with OpenMP, or name it in CXX",
         stacklevel=2,
     )

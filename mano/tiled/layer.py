@@ -1,4 +1,7 @@
-"""What the forms of :mod:`mano.tiled.operator` hand to each other: weights, sizes, and the tensors of all levels."""
+"""What the implementations of :mod:`mano.tiled.tiled_multipole` exchange: weights, sizes, and tensors of all levels.
+
+An operator of torch takes and returns lists of tensors; each class here says what is where in one of them.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,42 @@ from mano.windows import wide_dtype
 
 
 class Weights(NamedTuple):
-    """The tensors of a layer, as :func:`mano.tiled.operator.tiled_multipole` takes them."""
+    """The tensors of a layer.
 
-    norms: list[Tensor]
+    Attributes:
+        qkv: weights of queries, keys and values, (3F, C).
+        out: weights of the output projection, (C, F).
+        bias: of the output projection, (C,).
+        down: weights of D, (C, C, rate, rate).
+        up: weights of U, (C, C, rate, rate).
+        level_weights: w_0, w_1, ..., one fewer than there are levels.
+        norms: weight and bias of one LayerNorm or of two, applied one after the other; (C,) each.
+    """
+
     qkv: Tensor
     out: Tensor
     bias: Tensor
     down: Tensor
     up: Tensor
     level_weights: Tensor
+    norms: list[Tensor]
 
-    def flat(self) -> list[Tensor]:
+    def pack(self) -> list[Tensor]:
         """Return all of them, in this order."""
-        return [*self.norms, *self[1:]]
+        return [self.qkv, self.out, self.bias, self.down, self.up, self.level_weights, *self.norms]
+
+    @classmethod
+    def unpack(cls, tensors: Sequence[Tensor]) -> Weights:
+        """Undo :meth:`pack`."""
+        qkv, out, bias, down, up, level_weights, *norms = tensors
+        return cls(qkv, out, bias, down, up, level_weights, norms)
 
 
 class Sizes(NamedTuple):
-    """Attention heads, the side of a window, and the epsilon of the LayerNorms."""
+    """Attention heads, the side of a window in cells, and the epsilon of the LayerNorms."""
 
     heads: int
-    window: int
+    window_size: int
     eps: float
 
 
@@ -44,22 +63,23 @@ class Levels(NamedTuple):
 
     xs: list[Tensor]
     results: list[Tensor]
-    kept: Tensor
+    probabilities: Tensor
 
     def pack(self) -> list[Tensor]:
         """Return the list that the operator returns."""
-        return [self.results[0], *self.xs[1:], *self.results[1:], self.kept]
+        return [self.results[0], *self.xs[1:], *self.results[1:], self.probabilities]
 
     @classmethod
     def unpack(cls, x_BHWC: Tensor, tensors: Sequence[Tensor]) -> Levels:
         """Return the levels of what the operator returned for ``x_BHWC``."""
-        result, *rest, kept = tensors
+        result, *rest, probabilities = tensors
         coarse = len(rest) // 2
-        return cls([x_BHWC, *rest[:coarse]], [result, *rest[coarse:]], kept)
+        return cls([x_BHWC, *rest[:coarse]], [result, *rest[coarse:]], probabilities)
 
 
-def room(xs: Sequence[Tensor], heads: int, window: int, keep: bool) -> Tensor:
-    """Return room for the attention probabilities of all windows, (A, P, P, windows), or for none."""
-    windows = sum(len(x) * math.prod(window_counts((x.shape[1], x.shape[2]), window, window)) for x in xs)
-    shape = (heads, window**2, window**2, windows) if keep else (0,)
+def empty_probabilities(xs: Sequence[Tensor], sizes: Sizes, stored: bool) -> Tensor:
+    """Return memory for the attention probabilities of all windows, (A, P, P, windows); empty unless ``stored``."""
+    heads, side, _ = sizes
+    windows = sum(len(x) * math.prod(window_counts((x.shape[1], x.shape[2]), side, side)) for x in xs)
+    shape = (heads, side**2, side**2, windows) if stored else (0,)
     return xs[0].new_empty(shape, dtype=wide_dtype(xs[0].dtype))

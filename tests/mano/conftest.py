@@ -1,4 +1,4 @@
-"""Multipole attention on the CPU has two forms: compiled code, and torch's operations."""
+"""Multipole attention on the CPU has two implementations: C++, and torch's operations."""
 
 import pytest
 
@@ -7,19 +7,19 @@ from mano.tiled import cpp
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Compiled code for every layer it is made for, or the test fails. Lists the passes that it computed."""
-    used, attention = [], cpp.Code.attention
+    """C++ for every layer that it serves, or the test fails. Lists the passes that it computed."""
+    used, attention = [], cpp.Library._attention
 
     def fail(reason):
         raise AssertionError(reason)
 
     def spy(self, xs, grads, *rest):
-        used.append("forward" if grads is None else "backward")
+        used.append("forward" if grads[0] is None else "backward")
         return attention(self, xs, grads, *rest)
 
-    cpp.code.cache_clear()
+    cpp.library.cache_clear()
     monkeypatch.setattr(cpp, "_warn", fail)
-    monkeypatch.setattr(cpp.Code, "attention", spy)
+    monkeypatch.setattr(cpp.Library, "_attention", spy)
     return used
 
 
@@ -28,5 +28,5 @@ def form(request, monkeypatch):
     if request.param == "compiled":
         request.getfixturevalue("compiled")
     else:
-        monkeypatch.setattr(cpp, "code", lambda kind: None)
+        monkeypatch.setattr(cpp, "library", lambda layer: None)
     return request.param

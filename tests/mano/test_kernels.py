@@ -26,7 +26,8 @@ def run():
 
     from mano.levels import level_grids
     from mano.overlapping import kernels
-    from mano.overlapping.operator import window_attention, window_attention_backward
+    from mano.overlapping.layout import Windows
+    from mano.overlapping.window_attention import window_attention, window_attention_backward
 
     torch.manual_seed(0)
     kernels.BLOCK = 256
@@ -35,18 +36,18 @@ def run():
         assert len(level_grids(grid, window, rate, levels)) == levels
         tokens = batch * sum(h * w for h, w in level_grids(grid, window, rate, levels))
         qkv, grad = 2 * torch.randn(tokens, 3 * heads * head_dim), torch.randn(tokens, heads * head_dim)
-        sizes = levels, rate, heads, window, stride
-        want, nothing = window_attention(qkv, batch, *grid, *sizes, None, True)
-        got, statistics = kernels.forward(qkv, batch, grid, *sizes)
+        windows = Windows(batch, *grid, levels, rate, heads, window, stride)
+        want, nothing = window_attention(qkv, list(windows), None, True)
+        got, statistics = kernels.forward(qkv, windows)
         torch.testing.assert_close(got, want, msg=lambda m, at=(window, stride, grid): f"{at}: {m}")
-        want = window_attention_backward(grad, qkv, nothing, batch, *grid, *sizes, None, True)
-        got = kernels.backward(grad, qkv, statistics, batch, grid, *sizes)
+        want = window_attention_backward(grad, qkv, nothing, list(windows), None, True)
+        got = kernels.backward(grad, qkv, statistics, windows)
         torch.testing.assert_close(
             got, want, rtol=1e-4, atol=5e-5, msg=lambda m, at=(window, stride, grid): f"{at}: {m}"
         )
-    half, _ = kernels.forward(qkv.bfloat16(), batch, grid, *sizes)
+    half, _ = kernels.forward(qkv.bfloat16(), windows)
     assert half.dtype == torch.bfloat16
-    full, _ = kernels.forward(qkv, batch, grid, *sizes)
+    full, _ = kernels.forward(qkv, windows)
     assert (half - full).norm() < 2e-2 * full.norm()
 
 

@@ -12,7 +12,6 @@ import torch
 from mano import MultipoleAttention
 from mano.tiled import compiler, cpp
 from mano.tiled.layer import Sizes, Weights
-from mano.tiled.operator import code_of
 
 KINDS = [
     {"dim": 64},
@@ -117,7 +116,7 @@ def test_input_of_any_layout(compiled):
     "options",
     [
         {"channels": 24},
-        {"window": 5},
+        {"window_size": 5},
         {"dtype": torch.bfloat16},
         {"channels": 528},
         {"heads": 9, "head_dim": 64},
@@ -125,11 +124,19 @@ def test_input_of_any_layout(compiled):
     ids=str,
 )
 def test_what_is_not_served(options):
-    usual = {"dtype": torch.float32, "channels": 64, "heads": 4, "head_dim": 16, "window": 2, "rate": 2, "norms": 2}
-    assert cpp.Kind(**usual).served()
-    kind = cpp.Kind(**usual | options)
-    assert not kind.served()
-    assert cpp.code(kind) is None
+    usual = {
+        "dtype": torch.float32,
+        "channels": 64,
+        "heads": 4,
+        "head_dim": 16,
+        "window_size": 2,
+        "rate": 2,
+        "norms": 2,
+    }
+    assert cpp.LayerSizes(**usual).served()
+    layer = cpp.LayerSizes(**usual | options)
+    assert not layer.served()
+    assert cpp.library(layer) is None
 
 
 def changed(**parts):
@@ -160,10 +167,10 @@ def test_another_device_is_not_read_as_memory(compiled):
     attention = MultipoleAttention(16)
     norms = [p for norm in (attention.norm, attention.inner_norm) for p in norm.parameters()]
     projections = attention.to_qkv.weight, attention.to_out.weight, attention.to_out.bias
-    weights = Weights(norms, *projections, attention.down.weight, attention.up.weight, torch.ones(1))
+    weights = Weights(*projections, attention.down.weight, attention.up.weight, torch.ones(1), norms)
     x, sizes = torch.randn(1, 4, 4, 16), Sizes(4, 2, 1e-5)
-    assert code_of(x, weights, sizes) is not None
-    assert code_of(x, weights._replace(qkv=weights.qkv.to("meta")), sizes) is None
+    assert cpp.library_for(x, weights, sizes) is not None
+    assert cpp.library_for(x, weights._replace(qkv=weights.qkv.to("meta")), sizes) is None
 
 
 def test_no_samples(compiled):
@@ -199,7 +206,7 @@ def test_narrower_registers(option, fresh, compiled, monkeypatch):
     attention = MultipoleAttention(48)
     x, seed = torch.randn(2, 2, 9, 14, 48)
     want = found(attention, x, seed)
-    cpp.code.cache_clear()
+    cpp.library.cache_clear()
     monkeypatch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} {option}")
     for a, b in zip(found(attention, x, seed), want, strict=True):
         assert (a - b).norm() <= 1e-5 * b.norm()
@@ -209,7 +216,7 @@ def test_narrower_registers(option, fresh, compiled, monkeypatch):
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """Nothing built yet."""
-    caches = cpp.code, cpp._warn, compiler._own_folder
+    caches = cpp.library, cpp._warn, compiler._own_folder
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path / "cache"))
@@ -224,7 +231,7 @@ def test_built_once(fresh):
     assert y.isfinite().all()
     (built,) = fresh.iterdir()
     assert built.suffix == ".so"
-    cpp.code.cache_clear()
+    cpp.library.cache_clear()
     before = built.stat().st_mtime_ns
     MultipoleAttention(16)(x)
     assert built.stat().st_mtime_ns == before
@@ -238,7 +245,7 @@ def test_without_a_compiler(cxx, reason, fresh, monkeypatch):
     attention, other = MultipoleAttention(16), MultipoleAttention(32)
     x = torch.randn(1, 4, 4, 16)
     want = attention(x)
-    cpp.code.cache_clear()
+    cpp.library.cache_clear()
     monkeypatch.setenv("CXX", cxx)
     with pytest.warns(UserWarning, match=reason) as said:
         found = attention(x), other(torch.randn(1, 4, 4, 32))

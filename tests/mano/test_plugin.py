@@ -33,15 +33,15 @@ def test_builds_and_runs(preset):
     with torch.no_grad():
         assert module(torch.randn(2, 1, 16, 12)).shape == (2, 2, 16, 12)
         assert module(torch.randn(2, 1, 9, 7)).shape == (2, 2, 9, 7)
-    assert model.effective(module, PROBLEM) == {"levels": 4, "coarsest_grid": [2, 2], "attention": "compiled"}
+    assert model.effective(module, PROBLEM) == {"levels": 4, "coarsest_grid": [2, 2], "backend": "cpp"}
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), [({}, "compiled"), ({"stride": 1}, "torch"), ({"dim": 40}, "torch")], ids=str
+    ("options", "expected"), [({}, "cpp"), ({"stride": 1}, "torch"), ({"dim": 40}, "torch")], ids=str
 )
 def test_rows_say_what_computed_the_attention(options, expected):
     model = MANOModel()
-    assert model.effective(model.make(PROBLEM, **options), PROBLEM)["attention"] == expected
+    assert model.effective(model.make(PROBLEM, **options), PROBLEM)["backend"] == expected
 
 
 def test_bad_values_are_option_errors_of_one_line():

@@ -8,7 +8,7 @@ from attn_bench.running.measure.flops import count_flops
 from mano import MANO, MultipoleAttention, reference
 from mano.levels import level_grids, window_counts
 from mano.overlapping.layout import coverage, real_cells, sum_windows, to_windows
-from mano.overlapping.operator import window_attention
+from mano.overlapping.window_attention import window_attention
 from mano.tiled import eager
 from mano.tiled import sampling as scales
 from mano.windows import attend, attend_backward
@@ -126,7 +126,7 @@ def test_dropout_drops_probabilities_and_their_gradients(grid, levels):
     keep = torch.randint(0, 2, (2, 4, 4, windows)).double() * 2
 
     def attention(qkv, keep):
-        return window_attention(qkv, 1, *grid, levels, 2, 2, 2, 2, keep, True)[0]
+        return window_attention(qkv, [1, *grid, levels, 2, 2, 2, 2], keep, True)[0]
 
     torch.autograd.gradcheck(lambda x: attention(x, keep), qkv)
     torch.testing.assert_close(attention(qkv, torch.ones_like(keep)), attention(qkv, None))
@@ -138,7 +138,7 @@ def test_dropout_of_one_window_is_a_product():
     q, k, v = qkv.view(4, 3, 2, 3).permute(1, 2, 0, 3)
     p = (q @ k.mT / 3**0.5).softmax(-1) * keep[..., 0]
     want = (p @ v).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(window_attention(qkv, 1, 2, 2, 1, 2, 2, 2, 2, keep, True)[0], want)
+    torch.testing.assert_close(window_attention(qkv, [1, 2, 2, 1, 2, 2, 2, 2], keep, True)[0], want)
 
 
 def test_dropout_is_for_training_alone():
@@ -196,7 +196,7 @@ def test_compiles_without_graph_breaks():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dim": 30}, "dim 30 is not divisible by heads 4"),
+        ({"dim": 30}, r"heads is 4; it must divide dim \(30\)"),
         ({"stride": 3}, "stride is 3"),
         ({"stride": 0}, "stride is 0"),
         ({"rate": 1}, "rate is 1"),
@@ -239,7 +239,7 @@ def test_chunks_change_nothing(options, grid, monkeypatch):
     x = torch.randn(3, *grid, 8, requires_grad=True)
     found = []
     for tokens in (1, 37, 10_000):
-        monkeypatch.setattr(eager, "TOKENS_PER_THREAD", tokens)
+        monkeypatch.setattr(eager, "CELLS_PER_THREAD", tokens)
         monkeypatch.setattr(scales, "ROWS_TOKENS", tokens)
         y = attention(x)
         found.append([y, *torch.autograd.grad(y.square().sum(), [x, *attention.parameters()])])

@@ -188,7 +188,7 @@ def test_a_pickle_is_not_executed(tmp_path):
 def test_what_is_in_force_is_visible():
     found = windows(small(img_size=64, window_size=8))
     assert [stage["grid"] for stage in found] == [(16, 16), (8, 8), (4, 4), (2, 2)]
-    assert [stage["window"] for stage in found] == [(8, 8), (8, 8), (4, 4), (2, 2)]
+    assert [stage["window_size"] for stage in found] == [(8, 8), (8, 8), (4, 4), (2, 2)]
     assert [stage["shift"] for stage in found] == [(4, 4), (0, 0), (0, 0), (0, 0)]
     assert [stage["levels"] for stage in found] == [[(16, 16), (8, 8)], [(8, 8)], [(4, 4)], [(2, 2)]]
 

@@ -48,10 +48,10 @@ def summarise(x, grid, tokens, summaries, level, rank):
 def slow(module, x):
     grid = tuple(x.shape[1:-1])
     q, k, v = projections(module, x)
-    levels = module.levels(Tree(grid, module.side))
+    levels = module.levels(Tree(grid, module.cell_size))
     cells, queries = {}, {}
     for l, (width, rank) in enumerate(levels, 1):
-        side = module.side * 2 ** (l - 1)
+        side = module.cell_size * 2 ** (l - 1)
         for cell in itertools.product(*(range(-(-size // side)) for size in grid)):
             tokens = run(tuple(c * side for c in cell), side)
             keys, counts = summarise(k, grid, tokens, module.key_summaries, l, rank)
@@ -73,11 +73,11 @@ def slow(module, x):
             values.append(value)
 
         for j in itertools.product(*(range(size) for size in grid)):
-            near = all(abs(a // module.side - b // module.side) <= 1 for a, b in zip(i, j))
+            near = all(abs(a // module.cell_size - b // module.cell_size) <= 1 for a, b in zip(i, j))
             if near and not (module.causal and j > i):
                 read(*(t[(..., *at, slice(None))] for t, at in ((q, i), (k, j), (v, j))))
         for l, (width, rank) in enumerate(levels, 1):
-            own = tuple(a // (module.side * 2 ** (l - 1)) for a in i)
+            own = tuple(a // (module.cell_size * 2 ** (l - 1)) for a in i)
             query = q[(..., *i, slice(None))]
             if module.query_downsampling:
                 before = i if not module.causal else (i[0] - width // rank,)

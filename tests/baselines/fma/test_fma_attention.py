@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from attn_bench.plugin import OptionError
 from baselines.fma import blocks
-from baselines.fma.attention import FastMultipoleAttention1d, FastMultipoleAttention2d
+from baselines.fma.attention import FastMultipoleAttention
+from baselines.fma.attention_plan import attention_plan
 from baselines.fma.blocks import NOTHING, attend_blocks
-from baselines.fma.plan import plan
 from baselines.fma.tree import Tree
 
 SUMMARIES = ["grouped", "dense", "average"]
@@ -19,12 +19,12 @@ ALL = 10**9  # as many summaries as tokens, at every level
 
 def sequences(seed=0, **options):
     torch.manual_seed(seed)
-    return FastMultipoleAttention1d(8, **{"heads": 2, "block_size": 4, "length": 130, **options})
+    return FastMultipoleAttention(8, **{"heads": 2, "cell_size": 4, "grid": (130,), **options})
 
 
 def grids(seed=0, **options):
     torch.manual_seed(seed)
-    return FastMultipoleAttention2d(8, **{"heads": 2, "cell_size": 2, "grid": (20, 20), **options})
+    return FastMultipoleAttention(8, **{"heads": 2, "cell_size": 2, "grid": (20, 20), **options})
 
 
 def randomise(module):
@@ -79,7 +79,7 @@ def test_one_identity_kernel_per_level_given_as_a_list():
 @pytest.mark.parametrize("queries", [False, True])
 @pytest.mark.parametrize("n", [32, 43])
 def test_sequences_equal_the_equations(n, queries, summary, options):
-    module = sequences(rank=[2, 4, 2], summary=summary, query_downsampling=queries, length=43, **options)
+    module = sequences(rank=[2, 4, 2], summary=summary, query_downsampling=queries, grid=(43,), **options)
     assert_same_with_gradients(randomise(module), torch.randn(2, n, 8).double(), slow)
 
 
@@ -95,7 +95,7 @@ def test_grids_equal_the_equations(grid, summary, options):
 @pytest.mark.parametrize("n", [33, 64, 100, 1000, 1024])
 @pytest.mark.parametrize("rank", [1, 2, 8])
 def test_every_token_counts_once_and_padding_not_at_all(rank, n, causal):
-    module = sequences(rank=rank, summary="average", causal=causal, scale_coarse=True, block_size=8)
+    module = sequences(rank=rank, summary="average", causal=causal, scale_coarse=True, cell_size=8)
     module.qkv.weight.data[8:16] = 0  # all keys alike: attention is the mean of what a token may see
     x = torch.randn(2, n, 8)
     values = module.qkv(x)[..., 16:]
@@ -119,7 +119,7 @@ def test_every_point_of_a_grid_counts_once_and_padding_not_at_all(queries, rank,
 def test_lists_read_every_token_once(n, causal):
     tree, rank = Tree((n,), 8), 4
     levels = tuple((tree.width(level), rank) for level in range(1, tree.levels + 1))
-    reads = plan(tree, levels, causal, False, False, torch.device("cpu")).near.index_MS.long()
+    reads = attention_plan(tree, levels, causal, False, False, torch.device("cpu")).near.index_MS.long()
     # Which run of tokens every row of keys stands for.
     sizes = [1] * tree.tokens + [width // rank for width, _ in levels for _ in range(tree.tokens // width * rank)]
     sizes = torch.tensor([*sizes, 0])
@@ -163,7 +163,7 @@ def test_what_is_all_near_is_exact_attention(causal, n):
 
 
 def test_longer_sequences_stretch_the_last_kernel():
-    short, long = sequences(length=32, rank=2), sequences(length=64, rank=2)
+    short, long = sequences(grid=(32,), rank=2), sequences(grid=(64,), rank=2)
     long.load_state_dict(short.state_dict(), strict=False)
     first, last = (randomise(short).key_summaries.kernels[i] for i in (0, -1))
     assert len(long.key_summaries.kernels) == len(short.key_summaries.kernels) + 1
@@ -213,7 +213,7 @@ def test_a_query_without_keys_gets_zeros():
 
 
 def test_bfloat16_stays_close():
-    module, x = sequences(block_size=8), torch.randn(2, 120, 8)
+    module, x = sequences(cell_size=8), torch.randn(2, 120, 8)
     want = module(x)
     got = module.bfloat16()(x.bfloat16())
     assert got.dtype == torch.bfloat16
@@ -227,7 +227,7 @@ def test_bfloat16_stays_close():
         (sequences, {"rank": 0}, "rank"),
         (sequences, {"rank": []}, "rank"),
         (sequences, {"rank": [1, 4], "query_downsampling": True}, "rank"),
-        (sequences, {"block_size": 0}, "block_size"),
+        (sequences, {"cell_size": 0}, "cell_size"),
         (sequences, {"summary": "max"}, "summary"),
         (sequences, {"heads": 3}, "heads"),
         (grids, {"heads": 3}, "heads"),
@@ -243,7 +243,7 @@ def test_bad_values_are_errors_of_one_line(make, options, name):
 
 
 def test_without_a_kernel_to_stretch_longer_sequences_take_averages():
-    short, average = sequences(length=8), sequences(summary="average")
+    short, average = sequences(grid=(8,)), sequences(summary="average")
     average.load_state_dict(short.state_dict())
     x = torch.randn(1, 100, 8)
     assert torch.equal(short(x), average(x))

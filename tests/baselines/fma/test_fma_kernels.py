@@ -45,7 +45,7 @@ def check(q, k, v, reads, diagonal, label):
 def run():
     import torch
 
-    from baselines.fma.plan import plan
+    from baselines.fma.attention_plan import attention_plan
     from baselines.fma.tree import Tree
 
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def run():
         grid, side, rank, head_dim, causal, separate = label
         tree = Tree(grid, side)
         levels = tuple((tree.width(level), rank) for level in range(1, tree.levels + 1))
-        at = plan(tree, levels, causal, True, separate, torch.device("cpu"))
+        at = attention_plan(tree, levels, causal, True, separate, torch.device("cpu"))
 
         def tensors(queries, rows, head_dim=head_dim):
             return (torch.randn(2, n, head_dim) for n in (queries, rows, rows))

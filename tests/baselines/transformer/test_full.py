@@ -9,7 +9,7 @@ import torch
 
 from attn_bench.nn.multi_head import MultiHead
 from attn_bench.nn.transformer import Transformer
-from attn_bench.plugin import Problem
+from attn_bench.plugin import Mixer, Problem
 from baselines.transformer.full import FullAttention
 from baselines.transformer.softmax_attention import attend
 
@@ -53,7 +53,7 @@ def test_transformer_leaves_only_the_mixer_open():
         def forward(self, x):
             return torch.zeros_like(x)
 
-    module = Transformer(1, 2, dim=8, depth=2, mlp_ratio=2.0, mixer=Zero)
+    module = Transformer(1, 2, Mixer.Options(dim=8, depth=2), Zero)
     x = torch.randn(1, 1, 5, 6)
     changed = x.clone()
     changed[..., 2, 3] += 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
 from attn_bench.nn.transformer import TextTransformer
-from attn_bench.plugin import OptionError, Problem
+from attn_bench.plugin import Mixer, OptionError, Problem
 from attn_bench.plugins.registry import MODELS
 from baselines.mean.plugin import Mean
 from baselines.transformer.linear_attention import CHUNK, attend_linear
@@ -131,7 +131,7 @@ def test_without_a_mixer_a_token_is_seen_by_its_neighbours_alone(causal, seen):
         def forward(self, x):
             return torch.zeros_like(x)
 
-    module = TextTransformer(5, 3, causal=causal, dim=8, depth=2, mixer=Zero, mlp_ratio=2.0)
+    module = TextTransformer(5, 3, Mixer.Options(dim=8, depth=2), Zero, causal=causal)
     tokens = torch.zeros(1, 20, dtype=torch.long)
     changed = tokens.clone()
     changed[0, 4] = 3

@@ -6,6 +6,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attn_bench.nn.patches import PatchUnembed
+from attn_bench.plugin import Mixer
 
 
 class DenseViT(nn.Module):
@@ -22,46 +23,33 @@ class DenseViT(nn.Module):
         out_channels: channels of the output field.
         grid: (H, W) for which the position embedding is made, kept as an attribute.
         patch_size: side of a patch, in points.
-        dim: channels of a token.
-        depth: blocks.
-        heads: attention heads.
-        mlp_ratio: hidden channels of the feed-forward networks over ``dim``.
-        dropout: dropout probability after the attention and in the feed-forward networks.
+        options: of the plugin; ``dropout`` acts after the attention and in the feed-forward networks.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        grid: tuple[int, int],
-        *,
-        patch_size: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float,
-        dropout: float = 0.0,
+        self, in_channels: int, out_channels: int, grid: tuple[int, int], patch_size: int, options: Mixer.Options
     ) -> None:
         super().__init__()
         self.grid = grid
         self.patch_size = patch_size
+        h, w = self.tokens(grid)
         self.trunk = VisionTransformer(
             # Whole patches: timm rounds the position embedding's grid down but pads the field up.
-            img_size=tuple(-(-n // patch_size) * patch_size for n in grid),
+            img_size=(h * patch_size, w * patch_size),
             patch_size=patch_size,
             in_chans=in_channels,
             num_classes=0,
             global_pool="",
-            embed_dim=dim,
-            depth=depth,
-            num_heads=heads,
-            mlp_ratio=mlp_ratio,
+            embed_dim=options.dim,
+            depth=options.depth,
+            num_heads=options.heads,
+            mlp_ratio=options.mlp_ratio,
             class_token=False,
-            proj_drop_rate=dropout,
+            proj_drop_rate=options.dropout,
             dynamic_img_size=True,
             dynamic_img_pad=True,
         )
-        self.unembed = PatchUnembed(dim, out_channels, patch_size)
+        self.unembed = PatchUnembed(options.dim, out_channels, patch_size)
 
     def tokens(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches on ``grid``."""

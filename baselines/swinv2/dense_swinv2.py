@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import torch
-from timm.layers import PatchEmbed
-from timm.models.swin_transformer_v2 import SwinTransformerV2Stage
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block, SwinTransformerV2Stage
 from torch import Tensor, nn
 
 from attn_bench.nn.coordinates import append_coordinates
 from attn_bench.nn.patches import PatchUnembed
+
+if TYPE_CHECKING:
+    from baselines.swinv2.plugin import SwinV2
 
 Grid = tuple[int, int]
 
@@ -17,7 +22,7 @@ class DenseSwinV2(nn.Module):
     """Map a field (B, in_channels, H, W) to a field (B, out_channels, H, W).
 
     ``stage`` is one stage of timm's SwinV2 without merging: every second block shifts its windows by half a window.
-    Added here: coordinates as two more input channels (SwinV2 knows relative positions alone), timm's patch embedding
+    Added here: coordinates as two more input channels (SwinV2 knows only relative positions), timm's patch embedding
     before the stage, LayerNorm and an un-embedding after it. The stage keeps the weights it starts with; timm's
     classifiers then zero the norms of every block, which trains worse here (Darcy 16 x 16: 0.063 against 0.043).
 
@@ -35,57 +40,36 @@ class DenseSwinV2(nn.Module):
         in_channels: channels of the input field.
         out_channels: channels of the output field.
         grid: (H, W) to set up for, kept as an attribute.
-        patch_size: side of a patch, in points.
-        window_size: side of a window, in patches.
-        dim: channels of a token.
-        depth: blocks.
-        heads: attention heads.
-        mlp_ratio: hidden channels of the feed-forward networks over ``dim``.
-        dropout: dropout probability after the attention and in the feed-forward networks.
-        coordinates: whether the coordinates are inputs.
+        options: of the plugin; ``dropout`` acts after the attention and in the feed-forward networks.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        grid: Grid,
-        *,
-        patch_size: int,
-        window_size: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float,
-        dropout: float = 0.0,
-        coordinates: bool = True,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, grid: Grid, options: SwinV2.Options) -> None:
         super().__init__()
         self.grid = grid
-        self.coordinates = coordinates
-        self.patch_size = patch_size
-        self.window_size = window_size
+        self.coordinates = options.coordinates
+        self.patch_size = options.patch_size
+        self.window_size = options.window_size
         self.embed = PatchEmbed(
             img_size=None,
-            patch_size=patch_size,
-            in_chans=in_channels + 2 * coordinates,
-            embed_dim=dim,
+            patch_size=options.patch_size,
+            in_chans=in_channels + 2 * options.coordinates,
+            embed_dim=options.dim,
             norm_layer=nn.LayerNorm,
             output_fmt="NHWC",
             dynamic_img_pad=True,
         )
         self.stage = SwinTransformerV2Stage(
-            dim=dim,
-            out_dim=dim,
+            dim=options.dim,
+            out_dim=options.dim,
             input_resolution=self.tokens(grid),
-            depth=depth,
-            num_heads=heads,
-            window_size=window_size,
-            mlp_ratio=mlp_ratio,
-            proj_drop=dropout,
+            depth=options.depth,
+            num_heads=options.heads,
+            window_size=options.window_size,
+            mlp_ratio=options.mlp_ratio,
+            proj_drop=options.dropout,
         )
-        self.norm = nn.LayerNorm(dim)
-        self.unembed = PatchUnembed(dim, out_channels, patch_size)
+        self.norm = nn.LayerNorm(options.dim)
+        self.unembed = PatchUnembed(options.dim, out_channels, options.patch_size)
 
     def tokens(self, grid: Grid) -> Grid:
         """Rows and columns of patches on ``grid``."""
@@ -94,14 +78,15 @@ class DenseSwinV2(nn.Module):
     def windows(self, grid: Grid) -> list[tuple[Grid, Grid]]:
         """Window and shift of each block on ``grid``, in patches, as timm sets them."""
         self._set_grid(grid)
-        return [(block.window_size, block.shift_size) for block in self.stage.blocks]
+        blocks = cast("list[SwinTransformerV2Block]", list(self.stage.blocks))
+        return [(block.window_size, block.shift_size) for block in blocks]
 
     def _set_grid(self, grid: Grid) -> None:
         tokens = self.tokens(grid)
-        if tuple(self.stage.input_resolution) != tokens:
+        if self.stage.input_resolution != tokens:
             self._resize(tokens)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.inference_mode(False)
     def _resize(self, tokens: Grid) -> None:
         # Outside inference mode: buffers made within it could not be used in training later.

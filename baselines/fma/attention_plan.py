@@ -27,7 +27,7 @@ class Reads:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class AttentionPlan:
     """What the attention of one grid needs.
 
     Attributes:
@@ -45,9 +45,9 @@ class Plan:
 
 
 @lru_cache(maxsize=16)
-def plan(
+def attention_plan(
     tree: Tree, levels: tuple[Level, ...], causal: bool, scale_coarse: bool, separate: bool, device: torch.device
-) -> Plan:
+) -> AttentionPlan:
     """Return the plan of a grid.
 
     Args:
@@ -65,7 +65,7 @@ def plan(
 
 def _plan(
     tree: Tree, levels: tuple[Level, ...], causal: bool, scale_coarse: bool, separate: bool, device: torch.device
-) -> Plan:
+) -> AttentionPlan:
     real = tree.real
     # Blocks in the order of their runs of tokens.
     places, order = tree.places(1).sort()
@@ -88,7 +88,7 @@ def _plan(
             first += len(counts)
     near = Reads(torch.cat(index, 1), torch.cat(bias)).to(device)
     every = len(places) == tree.tokens // tree.width(1)
-    return Plan(None if every else places.to(device), tuple(stretch), near, tuple(far))
+    return AttentionPlan(None if every else places.to(device), tuple(stretch), near, tuple(far))
 
 
 def _rows(lists: Tensor, places: Tensor, rows: int, there: Tensor) -> Tensor:

@@ -1,0 +1,66 @@
+"""The options of multipole attention. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from attn_bench.nn.size_checks import check_positive
+from attn_bench.plugin import OptionError
+
+LevelWeights = Literal["harmonic", "sum", "learned"]
+Backend = Literal["auto", "cpp", "torch", "triton", "reference"]
+
+
+@dataclass(frozen=True)
+class MultipoleOptions:
+    """Options of :class:`mano.attention.MultipoleAttention`, which explains what they do.
+
+    Raises:
+        OptionError: a value cannot work.
+    """
+
+    heads: Annotated[int, Field(description="attention heads; must divide dim unless head_dim is set")] = 4
+    head_dim: Annotated[int | None, Field(description="channels of a head; dim / heads where unset")] = None
+    window_size: Annotated[int, Field(description="side of an attention window, in cells of the grid")] = 2
+    stride: Annotated[
+        int | None, Field(description="distance between windows; window_size where unset, smaller lets them overlap")
+    ] = None
+    rate: Annotated[int, Field(description="factor between the grids of two levels")] = 2
+    levels: Annotated[int | None, Field(description="most levels to use; as many as the grid has where unset")] = None
+    level_weights: Annotated[
+        LevelWeights,
+        Field(description="weight of a coarser level: harmonic (the authors' code), sum (the paper's text) or learned"),
+    ] = "harmonic"
+    double_norm: Annotated[
+        bool, Field(description="normalise tokens twice before attention, as the authors' code does, or once")
+    ] = True
+    dropout: Annotated[
+        float, Field(description="dropout probability in the attention and in the feed-forward networks")
+    ] = 0.0
+    backend: Annotated[
+        Backend, Field(description="what computes the attention; auto chooses by device and compiler")
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("heads", "head_dim", "window_size", "levels")}
+        check_positive(**{name: size for name, size in sizes.items() if size is not None})
+        if not 1 <= self.distance <= self.window_size:
+            raise OptionError(
+                f"stride is {self.stride}; it must be from 1 to window_size ({self.window_size}), or cells are missed"
+            )
+        if self.rate < 2:
+            raise OptionError(f"rate is {self.rate}; it must be >= 2")
+        for name, choices in (("level_weights", LevelWeights), ("backend", Backend)):
+            value, allowed = getattr(self, name), get_args(choices)
+            if value not in allowed:
+                raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+        if not 0 <= self.dropout < 1:
+            raise OptionError(f"dropout is {self.dropout}; it must be >= 0 and < 1")
+
+    @property
+    def distance(self) -> int:
+        """Distance between windows, in cells: ``stride``, or ``window_size`` where it is unset."""
+        return self.window_size if self.stride is None else self.stride
