@@ -32,9 +32,9 @@ class UNO(FNO):
     class Options(FNO.Options):
         """Options of the operator; those of ``fno``, where ``levels`` says how many layers there are."""
 
-        n_layers: ClassVar[None] = None  # type: ignore[misc,assignment]
-        channel_mlp: ClassVar[None] = None  # type: ignore[misc,assignment]
-        skip: ClassVar[str] = "linear"  # type: ignore[misc,assignment]
+        n_layers: ClassVar[None] = None  # type: ignore[misc]
+        channel_mlp: ClassVar[None] = None  # type: ignore[misc]
+        skip: ClassVar[str] = "linear"  # type: ignore[misc]
         hidden_channels: Annotated[int, Field(ge=1, description="channels on the full grid")] = 16
         lifting_ratio: Annotated[
             float, Field(gt=0, description="hidden channels of the lifting over hidden_channels")

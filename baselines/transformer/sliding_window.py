@@ -39,27 +39,27 @@ def attend_window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int) -> T
 
 
 class Stretch(NamedTuple):
-    """``count`` blocks of ``length`` queries along an axis, from ``first`` on.
+    """``blocks`` blocks of ``length`` queries along an axis, from ``first`` on.
 
     They see the keys ``start`` ... ``stop`` - 1 in pieces of ``piece``: each block its own piece and its neighbours.
     """
 
     first: int
     length: int
-    count: int
+    blocks: int
     start: int
     stop: int
     piece: int
 
     def queries(self, t: Tensor, axis: int) -> Tensor:
-        """Return the axis as two, (count, length)."""
-        return t.narrow(axis, self.first, self.count * self.length).unflatten(axis, (self.count, self.length))
+        """Return the axis as two, (blocks, length)."""
+        return t.narrow(axis, self.first, self.blocks * self.length).unflatten(axis, (self.blocks, self.length))
 
     def keys(self, t: Tensor, axis: int) -> Tensor:
-        """Return the axis as two, (count, keys that a block sees)."""
+        """Return the axis as two, (blocks, keys that a block sees)."""
         pieces = t.narrow(axis, self.start, self.stop - self.start).unflatten(axis, (-1, self.piece))
-        neighbours = pieces.shape[axis] - self.count + 1
-        return torch.cat([pieces.narrow(axis, i, self.count) for i in range(neighbours)], axis + 1)
+        neighbours = pieces.shape[axis] - self.blocks + 1
+        return torch.cat([pieces.narrow(axis, i, self.blocks) for i in range(neighbours)], axis + 1)
 
     def mask(self, keys: int, before: int, after: int, device: torch.device) -> Tensor:
         """Return which of the ``keys`` of a block each of its queries attends to, (length, keys)."""
@@ -96,8 +96,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, stretches: tuple[Stretch, ...], bef
         near = stretch.mask(k.shape[axis], before, after, q.device)
         mask = (mask[:, None, :, None] & near[None, :, None, :]).flatten(2).flatten(0, 1)
     ahead = list(range(1, axes + 1))
-    blocks = [t.movedim(counts, ahead).flatten(0, axes).flatten(1, axes).transpose(1, 2) for t in (q, k, v)]
-    y = F.scaled_dot_product_attention(*blocks, attn_mask=mask).transpose(1, 2)
+    queries, keys, values = (
+        t.movedim(counts, ahead).flatten(0, axes).flatten(1, axes).transpose(1, 2) for t in (q, k, v)
+    )
+    y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2)
     y = y.reshape(q.movedim(counts, ahead).shape).movedim(ahead, counts)
     for axis in ahead:
         y = y.flatten(axis, axis + 1)
