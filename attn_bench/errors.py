@@ -5,7 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from attn_bench.plugin import DataError, OptionError
+
+class Unsupported(Exception):
+    """Raised where a model cannot serve a problem; its message is the reason shown in the results."""
+
+
+class DataError(Exception):
+    """Raised by a task whose data are missing, broken or of the wrong form; its message is one line for the user."""
+
+
+class OptionError(ValueError):
+    """Raised for an option value that cannot work, in ``build``, ``problem`` or ``splits``; its message is one line."""
 
 
 class UserError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -50,8 +51,10 @@ def data(
     resolutions = tuple(integers("--resolution", resolution) or plugin.defaults.resolutions)
     chosen = plugin.resolve(resolutions, plugin.options(**validated(plugin, options.get(task, {}))))
     with DataBar(f"{task} data") as bar:
-        described = plugin.prepare(resolutions, chosen, PrepareContext(bar.update, refresh))
-    if not described:
-        print(f"{task}: nothing to make or fetch; its data come with what is installed")
-    for item in described:
-        print("  ".join(f"{key}: {value}" for key, value in item.items()))
+        prepared = plugin.prepare(resolutions, chosen, PrepareContext(bar.update, refresh))
+    for line in prepared.read or (f"{task}: nothing to make or fetch; its data come with what is installed",):
+        print(line)
+    for warning in prepared.warnings:
+        print(f"warning: {warning}")
+    for file in prepared.files:
+        print("  ".join(f"{name}: {value}" for name, value in asdict(file).items() if value is not None))

@@ -59,10 +59,10 @@ def with_head(problem: Problem, dim: int, build: Callable[[int], nn.Module]) -> 
         dim: channels of the features.
         build: returns the model of fields with as many output channels as it is told.
     """
-    match problem.kind:
-        case "image":
+    match problem.spec.head:
+        case "pooled":
             return PooledClassifier(build(dim), dim, problem.outputs)
-        case "mask":
+        case "pointwise":
             return PointClassifier(build(dim), dim, problem.outputs)
         case _:
             return build(problem.outputs)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-Normalisation = tuple[Sequence[float], Sequence[float]]
+from attn_bench.plugin import Normalisation
 
 
 class Renormalised(nn.Module):

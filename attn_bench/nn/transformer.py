@@ -164,7 +164,7 @@ def transformer_around(plugin: Mixer, problem: Problem, options: Mixer.Options) 
         return RowByRow(mixer) if plugin.layout == "sequence" and len(tokens.grid) > 1 else mixer
 
     normalise = not plugin.normalises
-    if problem.kind.endswith("text"):
+    if problem.spec.text:
         return TextTransformer(
             problem.inputs, problem.outputs, options, mixer, causal=tokens.causal, normalise=normalise
         )

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from attn_bench.contract.options import Plugin, checked
 from attn_bench.errors import UserError, unknown
-from attn_bench.plugin import Plugin, checked
 
 
 class Text(str):

@@ -8,17 +8,16 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, is_dataclass
 from importlib import metadata
 from inspect import signature
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar
 
 from attn_bench.errors import UserError, unknown
 from attn_bench.format import clean
-from attn_bench.plugin import CONTRACT, Kind, Model, Plugin, Task, TrainingDefaults
+from attn_bench.plugin import CONTRACT, KINDS, Model, Plugin, Task, TrainingDefaults
 from attn_bench.plugins.fingerprint import Source, combined, sources
 from attn_bench.plugins.options import options_of
 from attn_bench.plugins.trial import refusal
 from attn_bench.plugins.undo import undone
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
 T = TypeVar("T", bound=Model | Task)
 GROUPS: Mapping[type, str] = {Model: "attn_bench.models", Task: "attn_bench.tasks"}
 OWN = "attn-bench"

@@ -62,7 +62,7 @@ class Evaluation:
         def fail(failure: Failure) -> None:
             self.fail("predictions", failure)
 
-        if self.posed.task.kind == "field":
+        if self.posed.problem.spec.panels:
             with alone(fail):
                 shown = _Shown(test)
         entry, failure = self._entry(self.cell.resolution, lambda: test, self.trained.tested, shown)

@@ -212,7 +212,7 @@ def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findin
         take(f"latency_{name}", latency, name, partial(steps.latency, name))
     for name in steps.names:
         take(f"peak_memory_{name.removesuffix('_step')}", memory, name, partial(steps.memory, name))
-    if steps.problem.kind in ("image", "mask"):
+    if steps.problem.spec.head:
         take("latency_forward_batch1", latency, "forward_batch1", partial(steps.latency, "forward_batch1"))
     take("flops", findings.values, "flops", steps.flops)
     if steps.cell.cuda_graph:  # not every model can be captured, and it need not be

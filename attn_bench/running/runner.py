@@ -45,14 +45,12 @@ def prepare_data(
         return []
     task = TASKS.load(task_name)
     resolutions = tuple(dict.fromkeys(r for cell in cells for r in (cell.resolution, *cell.eval_resolutions)))
-    lines = []
-    options = task.options(**cells[0].task_options)
-    for item in task.prepare(resolutions, options, PrepareContext(on_progress)):
-        if "read" in item:
-            lines.append(clean(str(item["read"])))
-            on_read(lines[-1])
-        if "warning" in item:
-            on_warning(item["warning"])
+    prepared = task.prepare(resolutions, task.options(**cells[0].task_options), PrepareContext(on_progress))
+    lines = [clean(line) for line in prepared.read]
+    for line in lines:
+        on_read(line)
+    for line in prepared.warnings:
+        on_warning(line)
     return lines
 
 

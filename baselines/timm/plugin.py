@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import Field
 
 from attn_bench.nn.timm_patches import check_patches, pixels_left_out
-from attn_bench.plugin import Model, OptionError, Problem
+from attn_bench.plugin import Model, Normalisation, OptionError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +77,7 @@ class Timm(Model):
             raise OptionError(str(error)) from None
         check_patches(module, problem.grid)
         trained_with = cast("Mapping[str, Any]", module.pretrained_cfg)
-        wanted = (tuple(trained_with["mean"]), tuple(trained_with["std"]))
+        wanted = Normalisation(tuple(trained_with["mean"]), tuple(trained_with["std"]))
         if is_mask:
             from attn_bench.nn.pyramid import segmenter
 
@@ -107,7 +107,7 @@ class Timm(Model):
 
         found: dict[str, Any] = {}
         if isinstance(module, Renormalised):
-            found["normalised_by"] = dict(zip(("mean", "std"), module.wanted, strict=True))
+            found["normalised_by"] = module.wanted._asdict()
         if any(rest := pixels_left_out(module)):
             found["pixels_left_out"] = rest
         return found

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from attn_bench import cli
+from attn_bench.plugin import PreparedData, PreparedFile
 from attn_bench.plugins.registry import TASKS
 from attn_bench.running.runner import prepare_data
 from attn_bench.sweep.settings import Sweep
@@ -53,13 +55,13 @@ def told(monkeypatch):
 
 
 def test_a_task_says_it_in_its_descriptions(told):
-    described = (
-        {"read": "40 images\x1b[31m from a\nfolder", "warning": "a part of them"},
-        {"file": "x"},
-        {"read": "two"},
+    described = PreparedData(
+        read=("40 images\x1b[31m from a\nfolder", "two"),
+        warnings=("a part of them",),
+        files=(PreparedFile(Path("x"), "train", "made"),),
     )
     assert told(described) == (["40 images from a folder", "two"], ["a part of them"])
-    assert told(()) == ([], [])
+    assert told(PreparedData()) == ([], [])
 
 
 def test_the_table_of_the_python_interface_says_it(monkeypatch, tmp_path):

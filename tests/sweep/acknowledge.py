@@ -18,7 +18,7 @@ PACKAGE = Path(attn_bench.__file__).parent
 _MEASURED = ("clocks", "flops", "latency", "memory", "reference")  # environment.py only describes a machine
 _EITHER = ("running/prepare.py", "running/measure/steps.py", "running/measure/torch_state.py")
 CODE = {
-    "TRAINING": ("plugin.py", "running/evaluation.py", "running/run_cell.py", "running/train/*.py", *_EITHER),
+    "TRAINING": ("contract/*.py", "running/evaluation.py", "running/run_cell.py", "running/train/*.py", *_EITHER),
     "MEASURING": (*(f"running/measure/{name}.py" for name in _MEASURED), *_EITHER),
 }
 

@@ -26,6 +26,7 @@ def test_comments_need_no_decision_and_code_does(tmp_path, monkeypatch):
     monkeypatch.setattr(acknowledge, "PACKAGE", tmp_path)
     digests = []
     for text in ("x = 1\n", '"""Says more."""\n\nx = 1  # one\n', "x = 2\n"):
-        (tmp_path / "plugin.py").write_text(text)
-        digests.append(acknowledge.current()["TRAINING"]["files"]["plugin.py"])
+        (tmp_path / "contract").mkdir(exist_ok=True)
+        (tmp_path / "contract/model.py").write_text(text)
+        digests.append(acknowledge.current()["TRAINING"]["files"]["contract/model.py"])
     assert digests[0] == digests[1] != digests[2]

@@ -34,22 +34,14 @@ def random_batch(problem: Problem, batch_size: int, device: str, seed: int) -> B
     """Return random inputs and targets of the shapes of ``problem``, for timing; never zeros."""
     generator = torch.Generator().manual_seed(seed)
 
-    def integers(high: int, *shape: int) -> Tensor:
-        return torch.randint(high, (batch_size, *shape), generator=generator)
+    def drawn(shape: tuple[int, ...], below: int | None) -> Tensor:
+        if below is not None:
+            return torch.randint(below, shape, generator=generator).to(device)
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
 
-    def normal(channels: int) -> Tensor:
-        return torch.randn(batch_size, channels, *problem.grid, generator=generator, dtype=torch.float32)
-
-    match problem.kind:
-        case "field":
-            batch = normal(problem.inputs), normal(problem.outputs)
-        case "image":
-            batch = normal(problem.inputs), integers(problem.outputs)
-        case "mask":
-            batch = normal(problem.inputs), integers(problem.outputs, *problem.grid)
-        case _:
-            batch = integers(problem.inputs, *problem.grid), integers(problem.outputs, *problem.grid)
-    return batch[0].to(device), batch[1].to(device)
+    spec = problem.spec
+    inputs = drawn(problem.input_shape(batch_size), problem.inputs if spec.text else None)
+    return inputs, drawn(problem.target_shape(batch_size), problem.outputs if spec.classes else None)
 
 
 class Steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.plugin import PrepareContext
+from attn_bench.plugin import PrepareContext, PreparedData, PreparedFile
 from attn_bench.tasks.darcy.grids import choose
 from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
 from attn_bench.tasks.darcy.recipes import recipe_with
@@ -31,7 +31,7 @@ class Generated(Source):
         self.resolved((resolution,))
         return resolution, resolution
 
-    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> list[dict[str, Any]]:
+    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> PreparedData:
         """Generate what is missing; progress counts samples of both streams."""
         distribution = self._distribution(resolutions)
         counts = self._counts()
@@ -61,20 +61,19 @@ class Generated(Source):
                 for r in missing:
                     arrays = {"high": samples[r].high, "solution": samples[r].solution}
                     manifests[stream, r] = self._entry(distribution, stream, r).store(arrays)
-        described: list[dict[str, Any]] = [
-            {
-                "split": stream,
-                "resolution": r,
-                "samples": counts[stream],
-                "state": "made" if (stream, r) in made else "cached",
-                "file": str(cache_folder("darcy") / manifest["file"]),
-                "sha256": manifest["sha256"],
-            }
+        files = tuple(
+            PreparedFile(
+                path=cache_folder("darcy") / manifest["file"],
+                split=stream,
+                state="made" if (stream, r) in made else "cached",
+                samples=counts[stream],
+                resolution=r,
+                sha256=manifest["sha256"],
+            )
             for (stream, r), manifest in manifests.items()
             if manifest is not None
-        ]
-        described[0]["read"] = self._in_words(resolutions)
-        return described
+        )
+        return PreparedData(read=(self._in_words(resolutions),), files=files)
 
     def load(self, resolution: int) -> Loaded:
         """Return the data, from the cache if they are there."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.plugin import PrepareContext
+from attn_bench.plugin import PrepareContext, PreparedData
 from attn_bench.tasks.darcy.options import DarcyOptions
 
 if TYPE_CHECKING:
@@ -46,11 +46,8 @@ class Source(ABC):
         """Return (H, W) at a resolution; raises OptionError, DataError."""
 
     @abstractmethod
-    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> list[dict[str, Any]]:
-        """Make sure that :meth:`load` will succeed, and describe the files that it will read.
-
-        The first description has ``read``, a sentence that says what all of them are.
-        """
+    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> PreparedData:
+        """Make sure that :meth:`load` will succeed, and describe what it will read."""
 
     @abstractmethod
     def load(self, resolution: int) -> Loaded:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from attn_bench.plugin import PrepareContext, Problem, Splits, Task, TrainingDefaults
+from attn_bench.plugin import PrepareContext, PreparedData, Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.darcy.options import DarcyOptions
 from attn_bench.tasks.darcy.source import Fields, Source
 from attn_bench.tasks.shared.field_metrics import FIELD_METRICS, relative_errors, relative_l2_loss
@@ -39,9 +39,7 @@ class Darcy(Task):
         """Fill in the layout, and the fine grid or the file's checksum, that all resolutions share."""
         return replace(options, **_source_of(options).resolved(resolutions))
 
-    def prepare(
-        self, resolutions: tuple[int, ...], options: DarcyOptions, context: PrepareContext
-    ) -> Sequence[Mapping[str, Any]]:
+    def prepare(self, resolutions: tuple[int, ...], options: DarcyOptions, context: PrepareContext) -> PreparedData:
         """Generate or download what is not in the cache, or check the user's file; describe the files.
 
         Progress is in samples where data are generated and in bytes where they are downloaded.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.format import clean
-from attn_bench.plugin import DataError, OptionError, PrepareContext
+from attn_bench.plugin import DataError, OptionError, PrepareContext, PreparedData, PreparedFile
 from attn_bench.tasks.darcy.axes import checked_axes
 from attn_bench.tasks.darcy.grids import Layout, choose_for_file, file_stride
 from attn_bench.tasks.darcy.options import DarcyOptions
@@ -42,24 +42,21 @@ class UserFile(Source):
         """Return the file's grid, restricted."""
         return resolution, -(-self._pairs[0].grid[1] // self._stride(resolution))
 
-    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> list[dict[str, Any]]:
+    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> PreparedData:
         """Load everything once, so that what is wrong with it is known before anything runs."""
         whole, checksum = self._read()
         loaded = self._restricted(whole, checksum, resolutions[0])
         for resolution in resolutions[1:]:
             self._restricted(whole, checksum, resolution)
-        grid = "x".join(map(str, self._pairs[0].grid))
-        described: list[dict[str, Any]] = [
-            {"split": split, "samples": len(fields.inputs), "grid": grid, "file": str(path)}
-            for split, fields, path in (
-                ("train", loaded.train, self.paths[0]),
-                ("test", loaded.test, self.paths[-1]),
-            )
-        ]
-        described[0]["read"] = self._in_words(loaded, resolutions)
-        if warning := _constant(self._pairs[0], loaded.train):
-            described[0]["warning"] = warning
-        return described
+        warning = _constant(self._pairs[0], loaded.train)
+        return PreparedData(
+            read=(self._in_words(loaded, resolutions),),
+            warnings=() if warning is None else (warning,),
+            files=(
+                PreparedFile(self.paths[0], "train", "given", len(loaded.train.inputs)),
+                PreparedFile(self.paths[-1], "test", "given", len(loaded.test.inputs)),
+            ),
+        )
 
     def load(self, resolution: int) -> Loaded:
         """Read, check, restrict and split."""

@@ -8,9 +8,9 @@ import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from attn_bench.plugin import DataError, OptionError, PrepareContext
+from attn_bench.plugin import DataError, OptionError, PrepareContext, PreparedData, PreparedFile
 from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
 from attn_bench.tasks.darcy.pairs import PairFile
 from attn_bench.tasks.darcy.source import Fields, Loaded, Source
@@ -43,26 +43,19 @@ class Zenodo(Source):
         self.resolved((resolution,))
         return resolution, resolution
 
-    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> list[dict[str, Any]]:
+    def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> PreparedData:
         """Download what is missing, one archive after the other; progress counts bytes of one archive."""
-        described: list[dict[str, Any]] = []
+        files, read = list[PreparedFile](), list[str]()
         for resolution in resolutions:
             manifest = None if context.refresh else self._manifest(resolution)
-            state = "made" if manifest is None else "cached"
+            state: Literal["made", "cached"] = "made" if manifest is None else "cached"
             if manifest is None:
                 manifest = self._download(resolution, context.on_progress)
-            described += [
-                {
-                    "split": split,
-                    "resolution": resolution,
-                    "state": state,
-                    "file": str(self._folder() / _name(split, resolution)),
-                    "sha256": manifest["sha256"][split],
-                }
-                for split in SPLITS
-            ]
-            described[-len(SPLITS)]["read"] = self.load(resolution).identity["read"]
-        return described
+            for split in SPLITS:
+                path, digest = self._folder() / _name(split, resolution), manifest["sha256"][split]
+                files.append(PreparedFile(path, split, state, resolution=resolution, sha256=digest))
+            read.append(self.load(resolution).identity["read"])
+        return PreparedData(tuple(read), files=tuple(files))
 
     def load(self, resolution: int) -> Loaded:
         """Return the data, from the cache if they are there."""

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from attn_bench.plugin import DataError, Splits, TrainingDefaults
 from attn_bench.tasks.images.folders import images_below, part_of
-from attn_bench.tasks.images.published import CROP, DEVIATION, MEAN, PublishedSet
+from attn_bench.tasks.images.published import CROP, NORMALISED, PublishedSet
 from attn_bench.tasks.images.reading import FORMATS, fault, read_rgb
 from attn_bench.tasks.images.scores import MASK_METRICS, UNLABELLED, cross_entropy, mask_scores
 
@@ -69,7 +69,7 @@ class ADE20K(PublishedSet):
 
         self.problem(resolution, options)
         train, test, identity = self.opened(options.root)
-        tensor = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
+        tensor = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*NORMALISED)]
         centre = [v2.Resize(round(resolution / CROP)), v2.CenterCrop(resolution), *tensor]
         # A quarter of a scene at least: of less, few points would tell their class.
         varied = [v2.RandomResizedCrop(resolution, scale=(0.25, 1.0)), v2.RandomHorizontalFlip(), *tensor]

@@ -23,7 +23,7 @@ from attn_bench.tasks.images.folders import (
     part_of,
     some,
 )
-from attn_bench.tasks.images.published import CROP, DEVIATION, MEAN, PublishedSet
+from attn_bench.tasks.images.published import CROP, NORMALISED, PublishedSet
 from attn_bench.tasks.images.scores import CLASS_METRICS, class_scores, cross_entropy
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ImageSet(PublishedSet):
         from torchvision import transforms
 
         self.problem(resolution, options)
-        tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
+        tensor = [transforms.ToTensor(), transforms.Normalize(*NORMALISED)]
         centre = [transforms.Resize(round(resolution / self.crop)), transforms.CenterCrop(resolution), *tensor]
         cut = [transforms.RandomResizedCrop(resolution), transforms.RandomHorizontalFlip()]
         # What DeiT is trained with (arXiv:2012.12877, table 9). torchvision's, which draw from torch's generator alone.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import Field
 
-from attn_bench.plugin import OptionError, PrepareContext, Problem, Splits, Task, TrainingDefaults
+from attn_bench.plugin import OptionError, PrepareContext, PreparedData, Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.images.augmented import augmented
 from attn_bench.tasks.images.scores import CLASS_METRICS, class_scores, cross_entropy
 
@@ -44,13 +44,11 @@ class Digits(Task):
             raise OptionError(f"digits needs a resolution of at least {SMALLEST} (given: {resolution})")
         return Problem("image", 1, CLASSES, (resolution, resolution))
 
-    def prepare(
-        self, resolutions: tuple[int, ...], options: Options, context: PrepareContext
-    ) -> Sequence[Mapping[str, Any]]:
+    def prepare(self, resolutions: tuple[int, ...], options: Options, context: PrepareContext) -> PreparedData:
         """Say how many images there are; they come with scikit-learn."""
         test = math.ceil(options.test_fraction * COUNT)
         counts = f"{COUNT - test} train, {test} test"
-        return [{"read": f"{COUNT} images of {CLASSES} classes from scikit-learn: {counts}"}]
+        return PreparedData(read=(f"{COUNT} images of {CLASSES} classes from scikit-learn: {counts}",))
 
     def splits(self, resolution: int, options: Options) -> Splits:
         """Return the images, enlarged by bicubic interpolation."""

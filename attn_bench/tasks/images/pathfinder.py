@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
@@ -14,6 +14,8 @@ from attn_bench.plugin import (
     Metric,
     OptionError,
     PrepareContext,
+    PreparedData,
+    PreparedFile,
     Problem,
     Splits,
     Task,
@@ -90,11 +92,9 @@ class Pathfinder(Task):
             raise OptionError(f"{self.name} is drawn at {SMALLEST} to {LARGEST} (given: {resolution})")
         return Problem(self.kind, 1, 2, (resolution, resolution))
 
-    def prepare(
-        self, resolutions: tuple[int, ...], options: Options, context: PrepareContext
-    ) -> Sequence[Mapping[str, Any]]:
+    def prepare(self, resolutions: tuple[int, ...], options: Options, context: PrepareContext) -> PreparedData:
         """Draw what is not in the cache."""
-        described: list[dict[str, Any]] = []
+        files = []
         counts = options.counts
         total = sum(counts.values()) * len(resolutions)
         done = 0
@@ -108,27 +108,19 @@ class Pathfinder(Task):
             for stream, count in counts.items():
                 entry = self._entry(resolution, stream, options)
                 manifest = None if context.refresh else entry.manifest()
-                state = "made" if manifest is None else "cached"
+                state: Literal["made", "cached"] = "made" if manifest is None else "cached"
                 if manifest is None:
                     manifest = entry.store(self._drawn(resolution, stream, count_on, options))
                 else:
                     count_on(count)
-                described.append(
-                    {
-                        "split": stream,
-                        "resolution": resolution,
-                        "samples": count,
-                        "state": state,
-                        "file": str(entry.folder / manifest["file"]),
-                        "sha256": manifest["sha256"],
-                    }
-                )
+                path = entry.folder / manifest["file"]
+                files.append(PreparedFile(path, stream, state, count, resolution, manifest["sha256"]))
         shown = ", ".join(f"{resolution} x {resolution}" for resolution in resolutions)
-        described[0]["read"] = (
+        read = (
             f"{sum(counts.values())} images of 2 classes at {shown}, drawn: "
             f"{counts['train']} train, {counts['test']} test"
         )
-        return described
+        return PreparedData(read=(read,), files=tuple(files))
 
     def splits(self, resolution: int, options: Options) -> Splits:
         """Return scenes drawn at ``resolution``, from the cache if they are there."""

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from attn_bench.plugin import DataError, OptionError, PrepareContext, Problem, Task
+from attn_bench.plugin import (
+    DataError,
+    Normalisation,
+    OptionError,
+    PrepareContext,
+    PreparedData,
+    PreparedFile,
+    Problem,
+    Task,
+)
 from attn_bench.tasks.images.checking import Item, check_files
 from attn_bench.tasks.images.folders import find, part_of
 from attn_bench.tasks.images.reading import fault
@@ -19,7 +28,7 @@ from attn_bench.tasks.shared.fetch import check_root, fetch, md5_of, unpack
 SMALLEST = 16
 # Before an image is cut to its centre it is larger by this factor, as is usual for ImageNet.
 CROP = 0.875
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMALISED = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class PublishedSet(Task):
@@ -63,11 +72,9 @@ class PublishedSet(Task):
         """Return three channels to the classes of the set."""
         if resolution < SMALLEST:
             raise OptionError(f"{self.name} needs a resolution of at least {SMALLEST} (given: {resolution})")
-        return Problem(self.kind, 3, self.classes, (resolution, resolution), (MEAN, DEVIATION))
+        return Problem(self.kind, 3, self.classes, (resolution, resolution), NORMALISED)
 
-    def prepare(
-        self, resolutions: tuple[int, ...], options: Any, context: PrepareContext
-    ) -> Sequence[Mapping[str, Any]]:
+    def prepare(self, resolutions: tuple[int, ...], options: Any, context: PrepareContext) -> PreparedData:
         """Download and unpack the archives into the cache, if the files are not there, unless a root is named.
 
         Progress counts bytes of one archive. Warns of a set that is there in part.
@@ -83,20 +90,18 @@ class PublishedSet(Task):
                     self._download(root, context.on_progress)
         train, test, identity = self.opened(given, context.on_progress)
         folder = self._located(root, given)
-        described = [
-            {"split": split, "samples": identity[f"n_{split}"], "folder": str(folder)} for split in ("train", "test")
-        ]
-        described[0]["read"] = (
+        state: Literal["cached", "given"] = "cached" if given is None else "given"
+        files = tuple(PreparedFile(folder, split, state, samples=identity[f"n_{split}"]) for split in ("train", "test"))
+        read = (
             f"{len(train) + len(test)} images of {getattr(train, 'classes', self.classes)} classes from {folder}: "
             f"{len(train)} train, {len(test)} test"
         )
-        if not identity["complete"]:
-            described[0]["warning"] = (
-                f"{folder} holds a part of {self.name}: {identity['n_train']} training and "
-                f"{identity['n_test']} test images, where {self.sizes[0]} and {self.sizes[1]} are published; "
-                "its scores cannot be compared with published ones"
-            )
-        return described
+        partial = (
+            f"{folder} holds a part of {self.name}: {identity['n_train']} training and {identity['n_test']} test "
+            f"images, where {self.sizes[0]} and {self.sizes[1]} are published; its scores cannot be compared with "
+            "published ones"
+        )
+        return PreparedData((read,), () if identity["complete"] else (partial,), files)
 
     def opened(
         self, root: str | None, on_progress: Callable[[int, int], object] = lambda done, total: None

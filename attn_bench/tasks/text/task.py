@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from attn_bench.plugin import (
     Kind,
     OptionError,
     PrepareContext,
+    PreparedData,
+    PreparedFile,
     Problem,
     Splits,
     Task,
@@ -98,29 +100,24 @@ class Text(Task):
             raise OptionError(f"{self.name} needs a context of at least {SMALLEST} bytes (given: {resolution})")
         return Problem(self.kind, BYTES, BYTES, (resolution,))
 
-    def prepare(
-        self, resolutions: tuple[int, ...], options: Options, context: PrepareContext
-    ) -> Sequence[Mapping[str, Any]]:
+    def prepare(self, resolutions: tuple[int, ...], options: Options, context: PrepareContext) -> PreparedData:
         """Download the corpus, if it is a published one and not there; progress counts bytes.
 
         Raises:
             DataError: it cannot be had, or is shorter than a context.
         """
         download_corpus(self.name, options.corpus, options.root, context.on_progress, context.refresh)
-        train, test, found = self._stretches(options)
+        train, test, _ = self._stretches(options)
         windows = []
         for resolution in resolutions:
             sets = self._windows(train, test, resolution, options)
             windows.append(f"{len(sets[0])} train and {len(sets[1])} test windows of {resolution}")
-        used, where = (len(train) - 1, len(test) - 1), str(folder_of(options.corpus, options.root))
-        described: list[dict[str, Any]] = [
-            {"split": split, **found.identity, "bytes": len(data), "used": count + 1, "folder": where}
-            for split, data, count in zip(("train", "test"), (found.train, found.test), used, strict=True)
-        ]
-        described[0]["read"] = (
+        used, where = (len(train) - 1, len(test) - 1), folder_of(options.corpus, options.root)
+        state: Literal["cached", "given"] = "cached" if options.root is None else "given"
+        read = (
             f"{sum(used)} bytes of {options.corpus} from {where}: {used[0]} train, {used[1]} test; {', '.join(windows)}"
         )
-        return described
+        return PreparedData(read=(read,), files=tuple(PreparedFile(where, split, state) for split in ("train", "test")))
 
     def splits(self, resolution: int, options: Options) -> Splits:
         """Return windows of ``resolution`` bytes and their targets."""

@@ -54,7 +54,7 @@ def check(path: Path, **options: Any) -> str | None:
     task = Darcy()
     try:
         resolved = task.resolve((8,), task.options(data=str(path), **options))
-        first, *_ = task.prepare((8,), resolved, PrepareContext())
+        first = task.prepare((8,), resolved, PrepareContext())
         splits = task.splits(8, resolved)
     except (DataError, OptionError) as error:
         line = str(error)
@@ -62,7 +62,7 @@ def check(path: Path, **options: Any) -> str | None:
         assert not set(line.replace(str(path), "")) & set("\n\r\x1b\0")
         assert len(line) < 3000
         return line
-    assert " samples of " in first["read"]
+    assert " samples of " in first.read[0]
     inputs, targets = splits.train[0]
     assert inputs.shape == targets.shape == (1, *task.problem(8, resolved).grid)
     assert inputs.isfinite().all()

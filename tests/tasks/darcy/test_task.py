@@ -57,13 +57,13 @@ def test_data_are_made_once(cache, monkeypatch):
     options = Darcy().resolve((8, 16), Darcy.options(**SMALL))
     progress = []
     made = Darcy().prepare((8, 16), options, PrepareContext(lambda done, total: progress.append((done, total))))
-    assert {item["state"] for item in made} == {"made"}
+    assert {file.state for file in made.files} == {"made"}
     assert progress[0] == (0, 9)
     assert progress[-1] == (9, 9)
     assert len(list(cache.glob("*.json"))) == len(list(cache.glob("*.npz"))) == 4
     first = tensors(Darcy().splits(16, options).train)[1]
     monkeypatch.setattr(generate, "generate", None)
-    assert {item["state"] for item in Darcy().prepare((8, 16), options, PrepareContext())} == {"cached"}
+    assert {file.state for file in Darcy().prepare((8, 16), options, PrepareContext()).files} == {"cached"}
     assert (tensors(Darcy().splits(16, options).train)[1] == first).all()
 
 

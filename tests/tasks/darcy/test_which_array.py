@@ -40,10 +40,10 @@ def pair(*shape):
 def said(resolution, **options):
     """Return what a run says, which must be what the record says."""
     resolved = Darcy().resolve((resolution,), Darcy.options(**options))
-    first, *_ = Darcy().prepare((resolution,), resolved, PrepareContext())
+    (line,) = Darcy().prepare((resolution,), resolved, PrepareContext()).read
     splits = Darcy().splits(resolution, resolved)
-    assert first["read"] == splits.identity["read"]
-    return first["read"]
+    assert line == splits.identity["read"]
+    return line
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_two_files_and_several_resolutions_are_said(tmp_path):
     first = saved(tmp_path / "train.npz", pair(6, 9, 17))
     options = {"data": first, "test_data": saved(tmp_path / "test.h5", pair(17, 9, 17)), "n_train": 5, "axes": "nhw"}
     resolved = Darcy().resolve((9, 5), Darcy.options(**options))
-    line = Darcy().prepare((9, 5), resolved, PrepareContext())[0]["read"]
+    line = Darcy().prepare((9, 5), resolved, PrepareContext()).read[0]
     assert line.startswith(
         "6 samples of 9 x 17 from train.npz: 5 train; 17 samples of 9 x 17 from test.h5: 17 test; restricted to 5 x 9"
     )
@@ -183,7 +183,7 @@ def test_what_is_made_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     options = Darcy().resolve((8, 16), Darcy.options(n_train=5, n_test=2, fine=32))
     line = "7 samples of 8 x 8, 16 x 16 generated: 5 train, 2 test"
-    assert [Darcy().prepare((8, 16), options, PrepareContext())[0]["read"] for _ in range(2)] == [line, line]
+    assert [Darcy().prepare((8, 16), options, PrepareContext()).read[0] for _ in range(2)] == [line, line]
     assert Darcy().splits(16, options).identity["read"] == "7 samples of 16 x 16 generated: 5 train, 2 test"
 
 
@@ -210,8 +210,8 @@ def test_solutions_whose_errors_single_precision_cannot_tell(tmp_path, scale):
 def test_a_constant_is_said(tmp_path):
     arrays = pair(6, 8, 8) | {"x": np.full((6, 8, 8), 3)}
     path = saved(tmp_path / "a.npz", arrays)
-    first, *_ = Darcy().prepare((8,), Darcy().resolve((8,), Darcy.options(data=path)), PrepareContext())
-    assert first["warning"] == "a.npz: 'x' is 3 everywhere in the training samples"
+    first = Darcy().prepare((8,), Darcy().resolve((8,), Darcy.options(data=path)), PrepareContext())
+    assert first.warnings == ("a.npz: 'x' is 3 everywhere in the training samples",)
 
 
 def test_a_coarser_grid_on_which_a_solution_vanishes_is_found_before_training(tmp_path):

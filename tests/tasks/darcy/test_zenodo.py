@@ -91,7 +91,7 @@ def test_downloads_once_and_reads_both_splits(server):
     made = Darcy().prepare(
         (16,), Darcy.options(**OPTIONS), PrepareContext(lambda done, total: progress.append((done, total)))
     )
-    assert [item["state"] for item in made] == ["made", "made"]
+    assert [file.state for file in made.files] == ["made", "made"]
     assert progress[-1] == (len(server.files["darcy_16.tgz"]),) * 2
     splits = Darcy().splits(16, Darcy.options(**OPTIONS))
     assert (len(splits.train), len(splits.test)) == (12, 5)
@@ -100,7 +100,7 @@ def test_downloads_once_and_reads_both_splits(server):
     assert set(np.unique(inputs.numpy())) == {0.0, 1.0}
     assert splits.identity["record"] == "12784353"
     requests = len(server.requests)
-    assert [item["state"] for item in Darcy().prepare((16,), Darcy.options(**OPTIONS), PrepareContext())] == [
+    assert [file.state for file in Darcy().prepare((16,), Darcy.options(**OPTIONS), PrepareContext()).files] == [
         "cached",
         "cached",
     ]

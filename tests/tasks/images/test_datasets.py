@@ -160,7 +160,7 @@ def test_downloaded_sets(monkeypatch, tmp_path, server, task, archives, train, t
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     offered(monkeypatch, server, task, archives())
     described = task().prepare((32,), task.options(), PrepareContext())
-    assert [item["samples"] for item in described] == [len(train), len(test)]
+    assert [file.samples for file in described.files] == [len(train), len(test)]
     requests = len(server.ranges)
     task().prepare((32,), task.options(), PrepareContext())
     assert len(server.ranges) == requests
@@ -189,7 +189,7 @@ def test_interrupted_downloads_of_sets_go_on(monkeypatch, tmp_path, server, task
     server.cut = 50
     with pytest.raises(DataError, match=r"stopped after 50 .*goes on there"):
         task().prepare((32,), task.options(), PrepareContext())
-    assert task().prepare((32,), task.options(), PrepareContext())[0]["samples"] > 1
+    assert task().prepare((32,), task.options(), PrepareContext()).files[0].samples > 1
     assert server.ranges == [None, "bytes=50-", *[None] * (len(server.files) - 1)]
 
 
@@ -208,15 +208,16 @@ def test_whole_sets_are_told_from_parts_of_them(monkeypatch, tmp_path, server, t
         write(tmp_path / task.name, files)
     described = task().prepare((32,), task.options(root=root), PrepareContext())
     found = f"holds a part of {task.name}: {sizes[0]} training and {sizes[1]} test images, where {task.sizes[0]} and"
-    assert found in described[0]["warning"]
-    assert "\n" not in described[0]["warning"]
+    (warning,) = described.warnings
+    assert found in warning
+    assert "\n" not in warning
     identity = {"source": task.name, "n_train": sizes[0], "n_test": sizes[1]}
     assert task().splits(32, task.options(root=root)).identity == identity | {"complete": False}
 
     monkeypatch.setattr(task, "sizes", sizes)
     monkeypatch.setattr(task, "classes", classes)
     assert task().splits(32, task.options(root=root)).identity == identity | {"complete": True}
-    assert not any("warning" in item for item in task().prepare((32,), task.options(root=root), PrepareContext()))
+    assert not task().prepare((32,), task.options(root=root), PrepareContext()).warnings
 
     monkeypatch.setattr(task, "classes", classes + 1)
     with pytest.raises(DataError, match=f"{classes} classes of training images, {classes + 1} are published"):

@@ -267,7 +267,7 @@ def test_the_folder_itself_or_one_in_another_is_found(tmp_path, nesting):
     root = tmp_path / "root"
     assert labels(TinyImageNet().splits(32, TinyImageNet.options(root=str(root))).test) == [1, 0]
     described = TinyImageNet().prepare((32,), TinyImageNet.options(root=str(root)), PrepareContext())
-    assert described[0]["folder"] == str(root / nesting)
+    assert described.files[0].path == root / nesting
 
 
 def test_links_upper_case_and_other_alphabets(tmp_path):
@@ -483,26 +483,20 @@ def test_nothing_is_trained_on_files_that_cannot_be_read(tmp_path):
 )
 def test_what_was_read_is_said(tmp_path, task, files, line):
     write(tmp_path, files)
-    said = [
-        item["read"]
-        for item in task().prepare((32, 64), task.options(root=str(tmp_path)), PrepareContext())
-        if "read" in item
-    ]
-    assert said == [line.format(tmp_path)]
+    said = task().prepare((32, 64), task.options(root=str(tmp_path)), PrepareContext()).read
+    assert said == (line.format(tmp_path),)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.333, 0.01])
 def test_what_digits_are_is_said(share):
-    (item,) = Digits().prepare((16, 32), Digits.options(test_fraction=share), PrepareContext())
+    described = Digits().prepare((16, 32), Digits.options(test_fraction=share), PrepareContext())
     identity = Digits().splits(16, Digits.options(test_fraction=share)).identity
     counts = f"{identity['n_train']} train, {identity['n_test']} test"
-    assert item["read"] == f"1797 images of 10 classes from scikit-learn: {counts}"
+    assert described.read == (f"1797 images of 10 classes from scikit-learn: {counts}",)
 
 
 def test_what_scenes_were_drawn_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     for resolutions, grids in (((32,), "32 x 32"), ((32, 64), "32 x 32, 64 x 64")):
         described = Pathfinder().prepare(resolutions, Pathfinder.options(n_train=4, n_test=2), PrepareContext())
-        assert [item["read"] for item in described if "read" in item] == [
-            f"6 images of 2 classes at {grids}, drawn: 4 train, 2 test"
-        ]
+        assert described.read == (f"6 images of 2 classes at {grids}, drawn: 4 train, 2 test",)

@@ -81,9 +81,11 @@ def test_pathfinder_is_drawn_once(monkeypatch, tmp_path, task):
     made = task.prepare(
         (32, 64), task.options(**SMALL), PrepareContext(lambda done, total: progress.append((done, total)))
     )
-    assert [item["state"] for item in made] == ["made"] * 4
+    assert [file.state for file in made.files] == ["made"] * 4
     assert progress[-1] == (20, 20)
-    assert [item["state"] for item in task.prepare((32, 64), task.options(**SMALL), PrepareContext())] == ["cached"] * 4
+    assert [file.state for file in task.prepare((32, 64), task.options(**SMALL), PrepareContext()).files] == [
+        "cached"
+    ] * 4
     splits = task.splits(64, task.options(**SMALL))
     image, target = splits.train[0]
     assert image.shape == (1, 64, 64)

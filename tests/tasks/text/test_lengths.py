@@ -86,15 +86,11 @@ def test_the_folder_that_an_archive_unpacks_may_be_named_itself(tmp_path):
 @pytest.mark.parametrize("task", [Text, MaskedText])
 def test_what_was_read_is_said(tmp_path, task):
     put(tmp_path, bytes(4001), bytes(1001))
-    lines = [
-        item["read"]
-        for item in task().prepare((64, 128), task.options(root=str(tmp_path), **WHOLE), PrepareContext())
-        if "read" in item
-    ]
-    assert lines == [
+    lines = task().prepare((64, 128), task.options(root=str(tmp_path), **WHOLE), PrepareContext()).read
+    assert lines == (
         f"5000 bytes of wikitext-103 from {tmp_path}: 4000 train, 1000 test; "
-        "62 train and 15 test windows of 64, 31 train and 7 test windows of 128"
-    ]
+        "62 train and 15 test windows of 64, 31 train and 7 test windows of 128",
+    )
 
 
 def test_nothing_is_trained_on_a_text_that_is_too_short(tmp_path):

@@ -219,7 +219,9 @@ def test_published_corpora_are_downloaded_once_with_their_splits(published, name
     assert published.ranges == [None, "bytes=50-"]
     Text().prepare((16,), Text.options(corpus=name, **WHOLE), PrepareContext())
     assert len(published.ranges) == 2
-    assert [item["bytes"] for item in described] == [len(part) for part in PARTS[name]]
+    assert [file.split for file in described.files] == ["train", "test"]
+    train, test = (len(part) - 1 for part in PARTS[name])
+    assert f"{train} train, {test} test" in described.read[0]
     identity = Text().splits(16, Text.options(corpus=name, **WHOLE)).identity
     assert identity["train_sha256"] == hashlib.sha256(PARTS[name][0]).hexdigest()
     assert identity["test_sha256"] == hashlib.sha256(PARTS[name][1]).hexdigest()
@@ -249,7 +251,7 @@ def test_a_folder_of_the_user_is_never_downloaded_into(published, tmp_path):
 
 def test_where_the_corpus_lies_is_said():
     described = Text().prepare((64,), Text.options(train_bytes=64, test_bytes=64), PrepareContext())
-    assert {Path(item["folder"]) for item in described} == {Path(sysconfig.get_path("stdlib"))}
+    assert {file.path for file in described.files} == {Path(sysconfig.get_path("stdlib"))}
 
 
 def test_without_the_files_the_error_says_what_to_do(published, tmp_path):

@@ -1,0 +1,178 @@
+"""A problem with data, a loss and metrics."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from attn_bench.contract.options import Plugin
+from attn_bench.contract.problem import Kind, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
+
+Direction = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good a prediction is: which direction is better, its unit, and its definition."""
+
+    direction: Direction
+    summary: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train and test sets of one resolution.
+
+    Attributes:
+        train: map-style dataset of (input, target) tensors, without the batch axis.
+        test: the same.
+        identity: what the data are, JSON values only (recipe, sizes, checksum); kept in the record. What is called
+            ``read`` is the line of :meth:`Task.prepare` for this resolution alone; two data sets that differ in it only
+            are the same.
+        plain: ``train`` without random augmentation, for features that are computed once; ``train`` where None.
+        augmented: ``train`` with the random augmentation of fine-tuning; ``train`` where None.
+        augmentation: in words, that of fine-tuning; kept in its records.
+    """
+
+    train: Dataset[tuple[Tensor, Tensor]]
+    test: Dataset[tuple[Tensor, Tensor]]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    plain: Dataset[tuple[Tensor, Tensor]] | None = None
+    augmented: Dataset[tuple[Tensor, Tensor]] | None = None
+    augmentation: str = "none"
+
+
+@dataclass(frozen=True)
+class TrainingDefaults:
+    """What a run of a task uses where the user says nothing."""
+
+    resolutions: tuple[int, ...]
+    epochs: float = 10
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class PrepareContext:
+    """How data are to be prepared.
+
+    Attributes:
+        on_progress: called with what is done and the total, in units that the task chooses.
+        refresh: make or fetch again what is cached.
+    """
+
+    on_progress: Callable[[int, int], object] = lambda done, total: None
+    refresh: bool = False
+
+
+@dataclass(frozen=True)
+class PreparedFile:
+    """A file, or the folder of a set, that data are read from.
+
+    Attributes:
+        split: ``train`` or ``test``.
+        state: whether it was made or downloaded now, was cached, or is a user's.
+        samples: number of samples in it that are used, where it depends on no resolution.
+    """
+
+    path: Path
+    split: str
+    state: Literal["made", "cached", "given"]
+    samples: int | None = None
+    resolution: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What :meth:`Task.prepare` made or found.
+
+    Attributes:
+        read: lines that say what is read ("40 samples of 16 x 64 from rect.pt: 32 train, 8 test"). A run shows them,
+            and the warnings, before it trains.
+        warnings: lines on what to know about the data.
+        files: shown by ``attn-bench data``.
+    """
+
+    read: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    files: tuple[PreparedFile, ...] = ()
+
+
+class Task(Plugin):
+    """A problem with data.
+
+    Attributes:
+        kind: the kind of problem.
+        metrics: every metric that :meth:`evaluate` returns, in the order in which they are shown; the first is the one
+            plots show.
+        defaults: resolutions and training settings used where the user says nothing.
+        protocol: how the field trains and evaluates on it, with the source.
+    """
+
+    kind: ClassVar[Kind]
+    metrics: ClassVar[Mapping[str, Metric]]
+    defaults: ClassVar[TrainingDefaults]
+    protocol: ClassVar[str] = ""
+
+    def resolve(self, resolutions: tuple[int, ...], options: Any) -> Any:
+        """Return ``options`` with those filled in that depend on all resolutions of a sweep together.
+
+        Called once before the sweep is expanded, with every resolution trained or evaluated at; the result goes into
+        each cell. Without another meaning it checks that there is a problem at each resolution. Imports no torch and
+        touches no network.
+
+        Args:
+            options: an instance of :attr:`Options`, as in the other methods.
+
+        Raises:
+            OptionError: a resolution or option cannot be served.
+            DataError: a file named by an option cannot be used.
+        """
+        for resolution in resolutions:
+            self.problem(resolution, options)
+        return options
+
+    def prepare(self, resolutions: tuple[int, ...], options: Any, context: PrepareContext) -> PreparedData:
+        """Make or download the data of ``resolutions`` unless they are cached; called once before cells run.
+
+        Raises:
+            DataError: the data cannot be had.
+        """
+        return PreparedData()
+
+    @abstractmethod
+    def problem(self, resolution: int, options: Any) -> Problem:
+        """Return the problem at ``resolution``. Imports no torch."""
+
+    @abstractmethod
+    def splits(self, resolution: int, options: Any) -> Splits:
+        """Return the data at ``resolution``.
+
+        The same options give the same samples at every resolution, in the same order.
+
+        Raises:
+            DataError: the data are missing or broken.
+        """
+
+    def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
+        """Wrap a freshly built module with what training needs around it, such as normalisation fitted to ``train``."""
+        return module
+
+    @abstractmethod
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the scalar training loss of one batch."""
+
+    @abstractmethod
+    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Return every metric over an iterable of (prediction, target) batches."""
