@@ -90,7 +90,7 @@ def main() -> None:
     text = (
         "# The Darcy solver beside a direct one\n\n"
         f"    python {' '.join(sys.argv)}\n\n{header}\n{body}\n\n"
-        f"{where['device_name']}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{where.device_name}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"scipy {scipy.__version__}. Medians of {options.rounds} rounds in turns; the direct solver's time is without "
         "assembling the matrix. Relative difference: largest difference over largest value.\n"
     )

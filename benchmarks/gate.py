@@ -163,7 +163,7 @@ def summary(lines: list[dict[str, Any]], how: str) -> str:
         "| planted | comparisons | latency WORSE | UNCLEAR | BETTER | SAME | memory WORSE | pairs | s each |\n"
         "| :-- | --: | --: | --: | --: | --: | --: | --: | --: |\n" + "\n".join(rows) + "\n\n"
         f"Models in turn: {', '.join(dict.fromkeys(line['model'] for line in lines))}. "
-        f"{where['device_name']}, {how}, torch {torch.__version__}.\n"
+        f"{where.device_name}, {how}, torch {torch.__version__}.\n"
     )
 
 

@@ -128,7 +128,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     where = environment(given.device)
-    table = Table(title=f"{where['device_name']}, torch {where['versions']['torch']}")
+    table = Table(title=f"{where.device_name}, torch {where.versions['torch']}")
     for head in ("model", "instrument", "n", "median ms", "ratio", "quartiles", "range"):
         table.add_column(head, justify="left" if head in ("model", "instrument") else "right", no_wrap=True)
     for name, (module, x) in models().items():

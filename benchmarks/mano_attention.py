@@ -274,7 +274,7 @@ def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, co
         "",
         f"`{command}`",
         "",
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {environment(device)['device_name']}. "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {environment(device).device_name}. "
         f"Copy bandwidth {bandwidth / 1e9:.1f} GB/s, matrix rate {rate / 1e9:.0f} GFLOP/s.",
     ]
     if device == "cpu":

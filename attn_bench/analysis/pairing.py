@@ -2,23 +2,19 @@
 
 Cells are paired by what they are: model, options, task, resolution, budget and the rest of a cell, but not by the
 versions of the code, which are what is compared. What is left over then and differs only in how it was run
-(:data:`CONDITIONS`) is paired, too: :mod:`attn_bench.gate.conditions` says what of it does not compare.
+(:func:`_unconditioned`) is paired, too: :mod:`attn_bench.gate.conditions` says what of it does not compare.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from attn_bench.results.labels import labels
-
-Record = Mapping[str, Any]
-_VERSIONS = ("model_version", "task_version", "training_version")
-# Settings that do not make another model of a cell, but other times, or other trainings.
-CONDITIONS = ("device", "precision", "batch_size", "compile", "threads", "cuda_graph", "eval_resolutions")
+from attn_bench.results.record import Record
+from attn_bench.sweep.cell import Cell
 
 
 @dataclass
@@ -26,10 +22,13 @@ class Case:
     """One cell over its seeds, in base and in new.
 
     Attributes:
+        key: the same for a cell of base and the cell of new that it is compared with.
+        cell: its settings, of any seed and version.
         twice: the sides that hold a seed of it more than once, of several versions of the code.
     """
 
     key: str
+    cell: Cell
     label: str
     base: dict[int, Record] = field(default_factory=dict)
     new: dict[int, Record] = field(default_factory=dict)
@@ -38,16 +37,12 @@ class Case:
     @property
     def model(self) -> str:
         """The model's name; ``label`` adds the settings in which cells of one name differ."""
-        return self._cell["model"]
+        return self.cell.model
 
     @property
     def resolution(self) -> int:
         """Where it was trained and measured."""
-        return self._cell["resolution"]
-
-    @property
-    def _cell(self) -> Mapping[str, Any]:
-        return next(iter((self.base or self.new).values()))["cell"]
+        return self.cell.resolution
 
     @property
     def title(self) -> str:
@@ -56,24 +51,24 @@ class Case:
 
     def ok(self) -> list[int]:
         """Seeds that ended well on both sides."""
-        return [s for s in self.both() if self.base[s]["status"] == self.new[s]["status"] == "ok"]
+        return [s for s in self.both() if self.base[s].status == self.new[s].status == "ok"]
 
     def failed(self) -> list[int]:
         """Seeds that ended well on neither side, except :meth:`unserved` ones."""
-        neither = [s for s in self.both() if "ok" not in (self.base[s]["status"], self.new[s]["status"])]
+        neither = [s for s in self.both() if "ok" not in (self.base[s].status, self.new[s].status)]
         return [s for s in neither if s not in self.unserved()]
 
     def unserved(self) -> list[int]:
         """Seeds that are unsupported on both sides: what a model does not serve is no failure."""
-        return [s for s in self.both() if self.base[s]["status"] == self.new[s]["status"] == "unsupported"]
+        return [s for s in self.both() if self.base[s].status == self.new[s].status == "unsupported"]
 
     def tested(self, side: Literal["base", "new"]) -> set[int]:
         """Return the resolutions that a side was tested at, or ought to have been."""
         found = {self.resolution}
         for record in (self.base if side == "base" else self.new).values():
-            found |= {entry["resolution"] for entry in record["evaluations"]}
-            if record["cell"].get("training") is not None:
-                found |= set(record["cell"].get("eval_resolutions") or ())
+            found |= {entry.resolution for entry in record.evaluations}
+            if record.cell.training is not None:
+                found |= set(record.cell.eval_resolutions)
         return found
 
     def both(self) -> list[int]:
@@ -83,21 +78,22 @@ class Case:
 
 def pair(base: Sequence[Record], new: Sequence[Record]) -> list[Case]:
     """Return every cell of base and new, whether or not the other side has it, by resolution and label."""
-    keys = [_key(record) for record in base], [_key(record) for record in new]
-    partners = _partners(set(keys[0]), set(keys[1]))
+    settings = [{(cell := _settings(record.cell)).id: cell for record in side} for side in (base, new)]
+    partners = _partners(settings[0], settings[1])
     records = [*base, *new]
-    keyed = [*keys[0], *(partners.get(key, key) for key in keys[1])]
-    seeded = [{**record, "cell": json.loads(key) | {"seed": _seed(record)}} for record, key in zip(records, keyed)]
+    cells = [_settings(record.cell) for record in base]
+    cells += [partners.get((cell := _settings(record.cell)).id, cell) for record in new]
+    seeded = [replace(record, cell=replace(cell, seed=record.cell.seed)) for record, cell in zip(records, cells)]
     cases: dict[str, Case] = {}
-    for i, (record, key, label) in enumerate(zip(records, keyed, labels(seeded))):
-        case = cases.setdefault(key, Case(key, label))
+    for i, (record, cell, label) in enumerate(zip(records, cells, labels(seeded))):
+        case = cases.setdefault(cell.id, Case(cell.id, cell, label))
         side, name = (case.base, "base") if i < len(base) else (case.new, "new")
-        earlier = side.get(_seed(record))
-        if earlier is not None and _versions(earlier) != _versions(record):
+        earlier = side.get(record.cell.seed)
+        if earlier is not None and _versions(earlier.cell) != _versions(record.cell):
             case.twice.add(name)
         # Of a cell that was measured later than it was trained, what was measured counts.
-        if earlier is None or record["latency"] or not earlier["latency"]:
-            side[_seed(record)] = record
+        if earlier is None or record.latency or not earlier.latency:
+            side[record.cell.seed] = record
     return sorted(cases.values(), key=lambda case: (case.resolution, case.label))
 
 
@@ -128,47 +124,46 @@ def said(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _seed(record: Record) -> int:
-    return record["cell"]["seed"]
+def _versions(cell: Cell) -> tuple[str, str, int | None]:
+    return cell.model_version, cell.task_version, cell.training_version
 
 
-def _versions(record: Record) -> list[Any]:
-    return [record["cell"].get(name) for name in _VERSIONS]
+def _settings(cell: Cell) -> Cell:
+    """Return a cell without its seed, and without what the code was: measured or not, it is the same cell."""
+    return replace(cell, seed=0, measure=True, model_version="", task_version="", training_version=None)
 
 
-def _key(record: Record) -> str:
-    # Measured or not, it is the same cell.
-    left_out = dict.fromkeys(("seed", "measure", *_VERSIONS))
-    return json.dumps({k: v for k, v in record["cell"].items() if k not in left_out}, sort_keys=True)
-
-
-def _partners(base: set[str], new: set[str]) -> dict[str, str]:
-    """Return which cells of new stand for which of base, of those that differ in their conditions alone."""
+def _partners(base: Mapping[str, Cell], new: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Return which cell of base each of new stands for, by its id, of those that differ in their conditions only."""
     left: tuple[dict[str, list[str]], dict[str, list[str]]] = defaultdict(list), defaultdict(list)
-    for side, keys in zip(left, (base - new, new - base)):
-        for key in keys:
-            side[_unconditioned(key)].append(key)
-    return {left[1][key][0]: keys[0] for key, keys in left[0].items() if len(keys) == len(left[1].get(key, ())) == 1}
+    for side, own, other in ((left[0], base, new), (left[1], new, base)):
+        for id in own.keys() - other.keys():
+            side[_unconditioned(own[id]).id].append(id)
+    return {left[1][id][0]: base[ids[0]] for id, ids in left[0].items() if len(ids) == len(left[1].get(id, ())) == 1}
 
 
-def _unconditioned(key: str) -> str:
-    cell = {name: value for name, value in json.loads(key).items() if name not in CONDITIONS}
-    if isinstance(cell.get("training"), dict):
-        cell["training"].pop("batch_size", None)
-    return json.dumps(cell, sort_keys=True)
+def _unconditioned(cell: Cell) -> Cell:
+    training = cell.training and replace(cell.training, batch_size=1)
+    return replace(
+        cell, training=training, device="cpu", precision="float32", batch_size=1, compile=False, threads=None,
+        cuda_graph=False, eval_resolutions=(),
+    )  # fmt: skip
 
 
 def _otherwise(case: Case, cases: Sequence[Case]) -> str:
     """Name the settings with which new has the model of ``case``, if it does."""
-    own = json.loads(case.key)
     for other in cases:
         if other.new and not other.base and (other.model, other.resolution) == (case.model, case.resolution):
-            theirs = json.loads(other.key)
-            differing = [k for k in sorted(own.keys() | theirs.keys()) if own.get(k) != theirs.get(k)]
-            return f"; there with other {', '.join(differing)}"
+            return f"; there with other {', '.join(_differing(case.cell, other.cell))}"
     return ""
+
+
+def _differing(one: Cell, other: Cell) -> list[str]:
+    """Return the names of the settings in which two cells differ."""
+    names = (each.name for each in fields(Cell) if each.compare)
+    return sorted(name for name in names if getattr(one, name) != getattr(other, name))
 
 
 def identity(record: Record) -> dict[str, Any]:
     """Return what the data of a record are, without how that was said in words."""
-    return {name: value for name, value in (record["data"] or {}).items() if name != "read"}
+    return {name: value for name, value in record.data.items() if name != "read"}

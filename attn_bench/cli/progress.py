@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.results.table import missing
 from attn_bench.running.local import FINAL
@@ -145,28 +146,24 @@ class Screen:
                 self.progress.update(self.all, completed=self.done, detail=f"{self.done} of {self.cells}")
                 self._line(cell, event["record"])
 
-    def _line(self, cell: Cell, record: dict[str, Any]) -> None:
-        words = [f"[{self.done}/{self.cells}]", cell.title + ":", record["status"]]
-        if record["evaluations"]:
-            words += [
-                f"{name} {value:.4g}"
-                for name, value in record["evaluations"][0]["metrics"].items()
-                if value is not None
-            ]
-        if record["seconds"] is not None:
-            words.append(f"{record['seconds']:.0f} s")
-        if record["error"]:
-            words.append(f"({record['error']})")
+    def _line(self, cell: Cell, record: Record) -> None:
+        words = [f"[{self.done}/{self.cells}]", cell.title + ":", record.status]
+        for evaluation in record.evaluations[:1]:
+            words += [f"{name} {value:.4g}" for name, value in evaluation.metrics.items() if value is not None]
+        if record.seconds is not None:
+            words.append(f"{record.seconds:.0f} s")
+        if record.error:
+            words.append(f"({record.error})")
         words += [
-            f"(at {entry['resolution']}: {entry['status']}, {entry['error']})"
-            for entry in record["evaluations"]
-            if entry["status"] != "ok" and entry["resolution"] != cell.resolution
+            f"(at {each.resolution}: {each.status}, {each.error})"
+            for each in record.evaluations
+            if each.status != "ok" and each.resolution != cell.resolution
         ]
-        if without := missing(record.get("errors", {})):
+        if without := missing(record.errors):
             words.append(f"(missing: {without})")
         self._print("  ".join(words))
         log = Store(self.folder).path("logs", cell.id)
-        if (record["status"] == "crashed" or without) and log.exists() and log.stat().st_size:
+        if (record.status == "crashed" or without) and log.exists() and log.stat().st_size:
             self._print(f"    what it printed, and where it failed: {log}")
 
     def _print(self, text: str) -> None:

@@ -53,10 +53,9 @@ def _not_ok(folder: Path, table: Any) -> str:
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    from attn_bench.plugin import Metric
     from attn_bench.results.store import Store
 
-    return {name: Metric(**values) for name, values in Store.open(folder).run_info().get("metrics", {}).items()}
+    return dict(Store.open(folder).run_info().metrics)
 
 
 def _write(folder: Path, table: Any, out: Path | None) -> Path:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attn_bench.analysis.pairing import Case, Record, added, identity, missing, pair, said
-from attn_bench.analysis.statistics import exp, is_number
+from attn_bench.analysis.pairing import Case, added, identity, missing, pair, said
+from attn_bench.analysis.statistics import exp
 from attn_bench.gate.conditions import Unlike, unlike
 from attn_bench.gate.gaps import Gap, Missing, exact_of, latency_of, metric_of, said_of, unnamed
 from attn_bench.gate.thresholds import Thresholds
@@ -27,10 +27,11 @@ from attn_bench.gate.verdicts import (
     seeds_ratio,
     timed_ratio,
 )
-from attn_bench.results.quantities import disturbed, judged, quantities
+from attn_bench.plugin import Metric
+from attn_bench.results.environment import Environment
+from attn_bench.results.quantities import judged, quantities
+from attn_bench.results.record import Evaluation, Latency, Record
 from attn_bench.results.store import Store
-
-Environment = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,11 @@ class _Environments:
         self.store, self.known = store, dict[str, Environment | None]()
 
     def of(self, record: Record) -> Environment | None:
-        name = record.get("environment")
+        name = record.environment
         if not name:
             return None
         if name not in self.known:
-            found = self.store.environment(name)
-            self.known[name] = found if isinstance(found, Mapping) else None
+            self.known[name] = self.store.environment(name)
         return self.known[name]
 
 
@@ -161,9 +161,9 @@ def compare(
         UserError: a folder holds no results, or a threshold names no metric or no model of them.
     """
     infos = base.run_info(), new.run_info()
-    metrics = infos[0].get("metrics", {}) | infos[1].get("metrics", {})
-    if infos[0]["task"] != infos[1]["task"]:
-        return Comparison((), (f"other task: {infos[0]['task']} in base, {infos[1]['task']} in new",))
+    metrics = {**infos[0].metrics, **infos[1].metrics}
+    if infos[0].task != infos[1].task:
+        return Comparison((), (f"other task: {infos[0].task} in base, {infos[1].task} in new",))
     cases = pair(base.records(), new.records())
     thresholds = thresholds.resolved(metrics, {name for case in cases for name in (case.label, case.model)})
     environments = _Environments(base), _Environments(new)
@@ -234,7 +234,7 @@ def _failed(case: Case) -> str:
 
 
 def _unserved(case: Case) -> str:
-    return f"{case.title}: unsupported on both sides ({case.new[case.unserved()[0]]['error']})"
+    return f"{case.title}: unsupported on both sides ({case.new[case.unserved()[0]].error})"
 
 
 def _statuses(paired: _Paired) -> Iterator[Finding]:
@@ -242,18 +242,18 @@ def _statuses(paired: _Paired) -> Iterator[Finding]:
     case = paired.case
     for seed in case.both():
         before, after = case.base[seed], case.new[seed]
-        if (before["status"] == "ok") == (after["status"] == "ok"):
+        if (before.status == "ok") == (after.status == "ok"):
             continue
-        verdict: Verdict = "better" if after["status"] == "ok" else "worse"
+        verdict: Verdict = "better" if after.status == "ok" else "worse"
         yield paired.finding("status", verdict, [seed], threshold=0.0, note=_became(before, after))
         if verdict == "better":
-            reason = f"failed in base ({said([seed])}: {before['status']})"
+            reason = f"failed in base ({said([seed])}: {before.status})"
             for metric in paired.thresholds.names_for(case.label):
                 paired.gaps.append(Gap(case.label, case.resolution, metric, reason, lost=False))
 
 
-def _became(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    return f"{before['status']} -> {after['status']}{': ' if after['error'] else ''}{after['error'] or ''}"
+def _became(before: Record | Evaluation, after: Record | Evaluation) -> str:
+    return f"{before.status} -> {after.status}{': ' if after.error else ''}{after.error or ''}"
 
 
 def _latencies(paired: _Paired) -> Iterator[Finding]:
@@ -273,12 +273,12 @@ def _latencies(paired: _Paired) -> Iterator[Finding]:
             if not isinstance(latency, Missing)
         ]
         known += further
-        quiet = [pair for pair in known if not any(map(disturbed, pair))]
+        quiet = [pair for pair in known if not any(one.unquiet for one in pair)]
         left_out, known = len(known) - len(quiet) if quiet else 0, quiet or known
         machine = statistics.median(_machine(before, after) for before, after in known)
-        ratio = timed_ratio([(before["samples_ms"], after["samples_ms"]) for before, after in known], machine)
+        ratio = timed_ratio([(before.samples_ms, after.samples_ms) for before, after in known], machine)
         verdict = judge(ratio, paired.thresholds.shown(metric, paired.case.label))
-        unquiet = [name for i, name in ((0, "base"), (1, "new")) if any(disturbed(pair[i]) for pair in known)]
+        unquiet = [name for i, name in ((0, "base"), (1, "new")) if any(pair[i].unquiet for pair in known)]
         notes = [f"disturbed by other processes or heat in {' and '.join(unquiet)}"] if unquiet else []
         if left_out and verdict != "same":
             notes = [f"{left_out} of {left_out + len(known)} runs left out: disturbed by other processes or heat"]
@@ -321,11 +321,10 @@ def _exact(paired: _Paired) -> Iterator[Finding]:
 
 
 def _uncounted(record: Record) -> set[str]:
-    flops = record["flops"]
-    return set(flops.get("unknown") or ()) if isinstance(flops, Mapping) else set()
+    return set(record.flops.unknown) if record.flops else set()
 
 
-def _accuracies(paired: _Paired, metrics: Mapping[str, Any]) -> Iterator[Finding]:
+def _accuracies(paired: _Paired, metrics: Mapping[str, Metric]) -> Iterator[Finding]:
     case = paired.case
     tested_at = sorted(case.tested("base"))
     for tested in tested_at:
@@ -338,18 +337,16 @@ def _accuracies(paired: _Paired, metrics: Mapping[str, Any]) -> Iterator[Finding
             if pairs and other_data:
                 paired.gaps.append(Gap(case.label, case.resolution, metric, "trained or tested on other data"))
             elif pairs:
-                yield _accuracy(paired, metric, tested, pairs, higher=about["direction"] == "higher")
+                yield _accuracy(paired, metric, tested, pairs, higher=about.direction == "higher")
 
 
 def _tested_elsewhere(paired: _Paired, tested: int) -> Iterator[Finding]:
     """Yield the evaluations at a resolution that end well on one side only; their cells are ok."""
     for seed in paired.unlike:
-        sides = [paired.case.base[seed], paired.case.new[seed]]
-        entries = [next((e for e in side["evaluations"] if e["resolution"] == tested), None) for side in sides]
-        before, after = entries
-        if before is None or after is None or (before["status"] == "ok") == (after["status"] == "ok"):
+        before, after = (side[seed].evaluated_at(tested) for side in (paired.case.base, paired.case.new))
+        if before is None or after is None or (before.status == "ok") == (after.status == "ok"):
             continue
-        verdict: Verdict = "better" if after["status"] == "ok" else "worse"
+        verdict: Verdict = "better" if after.status == "ok" else "worse"
         yield paired.finding("status", verdict, [seed], tested=tested, threshold=0.0, note=_became(before, after))
 
 
@@ -378,25 +375,24 @@ def _accuracy(
     )
 
 
-def _middle(latency: Mapping[str, Any]) -> float:
-    return statistics.median(latency["samples_ms"])
+def _middle(latency: Latency) -> float:
+    return statistics.median(latency.samples_ms)
 
 
-def _machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
-    """How much slower the reference workload was beside ``after``; 1 where it was not timed."""
-    timed: list[Any] = [latency.get("reference_ms") for latency in (before, after)]
-    if not all(is_number(value) and value > 0 for value in timed):
+def _machine(before: Latency, after: Latency) -> float:
+    """How much slower the calibration workload was beside ``after``; 1 where it was not timed."""
+    if not before.calibration_ms or not after.calibration_ms:
         return 1.0
-    return exp(math.log(timed[1]) - math.log(timed[0]))
+    return exp(math.log(after.calibration_ms) - math.log(before.calibration_ms))
 
 
 def _packages(cases: Sequence[Case], environments: tuple[_Environments, _Environments]) -> Iterator[str]:
     """Say which packages differ where something was measured; the project itself is what is compared."""
     sides = []
     for environment, name in zip(environments, ("base", "new")):
-        records = [record for case in cases for record in getattr(case, name).values() if record["latency"]]
-        versions = [(environment.of(record) or {}).get("versions") for record in records]
-        sides.append({item for each in versions if isinstance(each, Mapping) for item in each.items()})
+        records = [record for case in cases for record in getattr(case, name).values() if record.latency]
+        where = [found for record in records if (found := environment.of(record)) is not None]
+        sides.append({item for each in where for item in each.versions.items()})
     before, after = sides
     names = sorted({name for name, _ in before ^ after} - {"attn-bench"})
     for name in names if before and after else ():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attn_bench.running.measure.environment import fingerprint
+from attn_bench.results.environment import Environment
+from attn_bench.results.record import Record
 
-Record = Mapping[str, Any]
-Environment = Mapping[str, Any]
 # Settings of a cell that training depends on as much as time.
 _TRAINED_WITH = {"precision": "precision", "batch_size": "batch size"}
 _MEASURED_WITH = {"device": "device", "compile": "compile"}
@@ -60,16 +58,16 @@ def unlike(before: Record, after: Record, environments: tuple[Environment | None
         before, after: a record of base and one of new.
         environments: where they ran; None where that is not known.
     """
-    cells = before["cell"], after["cell"]
-    trained = [_differ(name, *(cell.get(key) for cell in cells)) for key, name in _TRAINED_WITH.items()]
-    measured = [_differ(name, *(cell.get(key) for cell in cells)) for key, name in _MEASURED_WITH.items()]
-    flags = [_flags(record, environment or {}) for record, environment in zip((before, after), environments)]
+    cells = before.cell, after.cell
+    trained = [_differ(name, *(getattr(cell, key) for cell in cells)) for key, name in _TRAINED_WITH.items()]
+    measured = [_differ(name, *(getattr(cell, key) for cell in cells)) for key, name in _MEASURED_WITH.items()]
+    flags = [_flags(record, environment) for record, environment in zip((before, after), environments)]
     # What was asked for counts where it is not known what was in force.
     if not all("threads" in side for side in flags):
-        measured.append(_differ("threads", *(cell.get("threads") for cell in cells)))
+        measured.append(_differ("threads", *(cell.threads for cell in cells)))
     for name in sorted(flags[0].keys() & flags[1].keys()):
         measured.append(_differ(name.replace("_", " "), flags[0][name], flags[1][name]))
-    variables = [_variables(environment or {}) for environment in environments]
+    variables = [_variables(environment) for environment in environments]
     for name in sorted(variables[0].keys() | variables[1].keys()) if all(environments) else ():
         measured.append(_differ(name, *(side.get(name, "not set") for side in variables)))
     return Unlike(tuple(filter(None, trained)), tuple(filter(None, measured)), _hardware(*environments))
@@ -82,37 +80,26 @@ def _differ(name: str, before: Any, after: Any) -> str:
     return f"{name}: {old} in base, {new} in new"
 
 
-def _flags(record: Record, environment: Environment) -> dict[str, Any]:
+def _flags(record: Record, environment: Environment | None) -> dict[str, Any]:
     """Return what was set for the process while it was measured, as far as that is known."""
-    torch, in_force = environment.get("torch"), record.get("in_force")
-    found = {}
-    if isinstance(torch, Mapping):
-        found = {_CALLED.get(name, name): torch[name] for name in _KNOWN_TO_ENVIRONMENTS if name in torch}
-    if isinstance(in_force, Mapping):
-        found |= {name: value for name, value in in_force.items() if name != "changed_by_model"}
+    torch = environment.torch if environment else {}
+    found = {_CALLED.get(name, name): torch[name] for name in _KNOWN_TO_ENVIRONMENTS if name in torch}
+    found |= {name: value for name, value in record.in_force.items() if name != "changed_by_model"}
     if isinstance(cores := found.get("cores"), list | tuple):
         found["cores"] = len(cores)  # which of them it was is all the same
-    return {name: value for name, value in found.items() if value is not None and value == value}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _variables(environment: Environment) -> dict[str, Any]:
-    given = environment.get("variables")
-    return {k: v for k, v in given.items() if k not in _COUNTS} if isinstance(given, Mapping) else {}
+def _variables(environment: Environment | None) -> dict[str, str]:
+    given = environment.variables if environment else {}
+    return {name: value for name, value in given.items() if name not in _COUNTS}
 
 
 def _hardware(before: Environment | None, after: Environment | None) -> tuple[str, ...]:
-    prints = [_print(environment) for environment in (before, after)]
-    if None in prints:
+    if before is None or after is None:
         return ("no record says on what hardware it was measured",)
-    if prints[0] == prints[1]:
+    if before.hardware == after.hardware:
         return ()
-    names = sorted(f"{side.get('device_name')} ({print_})" for side, print_ in zip((before, after), prints) if side)
+    names = sorted(f"{side.device_name} ({side.hardware})" for side in (before, after))
     remedy = "leave latency out of --fail-on, or measure both on one machine"
     return (f"other hardware, {' and '.join(names)}; {remedy}",)
-
-
-def _print(environment: Environment | None) -> str | None:
-    try:
-        return None if environment is None else fingerprint(environment)
-    except (KeyError, TypeError, AttributeError):  # a file that something else wrote
-        return None

@@ -7,16 +7,16 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from attn_bench.analysis.pairing import Case, pair
 from attn_bench.errors import UserError
 from attn_bench.gate.compare import Comparison, compare, suspects
 from attn_bench.gate.thresholds import Thresholds
 from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.running.local import execute
-from attn_bench.running.measure.environment import environment, fingerprint
+from attn_bench.running.measure.environment import environment
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import imported
 
@@ -41,16 +41,16 @@ def compare_confirmed(
         return comparison
     cells = {case.key: _cell(case, new) for case in cases}
     modules = imported(cells.values())
-    again: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    again: dict[str, list[Record]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="attn-bench-") as folder:
         for number in range(PROCESSES):
             on_case(f"again, {number + 1} of {PROCESSES}: {', '.join(case.title for case in cases)}")
-            store = Store.create(Path(folder) / str(number), new.run_info()["task"])
+            store = Store.create(Path(folder) / str(number), new.run_info().task)
             execute(list(cells.values()), store, modules=modules)
             for key, record in _records(cells, store):
                 again[key].append(record)
     confirmed = compare(base, new, thresholds, again)
-    lost = [case.title for case in cases if not any(record["latency"] for record in again[case.key])]
+    lost = [case.title for case in cases if not any(record.latency for record in again[case.key])]
     notes = tuple(f"{title}: could not be measured again" for title in lost)
     return dataclasses.replace(confirmed, notes=(*notes, *confirmed.notes))
 
@@ -58,7 +58,7 @@ def compare_confirmed(
 def _cell(case: Case, new: Store) -> Cell:
     """Return the cell that measures a case without training; raises UserError if it would measure something else."""
     record = case.new[case.ok()[0]]
-    cell = Cell.from_json(record["cell"])
+    cell = record.cell
     model, task = MODELS.entry(cell.plugin), TASKS.entry(cell.task)
     found = model.sources(), task.sources()
     if (model.fingerprint(found[0]), task.fingerprint(found[1])) != (cell.model_version, cell.task_version):
@@ -66,14 +66,14 @@ def _cell(case: Case, new: Store) -> Cell:
             f"--confirm: {case.title} was measured with another version of {cell.plugin} or {cell.task} than the one "
             "installed here; install that one, or leave out --confirm"
         )
-    measured = new.environment(record["environment"])
-    if measured is None or fingerprint(measured) != fingerprint(environment(cell.device)):
+    measured = new.environment(record.environment)
+    if measured is None or measured.hardware != environment(cell.device).hardware:
         raise UserError(f"--confirm: {case.title} was measured on other hardware; confirm it there")
     return dataclasses.replace(
         cell, training=None, training_version=None, eval_resolutions=(), sources={**found[1], **found[0]}
     )
 
 
-def _records(cells: dict[str, Cell], store: Store) -> Sequence[tuple[str, dict[str, Any]]]:
+def _records(cells: dict[str, Cell], store: Store) -> Sequence[tuple[str, Record]]:
     found = ((key, store.read(cell.id)) for key, cell in cells.items())
     return [(key, record) for key, record in found if record is not None]

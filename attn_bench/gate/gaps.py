@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from attn_bench.analysis.pairing import Record
-from attn_bench.analysis.statistics import is_number
 from attn_bench.gate.thresholds import Thresholds, named_by
 from attn_bench.gate.verdicts import Finding
 from attn_bench.results.quantities import Quantity, at, groups
+from attn_bench.results.record import Latency, Record
 
 SHOWN = 6
 
@@ -55,15 +53,14 @@ class Gap:
         return thresholds.of(self.metric, self.model) is not None
 
 
-def latency_of(quantity: Quantity) -> Callable[[Record], Mapping[str, Any] | Missing]:
+def latency_of(quantity: Quantity) -> Callable[[Record], Latency | Missing]:
     """Return what reads the measurement of a step, with its samples."""
 
-    def read(record: Record) -> Mapping[str, Any] | Missing:
-        measured = at(record, str(quantity.where).rpartition(".")[0])
-        samples = measured.get("samples_ms") if isinstance(measured, Mapping) else None
-        if not samples:
+    def read(record: Record) -> Latency | Missing:
+        measured = record.latency.get(quantity.step or "")
+        if measured is None or not measured.samples_ms:
             return _not_measured(record, quantity)
-        if not isinstance(samples, Sequence) or not all(is_number(sample) and sample > 0 for sample in samples):
+        if not all(sample > 0 for sample in measured.samples_ms):
             return Missing("its times are not all positive numbers", wrong=True)
         return measured
 
@@ -77,9 +74,7 @@ def exact_of(quantity: Quantity) -> Callable[[Record], float | Missing]:
         value = at(record, str(quantity.where))
         if value is None:
             return _not_measured(record, quantity)
-        if not is_number(value) or value < 0:
-            return Missing("not a number", wrong=True)
-        return value
+        return float(value) if value >= 0 else Missing("not a number", wrong=True)
 
     return read
 
@@ -88,27 +83,27 @@ def metric_of(metric: str, tested: int) -> Callable[[Record], float | Missing]:
     """Return what reads a metric of the trained model at a resolution."""
 
     def read(record: Record) -> float | Missing:
-        entry = next((each for each in record["evaluations"] if each["resolution"] == tested), None)
+        entry = record.evaluated_at(tested)
         if entry is None:
-            return Missing("not tested", asked=record["cell"].get("training") is not None)
-        if entry["status"] != "ok":
-            return Missing(f"failed ({entry['status']})", failed=True)
-        metrics = entry.get("metrics") or {}
-        if metric not in metrics:
+            return Missing("not tested", asked=record.cell.training is not None)
+        if entry.status != "ok":
+            return Missing(f"failed ({entry.status})", failed=True)
+        if metric not in entry.metrics:
             return Missing("not evaluated")
-        return metrics[metric] if is_number(metrics[metric]) else Missing("not a finite number", wrong=True)
+        value = entry.metrics[metric]
+        return Missing("not a finite number", wrong=True) if value is None else value
 
     return read
 
 
 def _not_measured(record: Record, quantity: Quantity) -> Missing:
-    if not record["cell"].get("measure", True) and quantity.own:
+    if not record.cell.measure and quantity.own:
         return Missing("not measured (--no-measure)", asked=False)
     if quantity.step == "train_step":
-        trainable = record["parameters"] != 0 and record["cell"].get("protocol") != "linear-probe"
+        trainable = record.parameters != 0 and record.cell.protocol != "linear-probe"
         if not trainable:
             return Missing("without a training step", asked=False)
-    reason = (record.get("errors") or {}).get(quantity.name)
+    reason = record.errors.get(quantity.name)
     return Missing(f"not measured ({reason})" if reason else "not measured")
 
 

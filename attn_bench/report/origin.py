@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attn_bench.results.record import Record
 from attn_bench.results.store import Store
+from attn_bench.sweep.cell import Training
 
 Facts = list[tuple[str, str]]
 
@@ -64,30 +66,29 @@ class Origin:
 def read_origin(folder: Path) -> Origin:
     """Read where the results in ``folder`` come from."""
     records = Store(folder).records()
-    times = sorted(record["started"] for record in records if record["started"])
-    ran = Counter(record["environment"] for record in records if record["environment"])
+    times = sorted(record.started for record in records if record.started)
+    ran = Counter(record.environment for record in records if record.environment)
     machines = [_machine(folder, id, number) for id, number in ran.most_common()]
     return Origin(
-        cells=tuple(record["cell"] for record in records),
+        cells=tuple(record.cell.to_json() for record in records),
         machines=tuple(machines),
-        training=_agreed([_training(record) for record in records if record["cell"].get("training")]),
-        data=_agreed([dict(flat(record["data"])) for record in records if record["data"]]),
+        training=_agreed([_training(record, record.cell.training) for record in records if record.cell.training]),
+        data=_agreed([dict(flat(record.data)) for record in records if record.data]),
         started=(_minute(times[0]), _minute(times[-1])) if times else None,
     )
 
 
-def _training(record: Mapping[str, Any]) -> dict[str, str]:
+def _training(record: Record, asked: Training) -> dict[str, str]:
     """Return the budget that a cell was given, what it came to, and the settings of the optimiser."""
-    asked, came_to, data = record["cell"]["training"], record["training"] or {}, record["data"] or {}
-    steps, samples = came_to.get("steps"), data.get("n_train")
+    steps, samples = record.training and record.training.steps, record.data.get("n_train")
     facts = {
-        "Budget": f"{asked['budget']:g} {asked['budget_unit']}",
+        "Budget": f"{asked.budget:g} {asked.budget_unit}",
         "Optimiser steps": None if steps is None else str(steps),
-        "Batch size in training": str(asked["batch_size"]),
-        "Learning rate": f"{asked['learning_rate']:g} at its peak, one cycle",
-        "Weight decay": f"{asked['weight_decay']:g} (AdamW)",
-        "Gradients clipped to": f"{asked['clip_norm']:g}",
-        "Protocol": record["cell"].get("protocol", "scratch"),
+        "Batch size in training": str(asked.batch_size),
+        "Learning rate": f"{asked.learning_rate:g} at its peak, one cycle",
+        "Weight decay": f"{asked.weight_decay:g} (AdamW)",
+        "Gradients clipped to": f"{asked.clip_norm:g}",
+        "Protocol": record.cell.protocol,
         "Training samples": None if samples is None else str(samples),
     }
     return {name: text for name, text in facts.items() if text is not None}
@@ -122,16 +123,16 @@ def _agreed(facts: Sequence[Mapping[str, str]]) -> Facts:
 
 
 def _machine(folder: Path, id: str, cells: int) -> Machine:
-    values = Store(folder).environment(id) or {}
-    cpu, torch, system = (values.get(name) or {} for name in ("cpu", "torch", "os"))
-    gpus = (values.get("gpus") or {}).get("devices", [])
-    versions, git = values.get("versions") or {}, values.get("git") or {}
+    environment = Store(folder).environment(id)
+    if environment is None:
+        return Machine("unknown device", cells, [], [], [])
+    cpu, torch, versions, git = environment.cpu, environment.torch, environment.versions, environment.git
     facts = {
-        "Processor": _joined(cpu.get("model"), _unit(cpu.get("usable_cores"), "cores usable")),
-        "Memory": _unit(cpu.get("memory_gib"), "GiB"),
-        "GPU": "; ".join(_joined(gpu.get("name"), _unit(gpu.get("memory_gib"), "GiB")) for gpu in gpus),
-        "System": " ".join(str(part) for part in system.values()),
-        "Python": str((values.get("python") or {}).get("version") or ""),
+        "Processor": _joined(cpu.model, _unit(cpu.usable_cores, "cores usable")),
+        "Memory": _unit(cpu.memory_gib, "GiB"),
+        "GPU": "; ".join(_joined(gpu.name, _unit(gpu.memory_gib, "GiB")) for gpu in environment.gpus.devices),
+        "System": " ".join(filter(None, (environment.os.system, environment.os.release, environment.os.machine))),
+        "Python": environment.python.version,
         "PyTorch": _joined(
             versions.get("torch"),
             f"CUDA {torch['cuda']}" if torch.get("cuda_available") else None,
@@ -139,18 +140,15 @@ def _machine(folder: Path, id: str, cells: int) -> Machine:
         ),
         "attn-bench": _joined(
             versions.get("attn-bench"),
-            f"revision {git['revision'][:12]}{' with uncommitted changes' if git.get('dirty') else ''}"
-            if git.get("revision")
-            else None,
+            f"revision {git.revision[:12]}{' with uncommitted changes' if git.dirty else ''}" if git.revision else None,
         ),
     }
-    python = {"python": (values.get("python") or {}).get("version")}
     return Machine(
-        name=str(values.get("device_name") or "unknown device"),
+        name=environment.device_name or "unknown device",
         cells=cells,
         facts=[(name, text) for name, text in facts.items() if text],
-        details=list(flat(values)),
-        versions=list(flat({**python, **versions})),
+        details=list(flat(environment.to_json())),
+        versions=list(flat({"python": environment.python.version, **versions})),
     )
 
 

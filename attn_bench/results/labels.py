@@ -7,18 +7,21 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
+from attn_bench.results.record import Record
+from attn_bench.results.validation import as_json
+
 # A model's label, and the settings in which its cells differ; None where one is left to its default.
 Kind = tuple[str, tuple[tuple[str, str | None], ...]]
 
 # What tells cells of one model apart without being a setting of it.
-_AXES = {"model", "resolution", "seed", "eval_resolutions", "measure"}
+_AXES = {"model", "resolution", "seed", "eval_resolutions", "measure", "sources", "broken"}
 _FINETUNING = "finetuning."
 _VERSION = "_version"
 DEFAULT = "default"
 
 
-def labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a label per record; records of one model that differ in a setting get it appended: never mixed.
+def labels(records: Sequence[Record]) -> list[str]:
+    """Return a label per record; cells of one model that differ in a setting get it appended: never mixed.
 
     Versions of a model are told apart by those of its package, ``mano (0.2.0)``, or numbered by when they were first
     run where these are equal: ``mano (version 2)``.
@@ -26,28 +29,23 @@ def labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
     by_model: dict[str, list[dict[str, str]]] = defaultdict(list)
     settings = []
     for record in records:
-        # Records leave these out where they are off.
-        cell = {"protocol": "scratch", **record["cell"]}
-        if cell.get("finetuning"):
-            cell["finetuning"] = {"cutmix": 0.0, **cell["finetuning"]}
-        flat = _flatten({key: value for key, value in cell.items() if key not in _AXES})
+        values = as_json(record.cell).items()
+        flat = _flatten({key: value for key, value in values if key not in _AXES and value is not None})
         settings.append(flat)
-        by_model[record["cell"]["model"]].append(flat)
+        by_model[record.cell.model].append(flat)
     differing = {
         model: [key for key in sorted(set().union(*flats)) if _differs(key, flats)] for model, flats in by_model.items()
     }
     kinds = []
-    started = [record.get("started") or "" for record in records]
     words = {}
     for model, keys in differing.items():
-        own = sorted(
-            (i for i, record in enumerate(records) if record["cell"]["model"] == model), key=started.__getitem__
-        )
+        own = [i for i, record in enumerate(records) if record.cell.model == model]
+        own.sort(key=lambda i: records[i].started or "")
         for key in keys:
             if key.endswith(_VERSION):
                 words[model, key] = _versions(key, dict.fromkeys(settings[i].get(key) for i in own))
     for record, flat in zip(records, settings):
-        model = record["cell"]["model"]
+        model = record.cell.model
         shown = [key for key in differing[model] if key in flat or not key.startswith(_FINETUNING)]
         kinds.append((model, tuple((key, flat.get(key)) for key in shown)))
     names = _named(dict.fromkeys(kinds), words)
@@ -85,7 +83,7 @@ def _named(kinds: Iterable[Kind], words: Mapping[tuple[str, str], Mapping[str | 
 
 
 def _differs(key: str, flats: Sequence[Mapping[str, str]]) -> bool:
-    """Tell whether records differ in a setting; those of fine-tuning are compared where it was done."""
+    """Tell whether cells differ in a setting; those of fine-tuning are compared where it was done."""
     compared = [flat for flat in flats if key in flat] if key.startswith(_FINETUNING) else flats
     return len({flat.get(key) for flat in compared}) > 1
 

@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any, Literal
 
 from attn_bench.plugin import Direction, Metric
+from attn_bench.results.environment import Environment
+from attn_bench.results.record import Evaluation, Latency, Record
 
 # How two values are compared: samples of time by a test, numbers that do not vary by equality, metrics over seeds.
 Rule = Literal["timed", "exact", "accuracy"]
@@ -34,17 +36,20 @@ class Row:
     Attributes:
         label: of the model.
         resolution: evaluated at.
-        own: whether that is the resolution trained at.
-        evaluation: the entry of that resolution, empty if there is none.
-        environment: that the cell ran in, empty if unknown.
+        evaluation: at that resolution, None if there is none.
+        environment: that the cell ran in, None if unknown.
     """
 
-    record: Any
+    record: Record
     label: str
     resolution: int
-    own: bool
-    evaluation: Any
-    environment: Any
+    evaluation: Evaluation | None
+    environment: Environment | None
+
+    @property
+    def own(self) -> bool:
+        """Whether this is the resolution trained at."""
+        return self.resolution == self.record.cell.resolution
 
 
 @dataclass(frozen=True)
@@ -175,22 +180,17 @@ _measured = partial(Column, own=True)
 
 
 def _throughput(row: Row) -> float | None:
-    forward = at(row.record, "latency.forward.median_ms")
-    return 1000 * at(row.record, "cell.batch_size") / forward if forward else None
+    forward = row.record.latency.get("forward")
+    return 1000 * row.record.cell.batch_size / forward.median_ms if forward and forward.median_ms else None
 
 
-def _latencies(row: Row) -> list[Any]:
-    return list(at(row.record, "latency").values())
+def _latencies(row: Row) -> list[Latency]:
+    return list(row.record.latency.values())
 
 
 def _compile_seconds(row: Row) -> float | None:
-    known = [seconds for each in _latencies(row) if (seconds := at(each, "compile_seconds")) is not None]
+    known = [each.compile_seconds for each in _latencies(row) if each.compile_seconds is not None]
     return sum(known) if known else None
-
-
-def disturbed(latency: Any) -> bool:
-    """Tell whether other processes took the cores, or heat slowed the GPU down, during a latency."""
-    return bool(at(latency, "disturbed") or at(latency, "throttled"))
 
 
 MEASURED: tuple[Column, ...] = (
@@ -217,11 +217,11 @@ MEASURED: tuple[Column, ...] = (
     ),
     _measured("compile_seconds", _compile_seconds, "time that `torch.compile` took (`--compile`)"),
     _measured(
-        "disturbed", lambda row: any(map(disturbed, _latencies(row))) if _latencies(row) else None,
+        "disturbed", lambda row: any(each.unquiet for each in _latencies(row)) if _latencies(row) else None,
         "whether other processes took the cores, or heat slowed the GPU down, during a latency",
     ),
     _measured(
-        "sm_clock_mhz", lambda row: next((mhz for each in _latencies(row) if (mhz := at(each, "sm_clock_mhz"))), None),
+        "sm_clock_mhz", lambda row: next((each.sm_clock_mhz for each in _latencies(row) if each.sm_clock_mhz), None),
         "the GPU's clock while it was measured",
     ),
     Quantity(
@@ -273,7 +273,7 @@ def at(values: Any, path: str) -> Any:
 def of_metric(name: str, metric: Metric) -> Quantity:
     """Return the quantity that a metric of a task is."""
     return Quantity(
-        column=name, where=lambda row: at(row.evaluation, "metrics").get(name) if row.evaluation else None, own=False,
+        column=name, where=lambda row: row.evaluation.metrics.get(name) if row.evaluation else None, own=False,
         group=Group(name, metric.unit, "accuracy", METRIC_ALLOWED, metric.direction, definition=metric.summary),
         label=name, short=name, axis=name, shown=frozenset({"report", "terminal"}), summary=metric.summary,
     )  # fmt: skip

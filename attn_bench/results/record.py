@@ -1,24 +1,150 @@
-"""What became of one cell, and the check of one that a process or a file claims to hold."""
+"""What became of one cell: dataclasses all the way, read and written here only.
+
+Whatever a process or a file claims to hold is checked by :meth:`Record.from_json`. A process in which something is
+measured makes records and does not read any, so that it need not build what checks them.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from attn_bench.format import clean
 from attn_bench.results.status import Status
+from attn_bench.results.upgrade import SCHEMA, upgrade
+from attn_bench.results.validation import as_json, plain, validated
 from attn_bench.sweep.cell import Cell
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+ERROR_CHARACTERS = 10_000
 
-SCHEMA = 1
+Number = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+# Whole numbers, unless a plugin's own rule says otherwise.
+Operations = Annotated[int | float, Field(ge=0)]
+Size = Annotated[int, Field(ge=1)]
+# It names a file.
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
-ERROR_CHARACTERS, TEXT_CHARACTERS = 10_000, 20_000
-_DEPTH, _ITEMS, _LARGEST = 12, 100_000, 2**63
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training did.
+
+    Attributes:
+        steps: of the optimiser.
+        epochs: passes over the data.
+        seconds: of wall-clock time.
+        loss: mean of the last pass.
+        warning: why it started over, where a checkpoint could not be used.
+        notes: what the regime says besides, such as the augmentation or how many parameters were trained.
+    """
+
+    steps: Count | None = None
+    epochs: Number | None = None
+    seconds: Number | None = None
+    loss: float | None = None
+    warning: str | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The trained model evaluated at one resolution; ``metrics`` are empty where that failed."""
+
+    resolution: Size
+    status: Status
+    error: str | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of one call, in milliseconds.
+
+    Attributes:
+        median_ms: median of the samples.
+        low_ms, high_ms: 95 % confidence interval of the median, from order statistics: no distribution is assumed,
+            only that samples are independent. Below six samples it is their range.
+        p10_ms, p90_ms: quantiles of the samples.
+        samples_ms: every sample, in the order taken; each is the mean over ``calls_per_sample`` calls.
+        warmup_steps: calls made before the first sample.
+        warm: the last two warm-up windows agreed; False if the time for warming up ran out first.
+        converged: the interval is within the target; False if time or samples ran out first.
+        calls_per_sample: calls timed together.
+        host_share: share of the sampling time that the measuring thread was on a core.
+        disturbed: other processes took the cores from a step on the CPU (``host_share`` below 0.9): its threads wait
+            for each other at every operator, so the latency can be a hundred times that of a quiet machine.
+        l2_flushed: whether the L2 cache of the device was overwritten before each sample.
+        sm_clock_mhz: median clock of the GPU's multiprocessors while it was measured; None on the CPU or without NVML.
+        clock_limits: what kept that clock from being higher at any time.
+        discarded: samples left out because heat or power supply slowed the GPU down meanwhile.
+        throttled: that was so for most of the time, and those samples are in; the latency is that of a hot machine.
+        calibration_ms: time of a workload that never changes, measured before and after (CPU).
+        compile_seconds: what the first call took, which compiles; None where nothing is compiled.
+    """
+
+    median_ms: Number
+    low_ms: Number
+    high_ms: Number
+    p10_ms: Number
+    p90_ms: Number
+    samples_ms: tuple[Number, ...] = ()
+    warmup_steps: int | None = None
+    warm: bool | None = None
+    converged: bool | None = None
+    calls_per_sample: int | None = None
+    host_share: float | None = None
+    disturbed: bool = False
+    l2_flushed: bool = False
+    sm_clock_mhz: Number | None = None
+    clock_limits: tuple[str, ...] = ()
+    discarded: int = 0
+    throttled: bool = False
+    calibration_ms: Number | None = None
+    compile_seconds: Number | None = None
+
+    @property
+    def unquiet(self) -> bool:
+        """Whether other processes took the cores, or heat slowed the GPU down: the time is not that of the model."""
+        return self.disturbed or self.throttled
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of one step, in MiB.
+
+    Attributes:
+        peak_mib: above the baseline.
+        total_mib: with the baseline.
+        baseline_mib: tensors that were there before the step and stayed: weights, inputs, state of the optimiser.
+        reserved_mib: peak that the caching allocator held from the device, fragmentation included (CUDA).
+        process_mib: the process as seen from outside: NVML's figure (CUDA), or the peak resident size since the
+            process began (CPU).
+    """
+
+    peak_mib: float
+    total_mib: Number
+    baseline_mib: float | None = None
+    reserved_mib: float | None = None
+    process_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one call.
+
+    Attributes:
+        total: their sum; a lower bound if ``unknown`` is not empty.
+        by_operator: per operator, largest first; those that count 0 are left out.
+        unknown: operators that were executed and have no rule.
+    """
+
+    total: Operations
+    by_operator: Mapping[str, Operations] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -26,9 +152,9 @@ class Record:
     """What became of one cell.
 
     Attributes:
-        cell: the cell, as JSON.
         status: ``ok``, or why it is not.
         error: one line for any other status.
+        id: of the cell, as the version of attn-bench that ran it computed it; it names the file.
         environment: name of the file under ``environments/`` that says where it ran.
         tokens: points of the grid.
         complexity: growth with the number of tokens that the model claims.
@@ -36,9 +162,8 @@ class Record:
         parameters: trainable parameters (a complex one counts as two).
         flops: of one forward pass of one sample.
         effective: settings in force where they differ from those asked for.
-        training: steps, epochs, seconds, loss.
-        evaluations: one entry per resolution evaluated at: resolution, status, error, metrics.
-        latency, memory: ``forward`` and ``train_step``, each as measured, raw samples included.
+        evaluations: one for each resolution evaluated at, that trained at first.
+        latency, memory: by step: ``forward``, ``train_step`` and others.
         data: what the data were.
         errors: why a quantity is missing where the status does not tell, by quantity.
         in_force: what was set for the whole process while it was measured
@@ -49,37 +174,50 @@ class Record:
         started: UTC time, ISO 8601.
     """
 
-    cell: Mapping[str, Any]
-    id: str
+    cell: Cell
     status: Status
     error: str | None = None
-    environment: str | None = None
-    tokens: int | None = None
+    id: Id = ""
+    environment: Id | None = None
+    tokens: Count | None = None
     complexity: str | None = None
     reference: bool | None = None
-    parameters: int | None = None
-    flops: Mapping[str, Any] | None = None
+    parameters: Count | None = None
+    flops: Flops | None = None
     effective: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] | None = None
-    evaluations: tuple[Mapping[str, Any], ...] = ()
-    latency: Mapping[str, Any] = field(default_factory=dict)
-    memory: Mapping[str, Any] = field(default_factory=dict)
+    training: TrainingResult | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    latency: Mapping[str, Latency] = field(default_factory=dict)
+    memory: Mapping[str, Memory] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
     in_force: Mapping[str, Any] = field(default_factory=dict)
     measured_version: int | None = None
     imported: Mapping[str, str] = field(default_factory=dict)
-    seconds: float | None = None
+    seconds: Number | None = None
     started: str | None = None
-    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", self.cell.id)
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Versions of the packages that the model and the task are plugins of, by name."""
+        versions = (self.cell.model_version, self.cell.task_version)
+        named = (version.rpartition("+")[0].partition("==") for version in versions)
+        return {package: version for package, equals, version in named if package and equals}
+
+    def evaluated_at(self, resolution: int) -> Evaluation | None:
+        """Return the evaluation at a resolution, None if there is none."""
+        return next((each for each in self.evaluations if each.resolution == resolution), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; what a plugin says is passed on as it is."""
+        return {"schema": SCHEMA, **as_json(self), "cell": self.cell.to_json()}
 
     @classmethod
-    def of(cls, cell: Cell, status: Status, **values: Any) -> Record:
-        """Build the record of ``cell``."""
-        return cls(cell=cell.to_json(), id=cell.id, status=status, **values)
-
-    @classmethod
-    def checked(cls, values: Any, cell: Cell | None = None) -> Record:
+    def from_json(cls, values: Any, cell: Cell | None = None) -> Record:
         """Return the record that ``values`` hold, whoever made them: JSON from a cell's process or from a file.
 
         Text is cleaned and cut, numbers that are not finite become None, and what the schema does not know is dropped.
@@ -92,76 +230,20 @@ class Record:
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"{type(values).__name__} instead of a record")
-        if isinstance(schema := values.get("schema", SCHEMA), int) and schema > SCHEMA:
-            raise ValueError(f"written by a newer attn-bench (schema {schema}, this one reads {SCHEMA})")
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        found = _valid("record", plain({name: value for name, value in values.items() if name in known}))
-        if cell is not None and (found["id"], found["cell"]) != (cell.id, plain(cell.to_json())):
-            raise ValueError(f"of another cell ({found['id']} instead of {cell.id})")
-        for entry in (found, *found["evaluations"]):
-            if entry["error"] is not None:
+        found = upgrade(plain({name: value for name, value in values.items() if name in _NAMES}))
+        if missing := _NAMES - found.keys():
+            raise ValueError(f"{', '.join(sorted(missing))}: missing")
+        for entry in (found, *_mappings(found["evaluations"])):
+            if isinstance(entry.get("error"), str):
                 entry["error"] = clean(entry["error"], ERROR_CHARACTERS)
-        return cls(**found | {"evaluations": tuple(found["evaluations"])})
+        record = validated(cls, found)
+        if cell is not None and (record.id, record.cell) != (cell.id, cell):
+            raise ValueError(f"of another cell ({record.id} instead of {cell.id})")
+        return record
 
 
-def checked_environment(values: Any) -> dict[str, Any]:
-    """Return the environment that ``values`` hold (see :func:`attn_bench.running.measure.environment.environment`).
-
-    Raises:
-        ValueError: they hold none.
-    """
-    return _valid("environment", plain(values))
+_NAMES = {"schema", *(each.name for each in fields(Record))}
 
 
-def checked_run_info(values: Any) -> dict[str, Any]:
-    """Return what ``run.json`` holds; raises ValueError if that is no description of a run."""
-    return _valid("run", plain(values))
-
-
-def plain(value: Any, depth: int = 0) -> Any:
-    """Return JSON values of bounded size with cleaned text, in which numbers that are not finite are None.
-
-    Raises:
-        ValueError: a value of another type, nested too deeply, a list too long, or a whole number too large.
-    """
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return clean(value, TEXT_CHARACTERS, lines=True)
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, int):
-        if abs(value) >= _LARGEST:
-            raise ValueError("a whole number of more than 64 bits")
-        return value
-    if not isinstance(value, Mapping | list | tuple):
-        raise ValueError(f"{type(value).__name__} is no JSON")
-    if depth == _DEPTH:
-        raise ValueError("nested too deeply")
-    if len(value) > _ITEMS:
-        raise ValueError(f"{len(value)} entries in one list, more than {_ITEMS}")
-    if isinstance(value, Mapping):
-        return {clean(str(key), TEXT_CHARACTERS, lines=True): plain(item, depth + 1) for key, item in value.items()}
-    return [plain(item, depth + 1) for item in value]
-
-
-def _valid(kind: str, values: Any) -> dict[str, Any]:
-    from pydantic import ValidationError
-
-    try:
-        # As they are: pydantic would make a float of a whole number, and a cell that is equal would not be.
-        _adapters()[kind].validate_python(values)
-        return dict(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        given = "" if first["type"] == "missing" else f", given: {first['input']!r}"
-        raise ValueError(clean(f"{where or kind}: {first['msg']}{given}", 200)) from None
-
-
-@functools.cache
-def _adapters() -> dict[str, TypeAdapter[Any]]:
-    # Only here: a process in which something is measured does not import it.
-    from attn_bench.results import schema
-
-    return schema.adapters()
+def _mappings(values: Any) -> list[dict[str, Any]]:
+    return [entry for entry in values if isinstance(entry, dict)] if isinstance(values, list) else []

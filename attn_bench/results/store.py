@@ -17,28 +17,27 @@ What could not be used and had to make room is kept with ``.unusable`` added to 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attn_bench.errors import UserError
 from attn_bench.files import TEMPORARY, UNUSABLE, atomic_write, read_json, write_json
 from attn_bench.format import clean
-from attn_bench.plugin import Metric
+from attn_bench.results.environment import Environment
 from attn_bench.results.merge import merged
-from attn_bench.results.record import SCHEMA, Record, checked_environment, checked_run_info, plain
-from attn_bench.results.status import Status
+from attn_bench.results.record import Record
+from attn_bench.results.run_info import RunInfo
+from attn_bench.results.validation import plain
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SCHEMA", "Record", "Status", "Store", "load"]
-
+T = TypeVar("T")
 # A record of thousands of samples has a few hundred KiB.
 _LARGEST_BYTES = 32 << 20
 
@@ -48,7 +47,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._info: dict[str, Any] | None = None
+        self._info: RunInfo | None = None
 
     @classmethod
     def create(cls, folder: Path, task: str) -> Store:
@@ -62,12 +61,9 @@ class Store:
             if folder.exists() and not folder.is_dir():
                 raise UserError(f"--out {folder}: is a file; name a folder")
             # A runner killed early leaves nothing but a temporary file, which is hidden.
-            if any(path.is_file() and not _hidden(path.relative_to(folder)) for path in folder.rglob("*")):
-                existing = store.run_info()
-                if existing.get("task") != task:
-                    raise UserError(
-                        f"--out {folder}: holds results of task {existing.get('task')!r}; name another folder"
-                    )
+            held = any(path.is_file() and not _hidden(path.relative_to(folder)) for path in folder.rglob("*"))
+            if held and (existing := store.run_info().task) != task:
+                raise UserError(f"--out {folder}: holds results of task {existing!r}; name another folder")
             (folder / "cells").mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-", suffix=TEMPORARY):
                 pass
@@ -91,33 +87,20 @@ class Store:
         store.run_info()
         return store
 
-    def run_info(self) -> dict[str, Any]:
+    def run_info(self) -> RunInfo:
         """Return ``run.json``; raises UserError if the folder is no results folder."""
         path = self.folder / "run.json"
         try:
-            info = read_json(path, _LARGEST_BYTES)
-            schema = info.get("schema") if isinstance(info, Mapping) else None
-            if schema == SCHEMA:
-                return checked_run_info(info)
+            return RunInfo.from_json(read_json(path, _LARGEST_BYTES))
         except FileNotFoundError:
             raise UserError(f"{self.folder}: holds no results of attn-bench (no run.json)") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({clean(_reason(error))})") from None
-        newer = isinstance(schema, int) and schema > SCHEMA
-        raise UserError(
-            f"{path}: {'written by a newer attn-bench, ' if newer else ''}schema {clean(repr(schema), 40)}, "
-            f"this version reads {SCHEMA}; use the version of attn-bench that wrote it"
-        )
 
-    def metrics(self) -> dict[str, Metric]:
-        """Return the metrics of the task, in its order."""
-        found = self.run_info().get("metrics", {})
-        return {name: Metric(of["direction"], of["summary"], of.get("unit", "")) for name, of in found.items()}
-
-    def write_run_info(self, values: Mapping[str, Any]) -> None:
+    def write_run_info(self, info: RunInfo) -> None:
         """Write ``run.json``."""
-        self._info = {"schema": SCHEMA, **values}
-        write_json(self.folder / "run.json", self._info)
+        self._info = info
+        write_json(self.folder / "run.json", info.to_json())
 
     def path(self, kind: Literal["cells", "artifacts", "checkpoints", "logs", "environments"], id: str) -> Path:
         """Return where something of a cell is kept."""
@@ -131,22 +114,26 @@ class Store:
         if os.path.lexists(path) and self.read(record.id) is None:
             with contextlib.suppress(OSError):
                 path.replace(path.with_name(path.name + UNUSABLE))
-        write_json(path, plain(dataclasses.asdict(record)))
+        write_json(path, plain(record.to_json()))
 
     def _keep_run_info(self) -> None:
         """Write ``run.json`` again if the folder was removed since this store wrote it."""
         if self._info is not None and not (self.folder / "run.json").exists():
-            write_json(self.folder / "run.json", self._info)
+            self.write_run_info(self._info)
 
-    def read(self, id: str) -> dict[str, Any] | None:
+    def read(self, id: str) -> Record | None:
         """Return the record of a cell, or None if there is none that can be used; says so where one is broken."""
         return self._read(self.path("cells", id), lambda values: _named(values, id))
 
-    def environment(self, id: str | None) -> dict[str, Any] | None:
-        """Return an environment that a record refers to, or None if there is none that can be used."""
-        return None if id is None else self._read(self.path("environments", id), checked_environment)
+    def write_environment(self, environment: Environment) -> None:
+        """Keep an environment that records refer to by its id."""
+        write_json(self.path("environments", environment.id), environment.to_json())
 
-    def _read(self, path: Path, check: Callable[[Any], dict[str, Any]]) -> dict[str, Any] | None:
+    def environment(self, id: str | None) -> Environment | None:
+        """Return an environment that a record refers to, or None if there is none that can be used."""
+        return None if id is None else self._read(self.path("environments", id), Environment.from_json)
+
+    def _read(self, path: Path, check: Callable[[Any], T]) -> T | None:
         try:
             return check(read_json(path, _LARGEST_BYTES))
         except FileNotFoundError:
@@ -161,14 +148,14 @@ class Store:
             if not _hidden(Path(path.name)):
                 yield path.stem
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """Return what is known of every cell, in the order of resolution, model and seed.
 
         Records that differ only in what else was asked of a cell are one (:mod:`.merge`). A file that holds
         no record is skipped and said once.
         """
         records = merged([record for id in self.ids() if (record := self.read(id)) is not None])
-        return sorted(records, key=lambda r: (r["cell"]["resolution"], r["cell"]["model"], r["cell"]["seed"], r["id"]))
+        return sorted(records, key=lambda r: (r.cell.resolution, r.cell.model, r.cell.seed, r.id))
 
     def table(self) -> pd.DataFrame:
         """Return the table of every record (see :func:`load`)."""
@@ -177,9 +164,9 @@ class Store:
         from attn_bench.results.table import rows
 
         records = self.records()
-        used = sorted({record["environment"] for record in records if record["environment"]})
+        used = sorted({record.environment for record in records if record.environment})
         environments = {id: values for id in used if (values := self.environment(id)) is not None}
-        return pd.DataFrame(rows(records, environments, self.metrics()))
+        return pd.DataFrame(rows(records, environments, self.run_info().metrics))
 
     def write_table(self) -> pd.DataFrame:
         """Write ``table.csv`` and ``table.parquet`` and return the table; an empty one has no columns to write."""
@@ -194,11 +181,11 @@ class Store:
         return table
 
 
-def _named(values: Any, id: str) -> dict[str, Any]:
-    record = Record.checked(values)
+def _named(values: Any, id: str) -> Record:
+    record = Record.from_json(values)
     if record.id != id:
         raise ValueError(f"a record of cell {record.id} under another name")
-    return dataclasses.asdict(record)
+    return record
 
 
 def _hidden(path: Path) -> bool:

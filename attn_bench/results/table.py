@@ -12,8 +12,10 @@ from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
 from attn_bench.plugins.registry import MODELS
 from attn_bench.results import quantities
+from attn_bench.results.environment import Environment
 from attn_bench.results.labels import labels
 from attn_bench.results.quantities import Column, Row, at
+from attn_bench.results.record import Evaluation, Record
 
 
 def missing(errors: Mapping[str, str]) -> str | None:
@@ -24,15 +26,19 @@ def missing(errors: Mapping[str, str]) -> str | None:
     return "; ".join(f"{', '.join(named)}: {reason}" for reason, named in names.items()) or None
 
 
-def _ended(row: Row, what: str) -> Any:
-    """Return the status or the error of a row: the cell's, or that of an evaluation at a further resolution."""
-    return at(row.record if row.own or not row.evaluation else row.evaluation, what)
+def _ended(row: Row) -> Record | Evaluation:
+    """Return whose status and error a row has: the cell's, or those of an evaluation at a further resolution."""
+    return row.record if row.own or row.evaluation is None else row.evaluation
+
+
+def _device_name(row: Row) -> str | None:
+    return row.environment.device_name if row.environment else None
 
 
 def _is_reference(row: Row) -> bool:
     """Tell whether the model of a row is a constant predictor, from its plugin where an older record does not say."""
-    recorded = at(row.record, "reference")
-    return _plugin_is_reference(at(row.record, "cell.plugin")) if recorded is None else bool(recorded)
+    recorded = row.record.reference
+    return _plugin_is_reference(row.record.cell.plugin) if recorded is None else recorded
 
 
 @functools.cache
@@ -59,12 +65,12 @@ IDENTITY = (
     Column("eval_resolution", lambda row: row.resolution, "evaluated at"),
     Column("seed", "cell.seed", "seed of the cell"),
     Column(
-        "status", lambda row: _ended(row, "status"),
+        "status", lambda row: _ended(row).status,
         "`ok`, `oom`, `timeout`, `crashed`, `diverged`, `unsupported` or `skipped`",
     ),
-    Column("error", lambda row: _ended(row, "error"), "reason for any status but `ok`, in one line"),
+    Column("error", lambda row: _ended(row).error, "reason for any status but `ok`, in one line"),
     Column(
-        "missing", lambda row: missing(at(row.record, "errors") or {}),
+        "missing", lambda row: missing(row.record.errors),
         "quantities that could not be measured though the cell is `ok`, each with its reason: a train step that batch "
         "normalisation refuses with one sample takes no forward latency with it", own=True,
     ),
@@ -74,12 +80,10 @@ SETTINGS = (
     Column("complexity", "complexity", "growth with the number of tokens that the model claims"),
     Column("batch_size", "cell.batch_size", "samples in a batch"),
     Column("device", "cell.device", "`cpu` or `cuda`"),
-    Column("device_name", lambda row: at(row.environment, "device_name"), "name of the processor or the GPU"),
+    Column("device_name", _device_name, "name of the processor or the GPU"),
     Column("dtype", "cell.precision", "precision in which the model ran"),
     Column("compile", "cell.compile", "whether `torch.compile` was used"),
-    Column(
-        "protocol", lambda row: at(row.record, "cell.protocol") or "scratch", "`scratch`, `linear-probe` or `finetune`"
-    ),
+    Column("protocol", "cell.protocol", "`scratch`, `linear-probe` or `finetune`"),
     Column("train_steps", "training.steps", "steps of the optimiser"),
     Column("train_epochs", "training.epochs", "passes over the training set"),
     Column("train_seconds", "training.seconds", "wall-clock time of training"),
@@ -111,7 +115,7 @@ def measured() -> Iterator[Column]:
 
 
 def rows(
-    records: Sequence[Mapping[str, Any]], environments: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Metric]
+    records: Sequence[Record], environments: Mapping[str, Environment], metrics: Mapping[str, Metric]
 ) -> list[dict[str, Any]]:
     """Return one row per record and resolution evaluated at, with the same columns in every row.
 
@@ -120,10 +124,8 @@ def rows(
     shown = columns(metrics)
     table = []
     for record, label in zip(records, labels(records)):
-        environment = environments.get(record.get("environment") or "", {})
-        evaluations = {entry["resolution"]: entry for entry in record["evaluations"]}
-        trained = record["cell"]["resolution"]
-        for resolution in (trained, *record["cell"]["eval_resolutions"]):
-            row = Row(record, label, resolution, resolution == trained, evaluations.get(resolution, {}), environment)
+        environment, trained = environments.get(record.environment or ""), record.cell.resolution
+        for resolution in (trained, *record.cell.eval_resolutions):
+            row = Row(record, label, resolution, record.evaluated_at(resolution), environment)
             table.append({column.column: column.value(row) for column in shown})
     return table

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from attn_bench.files import atomic_write
+from attn_bench.results.record import Evaluation
 from attn_bench.running.failures import Failure, alone, refusals
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
@@ -39,7 +40,7 @@ class Trained:
     test: Dataset[Batch]
 
 
-class Evaluation:
+class Evaluator:
     """Evaluates a module at one resolution after another.
 
     Args:
@@ -51,11 +52,11 @@ class Evaluation:
     ) -> None:
         self.cell, self.posed, self.trained, self.keeper, self.fail = cell, posed, trained, keeper, fail
 
-    def own(self, artifact: Path) -> tuple[dict[str, Any], Failure | None]:
+    def own(self, artifact: Path) -> tuple[Evaluation, Failure | None]:
         """Evaluate at the resolution trained at, keeping a few predictions of fields in ``artifact``.
 
         Returns:
-            The entry of the record, and why there are no metrics.
+            The evaluation, and why there are no metrics.
         """
         test, shown = self.trained.test, None
 
@@ -71,8 +72,8 @@ class Evaluation:
                 shown.save(artifact)
         return entry, failure
 
-    def other(self, resolution: int) -> dict[str, Any]:
-        """Evaluate at another resolution and return the entry of the record."""
+    def other(self, resolution: int) -> Evaluation:
+        """Evaluate at another resolution."""
 
         def test() -> Dataset[Batch]:
             return self.posed.task.splits(resolution, self.posed.options).test
@@ -81,7 +82,7 @@ class Evaluation:
 
     def _entry(
         self, resolution: int, test: Callable[[], Dataset[Batch]], module: nn.Module, shown: _Shown | None
-    ) -> tuple[dict[str, Any], Failure | None]:
+    ) -> tuple[Evaluation, Failure | None]:
         cell, task, failures = self.cell, self.posed.task, list[Failure]()
         metrics: dict[str, float] = {}
         with alone(failures.append), self.keeper.stage(f"evaluation at {resolution}"):
@@ -99,13 +100,9 @@ class Evaluation:
                 raise Diverged(f"not finite after training: {', '.join(bad)}")
             metrics = found
         failure = failures[0] if failures else None
-        entry = {
-            "resolution": resolution,
-            "status": failure.status if failure else "ok",
-            "error": failure.reason if failure else None,
-            "metrics": metrics,
-        }
-        return entry, failure
+        if failure is not None:
+            return Evaluation(resolution, failure.status, failure.reason, metrics), failure
+        return Evaluation(resolution, "ok", metrics=metrics), None
 
     def _call(self, resolution: int) -> Callable[[nn.Module, Tensor], Any]:
         problem = self.posed.task.problem(resolution, self.posed.options)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attn_bench.errors import DiskError, UserError
-from attn_bench.files import write_json
 from attn_bench.lease import hold
 from attn_bench.plugins.fingerprint import digest
+from attn_bench.results.environment import Environment
 from attn_bench.results.merge import completed, renewed
-from attn_bench.results.record import Record, checked_environment
+from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.running.client import End, ForkServer
-from attn_bench.running.measure.environment import environment_id
 from attn_bench.running.messages import UNSENT
 from attn_bench.running.processes import how_ended, last_words
 from attn_bench.sweep import versions
@@ -85,7 +84,7 @@ def execute(
                         record = _broken(part) or (_skip(store, cell, part) if skip_larger else None)
                         record = record or _run(server, cell, part, store, limits, listen)
                         kept = _keep(store, cell, part, record)
-                        listen(cell, {"event": "done", "status": kept["status"], "record": kept})
+                        listen(cell, {"event": "done", "status": kept.status, "record": kept})
             waiting = held
 
 
@@ -99,44 +98,39 @@ def due(store: Store, cell: Cell, retry: str) -> Cell | None:
     if record is None or retry == "all" or cell.broken is not None or _outdated(record, cell):
         return cell
     measuring = replace(cell, training=None, training_version=None, eval_resolutions=()) if cell.measure else None
-    if record["status"] == "ok":
-        measured = record["cell"]["measure"] and record["measured_version"] in (None, versions.MEASURING)
+    if record.status == "ok":
+        measured = record.cell.measure and record.measured_version in (None, versions.MEASURING)
         return None if measured else measuring
-    if retry != "failed" or record["status"] in FINAL:
+    if retry != "failed" or record.status in FINAL:
         return None
-    evaluated = {entry["resolution"]: entry["status"] for entry in record["evaluations"]}
+    evaluated = {each.resolution: each.status for each in record.evaluations}
     done = evaluated.get(cell.resolution) == "ok" and evaluated.keys() >= set(cell.eval_resolutions)
     return measuring if measuring is not None and done else cell
 
 
-def _outdated(record: Mapping[str, Any], cell: Cell) -> bool:
+def _outdated(record: Record, cell: Cell) -> bool:
     """Tell whether a record is of other code than its cell's id says, which only running it showed."""
-    return any(digest(module, cell.sources.values()) != known for module, known in record["imported"].items())
+    return any(digest(module, cell.sources.values()) != known for module, known in record.imported.items())
 
 
 def _broken(cell: Cell) -> Record | None:
     """Return the record of a cell whose plugin cannot be used; None if it can."""
-    return None if cell.broken is None else Record.of(cell, "crashed", error=cell.broken)
+    return None if cell.broken is None else Record(cell, "crashed", error=cell.broken)
 
 
 def _skip(store: Store, cell: Cell, part: Cell) -> Record | None:
     """Return a ``skipped`` record if a smaller resolution of the same model ran out of memory or time."""
     for record in store.records():
-        other = record["cell"]
-        if record["status"] in _FRONTIER and other["resolution"] < cell.resolution:
-            same = {
-                **other,
-                "resolution": cell.resolution,
-                "seed": cell.seed,
-                "eval_resolutions": list(cell.eval_resolutions),
-            }
-            if same == cell.to_json():
-                reason = f"{_FRONTIER[record['status']]} at {other['resolution']} already (--no-skip runs it)"
-                return Record.of(part, "skipped", error=reason)
+        other = record.cell
+        if record.status in _FRONTIER and other.resolution < cell.resolution:
+            same = replace(other, resolution=cell.resolution, seed=cell.seed, eval_resolutions=cell.eval_resolutions)
+            if same == cell:
+                reason = f"{_FRONTIER[record.status]} at {other.resolution} already (--no-skip runs it)"
+                return Record(part, "skipped", error=reason)
     return None
 
 
-def _keep(store: Store, cell: Cell, part: Cell, record: Record) -> dict[str, Any]:
+def _keep(store: Store, cell: Cell, part: Cell, record: Record) -> Record:
     """Keep the record of the part of a cell that was run, and return the record of the cell."""
     before = store.read(cell.id)
     store.write(record if before is None else completed(before, record) if part != cell else renewed(before, record))
@@ -166,32 +160,32 @@ def _run(server: ForkServer, cell: Cell, part: Cell, store: Store, limits: Limit
     try:
         record, environment = _checked(end.result, part)
     except ValueError as why:
-        return Record.of(part, "crashed", error=f"its process handed over a broken record: {why}")
+        return Record(part, "crashed", error=f"its process handed over a broken record: {why}")
     if record.environment is not None:
-        write_json(store.path("environments", record.environment), environment)
+        store.write_environment(environment)
     return record
 
 
-def _checked(result: Mapping[str, Any], cell: Cell) -> tuple[Record, Mapping[str, Any]]:
+def _checked(result: Mapping[str, Any], cell: Cell) -> tuple[Record, Environment]:
     """Return the record of ``cell`` and its environment from what the cell's process sent; raises ValueError."""
-    values, environment = result.get("record"), checked_environment(result.get("environment"))
+    values, environment = result.get("record"), Environment.from_json(result.get("environment"))
     if not isinstance(values, dict):
         raise ValueError("it has no record")
-    own = {"cell": cell.to_json(), "id": cell.id, "environment": environment_id(environment)}
-    return Record.checked(values | own, cell), environment
+    own = {"cell": cell.to_json(), "id": cell.id, "environment": environment.id}
+    return Record.from_json(values | own, cell), environment
 
 
 def _failure(cell: Cell, log: Path, end: End, limits: Limits) -> Record:
     match end.ended_by:
         case "timeout":
             silent = f"; the process that runs cells did not answer ({end.reason})" if end.reason else ""
-            return Record.of(cell, "timeout", error=f"ended after {limits.timeout_s:g} s (--timeout){silent}")
+            return Record(cell, "timeout", error=f"ended after {limits.timeout_s:g} s (--timeout){silent}")
         case "memory":
-            return Record.of(cell, "oom", error=f"took more than {limits.memory_limit_mib:g} MiB (--memory-limit)")
+            return Record(cell, "oom", error=f"took more than {limits.memory_limit_mib:g} MiB (--memory-limit)")
         case "system":
-            return Record.of(cell, "oom", error="ended by the system, which ran out of memory")
+            return Record(cell, "oom", error="ended by the system, which ran out of memory")
         case "server":
-            return Record.of(cell, "crashed", error=f"the process that runs cells: {end.reason}")
+            return Record(cell, "crashed", error=f"the process that runs cells: {end.reason}")
     last = ""
     with contextlib.suppress(OSError), log.open("rb") as file:
         last = last_words(file)
@@ -200,4 +194,4 @@ def _failure(cell: Cell, log: Path, end: End, limits: Limits) -> Record:
         how = "its result could not be handed over: the model closed the pipe for it"
     if end.broken:
         how += ", and it wrote to a pipe that is not its own"
-    return Record.of(cell, "crashed", error=f"{how}{': ' if last else ''}{last}")
+    return Record(cell, "crashed", error=f"{how}{': ' if last else ''}{last}")

@@ -10,19 +10,19 @@ from datetime import UTC, datetime
 from functools import partial
 from json import dumps, loads
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from attn_bench.plugin import Splits
 from attn_bench.plugins.loaded import check_loaded
-from attn_bench.results.record import Record
-from attn_bench.results.status import Status
+from attn_bench.results.environment import Environment
+from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record
 from attn_bench.results.store import Store
-from attn_bench.running.evaluation import Evaluation, Trained
+from attn_bench.running.evaluation import Evaluator, Trained
 from attn_bench.running.failures import Failure, alone
-from attn_bench.running.measure.environment import environment, environment_id
+from attn_bench.running.measure.environment import environment
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable
@@ -32,6 +32,7 @@ from attn_bench.sweep import versions
 from attn_bench.sweep.cell import Cell
 
 Report = Callable[[dict[str, Any]], None]
+T = TypeVar("T")
 
 
 @dataclass
@@ -39,16 +40,18 @@ class _Findings:
     """What is known so far; kept when a later part of the cell fails.
 
     Attributes:
+        record: what is known as it is found.
         failure: the first that the status of the cell tells.
         missing: why a quantity is missing, by quantity.
     """
 
     keeper: Keeper
-    values: dict[str, Any] = field(default_factory=dict)
+    record: Record
     effective: dict[str, Any] = field(default_factory=dict)
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    latency: dict[str, Any] = field(default_factory=dict)
-    memory: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    latency: dict[str, Latency] = field(default_factory=dict)
+    memory: dict[str, Memory] = field(default_factory=dict)
+    flops: dict[str, Flops] = field(default_factory=dict)
     failure: Failure | None = None
     missing: dict[str, Failure] = field(default_factory=dict)
 
@@ -64,10 +67,22 @@ class _Findings:
         """Keep why ``quantity`` is missing."""
         self.missing.setdefault(quantity, failure)
 
-    def shown(self) -> dict[str, Any]:
-        """Return the settings in force that a reader is to see, what the model changed for the process among them."""
+    def finished(self, seconds: float) -> Record:
+        """Return the record of all that was found."""
         changed = self.keeper.changed_by_model()
-        return self.effective | ({"changed_by_model": changed} if changed else {})
+        return replace(
+            self.record,
+            status=self.failure.status if self.failure else "ok",
+            error=self.failure.reason if self.failure else None,
+            evaluations=tuple(self.evaluations),
+            latency=self.latency,
+            memory=self.memory,
+            flops=self.flops.get("forward"),
+            errors={quantity: failure.reason for quantity, failure in self.missing.items()},
+            effective=self.effective | ({"changed_by_model": changed} if changed else {}),
+            in_force=self.keeper.in_force(),
+            seconds=seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +98,7 @@ class Files:
         return cls(store.path("checkpoints", cell.id).absolute(), store.path("artifacts", cell.id).absolute())
 
 
-def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> tuple[Record, dict[str, Any]]:
+def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> tuple[Record, Environment]:
     """Run ``cell`` and return its record, and the environment that it ran in; an error of the model is a status.
 
     Nothing but ``files`` is written: a model may have changed whatever writes.
@@ -93,38 +108,25 @@ def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> t
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     set_flags(cell)
-    findings, values = _Findings(Keeper(cell.seed)), environment(cell.device)
+    where = environment(cell.device)
     # Made before the model's code runs, which may change what computes an id.
-    unfinished = Record.of(cell, "crashed", environment=environment_id(values), started=started)
+    findings = _Findings(Keeper(cell.seed), Record(cell, "crashed", environment=where.id, started=started))
     with alone(findings.fail):
         _run(cell, files, report, findings)
-    status: Status = findings.failure.status if findings.failure else "ok"
-    record = replace(
-        unfinished,
-        status=status,
-        error=findings.failure.reason if findings.failure else None,
-        evaluations=tuple(findings.evaluations),
-        latency=findings.latency,
-        memory=findings.memory,
-        errors={quantity: failure.reason for quantity, failure in findings.missing.items()},
-        seconds=time.perf_counter() - began,
-        effective=findings.shown(),
-        in_force=findings.keeper.in_force(),
-        **findings.values,
-    )
-    return record, values
+    return findings.finished(time.perf_counter() - began), where
 
 
 def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
     keeper = findings.keeper
     posed = pose(cell, keeper)
-    findings.values["tokens"] = posed.problem.tokens
-    findings.values["reference"] = posed.model.reference
+    findings.record = replace(findings.record, tokens=posed.problem.tokens, reference=bool(posed.model.reference))
     with findings.without("complexity"):
-        findings.values["complexity"] = posed.model.growth(posed.model.options(**cell.options))
+        growth = posed.model.growth(posed.model.options(**cell.options))
+        findings.record = replace(findings.record, complexity=growth)
     prepared = prepare(cell, posed, keeper)
-    findings.values["imported"] = check_loaded(cell.sources)
-    findings.values["parameters"] = count_parameters(prepared.module)
+    findings.record = replace(
+        findings.record, imported=check_loaded(cell.sources), parameters=count_parameters(prepared.module)
+    )
     if prepared.output_dtype not in (torch.float32, torch.bfloat16 if cell.precision == "bf16" else torch.float32):
         findings.effective["output_dtype"] = str(prepared.output_dtype).removeprefix("torch.")
     with findings.without("effective"), autocast(cell.device, cell.precision):
@@ -134,11 +136,11 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
             _train_and_evaluate(cell, posed, prepared, files, report, findings)
     if cell.measure:
         report({"stage": "measuring"})
-        findings.values["measured_version"] = versions.MEASURING
+        findings.record = replace(findings.record, measured_version=versions.MEASURING)
         _measure(prepared.steps(cell, posed, keeper), prepared, keeper, findings)
     # Again, for what was imported or edited in the meantime.
     with alone(findings.fail):
-        findings.values["imported"] = check_loaded(cell.sources)
+        findings.record = replace(findings.record, imported=check_loaded(cell.sources))
 
 
 def _train_and_evaluate(
@@ -146,7 +148,7 @@ def _train_and_evaluate(
 ) -> None:
     report({"stage": "data"})
     splits = posed.task.splits(cell.resolution, posed.options)
-    findings.values["data"] = dict(splits.identity)
+    findings.record = replace(findings.record, data=dict(splits.identity))
     with findings.keeper.stage("training"):
         if posed.model.fit(prepared.module, splits.train):
             trained = Trained(prepared.module, prepared.module, splits.test)
@@ -155,12 +157,12 @@ def _train_and_evaluate(
         else:
             trained = _trained(cell, posed, prepared.module, splits, files, report, findings)
     report({"stage": "evaluating"})
-    evaluation = Evaluation(cell, posed, trained, findings.keeper, findings.miss)
-    entry, failure = evaluation.own(files.artifact)
-    findings.evaluations.append(entry)
+    evaluator = Evaluator(cell, posed, trained, findings.keeper, findings.miss)
+    evaluation, failure = evaluator.own(files.artifact)
+    findings.evaluations.append(evaluation)
     if failure is not None:
         findings.fail(failure)
-    findings.evaluations += (evaluation.other(resolution) for resolution in cell.eval_resolutions)
+    findings.evaluations += (evaluator.other(resolution) for resolution in cell.eval_resolutions)
 
 
 def _trained(
@@ -191,14 +193,14 @@ def _trained(
         extras=chosen.extras,
         report=show,
     )
-    findings.values["training"] = asdict(result) | dict(chosen.notes)
+    findings.record = replace(findings.record, training=replace(result, notes=dict(chosen.notes)))
     return Trained(whole, chosen.module, chosen.test)
 
 
 def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findings) -> None:
     """Measure each quantity by itself; the status of the cell tells a forward pass that fails, and a lack of memory."""
 
-    def take(quantity: str, kept: dict[str, Any], name: str, measure: Callable[[], Any]) -> None:
+    def take(quantity: str, kept: dict[str, T], name: str, measure: Callable[[], T]) -> None:
         with findings.without(quantity), keeper.stage(f"measuring {quantity}", measures=True):
             kept[name] = measure()
         if quantity in findings.missing:
@@ -214,7 +216,7 @@ def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findin
         take(f"peak_memory_{name.removesuffix('_step')}", memory, name, partial(steps.memory, name))
     if steps.problem.spec.head:
         take("latency_forward_batch1", latency, "forward_batch1", partial(steps.latency, "forward_batch1"))
-    take("flops", findings.values, "flops", steps.flops)
+    take("flops", findings.flops, "forward", steps.flops)
     if steps.cell.cuda_graph:  # not every model can be captured, and it need not be
         take("latency_forward_graph", latency, "forward_graph", steps.graph_latency)
     forward, step = (findings.missing.get(f"latency_{name}") for name in ("forward", "train_step"))

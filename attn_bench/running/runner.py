@@ -14,6 +14,7 @@ from attn_bench.errors import DiskError, UserError
 from attn_bench.format import clean
 from attn_bench.plugin import PrepareContext
 from attn_bench.plugins.registry import TASKS
+from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep, imported
@@ -89,7 +90,7 @@ def run_sweep(
         if (part := due(store, cell, retry)) is not None:
             parts.append(part)
         elif record := store.read(cell.id):
-            there.append(record["status"])
+            there.append(record.status)
     on_cells(cells, there)
     try:
         read = prepare_data(sweep.task, parts, on_data, on_warning, on_read)
@@ -98,13 +99,7 @@ def run_sweep(
         raise
     _forget_broken(store, cells)
     with _goes_on_later():
-        store.write_run_info(
-            {
-                "task": sweep.task,
-                "metrics": {name: dataclasses.asdict(metric) for name, metric in task.metrics.items()},
-                "settings": dataclasses.asdict(sweep),
-            }
-        )
+        store.write_run_info(RunInfo(sweep.task, dict(task.metrics), dataclasses.asdict(sweep)))
         try:
             execute(
                 cells,
@@ -127,8 +122,8 @@ def _forget_broken(store: Store, cells: Sequence[Cell]) -> None:
     """Remove the rows of models whose plugins were broken and can be used now."""
     usable = {cell.model for cell in cells if cell.broken is None}
     for id in list(store.ids()):
-        cell = (store.read(id) or {"cell": {}})["cell"]
-        if cell.get("model_version") == BROKEN and cell["model"] in usable:
+        record = store.read(id)
+        if record is not None and record.cell.model_version == BROKEN and record.cell.model in usable:
             store.path("cells", id).unlink(missing_ok=True)
 
 

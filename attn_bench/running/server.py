@@ -116,7 +116,7 @@ def _run_child(cell: Any, files: Any, log: Path, temporary: Path, write: int) ->
             _redirect(log)
             _silence_what_is_known()
             record, environment = run_cell(cell, files, report)
-            sent = parent.send(RESULT, {"record": vars(record), "environment": environment})
+            sent = parent.send(RESULT, {"record": record.to_json(), "environment": environment.to_json()})
             code = 0 if sent else UNSENT
         except DiskError as error:
             parent.send(DISK, {"error": error.reason})

@@ -12,6 +12,7 @@ from places import ROOT
 
 from attn_bench import cli, load
 from attn_bench.cli.arguments import integers
+from attn_bench.results.run_info import RunInfo
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_a_folder_without_a_finished_cell_is_one_line(attn_bench, tmp_path):
     from attn_bench.results.store import Store
 
     store = Store.create(tmp_path / "r", "toy-task")
-    store.write_run_info({"task": "toy-task", "metrics": {}})
+    store.write_run_info(RunInfo("toy-task"))
     assert store.write_table().empty
     assert not (tmp_path / "r" / "table.csv").exists()
     status, _, errors = attn_bench("report", "r")

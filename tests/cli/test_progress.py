@@ -8,6 +8,7 @@ import pytest
 
 from attn_bench.cli import progress
 from attn_bench.cli.progress import Screen
+from attn_bench.results.record import Evaluation, Record
 from attn_bench.sweep.settings import Sweep
 
 
@@ -67,12 +68,12 @@ def test_interrupted_before_a_cell_was_finished_no_table_is_promised(cells, caps
 
 
 def test_what_is_missing_of_a_cell_that_is_ok_is_said(cells, capsys):
-    refused = {"resolution": 12, "status": "unsupported", "error": "Input height (12)", "metrics": {}}
-    record = {
-        "status": "ok", "error": None, "seconds": 2.0,
-        "evaluations": [{"resolution": 8, "status": "ok", "error": None, "metrics": {"rel_l2": 0.25}}, refused],
-        "errors": {"latency_train_step": "ValueError: one value", "peak_memory_train": "ValueError: one value"},
-    }  # fmt: skip
+    refused = Evaluation(12, "unsupported", "Input height (12)")
+    why = "ValueError: one value"
+    record = Record(
+        cells[0], "ok", seconds=2.0, evaluations=(Evaluation(8, "ok", metrics={"rel_l2": 0.25}), refused),
+        errors={"latency_train_step": why, "peak_memory_train": why},
+    )  # fmt: skip
     with Screen(Path("r")) as screen:
         screen.on_cells(cells[:1], [])
         screen.listen(cells[0], {"event": "done", "record": record})

@@ -151,12 +151,12 @@ def test_what_is_allowed_is_said_to_be(base: Path) -> None:
 
 
 def test_a_machine_that_got_slower_is_named(base: Path) -> None:
-    edit(base, lambda record: [latency.update(reference_ms=1.0) for latency in record["latency"].values()])
+    edit(base, lambda record: [latency.update(calibration_ms=1.0) for latency in record["latency"].values()])
 
     def twice(record: dict[str, Any]) -> None:
         slower(2)(record)
         for latency in record["latency"].values():
-            latency["reference_ms"] = 1.5
+            latency["calibration_ms"] = 1.5
 
     findings = judged(base, changed(base, twice)).findings
     noted = {finding.model for finding in findings if "1.50 times as long" in finding.note}
@@ -422,7 +422,7 @@ def test_a_slow_measurement_is_confirmed_or_cleared(tmp_path: Path, monkeypatch:
     options = ["--models", "fno", "--task", "darcy", "--resolutions", "8", "--batch-size", "1"]
     assert run("measure", *options, "--out", str(folder), monkeypatch=monkeypatch) == 0
     said: list[str] = []
-    monkeypatch.setattr("attn_bench.gate.compare.disturbed", lambda latency: False)
+    monkeypatch.setattr("attn_bench.results.record.Latency.unquiet", False)
     # Whatever the machine does meanwhile: measured again, it is faster than base, as new was not.
     edit(folder, lambda record: sampled(record, np.random.default_rng(0)))
     edit(folder, slower(1000))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from attn_bench.files import write_json
 from attn_bench.plugin import Metric
-from attn_bench.results.record import Record
+from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record, TrainingResult
+from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
 from attn_bench.sweep.cell import Cell, Training
 
@@ -46,8 +46,7 @@ class Folder:
 
     def __init__(self, path: Path, task: str = "darcy", environment: Any = ENVIRONMENT) -> None:
         self.store = Store(path)
-        metrics = {name: dataclasses.asdict(metric) for name, metric in METRICS.items()}
-        self.store.write_run_info({"task": task, "metrics": metrics, "settings": {}})
+        self.store.write_run_info(RunInfo(task, METRICS))
         write_json(self.store.path("environments", "env"), environment)
         self.task = task
 
@@ -64,26 +63,23 @@ class Folder:
             batch_size=8, eval_resolutions=tested,
         )  # fmt: skip
         if status != "ok":
-            self.store.write(Record.of(cell, status, error=error, environment="env"))
+            self.store.write(Record(cell, status, error=error, environment="env"))
             return
         cost = scale * resolution**2 / 64 * (1 + seed / 50)
-        forward = {"median_ms": cost, "low_ms": 0.98 * cost, "high_ms": 1.03 * cost, "p10_ms": cost, "p90_ms": cost}
-        step = {key: 3 * value for key, value in forward.items()}
+        forward = Latency(cost, 0.98 * cost, 1.03 * cost, cost, cost, disturbed=disturbed)
+        step = Latency(3 * cost, 2.94 * cost, 3.09 * cost, 3 * cost, 3 * cost)
         self.store.write(
-            Record.of(
+            Record(
                 cell, "ok", environment="env", tokens=resolution**2, complexity="n", parameters=212_345,
-                training=None if epochs is None else {"epochs": epochs},
-                flops={"total": 1e6 * cost, "unknown": []},
+                training=None if epochs is None else TrainingResult(epochs=epochs),
+                flops=Flops(1e6 * cost),
                 evaluations=tuple(
-                    {"resolution": r, "status": "ok", "error": None, "metrics": {"rel_l2": e, "rel_mse": e * e}}
+                    Evaluation(r, "ok", metrics={"rel_l2": e, "rel_mse": e * e})
                     for r in (resolution, *tested)
                     for e in [rel_l2 or 0.5 * scale / resolution**0.5 + seed / 1000]
                 ),
-                latency={"forward": forward | {"disturbed": disturbed}, "train_step": step},
-                memory={
-                    "forward": {"peak_mib": cost, "total_mib": cost + 2},
-                    "train_step": {"peak_mib": 4 * cost, "total_mib": 4 * cost + 2},
-                },
+                latency={"forward": forward, "train_step": step},
+                memory={"forward": Memory(cost, cost + 2), "train_step": Memory(4 * cost, 4 * cost + 2)},
                 data=data or {"recipe": "fno", "resolution": resolution, "sha256": {"train": "0" * 64}},
                 started=f"2026-01-31T10:{seed:02}:00+00:00",
             )

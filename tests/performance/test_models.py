@@ -10,7 +10,7 @@ import torch
 
 from attn_bench.plugin import Unsupported
 from attn_bench.plugins.registry import MODELS, TASKS
-from attn_bench.running.measure.reference import reference_ms, reference_step
+from attn_bench.running.measure.calibration import calibration_ms, calibration_step
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.prepare import count_parameters, set_flags
 from attn_bench.sweep.cell import unsupported
@@ -64,29 +64,29 @@ def test_performance(model: str, task: str, size: int, benchmark: Any, baseline:
         steps.step("forward")()
     except Unsupported as reason:
         skip(str(reason))
-    found: dict[str, Any] = {f"peak_memory_{name}_mib": steps.memory(name)["peak_mib"] for name in steps.names}
+    found: dict[str, Any] = {f"peak_memory_{name}_mib": steps.memory(name).peak_mib for name in steps.names}
     found["parameters"] = count_parameters(steps.module)
-    reference, around = reference_step(), []
+    calibration, around = calibration_step(), []
 
     def between_rounds() -> None:
-        around.append(reference_ms(reference, seconds=0.01))
+        around.append(calibration_ms(calibration, seconds=0.01))
 
     for name in steps.names[1:]:
         step = steps.step(name)
         step()
-        found[f"relative_{name}"] = relative(step, reference)
+        found[f"relative_{name}"] = relative(step, calibration)
     step = steps.step("forward")
     step()
     benchmark.pedantic(step, setup=between_rounds, rounds=ROUNDS, warmup_rounds=1)
     found["relative_forward"] = benchmark.stats.stats.median * 1e3 / statistics.median(around)
-    found["flops"] = steps.flops()["total"]
+    found["flops"] = steps.flops().total
     benchmark.extra_info.update(found)
     worse = baseline.judge(key, found)
     if not request.config.getoption("--update-baseline"):
         assert not worse, "; ".join(worse)
 
 
-def relative(step: Any, reference: Any) -> float:
-    """Return the time of a step in units of the reference workload, which runs between its rounds."""
-    rounds = [(reference_ms(step, seconds=0.0), reference_ms(reference, seconds=0.01)) for _ in range(2)]
+def relative(step: Any, calibration: Any) -> float:
+    """Return the time of a step in units of the calibration workload, which runs between its rounds."""
+    rounds = [(calibration_ms(step, seconds=0.0), calibration_ms(calibration, seconds=0.01)) for _ in range(2)]
     return statistics.median(ms for ms, _ in rounds) / statistics.median(ms for _, ms in rounds)

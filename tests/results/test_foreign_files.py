@@ -17,8 +17,9 @@ from places import ROOT
 import attn_bench
 from attn_bench.errors import UserError
 from attn_bench.report.origin import read_origin
-from attn_bench.results.record import Record, plain
+from attn_bench.results.record import Record
 from attn_bench.results.store import Store
+from attn_bench.results.validation import plain
 
 SHIPPED = ROOT / "results"
 
@@ -79,7 +80,7 @@ def broken(path: Path, how: str) -> None:
             with path.open("wb") as file:
                 file.truncate(1 << 30)
         case "newer":
-            path.write_text(json.dumps(whole | {"schema": 2, "cell": {"new": "form"}}), encoding="utf-8")
+            path.write_text(json.dumps(whole | {"schema": 3, "cell": {"new": "form"}}), encoding="utf-8")
         case "misnamed":
             path.write_text(json.dumps(whole | {"id": "0123456789abcdef"}), encoding="utf-8")
         case "climbing":
@@ -134,13 +135,13 @@ def test_a_broken_record_is_skipped_with_a_line_and_stops_nothing(folder, caplog
     assert len(lines) == (how != "dangling")  # which is no file at all
     assert all(line.startswith(f"{path}: skipped, ") and "\n" not in line and len(line) < 700 for line in lines)
     if how == "newer":
-        assert "written by a newer attn-bench (schema 2, this one reads 1)" in lines[0]
+        assert "written by a newer attn-bench (schema 3, this one reads 2)" in lines[0]
 
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_record_in_the_place_of_a_broken_one_keeps_what_was_there(folder, how):
     path = record_of(folder, "mano")
-    record = Record.checked(json.loads(path.read_text()))
+    record = Record.from_json(json.loads(path.read_text()))
     broken(path, how)
     store = Store.open(folder)
     store.write(record)
@@ -177,7 +178,7 @@ def test_a_broken_environment_is_skipped(folder, caplog, text):
     [
         ("{", "cannot be read"),
         ("[]", "schema None"),
-        ('{"schema": 2}', "written by a newer attn-bench, schema 2, this version reads 1"),
+        ('{"schema": 3}', r"written by a newer attn-bench \(schema 3, this one reads 2\)"),
         ('{"schema": 1}', "cannot be read .task: Field required"),
         ('{"schema": 1, "task": "darcy", "metrics": {"a": {"direction": "up", "summary": ""}}}', "metrics.a.direction"),
         ('{"schema": 1, "task": "darcy", "metrics": ["rel_l2"]}', "metrics: "),
@@ -209,10 +210,16 @@ def test_text_of_an_older_version_is_cleaned(folder):
 
 
 def test_what_an_older_version_could_not_measure_is_missing(folder):
-    edit(record_of(folder, "mano"), latency={"forward": {"error": "boom"}}, memory={"forward": {"error": "boom"}})
+    edit(
+        record_of(folder, "mano"),
+        schema=1,
+        latency={"forward": {"error": "boom"}},
+        memory={"forward": {"error": "boom"}},
+    )
     table = attn_bench.load(folder).set_index("model")
     assert table.latency_forward_ms.isna().to_dict() == {"mano": True, "fno": False}
     assert table.peak_memory_forward_mib.isna().to_dict() == {"mano": True, "fno": False}
+    assert table.missing["mano"] == "latency_forward, peak_memory_forward: boom"
 
 
 def test_every_record_that_ships_is_whole(caplog):
@@ -221,7 +228,7 @@ def test_every_record_that_ships_is_whole(caplog):
     for folder in folders:
         assert len(attn_bench.load(folder)) >= len(list(folder.glob("cells/*.json")))
         store = Store.open(folder)
-        used = {record["environment"] for record in store.records()} - {None}
+        used = {record.environment for record in store.records()} - {None}
         assert used
         assert all(store.environment(id) for id in used)
     assert not caplog.messages
@@ -247,7 +254,7 @@ def test_whatever_a_process_sends_is_a_record_or_a_value_error(data):
         inside = inside[key]
     inside[key] = data.draw(JSON)
     try:
-        record = Record.checked(values)
+        record = Record.from_json(values)
     except ValueError as error:
         reason = str(error)
         record = None
@@ -255,17 +262,17 @@ def test_whatever_a_process_sends_is_a_record_or_a_value_error(data):
         assert "\n" not in reason
         assert len(reason) < 400
         return
-    text = json.dumps(plain(record.__dict__), allow_nan=False)
+    text = json.dumps(plain(record.to_json()), allow_nan=False)
     assert text.encode().decode()
-    assert Record.checked(json.loads(text)) == Record.checked(record.__dict__)
+    assert Record.from_json(json.loads(text)) == record
 
 
 def test_what_is_not_json_is_refused():
     (source,) = SHIPPED.glob("quick/cells/28d48b2c64fb12bf.json")
     values = json.loads(source.read_text())
     for wrong in (np.float64, object(), {1, 2}, b"bytes", list(range(100_001)), [[[[[[[[[[[[[[]]]]]]]]]]]]]]):
-        with pytest.raises(ValueError, match=r"no JSON|entries in one list|nested too deeply"):
-            Record.checked(values | {"data": {"x": wrong}})
+        with pytest.raises(ValueError, match=r"not JSON|entries in one list|nested too deeply"):
+            Record.from_json(values | {"data": {"x": wrong}})
     for nothing in (None, [], "text", 1):
         with pytest.raises(ValueError, match="instead of a record"):
-            Record.checked(nothing)
+            Record.from_json(nothing)

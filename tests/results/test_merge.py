@@ -11,13 +11,13 @@ from made_results import METRICS, TRAINING
 from places import ROOT
 
 import attn_bench
+from attn_bench.plugin import Metric
 from attn_bench.report.summary import summarise
 from attn_bench.results.merge import merged, renewed
-from attn_bench.results.record import Record
+from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record, TrainingResult
+from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
 from attn_bench.sweep.cell import Cell
-
-TIMES = dict.fromkeys(("median_ms", "low_ms", "high_ms", "p10_ms", "p90_ms"), 1.0)
 
 
 def cell(**settings: Any) -> Cell:
@@ -34,22 +34,20 @@ def record(of: Cell, number: float, day: int, status: Any = "ok", **values: Any)
     tested = (of.resolution, *of.eval_resolutions)
     made: dict[str, Any] = {
         "environment": f"env{day}",
-        "evaluations": [
-            {"resolution": r, "status": "ok", "error": None, "metrics": {"rel_l2": number}} for r in tested
-        ],
-        "training": {"loss": number},
-        "latency": {"forward": dict.fromkeys(TIMES, number)} if of.measure else {},
-        "memory": {"forward": {"peak_mib": number, "total_mib": number}} if of.measure else {},
-        "flops": {"total": number, "unknown": []} if of.measure else None,
+        "evaluations": tuple(Evaluation(r, "ok", metrics={"rel_l2": number}) for r in tested),
+        "training": TrainingResult(loss=number),
+        "latency": {"forward": Latency(number, number, number, number, number)} if of.measure else {},
+        "memory": {"forward": Memory(number, number)} if of.measure else {},
+        "flops": Flops(number) if of.measure else None,
         "started": f"2026-01-{day:02}T10:00:00+00:00",
     }
-    return Record.of(of, status, **{**made, **values})
+    return Record(of, status, **{**made, **values})
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store(tmp_path)
-    made.write_run_info({"task": "darcy", "metrics": {"rel_l2": {"direction": "lower", "summary": ""}}})
+    made.write_run_info(RunInfo("darcy", {"rel_l2": Metric("lower", "")}))
     return made
 
 
@@ -68,7 +66,7 @@ def test_a_cell_that_is_measured_has_the_name_that_it_always_had():
     path = next((ROOT / "results" / "quick" / "cells").glob("*.json"))
     stored = Store(path.parents[1]).read(path.stem)
     assert stored is not None
-    assert Cell.from_json(stored["cell"]).id == path.stem
+    assert stored.cell.id == path.stem
 
 
 def test_records_that_differ_in_what_else_was_asked_are_one_row_with_one_seed(store):
@@ -84,8 +82,8 @@ def test_records_that_differ_in_what_else_was_asked_are_one_row_with_one_seed(st
     summary = summarise(table, METRICS)
     assert all(entry.seeds == 1 for entry in summary.entries)
     (one,) = store.records()
-    assert one["environment"] == "env2", "where it was measured"
-    assert one["cell"]["measure"] is True
+    assert one.environment == "env2", "where it was measured"
+    assert one.cell.measure is True
 
 
 def test_a_row_is_a_seed_and_other_settings_are_other_rows(store):
@@ -100,7 +98,7 @@ def test_a_row_is_a_seed_and_other_settings_are_other_rows(store):
 def test_what_ended_ok_counts_before_what_did_not(store, first):
     good = record(cell(measure=False), 1.0, day=1)
     bad = record(
-        cell(eval_resolutions=(32,)), 9.0, 2, "oom", error="none left", evaluations=[], latency={}, memory={},
+        cell(eval_resolutions=(32,)), 9.0, 2, "oom", error="none left", evaluations=(), latency={}, memory={},
         flops=None, training=None,
     )  # fmt: skip
     for number, one in enumerate([good, bad] if first else [bad, good]):
@@ -113,22 +111,22 @@ def test_what_ended_ok_counts_before_what_did_not(store, first):
 
 def test_of_two_failures_the_newer_one_is_told_with_what_either_found():
     older = record(cell(), 1.0, 1, "crashed", error="boom", latency={}, memory={}, flops=None)
-    newer = record(cell(eval_resolutions=(32,)), 2.0, 2, "timeout", error="late", evaluations=[], training=None)
-    (one,) = merged([vars(older), vars(newer)])
-    assert (one["status"], one["error"]) == ("timeout", "late")
-    assert one["evaluations"][0]["metrics"] == {"rel_l2": 1.0}
-    assert one["training"] == {"loss": 1.0}
-    assert one["latency"]["forward"]["median_ms"] == 2.0
+    newer = record(cell(eval_resolutions=(32,)), 2.0, 2, "timeout", error="late", evaluations=(), training=None)
+    (one,) = merged([older, newer])
+    assert (one.status, one.error) == ("timeout", "late")
+    assert one.evaluations[0].metrics == {"rel_l2": 1.0}
+    assert one.training == TrainingResult(loss=1.0)
+    assert one.latency["forward"].median_ms == 2.0
 
 
 def test_a_cell_that_is_trained_again_keeps_what_was_measured():
-    before = vars(record(cell(), 1.0, day=1))
+    before = record(cell(), 1.0, day=1)
     again = renewed(before, record(cell(measure=False), 2.0, day=2))
-    assert again.training == {"loss": 2.0}
-    assert again.evaluations[0]["metrics"] == {"rel_l2": 2.0}
-    assert again.latency["forward"]["median_ms"] == 1.0
-    assert (again.environment, again.cell["measure"], again.id) == ("env1", True, cell().id)
+    assert again.training == TrainingResult(loss=2.0)
+    assert again.evaluations[0].metrics == {"rel_l2": 2.0}
+    assert again.latency["forward"].median_ms == 1.0
+    assert (again.environment, again.cell.measure, again.id) == ("env1", True, cell().id)
     # What failed says so, and what was measured again is the newer.
-    failed = record(cell(measure=False), 2.0, 2, "crashed", error="boom", evaluations=[])
+    failed = record(cell(measure=False), 2.0, 2, "crashed", error="boom", evaluations=())
     assert renewed(before, failed) == failed
-    assert renewed(before, record(cell(), 2.0, day=2)).latency["forward"]["median_ms"] == 2.0
+    assert renewed(before, record(cell(), 2.0, day=2)).latency["forward"].median_ms == 2.0

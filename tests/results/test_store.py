@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -10,11 +9,13 @@ import pytest
 import attn_bench
 from attn_bench.errors import UserError
 from attn_bench.files import atomic_write
-from attn_bench.results.record import Record
+from attn_bench.plugin import Metric
+from attn_bench.results.record import Evaluation, Record, TrainingResult
+from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
 from attn_bench.sweep.settings import Sweep
 
-METRICS = {"rel_l2": {"direction": "lower", "summary": "", "unit": ""}}
+METRICS = {"rel_l2": Metric("lower", "")}
 
 
 def cells(**settings):
@@ -23,20 +24,20 @@ def cells(**settings):
 
 def store_in(folder) -> Store:
     store = Store.create(folder / "r", "toy-task")
-    store.write_run_info({"task": "toy-task", "metrics": METRICS})
+    store.write_run_info(RunInfo("toy-task", METRICS))
     return store
 
 
 def evaluation(resolution, value, status="ok", error=None):
-    return {"resolution": resolution, "status": status, "error": error, "metrics": {"rel_l2": value} if value else {}}
+    return Evaluation(resolution, status, error, {"rel_l2": value} if value else {})
 
 
 def test_every_cell_and_every_resolution_evaluated_at_is_a_row(tmp_path):
     store = store_in(tmp_path)
     one, two = cells(eval_resolutions=[16, 20], resolutions=[8, 12])
     results = (evaluation(8, 0.1), evaluation(16, 0.2), evaluation(20, None, "unsupported", "too large"))
-    store.write(Record.of(one, "ok", evaluations=results, parameters=7, latency={}))
-    store.write(Record.of(two, "crashed", error="boom"))
+    store.write(Record(one, "ok", evaluations=results, parameters=7, latency={}))
+    store.write(Record(two, "crashed", error="boom"))
     table = attn_bench.load(tmp_path / "r")
     columns = ["resolution", "eval_resolution", "status", "error"]
     assert table[columns].fillna("").values.tolist()[:3] == [
@@ -55,17 +56,19 @@ def test_cells_of_one_model_with_other_settings_are_told_apart(tmp_path):
     store = store_in(tmp_path)
     for epochs in (1, 2):
         for cell in cells(epochs=epochs, resolutions=[8], seeds=2):
-            store.write(Record.of(cell, "ok"))
+            store.write(Record(cell, "ok"))
     (other,) = cells(models=["toy:wide"], resolutions=[8])
-    store.write(Record.of(other, "ok"))
+    store.write(Record(other, "ok"))
     assert sorted(set(store.table().model)) == ["toy [budget=1.0]", "toy [budget=2.0]", "toy:wide"]
 
 
 def test_numbers_that_are_none_become_null(tmp_path):
     store = store_in(tmp_path)
     (cell,) = cells(resolutions=[8])
-    store.write(Record.of(cell, "ok", training={"loss": float("nan"), "seconds": float("inf")}))
-    assert json.loads(store.path("cells", cell.id).read_text())["training"] == {"loss": None, "seconds": None}
+    store.write(Record(cell, "ok", training=TrainingResult(loss=float("nan"), seconds=float("inf"))))
+    written = json.loads(store.path("cells", cell.id).read_text())["training"]
+    assert (written["loss"], written["seconds"]) == (None, None)
+    assert store.read(cell.id).training == TrainingResult()
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
@@ -96,7 +99,7 @@ def test_wrong_folders_are_one_line(tmp_path):
     with pytest.raises(UserError, match="holds results of task 'toy-task'"):
         Store.create(store.folder, "darcy")
     (store.folder / "run.json").write_text('{"schema": 99}')
-    with pytest.raises(UserError, match="schema 99, this version reads 1"):
+    with pytest.raises(UserError, match="written by a newer attn-bench \\(schema 99, this one reads 2\\)"):
         attn_bench.load(store.folder)
     (store.folder / "run.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
@@ -105,6 +108,6 @@ def test_wrong_folders_are_one_line(tmp_path):
 
 def test_a_record_names_its_cell():
     (cell,) = cells(resolutions=[8])
-    record = Record.of(cell, "ok")
+    record = Record(cell, "ok")
     assert record.id == cell.id
-    assert dataclasses.asdict(record)["cell"] == cell.to_json()
+    assert record.to_json()["cell"] == cell.to_json()

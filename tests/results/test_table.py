@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from made_results import Folder
+from made_results import TRAINING, Folder
 
 from attn_bench.results.labels import labels
+from attn_bench.results.record import Record
+from attn_bench.sweep.cell import Cell
 
 
-def record(model: str = "mano", **values: Any) -> dict[str, Any]:
-    cell = {
+def record(model: str = "mano", started: str | None = None, **values: Any) -> Record:
+    given = {
         "model": model, "plugin": "mano", "model_version": "attn-bench==0.1.0+18b923ee", "options": {}, "task": "darcy",
-        "task_version": "attn-bench==0.1.0+25a0e190", "task_options": {}, "resolution": 16, "seed": 0, "threads": None,
-        "training": {"batch_size": 8}, "eval_resolutions": [], "measure": True, "batch_size": 8,
+        "task_version": "attn-bench==0.1.0+25a0e190", "task_options": {}, "resolution": 16, "seed": 0,
+        "precision": "float32", "device": "cpu", "training": TRAINING, "batch_size": 8,
     }  # fmt: skip
-    return {"cell": cell | values}
+    return Record(Cell(**{**given, **values}), "ok", started=started)
 
 
 def test_versions_are_told_apart_by_their_packages_or_by_their_order() -> None:
     new, released = "attn-bench==0.1.0+ab12cd34", "attn-bench==0.2.0+ab12cd34"
     assert labels([record(), record(model_version=released)]) == ["mano (0.1.0)", "mano (0.2.0)"]
     assert labels([record(), record(model_version=new)]) == ["mano (version 1)", "mano (version 2)"]
-    later = {"started": "2026-01-02"}, {"started": "2026-01-01"}
-    swapped = [record() | later[0], record(model_version=new) | later[1]]
+    swapped = [record(started="2026-01-02"), record(started="2026-01-01", model_version=new)]
     assert labels(swapped) == ["mano (version 2)", "mano (version 1)"]
     assert labels([record(), record(task_version=new)]) == ["mano (task version 1)", "mano (task version 2)"]
     assert labels([record(model_version="1"), record(model_version="2")]) == ["mano (1)", "mano (2)"]
@@ -32,7 +34,7 @@ def test_versions_are_told_apart_by_their_packages_or_by_their_order() -> None:
 
 
 def test_settings_of_one_name_are_written_out() -> None:
-    pair = labels([record(batch_size=8), record(batch_size=4, training={"batch_size": 2})])
+    pair = labels([record(batch_size=8), record(batch_size=4, training=replace(TRAINING, batch_size=2))])
     assert pair == ["mano [batch_size=8, training.batch_size=8]", "mano [batch_size=4, training.batch_size=2]"]
 
 

@@ -8,7 +8,7 @@ import stat
 from typing import Any
 
 import attn_bench
-from attn_bench.results.record import Record
+from attn_bench.results.record import Evaluation, Record
 from attn_bench.results.store import Store
 from attn_bench.running.local import due
 from attn_bench.running.runner import run_sweep
@@ -43,8 +43,8 @@ def test_measuring_later_completes_the_row(tmp_path):
     run_sweep(sweep(eval_resolutions=[12]), tmp_path / "once")
     once, later = (Store.open(path).records()[0] for path in (tmp_path / "once", folder))
     for name in ("id", "cell", "status", "parameters", "flops", "effective", "evaluations", "data", "environment"):
-        assert once[name] == later[name], name
-    assert once["in_force"] == later["in_force"]
+        assert getattr(once, name) == getattr(later, name), name
+    assert once.in_force == later.in_force
     # There is nothing left to do, for either.
     for measure in (True, False):
         run_sweep(sweep(eval_resolutions=[12], measure=measure), folder, listen=listen)
@@ -55,10 +55,10 @@ def test_what_is_due(tmp_path, monkeypatch):
     (cell,) = sweep(eval_resolutions=[12]).cells()
     (unmeasured,) = sweep(eval_resolutions=[12], measure=False).cells()
     store = Store.create(tmp_path, "toy-task")
-    entries = [{"resolution": r, "status": "ok", "error": None, "metrics": {"rel_l2": 1.0}} for r in (8, 12)]
+    entries = tuple(Evaluation(r, "ok", metrics={"rel_l2": 1.0}) for r in (8, 12))
 
-    def kept(of: Any, status: Any, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-        store.write(Record.of(of, status, evaluations=evaluations, error=None if status == "ok" else "boom"))
+    def kept(of: Any, status: Any, evaluations: tuple[Evaluation, ...]) -> dict[str, Any]:
+        store.write(Record(of, status, evaluations=evaluations, error=None if status == "ok" else "boom"))
         found = {}
         for retry in ("none", "failed", "all"):
             part = due(store, cell, retry)
@@ -71,17 +71,17 @@ def test_what_is_due(tmp_path, monkeypatch):
     assert kept(cell, "ok", entries) == {"none": None, "failed": None, "all": "all"}
     assert kept(cell, "oom", entries) == {"none": None, "failed": "measuring", "all": "all"}
     assert kept(cell, "oom", entries[:1]) == {"none": None, "failed": "all", "all": "all"}
-    assert kept(cell, "crashed", []) == {"none": None, "failed": "all", "all": "all"}
-    assert kept(cell, "unsupported", []) == {"none": None, "failed": None, "all": "all"}
+    assert kept(cell, "crashed", ()) == {"none": None, "failed": "all", "all": "all"}
+    assert kept(cell, "unsupported", ()) == {"none": None, "failed": None, "all": "all"}
     assert due(store, unmeasured, "failed") is None
-    store.write(Record.of(cell, "ok", evaluations=entries, measured_version=versions.MEASURING))
+    store.write(Record(cell, "ok", evaluations=entries, measured_version=versions.MEASURING))
     assert due(store, cell, "none") is None
     monkeypatch.setattr(versions, "MEASURING", versions.MEASURING + 1)
     part = due(store, cell, "none")
     assert part is not None
     assert part.training is None
     assert due(store, unmeasured, "none") is None
-    store.write(Record.of(cell, "ok", evaluations=entries, imported={"json": "another digest"}))
+    store.write(Record(cell, "ok", evaluations=entries, imported={"json": "another digest"}))
     assert due(store, cell, "none") == cell
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -190,15 +191,20 @@ def test_compiling_is_timed_apart_and_must_not_happen_while_timing(tmp_path):
 
 
 def test_other_processes_taking_the_cores_are_seen_in_the_table(tmp_path):
-    from attn_bench.results.record import Record
+    from attn_bench.results.record import Latency, Record
+    from attn_bench.results.run_info import RunInfo
     from attn_bench.results.store import Store
 
     (cell,) = sweep(["toy"]).cells()
     store = Store.create(tmp_path, "toy-task")
-    store.write_run_info({"task": "toy-task", "metrics": {}})
-    times = dict.fromkeys(("median_ms", "low_ms", "high_ms", "p10_ms", "p90_ms"), 1.0)
-    for flags, disturbed in (({}, False), ({"disturbed": True}, True), ({"throttled": True}, True)):
-        store.write(Record.of(cell, "ok", latency={"forward": times, "train_step": {**times, **flags}}))
+    store.write_run_info(RunInfo("toy-task"))
+    quiet = Latency(1.0, 1.0, 1.0, 1.0, 1.0)
+    for step, disturbed in (
+        (quiet, False),
+        (replace(quiet, disturbed=True), True),
+        (replace(quiet, throttled=True), True),
+    ):
+        store.write(Record(cell, "ok", latency={"forward": quiet, "train_step": step}))
         assert store.table().disturbed.tolist() == [disturbed]
 
 

@@ -37,7 +37,7 @@ def brief(monkeypatch):
     """Measure for a moment, and leave the process as it was."""
     short = functools.partial(measure_latency, min_samples=2, min_seconds=0, max_seconds=0, warmup_seconds=0)
     monkeypatch.setattr("attn_bench.running.measure.steps.measure_latency", short)
-    monkeypatch.setattr("attn_bench.running.measure.steps.reference_ms", lambda step: 1.0)
+    monkeypatch.setattr("attn_bench.running.measure.steps.calibration_ms", lambda step: 1.0)
     state = TorchState.read()
     yield
     assert not state.difference(state.apply())
@@ -85,14 +85,14 @@ def test_what_works_in_a_script_is_measured_trained_and_compared(ran, how):
     assert list(measured.latency) == list(measured.memory) == STEPS
     trained = ran(how, eval_resolutions=[12], **TRAINED)
     assert (trained.status, trained.error, trained.errors) == ("ok", None, {})
-    assert [entry["status"] for entry in trained.evaluations] == ["ok", "ok"]
+    assert [entry.status for entry in trained.evaluations] == ["ok", "ok"]
     steps = worker._open(cell_of(f"habit:{how}", **MEASURED).to_json())
     exact = worker._answer(steps, {"exact": True})
     for name in STEPS:
         assert worker._answer(steps, {"step": name, "calls": 1, "lead": 0})["ms"] > 0
     assert exact["parameters"] == measured.parameters == trained.parameters > 0
-    assert exact["flops"] == measured.flops["total"] > 0
-    assert exact["peak_memory"] == {name: memory["peak_mib"] for name, memory in measured.memory.items()}
+    assert exact["flops"] == measured.flops.total > 0
+    assert exact["peak_memory"] == {name: memory.peak_mib for name, memory in measured.memory.items()}
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def test_a_train_step_that_fails_takes_no_other_number_with_it(ran, how, setting
     record = ran(how, **MEASURED, **settings)
     assert (record.status, record.error) == ("ok", None)
     assert list(record.latency) == list(record.memory) == ["forward"]
-    assert record.flops["total"] > 0
+    assert record.flops.total > 0
     assert list(record.errors) == ["latency_train_step", "peak_memory_train"]
     assert all(reason in text for text in record.errors.values())
-    (row,) = rows([vars(record)], {}, {})
+    (row,) = rows([record], {}, {})
     assert row["missing"].startswith("latency_train_step, peak_memory_train: ")
     assert reason in row["missing"]
     trained = ran(how, steps=2, **settings)
@@ -145,7 +145,7 @@ def test_a_forward_pass_that_cannot_be_timed_is_the_status_of_the_cell(ran, monk
     record = ran("plain", **MEASURED)
     assert (record.status, record.error) == ("oom", "OutOfMemoryError: tried to allocate 12 GiB")
     assert list(record.memory) == STEPS
-    assert record.flops["total"] > 0
+    assert record.flops.total > 0
 
 
 def test_an_out_of_memory_in_the_train_step_keeps_the_forward_pass(ran, monkeypatch):
@@ -206,7 +206,7 @@ def test_an_output_is_checked_at_other_resolutions_too(ran, monkeypatch):
     hook(monkeypatch, lambda module, inputs, output: output[..., :8])
     record = ran("plain", eval_resolutions=[12], **TRAINED)
     assert record.status == "ok"
-    assert "returned (4, 1, 12, 8) for an input (4, 1, 12, 12)" in record.evaluations[1]["error"]
+    assert "returned (4, 1, 12, 8) for an input (4, 1, 12, 12)" in record.evaluations[1].error
 
 
 def test_another_dtype_than_asked_for_is_said(ran):
@@ -237,10 +237,10 @@ def test_what_a_library_refuses_is_unsupported_and_what_the_model_does_wrong_is_
 def test_a_size_that_a_library_refuses_is_said_of_that_size(ran):
     record = ran("refuses-size", eval_resolutions=[12], **TRAINED)
     assert record.status == "ok"
-    assert record.evaluations[1]["status"] == "unsupported"
-    assert "Input height (12) doesn't match model (8). (raised by timm)" in record.evaluations[1]["error"]
+    assert record.evaluations[1].status == "unsupported"
+    assert "Input height (12) doesn't match model (8). (raised by timm)" in record.evaluations[1].error
     other = ran("one-size", eval_resolutions=[12], **TRAINED)
-    assert other.evaluations[1]["status"] == "crashed"
+    assert other.evaluations[1].status == "crashed"
 
 
 def test_a_failed_evaluation_keeps_the_others(ran, monkeypatch):
@@ -255,8 +255,8 @@ def test_a_failed_evaluation_keeps_the_others(ran, monkeypatch):
     monkeypatch.setattr(ToyTask, "evaluate", failing)
     record = ran("plain", eval_resolutions=[12], **TRAINED)
     assert (record.status, record.error) == ("crashed", "ZeroDivisionError: division by zero")
-    assert [entry["status"] for entry in record.evaluations] == ["crashed", "ok"]
-    assert record.evaluations[1]["metrics"]["rel_l2"] > 0
+    assert [entry.status for entry in record.evaluations] == ["crashed", "ok"]
+    assert record.evaluations[1].metrics["rel_l2"] > 0
 
 
 def test_random_numbers_of_one_stage_do_not_depend_on_another(ran):
@@ -307,7 +307,7 @@ def test_what_is_set_in_a_measured_step_is_what_was_in_force(ran):
 def test_the_reference_workload_runs_as_it_is_set(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "attn_bench.running.measure.steps.reference_ms", lambda step: seen.append(torch.get_num_threads()) or 1.0
+        "attn_bench.running.measure.steps.calibration_ms", lambda step: seen.append(torch.get_num_threads()) or 1.0
     )
     prepare.open_steps(cell_of("habit:flags-in-forward", threads=1, **MEASURED)).latency("forward")
     assert seen == [1, 1]

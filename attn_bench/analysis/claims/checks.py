@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from attn_bench.analysis.claims.claim import LARGEST, Claim
 from attn_bench.analysis.claims.published import at, differences_from, short_training, unlike_preset
 from attn_bench.analysis.pairing import identity
 from attn_bench.analysis.scaling import BENT, CLAIMS, EQUAL, FLAT, TOLERANCE, Fit, fits, is_sequence, points_of
-from attn_bench.analysis.statistics import is_number
 from attn_bench.errors import unknown
 from attn_bench.results.labels import labels
 from attn_bench.results.quantities import drawn
+from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 Verdict = Literal["reproduced", "better", "not reproduced", "cannot be told", "not comparable", "not yet run"]
 # Of these, another folder may say more.
 UNJUDGED = ("cannot be told", "not comparable", "not yet run")
-Record = Mapping[str, Any]
 # Settings of two models that are compared with each other.
 ALIKE = ("data", "cell.training", "cell.precision", "cell.batch_size")
 
@@ -81,12 +80,12 @@ class _Group:
     def values(self, metric: str) -> list[float]:
         """Return the metric of every seed that has it, tested at the resolution trained at."""
         found = (
-            entry["metrics"].get(metric)
+            each.metrics.get(metric)
             for record in self.records
-            for entry in record["evaluations"]
-            if entry["resolution"] == self.resolution and entry["status"] == "ok"
+            for each in record.evaluations
+            if each.resolution == self.resolution and each.status == "ok"
         )
-        return [float(value) for value in found if is_number(value) and abs(value) < LARGEST]
+        return [value for value in found if value is not None and abs(value) < LARGEST]
 
 
 class _Run:
@@ -96,20 +95,19 @@ class _Run:
         self.folder = str(folder)
         self.store = Store.open(folder)
         info = self.store.run_info()
-        self.task: str = info["task"]
-        self.metrics = tuple(info["metrics"])
-        self.higher = {name for name, metric in info["metrics"].items() if metric["direction"] == "higher"}
+        self.task, self.metrics = info.task, tuple(info.metrics)
+        self.higher = {name for name, metric in info.metrics.items() if metric.direction == "higher"}
         groups: dict[tuple[str, int], _Group] = {}
         records = self.store.records()
         for label, record in zip(labels(records), records):
-            key = (label, record["cell"]["resolution"])
+            key = (label, record.cell.resolution)
             groups.setdefault(key, _Group(*key)).records.append(record)
         self.groups = list(groups.values())
 
     def of(self, model: str) -> list[_Group]:
         """Return the groups of a plugin."""
         plugin = model.partition(":")[0]
-        return [group for group in self.groups if group.first["cell"]["plugin"] == plugin]
+        return [group for group in self.groups if group.first.cell.plugin == plugin]
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -187,7 +185,7 @@ def _without_value(claim: Claim, run: _Run, group: _Group) -> Check:
     if claim.metric not in run.metrics and run.metrics:
         said = str(unknown(f"metric of {run.task}", claim.metric, run.metrics))
         return Check(claim, "cannot be told", group.label, group.resolution, note=said, folder=run.folder)
-    failed = dict.fromkeys(record["status"] for record in group.records if record["status"] != "ok")
+    failed = dict.fromkeys(record.status for record in group.records if record.status != "ok")
     note = f"no {claim.metric}: {', '.join(failed) or 'not trained'}"
     return Check(claim, "not yet run", group.label, group.resolution, note=note, folder=run.folder)
 
@@ -301,7 +299,7 @@ def _judge_growth(claim: Claim, run: _Run) -> list[Check]:
 
 
 def _trained(group: _Group, seeds: int) -> str:
-    training = group.first["cell"].get("training")
-    said = f"trained for {training['budget']:g} {training['budget_unit']}" if training else "not trained"
+    training = group.first.cell.training
+    said = f"trained for {training.budget:g} {training.budget_unit}" if training else "not trained"
     failed = len(group.records) - seeds
     return f"{said}; {failed} of {len(group.records)} seeds failed" if failed else said

@@ -29,8 +29,8 @@ def check_names(claims: Iterable[Claim], folders: Sequence[Path]) -> None:
     for folder in folders:
         store = Store.open(folder)
         info = store.run_info()
-        metrics.setdefault(info["task"], set()).update(info.get("metrics") or ())
-        models |= {record["cell"]["plugin"] for record in store.records()}
+        metrics.setdefault(info.task, set()).update(info.metrics)
+        models |= {record.cell.plugin for record in store.records()}
     for claim in claims:
         _check_task(claim, metrics)
         for model in filter(None, (claim.model, claim.than)):

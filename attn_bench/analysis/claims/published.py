@@ -10,8 +10,7 @@ from typing import Any
 from attn_bench.analysis.claims.claim import ANY, Claim
 from attn_bench.errors import UserError
 from attn_bench.plugins.registry import MODELS
-
-Record = Mapping[str, Any]
+from attn_bench.results.record import Record
 
 
 def differences_from(claim: Claim, record: Record) -> tuple[str, ...]:
@@ -34,9 +33,9 @@ def unlike_preset(record: Record, wanted: str) -> tuple[str, ...]:
     try:
         known = MODELS.load(plugin).presets[preset]
     except (UserError, KeyError):
-        same = record["cell"]["model"] == wanted
+        same = record.cell.model == wanted
     else:
-        same = record["cell"]["options"] == json.loads(json.dumps(dict(known)))
+        same = record.cell.options == json.loads(json.dumps(dict(known)))
     return () if same else (f"model: options are not those of {wanted}",)
 
 
@@ -52,7 +51,7 @@ def at(record: Record, path: str) -> Any:
     """Return what stands in a record at a dotted path, or None."""
     value: Any = record
     for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     return value
 
 

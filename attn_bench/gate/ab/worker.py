@@ -106,13 +106,13 @@ def _answer(steps: Any, request: dict[str, Any]) -> dict[str, Any]:
     from attn_bench.running.prepare import count_parameters
 
     if "exact" in request:
-        memory = {name: steps.memory(name)["peak_mib"] for name in steps.names}
+        memory = {name: steps.memory(name).peak_mib for name in steps.names}
         flops = steps.flops()
         return {
             "parameters": count_parameters(steps.module),
             "peak_memory": memory,
-            "flops": flops["total"],
-            "uncounted": sorted(flops["unknown"]),
+            "flops": flops.total,
+            "uncounted": sorted(flops.unknown),
         }
     step = steps.step(request["step"])
     if "warm" in request:

@@ -6,12 +6,11 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
-from hashlib import sha256
 from importlib import metadata
-from json import JSONEncoder
 from pathlib import Path
 from typing import Any
+
+from attn_bench.results.environment import Cpu, Environment, Git, Gpu, Gpus, Python, System
 
 PACKAGES = ("attn-bench", "torch", "torchvision", "timm", "neuraloperator", "xformers", "triton", "numpy", "scipy")
 HOME = Path(__file__).resolve().parents[3]  # the folder from which this package was imported
@@ -24,13 +23,11 @@ THREAD_VARIABLES = (
     "CUDA_LAUNCH_BLOCKING",
     "CUBLAS_WORKSPACE_CONFIG",
 )
-# Bound before any plugin is imported.
-_canonical = JSONEncoder(sort_keys=True, default=str).encode
 PRELOADED = ("jemalloc", "tcmalloc", "mimalloc")
 
 
-def environment(device: str | None = None) -> dict[str, Any]:
-    """Describe this process and its machine in JSON values.
+def environment(device: str | None = None) -> Environment:
+    """Describe this process and its machine.
 
     Versions come from package metadata and GPUs from NVML; flags are left out where torch is not loaded, which this
     does not do.
@@ -40,39 +37,20 @@ def environment(device: str | None = None) -> dict[str, Any]:
     """
     gpus = _gpus()
     cpu = _cpu()
-    on_gpu = bool(gpus) if device is None else device.startswith("cuda")
+    on_gpu = bool(gpus.devices) if device is None else device.startswith("cuda")
     index = int(device.partition(":")[2] or 0) if device else 0
-    gpu_name = gpus["devices"][index]["name"] if on_gpu and index < len(gpus.get("devices", ())) else None
-    return {
-        "device_name": gpu_name or ("cuda" if on_gpu else cpu["model"]),
-        "cpu": cpu,
-        "gpus": gpus,
-        "os": {"system": platform.system(), "release": platform.release().split("-")[0], "machine": platform.machine()},
-        "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
-        "torch": _torch(),
-        "variables": _variables(),
-        "git": _git(),
-    }
-
-
-def fingerprint(values: Mapping[str, Any]) -> str:
-    """Return a short hash of the hardware in an environment: measurements compare only where it is equal."""
-    hardware = {
-        "cpu": {key: values["cpu"][key] for key in ("model", "cores", "usable_cores", "memory_gib")},
-        "gpus": [(gpu["name"], gpu["memory_gib"]) for gpu in values["gpus"].get("devices", ())],
-        "machine": values["os"]["machine"],
-    }
-    return _hash(hardware)
-
-
-def environment_id(values: Mapping[str, Any]) -> str:
-    """Return a short hash of a whole environment, software and flags included."""
-    return _hash(values)
-
-
-def _hash(values: Any) -> str:
-    return sha256(_canonical(values).encode()).hexdigest()[:12]
+    gpu_name = gpus.devices[index].name if on_gpu and index < len(gpus.devices) else None
+    return Environment(
+        device_name=gpu_name or ("cuda" if on_gpu else cpu.model),
+        cpu=cpu,
+        gpus=gpus,
+        os=System(platform.machine(), platform.system(), platform.release().split("-")[0]),
+        versions={name: version for name in PACKAGES if (version := _version(name))},
+        python=Python(platform.python_version(), platform.python_implementation()),
+        torch=_torch(),
+        variables=_variables(),
+        git=_git(),
+    )
 
 
 def _version(name: str) -> str | None:
@@ -82,18 +60,18 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _cpu() -> dict[str, Any]:
+def _cpu() -> Cpu:
     import psutil
 
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    return {
-        "model": _cpu_model(),
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "threads": os.cpu_count(),
-        "usable_cores": len(affinity) if affinity is not None else os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-    }
+    return Cpu(
+        model=_cpu_model(),
+        cores=psutil.cpu_count(logical=False) or os.cpu_count(),
+        usable_cores=len(affinity) if affinity is not None else os.cpu_count(),
+        memory_gib=round(psutil.virtual_memory().total / 2**30),
+        threads=os.cpu_count(),
+        governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+    )
 
 
 def _cpu_model() -> str:
@@ -107,27 +85,25 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def _gpus() -> dict[str, Any]:
-    """GPUs as NVML sees them; empty where there is no driver."""
+def _gpus() -> Gpus:
+    """GPUs as NVML sees them; none where there is no driver."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
     except Exception:
-        return {}
+        return Gpus()
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return {
-            "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
-            "devices": [_gpu(pynvml, handle) for handle in handles],
-        }
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        return Gpus(driver, tuple(_gpu(pynvml, handle) for handle in handles))
     except pynvml.NVMLError:
-        return {}
+        return Gpus()
     finally:
         pynvml.nvmlShutdown()
 
 
-def _gpu(nvml: Any, handle: Any) -> dict[str, Any]:
+def _gpu(nvml: Any, handle: Any) -> Gpu:
     def ask(function: Any, *arguments: Any) -> Any:
         try:
             return function(handle, *arguments)
@@ -136,14 +112,14 @@ def _gpu(nvml: Any, handle: Any) -> dict[str, Any]:
 
     memory = ask(nvml.nvmlDeviceGetMemoryInfo)
     power = ask(nvml.nvmlDeviceGetEnforcedPowerLimit)
-    return {
-        "name": _text(nvml.nvmlDeviceGetName(handle)),
-        "memory_gib": round(memory.total / 2**30) if memory else None,
-        "power_limit_w": power / 1000 if power else None,
-        "application_sm_clock_mhz": ask(nvml.nvmlDeviceGetApplicationsClock, nvml.NVML_CLOCK_SM),
-        "max_sm_clock_mhz": ask(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM),
-        "persistence_mode": ask(nvml.nvmlDeviceGetPersistenceMode),
-    }
+    return Gpu(
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        memory_gib=round(memory.total / 2**30) if memory else None,
+        power_limit_w=power / 1000 if power else None,
+        application_sm_clock_mhz=ask(nvml.nvmlDeviceGetApplicationsClock, nvml.NVML_CLOCK_SM),
+        max_sm_clock_mhz=ask(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM),
+        persistence_mode=ask(nvml.nvmlDeviceGetPersistenceMode),
+    )
 
 
 def _text(value: str | bytes) -> str:
@@ -176,15 +152,15 @@ def _variables() -> dict[str, str]:
     return found | ({"LD_PRELOAD": " ".join(preload)} if preload else {})
 
 
-def _git() -> dict[str, Any]:
-    """Revision of the checkout that this package is imported from; empty for an installed copy."""
+def _git() -> Git:
+    """Revision of the checkout that this package is imported from; none for an installed copy."""
     if not (HOME / ".git").exists():
-        return {}
+        return Git()
     # Without locks: git leaves one behind when it is killed with a cell, and refuses every command afterwards.
     git = ("git", "--no-optional-locks", "-C", str(HOME))
     revision = _output(*git, "rev-parse", "HEAD")
     changes = _output(*git, "status", "--porcelain", "--untracked-files=no")
-    return {"revision": revision, "dirty": bool(changes)} if revision else {}
+    return Git(revision, bool(changes)) if revision else Git()
 
 
 def _read(path: str) -> str | None:

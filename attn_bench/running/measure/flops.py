@@ -11,7 +11,7 @@ Conventions:
   memory, not arithmetic; so are views, copies, indexing and random numbers;
 - attention counts every pair of query and key, masked or not, unless its own rule says otherwise.
 
-Any other operator without a rule is listed in :attr:`Flops.unknown`, never passed over. A kernel launched without
+Any other operator without a rule is listed in ``Flops.unknown``, never passed over. A kernel launched without
 an operator (raw Triton, ctypes) is invisible: wrap it with ``torch.library.custom_op`` and register a rule.
 """
 
@@ -22,7 +22,6 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -31,23 +30,10 @@ from torch import Tensor
 from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attn_bench.results.record import Flops
+
 aten = torch.ops.aten
 Rule = Callable[..., int]
-
-
-@dataclass(frozen=True)
-class Flops:
-    """Floating-point operations of one call.
-
-    Attributes:
-        total: their sum; a lower bound if ``unknown`` is not empty.
-        by_operator: per operator, largest first; those that count 0 are left out.
-        unknown: operators that were executed and have no rule.
-    """
-
-    total: int
-    by_operator: Mapping[str, int] = field(default_factory=dict)
-    unknown: tuple[str, ...] = ()
 
 
 def count_flops(call: Callable[[], Any]) -> Flops:

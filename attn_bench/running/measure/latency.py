@@ -13,10 +13,10 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
+from attn_bench.results.record import Latency
 from attn_bench.running.measure.clocks import Clocks
 
 Step = Callable[[], Any]
@@ -32,49 +32,6 @@ WARMUP_WINDOW = 5
 QUIET_SHARE = 0.9
 # Work launched on CUDA between two synchronisations; the time cap is looked at in between.
 CUDA_ROUND_MS = 200.0
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Latency of one call, in milliseconds.
-
-    Attributes:
-        samples_ms: every sample, in the order taken; each is the mean over ``calls_per_sample`` calls.
-        median_ms: median of the samples.
-        low_ms, high_ms: 95 % confidence interval of the median, from order statistics: no distribution is assumed,
-            only that samples are independent. Below six samples it is their range.
-        p10_ms, p90_ms: quantiles of the samples.
-        warmup_steps: calls made before the first sample.
-        warm: the last two warm-up windows agreed; False if the time for warming up ran out first.
-        converged: the interval is within the target; False if time or samples ran out first.
-        calls_per_sample: calls timed together.
-        host_share: share of the sampling time that the measuring thread was on a core.
-        disturbed: other processes took the cores from a step on the CPU (``host_share`` below 0.9): its threads wait
-            for each other at every operator, so the latency can be a hundred times that of a quiet machine.
-        l2_flushed: whether the L2 cache of the device was overwritten before each sample.
-        sm_clock_mhz: median clock of the GPU's multiprocessors while it was measured; None on the CPU or without NVML.
-        clock_limits: what kept that clock from being higher at any time.
-        discarded: samples left out because heat or power supply slowed the GPU down meanwhile.
-        throttled: that was so for most of the time, and those samples are in; the latency is that of a hot machine.
-    """
-
-    samples_ms: tuple[float, ...]
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    p10_ms: float
-    p90_ms: float
-    warmup_steps: int
-    warm: bool
-    converged: bool
-    calls_per_sample: int
-    host_share: float
-    disturbed: bool
-    l2_flushed: bool = False
-    sm_clock_mhz: float | None = None
-    clock_limits: tuple[str, ...] = ()
-    discarded: int = 0
-    throttled: bool = False
 
 
 class Sampler(Protocol):

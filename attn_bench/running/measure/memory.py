@@ -13,33 +13,14 @@ import gc
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from attn_bench.results.record import Memory
 
 if TYPE_CHECKING:
     import torch
 
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Peak memory of one step, in MiB.
-
-    Attributes:
-        peak_mib: above the baseline.
-        baseline_mib: tensors that were there before the step and stayed: weights, inputs, state of the optimiser.
-        total_mib: both together.
-        reserved_mib: peak that the caching allocator held from the device, fragmentation included (CUDA).
-        process_mib: the process as seen from outside: NVML's figure (CUDA), or the peak resident size since the
-            process began (CPU).
-    """
-
-    peak_mib: float
-    baseline_mib: float
-    total_mib: float
-    reserved_mib: float | None = None
-    process_mib: float | None = None
 
 
 def measure_memory(step: Callable[[], Any], device: str, *, warmup: int = 2) -> Memory:
@@ -69,7 +50,7 @@ def _cpu(step: Callable[[], Any]) -> Memory:
     held = _Held("cpu")
     peak = replay(host_allocations(step))
     baseline = held.kept()
-    return Memory(peak / MIB, baseline / MIB, (peak + baseline) / MIB, process_mib=_resident_peak_mib())
+    return Memory(peak / MIB, (peak + baseline) / MIB, baseline / MIB, process_mib=_resident_peak_mib())
 
 
 def _cuda(step: Callable[[], Any], device: str) -> Memory:
@@ -86,8 +67,8 @@ def _cuda(step: Callable[[], Any], device: str) -> Memory:
     baseline = before - held.gone()
     return Memory(
         (total - baseline) / MIB,
-        baseline / MIB,
         total / MIB,
+        baseline / MIB,
         reserved_mib=reserved / MIB,
         process_mib=_nvml_mib(device),
     )

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from attn_bench.plugin import Model, Problem, Task
+from attn_bench.results.record import Flops, Latency, Memory
+from attn_bench.running.measure.calibration import calibration_ms, calibration_step
 from attn_bench.running.measure.flops import count_flops
 from attn_bench.running.measure.latency import measure_latency
 from attn_bench.running.measure.memory import is_seen, measure_memory
-from attn_bench.running.measure.reference import reference_ms, reference_step
 from attn_bench.running.train.loop import Batch, autocast
 from attn_bench.sweep.cell import Cell
 
@@ -101,23 +102,24 @@ class Steps:
         self.task.loss(prediction.float(), self.targets).backward()
         self.optimiser.step()
 
-    def latency(self, name: str) -> dict[str, Any]:
-        """Measure the latency of a step; on the CPU with that of the reference workload around it."""
+    def latency(self, name: str) -> Latency:
+        """Measure the latency of a step; on the CPU with that of the calibration workload around it."""
         step = self.step(name)
         compile_seconds = _seconds(step) if self.cell.compile else None
         # Gone again before memory is measured, or its tensors would count as the model's.
-        reference = reference_step() if self.cell.device == "cpu" else None
-        before = reference_ms(reference) if reference else None
+        calibration = calibration_step() if self.cell.device == "cpu" else None
+        before = calibration_ms(calibration) if calibration else None
         with _no_recompilation() if self.cell.compile else contextlib.nullcontext():
-            measured = asdict(measure_latency(step, self.cell.device))
+            measured = measure_latency(step, self.cell.device)
         self.settle()
-        after = reference_ms(reference) if reference else None
-        return measured | {
-            "reference_ms": (before + after) / 2 if before and after else None,
-            "compile_seconds": compile_seconds,
-        }
+        after = calibration_ms(calibration) if calibration else None
+        return replace(
+            measured,
+            calibration_ms=(before + after) / 2 if before and after else None,
+            compile_seconds=compile_seconds,
+        )
 
-    def graph_latency(self) -> dict[str, Any]:
+    def graph_latency(self) -> Latency:
         """Measure a forward pass replayed from a CUDA graph: the device's time alone, without launching operators."""
         step, stream = self.step("forward"), torch.cuda.Stream()
         # Captured work may not be the first of its kind: libraries set themselves up in the first calls.
@@ -129,9 +131,9 @@ class Steps:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             step()
-        return asdict(measure_latency(graph.replay, self.cell.device))
+        return measure_latency(graph.replay, self.cell.device)
 
-    def memory(self, name: str) -> dict[str, Any]:
+    def memory(self, name: str) -> Memory:
         """Measure the peak memory of a step.
 
         Raises:
@@ -142,14 +144,14 @@ class Steps:
         step = self.step(name)
         if self.optimiser is not None:
             self.optimiser.zero_grad(set_to_none=True)
-        return asdict(measure_memory(step, self.cell.device))
+        return measure_memory(step, self.cell.device)
 
     @cached_property
     def is_seen(self) -> bool:
         """Whether operators of a forward pass are seen."""
         return is_seen(self.step("forward"))
 
-    def flops(self) -> dict[str, Any]:
+    def flops(self) -> Flops:
         """Count the operations of a forward pass of one sample.
 
         To be called last: the counter can switch torch.compile off for the rest of the process.
@@ -157,7 +159,7 @@ class Steps:
         self.module.eval()
         one, _ = random_batch(self.problem, 1, self.cell.device, self.cell.seed)
         with torch.no_grad():
-            return asdict(count_flops(lambda: self.module(one)))
+            return count_flops(lambda: self.module(one))
 
     def recover(self) -> None:
         """Make the module usable again after a step that failed half-way."""

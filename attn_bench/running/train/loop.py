@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from attn_bench.results.record import TrainingResult
 from attn_bench.running.train.checkpoint import State, Trainee, restore, save
 from attn_bench.sweep.cell import Precision, Training
 
@@ -49,21 +50,6 @@ class Extras:
     average: Any = None
     alone: Sequence[nn.Parameter] = ()
     alone_epochs: float = 0.0
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What training did: optimiser steps, passes over the data, wall-clock seconds, mean loss of the last pass.
-
-    Attributes:
-        warning: why it started over, where a checkpoint could not be used.
-    """
-
-    steps: int
-    epochs: float
-    seconds: float
-    loss: float
-    warning: str | None = None
 
 
 def one_cycle(progress: float, *, warmup: float = 0.3, start: float = 25.0, end: float = 1e4) -> float:

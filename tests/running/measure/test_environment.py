@@ -2,55 +2,56 @@
 
 from __future__ import annotations
 
-import copy
 import getpass
 import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from attn_bench.running.measure.environment import environment, environment_id, fingerprint
+from attn_bench.results.environment import Environment, Git
+from attn_bench.running.measure.environment import environment
 
 
 def test_it_is_json_and_says_what_matters() -> None:
     import torch
 
-    values = json.loads(json.dumps(environment("cpu")))
+    values = Environment.from_json(json.loads(json.dumps(environment("cpu").to_json())))
     assert values == environment("cpu")
-    assert values["device_name"] == values["cpu"]["model"]
-    assert values["versions"]["torch"]
-    assert values["torch"]["threads"] == torch.get_num_threads()
-    assert values["torch"]["float32_matmul_precision"] == torch.get_float32_matmul_precision()
-    assert values["cpu"]["usable_cores"] >= 1
+    assert values.id == environment("cpu").id
+    assert values.device_name == values.cpu.model
+    assert values.versions["torch"]
+    assert values.torch["threads"] == torch.get_num_threads()
+    assert values.torch["float32_matmul_precision"] == torch.get_float32_matmul_precision()
+    assert values.cpu.usable_cores is not None
+    assert values.cpu.usable_cores >= 1
 
 
 def test_it_names_no_person_machine_or_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "4294967296")
     monkeypatch.setenv("OMP_TOOL_LIBRARIES", str(tmp_path))
     monkeypatch.setenv("LD_PRELOAD", f"{tmp_path}/libjemalloc.so.2")
-    text = json.dumps(environment())
+    text = json.dumps(environment().to_json())
     secrets = [socket.gethostname(), str(Path.home()), str(Path.cwd()), str(tmp_path)]
     if len(getpass.getuser()) > 4:
         secrets.append(getpass.getuser())
     assert not [secret for secret in secrets if len(secret) > 2 and secret in text]
-    assert environment()["variables"] == {"MALLOC_TRIM_THRESHOLD_": "4294967296", "LD_PRELOAD": "jemalloc"} | {
+    assert environment().variables == {"MALLOC_TRIM_THRESHOLD_": "4294967296", "LD_PRELOAD": "jemalloc"} | {
         key: value
-        for key, value in environment()["variables"].items()
+        for key, value in environment().variables.items()
         if key not in ("MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
     }
 
 
-def test_fingerprint_is_the_hardwares() -> None:
+def test_two_machines_are_told_apart_by_their_hardware_only() -> None:
     values = environment()
-    other = copy.deepcopy(values)
-    other["versions"]["torch"] = "1.0"
-    assert fingerprint(other) == fingerprint(values)
-    assert environment_id(other) != environment_id(values)
-    other["cpu"]["model"] = "abacus"
-    assert fingerprint(other) != fingerprint(values)
+    other = replace(values, versions={**values.versions, "torch": "1.0"})
+    assert other.hardware == values.hardware
+    assert other.id != values.id
+    assert replace(values, cpu=replace(values.cpu, model="abacus")).hardware != values.hardware
 
 
 def test_git_takes_no_lock_that_it_could_leave_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_git_takes_no_lock_that_it_could_leave_behind(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr("attn_bench.running.measure.environment.HOME", tmp_path)
     (tmp_path / ".git").mkdir()
-    assert environment()["git"] == {"revision": "0123", "dirty": True}
+    assert environment().git == Git("0123", dirty=True)
     assert all(line.startswith("--no-optional-locks ") for line in log.read_text().splitlines())
 
 

@@ -308,8 +308,8 @@ def test_cells_of_protocols_are_different_ones_and_come_back_from_json():
     assert len({one.id for one in (plain, *others)}) == 8
     assert [one for one in others if "cutmix" in one.to_json().get("finetuning", {})] == others[-1:]
     records = [{"cell": json.loads(json.dumps(one.to_json()))} for one in (plain, *others)]
-    assert [Cell.from_json(record["cell"]) for record in records] == [plain, *others]
-    again = [one for settings in sweeps([record["cell"] for record in records]) for one in _cells(settings)]
+    assert [record.cell for record in records] == [plain, *others]
+    again = [one for settings in sweeps([record.cell.to_json() for record in records]) for one in _cells(settings)]
     assert {one.id for one in again} == {one.id for one in (plain, *others)}
     assert len(set(labels(records))) == 8
     assert labels(records[:3]) == [
@@ -389,7 +389,7 @@ def test_a_cell_of_each_protocol(tmp_path, monkeypatch):
     assert probe["throughput_forward_per_s"] == pytest.approx(64000 / probe["latency_forward_ms"])
     assert probe["latency_forward_batch1_ms"] > 0
     assert probe.isna()["latency_train_step_ms"]
-    training = {record["cell"]["protocol"]: record["training"] for record in store.records()}
+    training = {record.cell.protocol: record.training.notes for record in store.records() if record.training}
     assert training["linear-probe"]["trained_parameters"] == 650
     # timm adds nothing to its models: all is trained from the start.
     assert training["finetune"]["warm_up_parameters"] == 0

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 
-def reference_step() -> Callable[[], object]:
+def calibration_step() -> Callable[[], object]:
     """Return the workload: float32 on the CPU, about 2 ms on two cores; it draws no random numbers of others."""
     import torch
     from torch import nn
@@ -29,7 +29,7 @@ def reference_step() -> Callable[[], object]:
     return step
 
 
-def reference_ms(step: Callable[[], object], seconds: float = 0.25) -> float:
+def calibration_ms(step: Callable[[], object], seconds: float = 0.25) -> float:
     """Return the median time of one call of ``step`` in milliseconds, over ``seconds`` and at least 20 calls."""
     times: list[float] = []
     end = time.perf_counter() + seconds

@@ -1,0 +1,60 @@
+"""Records of earlier versions in the form that this one reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA = 2
+
+# What schema 1 did not always have.
+_ADDED: Mapping[str, Any] = {
+    **{"tokens": None, "complexity": None, "measured_version": None, "reference": None},
+    **{"errors": {}, "in_force": {}, "imported": {}},
+}
+_OF_TRAINING = ("steps", "epochs", "seconds", "loss", "warning", "notes")
+
+
+def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a record of any earlier schema as one of :data:`SCHEMA`; what is not one comes back as it is.
+
+    Raises:
+        ValueError: it is of a newer schema.
+    """
+    found = {**values}
+    if newer(schema := found.setdefault("schema", 1)):
+        raise ValueError(f"written by a newer attn-bench (schema {schema}, this one reads {SCHEMA})")
+    return _from_1(found) if schema == 1 else found
+
+
+def newer(schema: Any) -> bool:
+    """Tell whether a schema number is one that only a later version knows."""
+    return isinstance(schema, int) and schema > SCHEMA
+
+
+def _from_1(values: dict[str, Any]) -> dict[str, Any]:
+    found = {**_ADDED, **values, "schema": SCHEMA}
+    if isinstance(training := found.get("training"), dict):
+        notes = {name: value for name, value in training.items() if name not in _OF_TRAINING}
+        found["training"] = {name: training[name] for name in training.keys() - notes.keys()} | {"notes": notes}
+    why: dict[str, str] = {}
+    for quantity, prefix in (("latency", "latency_"), ("memory", "peak_memory_")):
+        if isinstance(steps := found.get(quantity), dict):
+            found[quantity] = {name: _step(values) for name, values in steps.items() if not _failed(values)}
+            # In the place of what could not be measured stood why.
+            why |= {f"{prefix}{name}": values["error"] for name, values in steps.items() if _failed(values)}
+    if isinstance(found["errors"], dict):
+        found["errors"] = why | found["errors"]
+    return found
+
+
+def _failed(values: Any) -> bool:
+    return isinstance(values, dict) and isinstance(values.get("error"), str)
+
+
+def _step(values: Any) -> Any:
+    if not isinstance(values, dict) or "reference_ms" not in values:
+        return values
+    return {name: value for name, value in values.items() if name != "reference_ms"} | {
+        "calibration_ms": values["reference_ms"]
+    }
