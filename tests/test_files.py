@@ -61,13 +61,13 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(tmp_path):
         (b"1" * 5000, "Exceeds the limit"),
     ],
 )
-def test_what_is_no_fit_json_is_a_value_error(tmp_path, content, why):
+def test_unfit_json_raises_a_value_error(tmp_path, content, why):
     (tmp_path / "file.json").write_bytes(content)
     with pytest.raises(ValueError, match=why):
         read_json(tmp_path / "file.json", 1 << 20)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_paths_that_are_not_files_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(ValueError, match="not a regular file"):
         read_json(tmp_path / "pipe.json", 1 << 20)

@@ -106,7 +106,7 @@ def test_memory_may_grow_more_slowly_than_claimed():
     assert "faster" in fit("m", "peak_memory_forward_mib", curve(TOKENS**2), "n").flag
 
 
-def test_noise_is_no_contradiction():
+def test_noise_does_not_contradict():
     noisy = TOKENS ** np.array([1.4, 1.1, 1.35, 1.2, 1.3, 1.25])
     found = fit("m", COST, curve(noisy), "n")
     assert found.high - found.low > 0.2
@@ -196,7 +196,7 @@ def test_lines_that_are_nearly_parallel_cross_nowhere() -> None:
     assert pair.reason == f"they would cross beyond {FARTHEST} times the largest size"
 
 
-def test_what_is_not_extrapolated_is_said() -> None:
+def test_limits_of_extrapolation_are_stated() -> None:
     rows = table({name: lambda n, by=by: by * n for by, name in enumerate("abcdefgh", 1)})
     found = scaling(rows)
     (line,) = crossing_lines(found, {name: name for name in "abcdefgh"}, "grid points")
@@ -229,7 +229,7 @@ COSTS_OF_SIZES = st.lists(st.one_of(ODD, st.floats(1e-3, 1e3), st.just(5.0)), mi
 
 @pytest.mark.filterwarnings("error")
 @given(st.lists(st.tuples(COSTS_OF_SIZES, st.sampled_from([None, "n", "n^2", "n!"])), min_size=1, max_size=4))
-def test_degenerate_costs_make_no_traceback_and_no_number_that_is_none(models) -> None:
+def test_degenerate_costs_give_no_traceback_and_only_finite_numbers(models) -> None:
     rows = pd.DataFrame(
         {"model": f"m{i}", "status": "ok", "resolution": 4**k, "tokens": tokens, "complexity": claim}
         | {COST: cost, "peak_memory_train_mib": cost}

@@ -125,7 +125,7 @@ def test_a_run_without_one_good_cell_fails(attn_bench, tmp_path):
     assert attn_bench("run", "--models", "toy-raises,toy", *arguments)[0] == 0
 
 
-def test_a_module_that_is_none_is_said_with_the_place_of_the_traceback(attn_bench, tmp_path):
+def test_a_build_that_returns_none_names_the_place_of_the_traceback(attn_bench, tmp_path):
     arguments = (
         "--models",
         "toy-nothing",
@@ -158,11 +158,11 @@ def test_a_folder_without_a_finished_cell_is_one_line(attn_bench, tmp_path):
     assert (status, errors) == (2, "attn-bench: r: holds no finished cell yet; 'attn-bench run' goes on there\n")
 
 
-def test_what_only_measures_is_not_told_of_a_sweep_file(attn_bench):
+def test_measure_does_not_mention_a_sweep_file(attn_bench):
     assert attn_bench("measure")[2] == "attn-bench: no models given; say --models\n"
 
 
-def test_data_that_need_not_be_made_are_said(attn_bench):
+def test_data_that_need_no_preparation_are_reported(attn_bench):
     status, output, _ = attn_bench("data", "toy-task")
     assert (status, output) == (0, "toy-task: nothing to make or fetch; its data come with what is installed\n")
 

@@ -39,7 +39,7 @@ def test_data_are_announced_with_their_options_and_then_now_and_then(clock, cell
     ]
 
 
-def test_a_long_training_is_heard_of_and_a_short_one_is_not(clock, cells, capsys):
+def test_a_long_training_prints_progress_and_a_short_one_does_not(clock, cells, capsys):
     event = {"event": "progress", "stage": "training", "epoch": 1.0, "loss": 0.5}
     with Screen(Path("r")) as screen:
         screen.on_cells(cells[:1], [])

@@ -198,7 +198,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(
     assert capsys.readouterr().err == ""
 
 
-def test_nobody_who_writes_sees_an_error() -> None:
+def test_writers_to_a_closed_output_see_no_error() -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(errno.EIO, "Input/output error")
@@ -219,7 +219,7 @@ def test_closed_descriptors_are_not_given_to_files(results: Path, tmp_path: Path
     assert not [file for file in files if b"Report: " in file.read_bytes()]
 
 
-def test_warnings_are_errors_for_nobody_but_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_are_errors_only_where_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONWARNINGS", "error,ignore::UserWarning")
     # In a script that asks for errors, the processes of its cells have none either.
     assert surroundings()["PYTHONWARNINGS"] == "ignore::UserWarning"
@@ -267,7 +267,7 @@ def test_names_are_no_markup_in_the_live_display(tmp_path: Path) -> None:
     assert "[/red] [link=x]" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_what_failed_is_said_last_with_the_place_of_the_logs(
+def test_failures_are_printed_last_with_the_place_of_the_logs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = usual(tmp_path).store

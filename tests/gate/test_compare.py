@@ -122,7 +122,7 @@ def test_a_disturbed_measurement_proves_nothing(base: Path) -> None:
     assert found["latency_train_step"].verdict == "unclear"
 
 
-def test_what_cannot_be_told_is_no_pass(base: Path) -> None:
+def test_inconclusive_results_do_not_pass(base: Path) -> None:
     def disturb(record: dict[str, Any]) -> None:
         for latency in record["latency"].values():
             latency["disturbed"] = True
@@ -145,7 +145,7 @@ def test_what_cannot_be_told_is_no_pass(base: Path) -> None:
     assert judged(base, changed(base, fail("timeout"))).status == 2
 
 
-def test_what_is_allowed_is_said_to_be(base: Path) -> None:
+def test_allowed_changes_are_reported_as_allowed(base: Path) -> None:
     said = headline(judged(base, changed(base, slower(1.2)), "rel_l2=3%"))
     assert said.startswith("NO REGRESSION: 4 worse by what is allowed")
 
@@ -242,7 +242,7 @@ def test_what_was_not_timed_needs_no_hardware(base: Path) -> None:
     assert judged(base, base).status == 0
 
 
-def test_several_versions_of_the_code_in_one_folder_cannot_be_told_apart(base: Path) -> None:
+def test_several_versions_of_the_code_in_one_folder_are_ambiguous(base: Path) -> None:
     new = changed(base)
     path = next(path for path in new.glob("cells/*") if json.loads(path.read_text())["cell"]["model"] == "mano")
     record = json.loads(path.read_text())
@@ -267,7 +267,7 @@ def test_other_data_cannot_be_compared(base: Path) -> None:
     assert judged(base, new, "latency=5%").status == 0
 
 
-def test_data_are_the_same_however_they_are_said(base: Path) -> None:
+def test_data_are_the_same_however_they_are_named(base: Path) -> None:
     new = changed(base, lambda record: record["data"].update(read="1200 samples of 16 x 16 generated"))
     assert judged(base, new).status == 0
 
@@ -389,7 +389,7 @@ def test_command(base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert run("compare", str(base), str(base), monkeypatch=monkeypatch) == 0
 
 
-def test_what_is_no_results_folder_is_one_line(
+def test_a_folder_without_results_gives_one_line_error(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty, other, half, cut = (base.parent / name for name in ("empty", "other", "half", "cut"))

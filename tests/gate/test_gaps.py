@@ -136,7 +136,7 @@ def test_cells_that_failed_on_both_sides_are_no_pass(whole: Records) -> None:
     assert "latency_forward" in {finding.metric for finding in comparison.findings if finding.model == "mano"}
 
 
-def test_what_a_model_does_not_serve_is_no_failure_unless_the_model_is_named(whole: Records) -> None:
+def test_an_unsupported_model_is_a_failure_only_if_it_is_named(whole: Records) -> None:
     base = changed(whole, fail("unsupported", "serves grids up to 8"))
     comparison = judged(base, base)
     assert comparison.status == 0
@@ -173,7 +173,7 @@ def test_a_cell_that_fails_now_is_worse_and_one_that_failed_before_is_not_compar
         ("parameters", "parameters=0", "parameters"),
     ],
 )
-def test_a_number_that_one_folder_lacks_is_no_pass(whole: Records, path: str, named: str, metric: str) -> None:
+def test_a_number_that_one_folder_lacks_does_not_pass(whole: Records, path: str, named: str, metric: str) -> None:
     def lose(record: dict[str, Any]) -> None:
         if path == "evaluations/1":
             del record["evaluations"][1]
@@ -234,7 +234,7 @@ def test_a_model_with_nothing_to_train_has_no_training_step(whole: Records) -> N
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "fast", [], True])
 @pytest.mark.parametrize("broken", ["base", "new", "both"])
-def test_what_is_no_number_gives_no_verdict(whole: Records, value: Any, broken: str) -> None:
+def test_values_that_are_not_numbers_give_no_verdict(whole: Records, value: Any, broken: str) -> None:
     for path, named in (
         ("evaluations/0/metrics/rel_l2", "rel_l2=3%"),
         ("latency/forward/samples_ms", "latency=5%"),
@@ -264,7 +264,7 @@ def test_times_that_cannot_be_are_no_times(whole: Records, sample: float, reason
     assert reason in said(judged(whole, odd))
 
 
-def test_what_vanished_or_is_new_is_said(whole: Records) -> None:
+def test_vanished_and_new_cells_are_reported(whole: Records) -> None:
     less = [record for record in whole if record["cell"]["model"] == "fno"]
     assert "mano at 16: not in new" in said(judged(whole, less))
     more = judged(less, whole)
@@ -359,7 +359,7 @@ def test_variables_that_change_times_are_compared_and_counts_of_threads_are_not(
 
 
 @pytest.mark.parametrize("environment", [None, [], {}, {"cpu": 3, "gpus": {}}, {"torch": [], "versions": 3}])
-def test_an_environment_that_is_none_is_no_traceback(whole: Records, environment: Any) -> None:
+def test_a_missing_environment_gives_no_traceback(whole: Records, environment: Any) -> None:
     assert "no record says on what hardware" in said(judged(whole, whole, environments=(environment, ENVIRONMENT)))
 
 
@@ -393,7 +393,7 @@ def test_base_new_and_change_agree_or_say_why(whole: Records) -> None:
     assert "| 0, 1, 2 |" in row
 
 
-def test_a_seed_that_is_better_hides_none_that_is_worse(whole: Records) -> None:
+def test_a_better_seed_does_not_hide_a_worse_one(whole: Records) -> None:
     def memory(record: dict[str, Any]) -> None:
         record["memory"]["forward"]["peak_mib"] *= (0.9, 1.2)[record["cell"]["seed"]]
 
@@ -583,7 +583,7 @@ def test_what_is_shown_of_a_trained_metric_is_what_is_judged(whole: Records, bas
 
 
 @pytest.mark.parametrize("side", ["base", "new"])
-def test_a_record_that_cannot_be_read_is_no_pass(tmp_path: Path, side: str) -> None:
+def test_an_unreadable_record_does_not_pass(tmp_path: Path, side: str) -> None:
     for name in ("base", "new"):
         folder = Folder(tmp_path / name)
         folder.add("mano", 16)

@@ -75,7 +75,7 @@ def test_a_library_with_a_valid_sum_in_a_safe_folder_is_loaded(source, compilati
     assert len(compilations) == 1
 
 
-def test_it_is_kept_for_the_user_only_whatever_the_umask(source, compilations):
+def test_it_is_readable_by_the_user_only_whatever_the_umask(source, compilations):
     before = os.umask(0)
     try:
         assert answer(source) == 42
@@ -234,7 +234,7 @@ def test_where_nothing_in_the_cache_can_be_run_a_private_folder_is_used(source, 
     assert len(os.listdir(compiler._own_folder().name)) == 1
 
 
-def test_what_a_compiler_calls_success_and_is_no_library(source, monkeypatch, tmp_path):
+def test_a_compiler_that_succeeds_without_a_library(source, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(script(tmp_path, 'while [ "$1" ]; do [ "$1" = -o ] && echo x > "$2"; shift; done')))
     with pytest.raises(BuildError, match=r"invalid ELF header|file too short"):
         answer(source)

@@ -123,7 +123,7 @@ def test_input_of_any_layout(compiled):
     ],
     ids=str,
 )
-def test_what_is_not_served(options):
+def test_unsupported_layers_return_none(options):
     usual = {
         "dtype": torch.float32,
         "channels": 64,

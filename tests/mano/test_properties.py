@@ -141,7 +141,7 @@ def test_dropout_of_one_window_is_a_product():
     torch.testing.assert_close(window_attention(qkv, [1, 2, 2, 1, 2, 2, 2, 2], keep, True)[0], want)
 
 
-def test_dropout_is_for_training_alone():
+def test_dropout_is_active_only_in_training():
     torch.manual_seed(0)
     attention = MultipoleAttention(8, dropout=0.5)
     x = torch.randn(1, 8, 8, 8)
@@ -205,7 +205,7 @@ def test_compiles_without_graph_breaks():
         ({"dropout": 1.0}, "dropout is 1.0"),
     ],
 )
-def test_settings_that_cannot_work_are_named(options, message):
+def test_invalid_settings_raise(options, message):
     with pytest.raises(ValueError, match=message):
         MultipoleAttention(**{"dim": 32} | options)
 

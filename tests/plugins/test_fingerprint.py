@@ -72,7 +72,7 @@ def test_a_helper_beside_a_plugin_of_one_file_is_followed(root, statement):
     assert follows(root, "fp_one", "fp_helper.py")
 
 
-def test_what_is_not_imported_does_not_count(root):
+def test_modules_that_are_not_imported_do_not_count(root):
     typing = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import fp_b\n"
     write(root, fp_a=typing, fp_b="x = 1", fp_c="import fp_a")
     assert not follows(root, "fp_a", "fp_b.py")
@@ -253,7 +253,7 @@ def test_the_normal_form_is_the_same_for_every_version_of_python():
     assert read_source(CODE.encode()).digest == "5c18a5a176762955"
 
 
-def test_what_is_no_python_stands_for_itself(root):
+def test_files_that_are_not_python_count_as_they_are(root):
     write(root, fp_bad="import fp_worse")
     (root / "fp_worse.py").write_bytes(b"def (:\n")
     assert follows(root, "fp_bad", "fp_worse.py")

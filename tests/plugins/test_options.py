@@ -84,7 +84,7 @@ def test_other_options_are_read_by_their_type(annotation, text, value):
         (tuple[int, ...], Text("1,2"), r"must be a valid tuple \(given: '1,2'\); write it like \[1,2\]$"),
     ],
 )
-def test_what_is_of_another_type_is_one_line(annotation, value, message):
+def test_a_value_of_another_type_gives_one_line_error(annotation, value, message):
     with pytest.raises(UserError, match=message) as error:
         parsed(annotation, value)
     assert "\n" not in str(error.value)

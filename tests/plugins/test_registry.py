@@ -65,7 +65,7 @@ def _prepare_of_version_1(self, resolutions, on_progress=None, *, refresh=False,
         ("prepare", _prepare_of_version_1, r"its prepare\(\) takes options as keywords; since version 2"),
     ],
 )
-def test_a_task_of_the_old_form_is_told_in_one_line_what_to_change(monkeypatch, method, form, reason):
+def test_a_task_of_the_old_form_gives_one_line_that_says_what_to_change(monkeypatch, method, form, reason):
     monkeypatch.setattr(f"toy_plugins.ToyTask.{method}", form)
     with pytest.raises(
         UserError, match=f"{reason} of the contract options are the fields of its class Options"

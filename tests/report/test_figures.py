@@ -284,7 +284,7 @@ def test_a_page_that_fails_takes_no_other_with_it(tmp_path: Path, monkeypatch: p
         None,
     ],
 )
-def test_fields_that_cannot_be_shown_are_said(tmp_path: Path, fields: Any) -> None:
+def test_fields_that_cannot_be_shown_are_named(tmp_path: Path, fields: Any) -> None:
     save_fields(tmp_path, "bad", 4, 0.1)
     path = tmp_path / "artifacts" / "bad.npz"
     if fields is None:

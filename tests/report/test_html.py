@@ -190,7 +190,7 @@ def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
     assert page.text("results-table").count("\\u202e") == 0  # names are cut and cleaned there
 
 
-def test_a_folder_of_failures_alone_makes_a_page(tmp_path: Path) -> None:
+def test_a_folder_with_only_failures_makes_a_page(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.add("vit", 16, status="unsupported", error="window 8 does not divide 12")
     _, page = page_of(folder)

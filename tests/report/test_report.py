@@ -170,7 +170,7 @@ def test_failures_are_listed_with_their_reason() -> None:
     assert lines(text, "- fno at 16 (seed 1): **diverged**: loss is nan")
 
 
-def test_other_resolutions_have_a_table_of_their_own() -> None:
+def test_other_resolutions_have_their_own_table() -> None:
     other = failed("mano", 16, "ok", "") | {"eval_resolution": 32, "rel_l2": 0.07, "error": None}
     broken = failed("vit", 16, "unsupported", "window 8 does not divide 12") | {"eval_resolution": 32}
     text = markdown_table(summarise(pd.DataFrame([row("mano", 16), other, row("vit", 16), broken]), ERRORS))
@@ -203,7 +203,7 @@ def test_hostile_labels_and_failures_in_every_figure(tmp_path: Path) -> None:
     assert "\x00" not in text
 
 
-def test_a_broken_artifact_is_said_and_stops_nothing(tmp_path: Path) -> None:
+def test_a_broken_artifact_is_reported_and_stops_nothing(tmp_path: Path) -> None:
     table = pd.DataFrame([row("mano", 16, cell="good"), row("vit", 16, cell="bad"), row("fno", 16, cell="gone")])
     save_fields(tmp_path, "good", 16, 0.1)
     (tmp_path / "artifacts" / "bad.npz").write_bytes(b"PK no archive")
@@ -217,13 +217,13 @@ def test_a_broken_artifact_is_said_and_stops_nothing(tmp_path: Path) -> None:
     ("table", "words"),
     [(pd.DataFrame(), "hold no cell"), (pd.DataFrame({"model": ["a"]}), "lacks cell, resolution")],
 )
-def test_nothing_to_report_is_said(tmp_path: Path, table: pd.DataFrame, words: str) -> None:
+def test_an_empty_folder_is_reported(tmp_path: Path, table: pd.DataFrame, words: str) -> None:
     with pytest.raises(UserError, match=words):
         write_report(tmp_path, table, metrics=ERRORS)
     assert not (tmp_path / "report").exists()
 
 
-def test_a_tie_is_no_win() -> None:
+def test_a_tie_is_not_a_win() -> None:
     metrics = {"accuracy": SCORES["accuracy"]}
     three = [row(m, 16, accuracy=50.0) for m in ("a", "b", "c")]
     assert finding(summarise(pd.DataFrame(three), metrics), "accuracy") == (
@@ -278,7 +278,7 @@ def test_a_sequence_has_a_length_and_a_grid_a_resolution(power: int, label: str,
     assert f"log number of {points}" in markdown(found, summary)
 
 
-def test_a_crossing_is_said_no_more_precisely_than_it_is_known() -> None:
+def test_a_crossing_is_stated_as_precisely_as_it_is_known() -> None:
     crossing = Crossover("latency_forward_ms", "a", "b", 303.4, 256.0, 1024.0, extrapolated=False)
     said = crossing_text(crossing, {"a": "a", "b": "b"}, "grid points")
     assert said == "forward latency: a is cheaper than b from about 300 grid points (between 256 and 1024)"
@@ -377,7 +377,7 @@ def test_spread_and_labels() -> None:
     assert for_figure("_a$b") == r" _a\$b"
 
 
-def test_what_is_missing_and_what_a_model_changed_is_said_everywhere(tmp_path: Path) -> None:
+def test_missing_values_and_changes_by_a_model_are_shown_everywhere(tmp_path: Path) -> None:
     reason = "latency_train_step, flops: Expected more than 1 value per channel | <b>"
     changed = json.dumps({"changed_by_model": ["threads 1 (not 2): build"], "dim": 3})
     table = pd.DataFrame(

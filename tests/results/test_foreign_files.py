@@ -150,7 +150,7 @@ def test_a_record_in_the_place_of_a_broken_one_keeps_what_was_there(folder, how)
     assert sorted(attn_bench.load(folder).model) == ["fno", "mano"]
 
 
-def test_a_copy_by_another_name_is_no_second_record(folder, caplog):
+def test_a_copy_under_another_name_is_not_a_second_record(folder, caplog):
     path = record_of(folder, "mano")
     copy = path.with_name(f"{path.stem} (conflicted copy).json")
     copy.write_bytes(path.read_bytes())

@@ -56,7 +56,7 @@ def old(store: Store, one: Record, number: int) -> None:
     store.write(replace(one, id=f"{number:016x}"))
 
 
-def test_measuring_is_no_part_of_what_a_cell_is():
+def test_measuring_is_not_part_of_a_cell_id():
     assert cell(measure=False).id == cell(measure=True).id
     assert cell(measure=False).to_json()["measure"] is False
     assert cell(seed=1).id != cell().id
@@ -109,7 +109,7 @@ def test_what_ended_ok_counts_before_what_did_not(store, first):
     assert table.rel_l2.fillna(0).tolist() == [1.0, 0.0]
 
 
-def test_of_two_failures_the_newer_one_is_told_with_what_either_found():
+def test_the_newer_of_two_failures_is_kept_with_the_findings_of_both():
     older = record(cell(), 1.0, 1, "crashed", error="boom", latency={}, memory={}, flops=None)
     newer = record(cell(eval_resolutions=(32,)), 2.0, 2, "timeout", error="late", evaluations=(), training=None)
     (one,) = merged([older, newer])

@@ -52,7 +52,7 @@ def test_every_cell_and_every_resolution_evaluated_at_is_a_row(tmp_path):
     assert (tmp_path / "r" / "table.csv").read_text().count("\n") == 7
 
 
-def test_cells_of_one_model_with_other_settings_are_told_apart(tmp_path):
+def test_cells_of_one_model_with_other_settings_are_distinguished(tmp_path):
     store = store_in(tmp_path)
     for epochs in (1, 2):
         for cell in cells(epochs=epochs, resolutions=[8], seeds=2):
@@ -62,7 +62,7 @@ def test_cells_of_one_model_with_other_settings_are_told_apart(tmp_path):
     assert sorted(set(store.table().model)) == ["toy [budget=1.0]", "toy [budget=2.0]", "toy:wide"]
 
 
-def test_numbers_that_are_none_become_null(tmp_path):
+def test_non_finite_numbers_become_null(tmp_path):
     store = store_in(tmp_path)
     (cell,) = cells(resolutions=[8])
     store.write(Record(cell, "ok", training=TrainingResult(loss=float("nan"), seconds=float("inf"))))

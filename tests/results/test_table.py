@@ -21,7 +21,7 @@ def record(model: str = "mano", started: str | None = None, **values: Any) -> Re
     return Record(Cell(**{**given, **values}), "ok", started=started)
 
 
-def test_versions_are_told_apart_by_their_packages_or_by_their_order() -> None:
+def test_versions_are_distinguished_by_their_packages_or_their_order() -> None:
     new, released = "attn-bench==0.1.0+ab12cd34", "attn-bench==0.2.0+ab12cd34"
     assert labels([record(), record(model_version=released)]) == ["mano (0.1.0)", "mano (0.2.0)"]
     assert labels([record(), record(model_version=new)]) == ["mano (version 1)", "mano (version 2)"]

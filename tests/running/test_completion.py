@@ -7,6 +7,8 @@ import shutil
 import stat
 from typing import Any
 
+import pytest
+
 import attn_bench
 from attn_bench.results.record import Evaluation, Record
 from attn_bench.results.store import Store
@@ -21,9 +23,17 @@ def sweep(**settings: Any) -> Sweep:
     return Sweep.from_settings(values)
 
 
-def test_measuring_later_completes_the_row(tmp_path):
-    folder, stages = tmp_path / "r", []
-    (first,) = run_sweep(sweep(measure=False, eval_resolutions=[12]), folder).query("eval_resolution == 8").itertuples()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A results folder with a cell that was not measured; copy it."""
+    folder = tmp_path_factory.mktemp("trained") / "r"
+    run_sweep(sweep(measure=False, eval_resolutions=[12]), folder)
+    return folder
+
+
+def test_measuring_later_completes_the_row(tmp_path, trained):
+    folder, stages = shutil.copytree(trained, tmp_path / "r"), []
+    (first,) = attn_bench.load(folder).query("eval_resolution == 8").itertuples()
     listen = lambda cell, event: stages.append(event.get("stage", event["event"]))  # noqa: E731
     data: list[str] = []
     table = run_sweep(sweep(eval_resolutions=[12]), folder, listen=listen, on_read=data.append)
@@ -85,21 +95,22 @@ def test_what_is_due(tmp_path, monkeypatch):
     assert due(store, cell, "none") == cell
 
 
-def test_measuring_that_fails_later_keeps_what_was_trained(tmp_path):
+def test_measuring_that_fails_later_keeps_what_was_trained(tmp_path, trained):
     from attn_bench.running.local import Limits
 
-    run_sweep(sweep(measure=False), tmp_path)
-    table = run_sweep(sweep(), tmp_path, limits=Limits(memory_limit_mib=1))
-    assert table.status.tolist() == ["oom"]
-    assert "--memory-limit" in table.error[0]
-    assert table.rel_l2[0] > 0
+    folder = shutil.copytree(trained, tmp_path / "r")
+    table = run_sweep(sweep(eval_resolutions=[12]), folder, limits=Limits(memory_limit_mib=1))
+    row = table.query("eval_resolution == 8").iloc[0]
+    assert row.status == "oom"
+    assert "--memory-limit" in row.error
+    assert (table.rel_l2 > 0).all()
     assert table.device_name.notna().all()
     assert table.started.notna().all()
-    again = run_sweep(sweep(), tmp_path, retry="failed")
-    assert again.status.tolist() == ["ok"]
+    again = run_sweep(sweep(eval_resolutions=[12]), folder, retry="failed")
+    assert again.status.tolist() == ["ok", "ok"]
     assert again.error.isna().all()
-    assert again.rel_l2[0] == table.rel_l2[0]
-    assert again.latency_forward_ms[0] > 0
+    assert again.rel_l2.tolist() == table.rel_l2.tolist()
+    assert again.query("eval_resolution == 8").latency_forward_ms.iloc[0] > 0
 
 
 def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path):

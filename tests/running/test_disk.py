@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,14 @@ def run(out: Path, models: str, **options: object) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False, **options)  # type: ignore[call-overload]
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with one finished cell; copy it."""
+    folder = tmp_path_factory.mktemp("finished") / "r"
+    assert run(folder, "toy").returncode == 0
+    return folder
+
+
 def fill(folder: Path) -> Path:
     """Leave no room at all."""
     ballast = folder / "ballast"
@@ -60,9 +69,8 @@ def one_line(done: subprocess.CompletedProcess[str], reason: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(small_disk):
-    folder = small_disk / "r"
-    assert run(folder, "toy").returncode == 0
+def test_a_full_disk_stops_the_sweep_and_the_same_command_resumes_it(small_disk, finished):
+    folder = shutil.copytree(finished, small_disk / "r")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     ballast = fill(small_disk)
     one_line(run(folder, "toy,toy:wide"), "No space left on device")
@@ -78,10 +86,9 @@ def test_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(small_disk):
     }.items()
 
 
-def test_a_disk_that_fills_up_while_cells_run(tmp_path):
+def test_a_disk_that_fills_up_while_cells_run(tmp_path, finished):
     """No file may grow as large as a record: a cell cannot write its own, and no row is made up in its place."""
-    folder = tmp_path / "r"
-    assert run(folder, "toy").returncode == 0
+    folder = shutil.copytree(finished, tmp_path / "r")
     before = {path: path.read_bytes() for path in folder.glob("cells/*")}
     (size,) = (path.stat().st_size for path in folder.glob("cells/*"))
     assert max(path.stat().st_size for path in folder.glob("*.json")) < size, "run.json has to fit under the limit"
@@ -95,9 +102,8 @@ def test_a_disk_that_fills_up_while_cells_run(tmp_path):
     assert attn_bench.load(folder).status.tolist() == ["ok", "ok"]
 
 
-def test_a_read_only_folder(small_disk):
-    folder = small_disk / "r"
-    assert run(folder, "toy").returncode == 0
+def test_a_read_only_folder(small_disk, finished):
+    folder = shutil.copytree(finished, small_disk / "r")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     done = run(folder, "toy,toy:wide")
     assert done.returncode == 2

@@ -29,7 +29,7 @@ def built(file: Path) -> Counter[str]:
     return Counter(file.read_text(encoding="utf-8").split()) if file.exists() else Counter()
 
 
-def test_a_cell_is_nobody_elses_before_its_process_has_ended(tmp_path):
+def test_a_cell_is_not_taken_over_before_its_process_has_ended(tmp_path):
     """The runner is killed, and the server that has to end the cell's process is stopped."""
     folder, mark = tmp_path / "r", uuid.uuid4().hex
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-slow", "--task", "toy-task", "--out", folder]

@@ -101,7 +101,7 @@ def test_two_runners_share_a_folder(tmp_path):
     assert table.status.tolist() == ["ok"] * 4
 
 
-def test_a_killed_runner_leaves_no_process_and_the_next_goes_on(tmp_path):
+def test_a_killed_runner_leaves_no_process_and_the_next_resumes(tmp_path):
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
     command += [
         "--resolutions",
@@ -133,7 +133,7 @@ def test_a_killed_runner_leaves_no_process_and_the_next_goes_on(tmp_path):
     assert finished[0].stat().st_mtime_ns == finished[1]
 
 
-def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_leaves_a_table_and_says_how_to_resume(tmp_path):
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
     command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--no-measure", "--out", str(tmp_path / "r")]
     runner = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, encoding="utf-8")

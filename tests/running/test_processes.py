@@ -113,7 +113,7 @@ def test_names_of_the_current_folder_are_nobodys(tmp_path):
         ("printf 'r\\0\\0\\0\\5{'; exit 0", "the process that runs cells: exit code 0"),
     ],
 )
-def test_a_server_that_does_not_work_is_said_with_its_last_words(tmp_path, monkeypatch, script, reason):
+def test_a_server_that_fails_is_reported_with_its_last_output(tmp_path, monkeypatch, script, reason):
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
@@ -143,7 +143,7 @@ def test_a_server_that_never_starts_ends(tmp_path, monkeypatch):
         {"fraction": 1},
     ],
 )
-def test_progress_that_is_none_is_not_shown(event):
+def test_invalid_progress_is_not_shown(event):
     assert client._progress(event) is None
 
 

@@ -122,7 +122,7 @@ def test_a_train_step_that_fails_takes_no_other_number_with_it(ran, how, setting
     assert trained.flops == record.flops
 
 
-def test_each_quantity_fails_alone(ran, monkeypatch):
+def test_each_quantity_fails_separately(ran, monkeypatch):
     def fail(*_):
         raise RuntimeError("not today")
 
@@ -158,7 +158,7 @@ def test_an_out_of_memory_in_the_train_step_keeps_the_forward_pass(ran, monkeypa
     assert list(record.latency) == list(record.memory) == ["forward"]
 
 
-def test_what_the_harness_asks_about_a_module_fails_alone(ran, monkeypatch):
+def test_questions_about_a_module_fail_separately(ran, monkeypatch):
     monkeypatch.setattr(Habit, "effective", lambda self, module, problem: 1 / 0)
     monkeypatch.setattr(Habit, "growth", lambda self, options: 1 / 0)
     monkeypatch.setattr("attn_bench.running.evaluation._Shown.save", lambda self, path: 1 / 0)
@@ -209,7 +209,7 @@ def test_an_output_is_checked_at_other_resolutions_too(ran, monkeypatch):
     assert "returned (4, 1, 12, 8) for an input (4, 1, 12, 12)" in record.evaluations[1].error
 
 
-def test_another_dtype_than_asked_for_is_said(ran):
+def test_an_unexpected_dtype_is_reported(ran):
     assert ran("double", **TRAINED).effective == {"output_dtype": "float64"}
     assert ran("plain", precision="bf16", **TRAINED).effective == {}
 
@@ -234,7 +234,7 @@ def test_what_a_library_refuses_is_unsupported_and_what_the_model_does_wrong_is_
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_a_size_that_a_library_refuses_is_said_of_that_size(ran):
+def test_a_size_that_a_library_refuses_is_reported_for_that_size(ran):
     record = ran("refuses-size", eval_resolutions=[12], **TRAINED)
     assert record.status == "ok"
     assert record.evaluations[1].status == "unsupported"
@@ -271,7 +271,7 @@ def test_random_numbers_of_one_stage_do_not_depend_on_another(ran):
     assert ran("plain", seeds=[1], **TRAINED).training["loss"] != plain.training["loss"]
 
 
-def test_what_a_model_sets_is_put_back_and_said(ran):
+def test_settings_that_a_model_changes_are_restored_and_reported(ran):
     plain = ran("plain", **TRAINED)
     flags = ran("flags-in-build", **TRAINED)
     assert plain.effective == {}

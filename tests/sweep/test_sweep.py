@@ -111,7 +111,7 @@ def test_cuda_without_cuda_is_one_line():
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "- a\n- b", "!!python/object:os.system {}", ""])
-def test_a_sweep_file_that_is_none_is_one_line(tmp_path, text):
+def test_an_invalid_sweep_file_gives_one_line_error(tmp_path, text):
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=r"sweep\.yaml"):

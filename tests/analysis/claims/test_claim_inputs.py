@@ -74,7 +74,7 @@ def test_equal_costs_tell_nothing_of_how_they_grow(tmp_path: Path, growth: str, 
 
 @pytest.mark.parametrize("values", [(0.0, 0.0), (0.0, 0.2), (-0.1, 0.1), (-0.2, -0.1)])
 @pytest.mark.parametrize("model", ["vit", "mano"])
-def test_there_is_no_ratio_of_what_is_not_positive(tmp_path: Path, made: Folder, values: Any, model: str) -> None:
+def test_values_that_are_not_positive_have_no_ratio(tmp_path: Path, made: Folder, values: Any, model: str) -> None:
     put(made, model, "rel_l2", *values)
     found = only(tmp_path, RATIO)
     assert found.verdict == "not comparable"
@@ -107,7 +107,7 @@ def test_there_is_no_ratio_of_what_is_not_positive(tmp_path: Path, made: Folder,
         ({"task": None}, "claim mine: relation 'equals' needs task"),
     ],
 )
-def test_what_is_wrong_in_a_claim_is_said_in_a_line_with_its_name(tmp_path: Path, claim: Any, message: str) -> None:
+def test_an_invalid_claim_gives_one_line_with_its_name(tmp_path: Path, claim: Any, message: str) -> None:
     if message is None:
         message, claim = "claim x{70,90}", {**claim, "value": math.inf}
     with pytest.raises(UserError, match=message) as error:
@@ -129,7 +129,7 @@ def test_what_is_wrong_in_a_claim_is_said_in_a_line_with_its_name(tmp_path: Path
         (yaml.safe_dump({"claims": [VALUE, VALUE]}), "claim mine stands there twice"),
     ],
 )
-def test_a_file_that_is_no_list_of_claims_is_refused_in_a_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_without_a_list_of_claims_gives_one_line_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "claims.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as error:
@@ -171,7 +171,7 @@ def test_a_misspelt_name_is_refused_with_a_suggestion(
     assert "not installed: hyperformer" in capsys.readouterr().out
 
 
-def test_a_metric_that_results_do_not_have_cannot_be_told(tmp_path: Path, made: Folder) -> None:
+def test_a_metric_that_results_lack_is_inconclusive(tmp_path: Path, made: Folder) -> None:
     found = only(tmp_path, {**VALUE, "metric": "rel_l3"})
     assert found.verdict == "cannot be told"
     assert found.note == "unknown metric of darcy 'rel_l3'; did you mean 'rel_l2'?"

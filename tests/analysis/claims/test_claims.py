@@ -188,7 +188,7 @@ def test_growth_is_judged_by_the_interval_of_the_exponent(
     assert (found.verdict == "not comparable") == bool(found.differences)
 
 
-def test_variants_that_differ_in_an_option_are_told_apart(tmp_path: Path) -> None:
+def test_variants_that_differ_in_an_option_are_distinguished(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     for resolution in (64, 128, 256):
         folder.add("fma", resolution)
@@ -200,7 +200,7 @@ def test_variants_that_differ_in_an_option_are_told_apart(tmp_path: Path) -> Non
     }
 
 
-def test_what_was_not_run_is_said_so(tmp_path: Path) -> None:
+def test_cells_that_were_not_run_are_marked(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     add_mano(folder, [0.008], resolution=32)
     folder.add("mano:paper", 64, status="oom", error="none left", options=PAPER)

@@ -98,7 +98,7 @@ def test_a_work_tree_without_a_commit_can_be_built(tmp_path: Path) -> None:
         ("v1\n\x1b[31m", "no such revision: v1"),
     ],
 )
-def test_a_revision_that_is_none_is_named_with_what_is_there(repository: Path, revision: str, message: str) -> None:
+def test_an_unknown_revision_is_named_with_existing_ones(repository: Path, revision: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         Repository(repository).commit(revision)
     assert "\n" not in str(error.value)

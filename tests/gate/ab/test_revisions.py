@@ -67,7 +67,7 @@ def test_a_planted_regression_fails_the_gate_and_its_reversal_passes(copy: Path)
     assert len(git(copy, "worktree", "list").splitlines()) == 1
 
 
-def test_a_revision_that_is_none_is_one_line(copy: Path, tmp_path: Path) -> None:
+def test_an_unknown_revision_gives_one_line_error(copy: Path, tmp_path: Path) -> None:
     for folder, revision, text in (
         (copy, "nowhere", "no such revision"),
         (copy, "--exec=x", "no such revision"),
@@ -78,7 +78,7 @@ def test_a_revision_that_is_none_is_one_line(copy: Path, tmp_path: Path) -> None
         assert "\n" not in str(error.value)
 
 
-def test_what_cannot_be_built_is_one_line(tmp_path: Path) -> None:
+def test_a_revision_that_cannot_be_built_gives_one_line_error(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     (tmp_path / "pyproject.toml").write_text("[build-system]\nrequires = []\nbuild-backend = 'none'\n")
     commit_all(tmp_path, "broken")
@@ -234,7 +234,7 @@ def test_ab_in_a_project_that_is_not_installed(tmp_path: Path) -> None:
         ("sys.exit('error: this needs a compiler')", "error: this needs a compiler"),
     ],
 )
-def test_why_pip_failed_is_said_with_a_log(tmp_path: Path, before: str, message: str) -> None:
+def test_a_failure_of_pip_is_explained_with_a_log(tmp_path: Path, before: str, message: str) -> None:
     folder = project(tmp_path / "proj", before)
     with pytest.raises(UserError, match="main: cannot be built with pip") as error, built(folder, "main"):
         pass
@@ -290,7 +290,7 @@ WHOLE = {"parameters": 9, "flops": 100.0, "uncounted": [], "peak_memory": {"forw
         (WHOLE | {"flops": None}, WHOLE | {"flops": None}, "latency=5%", 0, ""),
     ],
 )
-def test_what_is_named_and_not_compared_is_no_pass(
+def test_a_named_metric_that_is_not_compared_does_not_pass(
     toys: list[str], monkeypatch: pytest.MonkeyPatch, base: Any, new: Any, fail_on: str | None, status: int, said: str
 ) -> None:
     monkeypatch.setattr("attn_bench.gate.ab.revisions.alternate", lambda *args, **more: outcome(base, new))

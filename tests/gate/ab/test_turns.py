@@ -34,7 +34,7 @@ def test_what_a_model_writes_into_answers_or_replaces_is_passed_over():
             side.close()
 
 
-def test_how_the_process_of_a_model_ended_is_said_and_the_next_runs():
+def test_the_end_of_a_model_process_is_reported_and_the_next_runs():
     with Side("base", [PLUGINS]) as side:
         for model, reason in (
             ("rogue:abort", "^ended by SIGABRT$"),

@@ -117,7 +117,7 @@ def test_filters(browser: Browser, usual_page: Path) -> None:
     assert {row[0] for row in rows(browser)} == {"broken", "vit"}
 
 
-def test_without_scripts_the_table_is_there_and_the_filter_is_not(browser: Browser, usual_page: Path) -> None:
+def test_without_scripts_the_table_is_shown_and_the_filter_hidden(browser: Browser, usual_page: Path) -> None:
     browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.open(usual_page)

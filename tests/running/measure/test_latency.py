@@ -68,7 +68,7 @@ def test_no_sample_is_taken_before_the_step_is_warm() -> None:
     assert latency.warmup_steps > 20
 
 
-def test_sampling_goes_on_until_the_interval_is_narrow() -> None:
+def test_sampling_continues_until_the_interval_is_narrow() -> None:
     wide, narrow = (
         measure_latency(
             clock.step, "cpu", target=target, min_seconds=0, max_seconds=1e3, max_samples=50_000, clock=clock

@@ -77,7 +77,7 @@ def test_a_stage_that_fails_is_put_back_too():
     assert torch.is_grad_enabled()
 
 
-def test_what_cannot_be_put_back_is_said_once():
+def test_settings_that_cannot_be_restored_are_reported_once():
     code = """if True:
         import json, torch
         from attn_bench.running.measure.torch_state import Keeper
@@ -112,7 +112,7 @@ def drawn():
     return torch.rand(1).item(), float(np.random.rand()), random.random()  # noqa: NPY002
 
 
-def test_every_stage_has_numbers_of_its_own():
+def test_every_stage_has_its_own_random_numbers():
     first = {}
     for seed in (0, 1, -1, 2**40 + 5):
         for stage in ("build", "training"):

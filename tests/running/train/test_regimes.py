@@ -85,7 +85,7 @@ def trained(one, chosen, **options):
     )  # fmt: skip
 
 
-def test_a_probe_trains_the_head_alone_and_looks_at_each_image_once():
+def test_a_probe_trains_only_the_head_and_reads_each_image_once():
     one = cell("linear-probe", learning_rate=0.1)
     model = Small()
     module, data = model.make(PROBLEM), digits()
@@ -258,7 +258,7 @@ def test_the_mean_of_the_weights_is_what_is_left():
     torch.testing.assert_close(module[5].weight.detach(), mean)
 
 
-def test_what_was_added_and_the_head_are_trained_alone_at_first():
+def test_the_warm_up_trains_only_added_parameters_and_the_head():
     one = cell("finetune", warm_up=2)
     module, _, chosen = made(one)
     before = {name: value.clone() for name, value in module.named_parameters()}
@@ -397,7 +397,7 @@ def test_a_cell_of_each_protocol(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["digits", "pathfinder-mask"])
-def test_one_image_alone_is_timed_too(tmp_path, monkeypatch, task):
+def test_a_batch_of_one_is_timed_too(tmp_path, monkeypatch, task):
     brief = functools.partial(measure_latency, max_seconds=0.1, warmup_seconds=0)
     monkeypatch.setattr("attn_bench.running.measure.steps.measure_latency", brief)
     options = {"vit": {"dim": 8, "depth": 1, "heads": 1, "patch_size": 8}}

@@ -84,6 +84,6 @@ def test_says_when_it_does_not_converge():
     "a",
     [torch.ones(5, 5), torch.ones(1, 5, 6), torch.ones(1, 2, 2), torch.zeros(1, 5, 5), torch.full((1, 5, 5), math.nan)],
 )
-def test_refuses_what_is_no_coefficient(a):
+def test_refuses_invalid_coefficients(a):
     with pytest.raises(ValueError, match="coefficients"):
         solve(a)

@@ -82,7 +82,7 @@ def test_every_format_and_every_usual_name(tmp_path, fields, suffix, names):
     assert (inputs[:, 0].numpy() == fields[0][order]).all()
 
 
-def test_arrays_with_a_channel_axis_and_names_of_ones_own(tmp_path, fields):
+def test_arrays_with_a_channel_axis_and_custom_names(tmp_path, fields):
     save_npz(tmp_path / "mine.npz", {"K": fields[0][:, None], "p": fields[1][..., None], "x": np.zeros(3)})
     splits = load(data=str(tmp_path / "mine.npz"), input_key="K", target_key="p")
     assert splits.train[0][0].shape == (1, SIZE, SIZE)

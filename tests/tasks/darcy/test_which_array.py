@@ -101,7 +101,7 @@ def test_every_order_of_axes_gives_the_same_fields(letters):
     assert (found.ordered(stored) == fields).all()
 
 
-def test_a_channel_axis_of_one_array_alone(tmp_path):
+def test_a_channel_axis_of_only_one_array(tmp_path):
     arrays = {"x": GENERATOR.random((16, 16, 40)), "y": GENERATOR.random((16, 16, 1, 40)) + 1}
     path = saved(tmp_path / "a.npz", arrays)
     for axes in ("HWCN", "hwn"):
@@ -127,7 +127,7 @@ def test_other_shapes_are_refused_with_what_was_found(tmp_path, shape, message):
 
 
 @pytest.mark.parametrize("axes", ["", "nh", "nhwx", "nnhw", "nhwcc", "batch"])
-def test_axes_that_are_none(axes):
+def test_invalid_axes_are_refused(axes):
     with pytest.raises(OptionError, match="name every axis by a letter"):
         Darcy().resolve((16,), Darcy.options(data="mine.npz", axes=axes))
 
@@ -167,7 +167,7 @@ def test_names_that_look_like_numbers(tmp_path):
     assert said(8, data=path, input_key="0001", target_key="0002").endswith("input '0001', target '0002'")
 
 
-def test_two_files_and_several_resolutions_are_said(tmp_path):
+def test_two_files_and_several_resolutions_are_described(tmp_path):
     first = saved(tmp_path / "train.npz", pair(6, 9, 17))
     options = {"data": first, "test_data": saved(tmp_path / "test.h5", pair(17, 9, 17)), "n_train": 5, "axes": "nhw"}
     resolved = Darcy().resolve((9, 5), Darcy.options(**options))
@@ -179,7 +179,7 @@ def test_two_files_and_several_resolutions_are_said(tmp_path):
         said(9, data=first, test_data=first, axes="nhw")
 
 
-def test_what_is_made_is_said(monkeypatch, tmp_path):
+def test_generated_data_are_described(monkeypatch, tmp_path):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     options = Darcy().resolve((8, 16), Darcy.options(n_train=5, n_test=2, fine=32))
     line = "7 samples of 8 x 8, 16 x 16 generated: 5 train, 2 test"
@@ -207,7 +207,7 @@ def test_solutions_whose_errors_single_precision_cannot_tell(tmp_path, scale):
         said(8, data=saved(tmp_path / "a.npz", arrays))
 
 
-def test_a_constant_is_said(tmp_path):
+def test_a_constant_field_is_reported(tmp_path):
     arrays = pair(6, 8, 8) | {"x": np.full((6, 8, 8), 3)}
     path = saved(tmp_path / "a.npz", arrays)
     first = Darcy().prepare((8,), Darcy().resolve((8,), Darcy.options(data=path)), PrepareContext())

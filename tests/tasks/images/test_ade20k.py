@@ -102,7 +102,7 @@ def test_points_without_a_label_change_nothing():
         task.evaluate([(scores, nothing)])
 
 
-def test_what_is_not_as_published_is_one_line(root):
+def test_unpublished_layouts_give_one_line_error(root):
     with pytest.raises(DataError, match=r"does not hold ade20k\. Put ADEChallengeData2016/images/training"):
         ADE20K().splits(32, ADE20K.options(root=str(root / "ADEChallengeData2016")))
     labels = np.full((60, 90), 151)

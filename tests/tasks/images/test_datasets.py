@@ -198,7 +198,7 @@ CLASSES = {Flowers102: 4, CIFAR100: 3, ADE20K: 150}
 
 
 @pytest.mark.parametrize(("task", "files", "train", "test"), [*DOWNLOADS, *ON_DISK])
-def test_whole_sets_are_told_from_parts_of_them(monkeypatch, tmp_path, server, task, files, train, test):
+def test_partial_sets_are_flagged(monkeypatch, tmp_path, server, task, files, train, test):
     root, sizes, classes = str(tmp_path / task.name), (len(train), len(test)), CLASSES.get(task, 2)
     if callable(files):
         monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
@@ -303,7 +303,7 @@ def test_small_images_are_tested_on_as_they_are(tmp_path):
     assert TinyImageNet().splits(64, TinyImageNet.options(root=str(tmp_path))).test[0][0].shape == (3, 64, 64)
 
 
-def test_fine_tuning_changes_images_more_and_draws_from_torch_alone(tmp_path):
+def test_fine_tuning_augments_more_and_draws_only_from_torch(tmp_path):
     write(tmp_path, FOLDERS)
     splits = ImageNet().splits(32, ImageNet.options(root=str(tmp_path)))
 
@@ -322,7 +322,7 @@ def test_fine_tuning_changes_images_more_and_draws_from_torch_alone(tmp_path):
     assert ImageNet().splits(32, ImageNet.options(root=str(tmp_path), augment=False)).augmented is None
 
 
-def test_a_download_goes_on_where_it_stopped(tmp_path, server):
+def test_a_download_resumes_where_it_stopped(tmp_path, server):
     content = bytes(range(256)) * 20
     server.files = {"a.tgz": content}
     server.cut = 1000
@@ -338,7 +338,7 @@ def test_a_download_goes_on_where_it_stopped(tmp_path, server):
     assert [p.name for p in tmp_path.iterdir()] == ["a.tgz"]
 
 
-def test_a_server_that_sends_the_whole_again_is_no_damage(tmp_path, server):
+def test_a_server_that_sends_the_whole_file_again_does_no_damage(tmp_path, server):
     content = bytes(range(256)) * 20
     server.files, server.cut, server.in_part = {"a.tgz": content}, 1000, False
     url, path, md5 = f"{server.address}/a.tgz", tmp_path / "a.tgz", hashlib.md5(content).hexdigest()

@@ -481,7 +481,7 @@ def test_nothing_is_trained_on_files_that_cannot_be_read(tmp_path):
         (ADE20K, SCENE_FILES, "3 images of 150 classes from {}/ADEChallengeData2016: 2 train, 1 test"),
     ],
 )
-def test_what_was_read_is_said(tmp_path, task, files, line):
+def test_the_data_that_were_read_are_described(tmp_path, task, files, line):
     write(tmp_path, files)
     said = task().prepare((32, 64), task.options(root=str(tmp_path)), PrepareContext()).read
     assert said == (line.format(tmp_path),)
@@ -495,7 +495,7 @@ def test_what_digits_are_is_said(share):
     assert described.read == (f"1797 images of 10 classes from scikit-learn: {counts}",)
 
 
-def test_what_scenes_were_drawn_is_said(tmp_path, monkeypatch):
+def test_drawn_scenes_are_described(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     for resolutions, grids in (((32,), "32 x 32"), ((32, 64), "32 x 32, 64 x 64")):
         described = Pathfinder().prepare(resolutions, Pathfinder.options(n_train=4, n_test=2), PrepareContext())

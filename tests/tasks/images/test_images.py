@@ -55,7 +55,7 @@ def test_a_scene_is_one_drawing_at_every_resolution():
     assert np.corrcoef(fine.reshape(64, 2, 64, 2).mean((1, 3)).ravel(), coarse.ravel())[0, 1] > 0.97
 
 
-def test_scenes_depend_on_seed_stream_and_index_alone():
+def test_scenes_depend_only_on_seed_stream_and_index():
     first, again = (scene(2, "train", 5, Difficulty()) for _ in range(2))
     assert all((a == b).all() for a, b in zip(first.paths, again.paths, strict=True))
     for other in (scene(3, "train", 5, Difficulty()), scene(2, "test", 5, Difficulty())):
@@ -130,7 +130,7 @@ def test_the_marked_path_begins_at_the_only_dot(monkeypatch, tmp_path):
         ({"seed": -1}, 32, "seed must be >= 0"),
     ],
 )
-def test_pathfinder_cannot(options, resolution, message):
+def test_pathfinder_rejects_invalid_options(options, resolution, message):
     with pytest.raises(OptionError, match=message):
         Pathfinder().resolve((resolution,), Pathfinder.options(**options))
 
@@ -281,7 +281,7 @@ def test_files_that_do_not_hold_the_weights_of_a_model(tmp_path, name, model):
         assert "\n" not in str(caught.value)
 
 
-def test_what_timm_has_not_is_one_line():
+def test_unknown_timm_model_gives_one_line_error():
     problem = Problem("image", 1, 3, (32, 32))
     with pytest.raises(OptionError, match="did you mean 'vit_tiny_patch16_224'"):
         MODELS.load("timm").make(problem, model="vit_tiny_patch16_225")

@@ -83,7 +83,7 @@ def test_files_that_are_taken_for_these(tmp_path, content, message):
     assert message in refusal(tmp_path / "mine.npz")
 
 
-def test_what_is_no_file(tmp_path):
+def test_paths_that_are_not_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.pt")
     (tmp_path / "loop.pt").symlink_to("loop.pt")
     assert "a pipe or a device" in refusal(tmp_path / "pipe.pt")
@@ -197,7 +197,7 @@ def test_npz_members_that_are_no_arrays(tmp_path):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_structs_are_opened_and_what_else_matlab_has_is_said(tmp_path, compressed):
+def test_structs_are_opened_and_other_matlab_types_are_named(tmp_path, compressed):
     inner = {"coeff": VALUES, "sol": VALUES, "about": "text", "deep": {"z": VALUES}, "cell": np.array([1, "a"], object)}
     values = {
         "data": inner, "array": np.array([{"a": 1}, {"a": 2}]), "cell": np.array([1, "a"], object),
@@ -241,7 +241,7 @@ def test_matlab_s_hdf5_is_told_from_python_s(tmp_path):
     }  # fmt: skip
 
 
-def test_nothing_is_read_that_lies_in_another_file(tmp_path):
+def test_data_stored_in_another_file_are_not_read(tmp_path):
     (tmp_path / "secret.bin").write_bytes(VALUES.tobytes())
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = VALUES
@@ -288,7 +288,7 @@ def test_hdf5_types_that_are_no_real_numbers(tmp_path):
     }  # fmt: skip
 
 
-def test_an_array_that_was_never_written_is_no_array_of_zeros(tmp_path):
+def test_an_array_that_was_never_written_is_refused(tmp_path):
     with h5py.File(tmp_path / "mine.h5", "w") as file:
         file.create_dataset("x", (10**5, 320, 320), "f8")
         file.create_dataset("y", SHAPE, "f8", chunks=(2, 8, 8))[:2] = 1

@@ -200,6 +200,6 @@ def test_a_cache_that_cannot_be_written_is_one_line_that_names_the_variable(tmp_
     assert "\n" not in str(error.value)
 
 
-def test_home_folders_of_nobody_are_one_line():
+def test_unusable_home_folders_give_one_line_error():
     with pytest.raises(DataError, match="no such home folder: ~no-such-user/x"):
         users_folder("~no-such-user/x")

@@ -66,7 +66,7 @@ def test_a_mask_without_a_byte_is_refused(tmp_path):
     refused(tmp_path, "no byte is masked of the 64 to test on", MaskedText, mask_rate=rate, seed=seeds[0])
 
 
-def test_what_is_no_text_is_named(tmp_path):
+def test_files_that_are_not_text_are_named(tmp_path):
     folder = put(tmp_path, bytes(4000), b"")
     refused(tmp_path, r"wiki\.test\.raw is empty")
     (folder / "wiki.test.raw").write_bytes(gzip.compress(bytes(4000)))
@@ -84,7 +84,7 @@ def test_the_folder_that_an_archive_unpacks_may_be_named_itself(tmp_path):
 
 
 @pytest.mark.parametrize("task", [Text, MaskedText])
-def test_what_was_read_is_said(tmp_path, task):
+def test_the_data_that_were_read_are_described(tmp_path, task):
     put(tmp_path, bytes(4001), bytes(1001))
     lines = task().prepare((64, 128), task.options(root=str(tmp_path), **WHOLE), PrepareContext()).read
     assert lines == (

@@ -72,7 +72,7 @@ def test_every_length_trains_on_the_same_bytes(task):
     assert seen[0] == seen[1] == seen[2]
 
 
-def test_the_seed_moves_the_training_stretch_alone():
+def test_the_seed_moves_only_the_training_stretch():
     first, again, other = (Text().splits(64, Text.options(seed=seed, **SMALL)).identity for seed in (0, 0, 1))
     assert first == again
     assert first["train_sha256"] != other["train_sha256"]
@@ -249,7 +249,7 @@ def test_a_folder_of_the_user_is_never_downloaded_into(published, tmp_path):
         Text().resolve((16,), Text.options(root=str(missing)))
 
 
-def test_where_the_corpus_lies_is_said():
+def test_the_place_of_the_corpus_is_described():
     described = Text().prepare((64,), Text.options(train_bytes=64, test_bytes=64), PrepareContext())
     assert {file.path for file in described.files} == {Path(sysconfig.get_path("stdlib"))}
 
