@@ -264,11 +264,11 @@ def test_random_numbers_of_one_stage_do_not_depend_on_another(ran):
     plain = ran("plain", **TRAINED)
     others = [ran(how, **TRAINED) for how in ("draws-in-build", "reseeds", "plain")] + [ran("plain", steps=3)]
     for other in others:
-        assert other.training["loss"] == plain.training["loss"]
+        assert other.training.loss == plain.training.loss
         assert other.evaluations == plain.evaluations
     further = ran("plain", eval_resolutions=[12], **TRAINED)
     assert further.evaluations[0] == plain.evaluations[0]
-    assert ran("plain", seeds=[1], **TRAINED).training["loss"] != plain.training["loss"]
+    assert ran("plain", seeds=[1], **TRAINED).training.loss != plain.training.loss
 
 
 def test_settings_that_a_model_changes_are_restored_and_reported(ran):
@@ -276,7 +276,7 @@ def test_settings_that_a_model_changes_are_restored_and_reported(ran):
     flags = ran("flags-in-build", **TRAINED)
     assert plain.effective == {}
     assert plain.in_force["changed_by_model"] == []
-    assert flags.training["loss"] == plain.training["loss"]
+    assert flags.training.loss == plain.training.loss
     changed = flags.in_force.pop("changed_by_model")
     plain.in_force.pop("changed_by_model")
     assert flags.in_force == plain.in_force
