@@ -405,4 +405,4 @@ def test_a_batch_of_one_is_timed_too(tmp_path, monkeypatch, task):
     (one,) = _cells(settings | {"batch_size": 2, "options": options})
     record, _ = run_cell(one, Files.of(one, Store(tmp_path)))
     assert record.status == "ok", record.error
-    assert record.latency["forward_batch1"]["median_ms"] > 0
+    assert record.latency["forward_batch1"].median_ms > 0
