@@ -217,7 +217,7 @@ MEASURED: tuple[Column, ...] = (
     ),
     _measured("compile_seconds", _compile_seconds, "time that `torch.compile` took (`--compile`)"),
     _measured(
-        "disturbed", lambda row: any(each.unquiet for each in _latencies(row)) if _latencies(row) else None,
+        "disturbed", lambda row: row.record.disturbed if row.record.latency else None,
         "whether other processes took the cores, or heat slowed the GPU down, during a latency",
     ),
     _measured(

@@ -208,6 +208,11 @@ class Record:
         named = (version.rpartition("+")[0].partition("==") for version in versions)
         return {package: version for package, equals, version in named if package and equals}
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes or heat disturbed one of its latencies."""
+        return any(latency.unquiet for latency in self.latency.values())
+
     def evaluated_at(self, resolution: int) -> Evaluation | None:
         """Return the evaluation at a resolution, None if there is none."""
         return next((each for each in self.evaluations if each.resolution == resolution), None)

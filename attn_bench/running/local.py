@@ -23,6 +23,8 @@ from attn_bench.sweep import versions
 from attn_bench.sweep.cell import Cell
 
 Listener = Callable[[Cell, dict[str, Any]], None]
+# Which cells that have a record are run again: "disturbed" measures those whose latencies were disturbed.
+Retry = Literal["none", "failed", "disturbed", "all"]
 
 # What running a cell again would not change.
 FINAL = ("ok", "unsupported")
@@ -52,17 +54,18 @@ def execute(
     store: Store,
     *,
     limits: Limits = Limits(),
-    retry: Literal["none", "failed", "all"] = "none",
+    retry: Retry = "none",
     skip_larger: bool = True,
     modules: Sequence[str] = (),
     listen: Listener = lambda cell, event: None,
 ) -> None:
-    """Run every cell that has no record yet, and see to it that every cell has one at the end.
+    """Run every cell that has no record yet; at the end every cell has one.
 
     Another runner may work on the same folder: a cell that it holds is left to it, and waited for at the end.
 
     Args:
-        retry: ``failed`` runs cells again whose status is none of ``FINAL``; ``all`` runs all again.
+        retry: ``failed`` reruns cells whose status is not in ``FINAL``; ``disturbed`` measures cells again whose
+            latencies were disturbed by other processes or heat, without training them; ``all`` reruns every cell.
         skip_larger: after an out-of-memory or a timeout, larger resolutions of the same model are ``skipped``.
         modules: those of known libraries are imported once, by the fork server.
         listen: told what happens: ``start``, ``progress``, ``done`` with the record's status.
@@ -88,11 +91,11 @@ def execute(
             waiting = held
 
 
-def due(store: Store, cell: Cell, retry: str) -> Cell | None:
+def due(store: Store, cell: Cell, retry: Retry) -> Cell | None:
     """Return what of a cell is to be run, None if nothing is.
 
-    That is all of it where it has no record yet, or one that ``retry`` runs again; and only its measuring, as a cell
-    that is not trained, where its record lacks nothing else.
+    That is all of it where it has no record yet, or one that ``retry`` reruns; and only its measuring, as a cell that
+    is not trained, where its record lacks nothing else or ``retry`` says so.
     """
     record = store.read(cell.id)
     if record is None or retry == "all" or cell.broken is not None or _outdated(record, cell):
@@ -100,7 +103,7 @@ def due(store: Store, cell: Cell, retry: str) -> Cell | None:
     measuring = replace(cell, training=None, training_version=None, eval_resolutions=()) if cell.measure else None
     if record.status == "ok":
         measured = record.cell.measure and record.measured_version in (None, versions.MEASURING)
-        return None if measured else measuring
+        return None if measured and not (retry == "disturbed" and record.disturbed) else measuring
     if retry != "failed" or record.status in FINAL:
         return None
     evaluated = {each.resolution: each.status for each in record.evaluations}

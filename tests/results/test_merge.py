@@ -13,7 +13,7 @@ from places import ROOT
 import attn_bench
 from attn_bench.plugin import Metric
 from attn_bench.report.summary import summarise
-from attn_bench.results.merge import merged, renewed
+from attn_bench.results.merge import completed, merged, renewed
 from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record, TrainingResult
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
@@ -130,3 +130,14 @@ def test_a_cell_that_is_trained_again_keeps_what_was_measured():
     failed = record(cell(measure=False), 2.0, 2, "crashed", error="boom", evaluations=())
     assert renewed(before, failed) == failed
     assert renewed(before, record(cell(), 2.0, day=2)).latency["forward"].median_ms == 2.0
+
+
+def test_measuring_again_takes_the_place_of_what_was_disturbed_and_keeps_what_was_trained():
+    noisy = Latency(9.0, 9.0, 9.0, 9.0, 9.0, disturbed=True)
+    before = replace(record(cell(), 1.0, day=1, seconds=5.0), latency={"forward": noisy})
+    measured = record(cell(training=None), 2.0, day=2, evaluations=(), training=None, seconds=1.0)
+    again = completed(before, measured)
+    assert (before.disturbed, again.disturbed) == (True, False)
+    assert again.latency["forward"].median_ms == 2.0
+    assert (again.training, again.evaluations, again.cell) == (before.training, before.evaluations, before.cell)
+    assert (again.environment, again.seconds, again.id) == ("env2", 6.0, before.id)

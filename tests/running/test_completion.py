@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import attn_bench
-from attn_bench.results.record import Evaluation, Record
+from attn_bench.results.record import Evaluation, Latency, Record
 from attn_bench.results.store import Store
-from attn_bench.running.local import due
+from attn_bench.running.local import Retry, due
 from attn_bench.running.runner import run_sweep
 from attn_bench.sweep import versions
 from attn_bench.sweep.settings import Sweep
@@ -70,7 +71,8 @@ def test_what_is_due(tmp_path, monkeypatch):
     def kept(of: Any, status: Any, evaluations: tuple[Evaluation, ...]) -> dict[str, Any]:
         store.write(Record(of, status, evaluations=evaluations, error=None if status == "ok" else "boom"))
         found = {}
-        for retry in ("none", "failed", "all"):
+        retries: tuple[Retry, ...] = ("none", "failed", "all")
+        for retry in retries:
             part = due(store, cell, retry)
             found[retry] = None if part is None else "all" if part == cell else "measuring"
             assert part in (None, cell) or (part.training, part.measure) == (None, True)
@@ -91,6 +93,19 @@ def test_what_is_due(tmp_path, monkeypatch):
     assert part is not None
     assert part.training is None
     assert due(store, unmeasured, "none") is None
+    disturbed = Latency(1.0, 1.0, 1.0, 1.0, 1.0, disturbed=True)
+    monkeypatch.setattr(versions, "MEASURING", 1)
+    for latency, retry, again in (
+        (disturbed, "none", False),
+        (disturbed, "disturbed", True),
+        (replace(disturbed, disturbed=False, throttled=True), "disturbed", True),
+        (replace(disturbed, disturbed=False), "disturbed", False),
+    ):
+        store.write(Record(cell, "ok", evaluations=entries, measured_version=1, latency={"forward": latency}))
+        part = due(store, cell, retry)
+        assert (part is not None) == again
+        assert part is None or (part.training, part.measure) == (None, True)
+        assert due(store, unmeasured, retry) is None
     store.write(Record(cell, "ok", evaluations=entries, imported={"json": "another digest"}))
     assert due(store, cell, "none") == cell
 
