@@ -1,4 +1,4 @@
-"""Where caches are: the user's choice, the platform's, or a private folder where there is no home."""
+"""The place of the cache: the user's choice, the platform's, or a private folder where there is no home."""
 
 from __future__ import annotations
 

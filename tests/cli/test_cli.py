@@ -1,4 +1,4 @@
-"""The command line: every wrong input is one clear line, a non-zero exit, and nothing half-written."""
+"""The command line: every wrong input gives one clear line and a non-zero exit status, and leaves no partial files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run says what data it read before it trains, and keeps it with the results."""
+"""A run describes the data it read before it trains, and stores the description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run shows where there is no terminal: what it makes, and how far it is, without a line for each step."""
+"""Progress without a terminal: the data being made and how far a run is, without a line per step."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_interrupted_before_a_cell_was_finished_no_table_is_promised(cells, caps
     assert "no cell was finished" in capsys.readouterr().err
 
 
-def test_what_is_missing_of_a_cell_that_is_ok_is_said(cells, capsys):
+def test_missing_parts_of_an_ok_cell_are_reported(cells, capsys):
     refused = Evaluation(12, "unsupported", "Input height (12)")
     why = "ValueError: one value"
     record = Record(

@@ -1,4 +1,4 @@
-"""A gate that cannot judge does not pass: what was not compared ends with exit status 2, its name and its reason."""
+"""A gate that cannot judge does not pass: anything not compared gives exit status 2 with its name and the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks hold every token once, and what is kept for the backward pass changes no number."""
+"""Chunks hold every token once, and keeping values for the backward pass does not change the result."""
 
 import pytest
 import torch

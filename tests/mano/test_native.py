@@ -1,4 +1,4 @@
-"""Compiled code computes what torch's operations do, for every kind of layer; without a compiler there is a warning."""
+"""Compiled code computes the same as torch's operations for every layer; a missing compiler gives a warning."""
 
 import math
 import os

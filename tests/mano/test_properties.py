@@ -1,4 +1,4 @@
-"""What must hold of multipole attention whatever its weights: reach, exact padding, precision, counts."""
+"""Properties of multipole attention for any weights: reach, exact padding, precision, counts."""
 
 import pytest
 import torch

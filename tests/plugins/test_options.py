@@ -1,4 +1,4 @@
-"""Options are what their types say: text is text whatever it looks like, a number is no truth value."""
+"""Options have the type of their field: text stays text, and a number is not accepted as a truth value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plugins are found by entry point; a bad one is shown and stops nobody else."""
+"""Plugins are found by entry point; a broken one is listed as such and does not affect the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report says is what the table holds, whatever the labels and however little there is."""
+"""Reports agree with the table for any labels and for very few results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands on the page make the cells they stand under, every one and no other."""
+"""The commands on the page reproduce exactly the cells they are shown for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results that ship hold results, and nothing that a run leaves behind."""
+"""The results that ship contain no files that only a run needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels of the table: one for each kind of cell, and no two alike."""
+"""Labels of the table: each kind of cell has its own."""
 
 from __future__ import annotations
 

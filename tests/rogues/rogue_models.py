@@ -1,4 +1,4 @@
-"""Models whose ``imports`` do what no import should do."""
+"""Models whose ``imports`` misbehave."""
 
 from __future__ import annotations
 

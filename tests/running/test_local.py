@@ -1,4 +1,4 @@
-"""Whatever a cell does, it ends as a row, and the others run."""
+"""Every cell ends as a row, and the others still run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that misbehave in every way we could think of, in one sweep with a good one, through the command line."""
+"""Models that misbehave in many ways, in one sweep with a good one, started from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user says becomes cells; what cannot be is one clear line."""
+"""Settings become cells, and invalid ones give one clear line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that does, by preset, what no model should do to the process it runs in."""
+"""A model whose presets misbehave in the process that they run in."""
 
 from __future__ import annotations
 

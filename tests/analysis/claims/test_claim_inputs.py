@@ -1,4 +1,4 @@
-"""Claims and results of every degenerate kind: one line that names the claim, or a verdict that says what is wrong."""
+"""Degenerate claims and results give one line that names the claim, or a verdict that says what is wrong."""
 
 from __future__ import annotations
 

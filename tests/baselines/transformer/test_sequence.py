@@ -1,4 +1,4 @@
-"""Sliding window and linear attention against their definitions; the transformer on text."""
+"""Sliding window and linear attention against their definitions, and the transformer on text."""
 
 import math
 

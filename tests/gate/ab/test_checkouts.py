@@ -1,4 +1,4 @@
-"""Revisions and work trees of repositories as people really have them: what is checked out, said and left behind."""
+"""Checkouts of revisions and work trees from repositories in all kinds of states, and their removal."""
 
 from __future__ import annotations
 

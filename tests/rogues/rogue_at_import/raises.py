@@ -1,3 +1,3 @@
-"""Raises an error with what no terminal should see."""
+"""Raises an error with control characters in its message."""
 
 raise RuntimeError("odd \ud800 text \x1b[31m" + "x" * 1_000_000)

@@ -1,1 +1,1 @@
-"""Modules that do at import what no module should do."""
+"""Modules that misbehave when they are imported."""

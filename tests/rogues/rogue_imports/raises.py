@@ -1,4 +1,4 @@
-"""Raises what is no Exception."""
+"""Raises an object that is not an Exception."""
 
 
 class Odd(BaseException):

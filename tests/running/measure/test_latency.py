@@ -1,4 +1,4 @@
-"""The statistics of latency, on clocks that are known; no test reads a stopwatch."""
+"""The statistics of latency on simulated clocks; no test depends on real time."""
 
 from __future__ import annotations
 

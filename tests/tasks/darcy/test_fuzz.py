@@ -1,4 +1,4 @@
-"""Whatever a file holds, and however it is damaged: fields with a line that says which, or one line that says why."""
+"""Arbitrary and damaged files give either fields and a line that describes them, or one line that says why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which axis is what, and which array is meant: taken where there is no doubt, asked for by name everywhere else."""
+"""Axes and arrays in a data file: recognised where they are unambiguous, otherwise the user has to name them."""
 
 from __future__ import annotations
 

@@ -488,7 +488,7 @@ def test_the_data_that_were_read_are_described(tmp_path, task, files, line):
 
 
 @pytest.mark.parametrize("share", [0.2, 0.333, 0.01])
-def test_what_digits_are_is_said(share):
+def test_digits_are_described(share):
     described = Digits().prepare((16, 32), Digits.options(test_fraction=share), PrepareContext())
     identity = Digits().splits(16, Digits.options(test_fraction=share)).identity
     counts = f"{identity['n_train']} train, {identity['n_test']} test"

@@ -1,4 +1,4 @@
-"""Files of every format as people have them: what they hold is said, what lies elsewhere is not read."""
+"""Files of arrays in every format: contents are described, and references to other files are not followed."""
 
 from __future__ import annotations
 

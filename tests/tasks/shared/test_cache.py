@@ -1,4 +1,4 @@
-"""The cache: whole entries or none, and nothing damaged is ever used."""
+"""The cache holds only whole entries, and damaged ones are not used."""
 
 from __future__ import annotations
 

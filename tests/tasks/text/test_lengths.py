@@ -1,4 +1,4 @@
-"""Texts that are shorter than a context, or no texts, are refused before anything is trained; what was read is said."""
+"""Texts that are too short or not text are refused before training, and a run describes what it read."""
 
 from __future__ import annotations
 
