@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_bench.cli import claims, comparing, listing, reporting, running
+from attn_bench.cli import claims, comparing, data, listing, reporting, running
 from attn_bench.cli.failures import Lines
 from attn_bench.errors import UserError
 
@@ -76,4 +76,4 @@ app.command()(comparing.compare)
 app.command()(comparing.ab)
 app.command()(claims.claims)
 app.command("list")(listing.list_)
-app.command()(listing.data)
+app.command()(data.data)

@@ -1,60 +1,110 @@
-"""Commands that show what can be run, and prepare its data."""
+"""``attn-bench list``: what can be run."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Any
+import json
+from collections.abc import Iterator
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attn_bench.cli.arguments import Root, integers, merged
-from attn_bench.errors import UserError
+from attn_bench.cli.printing import put
+from attn_bench.errors import UserError, unknown
+from attn_bench.plugin import KINDS, Model, Task, TrainingDefaults
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from attn_bench.plugins.registry import Entry, Registry
+
+_WIDTH = 118
 
 
 def list_(
     what: Annotated[str, typer.Argument(metavar="models|tasks", help="What to list.")],
-    name: Annotated[str | None, typer.Argument(help="One of them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show only this model or task, with its options.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(metavar="KIND", help=f"Only what serves this kind of problem: {', '.join(KINDS)}.")
+    ] = None,
 ) -> None:
-    """Show models or tasks with their options, where they come from, and those that are broken."""
-    from attn_bench.cli.describe import describe
-    from attn_bench.plugins.registry import MODELS, TASKS, Registry
+    """List models or tasks, or show one of them with its options."""
+    from attn_bench.plugins.registry import MODELS, TASKS
 
     groups: dict[str, Registry[Any]] = {"models": MODELS, "tasks": TASKS}
     if what not in groups:
         raise UserError(f"list {what}: say 'attn-bench list models' or 'attn-bench list tasks'")
-    for line in describe(groups[what], name):
+    if kind is not None and kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    if name is None:
+        put(overview(groups[what], kind))
+        return
+    for line in details(groups[what].entry(name)):
         print(line)
 
 
-def data(
-    task: Annotated[str, typer.Argument(help="Task, e.g. darcy.")],
-    resolution: Annotated[
-        str | None, typer.Option("--resolution", "--resolutions", help="Grid sizes, e.g. 64 or 16,32.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Option of the task.")
-    ] = None,
-    root: Root = None,
-    refresh: Annotated[bool, typer.Option(help="Make or fetch them again even if they are cached.")] = False,
-) -> None:
-    """Make or download the data of a task, and say where they are."""
-    from attn_bench.cli.progress import DataBar
-    from attn_bench.plugin import PrepareContext
-    from attn_bench.plugins.options import validated
-    from attn_bench.plugins.registry import TASKS
+def overview(registry: Registry[Any], kind: str | None = None) -> Table:
+    """Return a table with a row for every plugin, the broken ones with their error; of one kind where it is given."""
+    from rich.table import Table
+    from rich.text import Text
 
-    plugin = TASKS.load(task)
-    options = merged({"task": task}, set_ or [], root=root)
-    for owner in options:
-        if owner != task:
-            raise UserError(f"--set {owner}.…: only options of {task} make sense here")
-    resolutions = tuple(integers("--resolution", resolution) or plugin.defaults.resolutions)
-    chosen = plugin.resolve(resolutions, plugin.options(**validated(plugin, options.get(task, {}))))
-    with DataBar(f"{task} data") as bar:
-        prepared = plugin.prepare(resolutions, chosen, PrepareContext(bar.update, refresh))
-    for line in prepared.read or (f"{task}: nothing to make or fetch; its data come with what is installed",):
-        print(line)
-    for warning in prepared.warnings:
-        print(f"warning: {warning}")
-    for file in prepared.files:
-        print("  ".join(f"{name}: {value}" for name, value in asdict(file).items() if value is not None))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in (registry.what, "kinds", *(("growth",) if registry.base is Model else ()), "source", ""):
+        table.add_column(header, no_wrap=header not in ("source", ""))
+    for name in registry.entries():
+        try:
+            plugin = registry.entry(name).load()
+        except UserError as error:
+            if kind is None:
+                table.add_row(name, *[""] * (len(table.columns) - 2), Text(" ".join(f"BROKEN: {error}".split())))
+            continue
+        kinds = kinds_of(plugin)
+        if kind is None or kind in kinds:
+            growth = (plugin.complexity or "",) if isinstance(plugin, Model) else ()
+            shown = "all" if len(kinds) == len(KINDS) else ", ".join(kinds)
+            table.add_row(*(Text(text) for text in (name, shown, *growth, plugin.citation, plugin.summary)))
+    return table
+
+
+def kinds_of(plugin: Model | Task) -> list[str]:
+    """Return the kinds that a model serves, or the kind of a task, in the order of the contract."""
+    served = plugin.kinds if isinstance(plugin, Model) else {plugin.kind}
+    return [kind for kind in KINDS if kind in served]
+
+
+def details(entry: Entry[Any]) -> Iterator[str]:
+    """Yield lines on one plugin: its summary, kinds, origin, presets or metrics and defaults, and its options."""
+    from attn_bench.plugins.options import options_of
+
+    plugin, name = entry.load(), entry.name
+    yield f"{name}  {plugin.summary}"
+    source = f"    source: {plugin.citation}" if plugin.citation else ""
+    yield f"    kinds: {', '.join(kinds_of(plugin))}    from: {entry.origin}{source}"
+    if isinstance(plugin, Model):
+        for preset, values in plugin.presets.items():
+            yield f"    {name}:{preset}  " + ", ".join(f"{key}={as_set(value)}" for key, value in values.items())
+    else:
+        for metric, definition in plugin.metrics.items():
+            yield f"    {metric} ({definition.direction} is better)  {definition.summary}"
+        yield f"    defaults: {_flags(plugin.defaults)}"
+        if plugin.protocol:
+            yield from _wrapped(f"published protocol: {plugin.protocol}")
+    for option in options_of(plugin).values():
+        yield from _wrapped(f"--set {name}.{option.name}={as_set(option.default)}  ({option.type_name})  {option.doc}")
+
+
+def _wrapped(text: str) -> list[str]:
+    return wrap(text, _WIDTH, initial_indent="    ", subsequent_indent=" " * 12)
+
+
+def _flags(defaults: TrainingDefaults) -> str:
+    return (
+        f"--resolutions {','.join(map(str, defaults.resolutions))} --epochs {defaults.epochs:g} "
+        f"--batch-size {defaults.batch_size} --learning-rate {defaults.learning_rate:g} "
+        f"--weight-decay {defaults.weight_decay:g} --clip-norm {defaults.clip_norm:g}"
+    )
+
+
+def as_set(value: Any) -> str:
+    """Return a value as ``--set`` takes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

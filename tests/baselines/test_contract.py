@@ -142,7 +142,7 @@ def test_effective_is_json_and_spares_the_random_state(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_documented_and_presets_are_options(name):
     model = MODELS.load(name)
-    options = options_of(model.Options)
+    options = options_of(model)
     assert [key for key, option in options.items() if not option.doc] == []
     for preset in model.presets.values():
         for key, value in preset.items():

@@ -49,7 +49,7 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("run", *TOY, "--resolutions", "1"), "a resolution is at least 2 (given: 1)"),
         (("run", *TOY, "--resolutions", "8,x"), "'x' is no whole number"),
         (("run", *TOY, "--set", "toy.widht=3"), "unknown option of toy 'widht'; did you mean 'width'?"),
-        (("run", *TOY, "--set", "toy.width=wide"), "option toy.width: 'wide' is no int"),
+        (("run", *TOY, "--set", "toy.width=wide"), "option toy.width must be a valid integer (given: 'wide')"),
         (("run", *TOY, "--set", "width=3"), "write NAME.OPTION=VALUE"),
         (("run", *TOY, "--epochs", "1", "--steps", "2"), "one training budget at a time"),
         (("run", *TOY, "--retry", "some"), "'some' is not one of"),
@@ -65,7 +65,7 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("run", *TOY, "--root", "nowhere"), "--root nowhere: toy-task reads no such files"),
         (("run", *TOY, "--test-data", "x.npz"), "--test-data x.npz: toy-task reads no such files"),
         (("run", "--models", "fno", "--task", "darcy", "--data", "/tmp"), "/tmp: is a folder, not a file"),
-        (("run", "--models", "vit", "--task", "digits", "--set", "digits.test_fraction=1.5"), "between 0.01 and 0.9"),
+        (("run", "--models", "vit", "--task", "digits", "--set", "digits.test_fraction=1.5"), "digits.test_fraction must be <= 0.9 (given: '1.5')"),
         (("run", *TOY, "--timeout=-1"), "--timeout -1: must be positive"),
         (("run", *TOY, "--memory-limit", "0"), "--memory-limit 0: must be positive"),
         (("run", *TOY, "--resolutions", "16..50"), "a range doubles from 16, and never is 50"),
@@ -73,7 +73,7 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("measure", "--epochs", "3"), "measure has no option --epochs; run can take it"),
         (("report", "--epoch", "3"), "No such option: --epoch"),
         (("data", "nothing"), "unknown task 'nothing'"),
-        (("data", "toy-task", "--set", "toy.width=3"), "only options of toy-task"),
+        (("data", "toy-task", "--set", "toy.width=3"), "only toy-task options can be set here"),
         (("dance",), "No such command 'dance'"),
     ],
 )
@@ -164,7 +164,7 @@ def test_measure_does_not_mention_a_sweep_file(attn_bench):
 
 def test_data_that_need_no_preparation_are_reported(attn_bench):
     status, output, _ = attn_bench("data", "toy-task")
-    assert (status, output) == (0, "toy-task: nothing to make or fetch; its data come with what is installed\n")
+    assert (status, output) == (0, "toy-task: nothing to make or download; its data are installed with it\n")
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_its_variable(attn_bench, monkeypatch):

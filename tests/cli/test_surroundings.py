@@ -103,7 +103,7 @@ def test_every_command_ends_so(
     def fail(*_: object, **__: object) -> None:
         raise RecursionError("too deep")
 
-    places = ("cli.describe.describe", "plugins.registry.TASKS.load", "results.store.Store.open")
+    places = ("cli.listing.overview", "plugins.registry.TASKS.load", "results.store.Store.open")
     for name in (*places, "analysis.claims.claim.read_claims"):
         monkeypatch.setattr(f"attn_bench.{name}", fail)
     assert call(*command) == 70

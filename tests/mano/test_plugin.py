@@ -22,7 +22,7 @@ def test_listing_imports_no_torch():
 
 
 def test_every_option_is_documented():
-    assert all(option.doc for option in options_of(MANOModel.Options).values())
+    assert all(option.doc for option in options_of(MANOModel).values())
 
 
 @pytest.mark.parametrize("preset", [None, *MANOModel.presets])
@@ -52,7 +52,7 @@ def test_bad_values_are_option_errors_of_one_line():
 
 
 def test_several_numbers_are_written_in_brackets():
-    levels = options_of(MANOSwinV2.Options)["levels"]
+    levels = options_of(MANOSwinV2)["levels"]
     assert levels.parse([1, 2, 1, 1], "mano-swinv2") == (1, 2, 1, 1)
     with pytest.raises(UserError, match=r"mano-swinv2\.levels: '1,2' is no .*; write it like \[1,2\]$"):
         levels.parse("1,2", "mano-swinv2")

@@ -65,7 +65,7 @@ def test_defaults_are_those_of_mano():
     from attn_bench.plugins.options import options_of
     from mano.plugin import MANOModel
 
-    ours, theirs = options_of(FullAttention.Options), options_of(MANOModel.Options)
+    ours, theirs = options_of(FullAttention), options_of(MANOModel)
     for name in ("dim", "depth", "heads", "mlp_ratio"):
         assert ours[name].default == theirs[name].default
 
