@@ -65,7 +65,10 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("run", *TOY, "--root", "nowhere"), "--root nowhere: toy-task reads no such files"),
         (("run", *TOY, "--test-data", "x.npz"), "--test-data x.npz: toy-task reads no such files"),
         (("run", "--models", "fno", "--task", "darcy", "--data", "/tmp"), "/tmp: is a folder, not a file"),
-        (("run", "--models", "vit", "--task", "digits", "--set", "digits.test_fraction=1.5"), "digits.test_fraction must be <= 0.9 (given: '1.5')"),
+        (
+            ("run", "--models", "vit", "--task", "digits", "--set", "digits.test_fraction=1.5"),
+            "digits.test_fraction must be <= 0.9 (given: '1.5')",
+        ),
         (("run", *TOY, "--timeout=-1"), "--timeout -1: must be positive"),
         (("run", *TOY, "--memory-limit", "0"), "--memory-limit 0: must be positive"),
         (("run", *TOY, "--resolutions", "16..50"), "a range doubles from 16, and never is 50"),
