@@ -43,7 +43,7 @@ class Finding:
     resolution: int
     tested: int
     metric: str
-    verdict: Verdict
+    verdict: Verdict = "same"
     base: float | None = None
     new: float | None = None
     ratio: Ratio | None = None

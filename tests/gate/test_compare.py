@@ -159,7 +159,7 @@ def test_a_machine_that_got_slower_is_named(base: Path) -> None:
             latency["calibration_ms"] = 1.5
 
     findings = judged(base, changed(base, twice)).findings
-    noted = {finding.model for finding in findings if "1.50 times as long" in finding.note}
+    noted = {finding.model for finding in findings if "1.50x slower while measuring new" in finding.note}
     assert noted == {"mano"}
 
 

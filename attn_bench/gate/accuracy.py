@@ -1,0 +1,68 @@
+"""Metrics of trained models compared over their seeds, and evaluations that succeeded on one side only."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from attn_bench.analysis.pairing import identity
+from attn_bench.analysis.statistics import Ratio
+from attn_bench.gate.gaps import metric_of
+from attn_bench.gate.paired import Paired, Sides, became
+from attn_bench.gate.verdicts import Finding, Verdict, geometric_mean, judge, seeds_ratio
+from attn_bench.plugin import Metric
+
+
+def accuracies(paired: Paired, metrics: Mapping[str, Metric]) -> Iterator[Finding]:
+    """Yield what became of the metrics of a cell at every resolution that base was evaluated at."""
+    evaluated_at = sorted(paired.case.tested("base"))
+    for resolution in evaluated_at:
+        yield from _statuses(paired, resolution)
+    # A number that was found on other data is another number.
+    other_data = any(identity(before) != identity(after) for before, after in map(paired.records, paired.unlike))
+    for metric, about in metrics.items():
+        for resolution in evaluated_at:
+            pairs = paired.numbers(metric, metric_of(metric, resolution), lambda apart: apart.accuracy)
+            if pairs and other_data:
+                paired.gap(metric, "trained or evaluated on other data")
+            elif pairs:
+                found = replace(paired.finding(metric, list(pairs)), tested=resolution)
+                yield _judged(paired, replace(found, higher=about.direction == "higher"), list(pairs.values()))
+
+
+def _statuses(paired: Paired, resolution: int) -> Iterator[Finding]:
+    """Yield the evaluations that succeeded on one side only; their cells are ok."""
+    for seed in paired.unlike:
+        before, after = (record.evaluated_at(resolution) for record in paired.records(seed))
+        if before is None or after is None or (before.status == "ok") == (after.status == "ok"):
+            continue
+        verdict: Verdict = "better" if after.status == "ok" else "worse"
+        found = paired.finding("status", [seed])
+        yield replace(found, tested=resolution, verdict=verdict, threshold=0.0, note=became(before, after))
+
+
+def _judged(paired: Paired, found: Finding, known: list[Sides[float]]) -> Finding:
+    positive = all(value > 0 for sides in known for value in sides)
+    ratio: Ratio | None = None
+    note = ""
+    if all(before == after for before, after in known):
+        verdict: Verdict = "same"
+    elif positive:
+        ratio = seeds_ratio(known)
+        verdict = judge(ratio, paired.thresholds.shown(found.metric, paired.case.label), higher=found.higher)
+        note = "one seed" if len(known) == 1 and verdict != "same" else ""
+    else:
+        verdict, note = _without_ratio(known, higher=found.higher), "not positive"
+    # The mean whose ratio is the mean of the ratios: what is shown agrees with the change.
+    mean = geometric_mean if positive else statistics.fmean
+    base, new = mean([sides.base for sides in known]), mean([sides.new for sides in known])
+    return replace(found, verdict=verdict, base=base, new=new, ratio=ratio, note=note)
+
+
+def _without_ratio(known: list[Sides[float]], *, higher: bool) -> Verdict:
+    """Judge from or to zero, where there is no ratio to hold against a share: every seed has to say the same."""
+    each = {"same" if new == base else "better" if (new > base) == higher else "worse" for base, new in known}
+    if min(map(min, known)) < 0 or each not in ({"better"}, {"worse"}):
+        return "unclear"
+    return "worse" if each == {"worse"} else "better"
