@@ -23,6 +23,8 @@ TEXTS = [
     if kind in MODELS.load(name).kinds and name != "mean"
 ]
 CAUSAL = [name for name, kind in TEXTS if kind == "causal-text"]
+# The start of its pseudo-inverse is scaled over the batch, as its docstring says.
+SEES_ITS_BATCH = {"nystrom"}
 GRIDS = [(16, 16), (32, 32), (64, 64), (43, 43), (85, 85), (24, 17)]
 SMALL = {"full": {"depth": 1}}  # options that keep the largest grids of this file cheap
 
@@ -66,7 +68,7 @@ def test_other_grids_use_the_same_parameters_and_leave_no_trace(name):
     module.train()(x).sum().backward()  # what inference mode left behind must not be in the way
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", sorted(set(TRAINED) - SEES_ITS_BATCH))
 def test_a_sample_does_not_see_its_batch(name):
     module = build(name, (16, 12)).eval()
     x = torch.randn(3, 1, 16, 12)
@@ -108,7 +110,7 @@ def test_every_parameter_learns_on_text_of_every_length(name, kind, n):
         assert n < 300 or parameter.grad.abs().sum() > 0, key  # a short text need not use all there is
 
 
-@pytest.mark.parametrize(("name", "kind"), TEXTS)
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kind in TEXTS if name not in SEES_ITS_BATCH])
 def test_a_text_does_not_see_its_batch(name, kind):
     module = text_model(name, kind).eval()
     tokens = torch.randint(9, (3, 200))
@@ -218,7 +220,8 @@ for name, claims in MODELS.entries().items():
         for preset in ({}, *model.presets.values()):
             for device in ("cpu", "cuda"):
                 model.unsupported(Problem("field", 1, 1, (16, 16)), device, model.options(**preset))
-sys.exit(", ".join({"torch", "timm", "neuralop", "xformers"} & set(sys.modules)) or 0)
+heavy = {"torch", "timm", "neuralop", "xformers", "nystrom_attention", "h_transformer_1d", "natten", "fla"}
+sys.exit(", ".join(heavy & set(sys.modules)) or 0)
 """
     run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, encoding="utf-8")
     assert (run.returncode, run.stderr) == (0, "")

@@ -1,0 +1,1 @@
+"""Nyström attention (arXiv:2102.03902), of the package nystrom-attention."""
