@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from math import ceil, log2
+from typing import Any
 
 from h_transformer_1d.h_transformer_1d import CausalHAttention1D, HAttention1D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attn_bench.plugin import Unsupported
+
+# A causal module holds masks for its longest sequence; those for 4096 tokens take 40 kB.
+LONGEST = 4096
 
 
 class AnyLengthHierarchical(nn.Module):
@@ -18,7 +22,7 @@ class AnyLengthHierarchical(nn.Module):
     ``block_size`` where the sequence has fewer than four of them (causal: two).
 
     Args:
-        length: tokens of the sequence; a causal module takes none that is longer when padded.
+        length: tokens of the sequence; a causal module takes no longer one, or none longer than 4096.
         block_size: tokens of a block.
         causal: whether a token sees none that come after it.
         **settings: of the library's module.
@@ -33,7 +37,8 @@ class AnyLengthHierarchical(nn.Module):
         self.tokens, self.length = length, (padded := self.padded(length))
         block = min(block_size, padded // self.fewest)
         if causal:
-            self.attention: nn.Module = CausalHAttention1D(max_seq_len=padded, block_size=block, **settings)
+            self.longest = max(padded, LONGEST)
+            self.attention: Any = CausalHAttention1D(max_seq_len=self.longest, block_size=block, **settings)
         else:
             self.attention = HAttention1D(block_size=block, **settings)
 
@@ -44,8 +49,8 @@ class AnyLengthHierarchical(nn.Module):
     def forward(self, x_BNC: Tensor) -> Tensor:
         n = x_BNC.shape[1]
         padded = self.padded(n)
-        if self.causal and padded > self.length:
-            raise Unsupported(f"built for at most {self.length} tokens, not {n}")
+        if self.causal and padded > self.longest:
+            raise Unsupported(f"built for at most {self.longest} tokens, not {n}")
         self.attention.block_size = min(self.block_size, padded // self.fewest)
         x = F.pad(x_BNC, (0, 0, 0, padded - n))
         mask = None

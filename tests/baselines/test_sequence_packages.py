@@ -77,7 +77,7 @@ def test_htransformer_is_the_packages(causal):
 
     module = AnyLengthHierarchical(128, 16, causal, dim=16, heads=2, dim_head=8)
     settings = {"heads": 2, "dim_head": 8, "block_size": 16}
-    original = CausalHAttention1D(16, max_seq_len=128, **settings) if causal else HAttention1D(16, **settings)
+    original = CausalHAttention1D(16, max_seq_len=4096, **settings) if causal else HAttention1D(16, **settings)
     original.load_state_dict(module.attention.state_dict())
     x = torch.randn(2, 128, 16)
     assert torch.equal(module(x), original(x))
@@ -85,9 +85,9 @@ def test_htransformer_is_the_packages(causal):
 
 def test_a_causal_htransformer_refuses_longer_texts():
     module = HTransformer().make(Problem("causal-text", 9, 7, (100,)), dim=8, heads=2, depth=1)
-    assert module(torch.randint(9, (1, 128))).shape == (1, 128, 7)
-    with pytest.raises(Unsupported, match="at most 128 tokens, not 129"):
-        module(torch.randint(9, (1, 129)))
+    assert module(torch.randint(9, (1, 4096))).shape == (1, 4096, 7)
+    with pytest.raises(Unsupported, match="at most 4096 tokens, not 4097"):
+        module(torch.randint(9, (1, 4097)))
 
 
 @pytest.mark.parametrize("model", [HTransformer, Nystrom])
