@@ -71,12 +71,12 @@ def write_json(path: Path, values: Any) -> None:
         file.write(text)
 
 
-def read_json(path: Path, limit_bytes: int) -> Any:
-    """Return what a JSON file holds that anybody may have written.
+def read_regular(path: Path, limit_bytes: int) -> bytes:
+    """Return the content of a file that anybody may have put there.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no regular file, larger than ``limit_bytes``, no JSON in UTF-8, or nested too deeply.
+        ValueError: it is not a regular file, or larger than ``limit_bytes``.
     """
     # A pipe must not be waited for.
     with open(open_file(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC), "rb") as file:
@@ -85,8 +85,18 @@ def read_json(path: Path, limit_bytes: int) -> Any:
         content = file.read(limit_bytes + 1)
     if len(content) > limit_bytes:
         raise ValueError(f"larger than {limit_bytes >> 20} MiB")
+    return content
+
+
+def read_json(path: Path, limit_bytes: int) -> Any:
+    """Return what a JSON file holds that anybody may have written.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: as for :func:`read_regular`; or it is not JSON in UTF-8, or nested too deeply.
+    """
     try:
-        return loads(content.decode("utf-8-sig"))
+        return loads(read_regular(path, limit_bytes).decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from attn_bench.files import read_regular
 from attn_bench.format import significant
 from attn_bench.report.style import folded
 from attn_bench.report.summary import Summary
@@ -20,6 +23,8 @@ Field = NDArray[np.float64]
 PER_BLOCK = 6
 TILE = 1.9
 TITLE_WIDTH = 22
+# Three samples of three fields at 2048 x 2048 in double precision take 288 MiB.
+LARGEST_BYTES, LARGEST_UNPACKED = 256 << 20, 512 << 20
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,11 @@ def read_samples(folder: Path, summary: Summary, resolution: int) -> tuple[dict[
 
 
 def _read(path: Path) -> Sample:
-    with np.load(path, allow_pickle=False) as arrays:
+    content = BytesIO(read_regular(path, LARGEST_BYTES))
+    with ZipFile(content) as archive:
+        if sum(member.file_size for member in archive.infolist()) > LARGEST_UNPACKED:
+            raise ValueError("larger than any fields that a run keeps")
+    with np.load(content, allow_pickle=False) as arrays:
         found = [arrays[name][0, 0] for name in ("input", "target", "prediction")]
     if not all(np.can_cast(field.dtype, np.float64) for field in found):
         raise ValueError("not real numbers")

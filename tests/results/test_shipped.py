@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+import pandas as pd
 import pytest
 from places import ROOT
+
+from attn_bench import load
 
 LEFTOVER_FOLDERS = {"logs", "leases", "locks"}
 LEFTOVER_ENDINGS = {".lock", ".log", ".tmp", ".part", ".pid"}
@@ -41,3 +44,12 @@ def test_no_leases_locks_or_logs_are_committed() -> None:
 )
 def test_leftovers_are_recognised(path: str, leftover: bool) -> None:
     assert is_leftover(PurePosixPath(path)) is leftover
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in (ROOT / "results").glob("*/run.json")))
+def test_every_folder_that_ships_gives_the_table_that_it_came_with(folder: Path) -> None:
+    """Whatever version wrote its records: what table.parquet holds is what is read of them now."""
+    table, written = load(folder), pd.read_parquet(folder / "table.parquet")
+    shared = [name for name in written.columns if name in table.columns]
+    assert len(shared) > 30
+    pd.testing.assert_frame_equal(table[shared], written[shared], check_exact=True)
