@@ -54,7 +54,7 @@ def test_bad_values_are_option_errors_of_one_line():
 def test_several_numbers_are_written_in_brackets():
     levels = options_of(MANOSwinV2)["levels"]
     assert levels.parse([1, 2, 1, 1], "mano-swinv2") == (1, 2, 1, 1)
-    with pytest.raises(UserError, match=r"mano-swinv2\.levels: '1,2' is no .*; write it like \[1,2\]$"):
+    with pytest.raises(UserError, match=r"mano-swinv2\.levels must be a valid tuple .*; write it like \[1,2\]$"):
         levels.parse("1,2", "mano-swinv2")
 
 

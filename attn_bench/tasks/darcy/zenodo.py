@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Sequence
+import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from attn_bench.files import write_json
 from attn_bench.plugin import DataError, OptionError, PrepareContext, PreparedData, PreparedFile
 from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
 from attn_bench.tasks.darcy.pairs import PairFile
 from attn_bench.tasks.darcy.source import Fields, Loaded, Source
-from attn_bench.tasks.shared.cache import cache_folder, sha256_of, temporary, writing
-from attn_bench.tasks.shared.download import download_from_zenodo
+from attn_bench.tasks.shared.cache import alone, cache_folder, sha256_of, temporary
+from attn_bench.tasks.shared.fetch import TIMEOUT_S, fetch
 
 RECORD = "12784353"
 RESOLUTIONS = (16, 32, 64, 128, 421)
@@ -50,7 +53,7 @@ class Zenodo(Source):
             manifest = None if context.refresh else self._manifest(resolution)
             state: Literal["made", "cached"] = "made" if manifest is None else "cached"
             if manifest is None:
-                manifest = self._download(resolution, context.on_progress)
+                manifest = self._download(resolution, context)
             for split in SPLITS:
                 path, digest = self._folder() / _name(split, resolution), manifest["sha256"][split]
                 files.append(PreparedFile(path, split, state, resolution=resolution, sha256=digest))
@@ -62,7 +65,7 @@ class Zenodo(Source):
         self.resolved((resolution,))
         manifest = self._manifest(resolution)
         if manifest is None:
-            manifest = self._download(resolution, lambda done, total: None)
+            manifest = self._download(resolution, PrepareContext())
         splits = {}
         counts = {"train": (self.options.n_train, N_TRAIN), "test": (self.options.n_test, N_TEST)}
         for split in SPLITS:
@@ -109,21 +112,48 @@ class Zenodo(Source):
             )
         return dict(manifest)
 
-    def _download(self, resolution: int, on_progress: Callable[[int, int], object]) -> dict[str, Any]:
-        folder, archive_name = self._folder(), f"darcy_{resolution}.tgz"
-        with writing(folder), temporary(folder, archive_name) as archive:
-            origin = download_from_zenodo(RECORD, archive_name, archive, on_progress, INSTEAD)
+    def _download(self, resolution: int, context: PrepareContext) -> dict[str, Any]:
+        folder = self._folder()
+        archive = folder / f"darcy_{resolution}.tgz"
+        with alone(folder):
+            # Another process may have downloaded them meanwhile.
+            if not context.refresh and (there := self._manifest(resolution)) is not None:
+                return there
+            origin = _published(archive.name)
+            fetch(origin["url"], archive, origin["checksum"].removeprefix("md5:"), context.on_progress, INSTEAD)
             checksums = {}
-            for split in SPLITS:
-                with temporary(folder, _name(split, resolution)) as extracted:
-                    _extract(archive, _name(split, resolution), extracted)
-                    checksums[split] = sha256_of(extracted)
-                    os.replace(extracted, folder / _name(split, resolution))
-        manifest = {"archive": origin, "sha256": checksums}
-        with temporary(folder, f"darcy_{resolution}.json") as path:
-            path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-            os.replace(path, folder / f"darcy_{resolution}.json")
+            try:
+                for split in SPLITS:
+                    with temporary(folder, _name(split, resolution)) as extracted:
+                        _extract(archive, _name(split, resolution), extracted)
+                        checksums[split] = sha256_of(extracted)
+                        os.replace(extracted, folder / _name(split, resolution))
+            finally:
+                archive.unlink(missing_ok=True)
+            manifest = {"archive": origin, "sha256": checksums}
+            write_json(folder / f"darcy_{resolution}.json", manifest)
         return manifest
+
+
+def _published(name: str) -> dict[str, Any]:
+    """Return address, size and checksum of a file as Zenodo, or a mirror ($ATTN_BENCH_ZENODO), publishes them.
+
+    Raises:
+        DataError: no network, or no such file.
+    """
+    api = os.environ.get("ATTN_BENCH_ZENODO", "https://zenodo.org/api").rstrip("/")
+    address = f"{api}/records/{RECORD}"
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:
+            files = {entry["key"]: entry for entry in json.load(response)["files"]}
+        if name not in files:
+            raise DataError(f"{address} has no file {name}; it has {', '.join(sorted(files))}. {INSTEAD}")
+        entry = files[name]
+        return {"url": entry["links"]["self"], "bytes": int(entry["size"]), "checksum": str(entry["checksum"])}
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(f"cannot reach {address} ({error}). {INSTEAD}") from None
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{address} does not answer as Zenodo does. {INSTEAD}") from None
 
 
 def _name(split: str, resolution: int) -> str:

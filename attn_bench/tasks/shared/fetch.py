@@ -1,4 +1,4 @@
-"""Downloads a file and goes on where an earlier attempt broke off; unpacks archives that stay in their folder."""
+"""Downloads a file, resuming where an earlier attempt stopped; unpacks archives that stay in their folder."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def md5_of(path: Path) -> str:
 def check_root(task: str, root: str | None, *, refresh: bool) -> None:
     """Raise OptionError if files of the user's, which are never written, are to be fetched again."""
     if root is not None and refresh:
-        raise OptionError(f"{task}.root names files that are read and never written; leave out --refresh")
+        raise OptionError(f"{task}.root is a read-only folder; --refresh cannot be used with it")
 
 
 def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], object], instead: str) -> None:
     """Make sure that ``path`` holds the file of ``url`` with ``checksum``.
 
-    What arrives is kept in ``<path>.part`` until it is complete and right; the next call asks for the rest alone, if
-    the server can do that.
+    What arrives is kept in ``<path>.part`` until it is complete and right; the next call asks only for the rest, if the
+    server can do that.
 
     Args:
         checksum: SHA-256 or MD5 in hexadecimal, whichever is published; told apart by their length.
@@ -61,10 +61,10 @@ def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], ob
         request.add_header("Range", f"bytes={there}-")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            goes_on = response.status == http.client.PARTIAL_CONTENT
-            there = there if goes_on else 0
+            resumed = response.status == http.client.PARTIAL_CONTENT
+            there = there if resumed else 0
             total = there + int(response.headers.get("Content-Length") or 0)
-            with part.open("ab" if goes_on else "wb") as file:
+            with part.open("ab" if resumed else "wb") as file:
                 while chunk := response.read(CHUNK_BYTES):
                     file.write(chunk)
                     there += len(chunk)
@@ -75,10 +75,10 @@ def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], ob
             raise DataError(f"downloading {url} failed ({error}). {instead}") from None
     except (OSError, http.client.HTTPException) as error:
         raise DataError(
-            f"downloading {url} stopped after {there} bytes ({error}); the same command goes on there. {instead}"
+            f"downloading {url} stopped after {there} bytes ({error}); rerun the same command to resume. {instead}"
         ) from None
     if total and there < total:
-        raise DataError(f"downloading {url} stopped after {there} of {total} bytes; the same command goes on there")
+        raise DataError(f"downloading {url} stopped after {there} of {total} bytes; rerun the same command to resume")
     found = sum_of(part)
     if found != checksum:
         part.unlink()

@@ -213,7 +213,7 @@ WHOLE = {"train_bytes": None, "test_bytes": None}
 @pytest.mark.parametrize("name", list(PARTS))
 def test_published_corpora_are_downloaded_once_with_their_splits(published, name):
     published.cut = 50
-    with pytest.raises(DataError, match="the same command goes on there"):
+    with pytest.raises(DataError, match="rerun the same command to resume"):
         Text().prepare((16,), Text.options(corpus=name, **WHOLE), PrepareContext())
     described = Text().prepare((16,), Text.options(corpus=name, **WHOLE), PrepareContext())
     assert published.ranges == [None, "bytes=50-"]
@@ -241,7 +241,7 @@ def test_a_folder_of_the_user_is_never_downloaded_into(published, tmp_path):
     missing = tmp_path / "nowhere"
     with pytest.raises(DataError, match="nowhere does not hold enwik8"):
         Text().prepare((16,), Text.options(corpus="enwik8", root=str(missing)), PrepareContext())
-    with pytest.raises(OptionError, match="never written; leave out --refresh"):
+    with pytest.raises(OptionError, match="--refresh cannot be used with it"):
         Text().prepare((16,), Text.options(corpus="enwik8", root=str(missing)), PrepareContext(refresh=True))
     assert published.ranges == []
     assert not missing.exists()
