@@ -6,9 +6,9 @@ plugin's module should not either: listing plugins imports them, so heavy import
 :meth:`Model.build` and :meth:`Task.splits`.
 """
 
+from attn_bench.contract.base import Plugin
 from attn_bench.contract.mixer import Mixer, Tokens
 from attn_bench.contract.model import Complexity, Model
-from attn_bench.contract.options import Plugin
 from attn_bench.contract.problem import KINDS, Kind, KindSpec, Normalisation, Problem
 from attn_bench.contract.task import (
     Direction,

@@ -23,7 +23,7 @@ import torch
 
 from attn_bench.files import atomic_write
 from attn_bench.running.measure.environment import environment
-from attn_bench.tasks.darcy.field import GaussianField
+from attn_bench.tasks.darcy.gaussian_field import GaussianField
 from attn_bench.tasks.darcy.generate import CPU_NODES, on_threads
 from attn_bench.tasks.darcy.recipes import RECIPES
 from attn_bench.tasks.darcy.solver import solve

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from attn_bench.contract.options import Plugin
+from attn_bench.contract.base import Plugin
 from attn_bench.contract.problem import Kind, Problem
 
 if TYPE_CHECKING:

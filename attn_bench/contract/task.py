@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from attn_bench.contract.options import Plugin
+from attn_bench.contract.base import Plugin
 from attn_bench.contract.problem import Kind, Problem
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from attn_bench.contract.options import Plugin, checked
+from attn_bench.contract.base import Plugin, checked
 from attn_bench.errors import UserError, unknown
 
 

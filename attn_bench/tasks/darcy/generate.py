@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attn_bench.plugin import DataError, OptionError
-from attn_bench.tasks.darcy.field import GaussianField, Stream
+from attn_bench.tasks.darcy.gaussian_field import GaussianField, Stream
 from attn_bench.tasks.darcy.grids import Layout, nodes, restrict
 from attn_bench.tasks.darcy.recipes import Recipe
 from attn_bench.tasks.darcy.solver import NotConverged, solve

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from attn_bench.plugin import PrepareContext, PreparedData, PreparedFile
 from attn_bench.tasks.darcy.grids import choose
-from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
 from attn_bench.tasks.darcy.recipes import recipe_with
 from attn_bench.tasks.darcy.source import Fields, Loaded, Source, grids_in_words
+from attn_bench.tasks.darcy.task_options import N_TEST, N_TRAIN
 from attn_bench.tasks.shared.cache import Entry, cache_folder
 
 if TYPE_CHECKING:
-    from attn_bench.tasks.darcy.field import Stream
+    from attn_bench.tasks.darcy.gaussian_field import Stream
     from attn_bench.tasks.darcy.generate import Distribution
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_bench.plugin import DataError
-from attn_bench.tasks.darcy.axes import Axes, check_without_doubt
+from attn_bench.tasks.darcy.array_axes import Axes, check_without_doubt
 from attn_bench.tasks.darcy.source import Fields
 from attn_bench.tasks.shared.array_files import open_arrays
 from attn_bench.tasks.shared.array_formats.contents import LISTED, Contents, check_memory, shown

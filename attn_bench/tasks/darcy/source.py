@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.plugin import PrepareContext, PreparedData
-from attn_bench.tasks.darcy.options import DarcyOptions
+from attn_bench.tasks.darcy.task_options import DarcyOptions
 
 if TYPE_CHECKING:
     import numpy as np

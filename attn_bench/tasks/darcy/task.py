@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from attn_bench.plugin import PrepareContext, PreparedData, Problem, Splits, Task, TrainingDefaults
-from attn_bench.tasks.darcy.options import DarcyOptions
 from attn_bench.tasks.darcy.source import Fields, Source
+from attn_bench.tasks.darcy.task_options import DarcyOptions
 from attn_bench.tasks.shared.field_metrics import FIELD_METRICS, relative_errors, relative_l2_loss
 
 if TYPE_CHECKING:

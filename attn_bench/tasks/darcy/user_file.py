@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from attn_bench.format import clean
 from attn_bench.plugin import DataError, OptionError, PrepareContext, PreparedData, PreparedFile
-from attn_bench.tasks.darcy.axes import checked_axes
+from attn_bench.tasks.darcy.array_axes import checked_axes
 from attn_bench.tasks.darcy.grids import Layout, choose_for_file, file_stride
-from attn_bench.tasks.darcy.options import DarcyOptions
 from attn_bench.tasks.darcy.pairs import PairFile
 from attn_bench.tasks.darcy.source import Fields, Loaded, Source, grids_in_words
+from attn_bench.tasks.darcy.task_options import DarcyOptions
 from attn_bench.tasks.shared.cache import sha256_of
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from attn_bench.files import write_json
 from attn_bench.plugin import DataError, OptionError, PrepareContext, PreparedData, PreparedFile
-from attn_bench.tasks.darcy.options import N_TEST, N_TRAIN
 from attn_bench.tasks.darcy.pairs import PairFile
 from attn_bench.tasks.darcy.source import Fields, Loaded, Source
+from attn_bench.tasks.darcy.task_options import N_TEST, N_TRAIN
 from attn_bench.tasks.shared.cache import alone, cache_folder, sha256_of, temporary
 from attn_bench.tasks.shared.fetch import TIMEOUT_S, fetch
 

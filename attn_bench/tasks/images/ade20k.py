@@ -11,9 +11,9 @@ from pydantic import Field
 
 from attn_bench.plugin import DataError, Splits, TrainingDefaults
 from attn_bench.tasks.images.folders import images_below, part_of
-from attn_bench.tasks.images.published import CROP, NORMALISED, PublishedSet
+from attn_bench.tasks.images.image_scores import MASK_METRICS, UNLABELLED, cross_entropy, mask_scores
+from attn_bench.tasks.images.published_set import CROP, NORMALISED, PublishedSet
 from attn_bench.tasks.images.reading import FORMATS, fault, read_rgb
-from attn_bench.tasks.images.scores import MASK_METRICS, UNLABELLED, cross_entropy, mask_scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -23,8 +23,8 @@ from attn_bench.tasks.images.folders import (
     part_of,
     some,
 )
-from attn_bench.tasks.images.published import CROP, NORMALISED, PublishedSet
-from attn_bench.tasks.images.scores import CLASS_METRICS, class_scores, cross_entropy
+from attn_bench.tasks.images.image_scores import CLASS_METRICS, class_scores, cross_entropy
+from attn_bench.tasks.images.published_set import CROP, NORMALISED, PublishedSet
 
 if TYPE_CHECKING:
     from torch import Tensor

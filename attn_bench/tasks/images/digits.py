@@ -11,7 +11,7 @@ from pydantic import Field
 
 from attn_bench.plugin import OptionError, PrepareContext, PreparedData, Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.images.augmented import augmented
-from attn_bench.tasks.images.scores import CLASS_METRICS, class_scores, cross_entropy
+from attn_bench.tasks.images.image_scores import CLASS_METRICS, class_scores, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor

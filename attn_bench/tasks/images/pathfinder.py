@@ -22,7 +22,7 @@ from attn_bench.plugin import (
     TrainingDefaults,
 )
 from attn_bench.tasks.images.augmented import augmented
-from attn_bench.tasks.images.scores import (
+from attn_bench.tasks.images.image_scores import (
     CLASS_METRICS,
     MASK_METRICS,
     class_scores,

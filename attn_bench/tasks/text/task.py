@@ -21,14 +21,14 @@ from attn_bench.plugin import (
     Task,
     TrainingDefaults,
 )
+from attn_bench.tasks.text.byte_scores import TEXT_METRICS, byte_cross_entropy, byte_scores
 from attn_bench.tasks.text.corpora import Corpus, CorpusName, download_corpus, folder_of, read_corpus
-from attn_bench.tasks.text.scores import TEXT_METRICS, byte_cross_entropy, byte_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from attn_bench.tasks.text.corpora import Bytes
-    from attn_bench.tasks.text.windows import MaskedBytes, NextByte
+    from attn_bench.tasks.text.text_windows import MaskedBytes, NextByte
 
     Windows = NextByte | MaskedBytes
 
@@ -151,7 +151,7 @@ class Text(Task):
 
     def _windows(self, train: Bytes, test: Bytes, resolution: int, options: Any) -> Sequence[Windows]:
         """Return training and test windows; raises DataError if there is none of one of them."""
-        from attn_bench.tasks.text.windows import NextByte
+        from attn_bench.tasks.text.text_windows import NextByte
 
         self._check_length(train, test, resolution)
         return NextByte(train, resolution), NextByte(test, resolution)
@@ -203,7 +203,7 @@ class MaskedText(Text):
         return replace(found, identity={**found.identity, "mask_rate": options.mask_rate})
 
     def _windows(self, train: Bytes, test: Bytes, resolution: int, options: Any) -> Sequence[Windows]:
-        from attn_bench.tasks.text.windows import MaskedBytes
+        from attn_bench.tasks.text.text_windows import MaskedBytes
 
         self._check_length(train, test, resolution)
         rate = options.mask_rate

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_bench.plugin import OptionError
-from attn_bench.tasks.darcy.field import MODES, GaussianField, coefficients
+from attn_bench.tasks.darcy.gaussian_field import MODES, GaussianField, coefficients
 from attn_bench.tasks.darcy.generate import Distribution, generate
 from attn_bench.tasks.darcy.grids import choose, file_stride, fits, nodes, restrict
 from attn_bench.tasks.darcy.recipes import RECIPES, recipe_with

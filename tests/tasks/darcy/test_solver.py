@@ -11,7 +11,7 @@ import scipy.sparse.linalg
 import torch
 from direct import assemble
 
-from attn_bench.tasks.darcy.field import GaussianField
+from attn_bench.tasks.darcy.gaussian_field import GaussianField
 from attn_bench.tasks.darcy.solver import NotConverged, solve
 
 

@@ -11,7 +11,7 @@ import scipy.io
 import torch
 
 from attn_bench.plugin import DataError, OptionError, PrepareContext
-from attn_bench.tasks.darcy.axes import Axes
+from attn_bench.tasks.darcy.array_axes import Axes
 from attn_bench.tasks.darcy.grids import choose_for_file
 from attn_bench.tasks.darcy.task import Darcy
 

@@ -15,7 +15,7 @@ from attn_bench.plugin import DataError, Problem
 from attn_bench.running.runner import prepare_data
 from attn_bench.sweep.settings import Sweep
 from attn_bench.tasks.images.ade20k import ADE20K
-from attn_bench.tasks.images.scores import UNLABELLED
+from attn_bench.tasks.images.image_scores import UNLABELLED
 
 MEAN, DEVIATION = (torch.tensor(values)[:, None, None] for values in ADE20K().problem(32, ADE20K.options()).normalised)
 

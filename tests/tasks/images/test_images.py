@@ -12,9 +12,9 @@ from scipy import ndimage
 from attn_bench.plugin import DataError, OptionError, PrepareContext, Problem
 from attn_bench.plugins.registry import MODELS
 from attn_bench.tasks.images.digits import Digits
+from attn_bench.tasks.images.image_scores import class_scores, mask_scores
 from attn_bench.tasks.images.pathfinder import LEVELS, Pathfinder, PathfinderMask
 from attn_bench.tasks.images.scenes import Difficulty, draw, draw_path, scene
-from attn_bench.tasks.images.scores import class_scores, mask_scores
 
 SMALL = {"n_train": 6, "n_test": 4}
 

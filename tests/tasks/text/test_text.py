@@ -20,10 +20,10 @@ from attn_bench.plugin import DataError, OptionError, PrepareContext, Problem
 from attn_bench.plugins.registry import MODELS
 from attn_bench.tasks.shared.fetch import unzip
 from attn_bench.tasks.text import corpora
+from attn_bench.tasks.text.byte_scores import NOT_COUNTED, byte_cross_entropy, byte_scores
 from attn_bench.tasks.text.corpora import Archive, standard_library
-from attn_bench.tasks.text.scores import NOT_COUNTED, byte_cross_entropy, byte_scores
 from attn_bench.tasks.text.task import MaskedText, Text
-from attn_bench.tasks.text.windows import MaskedBytes, NextByte
+from attn_bench.tasks.text.text_windows import MaskedBytes, NextByte
 
 SMALL = {"train_bytes": 4096, "test_bytes": 2048}
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from attn_bench.plugin import OptionError, Task
-from attn_bench.tasks.darcy.axes import checked_axes
+from attn_bench.tasks.darcy.array_axes import checked_axes
 from attn_bench.tasks.darcy.grids import Layout
 from attn_bench.tasks.darcy.recipes import RecipeName
 

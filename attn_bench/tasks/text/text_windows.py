@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from attn_bench.tasks.text.scores import NOT_COUNTED
+from attn_bench.tasks.text.byte_scores import NOT_COUNTED
 
 if TYPE_CHECKING:
     from attn_bench.tasks.text.corpora import Bytes
