@@ -14,7 +14,7 @@ SETTINGS = {
     "core.fsmonitor": "false",
 }
 BACKEND = """
-import os, zipfile
+import os, sys, zipfile
 
 NAME, ENTRY, MODULE = {name!r}, {entry!r}, {module!r}
 
