@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_bench.cli import claims, comparing, data, listing, reporting, running
+from attn_bench.cli import checking, claims, comparing, data, listing, reporting, running
 from attn_bench.cli.failures import Lines
 from attn_bench.errors import UserError
 
@@ -74,6 +74,7 @@ app.command()(running.measure)
 app.command()(reporting.report)
 app.command()(comparing.compare)
 app.command()(comparing.ab)
+app.command()(checking.check)
 app.command()(claims.claims)
 app.command("list")(listing.list_)
 app.command()(data.data)

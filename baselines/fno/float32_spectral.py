@@ -9,17 +9,31 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # neuraloperator's import resets the process's warning filters.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from neuralop import models
     from neuralop.layers.fno_block import FNOBlocks
     from neuralop.layers.spectral_convolution import SpectralConv
-    from neuralop.models import FNO as NeuralopFNO
-    from neuralop.models import UNO
 
 __all__ = ["Float32SpectralConv", "NeuralopFNO", "frequencies", "off_by_one_on_odd_rows", "padded", "quiet_uno"]
+
+
+class _PlainState:
+    """neuraloperator adds its options to a network's state, which torch refuses to load where it is part of another."""
+
+    state_dict = nn.Module.state_dict
+    load_state_dict = nn.Module.load_state_dict
+
+
+class NeuralopFNO(_PlainState, models.FNO):  # type: ignore[misc]
+    """neuraloperator's FNO with torch's own ``state_dict``."""
+
+
+class NeuralopUNO(_PlainState, models.UNO):  # type: ignore[misc]
+    """neuraloperator's UNO with torch's own ``state_dict``."""
 
 
 class Float32SpectralConv(SpectralConv):  # type: ignore[misc]
@@ -62,10 +76,10 @@ def frequencies(convolution: Any, grid: tuple[int, ...]) -> list[int]:
     return [min(rows, grid[0]), min(columns, grid[1] // 2 + 1)]
 
 
-def quiet_uno(**settings: Any) -> UNO:
+def quiet_uno(**settings: Any) -> NeuralopUNO:
     """Return neuraloperator's UNO with :class:`Float32SpectralConv`, built without printing its options.
 
     UNO has a parameter for its convolution but hands it to none of its blocks.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        return UNO(operator_block=partial(FNOBlocks, conv_module=Float32SpectralConv), **settings)
+        return NeuralopUNO(operator_block=partial(FNOBlocks, conv_module=Float32SpectralConv), **settings)

@@ -1,0 +1,41 @@
+"""Command that checks what a plugin promises."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from attn_bench.cli.arguments import merged
+from attn_bench.cli.running import Set
+from attn_bench.errors import UserError
+
+MARKS = {True: "ok", False: "FAIL", None: "-"}
+
+
+def check(
+    model: Annotated[str, typer.Argument(metavar="NAME[:PRESET]", help="Model to check.")],
+    set_: Set = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
+    compile: Annotated[bool, typer.Option("--compile", help="Check causality under torch.compile, too.")] = False,
+) -> None:
+    """Check that a model does what a plugin promises, on small problems of every kind that it serves.
+
+    Prints a line per promise: ok, FAIL with the reason, or - where the model does not make it. The exit status is 0 if
+    all hold and 1 if not.
+    """
+    from attn_bench.gate.check import check as outcomes
+    from attn_bench.sweep.devices import resolve_device
+    from attn_bench.sweep.variants import expand
+
+    options = merged({}, set_ or [])
+    (variant,) = expand((model,), options)
+    for owner in options:
+        if owner not in (variant.plugin, variant.label):
+            raise UserError(f"--set {owner}.…: only {variant.plugin} is checked; set its options")
+    failed = 0
+    for outcome in outcomes(variant.plugin, variant.options, device=resolve_device(device), compiled=compile):
+        failed += outcome.holds is False
+        print(f"{MARKS[outcome.holds]:<5}{outcome.promise}: {outcome.note}", flush=True)
+    if failed:
+        raise typer.Exit(1)
