@@ -53,7 +53,7 @@ def test_options_and_device_are_handed_on(attn_bench, monkeypatch):
         (("toi",), "unknown model 'toi'; did you mean 'toy'?"),
         (("toy:wider",), "unknown preset of toy 'wider'; did you mean 'wide'?"),
         (("toy-import",), "needs a library that is not there"),
-        (("toy", "--set", "toy.width=x"), "option toy.width: 'x'"),
+        (("toy", "--set", "toy.width=x"), "option toy.width must be a valid integer"),
         (("toy", "--set", "fno.norm=none"), "--set fno"),
     ],
 )
