@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -20,11 +21,11 @@ class FullAttention(Mixer):
 
     The upper bound of what an approximation can see and the cost it has to beat
     (:func:`baselines.transformer.softmax_attention.attend`). The defaults are those of ``mano``.
-    ``backend`` chooses the kernels, not the result.
+    ``backend`` chooses the kernels, not the result; the row's ``effective`` names them.
     """
 
     name = "full"
-    summary = "Exact softmax attention between all tokens, by SDPA or xformers"
+    summary = "Exact softmax attention between all tokens, by the kernels of SDPA or xformers"
     citation = "arXiv:1706.03762"
     kinds = frozenset({"field", "mask", "image", "causal-text", "masked-text"})
     complexity = "n^2"
@@ -39,9 +40,12 @@ class FullAttention(Mixer):
         """Options of exact attention."""
 
         backend: Annotated[
-            Literal["sdpa", "xformers"],
-            Field(description="kernels of the attention: sdpa (PyTorch) or xformers (CUDA only)"),
-        ] = "sdpa"
+            Literal["auto", "math", "flash", "memory-efficient", "cudnn", "xformers"],
+            Field(
+                description="kernels of the attention: those of PyTorch's SDPA by name, those that it chooses (auto), or "
+                "xformers; memory-efficient, cudnn and xformers only on CUDA"
+            ),
+        ] = "auto"
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
         """Return exact attention."""
@@ -51,10 +55,22 @@ class FullAttention(Mixer):
         return MultiHead(options.dim, options.heads, partial(attend, backend=options.backend, causal=tokens.causal))
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say why xformers cannot run here, or what any mixer cannot serve."""
-        if options.backend == "xformers":
-            if device != "cuda":
-                return f"xformers has memory-efficient attention only for CUDA, not {device}; set backend=sdpa"
-            if find_spec("xformers") is None:
-                return "xformers is not installed; install it (pip install xformers) or set backend=sdpa"
+        """Say why the kernels cannot run here, or what any mixer cannot serve."""
+        if options.backend in ("xformers", "memory-efficient", "cudnn") and device != "cuda":
+            return f"backend is {options.backend}, which runs only on CUDA, not {device}; set backend=auto"
+        if options.backend == "xformers" and find_spec("xformers") is None:
+            return "xformers is not installed; install it (pip install xformers) or set backend=auto"
         return super().unsupported(problem, device, options)
+
+    def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
+        """Return the kernels of the attention: those given, or those that SDPA chooses for one sample."""
+        from attn_bench.nn.multi_head import MultiHead
+        from baselines.transformer.softmax_attention import kernels_of_auto
+
+        mixer: Any = next(part for part in module.modules() if isinstance(part, MultiHead))
+        settings = mixer.attend.keywords
+        if settings["backend"] != "auto":
+            return {"backend": settings["backend"]}
+        weight = mixer.project.weight
+        head_dim = weight.shape[0] // mixer.heads
+        return {"backend": kernels_of_auto(mixer.heads, problem.tokens, head_dim, settings["causal"], weight)}

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Backend = Literal["sdpa", "xformers"]
+from attn_bench.plugin import Unsupported
+
+Backend = Literal["auto", "math", "flash", "memory-efficient", "cudnn", "xformers"]
+SDPA = {
+    "math": SDPBackend.MATH,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
+# On CUDA these take no float32.
+HALF_ONLY = ("flash", "cudnn")
 
 
-def attend(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, backend: Backend = "sdpa", causal: bool = False) -> Tensor:
+def attend(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, backend: Backend = "auto", causal: bool = False) -> Tensor:
     """Return softmax(Q K^T / sqrt(D)) V of each head, (B, N, heads, D), through the kernels of ``backend``.
 
-    ``sdpa`` is ``torch.nn.functional.scaled_dot_product_attention``, ``xformers`` is
-    ``xformers.ops.memory_efficient_attention``, which runs on CUDA alone and wants D in multiples of 8: it gets zeros
-    behind q, k and v, which change nothing in the result. With ``causal`` a query sees itself and what is before it.
+    ``xformers`` is ``xformers.ops.memory_efficient_attention``, which runs only on CUDA and wants D in multiples of 8:
+    it gets zeros behind q, k and v, which change nothing in the result. All others are
+    ``torch.nn.functional.scaled_dot_product_attention``, which chooses its kernels itself where ``backend`` is
+    ``auto``. With ``causal`` a query sees itself and what is before it.
+
+    Raises:
+        Unsupported: these kernels do not take this dtype.
     """
     if backend == "xformers":
         from xformers.ops import LowerTriangularMask, memory_efficient_attention
@@ -25,4 +41,18 @@ def attend(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, backend: Backend = "s
         bias = LowerTriangularMask() if causal else None
         return memory_efficient_attention(*padded, attn_bias=bias, scale=d**-0.5)[..., :d]
     q, k, v = (t.transpose(1, 2) for t in (q_BNHD, k_BNHD, v_BNHD))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
+    if backend == "auto":
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
+    if backend in HALF_ONLY and q.is_cuda and q.dtype == torch.float32:
+        raise Unsupported(f"SDPA's {backend} kernels take no float32 on CUDA; set the precision to bf16")
+    with sdpa_kernel(SDPA[backend]):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
+
+
+def kernels_of_auto(heads: int, n: int, head_dim: int, causal: bool, like: Tensor) -> str:
+    """Return the backend that SDPA chooses for (1, heads, n, head_dim) on the device of ``like``."""
+    device = like.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
+    q = torch.empty(1, heads, n, head_dim, device=like.device, dtype=dtype, requires_grad=True)
+    chosen = torch._fused_sdp_choice(q, q, q, is_causal=causal)
+    return next((name for name, backend in SDPA.items() if backend.value == chosen), str(chosen))

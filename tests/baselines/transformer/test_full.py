@@ -89,7 +89,7 @@ def test_padding_the_heads_for_xformers_changes_nothing(monkeypatch):
     for dim in (8, 12):
         q, k, v = torch.randn(3, 2, 9, 2, dim, dtype=torch.float64)
         torch.testing.assert_close(attend(q, k, v, "xformers"), naive(q, k, v), rtol=1e-12, atol=1e-12)
-        causal = attend(q, k, v, "sdpa", causal=True)
+        causal = attend(q, k, v, "auto", causal=True)
         torch.testing.assert_close(attend(q, k, v, "xformers", causal=True), causal, rtol=1e-12, atol=1e-12)
 
 
@@ -100,5 +100,45 @@ def test_xformers_agrees_with_sdpa():
         pytest.skip("xformers attends on CUDA alone")
     q, k, v = torch.randn(3, 2, 64, 4, 12, device="cuda")
     for causal in (False, True):
-        expected = attend(q, k, v, "sdpa", causal)
+        expected = attend(q, k, v, "auto", causal)
         torch.testing.assert_close(attend(q, k, v, "xformers", causal), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("backend", ["auto", "math", "flash"])
+def test_every_backend_of_sdpa_attends_by_the_formula(backend, causal):
+    q, k, v = torch.randn(3, 2, 9, 2, 8, dtype=torch.float64)
+    scores = torch.einsum("bnhd,bmhd->bhnm", q, k) / math.sqrt(8)
+    if causal:
+        scores = scores.masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+    expected = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v)
+    torch.testing.assert_close(attend(q, k, v, backend, causal), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["auto", "math", "flash"])
+def test_the_row_names_the_kernels_that_run(backend):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Seen(TorchDispatchMode):
+        names: set[str] = set()
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.names.add(str(function))
+            return function(*args, **(kwargs or {}))
+
+    model, problem = FullAttention(), Problem("field", 1, 1, (8, 8))
+    module = model.make(problem, backend=backend, dim=16, depth=1)
+    Seen.names = set()
+    with Seen():
+        module(torch.randn(1, 1, 8, 8))
+    used = "flash" if any("flash" in name for name in Seen.names) else "math"
+    assert model.effective(module, problem) == {"backend": used}
+    assert used == backend or backend == "auto"
+
+
+def test_backends_that_the_device_does_not_have_are_unsupported():
+    model, problem = FullAttention(), Problem("field", 1, 1, (8, 8))
+    for backend in ("memory-efficient", "cudnn", "xformers"):
+        assert f"backend is {backend}" in model.unsupported(problem, "cpu", model.options(backend=backend))
+    for backend in ("auto", "math", "flash", "memory-efficient", "cudnn"):
+        assert model.unsupported(problem, "cuda", model.options(backend=backend)) is None
