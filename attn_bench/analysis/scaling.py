@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attn_bench.results.quantities import drawn
+from attn_bench.results.quantities import Quantity, drawn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 FEWEST_POINTS = 3
 # A local slope within this of the slope at the large end belongs to the same law.
 SAME_SLOPE = 0.2
-# Every token has to be read, so a cost that grows more slowly than this cannot go on doing so.
+# Every token has to be read, so no cost keeps growing more slowly than this.
 FLAT = 0.7
-CLAIMS: Mapping[str, float] = {"n": 1.0, "n log n": 1.0, "n^2": 2.0}
-# What a measured exponent may be above its claim: a logarithm is worth 0.1 to 0.2 at these sizes, caches as much.
+EXPONENTS: Mapping[str, float] = {"n": 1.0, "n log n": 1.0, "n^2": 2.0}
+# What a measured exponent may be above what is claimed: a logarithm is worth 0.1 to 0.2 at these sizes, caches as much.
 TOLERANCE = 0.25
 FARTHEST = 64
-BENT = "no straight line yet: measure larger sizes"
-EQUAL = "the costs are equal at these sizes: no exponent can be told from them"
+BENT = "not a straight line yet: measure larger sizes"
+EQUAL = "the costs are equal at these sizes, so they have no exponent"
 # No clock and no allocator tells exponents apart that are closer, though numbers without any noise seem to.
 CLOSEST = 1e-6
 LARGEST = 1e300
@@ -45,8 +45,8 @@ class Fit:
         low, high: its 95 % confidence interval (Student's t on the residuals of the fit).
         first, last: range of tokens the fit is made from.
         points: how many sizes there are in that range.
-        claim: growth that the model claims, if it does.
-        flag: why the exponent is not to be believed or not as claimed, or None.
+        complexity: what the model claims, if it does.
+        flag: why the exponent is not to be relied on or not as claimed, or None.
     """
 
     model: str
@@ -58,7 +58,7 @@ class Fit:
     first: int
     last: int
     points: int
-    claim: str | None
+    complexity: str | None
     flag: str | None
 
     def at(self, tokens: float) -> float:
@@ -71,7 +71,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Crossover:
-    """The size from which ``cheaper`` costs less than ``dearer``, which costs less below it.
+    """The size from which ``cheaper`` costs less than ``costlier``, which costs less below it.
 
     Attributes:
         tokens: where the curves cross: between two measured sizes, or beyond the last on the fitted lines.
@@ -82,7 +82,7 @@ class Crossover:
 
     cost: str
     cheaper: str
-    dearer: str
+    costlier: str
     tokens: float
     low: float | None
     high: float | None
@@ -91,7 +91,7 @@ class Crossover:
 
 @dataclass(frozen=True)
 class Uncrossed:
-    """Two models of which it cannot be told where beyond the sizes measured they would change places, and why."""
+    """Two models for which it is unknown where they change places beyond the sizes measured, and why."""
 
     cost: str
     one: str
@@ -109,10 +109,48 @@ class Curve:
     high: np.ndarray
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """Curves, fits and crossovers of a results table.
+
+    Attributes:
+        curves: by cost and model.
+        uncrossed: pairs for which nothing can be said beyond the sizes measured.
+    """
+
+    curves: Mapping[str, Mapping[str, Curve]]
+    fits: Sequence[Fit]
+    crossovers: Sequence[Crossover]
+    uncrossed: Sequence[Uncrossed] = ()
+
+    @property
+    def costs(self) -> list[Quantity]:
+        """The costs that are fitted."""
+        fitted = {fit.cost for fit in self.fits}
+        return [quantity for cost, quantity in drawn().items() if cost in fitted]
+
+    def of(self, model: str) -> dict[str, Fit]:
+        """Return the fits of a model by cost."""
+        return {fit.cost: fit for fit in self.fits if fit.model == model}
+
+
+def scaling(table: pd.DataFrame) -> Scaling | None:
+    """Analyse a table; None if no model has a cost at three sizes or more."""
+    found = fits(table)
+    if not found:
+        return None
+    return Scaling(
+        {cost: of for cost in drawn() if (of := curves(table, cost))},
+        found,
+        [crossing for cost in drawn() for crossing in crossovers(table, found, cost)],
+        [pair for cost in drawn() for pair in uncrossed(table, found, cost)],
+    )
+
+
 def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
     """Return the curve of every model with a positive, finite ``cost``, from rows that ended ``ok``.
 
-    An end of an interval that is no such number, or not on its side of the cost, is the cost itself.
+    An end of an interval that is not such a number, or not on its side of the cost, is the cost itself.
     """
     import pandas as pd
 
@@ -159,7 +197,7 @@ def knee(tokens: np.ndarray, cost: np.ndarray) -> int:
     return int(away[-1]) + 1 if len(away) else 0
 
 
-def fit(model: str, cost: str, curve: Curve, claim: str | None = None) -> Fit | None:
+def fit(model: str, cost: str, curve: Curve, complexity: str | None = None) -> Fit | None:
     """Fit the law above the knee; None with fewer than three sizes.
 
     Where fewer than three sizes are left above the knee, the last three are fitted and the fit is flagged. Costs that
@@ -188,22 +226,22 @@ def fit(model: str, cost: str, curve: Curve, claim: str | None = None) -> Fit | 
         first=int(curve.tokens[start]),
         last=int(curve.tokens[-1]),
         points=len(x),
-        claim=claim,
-        flag=EQUAL if equal else BENT if bent else _flag(cost, exponent, half, claim),
+        complexity=complexity,
+        flag=EQUAL if equal else BENT if bent else _flag(cost, exponent, half, complexity),
     )
 
 
-def _flag(cost: str, exponent: float, half: float, claim: str | None) -> str | None:
+def _flag(cost: str, exponent: float, half: float, complexity: str | None) -> str | None:
     if exponent + half < FLAT:
         return "too flat: the sizes are too small, or the work is not measured"
-    if claim is None or claim not in CLAIMS:
+    if complexity is None or complexity not in EXPONENTS:
         return None
-    claimed = CLAIMS[claim]
+    claimed = EXPONENTS[complexity]
     if exponent - half > claimed + TOLERANCE:
-        return f"grows faster than the {claim} it claims"
+        return f"grows faster than the {complexity} it claims"
     # Exact attention that keeps no scores needs no more memory than its inputs, so less is no contradiction there.
     if drawn()[cost].rule == "timed" and exponent + half < claimed - TOLERANCE:
-        return f"grows more slowly than the {claim} it claims: its linear parts still outweigh the rest"
+        return f"grows more slowly than the {complexity} it claims: its linear parts still outweigh the rest"
     return None
 
 
@@ -212,8 +250,8 @@ def fits(table: pd.DataFrame) -> list[Fit]:
     found = []
     for cost in drawn():
         for model, curve in curves(table, cost).items():
-            claims = list(table.loc[table["model"] == model, "complexity"].dropna()) if "complexity" in table else []
-            fitted = fit(model, cost, curve, claims[0] if claims else None)
+            known = table.loc[table["model"] == model, "complexity"].dropna() if "complexity" in table else ()
+            fitted = fit(model, cost, curve, next(iter(known), None))
             if fitted is not None:
                 found.append(fitted)
     return found
@@ -255,14 +293,14 @@ def _measured(cost: str, one: str, other: str, a: Curve, b: Curve) -> Crossover 
     at = _last_zero(x, gap)
     if at is None:
         return None
-    cheaper, dearer = (one, other) if gap[gap != 0][-1] < 0 else (other, one)
+    cheaper, costlier = (one, other) if gap[gap != 0][-1] < 0 else (other, one)
     # The curves cross as early or as late as the ends of the intervals let them.
     ends = [_last_zero(x, np.log(p) - np.log(q)) for p, q in ((a.low[i], b.high[j]), (a.high[i], b.low[j]))]
     low = high = None
     if (known := [at, *(end for end in ends if end is not None)])[2:]:
         # Between measured sizes a curve need not be straight, so a crossing is not known better than they are apart.
         low, high = float(sizes[x <= min(known)][-1]), float(sizes[x >= max(known)][0])
-    return Crossover(cost, cheaper, dearer, math.exp(at), low, high, False)
+    return Crossover(cost, cheaper, costlier, math.exp(at), low, high, False)
 
 
 def _last_zero(x: np.ndarray, y: np.ndarray) -> float | None:
@@ -286,12 +324,14 @@ def _extrapolated(cost: str, one: Fit, other: Fit) -> Crossover | Uncrossed | No
         reason = "the intervals of their exponents overlap"
     if reason:
         return Uncrossed(cost, one.model, other.model, reason)
-    cheaper, dearer = (one, other) if one.exponent < other.exponent else (other, one)
+    cheaper, costlier = (one, other) if one.exponent < other.exponent else (other, one)
     last = max(one.last, other.last)
     # Compared as a logarithm: lines that are nearly parallel cross at numbers that no float can hold.
-    log = (cheaper.intercept - dearer.intercept) / (dearer.exponent - cheaper.exponent)
+    log = (cheaper.intercept - costlier.intercept) / (costlier.exponent - cheaper.exponent)
     if log > math.log(FARTHEST * last):
         return Uncrossed(cost, one.model, other.model, f"they would cross beyond {FARTHEST} times the largest size")
     return (
-        Crossover(cost, cheaper.model, dearer.model, math.exp(log), None, None, True) if log > math.log(last) else None
+        Crossover(cost, cheaper.model, costlier.model, math.exp(log), None, None, True)
+        if log > math.log(last)
+        else None
     )

@@ -14,30 +14,25 @@ from attn_bench.cli.printing import put
 def conclude(folder: Path, table: Any, *, report: bool, out: Path | None = None) -> Path | None:
     """Write the report of a results folder if wanted, then print its table; return the report's page.
 
-    What fails of one leaves the other as it is.
+    The table is printed even if the report cannot be written.
     """
-    page = None
+    from attn_bench.report import console_table, summarise, write_report
+    from attn_bench.report.scaling import console
+    from attn_bench.results.store import Store
+
+    summary, page = summarise(table, Store.open(folder).run_info().metrics), None
     try:
         if report:
-            page = _write(folder, table, out)
+            page = next(path for path in write_report(folder, summary, out) if path.suffix == ".html")
     finally:
-        _show(folder, table)
+        put(console_table(summary))
+        if summary.scaling is not None:
+            put(console(summary.scaling, summary))
         if text := _not_ok(folder, table):
             print(text)
     if page is not None:
         print(f"Report: {page}")
     return page
-
-
-def _show(folder: Path, table: Any) -> None:
-    from attn_bench.report.scaling import console, scaling
-    from attn_bench.report.summary import summarise
-    from attn_bench.report.tables import console_table
-
-    metrics = _metrics(folder)
-    put(console_table(table, metrics))
-    if (found := scaling(table)) is not None:
-        put(console(found, summarise(table, metrics)))
 
 
 def _not_ok(folder: Path, table: Any) -> str:
@@ -52,25 +47,12 @@ def _not_ok(folder: Path, table: Any) -> str:
     return f"{failed.sum()} of {len(statuses)} cells {verb} not ok: {counted}{logs}"
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
-    from attn_bench.results.store import Store
-
-    return dict(Store.open(folder).run_info().metrics)
-
-
-def _write(folder: Path, table: Any, out: Path | None) -> Path:
-    from attn_bench.report import write_report
-
-    written = write_report(folder, table, metrics=_metrics(folder), out=out)
-    return next(path for path in written if path.suffix == ".html")
-
-
 def report(
     results: Annotated[Path, typer.Argument(help="Results folder.")],
     out: Annotated[Path | None, typer.Option(help="Where to write [RESULTS/report].")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Write page, table and plots of stored results again, without running anything."""
+    """Rewrite the page, table and plots of stored results without running anything."""
     from attn_bench.results.store import load
 
     with logged_in(results):
@@ -84,4 +66,4 @@ def _open(page: Path) -> None:
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):
-        print(f"attn-bench: no browser found; open {page} in one", file=sys.stderr)
+        print(f"attn-bench: no browser found; open {page} yourself", file=sys.stderr)

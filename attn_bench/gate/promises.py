@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attn_bench.analysis.scaling import CLAIMS, TOLERANCE
+from attn_bench.analysis.scaling import EXPONENTS, TOLERANCE
 from attn_bench.format import clean
 from attn_bench.gate.outcome import Outcome
 from attn_bench.gate.subject import Broken, Subject, described, on
@@ -219,7 +219,7 @@ def _complexity(subject: Subject) -> str:
             continue
         exponent = math.log(large / small) / math.log(sizes[1].tokens / sizes[0].tokens)
         grown = f"FLOPs grow as n^{exponent:.2f} from {described(sizes[0])} to {described(sizes[1])}"
-        if exponent > CLAIMS[claim] + TOLERANCE:
+        if exponent > EXPONENTS[claim] + TOLERANCE:
             raise Broken(f"{grown}; it claims {claim}")
         found.append(grown)
     return f"{claim}; {'; '.join(found)}" if found else f"{claim}; nothing to measure it by"

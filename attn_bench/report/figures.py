@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +14,7 @@ from attn_bench.report.axes import log_axis, resolution_axis, value_axis
 from attn_bench.report.overlap import LINE, MARKER, dashes, ring_size, same_lines, together
 from attn_bench.report.style import REFERENCE_COLOUR, Legend, Look, drawable, heading, looks
 from attn_bench.report.summary import Entry, Stat, Summary
+from attn_bench.results.quantities import Group, Quantity, quantities
 
 PANEL_WIDTH, PANEL_HEIGHT, ROW_HEIGHT = 4.3, 3.6, 0.3
 ROW_LABEL_WIDTH = 0.7
@@ -25,65 +25,32 @@ STATUS_CHARACTER, STATUS_EDGE = 0.075, 0.16
 APART = 1.3
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One quantity against resolution."""
-
-    column: str
-    title: str
-    label: str
-
-
 def error_vs_resolution(summary: Summary) -> Figure | None:
-    """Draw the primary metric against resolution; the constant predictor is a dashed line. None if no value."""
-    metric = summary.metrics[summary.primary]
-    label = summary.primary + (f" ({metric.unit})" if metric.unit else "")
-    better = "lower is better" if metric.direction == "lower" else "higher is better"
-    return _against_resolution(
-        summary, summary.primary, [Panel(summary.primary, "", drawable(f"{label}, {better}"))], metric=True
-    )
+    """Draw the primary metric against resolution; a constant predictor is a dashed line. None if no value."""
+    return _against_resolution(summary, summary.primary.axis, [summary.primary])
 
 
-def latency_vs_resolution(summary: Summary) -> Figure | None:
-    """Draw the latency of forward pass and training step against resolution, log-log. None if there is no value."""
-    unit = batch(summary, "ms")
-    return _against_resolution(
-        summary,
-        "latency",
-        [
-            Panel("latency_forward_ms", "forward", f"latency ({unit})"),
-            Panel("latency_train_step_ms", "training step", f"latency ({unit})"),
-        ],
-    )
+def cost_vs_resolution(summary: Summary, group: Group) -> Figure | None:
+    """Draw the costs of a group against resolution, log-log, a panel for each. None if there is no value."""
+    return _against_resolution(summary, group.words, [each for each in quantities("figures") if each.group == group])
 
 
-def memory_vs_resolution(summary: Summary) -> Figure | None:
-    """Draw the peak memory of forward pass and training step against resolution, log-log. None if there is no value."""
-    unit = batch(summary, "MiB")
-    return _against_resolution(
-        summary,
-        "peak memory",
-        [
-            Panel("peak_memory_forward_mib", "forward", f"peak memory ({unit})"),
-            Panel("peak_memory_train_mib", "training step", f"peak memory ({unit})"),
-        ],
-    )
-
-
-def batch(summary: Summary, unit: str) -> str:
-    """Return a unit with the batch that it is measured of."""
+def axis_label(summary: Summary, quantity: Quantity) -> str:
+    """Return the label of an axis: with the direction of a metric, or the batch that a cost is measured of."""
+    if quantity.rule == "accuracy":
+        return drawable(f"{quantity.with_unit(quantity.axis)}, {quantity.group.better} is better")
     batch = summary.settings.get("batch_size", "")
-    return f"{unit}, batch of {batch}" if batch.isdigit() else unit
+    return drawable(f"{quantity.axis} ({quantity.unit}{f', batch of {batch}' if batch.isdigit() else ''})")
 
 
-def _against_resolution(summary: Summary, what: str, panels: Sequence[Panel], *, metric: bool = False) -> Figure | None:
-    if not any(summary.has(panel.column) for panel in panels):
+def _against_resolution(summary: Summary, what: str, panels: Sequence[Quantity]) -> Figure | None:
+    if not any(map(summary.has, panels)):
         return None
     look = looks(summary)
     failing = [model for model in summary.models if any(entry.failures for entry in summary.of(model))]
-    extra = {}
-    if metric and any(entry.mean(summary.primary) is not None for m in summary.references for entry in summary.of(m)):
-        extra["mean of the training set"] = Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")
+    extra: dict[str, Line2D] = {}
+    if panels == [summary.primary] and reference_values(summary):
+        extra |= reference_line(summary)
     strip = sum(ROW_HEIGHT * (1 + look[model].row.count("\n")) for model in failing)
     width = min(max(PANEL_WIDTH, RESOLUTION_WIDTH * len(summary.resolutions)), WIDEST_PANEL)
     legend = Legend(list(look.values()), extra, PANEL_HEIGHT + (strip + 0.2 if failing else 0))
@@ -93,42 +60,38 @@ def _against_resolution(summary: Summary, what: str, panels: Sequence[Panel], *,
     grid = GridSpec(rows, len(panels), figure=figure, height_ratios=[strip, max(PANEL_HEIGHT, size[1] - strip)][-rows:])
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(grid[rows - 1, i])
-        _draw(axes, summary, panel, look, metric=metric, size=(width, PANEL_HEIGHT))
-        top = axes
+        _draw(axes, summary, panel, look, (width, PANEL_HEIGHT))
         if failing:
-            top = figure.add_subplot(grid[0, i], sharex=axes)
-            _draw_failures(top, summary, failing, look, labelled=i == 0, width=width)
-        if panel.title:
-            top.set_title(panel.title, loc="left")
+            strip_axes = figure.add_subplot(grid[0, i], sharex=axes)
+            _draw_failures(strip_axes, summary, failing, look, labelled=i == 0, width=width)
     legend.draw(figure)
     heading(figure, summary, what)
     return figure
 
 
-def _draw(
-    axes: Axes, summary: Summary, panel: Panel, look: dict[str, Look], *, metric: bool, size: tuple[float, float]
-) -> None:
+def _draw(axes: Axes, summary: Summary, quantity: Quantity, look: dict[str, Look], size: tuple[float, float]) -> None:
     alone = len(summary.resolutions) == 1
     places = dict(zip(look, np.geomspace(1 / APART, APART, len(look)) if alone and len(look) > 1 else ()))
-    drawn = {m: [e for e in summary.of(m) if panel.column in e.values] for m in look}
-    stats = [entry.values[panel.column] for entries in drawn.values() for entry in entries]
+    drawn = {m: [e for e in summary.of(m) if quantity.column in e.values] for m in look}
+    stats = [entry.values[quantity.column] for entries in drawn.values() for entry in entries]
     seen = [bound for stat in stats for bound in (stat.low, stat.mean, stat.high)]
+    metric = quantity.rule == "accuracy"
     if metric:
-        seen += _draw_references(axes, summary, panel.column)
-    axes.set_ylabel(panel.label)
+        seen += _draw_references(axes, summary, quantity.column)
+    axes.set_ylabel(axis_label(summary, quantity))
     resolution_axis(axes, summary.resolutions, summary.axis, size[0])
     if not seen:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", va="center", color="0.4")
         return
     if metric:
-        value_axis(axes, seen, higher=summary.metrics[panel.column].direction == "higher")
+        value_axis(axes, seen, higher=quantity.higher)
     elif min(seen) > 0:
         log_axis(axes, "y", seen)
     else:
         axes.set_ylim(min(0, 1.1 * min(seen)), 1.1 * max(seen) if max(seen) > 0 else 1)
     spots = {
-        (model, entry.resolution): (float(entry.resolution), entry.values[panel.column].mean)
+        (model, entry.resolution): (float(entry.resolution), entry.values[quantity.column].mean)
         for model, entries in drawn.items()
         for entry in entries
     }
@@ -136,7 +99,7 @@ def _draw(
     alike = same_lines(together(axes, spots, LINE / 72 / size[1]))
     for model, entries in drawn.items():
         its = look[model]
-        stats = [entry.values[panel.column] for entry in entries]
+        stats = [entry.values[quantity.column] for entry in entries]
         x = [entry.resolution * places.get(model, 1.0) for entry in entries]
         axes.errorbar(
             x, [s.mean for s in stats], yerr=bars(stats), color=its.colour, capsize=3, elinewidth=1.2, zorder=3,
@@ -153,6 +116,18 @@ def _draw(
 def bars(stats: Sequence[Stat]) -> list[list[float]]:
     """Return how far the intervals reach below and above each mean."""
     return [[max(s.mean - s.low, 0) for s in stats], [max(s.high - s.mean, 0) for s in stats]]
+
+
+def reference_values(summary: Summary) -> list[float]:
+    """Return the primary metric of the references, at every resolution."""
+    means = [entry.mean(summary.primary) for model in summary.references for entry in summary.of(model)]
+    return [value for value in means if value is not None]
+
+
+def reference_line(summary: Summary) -> dict[str, Line2D]:
+    """Return the line of the references for a legend."""
+    names = ", ".join(drawable(summary.names[model]) for model in summary.references)
+    return {f"{names} (constant)": Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")}
 
 
 def _draw_references(axes: Axes, summary: Summary, column: str) -> list[float]:

@@ -19,10 +19,10 @@ def markdown_page(summary: Summary, drawn: Drawn, table: str, origin: Origin, ch
     parts = [
         f"# attn-bench: {for_markdown(plain(summary.settings.get('task', 'field')))}",
         f"{extent(summary)} {cost_note(summary)}.",
-        *([f"Training: {for_markdown(said)}."] if (said := _training(origin)) else []),
+        *([f"Training: {for_markdown(text)}."] if (text := _training(origin)) else []),
         "## Results",
         table.rstrip(),
-        *map(_figure, drawn.plots),
+        *map(_figure, [*drawn.plots, *filter(None, [drawn.trade_off])]),
     ]
     if drawn.growth and drawn.scaling:
         parts += [_figure(drawn.growth), growth.markdown(drawn.scaling, summary)]

@@ -10,32 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from attn_bench.analysis.scaling import Scaling
 from attn_bench.errors import DiskError
 from attn_bench.format import clean, plain, significant
-from attn_bench.report.scaling import Scaling
-from attn_bench.report.summary import DISTURBED, Summary
+from attn_bench.report.summary import DISTURBED, Entry, Summary
+from attn_bench.results.quantities import Group, Quantity, quantities
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
-PLOTS = {
-    "error_vs_resolution": "",
-    "latency_vs_resolution": "latency_forward_ms",
-    "memory_vs_resolution": "peak_memory_forward_mib",
-    "error_vs_latency": "",
-}
-UNITS = {"latency_forward_ms": " ms", "peak_memory_forward_mib": " MiB"}
-BEST = {"latency_forward_ms": "Fastest forward", "peak_memory_forward_mib": "Least memory forward"}
-WORDS = {"latency_forward_ms": "Forward latency", "peak_memory_forward_mib": "Forward memory"}
-# Heard, not skimmed: past this many a list of values helps nobody, and the table has them.
+# A longer list of values, read aloud, helps nobody; the table has them.
 MOST_SPOKEN = 24
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that lies in the report's folder as ``<name>.png`` and ``<name>.svg``.
+    """A figure in the report's folder, as ``<name>.png`` and ``<name>.svg``.
 
     Attributes:
         name: of its files.
@@ -54,7 +45,8 @@ class Drawn:
     """Everything drawn of a results folder.
 
     Attributes:
-        plots: against resolution, and error against latency.
+        plots: against resolution.
+        trade_off: error against latency.
         growth: cost against tokens.
         panels: fields, by resolution.
         scaling: what ``growth`` is drawn from.
@@ -64,6 +56,7 @@ class Drawn:
     """
 
     plots: tuple[Picture, ...]
+    trade_off: Picture | None
     growth: Picture | None
     panels: tuple[Picture, ...]
     scaling: Scaling | None
@@ -71,16 +64,20 @@ class Drawn:
     files: tuple[Path, ...]
     marks: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """Every figure."""
+        return [*self.plots, *filter(None, (self.trade_off, self.growth)), *self.panels]
 
-def draw(folder: Path, table: pd.DataFrame, summary: Summary, out: Path) -> Drawn:
+
+def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
     """Draw every figure that has a value and save it in ``out`` as PNG and SVG; what fails is said in ``notes``.
 
     Raises:
         DiskError: ``out`` cannot be written.
     """
     # matplotlib takes a second to import, which the table for the terminal need not wait for.
-    from attn_bench.report import scaling as growth
-    from attn_bench.report.figures import error_vs_resolution, latency_vs_resolution, memory_vs_resolution
+    from attn_bench.report.figures import cost_vs_resolution, error_vs_resolution
     from attn_bench.report.panels import field_panel, read_samples
     from attn_bench.report.scaling_figure import figure as scaling_figure
     from attn_bench.report.style import marks, save, style
@@ -90,28 +87,32 @@ def draw(folder: Path, table: pd.DataFrame, summary: Summary, out: Path) -> Draw
     panels: list[Picture] = []
     notes: list[str] = []
     files: list[Path] = []
-    grown = None
+    grown = trade_off = None
 
-    def drawn(name: str, make: Callable[[], Figure | None]) -> bool:
+    def saved(name: str, make: Callable[[], Figure | None]) -> bool:
         found = attempt(name, notes, lambda: None if (figure := make()) is None else save(figure, out, name))
         files.extend(found or ())
         return bool(found)
 
     with style():
-        for figure in (error_vs_resolution, latency_vs_resolution, memory_vs_resolution, error_vs_latency):
-            if drawn(figure.__name__, partial(figure, summary)):
-                plots.append(_plot(summary, figure.__name__))
-        found = attempt("scaling", notes, lambda: growth.scaling(table))
-        if found is not None and drawn("scaling", lambda: scaling_figure(found, summary)):
+        if saved("error_vs_resolution", partial(error_vs_resolution, summary)):
+            plots.append(_errors(summary))
+        for group in dict.fromkeys(quantity.group for quantity in quantities("figures")):
+            if saved(group.figure, partial(cost_vs_resolution, summary, group)):
+                plots.append(_costs(summary, group))
+        if saved("error_vs_latency", partial(error_vs_latency, summary)):
+            trade_off = _trade_off(summary)
+        found = attempt("scaling", notes, lambda: summary.scaling)
+        if found is not None and saved("scaling", partial(scaling_figure, found, summary)):
             grown = _growth(summary, flagged=any(fit.flag for fit in found.fits))
         for resolution in summary.resolutions:
             samples, unread = read_samples(folder, summary, resolution)
             notes += unread
             name = f"{file_name(plain(summary.settings.get('task', 'field')))}_panel_{resolution}"
-            if samples and drawn(name, partial(field_panel, samples, summary.names)):
+            if samples and saved(name, partial(field_panel, samples, summary.names)):
                 panels.append(_panel(summary, name, resolution, {model: s.rel_l2 for model, s in samples.items()}))
         looks = attempt("the marks of models", notes, lambda: marks(summary)) or {}
-    return Drawn(tuple(plots), grown, tuple(panels), found, tuple(notes), tuple(files), looks)
+    return Drawn(tuple(plots), trade_off, grown, tuple(panels), found, tuple(notes), tuple(files), looks)
 
 
 def attempt(what: str, notes: list[str], make: Callable[[], T]) -> T | None:
@@ -136,80 +137,79 @@ def file_name(text: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in text)
 
 
-def _plot(summary: Summary, name: str) -> Picture:
-    primary = summary.primary
-    metric = summary.metrics[primary]
-    seeds = summary.max_seeds > 1
-    bars = " Bars: 95 % confidence interval of the median"
-    bars += ", from the lowest to the highest of the seeds." if seeds else "."
-    bars += f" Some latencies were disturbed: {DISTURBED} in the table." if summary.disturbed else ""
-    title, caption = {
-        "error_vs_resolution": (
-            f"{primary} against resolution",
-            f"{plain(metric.summary, 200) or primary}; {metric.direction} is better."
-            + (f" Mean over up to {summary.max_seeds} seeds; bars from the lowest to the highest." if seeds else ""),
-        ),
-        "latency_vs_resolution": (
-            "Latency against resolution",
-            f"Median latency; both axes logarithmic.{bars}",
-        ),
-        "memory_vs_resolution": (
-            "Peak memory against resolution",
-            "Peak memory of the step above what weights and inputs occupy; both axes logarithmic.",
-        ),
-        "error_vs_latency": (
-            f"{primary} against latency",
-            "A point per model and resolution, the larger the higher. Rings and dotted steps: the Pareto front, "
-            "where no other model at that resolution is both faster and better."
-            + bars.replace("median", "median latency")
-            + (" Upright: errors from the lowest to the highest seed." if seeds else ""),
-        ),
-    }[name]
-    column = PLOTS[name] or primary
-    best = finding(summary, column)
-    caption = f"{caption} {best}".strip()
-    return Picture(name, title, caption, f"{title}. {best} {_spoken(summary, name, column)}".replace("  ", " ").strip())
+def _errors(summary: Summary) -> Picture:
+    metric = summary.primary
+    caption = f"{plain(metric.summary, 200) or metric.label}; {metric.group.better} is better."
+    if summary.max_seeds > 1:
+        caption += f" Mean over up to {summary.max_seeds} seeds; bars from the lowest to the highest."
+    return _picture(summary, "error_vs_resolution", f"{metric.axis} against resolution", caption, metric)
 
 
-def _spoken(summary: Summary, name: str, column: str) -> str:
-    """Say the values that a plot shows, or where they stand if they are many."""
-    also = "latency_forward_ms" if name == "error_vs_latency" else None
+def _costs(summary: Summary, group: Group) -> Picture:
+    first = next(quantity for quantity in quantities("figures") if quantity.group == group)
+    bars = _bars(summary) if group.rule == "timed" else ""
+    caption = f"{group.definition[:1].upper()}{group.definition[1:]}. Both axes are logarithmic.{bars}"
+    return _picture(summary, group.figure, f"{group.words.capitalize()} against resolution", caption, first)
+
+
+def _trade_off(summary: Summary) -> Picture:
+    (cost,) = quantities("trade-off")
+    caption = (
+        "A point per model and resolution; larger points are higher resolutions. Rings and dotted steps: the Pareto "
+        "front, where no other model at that resolution is both faster and better." + _bars(summary)
+    )
+    if summary.max_seeds > 1:
+        caption += " Vertical bars: errors from the lowest to the highest seed."
+    title = f"{summary.primary.axis} against {cost.axis}"
+    return _picture(summary, "error_vs_latency", title, caption, summary.primary, cost)
+
+
+def _bars(summary: Summary) -> str:
+    text = " Bars: 95 % confidence interval of the median latency"
+    text += ", from the lowest to the highest of the seeds." if summary.max_seeds > 1 else "."
+    return text + (f" Some latencies were disturbed: {DISTURBED} in the table." if summary.disturbed else "")
+
+
+def _picture(
+    summary: Summary, name: str, title: str, caption: str, shown: Quantity, cost: Quantity | None = None
+) -> Picture:
+    """Return a figure with who is best in its caption, and its values in words, or where they are if they are many."""
+    best = finding(summary, shown)
     parts, total = [], 0
     for model in summary.models:
-        entries = [e for e in summary.of(model) if column in e.values and (also is None or also in e.values)]
-        total += len(entries)
-        said = [
-            f"{significant(e.values[column].mean)}{_unit(summary, column)} at {e.resolution}"
-            + (f" in {significant(e.values[also].mean)} ms" if also else "")
-            for e in entries
+        entries = [
+            e for e in summary.of(model) if shown.column in e.values and (cost is None or cost.column in e.values)
         ]
-        if said:
-            parts.append(f"{summary.names[model]} {', '.join(said)}")
-    what = {"latency_forward_ms": "Forward: ", "peak_memory_forward_mib": "Forward: "}.get(column, "")
-    return f"{what}{'; '.join(parts)}." if 0 < total <= MOST_SPOKEN else "The table has the values."
+        total += len(entries)
+        values = [f"{_value(e, shown)} at {e.resolution}" + (f" in {_value(e, cost)}" if cost else "") for e in entries]
+        if values:
+            parts.append(f"{summary.names[model]} {', '.join(values)}")
+    spoken = f"{shown.axis}: {'; '.join(parts)}." if 0 < total <= MOST_SPOKEN else "The table has the values."
+    return Picture(name, title, f"{caption} {best}".strip(), " ".join(filter(None, (f"{title}.", best, spoken))))
 
 
-def finding(summary: Summary, column: str) -> str:
-    """Say who is best in a column at the highest resolution that several reached."""
-    metric = summary.metrics.get(column)
+def _value(entry: Entry, quantity: Quantity) -> str:
+    return f"{significant(entry.values[quantity.column].mean)} {quantity.unit}".rstrip()
+
+
+def finding(summary: Summary, quantity: Quantity) -> str:
+    """Say who is best in a quantity at the highest resolution that several reached."""
     for resolution in reversed(summary.resolutions):
-        best = summary.best(column, resolution, higher=metric is not None and metric.direction == "higher")
-        if best is not None:
-            rivals = summary.rivals(column, resolution)
-            value = significant(best)
-            # What reads the same is as good.
-            winners = [summary.names[e.model] for e in rivals if significant(e.values[column].mean) == value]
-            said = f"{value}{_unit(summary, column)}"
-            if len(winners) == len(rivals):
-                return f"{WORDS.get(column, column)} at {resolution}: the same for all {len(rivals)} models ({said})."
-            lead = BEST.get(column, f"Best {column}")
-            return f"{lead} at {resolution}: {' and '.join(winners)}{' alike' if len(winners) > 1 else ''} ({said})."
+        best = summary.best(quantity, resolution)
+        if best:
+            value, names = _value(best[0], quantity), [summary.names[entry.model] for entry in best]
+            if len(best) == len(summary.candidates(quantity, resolution)):
+                return f"{quantity.axis} at {resolution}: the same for all {len(best)} models ({value})."
+            lead = f"Best {quantity.axis}" if quantity.rule == "accuracy" else f"Lowest {quantity.axis}"
+            return f"{lead} at {resolution}: {' and '.join(names)}{' alike' if len(names) > 1 else ''} ({value})."
     return ""
 
 
-def _unit(summary: Summary, column: str) -> str:
-    metric = summary.metrics.get(column)
-    return UNITS.get(column, "") if metric is None else f" {metric.unit}".rstrip()
+def findings(summary: Summary) -> list[str]:
+    """Return what is best in accuracy, and in the first cost of each kind that figures show."""
+    firsts = {quantity.group: quantity for quantity in reversed(quantities("figures"))}
+    each = (summary.primary, *reversed(firsts.values()))
+    return [text for quantity in each if (text := finding(summary, quantity))]
 
 
 def _growth(summary: Summary, *, flagged: bool) -> Picture:
@@ -217,7 +217,7 @@ def _growth(summary: Summary, *, flagged: bool) -> Picture:
     caption = (
         "Points are measured, with the confidence interval of a latency; lines are fitted, and the table below gives "
         "their slopes with intervals. Grey: slopes to compare with, 1 dotted and 2 dashed."
-        + (" †: with a reservation, which the notes below the table give." if flagged else "")
+        + (" †: with a reservation; see the notes below the table." if flagged else "")
     )
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
 

@@ -2,99 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from attn_bench.analysis.scaling import Crossover, Curve, Fit, Uncrossed, crossovers, curves, fits, uncrossed
+from attn_bench.analysis.scaling import Crossover, Fit, Scaling
 from attn_bench.format import count, for_markdown, rounded
-from attn_bench.report.summary import Summary, is_reference
+from attn_bench.report.summary import Summary
+from attn_bench.report.tables import NOTHING, lines
 from attn_bench.results.quantities import drawn
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Group
 
 SHOWN_PAIRS = 6
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """Curves, fits and crossovers of a results table, constant predictors left out.
-
-    Attributes:
-        uncrossed: pairs for which nothing can be said beyond the sizes measured.
-    """
-
-    curves: Mapping[str, Mapping[str, Curve]]
-    fits: Sequence[Fit]
-    crossovers: Sequence[Crossover]
-    uncrossed: Sequence[Uncrossed] = ()
-
-    def of(self, model: str) -> dict[str, Fit]:
-        """Return the fits of a model by cost."""
-        return {fit.cost: fit for fit in self.fits if fit.model == model}
+def fitted(found: Scaling, summary: Summary) -> list[tuple[str, str, list[Fit | None]]]:
+    """Return the name of each model with a fit, the complexity that it claims, and its fit of each cost."""
+    rows = []
+    for model in summary.models:
+        if own := found.of(model):
+            claimed = next(iter(own.values())).complexity or NOTHING
+            rows.append((summary.names[model], claimed, [own.get(cost.column) for cost in found.costs]))
+    return rows
 
 
-def scaling(table: pd.DataFrame) -> Scaling | None:
-    """Analyse a table; None if no model has a cost at three sizes or more."""
-    rivals = table[[not is_reference(str(model)) for model in table["model"]]]
-    found = fits(rivals)
-    if not found:
-        return None
-    by_cost = {cost: curves(rivals, cost) for cost in drawn()}
-    return Scaling(
-        {cost: of for cost, of in by_cost.items() if of},
-        found,
-        [crossing for cost in drawn() for crossing in crossovers(rivals, found, cost)],
-        [pair for cost in drawn() for pair in uncrossed(rivals, found, cost)],
-    )
+def flags(found: Scaling, summary: Summary) -> list[str]:
+    """Return why some exponents are not to be relied on, or not as claimed."""
+    each = (fit for model in summary.models for fit in found.of(model).values())
+    return [f"{summary.names[fit.model]}, {drawn()[fit.cost].axis}: {fit.flag}" for fit in each if fit.flag]
+
+
+def exponent(fit: Fit | None) -> str:
+    """Return an exponent, with a sign where it is flagged."""
+    return NOTHING if fit is None else f"{fit.exponent:.2f}{' †' if fit.flag else ''}"
 
 
 def markdown(found: Scaling, summary: Summary) -> str:
     """Return the tables of exponents and of crossovers."""
-    names = summary.names
-    shown = [cost for cost in drawn() if any(fit.cost == cost for fit in found.fits)]
-    head = ["Model", "Claim", *(drawn()[cost].axis.capitalize() for cost in shown)]
-    lines = [f"| {' | '.join(head)} |", f"|{' :-- |' * 2}{' --: |' * len(shown)}"]
-    notes = []
-    for model in summary.models:
-        mine = found.of(model)
-        if not mine:
-            continue
-        claim = next(iter(mine.values())).claim
-        cells = [_exponent(mine[cost]) if cost in mine else "-" for cost in shown]
-        lines.append(f"| {for_markdown(names[model])} | {claim or '-'} | {' | '.join(cells)} |")
-        notes += [f"- {for_markdown(names[model])}, {drawn()[f.cost].axis}: {f.flag}" for f in mine.values() if f.flag]
-    explained = (
+    heads = ["Model", "Claimed complexity", *(cost.axis.capitalize() for cost in found.costs)]
+    rows = [
+        [for_markdown(name), claimed, *map(_interval, fits)] for name, claimed, fits in fitted(found, summary)
+    ]  # fmt: skip
+    parts = [
+        lines(heads, range(2, len(heads)), rows),
         f"Slope of log cost over log number of {summary.points}, with its 95 % confidence interval (Student's t) and "
-        f"the range of {summary.points} it is fitted over, above the sizes at which overhead dominates."
-    )
-    parts = ["\n".join(lines), explained]
-    if notes:
-        parts.append("† with a reservation:\n\n" + "\n".join(notes))
-    if said := crossing_lines(found, names, summary.points):
-        parts.append("### Crossovers\n\n" + "\n".join(f"- {for_markdown(line)}" for line in said))
+        f"the range of {summary.points} it is fitted over, above the sizes at which overhead dominates.",
+    ]
+    if flagged := flags(found, summary):
+        parts.append("† Reservations:\n\n" + "\n".join(f"- {for_markdown(line)}" for line in flagged))
+    if crossings := crossing_lines(found, summary.names, summary.points):
+        parts.append("### Crossovers\n\n" + "\n".join(f"- {for_markdown(line)}" for line in crossings))
     return "\n\n".join(parts)
 
 
-def _exponent(fit: Fit) -> str:
+def _interval(fit: Fit | None) -> str:
+    if fit is None:
+        return NOTHING
     mark = " †" if fit.flag else ""
     return f"{fit.exponent:.2f} ({fit.low:.2f} to {fit.high:.2f}){mark}, {fit.first}-{fit.last}"
 
 
 def crossing_lines(found: Scaling, names: Mapping[str, str], points: str) -> list[str]:
-    """Say where models change places, and for which of them that cannot be told beyond the sizes measured."""
+    """Say where models change places, and for which of them that is unknown beyond the sizes measured."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for pair in found.uncrossed:
-        said = f"{names[pair.one]} and {names[pair.other]}"
-        by_reason.setdefault((pair.cost, pair.reason), []).append(said)
-    lines = [crossing_text(crossing, names, points) for crossing in found.crossovers]
+        by_reason.setdefault((pair.cost, pair.reason), []).append(f"{names[pair.one]} and {names[pair.other]}")
+    texts = [crossing_text(crossing, names, points) for crossing in found.crossovers]
     for (cost, reason), pairs in by_reason.items():
         shown = "; ".join(pairs[:SHOWN_PAIRS])
         more = f"; and {count(len(pairs) - SHOWN_PAIRS, 'more pair')}" if len(pairs) > SHOWN_PAIRS else ""
-        lines.append(f"{drawn()[cost].axis}: not extrapolated beyond the sizes measured, {reason}: {shown}{more}")
-    return lines
+        texts.append(f"{drawn()[cost].axis}: not extrapolated beyond the sizes measured, {reason}: {shown}{more}")
+    return texts
 
 
 def crossing_text(crossing: Crossover, names: Mapping[str, str], points: str) -> str:
@@ -103,11 +82,11 @@ def crossing_text(crossing: Crossover, names: Mapping[str, str], points: str) ->
     if crossing.extrapolated:
         where += "(extrapolated)"
     elif crossing.low is None or crossing.high is None:
-        where += "(not certain: the intervals overlap)"
+        where += "(uncertain: the intervals overlap)"
     else:
         where += f"(between {crossing.low:.0f} and {crossing.high:.0f})"
-    cheaper, dearer = names[crossing.cheaper], names[crossing.dearer]
-    return f"{drawn()[crossing.cost].axis}: {cheaper} is cheaper than {dearer} from {where}"
+    cheaper, costlier = names[crossing.cheaper], names[crossing.costlier]
+    return f"{drawn()[crossing.cost].axis}: {cheaper} is cheaper than {costlier} from {where}"
 
 
 def console(found: Scaling, summary: Summary) -> Group:
@@ -116,19 +95,11 @@ def console(found: Scaling, summary: Summary) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    names = summary.names
-    shown = [cost for cost in drawn() if any(fit.cost == cost for fit in found.fits)]
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    made.add_column(f"exponent in {summary.points}")
-    made.add_column("claim")
-    for cost in shown:
-        short = drawn()[cost].axis.replace("latency", "ms").replace("peak memory", "MiB")
-        made.add_column(short.replace("train-step", "train").replace("forward", "fwd"), no_wrap=True)
-    flagged = []
-    for model in summary.models:
-        mine = found.of(model)
-        if mine:
-            cells = [f"{mine[c].exponent:.2f}{'†' if mine[c].flag else ''}" if c in mine else "-" for c in shown]
-            made.add_row(Text(names[model]), next(iter(mine.values())).claim or "-", *cells)
-            flagged += [f"† {names[model]}, {drawn()[f.cost].axis}: {f.flag}" for f in mine.values() if f.flag]
-    return Group(made, *map(Text, flagged))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(f"exponent in {summary.points}")
+    table.add_column("claimed")
+    for cost in found.costs:
+        table.add_column(cost.axis, overflow="fold")
+    for name, claimed, fits in fitted(found, summary):
+        table.add_row(Text(name), claimed, *map(exponent, fits))
+    return Group(table, *(Text(f"† {line}") for line in flags(found, summary)))

@@ -9,10 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attn_bench.analysis.scaling import Curve, Fit
+from attn_bench.analysis.scaling import Curve, Fit, Scaling
 from attn_bench.report.axes import log_axis
 from attn_bench.report.overlap import LINE, MARKER, dashes, ring_size, same_lines, together
-from attn_bench.report.scaling import Scaling
 from attn_bench.report.style import Legend, Look, heading, looks
 from attn_bench.report.summary import Summary
 from attn_bench.results.quantities import drawn
@@ -91,8 +90,7 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
         start = float(np.exp(np.log(costs[tokens == low]).mean()))
         guide = [start, start * (high / low) ** slope]
         axes.plot([low, high], guide, color="0.6", linestyle=line, linewidth=1.2, label=f"slope {slope}", zorder=1)
-    axes.set_title(drawn()[cost].axis, loc="left")
-    axes.set_ylabel("ms" if cost.endswith("_ms") else "MiB")
+    axes.set_ylabel(drawn()[cost].with_unit(drawn()[cost].axis))
 
 
 def _legend(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> None:

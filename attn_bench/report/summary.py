@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.analysis.scaling import is_sequence, points_of
+from attn_bench.analysis.pareto import pareto_front
+from attn_bench.analysis.scaling import Scaling, is_sequence, points_of, scaling
 from attn_bench.errors import UserError
-from attn_bench.format import count, distinct
+from attn_bench.format import count, distinct, significant
 from attn_bench.plugin import Metric
-from attn_bench.results.quantities import quantities
+from attn_bench.results.quantities import Place, Quantity, of_metric, quantities
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REQUIRED = ("cell", "model", "resolution", "seed", "status")
-# Predicts the same whatever the input: what any model has to beat, not one to compare the cost of.
-REFERENCE = "mean"
 DISTURBED = "‡"
 
 
@@ -52,12 +51,18 @@ class Failure:
     reason: str | None
     seeds: tuple[int, ...]
 
+    @property
+    def where(self) -> str:
+        """The seeds, for a sentence."""
+        return f"seed{'' if len(self.seeds) == 1 else 's'} {', '.join(map(str, sorted(self.seeds)))}"
+
 
 @dataclass(frozen=True)
 class Entry:
     """One model trained at one resolution and evaluated at one, over seeds.
 
     Attributes:
+        values: by column.
         disturbed: seeds whose latencies other processes or heat disturbed.
         gaps: quantities that seeds lack though they are ok, with the reason.
         changed: what the model set for the whole process, and in which stage.
@@ -74,14 +79,33 @@ class Entry:
     gaps: tuple[Failure, ...] = ()
     changed: tuple[str, ...] = ()
 
-    def mean(self, column: str) -> float | None:
-        """Return the mean of a column, or None where there is no value."""
-        stat = self.values.get(column)
+    @property
+    def transfer(self) -> bool:
+        """Whether it is evaluated at another resolution than the one trained at."""
+        return self.eval_resolution != self.resolution
+
+    @property
+    def where(self) -> str:
+        """The resolution, and the one evaluated at where that is another."""
+        return f"{self.resolution}" + (f", evaluated at {self.eval_resolution}" if self.transfer else "")
+
+    @property
+    def status(self) -> str:
+        """``ok``, or every other status with the number of seeds where only some failed."""
+        failed: Counter[str] = Counter()
+        for failure in self.failures:
+            failed[failure.status] += len(failure.seeds)
+        texts = (name if number == self.seeds else f"{name} {number}/{self.seeds}" for name, number in failed.items())
+        return ", ".join(texts) or "ok"
+
+    def mean(self, quantity: Quantity) -> float | None:
+        """Return the mean of a quantity, or None where there is no value."""
+        stat = self.values.get(quantity.column)
         return stat.mean if stat else None
 
-    def sign(self, column: str) -> str:
+    def sign(self, quantity: Quantity) -> str:
         """Return the mark of a latency that was disturbed."""
-        return DISTURBED if self.disturbed and column.startswith("latency") else ""
+        return DISTURBED if self.disturbed and quantity.rule == "timed" else ""
 
 
 @dataclass(frozen=True)
@@ -89,9 +113,10 @@ class Summary:
     """A results table over seeds.
 
     Attributes:
-        metrics: of the task; the first is the primary one.
+        table: what it is a summary of.
+        metrics: of the task, in its order; the first is the primary one.
         models: labels in the order of the table, references left out.
-        references: labels of the constant predictor.
+        references: labels of constant predictors: what any model has to beat, not one to compare the cost of.
         resolutions: trained at, ascending.
         entries: evaluated at the resolution trained at.
         transfers: evaluated at others.
@@ -100,7 +125,8 @@ class Summary:
         sequence: whether a resolution is the length of a sequence, not that of an axis of a grid.
     """
 
-    metrics: Mapping[str, Metric]
+    table: pd.DataFrame = field(repr=False, compare=False)
+    metrics: tuple[Quantity, ...]
     models: tuple[str, ...]
     references: tuple[str, ...]
     resolutions: tuple[int, ...]
@@ -115,14 +141,55 @@ class Summary:
         """The name that each label is shown by, wherever it is shown."""
         return distinct([*self.models, *self.references])
 
+    @cached_property
+    def scaling(self) -> Scaling | None:
+        """How costs grow, references left out; None if no model has a cost at three sizes or more."""
+        return scaling(self.table[~self.table["model"].astype(str).isin(self.references)])
+
     @property
-    def primary(self) -> str:
-        """Name of the metric that plots show."""
-        return next(iter(self.metrics))
+    def primary(self) -> Quantity:
+        """The metric that figures show."""
+        return self.metrics[0]
+
+    def shown(self, place: Place) -> list[Quantity]:
+        """Return what has a value and is shown at a place: what is counted of a model, its metrics, what it costs."""
+        costs = quantities(place)
+        each = [
+            *(quantity for quantity in costs if not quantity.own),
+            *(metric for metric in self.metrics if place in metric.shown),
+            *(quantity for quantity in costs if quantity.own),
+        ]
+        return [quantity for quantity in each if self.has(quantity)]
 
     def of(self, model: str) -> list[Entry]:
-        """Entries of a model, by resolution."""
+        """Return the entries of a model, by resolution."""
         return [entry for entry in self.entries if entry.model == model]
+
+    @cached_property
+    def rows(self) -> list[Entry]:
+        """Every entry, by resolution and model, those evaluated at other resolutions below the one trained at."""
+        order = [*self.models, *self.references]
+        return sorted(
+            (*self.entries, *self.transfers),
+            key=lambda e: (e.resolution, order.index(e.model), e.transfer, e.eval_resolution),
+        )
+
+    def failures(self) -> Iterator[tuple[Entry, Failure]]:
+        """Yield each way in which an entry failed; what failed to train is not repeated for other resolutions."""
+        untrained = {(e.model, e.resolution, failure.status) for e in self.entries for failure in e.failures}
+        for entry in (*self.entries, *self.transfers):
+            for failure in entry.failures:
+                if not entry.transfer or (entry.model, entry.resolution, failure.status) not in untrained:
+                    yield entry, failure
+
+    def remarks(self) -> Iterator[tuple[str, str]]:
+        """Yield which cells lack something though they are ok, and what; and what their models changed."""
+        for entry in self.entries:
+            who = f"{self.names[entry.model]} at {entry.resolution}"
+            for gap in entry.gaps:
+                yield f"{who} ({gap.where})", f"not measured: {gap.reason}"
+            for text in entry.changed:
+                yield who, f"the model changed {text}"
 
     @property
     def points(self) -> str:
@@ -140,31 +207,45 @@ class Summary:
         cells = sum(entry.disturbed for entry in self.entries)
         if not cells:
             return ""
-        said = (
-            f"{DISTURBED} {count(cells, 'cell')} {'was' if cells == 1 else 'were'} disturbed by other processes or heat"
+        verb = "was" if cells == 1 else "were"
+        return (
+            f"{DISTURBED} {count(cells, 'cell')} {verb} disturbed by other processes or heat: such latencies are too "
+            "high and are not compared; run with --retry disturbed to measure again"
         )
-        return f"{said}: such latencies are too high and are not compared; run with --retry all to measure again"
 
-    def has(self, column: str) -> bool:
-        """Tell whether any entry has a value of ``column``."""
-        return any(column in entry.values for entry in self.entries)
+    def has(self, quantity: Quantity) -> bool:
+        """Tell whether any entry has a value of a quantity."""
+        return any(quantity.column in entry.values for entry in self.entries)
 
-    def best(self, column: str, resolution: int, *, higher: bool = False) -> float | None:
-        """Return the best mean of a column at a resolution if at least two models compete."""
-        rivals = self.rivals(column, resolution)
-        means = [entry.values[column].mean for entry in rivals]
-        if len(means) < 2:
-            return None
-        return max(means) if higher else min(means)
-
-    def rivals(self, column: str, resolution: int) -> list[Entry]:
-        """Return what competes in a column: the reference in accuracy, but not in cost; no disturbed latency."""
-        barred = () if column in self.metrics else self.references
+    def candidates(self, quantity: Quantity, resolution: int) -> list[Entry]:
+        """Return what competes in a quantity: a reference in accuracy, but not in cost; no disturbed latency."""
+        excluded = () if quantity.rule == "accuracy" else self.references
         return [
             entry for entry in self.entries
-            if entry.resolution == resolution and column in entry.values
-            and entry.model not in barred and not entry.sign(column)
+            if entry.resolution == resolution and quantity.column in entry.values
+            and entry.model not in excluded and not entry.sign(quantity)
         ]  # fmt: skip
+
+    def best(self, quantity: Quantity, resolution: int) -> list[Entry]:
+        """Return what has the best value, or one that reads the same, at a resolution where at least two compete."""
+        candidates = self.candidates(quantity, resolution)
+        if not quantity.ranked or len(candidates) < 2:
+            return []
+        means = {id(entry): entry.values[quantity.column].mean for entry in candidates}
+        best = significant((max if quantity.higher else min)(means.values()))
+        return [entry for entry in candidates if significant(means[id(entry)]) == best]
+
+    def is_best(self, quantity: Quantity, entry: Entry) -> bool:
+        """Tell whether an entry has the best value of its resolution (:meth:`best`)."""
+        return any(entry is best for best in self.best(quantity, entry.resolution))
+
+    def front(self, cost: Quantity, resolution: int) -> list[Entry]:
+        """Return the Pareto front of a cost and the primary metric at a resolution, cheapest first."""
+        score = self.primary.column
+        candidates = [entry for entry in self.candidates(cost, resolution) if score in entry.values]
+        return pareto_front(
+            candidates, lambda e: e.values[cost.column].mean, lambda e: e.values[score].mean, higher=self.primary.higher
+        )
 
 
 def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
@@ -176,9 +257,9 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
     if not metrics:
         raise UserError("nothing to report: the task names no metric")
     if table.empty:
-        raise UserError("nothing to report: the results hold no cell; 'attn-bench run' makes some")
+        raise UserError("nothing to report: the results have no cells yet; 'attn-bench run' adds some")
     if missing := [name for name in REQUIRED if name not in table.columns]:
-        raise UserError(f"the results table lacks {', '.join(missing)}; was it made by attn-bench?")
+        raise UserError(f"the results table lacks {', '.join(missing)}; was it written by attn-bench?")
     rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for row in rows:
@@ -186,30 +267,29 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
         evaluated = _number(row.get("eval_resolution"))
         key = (str(row["model"]), resolution, resolution if evaluated is None else int(evaluated))
         groups.setdefault(key, []).append(row)
-    entries = sorted((_entry(key, group, metrics) for key, group in groups.items()), key=lambda e: e.resolution)
-    own = tuple(entry for entry in entries if entry.eval_resolution == entry.resolution)
-    labels = list(dict.fromkeys(str(row["model"]) for row in rows))
+    named = tuple(of_metric(name, metric) for name, metric in metrics.items())
+    each = (*named, *quantities())
+    entries = sorted((_entry(key, group, each) for key, group in groups.items()), key=lambda e: e.resolution)
+    own = tuple(entry for entry in entries if not entry.transfer)
+    labels = dict.fromkeys(str(row["model"]) for row in rows)
+    references = {str(row["model"]) for row in rows if row.get("reference") is True}
     return Summary(
-        metrics=metrics,
-        models=tuple(label for label in labels if not is_reference(label)),
-        references=tuple(label for label in labels if is_reference(label)),
+        table=table,
+        metrics=named,
+        models=tuple(label for label in labels if label not in references),
+        references=tuple(label for label in labels if label in references),
         resolutions=tuple(sorted({entry.resolution for entry in own})),
         entries=own,
-        transfers=tuple(entry for entry in entries if entry.eval_resolution != entry.resolution),
+        transfers=tuple(entry for entry in entries if entry.transfer),
         settings=_settings(rows),
         max_seeds=max((stat.n for entry in own for stat in entry.values.values()), default=0),
         sequence=is_sequence(table),
     )
 
 
-def is_reference(label: str) -> bool:
-    """Tell whether a label is the constant predictor's, with options or without."""
-    return re.split(r":| [\[(#]", label, maxsplit=1)[0] == REFERENCE
-
-
-def _entry(key: tuple[str, int, int], rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> Entry:
+def _entry(key: tuple[str, int, int], rows: Sequence[Mapping[str, Any]], each: Sequence[Quantity]) -> Entry:
     model, resolution, evaluated = key
-    values = {name: stat for name in (*metrics, *(q.column for q in quantities())) if (stat := _stat(rows, name))}
+    values = {quantity.column: stat for quantity in each if (stat := _stat(rows, quantity))}
     failures: dict[tuple[str, str | None], list[int]] = {}
     gaps: dict[str, list[int]] = {}
     for row in rows:
@@ -243,14 +323,15 @@ def _changed(effective: Any) -> list[str]:
         return []
 
 
-def _stat(rows: Sequence[Mapping[str, Any]], column: str) -> Stat | None:
-    ends = (column.removesuffix("_ms") + "_low_ms", column.removesuffix("_ms") + "_high_ms")
+def _stat(rows: Sequence[Mapping[str, Any]], quantity: Quantity) -> Stat | None:
     values, lows, highs = [], [], []
     for row in rows:
-        value = _number(row.get(column))
+        value = _number(row.get(quantity.column))
         if value is None:
             continue
-        low, high = (_number(row.get(end)) for end in ends) if column.endswith("_ms") else (None, None)
+        low, high = (
+            _number(row.get(quantity.end(end))) if quantity.rule == "timed" else None for end in ("low", "high")
+        )
         values.append(value)
         lows.append(value if low is None else low)
         highs.append(value if high is None else high)

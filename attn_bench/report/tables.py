@@ -2,129 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attn_bench.format import for_markdown, human, plain, significant, with_spread
-from attn_bench.plugin import Metric
-from attn_bench.report.summary import Entry, Failure, Summary, summarise
+from attn_bench.report.summary import Entry, Summary
+from attn_bench.results.quantities import Quantity
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Group
-    from rich.text import Text
 
 NOTHING = "-"
 REASON_WIDTH = 300
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers: where they stand in the table, its head, and how its numbers are written."""
+def text(quantity: Quantity, entry: Entry, *, spread: bool = True, short: bool = False) -> str:
+    """Return a value as text; a sign says that it was disturbed.
 
-    name: str
-    head: str
-    short: str
-    kind: str = "measured"
-    higher: bool = False
-    ranked: bool = True
-
-    def text(self, entry: Entry) -> str:
-        """Return the cell of ``entry``."""
-        stat = entry.values.get(self.name)
-        if stat is None:
-            return NOTHING
-        if self.kind == "count":
-            return human(stat.mean)
-        if self.kind == "memory":
-            return significant(stat.mean)
-        return with_spread(stat.mean, stat.deviation) + entry.sign(self.name)
-
-    def short_text(self, entry: Entry, *, spread: bool) -> str:
-        """Return the cell for a narrow table."""
-        stat = entry.values.get(self.name)
-        if stat is None or self.kind == "count":
-            return self.text(entry)
-        if spread and stat.deviation is not None:
-            return f"{significant(stat.mean)}±{significant(stat.deviation, 1)}"
-        return significant(stat.mean) + entry.sign(self.name)
+    Args:
+        spread: add the standard deviation over seeds, where there is one.
+        short: leave out the spaces around it and a digit.
+    """
+    stat = entry.values.get(quantity.column)
+    if stat is None:
+        return NOTHING
+    if quantity.rule == "exact" and not quantity.unit:
+        return human(stat.mean)
+    if not spread or quantity.rule == "exact" or stat.deviation is None:
+        return significant(stat.mean) + entry.sign(quantity)
+    if short:
+        return f"{significant(stat.mean)}±{significant(stat.deviation, 1)}"
+    return with_spread(stat.mean, stat.deviation) + entry.sign(quantity)
 
 
-def columns(metrics: Mapping[str, Metric]) -> list[Column]:
-    """Return the columns of a task's tables."""
-    shown = [
-        Column(name, f"{name} ({m.unit})" if m.unit else name, name, "metric", m.direction == "higher")
-        for name, m in metrics.items()
-    ]
-    return [
-        Column("parameters", "Parameters", "params", "count", ranked=False),
-        *shown,
-        Column("latency_forward_ms", "Forward (ms)", "fwd ms"),
-        Column("latency_train_step_ms", "Train step (ms)", "train ms"),
-        Column("peak_memory_forward_mib", "Peak forward (MiB)", "fwd MiB", "memory"),
-        Column("peak_memory_train_mib", "Peak train (MiB)", "MiB", "memory"),
-        Column("flops", "FLOPs", "FLOPs", "count", ranked=False),
-    ]
+def head(quantity: Quantity) -> str:
+    """Return the head of a quantity's column, with the better direction of a metric."""
+    arrow = (" ↑" if quantity.higher else " ↓") if quantity.rule == "accuracy" else ""
+    return for_markdown(quantity.with_unit(quantity.label)) + arrow
+
+
+def lines(heads: Sequence[str], numbers: Iterable[int], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table.
+
+    Args:
+        heads, rows: of cells that are Markdown.
+        numbers: the columns that are aligned to the right.
+    """
+    right = set(numbers)
+    rule = ["--:" if i in right else ":--" for i in range(len(heads))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
 
 
 def markdown_table(summary: Summary) -> str:
     """Return the table of all entries, with the best value per resolution in bold, failures and notes below it."""
-    shown = [column for column in columns(summary.metrics) if summary.has(column.name)]
-    names = summary.names
+    shown, names = summary.shown("report"), summary.names
     failing = any(entry.failures for entry in summary.entries)
-    head = ["Resolution", "Model", *(_head(column) for column in shown), *(["Status"] if failing else [])]
-    lines = [_line(head), _line(["--:", ":--", *("--:" for _ in shown), *([":--"] if failing else [])])]
-    for resolution in summary.resolutions:
-        for model in (*summary.models, *summary.references):
-            for entry in summary.of(model):
-                if entry.resolution == resolution:
-                    cells = [_bold_if_best(summary, column, entry) for column in shown]
-                    status = [status_text(entry)] if failing else []
-                    lines.append(_line([str(resolution), for_markdown(names[model]), *cells, *status]))
-    parts = ["\n".join(lines), _notes(summary)]
-    if transfers := _transfer_table(summary, names):
-        parts.append("### Evaluated at resolutions not trained at\n\n" + transfers)
-    if failures := failure_lines(summary, names):
-        parts.append("### Failures\n\n" + "\n".join(failures))
-    if gaps := gap_lines(summary, names):
-        parts.append("### Not measured\n\n" + "\n".join(gaps))
+    rows = [
+        [
+            str(entry.resolution),
+            for_markdown(names[entry.model]),
+            *(f"**{value}**" if summary.is_best(of, entry) else value for of in shown for value in [text(of, entry)]),
+            *([entry.status] if failing else []),
+        ]
+        for entry in summary.rows
+        if not entry.transfer
+    ]
+    heads = ["Resolution", "Model", *map(head, shown), *(["Status"] if failing else [])]
+    parts = [lines(heads, [0, *range(2, 2 + len(shown))], rows), _notes(summary)]
+    if summary.transfers:
+        parts.append(f"### Evaluated at resolutions not trained at\n\n{_transfer_table(summary)}")
+    if failed := [
+        f"- {for_markdown(names[entry.model])} at {entry.where} ({failure.where}): **{failure.status}**"
+        + (f": {for_markdown(plain(failure.reason, REASON_WIDTH))}" if failure.reason else "")
+        for entry, failure in summary.failures()
+    ]:
+        parts.append("### Failures\n\n" + "\n".join(failed))
+    if remarks := [
+        f"- {for_markdown(who)}: {for_markdown(plain(what, REASON_WIDTH))}" for who, what in summary.remarks()
+    ]:
+        parts.append("### Not measured, or changed by a model\n\n" + "\n".join(remarks))
     return "\n\n".join(parts) + "\n"
-
-
-def _head(column: Column) -> str:
-    arrow = (" ↑" if column.higher else " ↓") if column.kind == "metric" else ""
-    return for_markdown(column.head) + arrow
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _bold_if_best(summary: Summary, column: Column, entry: Entry) -> str:
-    text = column.text(entry)
-    return f"**{text}**" if is_best(summary, column, entry) else text
-
-
-def is_best(summary: Summary, column: Column, entry: Entry) -> bool:
-    """Tell whether ``entry`` has the best value of its resolution, where at least two models compete."""
-    stat = entry.values.get(column.name)
-    best = summary.best(column.name, entry.resolution, higher=column.higher) if column.ranked else None
-    if stat is None or best is None:
-        return False
-    # What reads the same is as good.
-    return entry in summary.rivals(column.name, entry.resolution) and significant(stat.mean) == significant(best)
-
-
-def status_text(entry: Entry) -> str:
-    """Return ``ok``, or every other status with the number of seeds where only some failed."""
-    if not entry.failures:
-        return "ok"
-    parts = []
-    for status in dict.fromkeys(failure.status for failure in entry.failures):
-        failed = sum(len(failure.seeds) for failure in entry.failures if failure.status == status)
-        parts.append(status if failed == entry.seeds else f"{status} {failed}/{entry.seeds}")
-    return ", ".join(parts)
 
 
 def _notes(summary: Summary) -> str:
@@ -133,17 +90,24 @@ def _notes(summary: Summary) -> str:
         notes.append(f"Mean ± standard deviation over up to {summary.max_seeds} seeds.")
     else:
         notes.append("One seed.")
-    notes.append(f"{cost_note(summary)}; peak memory is above what weights and inputs occupy.")
-    if summary.has("flops"):
-        notes.append("FLOPs: forward pass of one sample.")
-    definitions = [
-        f"`{name}`: {for_markdown(plain(m.summary, 200))}"
-        for name, m in summary.metrics.items()
-        if m.summary and summary.has(name)
-    ]
+    notes.append(f"{cost_note(summary)}.")
     if summary.disturbed:
         notes.append(f"{summary.disturbed}.")
-    return " ".join(notes) + ("\n\n" + "; ".join(definitions) + "." if definitions else "")
+    metrics = {metric.label for metric in summary.metrics}
+    defined = [
+        f"{f'`{name}`' if name in metrics else name}: {for_markdown(plain(what, 200))}"
+        for name, what in definitions(summary)
+    ]
+    return " ".join(notes) + ("\n\n" + "; ".join(defined) + "." if defined else "")
+
+
+def definitions(summary: Summary) -> list[tuple[str, str]]:
+    """Return what the columns shown mean: their heads, those of one kind together, and the definition."""
+    found: dict[str, list[str]] = {}
+    for quantity in summary.shown("report"):
+        if quantity.group.definition:
+            found.setdefault(quantity.group.definition, []).append(quantity.label)
+    return [(", ".join(labels), what) for what, labels in found.items()]
 
 
 def cost_note(summary: Summary) -> str:
@@ -159,126 +123,61 @@ def cost_note(summary: Summary) -> str:
     return " ".join(parts)
 
 
-def _transfer_table(summary: Summary, names: Mapping[str, str]) -> str:
+def _transfer_table(summary: Summary) -> str:
     """Return the primary metric by the resolution trained at (rows) and evaluated at (columns)."""
-    if not summary.transfers:
-        return ""
-    entries = [*summary.entries, *summary.transfers]
-    evaluated = sorted({entry.eval_resolution for entry in entries})
-    column = next(column for column in columns(summary.metrics) if column.name == summary.primary)
-    lines = [
-        _line(["Trained at", "Model", *(f"{_head(column)} at {resolution}" for resolution in evaluated)]),
-        _line(["--:", ":--", *("--:" for _ in evaluated)]),
+    evaluated = sorted({entry.eval_resolution for entry in summary.rows})
+    by_row: dict[tuple[int, str], dict[int, Entry]] = {}
+    for entry in summary.rows:
+        by_row.setdefault((entry.resolution, entry.model), {})[entry.eval_resolution] = entry
+    rows = [
+        [str(trained), for_markdown(summary.names[model]), *(_transfer(summary, row.get(at)) for at in evaluated)]
+        for (trained, model), row in by_row.items()
+        if len(row) > 1
     ]
-    for trained in summary.resolutions:
-        for model in (*summary.models, *summary.references):
-            row = {e.eval_resolution: e for e in entries if e.model == model and e.resolution == trained}
-            if len(row) > 1:
-                cells = [_transfer_cell(column, row.get(resolution)) for resolution in evaluated]
-                lines.append(_line([str(trained), for_markdown(names[model]), *cells]))
-    return "\n".join(lines)
+    heads = ["Trained at", "Model", *(f"{head(summary.primary)} at {resolution}" for resolution in evaluated)]
+    return lines(heads, [0, *range(2, len(heads))], rows)
 
 
-def _transfer_cell(column: Column, entry: Entry | None) -> str:
+def _transfer(summary: Summary, entry: Entry | None) -> str:
     if entry is None:
         return NOTHING
-    return column.text(entry) if column.name in entry.values else status_text(entry)
+    return text(summary.primary, entry) if summary.primary.column in entry.values else entry.status
 
 
-def failure_lines(summary: Summary, names: Mapping[str, str]) -> list[str]:
-    """Return one Markdown list item per way in which an entry failed."""
-    lines = []
-    for entry, where, failure in failures(summary):
-        reason = f": {for_markdown(plain(failure.reason, REASON_WIDTH))}" if failure.reason else ""
-        name = for_markdown(names[entry.model])
-        lines.append(f"- {name} at {where} ({seeds_text(failure)}): **{failure.status}**{reason}")
-    return lines
-
-
-def gap_lines(summary: Summary, names: Mapping[str, str]) -> list[str]:
-    """Return a Markdown list item for what an entry lacks though it is ok, and for what its model changed."""
-    lines = []
-    for entry in summary.entries:
-        at = f"- {for_markdown(names[entry.model])} at {entry.resolution}"
-        lines += [f"{at} ({seeds_text(gap)}): {for_markdown(plain(gap.reason, REASON_WIDTH))}" for gap in entry.gaps]
-        lines += [f"{at}: the model changed {for_markdown(plain(text, REASON_WIDTH))}" for text in entry.changed]
-    return lines
-
-
-def failures(summary: Summary) -> Iterator[tuple[Entry, str, Failure]]:
-    """Yield each way in which an entry failed, and at which resolution; what failed to train is not said again."""
-    untrained = {(e.model, e.resolution, failure.status) for e in summary.entries for failure in e.failures}
-    for entry in (*summary.entries, *summary.transfers):
-        transfer = entry.eval_resolution != entry.resolution
-        for failure in entry.failures:
-            if transfer and (entry.model, entry.resolution, failure.status) in untrained:
-                continue
-            where = f"{entry.resolution}" + (f", evaluated at {entry.eval_resolution}" if transfer else "")
-            yield entry, where, failure
-
-
-def seeds_text(failure: Failure) -> str:
-    """Name the seeds that failed so."""
-    seeds = ", ".join(map(str, sorted(failure.seeds)))
-    return f"seed {seeds}" if len(failure.seeds) == 1 else f"seeds {seeds}"
-
-
-def console_table(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Group:
-    """Return the table for the terminal, which fits 80 columns with up to two metrics, and notes on it, one a line.
-
-    Raises:
-        UserError: the table is empty.
-    """
+def console_table(summary: Summary) -> Group:
+    """Return the table for the terminal, which fits 80 columns with up to two metrics, and notes on it, one a line."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    summary = summarise(table, metrics)
-    names = summary.names
-    trained = {name for name in metrics if summary.has(name)}
-    wanted = {"parameters", *trained, "latency_forward_ms", "latency_train_step_ms", "peak_memory_train_mib"}
-    shown = [column for column in columns(metrics) if column.name in wanted]
-    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    shown, names = summary.shown("terminal"), summary.names
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     # This column and the last may wrap, so that a narrow terminal cuts no number.
-    made.add_column("model", overflow="fold")
-    made.add_column("res.", justify="right", no_wrap=True)
-    for column in shown:
-        made.add_column(column.short, justify="right", no_wrap=True)
-    made.add_column("status", overflow="fold")
-    for resolution in summary.resolutions:
-        for model in (*summary.models, *summary.references):
-            for entry in summary.of(model):
-                if entry.resolution == resolution:
-                    numbers = [_console_cell(summary, column, entry) for column in shown]
-                    status = Text(status_text(entry), style="red" if entry.failures else "green")
-                    made.add_row(Text(names[model]), str(resolution), *numbers, status)
-    reasons = [
-        f"{names[entry.model]} {entry.resolution}: {failure.status}: {plain(failure.reason, REASON_WIDTH)}"
-        for entry in summary.entries
-        for failure in entry.failures
+    table.add_column("model", overflow="fold")
+    for title in ("res.", *(["eval."] if summary.transfers else []), *(quantity.short for quantity in shown)):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("status", overflow="fold")
+    for entry in summary.rows:
+        numbers = [
+            Text(
+                text(quantity, entry, spread=quantity == summary.primary, short=True),
+                "bold" if not entry.transfer and summary.is_best(quantity, entry) else "",
+            )
+            for quantity in shown
+        ]
+        where = [str(entry.resolution), *([str(entry.eval_resolution)] if summary.transfers else [])]
+        table.add_row(
+            Text(names[entry.model]), *where, *numbers, Text(entry.status, "red" if entry.failures else "green")
+        )
+    notes = [
+        Text(f"{names[entry.model]} at {entry.where}: {failure.status}: {plain(failure.reason, REASON_WIDTH)}", "red")
+        for entry, failure in summary.failures()
         if failure.reason
     ]
-    notes = [Text(reason, style="red") for reason in reasons]
-    notes += [
-        Text(f"{names[entry.model]} {entry.resolution}: without {plain(gap.reason, REASON_WIDTH)}", style="yellow")
-        for entry in summary.entries
-        for gap in entry.gaps
-    ]
-    notes += [
-        Text(f"{names[entry.model]} {entry.resolution}: the model changed {plain(text, REASON_WIDTH)}", style="dim")
-        for entry in summary.entries
-        for text in entry.changed
-    ]
-    if summary.has("peak_memory_train_mib"):
-        notes.append(Text("MiB: peak memory of a training step.", style="dim"))
+    notes += [Text(f"{who}: {plain(what, REASON_WIDTH)}", "yellow") for who, what in summary.remarks()]
+    for quantity in shown:
+        if quantity.short == quantity.unit:
+            notes.append(Text(f"{quantity.short}: {quantity.axis}.", "dim"))
     if summary.disturbed:
         notes.append(Text(f"{summary.disturbed}."))
-    return Group(made, *notes)
-
-
-def _console_cell(summary: Summary, column: Column, entry: Entry) -> Text:
-    from rich.text import Text
-
-    text = column.short_text(entry, spread=column.name == summary.primary)
-    best = _bold_if_best(summary, column, entry).startswith("**")
-    return Text(text, style="bold" if best else "")
+    return Group(table, *notes)

@@ -3,59 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from attn_bench.analysis.claims.checks import Check, check
 from attn_bench.analysis.claims.claim import read_claims
 from attn_bench.errors import DiskError
 from attn_bench.files import atomic_write
-from attn_bench.plugin import Metric
 from attn_bench.report.html import html_page
 from attn_bench.report.origin import Origin, read_origin
 from attn_bench.report.page import markdown_page
 from attn_bench.report.pictures import attempt, draw
-from attn_bench.report.summary import summarise
+from attn_bench.report.summary import Summary
 from attn_bench.report.tables import markdown_table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PAGE = "index.html"
 
 
-def write_report(
-    folder: Path, table: pd.DataFrame, *, metrics: Mapping[str, Metric], out: Path | None = None
-) -> list[Path]:
+def write_report(folder: Path, summary: Summary, out: Path | None = None) -> list[Path]:
     """Write ``index.html``, ``report.md``, ``table.md`` and the figures, PNG and SVG each, and return their paths.
 
-    ``index.html`` holds everything it shows, so that it can be sent to somebody alone. A figure without a single value
-    is left out; one that cannot be drawn is named on the pages, with the reason, and stops nothing else.
+    ``index.html`` contains everything it shows, so that it can be sent on its own. A figure without a single value is
+    left out; one that cannot be drawn is named on the pages, with the reason, and stops nothing else.
 
     Args:
         folder: results folder; its ``artifacts`` are shown for field tasks, its ``environments`` and ``cells`` say
             where the results come from.
-        table: its table (see :func:`attn_bench.results.store.load`).
-        metrics: of the task; the first is what figures show.
+        summary: of its table (see :func:`attn_bench.results.store.load`).
         out: where to write; by default ``report`` in ``folder``.
 
     Raises:
-        UserError: the table holds nothing to report.
-        OSError: ``out`` cannot be written.
+        DiskError: ``out`` cannot be written.
     """
-    summary = summarise(table, metrics)
     out = out or folder / "report"
     text = markdown_table(summary)
     _save(out / "table.md", text)
     notes: list[str] = []
-    drawn = draw(folder, table, summary, out)
+    drawn = draw(folder, summary, out)
     origin = attempt("where the results come from", notes, lambda: read_origin(folder)) or Origin((), (), [], [], None)
     checks = attempt("claims of papers", notes, lambda: _checks(folder)) or []
     drawn = dataclasses.replace(drawn, notes=(*drawn.notes, *notes))
     pages: dict[str, Callable[[], str]] = {
         "report.md": lambda: markdown_page(summary, drawn, text, origin, checks),
-        PAGE: lambda: html_page(table, summary, drawn, origin, checks, out),
+        PAGE: lambda: html_page(summary, drawn, origin, checks, out),
     }
     failed: Exception | None = None
     for name, page in pages.items():
@@ -64,7 +54,7 @@ def write_report(
         except DiskError:
             raise
         except Exception as error:
-            # The other page is written all the same.
+            # The other page is still written.
             failed = failed or error
     if failed is not None:
         raise failed
@@ -77,5 +67,5 @@ def _save(path: Path, text: str) -> None:
 
 
 def _checks(folder: Path) -> list[Check]:
-    """Hold the results against the claims that ship; a folder without records bears on none."""
+    """Check the results against the built-in claims; a folder without records says nothing about any."""
     return check(read_claims(), [folder]) if (folder / "run.json").is_file() else []

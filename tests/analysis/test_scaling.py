@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_results import METRICS, Folder
 
-from attn_bench.analysis.scaling import EQUAL, FARTHEST, Curve, crossovers, curves, fit, fits, knee, uncrossed
-from attn_bench.report.scaling import crossing_lines, scaling
-from attn_bench.report.write import write_report
+from attn_bench.analysis.scaling import EQUAL, FARTHEST, Curve, crossovers, curves, fit, fits, knee, scaling, uncrossed
+from attn_bench.report import summarise, write_report
+from attn_bench.report.scaling import crossing_lines
 from attn_bench.results.store import load
 
 TOKENS = np.array([4.0**k for k in range(4, 10)])
@@ -65,7 +65,7 @@ def test_a_bend_at_the_large_end_is_flagged_and_not_averaged_away():
     cost = 1e-3 * TOKENS
     cost[-1] *= 8
     found = fit("m", COST, curve(cost))
-    assert "no straight line" in found.flag
+    assert "not a straight line" in found.flag
     assert found.points == 3
 
 
@@ -130,14 +130,14 @@ def test_only_rows_that_are_ok_count_and_seeds_are_summed_up():
 
 def test_fits_know_what_is_claimed():
     found = fits(table({"m": lambda n: n**2}, complexity="n"))
-    assert [f.claim for f in found] == ["n"]
+    assert [f.complexity for f in found] == ["n"]
     assert "faster" in found[0].flag
 
 
 def test_curves_that_cross_between_sizes():
     rows = table({"flat": lambda n: 10 * n, "steep": lambda n: n**2 / 200})
     (crossing,) = crossovers(rows, fits(rows), COST)
-    assert (crossing.cheaper, crossing.dearer) == ("flat", "steep")
+    assert (crossing.cheaper, crossing.costlier) == ("flat", "steep")
     assert crossing.tokens == pytest.approx(2000)
     assert not crossing.extrapolated
     # However well the medians are known, between measured sizes nothing is.
@@ -188,7 +188,7 @@ def test_lines_that_are_nearly_parallel_cross_nowhere() -> None:
     rows = table({"a": lambda n: n, "b": lambda n: 3.7 * n, "c": lambda n: 4 * n**1.0005, "d": lambda n: n**1.2})
     found = fits(rows)
     crossed = crossovers(rows, found, COST)
-    assert all("d" in (crossing.cheaper, crossing.dearer) for crossing in crossed)
+    assert all("d" in (crossing.cheaper, crossing.costlier) for crossing in crossed)
     reasons = {(pair.one, pair.other): pair.reason for pair in uncrossed(rows, found, COST)}
     assert reasons == {("a", "b"): "the intervals of their exponents overlap"}
     rows = table({"flat": lambda n: 4 * n, "steep": lambda n: n**1.001})
@@ -262,7 +262,7 @@ def test_a_report_of_costs_without_noise_is_written(tmp_path, power: float) -> N
         for i, model in enumerate(("mano", "fno", "vit")):
             # Costs of made results are scale * tokens / 64.
             folder.add(model, resolution, scale=(1 + 0.37 * i) * float(resolution**2) ** (power - 1))
-    written = write_report(tmp_path / "x", load(tmp_path / "x"), metrics=METRICS)
+    written = write_report(tmp_path / "x", summarise(load(tmp_path / "x"), METRICS))
     said = "\n".join(path.read_text() for path in written if path.suffix in (".md", ".html"))
     assert "not extrapolated" in said
     assert not re.search(r"\b(nan|inf)\b", said)

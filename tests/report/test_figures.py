@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,22 @@ from matplotlib.text import Text
 from rich.console import Console
 from test_report import ERRORS, failed, row, save_fields
 
+from attn_bench.analysis.scaling import scaling
 from attn_bench.format import distinct, for_markdown
 from attn_bench.plugin import Metric
 from attn_bench.report import console_table, write_report
 from attn_bench.report.axes import tick
-from attn_bench.report.figures import error_vs_resolution, latency_vs_resolution, memory_vs_resolution
+from attn_bench.report.figures import cost_vs_resolution, error_vs_resolution
 from attn_bench.report.pictures import finding
-from attn_bench.report.scaling import scaling
 from attn_bench.report.scaling_figure import figure
 from attn_bench.report.style import drawable, looks, style
-from attn_bench.report.summary import summarise
+from attn_bench.report.summary import Summary, summarise
 from attn_bench.report.tables import markdown_table
 from attn_bench.report.trade_off import error_vs_latency
+from attn_bench.results.quantities import LATENCY, MEMORY, Group
 
+latency_vs_resolution = partial(cost_vs_resolution, group=LATENCY)
+memory_vs_resolution = partial(cost_vs_resolution, group=MEMORY)
 FIGURES = (error_vs_resolution, latency_vs_resolution, memory_vs_resolution, error_vs_latency)
 SCORE = {"r2": Metric("higher", "share of variance")}
 VIT = "timm [model=vit_base_patch{}_224.augreg_in21k_ft_in1k]"
@@ -100,15 +104,15 @@ def test_one_name_for_one_model_everywhere(tmp_path: Path) -> None:
     names = [summary.names[label] for label in labels]
     assert len(set(names)) == len(labels)
     save_fields(tmp_path, "0-16", 16, 0.1)
-    write_report(tmp_path, table, metrics=ERRORS)
+    write_report(tmp_path, summarise(table, ERRORS))
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     console = Console(width=300, file=io.StringIO())
-    console.print(console_table(table, ERRORS))
+    console.print(console_table(summarise(table, ERRORS)))
     for name in names:
         assert page.count(f"<bdi>{escaped(name)}</bdi>") >= 3  # of the models and of two results
         assert f"| {for_markdown(name)} |" in markdown_table(summary)
         assert name in console.file.getvalue()  # type: ignore[attr-defined]
-    assert finding(summary, "rel_l2") == f"Best rel_l2 at 32: {names[0]} (0.100)."
+    assert finding(summary, summary.primary) == f"Best rel_l2 at 32: {names[0]} (0.100)."
     for make in (error_vs_resolution, error_vs_latency):
         shown = drawn(make, table).legends[0].get_texts()
         assert [text.get_text() for text in shown[: len(names)]] == [drawable(name) for name in names]
@@ -142,7 +146,7 @@ def test_the_legend_shows_every_model(make: Any, number: int) -> None:
 def test_no_two_of_a_hundred_models_look_alike(tmp_path: Path) -> None:
     look = looks(summarise(many(100), ERRORS))
     assert len({(each.colour, each.marker) for each in look.values()}) == 100
-    write_report(tmp_path, many(12), metrics=ERRORS)
+    write_report(tmp_path, summarise(many(12), ERRORS))
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     marks = {part.partition("</svg>")[0] for part in page.split('<svg class="mark"')[1:]}
     assert len(marks) == 12  # in the tables, colour and marker stand beside each name
@@ -247,13 +251,15 @@ def test_a_figure_that_fails_stops_nothing_else(tmp_path: Path, monkeypatch: pyt
     def fail(*_: object) -> None:
         raise OverflowError("math range \x1b[31m error")
 
-    monkeypatch.setattr("attn_bench.report.figures.latency_vs_resolution", fail)
-    monkeypatch.setattr("attn_bench.report.scaling.scaling", fail)
+    def fail_for_latency(summary: Summary, group: Group) -> Figure | None:
+        return fail() if group == LATENCY else cost_vs_resolution(summary, group)
+
+    monkeypatch.setattr("attn_bench.report.figures.cost_vs_resolution", fail_for_latency)
+    monkeypatch.setattr("attn_bench.report.summary.scaling", fail)
     monkeypatch.setattr("attn_bench.report.panels.field_panel", fail)
     monkeypatch.setattr("attn_bench.report.write.read_origin", fail)
-    fail.__name__ = "latency_vs_resolution"
     save_fields(tmp_path, "x", 16, 0.1)
-    written = write_report(tmp_path, pd.DataFrame([row("a", 16, cell="x"), row("b", 16)]), metrics=ERRORS)
+    written = write_report(tmp_path, summarise(pd.DataFrame([row("a", 16, cell="x"), row("b", 16)]), ERRORS))
     names = {path.name for path in written}
     assert {"error_vs_resolution.png", "memory_vs_resolution.svg", "index.html", "table.md"} <= names
     assert not [name for name in names if name.startswith(("latency_vs", "scaling", "darcy_panel"))]
@@ -269,7 +275,7 @@ def test_a_page_that_fails_takes_no_other_with_it(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("attn_bench.report.write.markdown_page", fail)
     with pytest.raises(RecursionError):
-        write_report(tmp_path, many(2), metrics=ERRORS)
+        write_report(tmp_path, summarise(many(2), ERRORS))
     assert {"table.md", "index.html"} <= {path.name for path in (tmp_path / "report").iterdir()}
 
 
@@ -291,7 +297,7 @@ def test_fields_that_cannot_be_shown_are_named(tmp_path: Path, fields: Any) -> N
         path.write_bytes(path.read_bytes()[:300])
     else:
         np.savez(path, **dict(np.load(path)) | fields)
-    write_report(tmp_path, pd.DataFrame([row("vit", 16, cell="bad")]), metrics=ERRORS)
+    write_report(tmp_path, summarise(pd.DataFrame([row("vit", 16, cell="bad")]), ERRORS))
     page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "vit at 16: its fields cannot be read" in page or "darcy_panel" in page
 
@@ -304,7 +310,7 @@ def test_fields_of_any_number_are_shown(tmp_path: Path, value: float) -> None:
     np.savez(path, input=fields["input"], target=fields["target"] * 0 + value, prediction=fields["target"] * value)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        written = write_report(tmp_path, pd.DataFrame([row("vit", 16, cell="odd")]), metrics=ERRORS)
+        written = write_report(tmp_path, summarise(pd.DataFrame([row("vit", 16, cell="odd")]), ERRORS))
     assert "darcy_panel_16.png" in {path.name for path in written}
 
 

@@ -15,10 +15,9 @@ from rich.console import Console
 
 from attn_bench import cli
 from attn_bench.format import clean
-from attn_bench.report import console_table, write_report
+from attn_bench.report import console_table, summarise, write_report
 from attn_bench.report.html import visible
-from attn_bench.report.summary import summarise
-from attn_bench.report.tables import columns
+from attn_bench.report.tables import text as text_of
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -54,7 +53,7 @@ class Page(HTMLParser):
 
 
 def page_of(folder: Folder) -> tuple[str, Page]:
-    written = write_report(folder.store.folder, folder.store.table(), metrics=METRICS)
+    written = write_report(folder.store.folder, summarise(folder.store.table(), METRICS))
     html = next(path for path in written if path.name == "index.html").read_text(encoding="utf-8")
     return html, Page(html)
 
@@ -70,8 +69,8 @@ def test_every_value_stands_in_the_table(made: tuple[Folder, str, Page]) -> None
     summary = summarise(folder.store.table(), METRICS)
     text = page.text("results-table")
     for entry in (*summary.entries, *summary.transfers):
-        for column in columns(METRICS):
-            assert column.text(entry) in text
+        for quantity in summary.shown("report"):
+            assert text_of(quantity, entry) in text
     numbers = [float(value) for value in re.findall(r'data-sort="([^"]*)"', html)]
     assert {stat.mean for entry in summary.entries for stat in entry.values.values()} <= set(numbers)
     assert html.count("<tr data-resolution") == len(summary.entries) + len(summary.transfers)
@@ -114,10 +113,10 @@ def test_a_disturbed_latency_is_marked_in_every_table_and_beats_none(tmp_path: P
     assert "| 2.00‡ |" in text
     assert "| **4.00** |" in text
     assert "‡ 1 cell was disturbed by other processes or heat" in text
-    assert "Fastest forward at 16: calm" in text
+    assert "Lowest forward latency at 16: calm" in text
     assert text.count("Some latencies were disturbed: ‡ in the table") == 2  # under both figures that show latencies
     console = Console(width=80, file=io.StringIO())
-    console.print(console_table(folder.store.table(), METRICS))
+    console.print(console_table(summarise(folder.store.table(), METRICS)))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2.00‡" in printed
     assert "1 cell was disturbed" in printed
@@ -200,7 +199,7 @@ def test_a_folder_with_only_failures_makes_a_page(tmp_path: Path) -> None:
 
 def test_a_table_without_records_makes_a_page(tmp_path: Path) -> None:
     folder = usual(tmp_path / "full")
-    write_report(tmp_path / "empty", folder.store.table(), metrics=METRICS)
+    write_report(tmp_path / "empty", summarise(folder.store.table(), METRICS))
     page = Page((tmp_path / "empty" / "report" / "index.html").read_text())
     assert "keeps no record" in page.text("reproduce")
 

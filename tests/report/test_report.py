@@ -15,7 +15,8 @@ import pytest
 from matplotlib import image, rcParams
 from rich.console import Console
 
-from attn_bench.analysis.scaling import Crossover
+from attn_bench.analysis.pareto import pareto_front
+from attn_bench.analysis.scaling import Crossover, Scaling, scaling
 from attn_bench.cli.printing import put
 from attn_bench.errors import UserError
 from attn_bench.format import distinct, for_figure, human, plain, significant, with_spread
@@ -24,11 +25,12 @@ from attn_bench.report import console_table, write_report
 from attn_bench.report.axes import tick
 from attn_bench.report.figures import error_vs_resolution
 from attn_bench.report.pictures import finding
-from attn_bench.report.scaling import Scaling, crossing_text, markdown, scaling
+from attn_bench.report.scaling import crossing_text, markdown
 from attn_bench.report.scaling_figure import figure
-from attn_bench.report.summary import is_reference, summarise
+from attn_bench.report.summary import summarise
 from attn_bench.report.tables import markdown_table
-from attn_bench.report.trade_off import error_vs_latency, pareto_front
+from attn_bench.report.trade_off import error_vs_latency
+from attn_bench.results.quantities import quantities
 
 ERRORS = {"rel_l2": Metric("lower", "relative L2"), "rel_mse": Metric("lower", "relative MSE")}
 SCORES = {"accuracy": Metric("higher", "share of correct answers", "%")}
@@ -81,11 +83,15 @@ def save_fields(folder: Path, cell: str, resolution: int, error: float) -> None:
 def test_figures_decode_and_settings_of_matplotlib_stay(tmp_path: Path) -> None:
     before = dict(rcParams)
     table = pd.DataFrame(
-        [row(m, r, rel_l2=0.1 / r + i) for i, m in enumerate(("mano", "vit", "mean")) for r in (16, 32)]
+        [
+            row(m, r, rel_l2=0.1 / r + i, reference=m == "mean")
+            for i, m in enumerate(("mano", "vit", "mean"))
+            for r in (16, 32)
+        ]
     )
     for cell, resolution in zip(table["cell"], table["resolution"]):
         save_fields(tmp_path, cell, resolution, 0.1)
-    written = write_report(tmp_path, table, metrics=ERRORS)
+    written = write_report(tmp_path, summarise(table, ERRORS))
     names = {path.name for path in written}
     figures = ["error_vs_resolution", "latency_vs_resolution", "memory_vs_resolution", "error_vs_latency"]
     figures += ["darcy_panel_16", "darcy_panel_32"]
@@ -144,13 +150,12 @@ def test_constant_predictor_competes_in_accuracy_and_not_in_cost() -> None:
         [
             row("mano", 16, latency_forward_ms=9.0),
             row("vit", 16, latency_forward_ms=8.0),
-            row("mean", 16, latency_forward_ms=0.1),
+            row("mean", 16, latency_forward_ms=0.1, reference=True),
         ]
     )
     text = markdown_table(summarise(table, ERRORS))
     assert lines(text, "| vit |", "**8.00**")
     assert lines(text, "| mean |", "| 0.100 |")
-    assert [is_reference(label) for label in ("mean", "mean [seed=1]", "meanfield")] == [True, True, False]
 
 
 def test_failures_are_listed_with_their_reason() -> None:
@@ -181,7 +186,7 @@ def test_other_resolutions_have_their_own_table() -> None:
 
 
 def test_only_failures_still_make_a_table(tmp_path: Path) -> None:
-    written = write_report(tmp_path, pd.DataFrame([failed("vit", 16, "crashed", "boom")]), metrics=ERRORS)
+    written = write_report(tmp_path, summarise(pd.DataFrame([failed("vit", 16, "crashed", "boom")]), ERRORS))
     assert {path.name for path in written} == {"table.md", "report.md", "index.html"}
     assert "boom" in (tmp_path / "report" / "report.md").read_text()
 
@@ -194,7 +199,7 @@ def test_hostile_labels_and_failures_in_every_figure(tmp_path: Path) -> None:
     )
     for i in range(len(names)):
         save_fields(tmp_path, f"{i}-16", 16, 0.1 * i)
-    written = write_report(tmp_path, table, metrics=ERRORS, out=tmp_path / "elsewhere")
+    written = write_report(tmp_path, summarise(table, ERRORS), out=tmp_path / "elsewhere")
     assert tmp_path / "elsewhere" / "darcy_panel_16.svg" in written
     text = (tmp_path / "elsewhere" / "table.md").read_text()
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
@@ -207,7 +212,7 @@ def test_a_broken_artifact_is_reported_and_stops_nothing(tmp_path: Path) -> None
     table = pd.DataFrame([row("mano", 16, cell="good"), row("vit", 16, cell="bad"), row("fno", 16, cell="gone")])
     save_fields(tmp_path, "good", 16, 0.1)
     (tmp_path / "artifacts" / "bad.npz").write_bytes(b"PK no archive")
-    write_report(tmp_path, table, metrics=ERRORS)
+    write_report(tmp_path, summarise(table, ERRORS))
     page = (tmp_path / "report" / "report.md").read_text()
     assert "darcy_panel_16" in page
     assert "vit at 16: its fields cannot be read" in page
@@ -215,22 +220,21 @@ def test_a_broken_artifact_is_reported_and_stops_nothing(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("table", "words"),
-    [(pd.DataFrame(), "hold no cell"), (pd.DataFrame({"model": ["a"]}), "lacks cell, resolution")],
+    [(pd.DataFrame(), "have no cells"), (pd.DataFrame({"model": ["a"]}), "lacks cell, resolution")],
 )
 def test_an_empty_folder_is_reported(tmp_path: Path, table: pd.DataFrame, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        write_report(tmp_path, table, metrics=ERRORS)
+        write_report(tmp_path, summarise(table, ERRORS))
     assert not (tmp_path / "report").exists()
 
 
 def test_a_tie_is_not_a_win() -> None:
     metrics = {"accuracy": SCORES["accuracy"]}
     three = [row(m, 16, accuracy=50.0) for m in ("a", "b", "c")]
-    assert finding(summarise(pd.DataFrame(three), metrics), "accuracy") == (
-        "accuracy at 16: the same for all 3 models (50.0 %)."
-    )
+    summary = summarise(pd.DataFrame(three), metrics)
+    assert finding(summary, summary.primary) == ("accuracy at 16: the same for all 3 models (50.0 %).")
     behind = summarise(pd.DataFrame([*three[:2], row("c", 16, accuracy=40.0)]), metrics)
-    assert finding(behind, "accuracy") == "Best accuracy at 16: a and b alike (50.0 %)."
+    assert finding(behind, behind.primary) == "Best accuracy at 16: a and b alike (50.0 %)."
 
 
 def test_models_that_coincide_are_all_seen() -> None:
@@ -296,7 +300,7 @@ def test_nothing_is_explained_that_is_not_there() -> None:
 
 def test_a_log_is_neither_wrapped_nor_padded(capsys: pytest.CaptureFixture[str]) -> None:
     table = pd.DataFrame([row("mano", 16), failed("vit", 16, "crashed", "why " * 60)])
-    put(console_table(table, ERRORS))
+    put(console_table(summarise(table, ERRORS)))
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 5
     assert all(line == line.rstrip() for line in printed)
@@ -310,7 +314,9 @@ def test_pareto_front_holds_what_nothing_beats() -> None:
     )
     entries = summarise(table, ERRORS).entries
     for higher in (False, True):
-        front = pareto_front(entries, "latency_forward_ms", "rel_l2", higher=higher)
+        front = pareto_front(
+            entries, lambda e: e.values["latency_forward_ms"].mean, lambda e: e.values["rel_l2"].mean, higher=higher
+        )
         sign = -1 if higher else 1
         points = {(e.values["latency_forward_ms"].mean, sign * e.values["rel_l2"].mean) for e in entries}
         kept = {p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)}
@@ -327,7 +333,7 @@ def test_terminal_table_fits_80_columns_and_reads_no_markup() -> None:
         + [failed("vit", 128, "unsupported", "[bold] window")]
     )
     console = Console(width=80, file=io.StringIO())
-    console.print(console_table(table, ERRORS))
+    console.print(console_table(summarise(table, ERRORS)))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(
         word in printed for word in ("0.0128±0.0007", "212 k", "1235", "unsupported", "[red]x[/red]", "[bold] window")
@@ -389,17 +395,54 @@ def test_missing_values_and_changes_by_a_model_are_shown_everywhere(tmp_path: Pa
         ]
     )
     console = Console(width=200, file=io.StringIO())
-    console.print(console_table(table, ERRORS))
+    console.print(console_table(summarise(table, ERRORS)))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert f"resnet18 32: without {reason}" in printed
-    assert "mano 32: the model changed threads 1 (not 2): build" in printed
+    assert f"resnet18 at 32 (seed 0): not measured: {reason}" in printed
+    assert "mano at 32: the model changed threads 1 (not 2): build" in printed
     text = markdown_table(summarise(table, ERRORS))
     assert lines(
-        text, "- resnet18 at 32 (seed 0): latency\\_train\\_step, flops: Expected more than 1 value", "&lt;b&gt;"
+        text,
+        "- resnet18 at 32 (seed 0): not measured: latency\\_train\\_step, flops: Expected more than 1 value",
+        "&lt;b&gt;",
     )
     assert lines(text, "- mano at 32: the model changed threads 1")
     assert "latency\\_forward: none left" not in text  # the failure says it
-    write_report(tmp_path, table, metrics=ERRORS)
+    write_report(tmp_path, summarise(table, ERRORS))
     html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert "<bdi>resnet18 at 32 (seed 0)</bdi>: <bdi>without latency_train_step, flops: Expected" in html
+    assert "<bdi>resnet18 at 32 (seed 0)</bdi>: <bdi>not measured: latency_train_step, flops: Expected" in html
     assert "the model changed threads 1 (not 2): build" in html
+
+
+def test_no_disturbed_latency_and_no_reference_is_in_the_pareto_front() -> None:
+    table = pd.DataFrame(
+        [
+            row("quick", 16, latency_forward_ms=1.0, rel_l2=0.01, disturbed=True),
+            row("constant", 16, latency_forward_ms=0.1, rel_l2=0.5, reference=True),
+            row("calm", 16, latency_forward_ms=4.0, rel_l2=0.03),
+        ]
+    )
+    summary = summarise(table, ERRORS)
+    (cost,) = quantities("trade-off")
+    assert [entry.model for entry in summary.front(cost, 16)] == ["calm"]
+    drawn = error_vs_latency(summary)
+    assert drawn is not None
+    rings = [line for line in drawn.axes[0].lines if line.get_markersize() == 14]
+    assert [list(line.get_xdata()) for line in rings] == [[4.0]]
+
+
+def test_further_resolutions_are_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    other = failed("mano", 16, "ok", "") | {"eval_resolution": 32, "rel_l2": 0.07, "error": None}
+    broken = failed("vit", 16, "unsupported", "window 8 does not divide 12") | {"eval_resolution": 32}
+    put(console_table(summarise(pd.DataFrame([row("mano", 16), other, row("vit", 16), broken]), ERRORS)))
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert printed[0][:4] == ["model", "res.", "eval.", "params"]
+    assert printed[2][:5] == ["mano", "16", "32", "-", "0.0700"]
+    assert printed[4][:3] == ["vit", "16", "32"]
+    assert printed[4][-1] == "unsupported"
+    assert "vit at 16, evaluated at 32: unsupported: window 8 does not divide 12" in map(" ".join, printed)
+
+
+def test_the_page_names_the_package_of_each_model(tmp_path: Path) -> None:
+    version = "my-attention==1.2.0+18b923ee"
+    write_report(tmp_path, summarise(pd.DataFrame([row("mine", 16, model_version=version)]), ERRORS))
+    assert "my-attention 1.2.0, code 18b923ee" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")

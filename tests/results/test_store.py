@@ -111,3 +111,9 @@ def test_a_record_names_its_cell():
     record = Record(cell, "ok")
     assert record.id == cell.id
     assert record.to_json()["cell"] == cell.to_json()
+
+
+def test_metrics_keep_the_order_of_the_task(tmp_path):
+    store = Store.create(tmp_path / "r", "toy-task")
+    store.write_run_info(RunInfo("toy-task", {"b": Metric("lower", ""), "a": Metric("lower", "")}))
+    assert list(Store.open(tmp_path / "r").run_info().metrics) == ["b", "a"]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from attn_bench.analysis.claims.claim import LARGEST, Claim
 from attn_bench.analysis.claims.published import at, differences_from, short_training, unlike_preset
 from attn_bench.analysis.pairing import identity
-from attn_bench.analysis.scaling import BENT, CLAIMS, EQUAL, FLAT, TOLERANCE, Fit, fits, is_sequence, points_of
+from attn_bench.analysis.scaling import BENT, EQUAL, EXPONENTS, FLAT, TOLERANCE, Fit, fits, is_sequence, points_of
 from attn_bench.errors import unknown
 from attn_bench.results.labels import labels
 from attn_bench.results.quantities import drawn
@@ -258,7 +258,7 @@ def _judge_growth(claim: Claim, run: _Run) -> list[Check]:
     A logarithm counts as part of the tolerance of the fits (:data:`attn_bench.analysis.scaling.TOLERANCE`).
     """
     assert claim.growth is not None
-    claimed = CLAIMS[claim.growth]
+    claimed = EXPONENTS[claim.growth]
     groups = {group.label: group for group in run.of(claim.model)}
     points = points_of(is_sequence(run.table))
     found = []

@@ -11,7 +11,7 @@ import pytest
 from chromium import Browser
 from made_results import METRICS, Folder, hostile, usual
 
-from attn_bench.report import write_report
+from attn_bench.report import summarise, write_report
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 
 def _page(folder: Folder) -> Path:
-    written = write_report(folder.store.folder, folder.store.table(), metrics=METRICS)
+    written = write_report(folder.store.folder, summarise(folder.store.table(), METRICS))
     return next(path for path in written if path.suffix == ".html")
 
 

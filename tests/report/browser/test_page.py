@@ -11,7 +11,7 @@ from made_results import HOSTILE, usual
 
 from attn_bench.format import clean
 from attn_bench.plugin import Metric
-from attn_bench.report import write_report
+from attn_bench.report import summarise, write_report
 from attn_bench.report.html import visible
 
 pytestmark = pytest.mark.slow
@@ -184,7 +184,7 @@ def test_prints_all_columns_of_a_wide_table(browser: Browser, tmp_path: Path) ->
     table = usual(tmp_path).store.table()
     metrics = {f"a_longer_metric_{i:02}": Metric("lower", "made up") for i in range(24)}
     table = table.assign(**{name: table["rel_l2"] * (i + 1) for i, name in enumerate(metrics)})
-    write_report(tmp_path, table, metrics=metrics)
+    write_report(tmp_path, summarise(table, metrics))
     page = tmp_path / "report" / "index.html"
     paper = 688  # A4 less its margins, in CSS pixels
     browser.open(page, width=paper, media="print")
