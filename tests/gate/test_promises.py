@@ -74,6 +74,13 @@ def test_a_plugin_that_keeps_them_all_breaks_none():
     assert broken("toy-means") == {}
 
 
+def test_without_an_output_nothing_else_is_checked():
+    shapes, *others, state = outcomes(*small("toy-raises"))
+    assert (shapes.holds, shapes.note) == (False, "RuntimeError: boom in two lines")
+    assert {(outcome.holds, outcome.note) for outcome in others} == {(None, "not checked")}
+    assert state.holds
+
+
 def test_each_promise_has_one_line_in_the_order_they_are_made():
     made = [outcome.promise for outcome in outcomes(*small("toy"))]
     assert made == [*PROMISES, "global state"]
