@@ -42,8 +42,8 @@ class FullAttention(Mixer):
         backend: Annotated[
             Literal["auto", "math", "flash", "memory-efficient", "cudnn", "xformers"],
             Field(
-                description="kernels of the attention: those of PyTorch's SDPA by name, those that it chooses (auto), or "
-                "xformers; memory-efficient, cudnn and xformers only on CUDA"
+                description="kernels: PyTorch's SDPA with those named or those it chooses (auto), or xformers; on a CPU only "
+                "auto, math and flash"
             ),
         ] = "auto"
 

@@ -14,11 +14,14 @@ from attn_bench.plugins.options import options_of
 from attn_bench.plugins.registry import MODELS
 
 NAMES = sorted(name for name, claims in MODELS.entries().items() if claims[0].package == "attn-bench")
-FIELDS = [name for name in NAMES if "field" in MODELS.load(name).kinds]
+# Their packages are extras; test_cuda_packages.py has what a CPU can show of them.
+CUDA_ONLY = {"natten", "fla"}
+FIELDS = [name for name in NAMES if name not in CUDA_ONLY and "field" in MODELS.load(name).kinds]
 TRAINED = [name for name in FIELDS if name != "mean"]
 TEXTS = [
     (name, kind)
     for name in NAMES
+    if name not in CUDA_ONLY
     for kind in ("causal-text", "masked-text")
     if kind in MODELS.load(name).kinds and name != "mean"
 ]
