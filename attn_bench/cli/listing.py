@@ -51,19 +51,26 @@ def overview(registry: Registry[Any], kind: str | None = None) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in (registry.what, "kinds", *(("growth",) if registry.base is Model else ()), "source", ""):
         table.add_column(header, no_wrap=header not in ("source", ""))
+    for row in rows(registry, kind):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def rows(registry: Registry[Any], kind: str | None = None) -> Iterator[tuple[str, ...]]:
+    """Yield name, kinds, growth (of a model), source and summary of every plugin; of a broken one its error."""
     for name in registry.entries():
         try:
             plugin = registry.entry(name).load()
         except UserError as error:
             if kind is None:
-                table.add_row(name, *[""] * (len(table.columns) - 2), Text(" ".join(f"BROKEN: {error}".split())))
+                empty = ("",) * (3 if registry.base is Model else 2)
+                yield (name, *empty, " ".join(f"BROKEN: {error}".split()))
             continue
         kinds = kinds_of(plugin)
         if kind is None or kind in kinds:
             growth = (plugin.complexity or "",) if isinstance(plugin, Model) else ()
             shown = "all" if len(kinds) == len(KINDS) else ", ".join(kinds)
-            table.add_row(*(Text(text) for text in (name, shown, *growth, plugin.citation, plugin.summary)))
-    return table
+            yield (name, shown, *growth, plugin.citation, plugin.summary)
 
 
 def kinds_of(plugin: Model | Task) -> list[str]:

@@ -187,7 +187,7 @@ def test_interrupted_downloads_of_sets_go_on(monkeypatch, tmp_path, server, task
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     offered(monkeypatch, server, task, archives())
     server.cut = 50
-    with pytest.raises(DataError, match=r"stopped after 50 .*goes on there"):
+    with pytest.raises(DataError, match=r"stopped after 50 .*rerun the same command to resume"):
         task().prepare((32,), task.options(), PrepareContext())
     assert task().prepare((32,), task.options(), PrepareContext()).files[0].samples > 1
     assert server.ranges == [None, "bytes=50-", *[None] * (len(server.files) - 1)]
@@ -242,7 +242,7 @@ def test_a_folder_of_the_users_is_read_and_never_written(tmp_path, server, task)
         (tmp_path / "there").mkdir(exist_ok=True)
         with pytest.raises(DataError, match=rf"{root.name} does not hold {task.name}\. Put {task.folder}/"):
             task().prepare((32,), task.options(root=str(root)), PrepareContext())
-    with pytest.raises(OptionError, match=f"{task.name}.root names files that are read .* leave out --refresh"):
+    with pytest.raises(OptionError, match=f"{task.name}.root is a read-only folder; --refresh cannot be used with it"):
         task().prepare((32,), task.options(root=str(tmp_path / "there")), PrepareContext(refresh=True))
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert not list((tmp_path / "there").iterdir())
@@ -327,7 +327,7 @@ def test_a_download_resumes_where_it_stopped(tmp_path, server):
     server.files = {"a.tgz": content}
     server.cut = 1000
     url, path, md5 = f"{server.address}/a.tgz", tmp_path / "a.tgz", hashlib.md5(content).hexdigest()
-    with pytest.raises(DataError, match=r"stopped after 1000 (of 5120 )?bytes.*goes on there"):
+    with pytest.raises(DataError, match=r"stopped after 1000 (of 5120 )?bytes.*rerun the same command to resume"):
         fetch(url, path, md5, lambda done, total: None, "Without a network: no.")
     assert not path.exists()
     progress = []
@@ -342,7 +342,7 @@ def test_a_server_that_sends_the_whole_file_again_does_no_damage(tmp_path, serve
     content = bytes(range(256)) * 20
     server.files, server.cut, server.in_part = {"a.tgz": content}, 1000, False
     url, path, md5 = f"{server.address}/a.tgz", tmp_path / "a.tgz", hashlib.md5(content).hexdigest()
-    with pytest.raises(DataError, match="goes on there"):
+    with pytest.raises(DataError, match="rerun the same command to resume"):
         fetch(url, path, md5, lambda done, total: None, "")
     progress = []
     fetch(url, path, md5, lambda done, total: progress.append((done, total)), "")
