@@ -59,7 +59,7 @@ class Case:
         return [s for s in neither if s not in self.unserved()]
 
     def unserved(self) -> list[int]:
-        """Seeds that are unsupported on both sides: what a model does not serve is no failure."""
+        """Seeds that are unsupported on both sides: what a model does not serve is not a failure."""
         return [s for s in self.both() if self.base[s].status == self.new[s].status == "unsupported"]
 
     def tested(self, side: Literal["base", "new"]) -> set[int]:
@@ -98,10 +98,10 @@ def pair(base: Sequence[Record], new: Sequence[Record]) -> list[Case]:
 
 
 def missing(cases: Sequence[Case]) -> Iterator[str]:
-    """Say which cells of base are not in new, and of which it cannot be told which is meant."""
+    """Say which cells of base are missing in new, and which are ambiguous."""
     for case in cases:
         for side in sorted(case.twice) if case.base else ():
-            yield f"{case.title}: {side} holds it of several versions of the code; give each version its own folder"
+            yield f"{case.title}: {side} has it from several versions of the code; use a folder for each version"
         if not case.new:
             yield f"{case.title}: not in new{_otherwise(case, cases)}"
         elif case.base and (seeds := sorted(case.base.keys() - case.new.keys())):
@@ -165,5 +165,5 @@ def _differing(one: Cell, other: Cell) -> list[str]:
 
 
 def identity(record: Record) -> dict[str, Any]:
-    """Return what the data of a record are, without how that was said in words."""
+    """Return what the data of a record are, without the description in words."""
     return {name: value for name, value in record.data.items() if name != "read"}

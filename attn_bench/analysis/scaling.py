@@ -77,7 +77,7 @@ class Crossover:
         tokens: where the curves cross: between two measured sizes, or beyond the last on the fitted lines.
         low, high: the measured sizes around it and around where else the confidence intervals of the medians let the
             curves cross; None beyond the last size, or where the intervals let them not cross at all.
-        extrapolated: whether it lies beyond the last size measured.
+        extrapolated: whether it is beyond the last size measured.
     """
 
     cost: str
@@ -115,7 +115,7 @@ class Scaling:
 
     Attributes:
         curves: by cost and model.
-        uncrossed: pairs for which nothing can be said beyond the sizes measured.
+        uncrossed: pairs for which it is unknown beyond the sizes measured.
     """
 
     curves: Mapping[str, Mapping[str, Curve]]
@@ -201,7 +201,7 @@ def fit(model: str, cost: str, curve: Curve, complexity: str | None = None) -> F
     """Fit the law above the knee; None with fewer than three sizes.
 
     Where fewer than three sizes are left above the knee, the last three are fitted and the fit is flagged. Costs that
-    are all equal are flagged, too: that every size costs the same is no law.
+    are all equal are flagged, too: equal costs follow no law.
     """
     from scipy import stats
 
@@ -239,7 +239,7 @@ def _flag(cost: str, exponent: float, half: float, complexity: str | None) -> st
     claimed = EXPONENTS[complexity]
     if exponent - half > claimed + TOLERANCE:
         return f"grows faster than the {complexity} it claims"
-    # Exact attention that keeps no scores needs no more memory than its inputs, so less is no contradiction there.
+    # Exact attention that keeps no scores needs no more memory than its inputs, so less does not contradict it.
     if drawn()[cost].rule == "timed" and exponent + half < claimed - TOLERANCE:
         return f"grows more slowly than the {complexity} it claims: its linear parts still outweigh the rest"
     return None
@@ -268,7 +268,7 @@ def crossovers(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> list[Cro
 
 
 def uncrossed(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> list[Uncrossed]:
-    """Return the pairs of models that do not change places where measured, and for which nothing can be said beyond."""
+    """Return the pairs of models that do not change places where measured, and for which it is unknown beyond."""
     return [each for each in _pairs(table, found, cost) if isinstance(each, Uncrossed)]
 
 
@@ -316,7 +316,7 @@ def _last_zero(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def _extrapolated(cost: str, one: Fit, other: Fit) -> Crossover | Uncrossed | None:
-    """Return where two lines cross beyond the sizes, or why it cannot be told; None where they drift apart."""
+    """Return where two lines cross beyond the sizes, or why that is unknown; None where they drift apart."""
     reason = ""
     if one.flag or other.flag:
         reason = "a fit with a reservation"

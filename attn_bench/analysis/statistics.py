@@ -17,7 +17,7 @@ import numpy as np
 BLOCKS = 10
 DRAWS = 1000
 CONFIDENCE = 0.99
-# Ratios beyond this are this: no number is made of what no float can hold.
+# Ratios beyond this are this: larger ones overflow a float.
 LARGEST_LOG = 600.0
 
 
@@ -54,7 +54,7 @@ def compare_runs(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ra
 
     The estimate is the geometric mean over pairs of the ratio of the medians, its interval from a block bootstrap of
     every run. The p-value is that of Mann-Whitney's rank test on the blocks of all runs, each divided by the median
-    of its pair, so that what differs between pairs alone does not count.
+    of its pair, so that differences between pairs do not count.
 
     Raises:
         ValueError: no pair, or one without samples.

@@ -10,7 +10,7 @@ from typing import Any
 from attn_bench.errors import UserError, unknown
 from attn_bench.results.quantities import METRIC_ALLOWED, groups, judged
 
-# Changes of what cannot fail are shown from here on.
+# From here on, changes of what cannot fail are shown.
 SHOWN = 0.05
 
 
@@ -41,7 +41,7 @@ class Thresholds:
 
     @property
     def named(self) -> bool:
-        """Whether the metrics that can fail were named, and are not every metric with its default."""
+        """Whether the metrics that can fail were named, rather than every metric with its default."""
         return self.common is not None
 
     def names_model(self, model: str) -> bool:
@@ -54,7 +54,7 @@ class Thresholds:
         return list(dict.fromkeys(name for given in (self.common or {}, *own) for name in given))
 
     def shown(self, metric: str, model: str) -> float:
-        """Return the share from which on a change of ``metric`` is one, whether or not it counts."""
+        """Return the share beyond which ``metric`` has changed, whether or not that counts."""
         threshold = self.of(metric, model)
         return SHOWN if threshold is None else threshold
 
@@ -74,7 +74,7 @@ class Thresholds:
         return found
 
     def check(self, metrics: Collection[str], models: Collection[str]) -> None:
-        """Raise UserError for a name that is no group and none of the task's ``metrics``, or none of ``models``."""
+        """Raise UserError for a name that is not a group or one of ``metrics``, or not one of ``models``."""
         known = {*groups(), *judged(), *metrics}
         for model in self.by_model:
             if model not in models:
@@ -82,7 +82,7 @@ class Thresholds:
         for given in (self.common or {}, *self.by_model.values()):
             for name in given:
                 if name in models and name not in known:
-                    raise UserError(f"--fail-on {name}: is a model; name a metric of it, e.g. {name}.latency=5%")
+                    raise UserError(f"--fail-on {name} is a model; name one of its metrics, e.g. {name}.latency=5%")
                 if name not in known:
                     raise unknown("metric in --fail-on", name, known)
 
@@ -93,7 +93,7 @@ def named_by(name: str, model: str) -> bool:
 
 
 def _full(name: str, models: Collection[str]) -> str:
-    """Return the label that ``name`` was shortened from, where it holds an ellipsis and there is only one."""
+    """Return the label that ``name`` was shortened from, if it contains an ellipsis and only one fits."""
     start, ellipsis, end = name.partition("…")
     found = [label for label in models if label.startswith(start) and label.endswith(end)] if ellipsis else []
     return found[0] if name not in models and len(found) == 1 else name
@@ -118,7 +118,7 @@ def read_thresholds(text: str | None) -> Thresholds:
     for part in filter(None, (part.strip() for part in _parts(text))):
         name, equals, value = part.rpartition("=")
         if not equals:
-            raise UserError(f"--fail-on {part}: write METRIC=SHARE, e.g. latency=5%, or name a .yaml or .toml file")
+            raise UserError(f"--fail-on {part}: write METRIC=LIMIT, e.g. latency=5%, or name a .yaml or .toml file")
         given.append((*_named(name.strip()), value, part))
     return _collected(given, "--fail-on")
 
@@ -130,13 +130,13 @@ def _collected(given: Iterable[Given], where: str) -> Thresholds:
     """Collect shares of metrics, each with its model (empty for all), its value and the words it was given in."""
     common: dict[str, float] = {}
     by_model: dict[str, dict[str, float]] = {}
-    for model, metric, value, said in given:
+    for model, metric, value, words in given:
         shares = by_model.setdefault(model, {}) if model else common
         if metric in shares:
-            raise UserError(f"--fail-on {said}: {metric} has a share already; name it once")
-        shares[metric] = _share(said, value)
+            raise UserError(f"--fail-on {words}: {metric} is given twice; give it once")
+        shares[metric] = _share(words, value)
     if not common and not any(by_model.values()):
-        raise UserError(f"{where}: names no metric, so nothing could fail; write METRIC=SHARE, e.g. latency=5%")
+        raise UserError(f"{where}: names no metric, so nothing can fail; write METRIC=LIMIT, e.g. latency=5%")
     return Thresholds(common, by_model)
 
 
@@ -188,11 +188,13 @@ def _of_file(path: Path) -> Iterator[Given]:
     models = values.pop("models", None) or {}
     for name, value in values.items():
         if isinstance(value, dict):
-            raise UserError(f"--fail-on {path}: {name} is no metric with a share; {form}")
+            raise UserError(f"--fail-on {path}: {name} is not a metric with a limit; {form}")
         yield *_named(str(name)), value, f"{path}: {name}"
     for model, shares in models.items():
         if not isinstance(shares, dict):
-            raise UserError(f"--fail-on {path}: {shares!r} is no mapping of metrics to shares, e.g. {{latency: 5%}}")
+            raise UserError(
+                f"--fail-on {path}: {shares!r} is not a mapping of metrics to limits; write e.g. {{latency: 5%}}"
+            )
         for name, value in shares.items():
             yield str(model), str(name), value, f"{path}: {model}: {name}"
 
@@ -204,8 +206,8 @@ def _share(where: str, value: Any) -> float:
     except ValueError:
         share = -1.0
     if share >= 1 and not text.endswith("%"):
-        raise UserError(f"--fail-on {where}: {text} without % is {100 * share:g} %; write {text}% if that is meant")
+        raise UserError(f"--fail-on {where}: {text} is {100 * share:g} %; write {text}% if that is what you mean")
     # NaN compares false, too.
     if not 0 <= share < 10:
-        raise UserError(f"--fail-on {where}: {text!r} is no share; write e.g. 5% or 0.05")
+        raise UserError(f"--fail-on {where}: {text!r} is not a valid limit; write e.g. 5% or 0.05")
     return share

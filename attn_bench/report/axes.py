@@ -11,9 +11,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 # Inches that a digit of a tick takes, and the gap between two.
 DIGIT, GAP = 0.085, 0.1
-# Values that span more than this have no scale in common but a logarithmic one.
+# Values that span more than this are drawn on a logarithmic axis.
 WIDE = 1000
-# More than any float needs, and what is drawn of it does not overflow.
+# Enough for any float, without an overflow while drawing.
 MOST_DECADES = 100
 MOST_TICKS = {"x": 7, "y": 11}
 

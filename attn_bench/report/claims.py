@@ -29,7 +29,7 @@ CERTAINTY = {
 
 @dataclass(frozen=True)
 class Row:
-    """A check as text; ``holds`` is None where nothing could be judged."""
+    """A check as text; ``holds`` is None if it could not be judged."""
 
     says: str
     source: str
@@ -41,7 +41,7 @@ class Row:
 
 
 def rows(checks: Iterable[Check]) -> list[Row]:
-    """Return a row per check of a claim that the results bear on, with every setting that differs."""
+    """Return a row per check of a claim that there are results for, with every setting that differs."""
     return [
         Row(
             says=check.claim.says,
@@ -80,7 +80,7 @@ def ours(check: Check) -> str:
 
 
 def source(claim: Claim) -> str:
-    """Say where a claim stands and how it was read."""
+    """Name the source of a claim, and say how it was read."""
     return ", ".join(part for part in (claim.paper, CERTAINTY[claim.certainty]) if part)
 
 
@@ -91,7 +91,7 @@ def where(check: Check) -> str:
 
 
 def remark(check: Check, most: int = 3) -> str:
-    """Return what else is to be said: the variant, up to ``most`` settings that differ, how it was trained."""
+    """Return the remarks: the variant, up to ``most`` settings that differ, how it was trained."""
     shown = list(check.differences[:most])
     if more := len(check.differences) - len(shown):
         shown.append(f"and {count(more, 'more setting')}")
@@ -113,13 +113,13 @@ def console(checks: Sequence[Check]) -> RenderableType:
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
     for check in checks:
         claim = check.claim
-        said = Text(f"{claim.says}\n", "bold")
-        said.append(f"published: {published(claim)} ({source(claim)})", "not bold")
+        text = Text(f"{claim.says}\n", "bold")
+        text.append(f"published: {published(claim)} ({source(claim)})", "not bold")
         if check.mean is not None:
-            said.append(f"\nours: {ours(check)}", "not bold")
-        if text := remark(check):
-            said.append(f"\n{text}", "not bold dim")
-        table.add_row(Text(check.verdict.upper(), STYLES.get(check.verdict, "dim")), said)
+            text.append(f"\nours: {ours(check)}", "not bold")
+        if remarks := remark(check):
+            text.append(f"\n{remarks}", "not bold dim")
+        table.add_row(Text(check.verdict.upper(), STYLES.get(check.verdict, "dim")), text)
     return Group(table, Text(headline(checks), "bold"))
 
 

@@ -21,7 +21,7 @@ ROW_LABEL_WIDTH = 0.7
 RESOLUTION_WIDTH, WIDEST_PANEL = 0.55, 6.0
 # Inches that a character of a status takes, and the box around it.
 STATUS_CHARACTER, STATUS_EDGE = 0.075, 0.16
-# Of a single resolution, how far apart the outermost models stand: on one line they would hide each other.
+# How far apart the outermost models are drawn at a single resolution, where they would hide each other.
 APART = 1.3
 
 
@@ -70,8 +70,8 @@ def _against_resolution(summary: Summary, what: str, panels: Sequence[Quantity])
 
 
 def _draw(axes: Axes, summary: Summary, quantity: Quantity, look: dict[str, Look], size: tuple[float, float]) -> None:
-    alone = len(summary.resolutions) == 1
-    places = dict(zip(look, np.geomspace(1 / APART, APART, len(look)) if alone and len(look) > 1 else ()))
+    single = len(summary.resolutions) == 1
+    places = dict(zip(look, np.geomspace(1 / APART, APART, len(look)) if single and len(look) > 1 else ()))
     drawn = {m: [e for e in summary.of(m) if quantity.column in e.values] for m in look}
     stats = [entry.values[quantity.column] for entries in drawn.values() for entry in entries]
     seen = [bound for stat in stats for bound in (stat.low, stat.mean, stat.high)]
@@ -106,7 +106,7 @@ def _draw(axes: Axes, summary: Summary, quantity: Quantity, look: dict[str, Look
             linestyle=dashes(model, alike.get(model, [model])),
         )  # fmt: skip
         for place, entry, stat in zip(x, entries, stats):
-            size_of = MARKER if alone else ring_size(*near[model, entry.resolution][1:])
+            size_of = MARKER if single else ring_size(*near[model, entry.resolution][1:])
             axes.plot(
                 place, stat.mean, color=its.colour, marker=its.marker, markersize=size_of, markeredgecolor="white",
                 zorder=3,

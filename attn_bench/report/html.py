@@ -118,7 +118,7 @@ def _width(svg: bytes) -> float:
 
 
 def _policy(css: str, script: str) -> str:
-    """Return a content security policy that allows what the page holds and nothing else, least of all a request."""
+    """Return a content security policy that allows the page's own content only, and no request."""
     style, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script))
     return (
         f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; script-src 'sha256-{code}'; "

@@ -1,4 +1,4 @@
-"""The figures of a report as files, with what is written under each and what stands for it where it cannot be seen."""
+"""The figures of a report as files, each with its caption and its alternative text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Picture:
     Attributes:
         name: of its files.
         title, caption: shown with it.
-        alt: says in words what it shows.
+        alt: what it shows, in words.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Drawn:
 
 
 def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
-    """Draw every figure that has a value and save it in ``out`` as PNG and SVG; what fails is said in ``notes``.
+    """Draw every figure that has a value and save it in ``out`` as PNG and SVG; ``notes`` name what fails.
 
     Raises:
         DiskError: ``out`` cannot be written.

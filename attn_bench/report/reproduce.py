@@ -83,7 +83,7 @@ def _products(cells: Sequence[Mapping[str, Any]], tested: list[int]) -> list[dic
 
 
 def _without_twins(variants: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Split variants so that no label stands twice in one sweep."""
+    """Split variants so that no label is used twice in one sweep."""
     parts: list[list[Mapping[str, Any]]] = []
     for variant in variants:
         for part in parts:
@@ -129,7 +129,7 @@ def _settings(
 
 
 def _nameable(variants: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether models can be written by name alone, their options apart.
+    """Tell whether models can be written by name, with their options separate.
 
     Options of ``vit`` reach ``vit:patch4`` as well, so two variants of one plugin cannot where either has options.
     """

@@ -264,7 +264,7 @@ MEASURED: tuple[Column, ...] = (
 
 
 def at(values: Any, path: str) -> Any:
-    """Return what stands under keys with dots between them, in mappings or dataclasses; None if it is not there."""
+    """Return what is under keys with dots between them, in mappings or dataclasses; None if it is not there."""
     for key in path.split("."):
         values = values.get(key) if isinstance(values, Mapping) else getattr(values, key, None)
     return values

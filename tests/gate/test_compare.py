@@ -251,7 +251,7 @@ def test_several_versions_of_the_code_in_one_folder_are_ambiguous(base: Path) ->
     (new / "cells" / "other.json").write_text(json.dumps(record))
     comparison = judged(base, new)
     assert comparison.status == 2
-    assert any("mano at" in line and "new holds it of several versions" in line for line in comparison.obstacles)
+    assert any("mano at" in line and "new has it from several versions" in line for line in comparison.obstacles)
 
 
 def test_a_threshold_for_a_model_that_is_not_there_is_an_error(base: Path) -> None:

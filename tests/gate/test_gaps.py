@@ -472,9 +472,9 @@ def test_a_label_is_found_in_full_or_as_a_table_shortens_it(whole: Records) -> N
     [
         ("latncy=5%", "did you mean 'latency'"),
         ("mno.latency=5%", "did you mean 'mano'"),
-        ("mano=5%", "is a model; name a metric of it, e.g. mano.latency=5%"),
+        ("mano=5%", "is a model; name one of its metrics, e.g. mano.latency=5%"),
         ("mano.rel_l3=5%", "did you mean 'rel_l2'"),
-        ("mano [dim=64].latency", "'64].latency' is no share"),
+        ("mano [dim=64].latency", "'64].latency' is not a valid limit"),
     ],
 )
 def test_misspelt_names_are_refused(
