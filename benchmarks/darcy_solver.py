@@ -22,7 +22,7 @@ import scipy.sparse.linalg
 import torch
 
 from attn_bench.files import atomic_write
-from attn_bench.running.measure.environment import environment
+from attn_bench.running.measure.machine import environment
 from attn_bench.tasks.darcy.gaussian_field import GaussianField
 from attn_bench.tasks.darcy.generate import CPU_NODES, on_threads
 from attn_bench.tasks.darcy.recipes import RECIPES

@@ -34,7 +34,7 @@ from attn_bench.gate.ab.turns import Side
 from attn_bench.gate.compare import Comparison
 from attn_bench.gate.thresholds import Thresholds
 from attn_bench.results.quantities import quantities
-from attn_bench.running.measure.environment import environment
+from attn_bench.running.measure.machine import environment
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep, imported
 

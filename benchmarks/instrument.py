@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from attn_bench.files import atomic_write
-from attn_bench.running.measure.environment import environment
 from attn_bench.running.measure.latency import measure_latency
+from attn_bench.running.measure.machine import environment
 from attn_bench.running.runner import run_sweep
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep

@@ -39,8 +39,8 @@ from torch.nn import functional as F
 from attn_bench.nn.fast_linear import product
 from attn_bench.nn.transformer import Block
 from attn_bench.plugin import Problem
-from attn_bench.running.measure.environment import environment
 from attn_bench.running.measure.flops import count_flops
+from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.memory import measure_memory
 from attn_bench.running.processes import ALLOCATOR
 from mano import MultipoleAttention

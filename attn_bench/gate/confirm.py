@@ -16,7 +16,7 @@ from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.running.local import execute
-from attn_bench.running.measure.environment import environment
+from attn_bench.running.measure.machine import environment
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import imported
 

@@ -22,7 +22,7 @@ from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record
 from attn_bench.results.store import Store
 from attn_bench.running.evaluation import Evaluator, Trained
 from attn_bench.running.failures import Failure, alone
-from attn_bench.running.measure.environment import environment
+from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable

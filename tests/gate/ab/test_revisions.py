@@ -18,7 +18,8 @@ from places import ROOT, TOYS
 from repositories import commit_all, git, plugin_project
 
 from attn_bench.errors import UserError
-from attn_bench.gate.ab.revisions import Plan, _imported_from, built, compare_sides
+from attn_bench.gate.ab.build import built, imported_from
+from attn_bench.gate.ab.revisions import MORE_PROCESSES, PROCESSES, Plan, compare_sides
 from attn_bench.gate.ab.turns import Outcome, Side
 from attn_bench.gate.comparison import headline
 from attn_bench.gate.thresholds import Thresholds, read_thresholds
@@ -207,7 +208,7 @@ def test_models_of_a_project_that_is_not_installed_are_found_in_what_was_built(
     before = (list(sys.path), set(sys.modules))
     with built(Path(), None) as target:
         assert not (folder / "build").exists()
-        with _imported_from(target):
+        with imported_from(target):
             made = Plan.of(Sweep.from_settings(settings | options), Thresholds())
     assert [(cell.plugin, cell.options) for cell in made.cells] == [("uninstalled-mix", {"width": 8})]
     assert made.cells[0].model_version.startswith("uninstalled_mix==1+")
@@ -269,6 +270,21 @@ def test_a_job_that_is_cancelled_while_it_builds_leaves_nothing(tmp_path: Path) 
     import psutil
 
     assert not [each for each in psutil.process_iter(["cwd"]) if str(tmp_path) in str(each.info["cwd"])]
+
+
+def test_how_many_pairs_are_to_come_is_said() -> None:
+    made, most = dataclasses.replace(plan("toy"), processes=PROCESSES), PROCESSES + MORE_PROCESSES
+    assert made.pair(1) == f"pair 1 of 2, or of {PROCESSES} if they disagree"
+    assert made.pair(3) == f"pair 3 of {PROCESSES}, or of up to {most} if they disagree"
+    assert made.pair(PROCESSES + 1) == f"pair {PROCESSES + 1} of up to {most}, because they disagree"
+    said = list[str]()
+    made_twice = dataclasses.replace(made, cells=[*made.cells, *made.cells])
+    agreeing = outcome(WHOLE, WHOLE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attn_bench.gate.ab.revisions.alternate", lambda *args, **more: agreeing)
+        compare_sides(NAMED, NAMED, made_twice, said.append)
+    assert said[0].startswith("[1/2] toy at ")
+    assert [line.rpartition(": ")[2] for line in said] == [made.pair(1), made.pair(2)] * 2
 
 
 def outcome(*exact: dict[str, Any], steps: tuple[str, ...] = ("forward", "train_step")) -> Outcome:

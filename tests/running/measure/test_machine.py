@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from attn_bench.results.environment import Environment, Git
-from attn_bench.running.measure.environment import environment
+from attn_bench.running.measure.machine import environment
 
 
 def test_it_is_json_and_says_what_matters() -> None:
@@ -60,15 +60,13 @@ def test_git_takes_no_lock_that_it_could_leave_behind(monkeypatch: pytest.Monkey
     fake.write_text(f'#!/bin/sh\necho "$@" >> {log}\necho 0123\n')
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr("attn_bench.running.measure.environment.HOME", tmp_path)
+    monkeypatch.setattr("attn_bench.running.measure.machine.HOME", tmp_path)
     (tmp_path / ".git").mkdir()
     assert environment().git == Git("0123", dirty=True)
     assert all(line.startswith("--no-optional-locks ") for line in log.read_text().splitlines())
 
 
 def test_it_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from attn_bench.running.measure.environment import *; environment(); print('torch' in sys.modules)"
-    )
+    code = "import sys; from attn_bench.running.measure.machine import *; environment(); print('torch' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
     assert printed.strip() == "False"
