@@ -42,8 +42,8 @@ class FullAttention(Mixer):
         backend: Annotated[
             Literal["auto", "math", "flash", "memory-efficient", "cudnn", "xformers"],
             Field(
-                description="kernels: PyTorch's SDPA with those named or those it chooses (auto), or xformers; on a CPU only "
-                "auto, math and flash"
+                description="kernels: those of PyTorch's SDPA by name or as it chooses (auto), or xformers; on a CPU "
+                "only auto, math and flash"
             ),
         ] = "auto"
 
