@@ -31,7 +31,7 @@ from torch.utils.benchmark import Timer
 from attn_bench.files import atomic_write
 from attn_bench.running.measure.latency import measure_latency
 from attn_bench.running.measure.machine import environment
-from attn_bench.running.runner import run_sweep
+from attn_bench.running.runner import Watcher, run_sweep
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep
 
@@ -107,7 +107,7 @@ def overheads(device: str, cells: int = 8) -> tuple[float, float]:
             beside.append(time.perf_counter() - started - event["record"]["seconds"])
 
     with tempfile.TemporaryDirectory() as folder:
-        run_sweep(sweep, Path(folder) / "results", listen=listen)
+        run_sweep(sweep, Path(folder) / "results", watcher=Watcher(listen=listen))
     return beside[0], statistics.median(beside[1:])
 
 

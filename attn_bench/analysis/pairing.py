@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from attn_bench.results.labels import labels
 from attn_bench.results.record import Record
-from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.cell import Cell, flat
+from attn_bench.sweep.groups import Execution, Measuring
 
 
 @dataclass
@@ -130,7 +131,8 @@ def _versions(cell: Cell) -> tuple[str, str, int | None]:
 
 def _settings(cell: Cell) -> Cell:
     """Return a cell without its seed, and without what the code was: measured or not, it is the same cell."""
-    return replace(cell, seed=0, measure=True, model_version="", task_version="", training_version=None)
+    measuring = replace(cell.measuring, measure=True)
+    return replace(cell, seed=0, measuring=measuring, model_version="", task_version="", training_version=None)
 
 
 def _partners(base: Mapping[str, Cell], new: Mapping[str, Cell]) -> dict[str, Cell]:
@@ -143,11 +145,7 @@ def _partners(base: Mapping[str, Cell], new: Mapping[str, Cell]) -> dict[str, Ce
 
 
 def _unconditioned(cell: Cell) -> Cell:
-    training = cell.training and replace(cell.training, batch_size=1)
-    return replace(
-        cell, training=training, device="cpu", precision="float32", batch_size=1, compile=False, threads=None,
-        cuda_graph=False, eval_resolutions=(),
-    )  # fmt: skip
+    return replace(cell, execution=Execution(), measuring=Measuring(), eval_resolutions=())
 
 
 def _otherwise(case: Case, cases: Sequence[Case]) -> str:
@@ -160,8 +158,8 @@ def _otherwise(case: Case, cases: Sequence[Case]) -> str:
 
 def _differing(one: Cell, other: Cell) -> list[str]:
     """Return the names of the settings in which two cells differ."""
-    names = (each.name for each in fields(Cell) if each.compare)
-    return sorted(name for name in names if getattr(one, name) != getattr(other, name))
+    values = flat(one.to_json()), flat(other.to_json())
+    return sorted(name for name in values[0].keys() | values[1].keys() if values[0].get(name) != values[1].get(name))
 
 
 def identity(record: Record) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attn_bench.cli.arguments import integers, merged, names
-from attn_bench.cli.running import BatchSize, Compile, Device, Models, Precision, Resolutions, Set, Threads
+from attn_bench.cli.flags import takes
+from attn_bench.cli.running import CALLING
 
 if TYPE_CHECKING:
     from attn_bench.gate.compare import Comparison
@@ -55,18 +56,11 @@ def compare(
     _conclude(comparison, markdown, junit)
 
 
+@takes(CALLING)
 def ab(
     base: Annotated[str, typer.Option(help="Revision to compare with: a branch, tag or commit.")],
     new: Annotated[str | None, typer.Option(help="Revision to judge [the work tree as it is].")] = None,
-    models: Models = None,
-    task: Annotated[str, typer.Option(help="Task whose inputs and outputs are measured with.")] = "darcy",
-    resolutions: Resolutions = None,
-    batch_size: BatchSize = None,
-    precision: Precision = None,
-    device: Device = None,
-    threads: Threads = None,
-    compile: Compile = None,
-    set_: Set = None,
+    given: Mapping[str, Any] = {},
     fail_on: FailOn = None,
     repository: Annotated[Path, typer.Option(help="A folder of the project, which pip can install.")] = Path(),
     markdown: Markdown = None,
@@ -80,19 +74,7 @@ def ab(
     from attn_bench.gate.thresholds import read_thresholds
     from attn_bench.sweep.settings import Sweep
 
-    given = {
-        "models": names(models),
-        "task": task,
-        "resolutions": integers("--resolutions", resolutions),
-        "batch_size": batch_size,
-        "precision": precision,
-        "device": device,
-        "threads": threads,
-        "compile": compile,
-        "options": merged({"task": task}, set_ or []),
-        "train": False,
-    }
-    sweep = Sweep.from_settings({key: value for key, value in given.items() if value is not None})
+    sweep = Sweep.from_settings({"task": "darcy", **given, "train": False})
     thresholds = read_thresholds(fail_on)
 
     def planned() -> Plan:

@@ -15,6 +15,7 @@ from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.results.table import missing
 from attn_bench.running.local import FINAL
+from attn_bench.running.runner import Watcher
 from attn_bench.sweep.cell import Cell
 
 # Where there is no terminal, a line of progress comes no more often.
@@ -101,6 +102,10 @@ class Screen:
         if kind is KeyboardInterrupt:
             finished = f"{self.folder} holds a table of what is finished" if self.done else "no cell was finished"
             print(f"Interrupted: {finished}; the same command goes on from there.", file=sys.stderr)
+
+    def watcher(self) -> Watcher:
+        """Return what is told how a sweep goes."""
+        return Watcher(self.on_cells, self.on_data, self.on_read, self.on_warning, self.listen)
 
     def on_cells(self, cells: Sequence[Cell], there: Sequence[str]) -> None:
         """Learn what is to be run, and the status of each cell that is not, as it is there already."""

@@ -58,7 +58,7 @@ def unlike(before: Record, after: Record, environments: tuple[Environment | None
         before, after: a record of base and one of new.
         environments: where they ran; None where that is not known.
     """
-    cells = before.cell, after.cell
+    cells = before.cell.execution, after.cell.execution
     trained = [_differ(name, *(getattr(cell, key) for cell in cells)) for key, name in _TRAINED_WITH.items()]
     measured = [_differ(name, *(getattr(cell, key) for cell in cells)) for key, name in _MEASURED_WITH.items()]
     flags = [_flags(record, environment) for record, environment in zip((before, after), environments)]

@@ -67,11 +67,9 @@ def _cell(case: Case, new: Store) -> Cell:
             "installed here; install that one, or leave out --confirm"
         )
     measured = new.environment(record.environment)
-    if measured is None or measured.hardware != environment(cell.device).hardware:
+    if measured is None or measured.hardware != environment(cell.execution.device).hardware:
         raise UserError(f"--confirm: {case.title} was measured on other hardware; confirm it there")
-    return dataclasses.replace(
-        cell, training=None, training_version=None, eval_resolutions=(), sources={**found[1], **found[0]}
-    )
+    return dataclasses.replace(cell.only_measured(), sources={**found[1], **found[0]})
 
 
 def _records(cells: dict[str, Cell], store: Store) -> Sequence[tuple[str, Record]]:

@@ -97,10 +97,10 @@ def metric_of(metric: str, tested: int) -> Callable[[Record], float | Missing]:
 
 
 def _not_measured(record: Record, quantity: Quantity) -> Missing:
-    if not record.cell.measure and quantity.own:
+    if not record.cell.measuring.measure and quantity.own:
         return Missing("not measured (--no-measure)", asked=False)
     if quantity.step == "train_step":
-        trainable = record.parameters != 0 and record.cell.protocol != "linear-probe"
+        trainable = record.parameters != 0 and record.cell.regime != "linear-probe"
         if not trainable:
             return Missing("without a training step", asked=False)
     reason = record.errors.get(quantity.name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
-from attn_bench.sweep.cell import Training
+from attn_bench.sweep.groups import Training
 
 Facts = list[tuple[str, str]]
 
@@ -79,16 +79,16 @@ def read_origin(folder: Path) -> Origin:
 
 
 def _training(record: Record, asked: Training) -> dict[str, str]:
-    """Return the budget that a cell was given, what it came to, and the settings of the optimiser."""
+    """Return the budget that a cell was given, what it came to, and the settings of the optimizer."""
     steps, samples = record.training and record.training.steps, record.data.get("n_train")
     facts = {
         "Budget": f"{asked.budget:g} {asked.budget_unit}",
-        "Optimiser steps": None if steps is None else str(steps),
-        "Batch size in training": str(asked.batch_size),
+        "Optimizer steps": None if steps is None else str(steps),
+        "Batch size in training": str(record.cell.execution.batch_size),
         "Learning rate": f"{asked.learning_rate:g} at its peak, one cycle",
         "Weight decay": f"{asked.weight_decay:g} (AdamW)",
         "Gradients clipped to": f"{asked.clip_norm:g}",
-        "Protocol": record.cell.protocol,
+        "Regime": record.cell.regime,
         "Training samples": None if samples is None else str(samples),
     }
     return {name: text for name, text in facts.items() if text is not None}

@@ -13,14 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attn_bench.sweep.cell import GROUPS
+from attn_bench.sweep.fields import settings_of
+from attn_bench.sweep.settings import Sweep
+
 OUT = "reproduced"
 LINE = 88
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
-# Settings of every sweep; flags of 'measure', where the others have no meaning.
-_HOW = ("task", "precision", "device", "compile", "cuda_graph", "threads", "batch_size")
-_MEASURE = (*_HOW, "models", "resolutions", "options")
 # What all cells of one sweep share.
-_SHARED = (*_HOW, "task_options", "measure", "training", "protocol", "finetuning")
+_SHARED = ("task", "task_options", "regime", *GROUPS)
+# Settings with which 'measure' has no meaning.
+_NOT_OF_MEASURE = ("seeds", "eval_resolutions", "regime", "measure")
 
 
 @dataclass(frozen=True)
@@ -99,23 +102,20 @@ def _settings(
     variants: Sequence[Mapping[str, Any]], resolutions: Sequence[int], seeds: Sequence[int], tested: list[int]
 ) -> dict[str, Any]:
     cell = variants[0]
-    training = cell["training"]
     settings: dict[str, Any] = {"task": cell["task"], "resolutions": list(resolutions)}
     if tested:
         settings["eval_resolutions"] = tested
     if list(seeds) != [0]:
         settings["seeds"] = len(seeds) if list(seeds) == list(range(len(seeds))) else list(seeds)
-    if training:
-        whole = training["budget_unit"] == "steps"
-        settings[training["budget_unit"]] = int(training["budget"]) if whole else training["budget"]
-        settings |= {name: training[name] for name in ("batch_size", "learning_rate", "weight_decay", "clip_norm")}
-    else:
-        settings |= {"train": False, "batch_size": cell["batch_size"]}
-    settings |= {"precision": cell["precision"], "device": cell["device"]}
-    settings |= {name: cell[name] for name in ("compile", "threads", "cuda_graph", "protocol") if cell.get(name)}
-    settings |= cell.get("finetuning") or {}
-    if not cell["measure"]:
-        settings["measure"] = False
+    if not cell["training"]:
+        settings["train"] = False
+    if cell["regime"] != "scratch":
+        settings["regime"] = cell["regime"]
+    known = settings_of(Sweep)
+    for group in GROUPS:
+        settings |= {
+            name: value for name, value in (cell[group] or {}).items() if name in known and value != known[name].default
+        }
     options = {cell["task"]: cell["task_options"]} if cell["task_options"] else {}
     if _nameable(variants):
         settings["models"] = [variant["model"] for variant in variants]
@@ -145,7 +145,7 @@ def _nameable(variants: Sequence[Mapping[str, Any]]) -> bool:
 def _command(settings: Mapping[str, Any]) -> str | None:
     """Return the command with flags, or None if it takes a sweep file."""
     measure = settings.get("train") is False
-    if measure and any(name not in (*_MEASURE, "train") for name in settings):
+    if measure and any(name in _NOT_OF_MEASURE for name in settings):
         return None
     names = [settings["task"], *settings["models"]]
     if not all(isinstance(name, str) and _PLAIN.fullmatch(name) for name in names):

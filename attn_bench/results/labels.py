@@ -14,7 +14,7 @@ from attn_bench.results.validation import as_json
 Kind = tuple[str, tuple[tuple[str, str | None], ...]]
 
 # What tells cells of one model apart without being a setting of it.
-_AXES = {"model", "resolution", "seed", "eval_resolutions", "measure", "sources", "broken"}
+_AXES = {"model", "resolution", "seed", "eval_resolutions", "measuring.measure", "sources", "broken"}
 _FINETUNING = "finetuning."
 _VERSION = "_version"
 DEFAULT = "default"
@@ -29,8 +29,12 @@ def labels(records: Sequence[Record]) -> list[str]:
     by_model: dict[str, list[dict[str, str]]] = defaultdict(list)
     settings = []
     for record in records:
-        values = as_json(record.cell).items()
-        flat = _flatten({key: value for key, value in values if key not in _AXES and value is not None})
+        # A setting that is not given is not a difference to speak of; an option may be None on purpose.
+        flat = {
+            key: value
+            for key, value in _flatten(as_json(record.cell)).items()
+            if key not in _AXES and (value != str(None) or key.startswith(("options.", "task_options.")))
+        }
         settings.append(flat)
         by_model[record.cell.model].append(flat)
     differing = {
@@ -46,7 +50,7 @@ def labels(records: Sequence[Record]) -> list[str]:
                 words[model, key] = _versions(key, dict.fromkeys(settings[i].get(key) for i in own))
     for record, flat in zip(records, settings):
         model = record.cell.model
-        shown = [key for key in differing[model] if key in flat or not key.startswith(_FINETUNING)]
+        shown = [key for key in differing[model] if key in flat or not key.startswith(("training.", _FINETUNING))]
         kinds.append((model, tuple((key, flat.get(key)) for key in shown)))
     names = _named(dict.fromkeys(kinds), words)
     return [names[kind] for kind in kinds]

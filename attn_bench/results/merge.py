@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from attn_bench.results.record import Evaluation, Record
+from attn_bench.sweep.cell import Cell
 
 _OF_MEASURING = ("latency", "peak_memory", "flops")
 
@@ -35,14 +36,14 @@ def completed(record: Record, measured: Record) -> Record:
         started=measured.started or record.started,
         errors={**kept, **measured.errors},
         imported={**record.imported, **measured.imported},
-        cell=replace(record.cell, measure=True),
+        cell=_measured(record.cell, True),
         seconds=(record.seconds or 0) + (measured.seconds or 0),
     )
 
 
 def renewed(record: Record, again: Record) -> Record:
     """Return ``again``, of the cell of ``record`` run again, with what only ``record`` measured."""
-    lost = record.cell.measure and not again.cell.measure
+    lost = record.cell.measuring.measure and not again.cell.measuring.measure
     return _one([again, record]) if lost and record.status == again.status == "ok" else again
 
 
@@ -71,9 +72,15 @@ def _one(group: Sequence[Record]) -> Record:
         errors={**trained.errors, **measured.errors},
         training=trained.training,
         data=trained.data,
-        cell=replace(first.cell, eval_resolutions=further, measure=any(record.cell.measure for record in group)),
+        cell=replace(
+            _measured(first.cell, any(record.cell.measuring.measure for record in group)), eval_resolutions=further
+        ),
         evaluations=tuple(evaluation for evaluation in evaluations if evaluation is not None),
     )
+
+
+def _measured(cell: Cell, measure: bool) -> Cell:
+    return replace(cell, measuring=replace(cell.measuring, measure=measure))
 
 
 def _evaluation(records: Sequence[Record], resolution: int) -> Evaluation | None:

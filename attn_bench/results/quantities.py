@@ -181,7 +181,7 @@ _measured = partial(Column, own=True)
 
 def _throughput(row: Row) -> float | None:
     forward = row.record.latency.get("forward")
-    return 1000 * row.record.cell.batch_size / forward.median_ms if forward and forward.median_ms else None
+    return 1000 * row.record.cell.execution.batch_size / forward.median_ms if forward and forward.median_ms else None
 
 
 def _latencies(row: Row) -> list[Latency]:

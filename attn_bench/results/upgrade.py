@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attn_bench.sweep.cell import upgrade_cell
+
 SCHEMA = 2
 
 # What schema 1 did not always have.
@@ -24,6 +26,8 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {**values}
     if newer(schema := found.setdefault("schema", 1)):
         raise ValueError(f"written by a newer attn-bench (schema {schema}, this one reads {SCHEMA})")
+    if isinstance(cell := found.get("cell"), dict):
+        found["cell"] = upgrade_cell(cell)
     return _from_1(found) if schema == 1 else found
 
 

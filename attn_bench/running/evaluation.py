@@ -19,7 +19,8 @@ from attn_bench.running.failures import Failure, alone, refusals
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
 from attn_bench.running.prepare import Posed
-from attn_bench.running.train.loop import Batch, Diverged, predict
+from attn_bench.running.train.loop import Diverged, predict
+from attn_bench.running.train.setup import Batch
 from attn_bench.sweep.cell import Cell
 
 SHOWN_SAMPLES = 3
@@ -89,9 +90,9 @@ class Evaluator:
             batches = predict(
                 module,
                 test(),
-                batch_size=cell.batch_size,
-                precision=cell.precision,
-                device=cell.device,
+                batch_size=cell.execution.batch_size,
+                precision=cell.execution.precision,
+                device=cell.execution.device,
                 call=self._call(resolution),
             )
             scores = task.evaluate(shown.watch(batches) if shown else batches)

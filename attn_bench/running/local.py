@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from attn_bench.errors import DiskError, UserError
 from attn_bench.lease import hold
@@ -21,10 +21,9 @@ from attn_bench.running.messages import UNSENT
 from attn_bench.running.processes import how_ended, last_words
 from attn_bench.sweep import versions
 from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import Retry
 
 Listener = Callable[[Cell, dict[str, Any]], None]
-# Which cells that have a record are run again: "disturbed" measures those whose latencies were disturbed.
-Retry = Literal["none", "failed", "disturbed", "all"]
 
 # What running a cell again would not change.
 FINAL = ("ok", "unsupported")
@@ -100,9 +99,9 @@ def due(store: Store, cell: Cell, retry: Retry) -> Cell | None:
     record = store.read(cell.id)
     if record is None or retry == "all" or cell.broken is not None or _outdated(record, cell):
         return cell
-    measuring = replace(cell, training=None, training_version=None, eval_resolutions=()) if cell.measure else None
+    measuring = cell.only_measured() if cell.measuring.measure else None
     if record.status == "ok":
-        measured = record.cell.measure and record.measured_version in (None, versions.MEASURING)
+        measured = record.cell.measuring.measure and record.measured_version in (None, versions.MEASURING)
         return None if measured and not (retry == "disturbed" and record.disturbed) else measuring
     if retry != "failed" or record.status in FINAL:
         return None

@@ -58,12 +58,12 @@ class Prepared:
 
 def set_flags(cell: Cell) -> None:
     """Set threads and precision of this process as ``cell`` asks."""
-    if cell.threads is not None:
-        torch.set_num_threads(cell.threads)
-    torch.set_float32_matmul_precision("high" if cell.precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = cell.precision == "tf32"
+    if cell.execution.threads is not None:
+        torch.set_num_threads(cell.execution.threads)
+    torch.set_float32_matmul_precision("high" if cell.execution.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = cell.execution.precision == "tf32"
     torch.backends.cudnn.benchmark = False
-    if cell.compile:
+    if cell.execution.compile:
         # Or the time to compile would be that of reading what an earlier cell compiled.
         torch.compiler.config.force_disable_caches = True
 
@@ -105,9 +105,13 @@ def prepare(cell: Cell, posed: Posed, keeper: Keeper) -> Prepared:
     with keeper.stage("build"), refusals(posed.model, of_torch=True):
         module = build(cell, posed.model, problem)
     with keeper.stage("first call"):
-        inputs, _ = random_batch(problem, FIRST_SAMPLES, cell.device, cell.seed)
+        inputs, _ = random_batch(problem, FIRST_SAMPLES, cell.execution.device, cell.seed)
         module.eval()
-        with torch.no_grad(), autocast(cell.device, cell.precision), refusals(posed.model, of_torch=False):
+        with (
+            torch.no_grad(),
+            autocast(cell.execution.device, cell.execution.precision),
+            refusals(posed.model, of_torch=False),
+        ):
             output = module(inputs)
         check_output(output, inputs, problem)
     untrainable = None
@@ -144,7 +148,7 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 def _call_in_training_mode(cell: Cell, problem: Problem, module: nn.Module, inputs: Tensor) -> None:
     module.train()
-    with autocast(cell.device, cell.precision):
+    with autocast(cell.execution.device, cell.execution.precision):
         output = module(inputs)
     check_output(output, inputs, problem, "in training mode")
     if trainable(module) and not output.requires_grad:

@@ -27,7 +27,7 @@ from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable
 from attn_bench.running.train.loop import Progress, autocast, train
-from attn_bench.running.train.regimes import plan
+from attn_bench.running.train.regimes import training_setup
 from attn_bench.sweep import versions
 from attn_bench.sweep.cell import Cell
 
@@ -108,7 +108,7 @@ def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> t
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     set_flags(cell)
-    where = environment(cell.device)
+    where = environment(cell.execution.device)
     # Made before the model's code runs, which may change what computes an id.
     findings = _Findings(Keeper(cell.seed), Record(cell, "crashed", environment=where.id, started=started))
     with alone(findings.fail):
@@ -127,14 +127,17 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
     findings.record = replace(
         findings.record, imported=check_loaded(cell.sources), parameters=count_parameters(prepared.module)
     )
-    if prepared.output_dtype not in (torch.float32, torch.bfloat16 if cell.precision == "bf16" else torch.float32):
+    if prepared.output_dtype not in (
+        torch.float32,
+        torch.bfloat16 if cell.execution.precision == "bf16" else torch.float32,
+    ):
         findings.effective["output_dtype"] = str(prepared.output_dtype).removeprefix("torch.")
-    with findings.without("effective"), autocast(cell.device, cell.precision):
+    with findings.without("effective"), autocast(cell.execution.device, cell.execution.precision):
         findings.effective |= loads(dumps(dict(posed.model.effective(prepared.module, posed.problem)), default=str))
     if cell.training is not None:
         with alone(findings.fail):
             _train_and_evaluate(cell, posed, prepared, files, report, findings)
-    if cell.measure:
+    if cell.measuring.measure:
         report({"stage": "measuring"})
         findings.record = replace(findings.record, measured_version=versions.MEASURING)
         _measure(prepared.steps(cell, posed, keeper), prepared, keeper, findings)
@@ -152,7 +155,7 @@ def _train_and_evaluate(
     with findings.keeper.stage("training"):
         if posed.model.fit(prepared.module, splits.train):
             trained = Trained(prepared.module, prepared.module, splits.test)
-        elif prepared.untrainable is not None and cell.protocol != "linear-probe":
+        elif prepared.untrainable is not None and cell.regime != "linear-probe":
             return findings.fail(prepared.untrainable)
         else:
             trained = _trained(cell, posed, prepared.module, splits, files, report, findings)
@@ -168,33 +171,29 @@ def _train_and_evaluate(
 def _trained(
     cell: Cell, posed: Posed, module: nn.Module, splits: Splits, files: Files, report: Report, findings: _Findings
 ) -> Trained:
-    """Train ``module`` by gradient, by the protocol of the cell."""
+    """Train ``module`` by gradient, by the regime of the cell."""
     assert cell.training is not None
-    whole = posed.task.adapt(module, splits.train).to(cell.device)
-    if cell.protocol == "linear-probe":
+    whole = posed.task.adapt(module, splits.train).to(cell.execution.device)
+    if cell.regime == "linear-probe":
         report({"stage": "features"})
     elif not trainable(module):
         raise ValueError("nothing to train: no parameter requires a gradient; let fit return True to evaluate it so")
-    chosen = plan(cell, posed.task, posed.model, posed.problem, module, whole, splits)
-    compiled: nn.Module = torch.compile(chosen.module, dynamic=False) if cell.compile else chosen.module  # type: ignore[assignment]
+    setup = training_setup(cell, posed.task, posed.model, posed.problem, module, whole, splits)
+    compiled: nn.Module = torch.compile(setup.module, dynamic=False) if cell.execution.compile else setup.module  # type: ignore[assignment]
 
     def show(progress: Progress) -> None:
         report({"stage": "training", **asdict(progress)})
 
     result = train(
-        compiled,
-        chosen.train,
-        chosen.loss,
+        replace(setup, module=compiled),
         cell.training,
+        cell.execution,
         seed=cell.seed,
-        precision=cell.precision,
-        device=cell.device,
         checkpoint=files.checkpoint,
-        extras=chosen.extras,
         report=show,
     )
-    findings.record = replace(findings.record, training=replace(result, notes=dict(chosen.notes)))
-    return Trained(whole, chosen.module, chosen.test)
+    findings.record = replace(findings.record, training=replace(result, notes=dict(setup.notes)))
+    return Trained(whole, setup.module, setup.test)
 
 
 def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findings) -> None:
@@ -207,7 +206,7 @@ def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findin
             steps.recover()
 
     latency, memory = findings.latency, findings.memory
-    if prepared.untrainable is not None and steps.cell.protocol != "linear-probe":
+    if prepared.untrainable is not None and steps.cell.regime != "linear-probe":
         findings.miss("latency_train_step", prepared.untrainable)
         findings.miss("peak_memory_train", prepared.untrainable)
     for name in steps.names:
@@ -217,7 +216,7 @@ def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findin
     if steps.problem.spec.head:
         take("latency_forward_batch1", latency, "forward_batch1", partial(steps.latency, "forward_batch1"))
     take("flops", findings.flops, "forward", steps.flops)
-    if steps.cell.cuda_graph:  # not every model can be captured, and it need not be
+    if steps.cell.measuring.cuda_graph:  # not every model can be captured, and it need not be
         take("latency_forward_graph", latency, "forward_graph", steps.graph_latency)
     forward, step = (findings.missing.get(f"latency_{name}") for name in ("forward", "train_step"))
     for failure in (forward, step if step and step.status == "oom" else None):

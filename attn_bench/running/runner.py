@@ -6,24 +6,27 @@ import contextlib
 import dataclasses
 import datetime
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from attn_bench.errors import DiskError, UserError
 from attn_bench.format import clean
 from attn_bench.plugin import PrepareContext
 from attn_bench.plugins.registry import TASKS
 from attn_bench.results.run_info import RunInfo
+from attn_bench.results.status import Status
 from attn_bench.results.store import Store
+from attn_bench.running.local import Limits, Listener, due, execute
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.settings import Sweep, imported
+from attn_bench.sweep.fields import built, settings_of
+from attn_bench.sweep.groups import Retry, Running
+from attn_bench.sweep.settings import Sweep, imported, read
 from attn_bench.sweep.variants import BROKEN
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from attn_bench.running.local import Limits, Listener
 
 
 def default_folder(sweep: Sweep) -> Path:
@@ -31,91 +34,97 @@ def default_folder(sweep: Sweep) -> Path:
     return Path("results") / f"{'' if sweep.train else 'measure-'}{sweep.task}-{datetime.date.today().isoformat()}"
 
 
-def prepare_data(
-    task_name: str,
-    cells: Sequence[Cell],
-    on_progress: Callable[[int, int], None],
-    on_warning: Callable[[str], object] = warnings.warn,
-    on_read: Callable[[str], object] = lambda line: None,
-) -> list[str]:
-    """Make or fetch the data of ``cells`` before any of them runs, so that no cell's time holds it.
+@dataclass(frozen=True)
+class Watcher:
+    """What is told how a sweep goes.
 
-    Returns what was read or made, in lines as the task says it; ``on_read`` is told each.
+    Attributes:
+        on_cells: told all cells, and the status of each that has a record already and is not run again.
+        on_data: told how much of the data is made or fetched.
+        on_read: told what data were read or made, in a line, before anything runs.
+        on_warning: told what is worth knowing about the data.
+        listen: told what happens to a cell.
+    """
+
+    on_cells: Callable[[Sequence[Cell], Sequence[str]], None] = lambda cells, there: None
+    on_data: Callable[[int, int], None] = lambda done, total: None
+    on_read: Callable[[str], object] = lambda line: None
+    on_warning: Callable[[str], object] = warnings.warn
+    listen: Listener = lambda cell, event: None
+
+
+AS_USUAL, SILENT = Running(), Watcher()
+
+
+def prepare_data(task_name: str, cells: Sequence[Cell], watcher: Watcher) -> list[str]:
+    """Make or fetch the data of ``cells`` before any of them runs, so that no cell's time includes it.
+
+    Returns lines on what was read or made, in the task's words.
     """
     if all(cell.training is None for cell in cells):
         return []
     task = TASKS.load(task_name)
     resolutions = tuple(dict.fromkeys(r for cell in cells for r in (cell.resolution, *cell.eval_resolutions)))
-    prepared = task.prepare(resolutions, task.options(**cells[0].task_options), PrepareContext(on_progress))
+    prepared = task.prepare(resolutions, task.options(**cells[0].task_options), PrepareContext(watcher.on_data))
     lines = [clean(line) for line in prepared.read]
     for line in lines:
-        on_read(line)
+        watcher.on_read(line)
     for line in prepared.warnings:
-        on_warning(line)
+        watcher.on_warning(line)
     return lines
 
 
-def run_sweep(
-    sweep: Sweep,
-    out: Path,
-    *,
-    limits: Limits | None = None,
-    retry: Literal["none", "failed", "all"] = "none",
-    skip_larger: bool = True,
-    on_cells: Callable[[Sequence[Cell], Sequence[str]], None] = lambda cells, there: None,
-    on_data: Callable[[int, int], None] = lambda done, total: None,
-    on_warning: Callable[[str], object] = warnings.warn,
-    on_read: Callable[[str], object] = lambda line: None,
-    listen: Listener = lambda cell, event: None,
-) -> pd.DataFrame:
+def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Watcher = SILENT) -> pd.DataFrame:
     """Run what is missing of ``sweep`` in ``out`` and return the table of the folder.
 
-    A second call runs only what is not there yet. The table on disk is brought up to date even when interrupted.
+    A second call only runs what has no record yet. The table on disk is brought up to date even when interrupted.
     ``attrs["data"]`` of the table says in lines what data this call read or made.
-
-    Args:
-        on_read: told these lines, before anything runs.
-        on_cells: told all cells, and the status of each that is there already and is not run again.
 
     Raises:
         UserError, OptionError, DataError: before anything is run or written.
     """
-    from attn_bench.running.local import Limits, due, execute
-
     cells = sweep.cells()
-    task = TASKS.load(sweep.task)
     store = Store.create(out, sweep.task)
+    parts, there = _due(store, cells, running.retry)
+    watcher.on_cells(cells, there)
+    try:
+        data = prepare_data(sweep.task, parts, watcher)
+    except BaseException:
+        store.discard_empty()
+        raise
+    _forget_broken(store, cells)
+    with _resumable():
+        metrics = dict(TASKS.load(sweep.task).metrics)
+        store.write_run_info(RunInfo(sweep.task, metrics, dataclasses.asdict(sweep)))
+        try:
+            execute(
+                cells,
+                store,
+                limits=Limits(running.timeout, running.memory_limit),
+                retry=running.retry,
+                skip_larger=running.skip,
+                modules=imported(cells),
+                listen=watcher.listen,
+            )
+        finally:
+            table = store.write_table()
+    if table.empty:
+        raise UserError(
+            f"--out {out}: its records were removed while it ran; rerun the same command to make them again"
+        )
+    table.attrs["data"] = data
+    return table
+
+
+def _due(store: Store, cells: Sequence[Cell], retry: Retry) -> tuple[list[Cell], list[Status]]:
+    """Return what of ``cells`` is to be run, and the status of those that are not."""
     parts, there = [], []
     for cell in cells:
         if (part := due(store, cell, retry)) is not None:
             parts.append(part)
         elif record := store.read(cell.id):
             there.append(record.status)
-    on_cells(cells, there)
-    try:
-        read = prepare_data(sweep.task, parts, on_data, on_warning, on_read)
-    except BaseException:
-        store.discard_empty()
-        raise
-    _forget_broken(store, cells)
-    with _goes_on_later():
-        store.write_run_info(RunInfo(sweep.task, dict(task.metrics), dataclasses.asdict(sweep)))
-        try:
-            execute(
-                cells,
-                store,
-                limits=limits or Limits(),
-                retry=retry,
-                skip_larger=skip_larger,
-                modules=imported(cells),
-                listen=listen,
-            )
-        finally:
-            table = store.write_table()
-    if table.empty:
-        raise UserError(f"--out {out}: its records were removed while it ran; the same command makes them again")
-    table.attrs["data"] = read
-    return table
+    return parts, there
 
 
 def _forget_broken(store: Store, cells: Sequence[Cell]) -> None:
@@ -128,46 +137,38 @@ def _forget_broken(store: Store, cells: Sequence[Cell]) -> None:
 
 
 @contextlib.contextmanager
-def _goes_on_later() -> Iterator[None]:
+def _resumable() -> Iterator[None]:
     """Add to a DiskError what it means for a run."""
     try:
         yield
     except DiskError as error:
-        remedy = "; what is finished is kept, and the same command goes on from there once it can be written"
+        remedy = "; finished cells are kept: rerun the same command to resume once it can be written"
         raise DiskError(error.path, error.reason, remedy) from error
 
 
-def run(
-    models: Iterable[str | Mapping[str, Any]],
-    task: str,
-    *,
-    out: str | Path | None = None,
-    retry: Literal["none", "failed", "all"] = "none",
-    timeout_s: float | None = None,
-    memory_limit_mib: float | None = None,
-    **settings: Any,
-) -> pd.DataFrame:
+def separated(settings: Mapping[str, Any]) -> tuple[Sweep, Running]:
+    """Return what is run, and how, from plain values; raises UserError."""
+    names = settings_of(Running).keys()
+    running = built(Running, read(Running, {name: value for name, value in settings.items() if name in names}))
+    return Sweep.from_settings({name: value for name, value in settings.items() if name not in names}), running
+
+
+def run(models: Any, task: str, **settings: Any) -> pd.DataFrame:
     """Run a sweep and return its table, one row per cell; ``attrs["data"]`` of it says what data were read.
 
     Args:
         models: names, ``"name:preset"``, or mappings with ``name`` and any of ``preset``, ``options``, ``label``.
         task: name of the task.
-        out: results folder; default ``results/<task>-<date>``. What it already holds is not run again.
-        retry: ``"failed"`` runs failed cells again, ``"all"`` every cell.
-        timeout_s: seconds a cell may take.
-        memory_limit_mib: resident memory a cell may take.
-        **settings: the other attributes of ``sweep.settings.Sweep``, e.g. ``resolutions=[16, 32]``, ``seeds=3``.
+        **settings: the keys of a sweep file (docs/sweep-file.md), e.g. ``resolutions="16..64"``, ``seeds=3``,
+            ``out="results/mine"``.
 
     Raises:
         UserError, OptionError, DataError: wrong input; nothing has been run.
     """
-    from attn_bench.running.local import Limits
-
-    sweep = Sweep.from_settings({**settings, "models": tuple(models), "task": task})
-    folder = Path(out) if out is not None else default_folder(sweep)
-    return run_sweep(sweep, folder, retry=retry, limits=Limits(timeout_s, memory_limit_mib))
+    sweep, running = separated({"models": models, "task": task, **settings})
+    return run_sweep(sweep, Path(running.out) if running.out else default_folder(sweep), running)
 
 
-def measure(models: Iterable[str | Mapping[str, Any]], task: str = "darcy", **settings: Any) -> pd.DataFrame:
+def measure(models: Any, task: str = "darcy", **settings: Any) -> pd.DataFrame:
     """Measure models on random inputs without training them; arguments and errors are those of :func:`run`."""
     return run(models, task, train=False, **settings)

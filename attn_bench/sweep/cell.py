@@ -1,4 +1,4 @@
-"""What is run: one model, task, resolution, seed, precision and budget."""
+"""What is run: one model, task, resolution and seed, and the settings that it is run with."""
 
 from __future__ import annotations
 
@@ -7,76 +7,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from json import JSONEncoder, loads
-from typing import Any, Literal
+from typing import Any
 
 from attn_bench.plugin import Model, OptionError, Problem
 from attn_bench.plugins.fingerprint import Source
-
-Precision = Literal["float32", "tf32", "bf16"]
-
-
-BudgetUnit = Literal["epochs", "steps", "seconds"]
-
-
-Protocol = Literal["scratch", "linear-probe", "finetune"]
-
+from attn_bench.sweep.groups import BUDGETS, Execution, FineTuning, Measuring, Regime, Training
 
 # Bound before any plugin is imported: none of them can change what an id is made of.
 _canonical = JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
-class Training:
-    """How every model of a sweep is trained: the same data, the same budget."""
-
-    budget: float
-    budget_unit: BudgetUnit
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    clip_norm: float
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """What fine-tuning adds to training, besides the augmentation that the task says its images bear.
-
-    Attributes:
-        mixup: both parameters of the Beta distribution of mixing coefficients, 0 for none; arXiv:1710.09412 finds 0.1
-            to 0.4 good.
-        cutmix: both parameters of the Beta distribution of the share of an image that a part of another replaces, 0 for
-            none; arXiv:1905.04899 takes 1. With mixup too, one of the two at random in each batch.
-        label_smoothing: share of the target spread over all classes (arXiv:1512.00567, section 7).
-        ema: decay of the running mean of the weights that is tested in their place, 0 for none; it grows to this value
-            as ``timm.utils.ModelEmaV3`` has it.
-        warm_up: epochs in which a model's added parameters (:meth:`Model.warm_up`) and its head are trained alone.
-    """
-
-    mixup: float = 0.2
-    cutmix: float = 0.0
-    label_smoothing: float = 0.1
-    ema: float = 0.0
-    warm_up: float = 0.0
-
-
-@dataclass(frozen=True)
 class Cell:
-    """One model x task x resolution x seed x precision x budget.
+    """One model x task x resolution x seed, with its settings.
 
     Attributes:
         model: the label in tables: the plugin's name, and its preset if one was chosen.
         plugin: the name of the model's plugin.
         model_version, task_version: package, version and source digest of the plugins.
         options, task_options: validated options, as given (defaults are part of the plugin's version).
-        training: None for a cell that is measured without being trained.
+        execution, measuring: complete: ``auto`` and what the task chooses are replaced by what they stand for.
+        training: the same; None for a cell that is measured without being trained.
+        finetuning: None for regimes other than ``finetune``.
         eval_resolutions: other resolutions at which the trained model is evaluated.
-        measure: whether latency, memory and FLOPs are measured.
-        cuda_graph: whether the forward pass is also timed as the replay of a CUDA graph.
-        protocol: what is trained: everything, the classifier's head on frozen features, or everything by fine-tuning.
-        finetuning: its settings; None for other protocols.
         training_version: of the harness's code that trains (:mod:`attn_bench.sweep.versions`); None without training.
-        sources: the files behind both versions; no part of the cell's identity, nor of its JSON.
-        broken: why the model's plugin cannot be used, if it cannot; no part of them either.
+        sources: the files behind both versions; part of neither the cell's identity nor its JSON.
+        broken: why the model's plugin cannot be used, if it cannot; part of neither as well.
     """
 
     model: str
@@ -88,32 +44,20 @@ class Cell:
     task_options: Mapping[str, Any]
     resolution: int
     seed: int
-    precision: Precision
-    device: Literal["cpu", "cuda"]
-    training: Training | None
-    batch_size: int
-    eval_resolutions: tuple[int, ...] = ()
-    compile: bool = False
-    measure: bool = True
-    threads: int | None = None
-    cuda_graph: bool = False
-    protocol: Protocol = "scratch"
+    execution: Execution
+    measuring: Measuring = field(default_factory=Measuring)
+    regime: Regime = "scratch"
+    training: Training | None = None
     finetuning: FineTuning | None = None
+    eval_resolutions: tuple[int, ...] = ()
     training_version: int | None = None
     sources: Mapping[str, Source] = field(default_factory=dict, compare=False, repr=False)
     broken: str | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; what was added later is left out where it is off, so that earlier ids stay."""
+        """Return plain JSON values."""
         values = dataclasses.asdict(dataclasses.replace(self, sources={}))
         del values["sources"], values["broken"]
-        for name, off in (
-            ("cuda_graph", False), ("protocol", "scratch"), ("finetuning", None), ("training_version", None),
-        ):  # fmt: skip
-            if values[name] == off:
-                del values[name]
-        if self.finetuning is not None and not self.finetuning.cutmix:
-            del values["finetuning"]["cutmix"]
         return loads(_canonical(values))
 
     def to_request(self) -> dict[str, Any]:
@@ -123,29 +67,66 @@ class Cell:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
         """Inverse of :meth:`to_json`, and of :meth:`to_request`."""
-        training, finetuning = values["training"], values.get("finetuning")
-        return cls(
-            **{
-                **values,
-                "training": Training(**training) if training else None,
-                "finetuning": FineTuning(**finetuning) if finetuning else None,
-                "eval_resolutions": tuple(values["eval_resolutions"]),
-                "sources": {name: Source(*source) for name, source in values.get("sources", {}).items()},
-            }
-        )
+        groups = {name: values[name] and kind(**values[name]) for name, kind in GROUPS.items()}
+        sources = {name: Source(*source) for name, source in values.get("sources", {}).items()}
+        resolutions = tuple(values["eval_resolutions"])
+        return cls(**{**values, **groups, "eval_resolutions": resolutions, "sources": sources})
 
     @property
     def id(self) -> str:
         """Hash of the canonical JSON: the same cell has the same id on every machine and in every process.
 
-        Whether it is measured is no part of what it is: measured later, it is still the same row.
+        Whether it is measured is not part of what it is: measured later, it is still the same row.
         """
-        return sha256(_canonical(self.to_json() | {"measure": True}).encode()).hexdigest()[:16]
+        values = dataclasses.replace(self, measuring=dataclasses.replace(self.measuring, measure=True)).to_json()
+        return sha256(_canonical(values).encode()).hexdigest()[:16]
 
     @property
     def title(self) -> str:
         """A few words for progress lines."""
         return f"{self.model} at {self.resolution}, seed {self.seed}"
+
+    def only_measured(self) -> Cell:
+        """Return this cell without its training."""
+        return dataclasses.replace(self, training=None, training_version=None, eval_resolutions=())
+
+
+# The groups of settings that a cell carries.
+GROUPS: Mapping[str, type] = {
+    "execution": Execution, "measuring": Measuring, "training": Training, "finetuning": FineTuning
+}  # fmt: skip
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a cell with the settings of every group beside the model and the task, by name."""
+    groups = [values.get(name) or {} for name in GROUPS]
+    return {name: value for each in (values, *groups) for name, value in each.items() if name not in GROUPS}
+
+
+def upgrade_cell(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a cell in today's form; earlier versions wrote every setting beside the model and the task.
+
+    What is not as it was written is left for the check of the record to find.
+    """
+    if "execution" in values:
+        return dict(values)
+    old = {"measure": True, "cuda_graph": False, "threads": None, "protocol": "scratch", **values}
+    new = {name: value for name, value in old.items() if name not in ("protocol", "training", "finetuning")}
+    for group, kind in (("execution", Execution), ("measuring", Measuring)):
+        names = [entry.name for entry in dataclasses.fields(kind) if entry.name in old]
+        new[group] = {name: new.pop(name) for name in names}
+    training, finetuning = old.get("training"), old.get("finetuning")
+    if isinstance(training, Mapping):
+        unit, kept = training.get("budget_unit"), ("learning_rate", "weight_decay", "clip_norm")
+        budgets = {each: _number(unit, training.get("budget")) if each == unit else None for each in BUDGETS}
+        training = budgets | {name: training[name] for name in kept if name in training}
+    if isinstance(finetuning, Mapping):
+        finetuning = dataclasses.asdict(FineTuning()) | dict(finetuning)
+    return {"training_version": None, **new, "regime": old["protocol"], "training": training, "finetuning": finetuning}
+
+
+def _number(unit: Any, budget: Any) -> Any:
+    return int(budget) if unit == "steps" and isinstance(budget, float) else budget
 
 
 def unsupported(cell: Cell, model: Model, problem: Problem) -> str | None:
@@ -153,6 +134,6 @@ def unsupported(cell: Cell, model: Model, problem: Problem) -> str | None:
     if problem.kind not in model.kinds:
         return f"{cell.plugin} serves {', '.join(sorted(model.kinds))}; {cell.task} is {problem.kind}"
     try:
-        return model.unsupported(problem, cell.device, model.options(**cell.options))
+        return model.unsupported(problem, cell.execution.device, model.options(**cell.options))
     except OptionError as error:
         return str(error)

@@ -11,8 +11,8 @@ import pytest
 from places import ROOT
 
 from attn_bench import cli, load
-from attn_bench.cli.arguments import integers
 from attn_bench.results.run_info import RunInfo
+from attn_bench.sweep.notations import resolutions
 
 
 @pytest.fixture
@@ -39,44 +39,44 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run",), "no models given; say --models"),
+        (("run",), "no models given; use --models"),
         (("run", "--models", "", "--task", "toy-task"), "no models given"),
-        (("run", "--models", "toy"), "no task given; say --task"),
+        (("run", "--models", "toy"), "no task given; use --task"),
         (("run", "--models", "too", "--task", "toy-task"), "unknown model 'too'; did you mean 'toy'?"),
         (("run", "--models", "toy", "--task", "toi-task"), "unknown task 'toi-task'; did you mean 'toy-task'?"),
-        (("run", *TOY, "--resolutions", "0"), "a resolution is at least 2 (given: 0)"),
-        (("run", *TOY, "--resolutions=-3"), "a resolution is at least 2 (given: -3)"),
-        (("run", *TOY, "--resolutions", "1"), "a resolution is at least 2 (given: 1)"),
-        (("run", *TOY, "--resolutions", "8,x"), "'x' is no whole number"),
+        (("run", *TOY, "--resolutions", "0"), "--resolutions: must be >= 2 (given: [0])"),
+        (("run", *TOY, "--resolutions=-3"), "--resolutions: must be >= 2 (given: [-3])"),
+        (("run", *TOY, "--resolutions", "1"), "--resolutions: must be >= 2 (given: [1])"),
+        (("run", *TOY, "--resolutions", "8,x"), "'x' is not a valid int"),
         (("run", *TOY, "--set", "toy.widht=3"), "unknown option of toy 'widht'; did you mean 'width'?"),
         (("run", *TOY, "--set", "toy.width=wide"), "option toy.width must be a valid integer (given: 'wide')"),
-        (("run", *TOY, "--set", "width=3"), "write NAME.OPTION=VALUE"),
-        (("run", *TOY, "--epochs", "1", "--steps", "2"), "one training budget at a time"),
-        (("run", *TOY, "--retry", "some"), "'some' is not one of"),
-        (("run", *TOY, "--seeds", "two"), "Invalid value for '--seeds'"),
+        (("run", *TOY, "--set", "width=3"), "--set: 'width=3' is not NAME.OPTION=VALUE"),
+        (("run", *TOY, "--epochs", "1", "--steps", "2"), "only one training budget is allowed"),
+        (("run", *TOY, "--retry", "some"), "--retry: must be 'none', 'failed', 'disturbed' or 'all' (given: 'some')"),
+        (("run", *TOY, "--seeds", "two"), "--seeds: must be a valid integer"),
         (("run", "none.yaml"), "cannot read the sweep file none.yaml: No such file"),
         (("run", *TOY, "--out", "/proc/nowhere"), "--out /proc/nowhere: cannot be written"),
-        (("run", *TOY, "--precision", "fp8"), "setting precision"),
+        (("run", *TOY, "--precision", "fp8"), "--precision: must be 'float32', 'tf32' or 'bf16' (given: 'fp8')"),
         (("report", "nowhere"), "nowhere: no such folder"),
         (("report", "/dev/null"), "/dev/null: a file, no results folder"),
         (("list", "colours"), "say 'attn-bench list models'"),
         (("list", "models", "too"), "did you mean 'toy'?"),
         (("data", "pets", "--root", "nowhere"), "nowhere does not hold pets. Put oxford-iiit-pet/images/*.jpg"),
-        (("run", *TOY, "--root", "nowhere"), "--root nowhere: toy-task reads no such files"),
-        (("run", *TOY, "--test-data", "x.npz"), "--test-data x.npz: toy-task reads no such files"),
+        (("run", *TOY, "--root", "nowhere"), "--root nowhere: toy-task does not read such files"),
+        (("run", *TOY, "--test-data", "x.npz"), "--test-data x.npz: toy-task does not read such files"),
         (("run", "--models", "fno", "--task", "darcy", "--data", "/tmp"), "/tmp: is a folder, not a file"),
         (
             ("run", "--models", "vit", "--task", "digits", "--set", "digits.test_fraction=1.5"),
             "digits.test_fraction must be <= 0.9 (given: '1.5')",
         ),
-        (("run", *TOY, "--timeout=-1"), "--timeout -1: must be positive"),
-        (("run", *TOY, "--memory-limit", "0"), "--memory-limit 0: must be positive"),
-        (("run", *TOY, "--resolutions", "16..50"), "a range doubles from 16, and never is 50"),
-        (("run", *TOY, "--resolutions", "64..16"), "a range doubles from 64, and never is 16"),
+        (("run", *TOY, "--timeout=-1"), "--timeout: must be > 0"),
+        (("run", *TOY, "--memory-limit", "0"), "--memory-limit: must be > 0"),
+        (("run", *TOY, "--resolutions", "16..50"), "50 is not reached by doubling 16"),
+        (("run", *TOY, "--resolutions", "64..16"), "16 is not reached by doubling 64"),
         (("measure", "--epochs", "3"), "measure has no option --epochs; run can take it"),
         (("report", "--epoch", "3"), "No such option: --epoch"),
         (("data", "nothing"), "unknown task 'nothing'"),
-        (("data", "toy-task", "--set", "toy.width=3"), "only toy-task options can be set here"),
+        (("data", "toy-task", "--set", "toy.width=3"), "--set toy: only toy-task options can be set here"),
         (("dance",), "No such command 'dance'"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_folder_without_a_finished_cell_is_one_line(attn_bench, tmp_path):
 
 
 def test_measure_does_not_mention_a_sweep_file(attn_bench):
-    assert attn_bench("measure")[2] == "attn-bench: no models given; say --models\n"
+    assert attn_bench("measure")[2] == "attn-bench: no models given; use --models\n"
 
 
 def test_data_that_need_no_preparation_are_reported(attn_bench):
@@ -200,7 +200,7 @@ def test_budget_on_the_command_line_replaces_that_of_the_file(attn_bench, tmp_pa
 
 
 def test_ranges_of_resolutions_double():
-    assert integers("--resolutions", "16..64, 5, 8..8") == [16, 32, 64, 5, 8]
+    assert resolutions("16..64, 5, 8..8") == [16, 32, 64, 5, 8]
 
 
 def test_help_and_version(attn_bench):

@@ -199,7 +199,7 @@ def test_a_number_that_one_folder_lacks_does_not_pass(whole: Records, path: str,
 def test_folders_without_measurements_or_training_are_no_pass_of_what_is_named(whole: Records) -> None:
     def unmeasured(record: dict[str, Any]) -> None:
         record |= {"latency": {}, "memory": {}, "flops": None}
-        record["cell"]["measure"] = False
+        record["cell"]["measuring"]["measure"] = False
 
     def untrained(record: dict[str, Any]) -> None:
         record |= {"evaluations": [], "training": None, "data": {}}
@@ -294,7 +294,7 @@ def test_times_taken_in_other_ways_do_not_compare(
 
     def put(value: Any) -> Change:
         def change(record: dict[str, Any]) -> None:
-            record["cell"][setting] = value
+            record["cell"]["execution"][setting] = value
             record["latency"]["forward"]["samples_ms"] = [5.0 if value == after else 3.0] * 9
 
         return change
@@ -313,9 +313,7 @@ def test_times_taken_in_other_ways_do_not_compare(
 @pytest.mark.parametrize("setting", ["precision", "batch_size"])
 def test_what_changes_the_training_too_leaves_only_counts(whole: Records, setting: str) -> None:
     def put(record: dict[str, Any]) -> None:
-        record["cell"][setting] = {"precision": "bf16", "batch_size": 16}[setting]
-        if setting == "batch_size":
-            record["cell"]["training"]["batch_size"] = 16
+        record["cell"]["execution"][setting] = {"precision": "bf16", "batch_size": 16}[setting]
 
     other = changed(whole, put)
     text = said(judged(whole, other, "latency=5%,rel_l2=3%"))
@@ -347,7 +345,7 @@ def test_what_was_in_force_counts_and_not_what_was_asked_for(
         older = judged(sides[0], whole, environments=(ENVIRONMENT, environment))
         assert f"{before} in base, {after} in new" in said(older)
     # Asked for by name or not, it is the same two threads.
-    asked = changed(whole, lambda record: record["cell"].update(threads=2))
+    asked = changed(whole, lambda record: record["cell"]["execution"].update(threads=2))
     assert judged(whole, asked).status == 0
 
 

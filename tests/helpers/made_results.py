@@ -12,10 +12,12 @@ from attn_bench.plugin import Metric
 from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record, TrainingResult
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
-from attn_bench.sweep.cell import Cell, Training
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import Execution, Training
 
 METRICS = {"rel_l2": Metric("lower", "relative <L2> error"), "rel_mse": Metric("lower", "the same, squared")}
-TRAINING = Training(10.0, "epochs", 8, 2e-3, 1e-4, 1.0)
+TRAINING = Training(epochs=10.0, learning_rate=2e-3, weight_decay=1e-4, clip_norm=1.0)
+EXECUTION = Execution(batch_size=8, device="cpu")
 ENVIRONMENT = {
     "device_name": "Some CPU",
     "cpu": {"model": "Some CPU", "cores": 2, "usable_cores": 2, "memory_gib": 24, "governor": None},
@@ -58,9 +60,8 @@ class Folder:
         """Add one cell; ``scale`` multiplies its errors and costs, ``rel_l2`` takes the place of its error."""
         cell = Cell(
             model=model, plugin=model.partition(":")[0], model_version="1", options=options or {}, task=self.task,
-            task_version="1", task_options={}, resolution=resolution, seed=seed, precision="float32", device="cpu",
-            training=TRAINING,
-            batch_size=8, eval_resolutions=tested,
+            task_version="1", task_options={}, resolution=resolution, seed=seed, execution=EXECUTION,
+            training=TRAINING, eval_resolutions=tested,
         )  # fmt: skip
         if status != "ok":
             self.store.write(Record(cell, status, error=error, environment="env"))

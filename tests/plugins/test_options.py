@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from attn_bench.cli.arguments import merged
 from attn_bench.errors import UserError
 from attn_bench.plugins.options import Option, Text
 from attn_bench.report.reproduce import steps
+from attn_bench.sweep.notations import assignments
 from attn_bench.sweep.settings import Sweep
 
 TEXTS = ("0001", "null", "~", "true", "no", "1e3", ".inf", "a:b", "a: b", "[x]", "{", "2020-01-01", "0x10", "1_000",
@@ -27,14 +27,14 @@ def parsed(annotation: Any, value: Any) -> Any:
 @pytest.mark.parametrize("annotation", [str, str | None])
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_option_takes_the_command_line_verbatim(annotation, text):
-    (values,) = merged({"task": "darcy"}, [f"darcy.input_key={text}"]).values()
+    (values,) = assignments([f"darcy.input_key={text}"]).values()
     found = parsed(annotation, values["input_key"])
     assert (found, type(found)) == (text, str)
 
 
 @given(st.text())
 def test_any_text_reaches_the_cells_as_it_is(text):
-    options = merged({"task": "toy-task"}, [f"darcy.input_key={text}"])
+    options = assignments(f"darcy.input_key={text}")
     assert parsed(str | None, copy.deepcopy(options["darcy"]["input_key"])) == text
 
 
@@ -93,16 +93,16 @@ def test_a_value_of_another_type_gives_one_line_error(annotation, value, message
 @pytest.mark.parametrize("label", ["mine", "a.b", "toy [width=5]", "toy [lr=0.5]", "x y: z"])
 def test_set_reaches_a_model_by_any_label(label):
     models = [{"name": "toy", "label": label}, "toy-slow"]
-    options = merged({"models": models, "task": "toy-task"}, [f"{label}.width=7", "toy-task.scale=1e-3"])
-    settings = {"models": models, "task": "toy-task", "device": "cpu", "resolutions": [8], "options": options}
+    sets = [f"{label}.width=7", "toy-task.scale=1e-3"]
+    settings = {"models": models, "task": "toy-task", "device": "cpu", "resolutions": [8], "set": sets}
     one, _ = Sweep.from_settings(settings).cells()
     assert (one.model, one.options, one.task_options) == (label, {"width": 7}, {"scale": 1e-3})
 
 
 @pytest.mark.parametrize("options", [["toy"], "toy", {"toy": 3}, {"toy": ["width"]}])
 def test_options_of_a_sweep_file_that_are_no_mapping(options):
-    with pytest.raises(UserError, match=r"is no mapping; write e\.g\. 'options: "):
-        merged({"task": "toy-task", "options": options}, [])
+    with pytest.raises(UserError, match=r"is not a mapping; write e\.g\. 'options: "):
+        Sweep.from_settings({"models": "toy", "task": "toy-task", "options": options})
 
 
 @pytest.mark.parametrize("key", ["0001", "a b", "'x'", "null"])

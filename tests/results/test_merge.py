@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_results import METRICS, TRAINING
+from made_results import EXECUTION, METRICS, TRAINING
 from places import ROOT
 
 import attn_bench
@@ -18,14 +18,16 @@ from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
 from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import Measuring
 
 
 def cell(**settings: Any) -> Cell:
     values = {
         "model": "mano", "plugin": "mano", "model_version": "1", "options": {}, "task": "darcy", "task_version": "1",
-        "task_options": {}, "resolution": 16, "seed": 0, "precision": "float32", "device": "cpu", "training": TRAINING,
-        "batch_size": 8,
+        "task_options": {}, "resolution": 16, "seed": 0, "execution": EXECUTION, "training": TRAINING,
     }  # fmt: skip
+    if "measure" in settings:
+        settings["measuring"] = Measuring(measure=settings.pop("measure"))
     return Cell(**{**values, **settings})
 
 
@@ -36,9 +38,9 @@ def record(of: Cell, number: float, day: int, status: Any = "ok", **values: Any)
         "environment": f"env{day}",
         "evaluations": tuple(Evaluation(r, "ok", metrics={"rel_l2": number}) for r in tested),
         "training": TrainingResult(loss=number),
-        "latency": {"forward": Latency(number, number, number, number, number)} if of.measure else {},
-        "memory": {"forward": Memory(number, number)} if of.measure else {},
-        "flops": Flops(number) if of.measure else None,
+        "latency": {"forward": Latency(number, number, number, number, number)} if of.measuring.measure else {},
+        "memory": {"forward": Memory(number, number)} if of.measuring.measure else {},
+        "flops": Flops(number) if of.measuring.measure else None,
         "started": f"2026-01-{day:02}T10:00:00+00:00",
     }
     return Record(of, status, **{**made, **values})
@@ -58,15 +60,22 @@ def old(store: Store, one: Record, number: int) -> None:
 
 def test_measuring_is_not_part_of_a_cell_id():
     assert cell(measure=False).id == cell(measure=True).id
-    assert cell(measure=False).to_json()["measure"] is False
+    assert cell(measure=False).to_json()["measuring"]["measure"] is False
     assert cell(seed=1).id != cell().id
 
 
-def test_a_cell_that_is_measured_has_the_name_that_it_always_had():
+def test_a_cell_has_the_name_that_it_always_had():
+    """Another name would mean that every cell of every results folder is run again: say so in the changelog."""
+    assert cell().id == "5bfcfb75507b67f2"
+
+
+def test_a_cell_of_an_earlier_version_is_read_in_the_form_of_this_one():
     path = next((ROOT / "results" / "quick" / "cells").glob("*.json"))
     stored = Store(path.parents[1]).read(path.stem)
     assert stored is not None
-    assert stored.cell.id == path.stem
+    read = stored.cell
+    assert (read.training.budget, read.training.budget_unit, read.execution.batch_size) == (10.0, "epochs", 8)
+    assert Cell.from_json(read.to_json()) == read
 
 
 def test_records_that_differ_in_what_else_was_asked_are_one_row_with_one_seed(store):
@@ -83,12 +92,16 @@ def test_records_that_differ_in_what_else_was_asked_are_one_row_with_one_seed(st
     assert all(entry.seeds == 1 for entry in summary.entries)
     (one,) = store.records()
     assert one.environment == "env2", "where it was measured"
-    assert one.cell.measure is True
+    assert one.cell.measuring.measure is True
 
 
 def test_a_row_is_a_seed_and_other_settings_are_other_rows(store):
     cells = [cell(seed=seed, measure=seed == 1) for seed in (0, 1)]
-    cells += [cell(training=replace(TRAINING, budget=20.0)), cell(model_version="2"), cell(batch_size=4)]
+    cells += [
+        cell(training=replace(TRAINING, epochs=20.0)),
+        cell(model_version="2"),
+        cell(execution=replace(EXECUTION, batch_size=4)),
+    ]
     for number, one in enumerate(cells):
         old(store, record(one, 1.0, day=number + 1), number)
     assert len(store.records()) == len(cells)
@@ -125,7 +138,7 @@ def test_a_cell_that_is_trained_again_keeps_what_was_measured():
     assert again.training == TrainingResult(loss=2.0)
     assert again.evaluations[0].metrics == {"rel_l2": 2.0}
     assert again.latency["forward"].median_ms == 1.0
-    assert (again.environment, again.cell.measure, again.id) == ("env1", True, cell().id)
+    assert (again.environment, again.cell.measuring.measure, again.id) == ("env1", True, cell().id)
     # What failed says so, and what was measured again is the newer.
     failed = record(cell(measure=False), 2.0, 2, "crashed", error="boom", evaluations=())
     assert renewed(before, failed) == failed

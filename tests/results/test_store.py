@@ -59,7 +59,7 @@ def test_cells_of_one_model_with_other_settings_are_distinguished(tmp_path):
             store.write(Record(cell, "ok"))
     (other,) = cells(models=["toy:wide"], resolutions=[8])
     store.write(Record(other, "ok"))
-    assert sorted(set(store.table().model)) == ["toy [budget=1.0]", "toy [budget=2.0]", "toy:wide"]
+    assert sorted(set(store.table().model)) == ["toy [epochs=1.0]", "toy [epochs=2.0]", "toy:wide"]
 
 
 def test_non_finite_numbers_become_null(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from made_results import TRAINING, Folder
+from made_results import EXECUTION, TRAINING, Folder
 
 from attn_bench.results.labels import labels
 from attn_bench.results.record import Record
@@ -16,7 +16,7 @@ def record(model: str = "mano", started: str | None = None, **values: Any) -> Re
     given = {
         "model": model, "plugin": "mano", "model_version": "attn-bench==0.1.0+18b923ee", "options": {}, "task": "darcy",
         "task_version": "attn-bench==0.1.0+25a0e190", "task_options": {}, "resolution": 16, "seed": 0,
-        "precision": "float32", "device": "cpu", "training": TRAINING, "batch_size": 8,
+        "execution": EXECUTION, "training": TRAINING,
     }  # fmt: skip
     return Record(Cell(**{**given, **values}), "ok", started=started)
 
@@ -34,8 +34,14 @@ def test_versions_are_distinguished_by_their_packages_or_their_order() -> None:
 
 
 def test_settings_of_one_name_are_written_out() -> None:
-    pair = labels([record(batch_size=8), record(batch_size=4, training=replace(TRAINING, batch_size=2))])
-    assert pair == ["mano [batch_size=8, training.batch_size=8]", "mano [batch_size=4, training.batch_size=2]"]
+    other = replace(EXECUTION, batch_size=4)
+    pair = labels([record(), record(execution=other, task_options={"batch_size": 2})])
+    assert pair == [
+        "mano [execution.batch_size=8, task_options.batch_size=default]",
+        "mano [execution.batch_size=4, task_options.batch_size=2]",
+    ]
+    pair = labels([record(), record(training=replace(TRAINING, epochs=None, steps=7))])
+    assert pair == ["mano [epochs=10.0]", "mano [steps=7]"]
 
 
 def test_no_label_is_that_of_something_else() -> None:

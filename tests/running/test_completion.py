@@ -13,9 +13,10 @@ import pytest
 import attn_bench
 from attn_bench.results.record import Evaluation, Latency, Record
 from attn_bench.results.store import Store
-from attn_bench.running.local import Retry, due
-from attn_bench.running.runner import run_sweep
+from attn_bench.running.local import due
+from attn_bench.running.runner import Watcher, run_sweep
 from attn_bench.sweep import versions
+from attn_bench.sweep.groups import Retry, Running
 from attn_bench.sweep.settings import Sweep
 
 
@@ -37,7 +38,7 @@ def test_measuring_later_completes_the_row(tmp_path, trained):
     (first,) = attn_bench.load(folder).query("eval_resolution == 8").itertuples()
     listen = lambda cell, event: stages.append(event.get("stage", event["event"]))  # noqa: E731
     data: list[str] = []
-    table = run_sweep(sweep(eval_resolutions=[12]), folder, listen=listen, on_read=data.append)
+    table = run_sweep(sweep(eval_resolutions=[12]), folder, watcher=Watcher(listen=listen, on_read=data.append))
     assert stages == ["start", "measuring", "done"]
     assert table.seed.tolist() == [0, 0]
     row = table.query("eval_resolution == 8").iloc[0]
@@ -58,7 +59,7 @@ def test_measuring_later_completes_the_row(tmp_path, trained):
     assert once.in_force == later.in_force
     # There is nothing left to do, for either.
     for measure in (True, False):
-        run_sweep(sweep(eval_resolutions=[12], measure=measure), folder, listen=listen)
+        run_sweep(sweep(eval_resolutions=[12], measure=measure), folder, watcher=Watcher(listen=listen))
     assert len(stages) == 3
 
 
@@ -75,7 +76,7 @@ def test_what_is_due(tmp_path, monkeypatch):
         for retry in retries:
             part = due(store, cell, retry)
             found[retry] = None if part is None else "all" if part == cell else "measuring"
-            assert part in (None, cell) or (part.training, part.measure) == (None, True)
+            assert part in (None, cell) or (part.training, part.measuring.measure) == (None, True)
         return found
 
     assert due(store, cell, "none") == cell
@@ -104,24 +105,22 @@ def test_what_is_due(tmp_path, monkeypatch):
         store.write(Record(cell, "ok", evaluations=entries, measured_version=1, latency={"forward": latency}))
         part = due(store, cell, retry)
         assert (part is not None) == again
-        assert part is None or (part.training, part.measure) == (None, True)
+        assert part is None or (part.training, part.measuring.measure) == (None, True)
         assert due(store, unmeasured, retry) is None
     store.write(Record(cell, "ok", evaluations=entries, imported={"json": "another digest"}))
     assert due(store, cell, "none") == cell
 
 
 def test_measuring_that_fails_later_keeps_what_was_trained(tmp_path, trained):
-    from attn_bench.running.local import Limits
-
     folder = shutil.copytree(trained, tmp_path / "r")
-    table = run_sweep(sweep(eval_resolutions=[12]), folder, limits=Limits(memory_limit_mib=1))
+    table = run_sweep(sweep(eval_resolutions=[12]), folder, Running(memory_limit=1))
     row = table.query("eval_resolution == 8").iloc[0]
     assert row.status == "oom"
     assert "--memory-limit" in row.error
     assert (table.rel_l2 > 0).all()
     assert table.device_name.notna().all()
     assert table.started.notna().all()
-    again = run_sweep(sweep(eval_resolutions=[12]), folder, retry="failed")
+    again = run_sweep(sweep(eval_resolutions=[12]), folder, Running(retry="failed"))
     assert again.status.tolist() == ["ok", "ok"]
     assert again.error.isna().all()
     assert again.rel_l2.tolist() == table.rel_l2.tolist()
@@ -135,7 +134,7 @@ def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path):
         if event["event"] == "start" and cell.seed == 1:
             shutil.rmtree(folder)
 
-    table = run_sweep(sweep(measure=False, seeds=3), folder, listen=remove)
+    table = run_sweep(sweep(measure=False, seeds=3), folder, watcher=Watcher(listen=remove))
     assert sorted(table.seed) == [1, 2]
     assert attn_bench.load(folder).equals(table)
     assert not (folder / "leases").exists()
@@ -153,7 +152,9 @@ def test_a_broken_record_is_run_again_and_files_have_the_mode_of_the_umask(tmp_p
         run_sweep(sweep(models=["toy", "toy:wide"], measure=False), tmp_path / "r")
         broken = next(path for path in (tmp_path / "r" / "cells").iterdir() if '"toy:wide"' in path.read_text())
         broken.write_text('{"schema": 1, ')
-        table = run_sweep(sweep(models=["toy", "toy:wide"], measure=False), tmp_path / "r", listen=listen)
+        table = run_sweep(
+            sweep(models=["toy", "toy:wide"], measure=False), tmp_path / "r", watcher=Watcher(listen=listen)
+        )
     finally:
         os.umask(before)
     assert ran == ["toy:wide"]

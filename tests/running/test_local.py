@@ -17,7 +17,8 @@ import pytest
 import attn_bench
 from attn_bench.errors import UserError
 from attn_bench.running.local import Limits
-from attn_bench.running.runner import run, run_sweep
+from attn_bench.running.runner import Watcher, run, run_sweep
+from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 
 
@@ -33,24 +34,24 @@ def statuses(table):
 def test_a_second_call_runs_only_what_is_missing(tmp_path):
     ran = []
 
-    def go(models, **options):
+    def go(models, retry="none", told=lambda cells, there: None, **settings):
         ran.clear()
-        settings = options.pop("settings", {})
         done = lambda cell, event: ran.append(cell.model) if event["event"] == "done" else None  # noqa: E731
-        return run_sweep(sweep(models, **settings), tmp_path / "r", listen=done, **options)
+        watcher = Watcher(listen=done, on_cells=told)
+        return run_sweep(sweep(models, **settings), tmp_path / "r", Running(retry=retry), watcher)
 
     told = []
-
+    tell = lambda cells, there: told.append((len(cells), there))  # noqa: E731
     go(["toy", "toy-raises"])
     assert ran == ["toy", "toy-raises"]
-    go(["toy", "toy-raises", "toy:wide"], on_cells=lambda cells, there: told.append((len(cells), there)))
+    go(["toy", "toy-raises", "toy:wide"], told=tell)
     assert ran == ["toy:wide"]
-    go(["toy", "toy-raises"], retry="failed", on_cells=lambda cells, there: told.append((len(cells), there)))
+    go(["toy", "toy-raises"], retry="failed", told=tell)
     assert ran == ["toy-raises"]
     assert told == [(3, ["ok", "crashed"]), (2, ["ok"])]
     go(["toy", "toy-raises"], retry="all")
     assert ran == ["toy", "toy-raises"]
-    table = go(["toy"], settings={"steps": 3})
+    table = go(["toy"], steps=3)
     assert ran == ["toy"]
     assert len(table) == 4
 
@@ -60,12 +61,12 @@ def test_after_an_out_of_memory_larger_resolutions_are_skipped(tmp_path):
     assert table[table.model == "toy-hungry"].status.tolist() == ["ok", "oom", "skipped"]
     assert "out of memory at 12 already" in table.error.dropna().tolist()[-1]
     assert set(table[table.model == "toy"].status) == {"ok"}
-    again = run_sweep(sweep(["toy-hungry"], resolutions=[16]), tmp_path / "s", skip_larger=False)
+    again = run_sweep(sweep(["toy-hungry"], resolutions=[16]), tmp_path / "s", Running(skip=False))
     assert again.status.tolist() == ["oom"]
 
 
 def test_after_a_timeout_larger_resolutions_are_skipped(tmp_path):
-    table = run_sweep(sweep(["toy-slow"], resolutions=[8, 12]), tmp_path / "r", limits=Limits(timeout_s=4))
+    table = run_sweep(sweep(["toy-slow"], resolutions=[8, 12]), tmp_path / "r", Running(timeout=4))
     assert table.status.tolist() == ["timeout", "skipped"]
     assert "out of time at 8 already" in table.error.tolist()[-1]
 
@@ -84,7 +85,7 @@ def test_limits_under_which_nothing_can_run_are_refused(limits, message):
 
 
 def test_a_memory_limit_ends_a_cell(tmp_path):
-    table = run_sweep(sweep(["toy"]), tmp_path / "r", limits=Limits(memory_limit_mib=1))
+    table = run_sweep(sweep(["toy"]), tmp_path / "r", Running(memory_limit=1))
     assert table.status.tolist() == ["oom"]
     assert "took more than 1 MiB" in table.error[0]
 
@@ -127,7 +128,7 @@ def test_a_killed_runner_leaves_no_process_and_the_next_resumes(tmp_path):
     assert not alive
     before = (tmp_path / "r" / "cells").glob("*.json")
     (finished,) = [(path, path.stat().st_mtime_ns) for path in before]
-    table = run_sweep(sweep(["toy", "toy-slow"]), tmp_path / "r", limits=Limits(timeout_s=5))
+    table = run_sweep(sweep(["toy", "toy-slow"]), tmp_path / "r", Running(timeout=5))
     assert statuses(table)["toy"][0] == "ok"
     assert statuses(table)["toy-slow"][0] == "timeout"
     assert finished[0].stat().st_mtime_ns == finished[1]

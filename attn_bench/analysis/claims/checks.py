@@ -34,7 +34,7 @@ Verdict = Literal["reproduced", "better", "not reproduced", "cannot be told", "n
 # Of these, another folder may say more.
 UNJUDGED = ("cannot be told", "not comparable", "not yet run")
 # Settings of two models that are compared with each other.
-ALIKE = ("data", "cell.training", "cell.precision", "cell.batch_size")
+ALIKE = ("data", "cell.training", "cell.execution.precision", "cell.execution.batch_size")
 
 
 @dataclass(frozen=True)

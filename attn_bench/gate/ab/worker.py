@@ -119,14 +119,14 @@ def _answer(steps: Any, request: dict[str, Any]) -> dict[str, Any]:
         times: list[float] = []
         end = time.perf_counter() + request["warm"]
         while time.perf_counter() < end or len(times) < 3:
-            times.append(_time(step, steps.cell.device))
+            times.append(_time(step, steps.cell.execution.device))
         return {"ms": statistics.median(times[len(times) // 2 :])}
     # Untimed: the other process has taken the caches, its threads still spin, and this one's sleep.
     end = time.perf_counter() + request["lead"]
     step()
     while time.perf_counter() < end:
         step()
-    return {"ms": statistics.median(_time(step, steps.cell.device) for _ in range(request["calls"]))}
+    return {"ms": statistics.median(_time(step, steps.cell.execution.device) for _ in range(request["calls"]))}
 
 
 def _time(step: Callable[[], object], device: str) -> float:

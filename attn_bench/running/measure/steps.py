@@ -19,7 +19,8 @@ from attn_bench.running.measure.calibration import calibration_ms, calibration_s
 from attn_bench.running.measure.flops import count_flops
 from attn_bench.running.measure.latency import measure_latency
 from attn_bench.running.measure.memory import is_seen, measure_memory
-from attn_bench.running.train.loop import Batch, autocast
+from attn_bench.running.train.loop import autocast
+from attn_bench.running.train.setup import Batch
 from attn_bench.sweep.cell import Cell
 
 
@@ -28,7 +29,7 @@ def build(cell: Cell, model: Model, problem: Problem) -> nn.Module:
     module = model.make(problem, **cell.options)
     if not isinstance(module, nn.Module):
         raise TypeError(f"build of {cell.plugin} returned {type(module).__name__}, not a torch.nn.Module")
-    return module.to(cell.device)
+    return module.to(cell.execution.device)
 
 
 def random_batch(problem: Problem, batch_size: int, device: str, seed: int) -> Batch:
@@ -69,9 +70,9 @@ class Steps:
     ) -> None:
         self.settle = settle
         self.cell, self.problem, self.module, self.task = cell, problem, module, task
-        self.inputs, self.targets = random_batch(problem, cell.batch_size, cell.device, cell.seed)
-        self.called: Callable[..., Any] = torch.compile(module, dynamic=False) if cell.compile else module
-        trains = trains and any(p.requires_grad for p in module.parameters()) and cell.protocol != "linear-probe"
+        self.inputs, self.targets = random_batch(problem, cell.execution.batch_size, cell.execution.device, cell.seed)
+        self.called: Callable[..., Any] = torch.compile(module, dynamic=False) if cell.execution.compile else module
+        trains = trains and any(p.requires_grad for p in module.parameters()) and cell.regime != "linear-probe"
         self.optimiser = torch.optim.AdamW(module.parameters(), lr=1e-6) if trains else None
         self.names = ("forward", "train_step") if trains else ("forward",)
 
@@ -82,7 +83,7 @@ class Steps:
         """
         if self.inputs._version:  # the module wrote to its input, as it may to that of a data loader
             self.inputs, self.targets = random_batch(
-                self.problem, self.cell.batch_size, self.cell.device, self.cell.seed
+                self.problem, self.cell.execution.batch_size, self.cell.execution.device, self.cell.seed
             )
         self.module.train(name == "train_step")
         if name == "train_step":
@@ -91,13 +92,13 @@ class Steps:
 
     def _forward(self, inputs: Tensor) -> Tensor:
         # Not in inference mode: what a module keeps from a call made in it cannot be trained with.
-        with torch.no_grad(), autocast(self.cell.device, self.cell.precision):
+        with torch.no_grad(), autocast(self.cell.execution.device, self.cell.execution.precision):
             return self.called(inputs)
 
     def _train_step(self) -> None:
         assert self.optimiser is not None
         self.optimiser.zero_grad(set_to_none=True)
-        with autocast(self.cell.device, self.cell.precision):
+        with autocast(self.cell.execution.device, self.cell.execution.precision):
             prediction = self.called(self.inputs)
         self.task.loss(prediction.float(), self.targets).backward()
         self.optimiser.step()
@@ -105,12 +106,12 @@ class Steps:
     def latency(self, name: str) -> Latency:
         """Measure the latency of a step; on the CPU with that of the calibration workload around it."""
         step = self.step(name)
-        compile_seconds = _seconds(step) if self.cell.compile else None
+        compile_seconds = _seconds(step) if self.cell.execution.compile else None
         # Gone again before memory is measured, or its tensors would count as the model's.
-        calibration = calibration_step() if self.cell.device == "cpu" else None
+        calibration = calibration_step() if self.cell.execution.device == "cpu" else None
         before = calibration_ms(calibration) if calibration else None
-        with _no_recompilation() if self.cell.compile else contextlib.nullcontext():
-            measured = measure_latency(step, self.cell.device)
+        with _no_recompilation() if self.cell.execution.compile else contextlib.nullcontext():
+            measured = measure_latency(step, self.cell.execution.device)
         self.settle()
         after = calibration_ms(calibration) if calibration else None
         return replace(
@@ -131,7 +132,7 @@ class Steps:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             step()
-        return measure_latency(graph.replay, self.cell.device)
+        return measure_latency(graph.replay, self.cell.execution.device)
 
     def memory(self, name: str) -> Memory:
         """Measure the peak memory of a step.
@@ -139,12 +140,12 @@ class Steps:
         Raises:
             ValueError: the module leaves its work to threads of its own, where allocations on the CPU are not seen.
         """
-        if self.cell.device == "cpu" and not self.is_seen:
+        if self.cell.execution.device == "cpu" and not self.is_seen:
             raise ValueError("memory of what runs in threads of the model's own cannot be measured on the CPU")
         step = self.step(name)
         if self.optimiser is not None:
             self.optimiser.zero_grad(set_to_none=True)
-        return measure_memory(step, self.cell.device)
+        return measure_memory(step, self.cell.execution.device)
 
     @cached_property
     def is_seen(self) -> bool:
@@ -157,7 +158,7 @@ class Steps:
         To be called last: the counter can switch torch.compile off for the rest of the process.
         """
         self.module.eval()
-        one, _ = random_batch(self.problem, 1, self.cell.device, self.cell.seed)
+        one, _ = random_batch(self.problem, 1, self.cell.execution.device, self.cell.seed)
         with torch.no_grad():
             return count_flops(lambda: self.module(one))
 
@@ -167,7 +168,7 @@ class Steps:
             self.optimiser.zero_grad(set_to_none=True)
         self.module.eval()
         gc.collect()
-        if self.cell.device.startswith("cuda"):
+        if self.cell.execution.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
 

@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from attn_bench.results.record import TrainingResult
 from attn_bench.running.train.checkpoint import State, Trainee, restore, save
-from attn_bench.sweep.cell import Precision, Training
-
-Batch = tuple[Tensor, Tensor]
+from attn_bench.running.train.setup import Batch, TrainingSetup
+from attn_bench.sweep.groups import Execution, Precision, Training
 
 
 class Diverged(Exception):
@@ -33,23 +32,6 @@ class Progress:
     epoch: float
     loss: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What fine-tuning adds to the loop.
-
-    Attributes:
-        mix: what a batch goes through on the device before the forward pass.
-        average: a running mean of the weights (``timm.utils.ModelEmaV3``), which the module is left with in the end.
-        alone: parameters that are trained alone at first.
-        alone_epochs: how long.
-    """
-
-    mix: Callable[[Tensor, Tensor], Batch] = lambda inputs, targets: (inputs, targets)
-    average: Any = None
-    alone: Sequence[nn.Parameter] = ()
-    alone_epochs: float = 0.0
 
 
 def one_cycle(progress: float, *, warmup: float = 0.3, start: float = 25.0, end: float = 1e4) -> float:
@@ -73,93 +55,128 @@ def autocast(device: str, precision: Precision) -> contextlib.AbstractContextMan
 
 
 def train(
-    module: nn.Module,
-    dataset: Dataset[Batch],
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-    settings: Training,
+    setup: TrainingSetup,
+    training: Training,
+    execution: Execution,
     *,
     seed: int,
-    precision: Precision,
-    device: str,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 30.0,
-    extras: Extras = Extras(),
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainingResult:
-    """Train ``module`` in place.
+    """Train the module of ``setup`` in place.
 
-    The order of the samples depends on ``seed`` and the epoch alone, and a checkpoint holds everything else, so a run
-    that was stopped and goes on from ``checkpoint`` ends where it would have ended (budgets in epochs and steps).
+    The order of the samples depends only on ``seed`` and the epoch, and a checkpoint holds everything else, so an
+    interrupted run that resumes from ``checkpoint`` ends where it would have ended (budgets in epochs and steps).
     An incomplete last batch of an epoch is dropped, so that every step has the same shape.
 
     Raises:
         Diverged: the loss is not finite.
     """
-    size = len(dataset)  # type: ignore[arg-type]
-    batch_size = min(settings.batch_size, size)
+    module, extras = setup.module, setup.extras
+    size = len(setup.train)  # type: ignore[arg-type]
+    batch_size = min(execution.batch_size, size)
     steps_per_epoch = size // batch_size
-    total_steps = {
-        "epochs": max(1, round(settings.budget * steps_per_epoch)),
-        "steps": int(settings.budget),
-        "seconds": 0,
-    }[settings.budget_unit]
-    optimiser = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    trainee, warning = Trainee(module, optimiser, extras.average), None
-    state = State()
-    if checkpoint is not None:
-        state, warning = restore(checkpoint, trainee)
-    waiting = _others(module, extras.alone) if extras.alone else []
-    check_every = 1 if device == "cpu" else 20
-    began, saved = time.perf_counter() - state.seconds, time.perf_counter()
+    total_steps = _total_steps(training, steps_per_epoch)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    trainee = Trainee(module, optimizer, extras.average)
+    state, warning = (State(), None) if checkpoint is None else restore(checkpoint, trainee)
+    step = _Step(setup, training, execution, optimizer, _others(module, extras.first))
+    losses = _Losses(state, steps_per_epoch, check_every=1 if execution.device == "cpu" else 20)
+    saved = time.perf_counter()
     module.train()
 
     def fraction() -> float:
-        return state.step / total_steps if total_steps else state.seconds / settings.budget
+        return state.step / total_steps if total_steps else state.seconds / training.budget
 
-    pending: list[Tensor] = []
-    batches = _batches(dataset, batch_size, seed, state.step, device)
+    batches = _batches(setup.train, batch_size, seed, state.step, execution.device)
     while fraction() < 1:
-        inputs, targets = extras.mix(*next(batches))
-        for parameter in waiting:
-            parameter.requires_grad_(state.step >= extras.alone_epochs * steps_per_epoch)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * one_cycle(fraction())
-        with autocast(device, precision):
-            prediction = module(inputs)
-        loss = loss_of(prediction.float(), targets)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
-        optimiser.step()
+        batch = extras.mix(*next(batches))
+        step.train_others(state.step >= extras.first_epochs * steps_per_epoch)
+        loss = step(batch, training.learning_rate * one_cycle(fraction()))
         state.step += 1
         if extras.average is not None:
             extras.average.update(module, state.step)
-        pending.append(loss.detach())
-        if state.step % check_every and state.step != total_steps:
+        if not losses.add(loss, last=state.step == total_steps):
             continue
-        # Reading the losses waits for the device, so the elapsed time below is that of finished work.
-        state.losses += torch.stack(pending).tolist()
-        pending.clear()
-        state.losses = state.losses[-steps_per_epoch:]
-        now = time.perf_counter()
-        state.seconds = now - began
-        if not all(map(math.isfinite, state.losses[-check_every:])):
-            raise Diverged(
-                f"the loss is {state.losses[-1]} at step {state.step}, epoch {state.step // steps_per_epoch + 1}"
-            )
         report(Progress(min(fraction(), 1), state.step / steps_per_epoch, _mean(state.losses), state.seconds))
-        if checkpoint is not None and now - saved > checkpoint_every_s:
+        if checkpoint is not None and time.perf_counter() - saved > checkpoint_every_s:
             save(checkpoint, trainee, state)
             saved = time.perf_counter()
-    for parameter in waiting:
-        parameter.requires_grad_(True)
+    step.train_others(True)
     if extras.average is not None:
-        with torch.no_grad():
-            for own, mean in zip(
-                module.state_dict().values(), extras.average.module.state_dict().values(), strict=True
-            ):
-                own.copy_(mean)
+        _copy(extras.average.module, module)
     return TrainingResult(state.step, state.step / steps_per_epoch, state.seconds, _mean(state.losses), warning)
+
+
+def _total_steps(training: Training, steps_per_epoch: int) -> int:
+    """Return the steps of the budget; 0 if it is in seconds."""
+    if training.budget_unit == "epochs":
+        return max(1, round(training.budget * steps_per_epoch))
+    return int(training.budget) if training.budget_unit == "steps" else 0
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step of the optimizer.
+
+    Attributes:
+        others: parameters that are not trained at first.
+    """
+
+    setup: TrainingSetup
+    training: Training
+    execution: Execution
+    optimizer: torch.optim.Optimizer
+    others: Sequence[nn.Parameter]
+
+    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+        """Return the loss of ``batch``, by which the parameters were changed."""
+        inputs, targets = batch
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        with autocast(self.execution.device, self.execution.precision):
+            prediction = self.setup.module(inputs)
+        loss = self.setup.loss(prediction.float(), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.setup.module.parameters(), self.training.clip_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def train_others(self, train: bool) -> None:
+        """Set whether the parameters that wait are trained."""
+        for parameter in self.others:
+            parameter.requires_grad_(train)
+
+
+class _Losses:
+    """The losses of a training, read in groups: reading them waits for the device."""
+
+    def __init__(self, state: State, kept: int, *, check_every: int) -> None:
+        self.state, self.kept, self.check_every = state, kept, check_every
+        self.began = time.perf_counter() - state.seconds
+        self.pending: list[Tensor] = []
+
+    def add(self, loss: Tensor, *, last: bool) -> bool:
+        """Add the loss of a step and tell whether ``state`` is up to date; raises Diverged."""
+        self.pending.append(loss)
+        state = self.state
+        if state.step % self.check_every and not last:
+            return False
+        # The elapsed time is that of finished work, as the losses were waited for.
+        state.losses = [*state.losses, *torch.stack(self.pending).tolist()][-self.kept :]
+        self.pending.clear()
+        state.seconds = time.perf_counter() - self.began
+        if not all(map(math.isfinite, state.losses[-self.check_every :])):
+            raise Diverged(f"the loss is {state.losses[-1]} at step {state.step}, epoch {state.step // self.kept + 1}")
+        return True
+
+
+@torch.no_grad()
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    for own, other in zip(target.state_dict().values(), source.state_dict().values(), strict=True):
+        own.copy_(other)
 
 
 @torch.no_grad()
@@ -181,7 +198,7 @@ def predict(
     for inputs, targets in DataLoader(dataset, batch_size=batch_size):
         with autocast(device, precision):
             prediction = call(module, inputs.to(device))
-        # A thread of the model's own has gradients on.
+        # In a thread that the model started, gradients are on.
         yield prediction.detach().float(), targets.to(device)
 
 
@@ -191,7 +208,7 @@ def _batches(dataset: Dataset[Batch], batch_size: int, seed: int, first_step: in
     while True:
         order = torch.randperm(size, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch)).tolist()
         batches = [order[i : i + batch_size] for i in range(0, size - batch_size + 1, batch_size)]
-        # A generator of its own, or a run that goes on would draw once more from torch's than one that never stopped.
+        # With its own generator, or a resumed run would draw once more from torch's than one that never stopped.
         loader = DataLoader(
             dataset, batch_sampler=batches[skip:], pin_memory=device == "cuda", generator=torch.Generator()
         )
@@ -201,7 +218,9 @@ def _batches(dataset: Dataset[Batch], batch_size: int, seed: int, first_step: in
 
 
 def _others(module: nn.Module, chosen: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the trainable parameters of ``module`` that are not among ``chosen``."""
+    """Return the trainable parameters of ``module`` that are not among ``chosen``; none where nothing is chosen."""
+    if not chosen:
+        return []
     known = {id(parameter) for parameter in chosen}
     return [p for p in module.parameters() if p.requires_grad and id(p) not in known]
 

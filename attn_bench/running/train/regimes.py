@@ -1,9 +1,8 @@
-"""The protocols of training: from scratch, a linear probe on frozen features, and fine-tuning."""
+"""The regimes of training: from scratch, a linear probe on frozen features, and fine-tuning."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,33 +11,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from attn_bench.plugin import Model, Problem, Splits, Task, Unsupported
-from attn_bench.running.train.loop import Batch, Extras, autocast
-from attn_bench.sweep.cell import Cell, FineTuning
+from attn_bench.running.train.loop import autocast
+from attn_bench.running.train.setup import Batch, Extras, TrainingSetup
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import FineTuning
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is trained on what, and tested on what at the resolution it was trained at.
-
-    Attributes:
-        module: what is trained and then tested: the whole model, or its head alone on features.
-        train, test: what it is trained and tested on.
-        loss: of a batch of predictions and targets.
-        extras: what the loop does besides.
-        notes: what the record of the training says besides.
-    """
-
-    module: nn.Module
-    train: Dataset[Batch]
-    test: Dataset[Batch]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    extras: Extras = field(default_factory=Extras)
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-def plan(
+def training_setup(
     cell: Cell, task: Task, model: Model, problem: Problem, module: nn.Module, whole: nn.Module, data: Splits
-) -> Plan:
+) -> TrainingSetup:
     """Return how ``cell`` is trained.
 
     Args:
@@ -46,31 +27,33 @@ def plan(
         whole: ``module`` as the task adapted it.
 
     Raises:
-        Unsupported: the protocol is a linear probe, and the model names no head.
+        Unsupported: the regime is a linear probe, and the model does not define a head.
     """
-    match cell.protocol:
+    match cell.regime:
         case "linear-probe":
             return _linear_probe(cell, task, model, module, whole, data)
         case "finetune":
             return _finetune(cell, model, problem, module, whole, data)
         case _:
-            return Plan(whole, data.train, data.test, task.loss)
+            return TrainingSetup(whole, data.train, data.test, task.loss)
 
 
-def _linear_probe(cell: Cell, task: Task, model: Model, module: nn.Module, whole: nn.Module, data: Splits) -> Plan:
+def _linear_probe(
+    cell: Cell, task: Task, model: Model, module: nn.Module, whole: nn.Module, data: Splits
+) -> TrainingSetup:
     """Freeze everything but the head, and compute the features of both sets once, without augmentation."""
     head = model.head(module)
     if head is None:
-        raise Unsupported(f"{cell.plugin} names no head of its classifier, which is what a linear probe trains")
+        raise Unsupported(f"{cell.plugin} does not define head(), which a linear probe needs")
     whole.requires_grad_(False)
     head.requires_grad_(True)
     train, test = (features(whole, head, dataset, cell) for dataset in (data.plain or data.train, data.test))
-    return Plan(head, train, test, task.loss, notes={"trained_parameters": _count(list(head.parameters()))})
+    return TrainingSetup(head, train, test, task.loss, notes={"trained_parameters": _count(list(head.parameters()))})
 
 
 @torch.no_grad()
 def features(whole: nn.Module, head: nn.Module, dataset: Dataset[Batch], cell: Cell) -> Dataset[Batch]:
-    """Return what ``head`` is given in forward passes of ``whole`` over ``dataset``, with the targets, in memory.
+    """Return the inputs of ``head`` in forward passes of ``whole`` over ``dataset``, with the targets, in memory.
 
     Raises:
         ValueError: the head is not called once a forward pass, or what it returns is not what ``whole`` returns.
@@ -80,12 +63,12 @@ def features(whole: nn.Module, head: nn.Module, dataset: Dataset[Batch], cell: C
     whole.eval()
     found, targets = [], []
     try:
-        for inputs, target in DataLoader(dataset, batch_size=cell.batch_size):
-            with autocast(cell.device, cell.precision):
-                prediction = whole(inputs.to(cell.device))
-            # What is not a number is for the training to find.
+        for inputs, target in DataLoader(dataset, batch_size=cell.execution.batch_size):
+            with autocast(cell.execution.device, cell.execution.precision):
+                prediction = whole(inputs.to(cell.execution.device))
+            # Numbers that are not finite are left for training to find.
             if len(seen) != 1 or not torch.equal(seen[0][1].nan_to_num(), prediction.nan_to_num()):
-                raise ValueError("the head that the model names is not what its predictions come from")
+                raise ValueError("the module that head() returns does not compute the predictions")
             found.append(seen.pop()[0].float().cpu())
             targets.append(target)
     finally:
@@ -93,7 +76,9 @@ def features(whole: nn.Module, head: nn.Module, dataset: Dataset[Batch], cell: C
     return TensorDataset(torch.cat(found), torch.cat(targets))  # type: ignore[return-value]
 
 
-def _finetune(cell: Cell, model: Model, problem: Problem, module: nn.Module, whole: nn.Module, data: Splits) -> Plan:
+def _finetune(
+    cell: Cell, model: Model, problem: Problem, module: nn.Module, whole: nn.Module, data: Splits
+) -> TrainingSetup:
     """Train everything on augmented images, mixed in pairs, to smoothed targets."""
     settings = cell.finetuning
     assert settings is not None
@@ -105,20 +90,20 @@ def _finetune(cell: Cell, model: Model, problem: Problem, module: nn.Module, who
     # The head is new where the network is pretrained, so it learns from the start as well.
     added = list(model.warm_up(module)) if settings.warm_up else []
     head = model.head(module) if added else None
-    alone = [*added, *(head.parameters() if head is not None else ())]
+    first = [*added, *(head.parameters() if head is not None else ())]
     notes: dict[str, Any] = {"augmentation": data.augmentation}
     if settings.warm_up:
-        notes["warm_up_parameters"] = _count(alone)
+        notes["warm_up_parameters"] = _count(first)
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(prediction, target, label_smoothing=settings.label_smoothing)
 
-    extras = Extras(mix=_mixing(settings, problem.outputs), average=average, alone=alone, alone_epochs=settings.warm_up)
-    return Plan(whole, data.augmented or data.train, data.test, loss, extras, notes)
+    extras = Extras(mix=_mixing(settings, problem.outputs), average=average, first=first, first_epochs=settings.warm_up)
+    return TrainingSetup(whole, data.augmented or data.train, data.test, loss, extras, notes)
 
 
 def _mixing(settings: FineTuning, classes: int) -> Callable[[Tensor, Tensor], Batch]:
-    """Return what a batch is mixed by; where mixup and CutMix are on, one of them at even odds (arXiv:2012.12877)."""
+    """Return what mixes a batch; with both mixup and CutMix, one of them at even odds (arXiv:2012.12877)."""
     from torchvision.transforms import v2
 
     mixes = [

@@ -104,13 +104,13 @@ def test_settings_that_must_be_given(tmp_path: Path) -> None:
         cell.write_text(cell.read_text().replace('"rel_l2"', '"top1"'))
         record = json.loads(cell.read_text())
         record["evaluations"][0]["metrics"]["top1"] = top1
-        record["cell"]["protocol"] = "linear-probe"
+        record["cell"]["regime"] = "linear-probe"
         write(cell, record)
         assert only(folder, "mano-flowers102").verdict == verdict
-    record["cell"]["protocol"] = "finetune"
+    record["cell"]["regime"] = "finetune"
     write(cell, record)
     assert only(folder, "mano-flowers102").verdict == "not comparable"
-    record["cell"]["protocol"] = "linear-probe"
+    record["cell"]["regime"] = "linear-probe"
     record["cell"]["options"] = {}
     write(cell, record)
     assert only(folder, "mano-flowers102").verdict == "not comparable"

@@ -12,7 +12,7 @@ import torch
 from test_training import SETTINGS, fresh, run
 from torch import Tensor, nn
 
-from attn_bench.running.train.loop import Extras
+from attn_bench.running.train.setup import Extras
 
 
 class Stop(Exception):
@@ -179,7 +179,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_nothing(tmp_path):
         def set_extra_state(self, state: Any) -> None:
             pass
 
-    settings = dataclasses.replace(SETTINGS, budget=1)
+    settings = dataclasses.replace(SETTINGS, epochs=1)
     (tmp_path / "file").write_text("")
     for module, path in ((fresh(), tmp_path / "file" / "c.pt"), (Odd(), tmp_path / "c.pt")):
         assert run(module, settings, checkpoint=path, checkpoint_every_s=0).steps == 4

@@ -11,9 +11,12 @@ from toy_plugins import NaN, Toy, ToyTask
 
 from attn_bench.plugin import Problem
 from attn_bench.running.train.loop import Diverged, one_cycle, predict, train
-from attn_bench.sweep.cell import Training
+from attn_bench.running.train.setup import Extras, TrainingSetup
+from attn_bench.sweep.groups import Execution, Training
 
-SETTINGS = Training(budget=6, budget_unit="epochs", batch_size=4, learning_rate=1e-2, weight_decay=1e-4, clip_norm=1.0)
+SETTINGS = Training(epochs=6, learning_rate=1e-2, weight_decay=1e-4, clip_norm=1.0)
+NO_EXTRAS = Extras()
+HOW = Execution(batch_size=4, device="cpu")
 PROBLEM = Problem("field", 1, 1, (8, 8))
 
 
@@ -22,23 +25,19 @@ def fresh() -> nn.Module:
     return Toy().make(PROBLEM)
 
 
-def run(module, settings=SETTINGS, **options):
+def set_up(module, extras=NO_EXTRAS):
     task = ToyTask()
-    return train(
-        module,
-        task.splits(8, task.options()).train,
-        task.loss,
-        settings,
-        seed=0,
-        precision="float32",
-        device="cpu",
-        **options,
-    )
+    data = task.splits(8, task.options())
+    return TrainingSetup(module, data.train, data.test, task.loss, extras)
+
+
+def run(module, settings=SETTINGS, extras=NO_EXTRAS, **options):
+    return train(set_up(module, extras), settings, HOW, seed=0, **options)
 
 
 def test_training_lowers_the_loss():
     losses = []
-    result = run(fresh(), dataclasses.replace(SETTINGS, budget=40), report=lambda p: losses.append(p.loss))
+    result = run(fresh(), dataclasses.replace(SETTINGS, epochs=40), report=lambda p: losses.append(p.loss))
     assert result.steps == 160
     assert result.epochs == 40
     assert result.loss < 0.5 * losses[3]
@@ -60,11 +59,11 @@ def test_the_schedule_is_torchs_one_cycle():
 
 @pytest.mark.parametrize(("unit", "budget", "steps"), [("epochs", 1.5, 6), ("steps", 7, 7)])
 def test_budgets(unit, budget, steps):
-    assert run(fresh(), dataclasses.replace(SETTINGS, budget=budget, budget_unit=unit)).steps == steps
+    assert run(fresh(), dataclasses.replace(SETTINGS, **{"epochs": None, unit: budget})).steps == steps
 
 
 def test_a_budget_in_seconds_ends():
-    result = run(fresh(), dataclasses.replace(SETTINGS, budget=0.3, budget_unit="seconds"))
+    result = run(fresh(), dataclasses.replace(SETTINGS, epochs=None, seconds=0.3))
     assert result.seconds >= 0.3
     assert result.steps > 1
 
@@ -76,7 +75,7 @@ def test_nan_is_divergence():
 
 def test_bf16_keeps_weights_and_loss_in_float32():
     task, module = ToyTask(), fresh()
-    train(module, task.splits(8, task.options()).train, task.loss, SETTINGS, seed=0, precision="bf16", device="cpu")
+    train(set_up(module), SETTINGS, dataclasses.replace(HOW, precision="bf16"), seed=0)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
     batches = list(predict(module, task.splits(8, task.options()).test, batch_size=5, precision="bf16", device="cpu"))
     assert {p.dtype for p, _ in batches} == {torch.float32}

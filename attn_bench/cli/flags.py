@@ -1,0 +1,79 @@
+"""Flags of commands from the fields of settings."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from attn_bench.plugins.options import Text
+from attn_bench.sweep.fields import Setting
+
+Command = Callable[..., None]
+
+
+def takes(settings: Iterable[Setting]) -> Callable[[Command], Command]:
+    """Give a command a flag for each of ``settings``; its parameter ``given`` gets those given, by name.
+
+    A value is handed on as :class:`Text`, which the setting reads.
+    """
+    known = {setting.name: setting for setting in settings}
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def call(**arguments: Any) -> None:
+            values = {name: arguments.pop(name) for name in known}
+            command(
+                given={name: _text(value) for name, value in values.items() if value not in (None, [])}, **arguments
+            )
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+            parameters += map(_parameter, known.values()) if parameter.name == "given" else own
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return call
+
+    return decorate
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return Text(value) if isinstance(value, str) else value
+
+
+def _parameter(setting: Setting) -> inspect.Parameter:
+    kind: Any = str | None
+    option = typer.Option(setting.flag, help=_help(setting), metavar=_metavar(setting))
+    if setting.type is bool:
+        kind, flags = bool | None, f"{setting.flag}/--no-{setting.flag[2:]}"
+        option = typer.Option(flags, help=_help(setting))
+    elif setting.name == "set":
+        kind = list[str] | None
+    return inspect.Parameter(
+        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+    )
+
+
+def _help(setting: Setting) -> str:
+    default = setting.default
+    shown = "" if default in (None, (), False) else f" [default: {'on' if default is True else default}]"
+    return f"{setting.description}{shown}"
+
+
+def _metavar(setting: Setting) -> str:
+    kind = next((each for each in get_args(setting.type) if each is not NoneType), setting.type)
+    if get_origin(setting.type) is Literal:
+        return f"[{'|'.join(get_args(setting.type))}]"
+    if setting.name == "set":
+        return "NAME.OPTION=VALUE"
+    if get_origin(setting.type) is tuple or setting.type_name.endswith("list of int"):
+        return "LIST"
+    return {int: "INTEGER", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")

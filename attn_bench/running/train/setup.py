@@ -1,0 +1,49 @@
+"""What is trained on what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What fine-tuning adds to the loop.
+
+    Attributes:
+        mix: applied to each batch on the device before the forward pass.
+        average: a running mean of the weights (``timm.utils.ModelEmaV3``), which the module ends with.
+        first: parameters that are trained alone at first.
+        first_epochs: for how long.
+    """
+
+    mix: Callable[[Tensor, Tensor], Batch] = lambda inputs, targets: (inputs, targets)
+    average: Any = None
+    first: Sequence[nn.Parameter] = ()
+    first_epochs: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What is trained on what, and evaluated on what at the resolution it was trained at.
+
+    Attributes:
+        module: what is trained and then evaluated: the whole model, or only its head, on features.
+        train, test: what it is trained and evaluated on.
+        loss: of a batch of predictions and targets.
+        extras: what the loop does in addition.
+        notes: what the record of the training says in addition.
+    """
+
+    module: nn.Module
+    train: Dataset[Batch]
+    test: Dataset[Batch]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    extras: Extras = field(default_factory=Extras)
+    notes: Mapping[str, Any] = field(default_factory=dict)

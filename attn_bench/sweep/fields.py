@@ -1,0 +1,158 @@
+"""The fields of settings: what each is called, what it may be, and how a value of it is read.
+
+One reader serves the command line, sweep files and Python: what one takes the others take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from attn_bench.errors import UserError, unknown
+from attn_bench.plugins.options import Text
+from attn_bench.tasks.darcy.axes import checked
+
+T = TypeVar("T")
+
+
+class Also:
+    """Other names that users try for a setting; the error for one of them names the setting."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How users may write a setting besides a value of its type; ``read`` returns what goes into the check."""
+
+    read: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field.
+
+    Attributes:
+        name: key in a sweep file and keyword in Python; the flag is ``--name`` with dashes.
+        group: field of :class:`attn_bench.sweep.settings.Sweep` that holds the group it belongs to; empty for its own.
+        annotation: its type with help text and range.
+        default: None where there is none, or where the task has one.
+    """
+
+    name: str
+    group: str
+    annotation: Any
+    default: Any
+
+    @property
+    def flag(self) -> str:
+        """Its flag on the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def type(self) -> Any:
+        """Its type, without annotations."""
+        return get_args(self.annotation)[0] if get_origin(self.annotation) is Annotated else self.annotation
+
+    @property
+    def description(self) -> str:
+        """Its help text."""
+        return next((text for each in self._metadata if (text := getattr(each, "description", None))), "")
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Other names that users try for it."""
+        return tuple(name for each in self._metadata if isinstance(each, Also) for name in each.names)
+
+    @property
+    def _metadata(self) -> tuple[Any, ...]:
+        return getattr(self.annotation, "__metadata__", ())
+
+    @property
+    def bounds(self) -> str:
+        """Its range, e.g. ``>= 0, < 1``; empty where it has none."""
+        signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+        limits = (item for each in self._metadata for item in getattr(each, "metadata", ()))
+        return ", ".join(
+            f"{sign} {getattr(limit, name)}" for limit in limits for name, sign in signs.items() if hasattr(limit, name)
+        )
+
+    @property
+    def type_name(self) -> str:
+        """Its type in words: ``int``, ``one of cpu, cuda``, ``list of int``."""
+        return _in_words(self.type)
+
+    def read(self, value: Any) -> Any:
+        """Return ``value`` as the type of the setting; raises UserError if it cannot be that."""
+        typed = any(isinstance(each, Text) for each in (value if isinstance(value, list) else [value]))
+        where = self.flag if typed else f"setting {self.name}"
+        meant = str(value) if isinstance(value, Text) else value
+        try:
+            for notation in (each for each in self._metadata if isinstance(each, Notation)):
+                meant = notation.read(meant)
+            return checked(self.annotation, meant)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_in_words(each) for each in get_args(kind) if each is not NoneType)
+    if get_origin(kind) is tuple:
+        return f"list of {_in_words(get_args(kind)[0])}"
+    if get_origin(kind) is Annotated:
+        return _in_words(get_args(kind)[0])
+    name = getattr(get_origin(kind) or kind, "__name__", str(kind))
+    return {"str": "text", "Path": "path", "Mapping": "mapping"}.get(name, name)
+
+
+def group_of(annotation: Any) -> type | None:
+    """Return the dataclass that an annotation such as ``Training`` or ``FineTuning | None`` names, or None."""
+    members = (annotation, *get_args(annotation))
+    return next((each for each in members if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
+
+
+def settings_of(holder: type) -> dict[str, Setting]:
+    """Return the settings that the fields of ``holder`` are, and those of the groups among them, in order."""
+    return {setting.name: setting for setting in _settings_of(holder, "")}
+
+
+def _settings_of(holder: type, group: str) -> Iterator[Setting]:
+    hints = get_type_hints(holder, include_extras=True)
+    for entry in dataclasses.fields(holder):
+        inner = group_of(hints[entry.name])
+        if inner is not None:
+            yield from _settings_of(inner, entry.name)
+        elif entry.init:
+            default = None if entry.default is dataclasses.MISSING else entry.default
+            yield Setting(entry.name, group, hints[entry.name], default)
+
+
+def built(holder: type[T], given: Mapping[str, Any]) -> T:
+    """Return ``holder`` with values that were read, by name; a group is made where one of its settings is given."""
+    settings = settings_of(holder)
+    hints = get_type_hints(holder, include_extras=True)
+    values: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in given.items():
+        group = settings[name].group
+        (groups.setdefault(group, {}) if group else values)[name] = value
+    for group, own in groups.items():
+        kind = group_of(hints[group])
+        assert kind is not None
+        values[group] = kind(**own)
+    return holder(**values)
+
+
+def misnamed(name: str, settings: Collection[Setting], what: str = "setting") -> UserError:
+    """Return the error for a setting that does not exist, with the one that was probably meant."""
+    for setting in settings:
+        if name.replace("-", "_") in setting.also:
+            return UserError(f"unknown {what} {name!r}; did you mean {setting.name!r}?")
+    return unknown(what, name, (setting.name for setting in settings))

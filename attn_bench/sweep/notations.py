@@ -1,0 +1,86 @@
+"""How users write lists, ranges of resolutions and options, on the command line, in YAML and in Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attn_bench.plugins.options import Text
+
+
+def listed(value: Any) -> Any:
+    """Return ``"mano,fno"`` or a single model as a list."""
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return [value] if isinstance(value, Mapping) else value
+
+
+def resolutions(value: Any) -> Any:
+    """Return ``16``, ``"16,32"``, ``"16..512"`` (doubling from the first to the last) or a list of these as a list.
+
+    Raises:
+        ValueError: a range that doubling does not end.
+    """
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    found: list[Any] = []
+    for part in parts:
+        text = part.strip() if isinstance(part, str) else part
+        if text == "":
+            continue
+        found += _doubled(text) if isinstance(text, str) else [text]
+    return found
+
+
+def _doubled(text: str) -> list[int]:
+    first, dots, last = text.partition("..")
+    try:
+        value, end = int(first), int(last) if dots else int(first)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a valid int; write e.g. 16,32 or 16..256") from None
+    found = [value]
+    while 0 < found[-1] < end:
+        found.append(2 * found[-1])
+    # A first that is too small is found where every resolution is checked.
+    if found[-1] != end and value > 0:
+        raise ValueError(f"{end} is not reached by doubling {value}; list the resolutions explicitly")
+    return found
+
+
+def seeds(value: Any) -> Any:
+    """Return ``"4,1"`` as a list; a number stays one."""
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str) and "," in value
+        else value
+    )
+
+
+def options(value: Any) -> dict[str, dict[str, Any]]:
+    """Return ``{"mano": {"dim": 64}}`` with names of type str; raises ValueError unless it is a mapping of mappings."""
+    for values in (value or {}, *(value.values() if isinstance(value, Mapping) else ())):
+        if not isinstance(values, Mapping | None):
+            raise ValueError(f"{values!r} is not a mapping; write e.g. 'options: {{mano: {{dim: 64}}}}'")
+    return {str(owner): {str(name): each for name, each in (of or {}).items()} for owner, of in (value or {}).items()}
+
+
+def assignments(value: Any) -> dict[str, dict[str, Any]]:
+    """Return options by owner from ``"mano.dim=64"``, ``{"mano.dim": 64}`` or a list of these.
+
+    What stands behind the equals sign is text, which the option reads.
+
+    Raises:
+        ValueError: something else.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for item in value if isinstance(value, list | tuple) else [value]:
+        pairs = item.items() if isinstance(item, Mapping) else [(str(item), None)]
+        for text, given in pairs:
+            # The first '.NAME=' ends the owner, whose label may hold dots and equals signs, as the value may.
+            pattern = r"\s*(.+?)\.([^\W\d][\w-]*)\s*=(.*)" if given is None else r"\s*(.+)\.([^\W\d][\w-]*)\s*()"
+            matched = re.fullmatch(pattern, str(text), re.DOTALL)
+            if not matched:
+                raise ValueError(f"{str(text)!r} is not NAME.OPTION=VALUE; write e.g. mano.dim=64")
+            owner, name, typed = matched.groups()
+            found.setdefault(owner, {})[name] = Text(typed) if given is None else given
+    return found
