@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from attn_bench.contract.options import checked
 from attn_bench.errors import UserError, unknown
 from attn_bench.plugins.options import Text
-from attn_bench.tasks.darcy.axes import checked
 
 T = TypeVar("T")
 
