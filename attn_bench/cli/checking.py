@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from attn_bench.cli.arguments import merged
-from attn_bench.cli.running import Set
+from attn_bench.cli.flags import takes
 from attn_bench.errors import UserError
+from attn_bench.sweep.fields import settings_of
+from attn_bench.sweep.settings import Sweep
 
 MARKS = {True: "ok", False: "FAIL", None: "-"}
 
 
+@takes([settings_of(Sweep)["set"]])
 def check(
     model: Annotated[str, typer.Argument(metavar="NAME[:PRESET]", help="Model to check.")],
-    set_: Set = None,
+    given: Mapping[str, Any] = {},
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
     compile: Annotated[bool, typer.Option("--compile", help="Check causality under torch.compile, too.")] = False,
 ) -> None:
@@ -28,7 +31,7 @@ def check(
     from attn_bench.sweep.devices import resolve_device
     from attn_bench.sweep.variants import expand
 
-    options = merged({}, set_ or [])
+    options = settings_of(Sweep)["set"].read(given.get("set", []))
     (variant,) = expand((model,), options)
     for owner in options:
         if owner not in (variant.plugin, variant.label):

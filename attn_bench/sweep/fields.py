@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from attn_bench.contract.options import checked
+from attn_bench.contract.base import checked
 from attn_bench.errors import UserError, unknown
 from attn_bench.plugins.options import Text
 
