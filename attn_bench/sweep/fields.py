@@ -76,7 +76,7 @@ class Setting:
     def bounds(self) -> str:
         """Its range, e.g. ``>= 0, < 1``; empty where it has none."""
         signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-        limits = (item for each in self._metadata for item in getattr(each, "metadata", ()))
+        limits = [item for each in _metadata(self.annotation) for item in getattr(each, "metadata", ())]
         return ", ".join(
             f"{sign} {getattr(limit, name)}" for limit in limits for name, sign in signs.items() if hasattr(limit, name)
         )
@@ -97,6 +97,14 @@ class Setting:
             return checked(self.annotation, meant)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def _metadata(annotation: Any) -> Iterator[Any]:
+    """Yield what annotates a type, and the types that it is made of."""
+    yield from getattr(annotation, "__metadata__", ())
+    for inner in get_args(annotation):
+        if not isinstance(annotation, type) and get_origin(annotation) is not Literal:
+            yield from _metadata(inner)
 
 
 def _in_words(kind: Any) -> str:
