@@ -1,10 +1,10 @@
-"""The Darcy solver beside scipy's direct sparse solver: seconds for a sample, and how far apart the solutions are.
+"""The Darcy solver beside scipy's direct sparse solver: time for a sample, and the difference of the solutions.
 
     python benchmarks/darcy_solver.py [--nodes 65 129 257 421] [--rounds 5] [--out results/darcy-solver]
 
 Both solve the same systems: coefficients of the recipe ``fno``, second-order finite differences, double precision. Ours
-solves a batch as the task does when it makes data, a sample on each thread; the direct solver takes one sample at a
-time, its matrix already assembled. They take turns, and ratios are medians over rounds.
+solves a batch as the task does when it makes data, one sample on each thread; the direct solver takes one sample at a
+time, its matrix already assembled. They are timed in turn, and ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from attn_bench.tasks.darcy.gaussian_field import GaussianField
 from attn_bench.tasks.darcy.generate import CPU_NODES, on_threads
 from attn_bench.tasks.darcy.recipes import RECIPES
 from attn_bench.tasks.darcy.solver import solve
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tasks" / "darcy"))
-from direct import assemble
+from attn_bench.tasks.darcy.sparse_matrix import assemble
 
 
 def ours(a: torch.Tensor) -> torch.Tensor:
@@ -91,8 +89,8 @@ def main() -> None:
         "# The Darcy solver beside a direct one\n\n"
         f"    python {' '.join(sys.argv)}\n\n{header}\n{body}\n\n"
         f"{where.device_name}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"scipy {scipy.__version__}. Medians of {options.rounds} rounds in turns; the direct solver's time is without "
-        "assembling the matrix. Relative difference: largest difference over largest value.\n"
+        f"scipy {scipy.__version__}. Medians of {options.rounds} rounds, in turn; the direct solver's time does not "
+        "include assembling the matrix. Relative difference: largest difference over largest value.\n"
     )
     with atomic_write(options.out / "table.md") as file:
         file.write(text.encode())

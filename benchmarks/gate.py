@@ -1,12 +1,12 @@
-"""How often the gate of ``attn-bench ab`` is wrong: with nothing changed, and with regressions of a known size planted.
+"""How often the gate of ``attn-bench ab`` is wrong: with nothing changed, and with planted regressions of known size.
 
     python benchmarks/gate.py [--same 200] [--planted 100] [--lanes 2] [--out results/gate]
 
-Every comparison is one model at one grid, forward pass and training step, judged as ``attn-bench ab`` does with its
-default thresholds: live processes of two sides that run the same code, of which one may be made worse
-(``benchmarks/planted.py``). A comparison says WORSE if one of both steps does. As both sides of a comparison take
-turns, one is made on each lane at a time, on cores of its own. Interrupted, the benchmark goes on from what it has;
-``--out`` holds a line per comparison.
+A comparison is one model at one grid, forward pass and training step, judged as ``attn-bench ab`` does with its
+default thresholds: live processes of two sides that run the same code, one of which may be made worse
+(``benchmarks/planted.py``). A comparison says WORSE if either step does. The two sides of a comparison are measured in
+turn, so each lane makes one comparison at a time, on its own cores. ``--out`` holds a line for each comparison; an
+interrupted benchmark resumes from there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import planted  # noqa: F401  fails here if it would fail where it is needed, unseen
+import planted  # noqa: F401  fails here, where it is seen, if it would fail in the processes of a side
 import torch
 
 from attn_bench.files import atomic_write
@@ -50,12 +50,12 @@ KINDS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--same", type=int, default=200, help="comparisons with nothing planted")
-    parser.add_argument("--planted", type=int, default=100, help="comparisons with a slow-down planted")
-    parser.add_argument("--hungrier", type=int, default=20, help="comparisons with an allocation planted")
+    parser.add_argument("--planted", type=int, default=100, help="comparisons with a planted slow-down")
+    parser.add_argument("--hungrier", type=int, default=20, help="comparisons with a planted allocation")
     parser.add_argument("--models", default="mano,fno,swinv2,vit")
     parser.add_argument("--resolution", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=0.4, help="of taking turns, per step and pair of processes")
-    parser.add_argument("--lanes", type=int, default=2, help="comparisons made at a time, on one core or more each")
+    parser.add_argument("--seconds", type=float, default=0.4, help="measuring time for each step and pair of processes")
+    parser.add_argument("--lanes", type=int, default=2, help="comparisons made at a time, each on its own cores")
     parser.add_argument("--out", type=Path, default=Path("results/gate"))
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
@@ -106,7 +106,7 @@ def _next(waiting: Iterator[int]) -> int | None:
 
 @contextmanager
 def sides(kind: str, plan: Plan) -> Iterator[tuple[Side, Side]]:
-    """Start base and new; what is planted is in the environment and the modules of new."""
+    """Start base and new; the environment and the modules of new hold the planted regression."""
     modules = imported(plan.cells)
     with LOCK:
         base = Side("base", (), modules)
@@ -119,7 +119,7 @@ def sides(kind: str, plan: Plan) -> Iterator[tuple[Side, Side]]:
 
 
 def one(kind: str, cell: Cell, base: Side, new: Side, plan: Plan) -> dict[str, Any]:
-    """Make one comparison and return what it said."""
+    """Make one comparison and return its verdicts."""
     processes = []
     start = time.perf_counter()
     comparison: Comparison = compare_sides(
@@ -141,7 +141,7 @@ def one(kind: str, cell: Cell, base: Side, new: Side, plan: Plan) -> dict[str, A
 
 
 def summary(lines: list[dict[str, Any]], how: str) -> str:
-    """Return the table of how often each verdict was given; ``how`` they were made stands below."""
+    """Return the table of how often each verdict was given; the line below it says ``how`` they were made."""
     rows = []
     for kind in KINDS:
         of_kind = [line for line in lines if line["planted"] == kind]

@@ -1,13 +1,13 @@
-"""Holds the latency instrument against ``torch.utils.benchmark``, and against ``triton.testing.do_bench`` on a GPU.
+"""Compares our latency instrument with ``torch.utils.benchmark``, and with ``triton.testing.do_bench`` on a GPU.
 
     python benchmarks/instrument.py [--device cuda] [--repeats 30] [--seconds 0.5] [--out results/instrument]
 
-Forward passes of five models are measured by each instrument in turn, so that a machine that slows down or speeds up
-does so for all. Per model: the median over repeats, its ratio to ours in the same repeat, and how far repeats lie apart
-(half the distance of their quartiles and half of their range). A ratio within the former is agreement. Repeats in which
-other processes took the cores are left out.
+Each instrument measures the forward passes of five models in turn, so that a machine that slows down or speeds up does
+so for all. For each model: the median over repeats, its ratio to ours in the same repeat, and the spread of the repeats
+(half the distance of their quartiles, and half their range). The instruments agree where the ratio differs from 1 by
+less than the former. Repeats in which other processes took the cores are left out.
 
-Below: what a cell costs beside its work, from being handed to the runner to its record, once the runner is there.
+Below the table: the overhead of a cell, from being handed to the runner to its record, once the runner is there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Instrument = Callable[[Step], float | None]
 
 
 def models() -> dict[str, tuple[nn.Module, Tensor]]:
-    """Five models whose forward passes last from some 0.05 ms to some 50 ms on a CPU, with random inputs."""
+    """Return five models, whose forward passes take from about 0.05 ms to about 50 ms on a CPU, with random inputs."""
     import timm
     from neuralop.models import FNO
 
@@ -64,7 +64,7 @@ def models() -> dict[str, tuple[nn.Module, Tensor]]:
 
 
 def instruments(device: str, seconds: float) -> dict[str, Instrument]:
-    """What is compared; each returns the median in milliseconds, or None if others disturbed it."""
+    """Return the instruments; each returns the median in ms, or None if other processes disturbed it."""
 
     def ours(step: Step) -> float | None:
         latency = measure_latency(step, device, max_seconds=seconds, warmup_seconds=seconds / 2)
@@ -87,7 +87,7 @@ def instruments(device: str, seconds: float) -> dict[str, Instrument]:
 
 
 def overheads(device: str, cells: int = 8) -> tuple[float, float]:
-    """Return the seconds that the first cell of a run costs beside its work, and the median of those after it."""
+    """Return the overhead in seconds of the first cell of a run, and the median of those after it."""
     sweep = Sweep.from_settings(
         {
             "models": ["mean"],
@@ -112,7 +112,7 @@ def overheads(device: str, cells: int = 8) -> tuple[float, float]:
 
 
 def spread(values: list[float]) -> tuple[float, float]:
-    """Half the distance of the quartiles and half the range, relative to the median."""
+    """Return half the distance of the quartiles and half the range, relative to the median."""
     first, median, third = statistics.quantiles(values, n=4, method="inclusive")
     return (third - first) / 2 / median, (max(values) - min(values)) / 2 / median
 
@@ -142,7 +142,7 @@ def main() -> None:
         medians: dict[str, list[float]] = {name: [] for name in compared}
         for repeat in range(given.repeats):
             gc.collect()
-            # In turn first: whoever comes second meets a machine that the first has warmed.
+            # Each comes first in turn: the second runs on a machine that the first has warmed up.
             order = list(compared.items())[:: 1 if repeat % 2 == 0 else -1]
             measured = {name: measure(step) for name, measure in order}
             if all(measured.values()):
@@ -160,7 +160,7 @@ def main() -> None:
     first, later = overheads(given.device)
     console = Console(record=True, width=90)
     console.print(table)
-    console.print(f"Beside its work a cell takes {later:.2f} s; the first of a run {first:.1f} s.")
+    console.print(f"The overhead of a cell is {later:.2f} s; of the first of a run {first:.1f} s.")
     text = console.export_text()
     with atomic_write(given.out / "table.md") as file:
         file.write(f"# Our instrument beside others\n\n    python {' '.join(sys.argv)}\n\n```\n{text}```\n".encode())

@@ -1,22 +1,22 @@
-"""Time and memory of multipole attention beside a slow reading of its equations and other attention of the same width.
+"""Time and memory of multipole attention beside its slow reference and other attention of the same width.
 
     python benchmarks/mano_attention.py [--device cuda] [--grids 16 32 64] [--out results/mano-attention]
 
-Implementations take turns, so that a machine that slows down or speeds up does so for all. Time is the median over the
-rounds; ``times_faster`` is the median over the rounds of the slow reference's time over this one's; memory is the peak
-of one step above weights and inputs. The batch is what fits 32768 points, 20 at most. The allocator keeps freed memory,
-as in the cells of a run.
+Implementations are timed in turn, so that a machine that slows down or speeds up does so for all. Time is the median
+over the rounds; ``times_faster`` is the median over the rounds of the slow reference's time over this one's; memory is
+the peak of one step above weights and inputs. The batch has about 32768 points, and 20 samples at most. The allocator
+keeps freed memory, as in the cells of a run.
 
-- ``mano unfold``: unfold, attend, fold, one level after the other, as the tests state the equations.
-- ``mano``: ours; on the CPU compiled C++, on CUDA a Triton kernel. ``mano torch.compile``: inside ``torch.compile``.
-- ``mano torch``, on the CPU: ours with torch's operations alone, as on machines without a C++ compiler.
-- ``mano block``, ``swinv2 block``: with a feed-forward network four times as wide; the others are attention alone.
+- ``mano unfold``: the reference (:mod:`mano.reference`): unfold, attend, fold, one level after the other.
+- ``mano``: backend ``auto``; on the CPU C++, on CUDA Triton kernels. ``mano torch.compile``: inside ``torch.compile``.
+- ``mano torch``, on the CPU: backend ``torch``, as on machines without a C++ compiler.
+- ``mano block``, ``swinv2 block``: with a feed-forward network four times as wide; the others are attention only.
 - ``exact``: every point attends to every point, through ``scaled_dot_product_attention``.
 - ``... step``: forward, backward and optimiser step of the default model for Darcy at 32 x 32.
 
-``share_of_limit`` is the time that the machine would need at least, over the time taken: the larger of the
-floating-point operations of multipole attention (three times the forward ones for both passes) at the measured matrix
-rate, and the input, output and their gradients, each moved once, at the measured copy bandwidth.
+``share_of_limit`` is the least time that the machine would need, over the time taken. The least time is the larger of
+two: the floating-point operations of multipole attention (three times the forward ones for both passes) at the measured
+matrix rate; and moving the input, the output and their gradients once at the measured copy bandwidth.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.memory import measure_memory
 from attn_bench.running.processes import ALLOCATOR
 from mano import MultipoleAttention
-from mano.levels import Backend
+from mano.multipole_options import Backend
 from mano.plugin import MANOModel
 
 REFERENCE = "mano unfold"
@@ -78,7 +78,7 @@ class Exact(nn.Module):
 
 
 def implementations(grid: int, dim: int, heads: int, device: str) -> dict[str, nn.Module]:
-    """What is compared, on (B, grid, grid, dim)."""
+    """Return the modules to compare, each (B, grid, grid, dim) to the same."""
     from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 
     attention = MultipoleAttention(dim, heads=heads)
@@ -97,7 +97,7 @@ def implementations(grid: int, dim: int, heads: int, device: str) -> dict[str, n
 
 
 def steps(module: nn.Module, x: Tensor) -> dict[str, Step]:
-    """A forward pass without gradients, and a forward and backward pass."""
+    """Return a forward pass without gradients, and a forward and backward pass."""
     leaf = x.clone().requires_grad_()
     seed = torch.randn_like(x)
 
@@ -114,7 +114,7 @@ def steps(module: nn.Module, x: Tensor) -> dict[str, Step]:
 
 
 def training_steps(device: str, grid: int, batch: int) -> dict[str, Step]:
-    """A training step of the default model for Darcy, with the slow attention in its place and with ours."""
+    """Return a training step of the default model for Darcy, with the reference attention and with ours."""
     ours = MANOModel().make(Problem("field", 1, 1, (grid, grid))).to(device)
     slow = with_backend(ours, "reference")
     x, y = torch.randn(2, batch, 1, grid, grid, device=device)
@@ -186,6 +186,13 @@ def compare(work: dict[str, Step], reference: str, device: str, rounds: int) -> 
 
 
 def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.DataFrame:
+    """Return one row for each grid, pass and implementation; times in ms, memory in MiB.
+
+    Args:
+        options: of the command line.
+        bandwidth: bytes read and written a second.
+        rate: floating-point operations a second.
+    """
     rows: list[dict[str, object]] = []
     slow: set[tuple[str, str]] = set()
     for grid in options.grids:
@@ -198,7 +205,7 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.Da
         for kind in (FORWARD, BOTH):
             work = {name: steps(module, x)[kind] for name, module in modules.items() if (name, kind) not in slow}
             for name in list(work):
-                # Costs grow with the grid: what is too slow here is not tried on larger ones either.
+                # Costs grow with the grid: what is too slow here is not tried on larger grids either.
                 if min(seconds(work[name], options.device) for _ in range(2)) > options.limit:
                     slow.add((name, kind))
                     del work[name]
@@ -278,7 +285,7 @@ def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, co
         f"Copy bandwidth {bandwidth / 1e9:.1f} GB/s, matrix rate {rate / 1e9:.0f} GFLOP/s.",
     ]
     if device == "cpu":
-        lines += ["", *goals(frame)]
+        lines += ["", *targets(frame)]
     columns = [
         *("grid", "batch", "implementation", "median_ms", "fastest_ms", "times_faster"),
         *("peak_memory_mib", "ns_per_token", "share_of_limit"),
@@ -290,15 +297,15 @@ def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, co
     return "\n".join(lines) + "\n"
 
 
-def goals(frame: pd.DataFrame) -> list[str]:
-    """Say in one line each what is reached of what is asked of the CPU, for the grids that were measured."""
+def targets(frame: pd.DataFrame) -> list[str]:
+    """Return one line for each target on the CPU, for the grids that were measured."""
     rows = frame.set_index(["pass", "implementation", "grid"]).sort_index()
     slow, lines = rows.loc[BOTH, REFERENCE], []
 
     def say(what: str, values: pd.Series, reached: pd.Series) -> None:
         shown = ", ".join(f"{value:.3g}" for value in values)
         short = ", ".join(str(grid) for grid in values.index[~reached])
-        lines.append(f"- {what}: {shown}; {f'short at {short}' if short else 'reached'}.")
+        lines.append(f"- {what}: {shown}; {f'missed at {short}' if short else 'met'}.")
 
     for name in ("mano", "mano torch.compile"):
         ours = rows.loc[BOTH, name]
@@ -307,19 +314,19 @@ def goals(frame: pd.DataFrame) -> list[str]:
             times, share = ours["times_faster"][grids], (ours["peak_memory_mib"] / slow["peak_memory_mib"])[grids]
             where = ", ".join(map(str, grids))
             say(
-                f"{name}, forward and backward at {where}, times as fast as {REFERENCE} (asked: 2.5)",
+                f"{name}, forward and backward at {where}, times as fast as {REFERENCE} (target: >= 2.5)",
                 times,
                 times >= 2.5,
             )
-            say(f"{name}, its peak memory at {where}, as a share (asked: 0.5)", share, share <= 0.5)
+            say(f"{name}, its peak memory at {where}, as a share (target: <= 0.5)", share, share <= 0.5)
         if STEP in rows.index:
             times = rows.loc[STEP, f"{name} step"]["times_faster"]
-            say(f"{name}, training step, times as fast as with {REFERENCE} (asked: 2)", times, times >= 2)
+            say(f"{name}, training step, times as fast as with {REFERENCE} (target: >= 2)", times, times >= 2)
         large = ours.loc[[grid for grid in ours.index if 64 <= grid <= 512]]
         if len(large) > 1:
             per_token = large[["median_ms", "fastest_ms"]].div(large["batch"] * large.index**2, axis=0)
             spread = per_token.max() / per_token.min()
-            what = f"{name}, largest over smallest cost per token, 64 to 512, median and fastest (asked: 1.2)"
+            what = f"{name}, largest over smallest cost per token, 64 to 512, median and fastest (target: <= 1.2)"
             say(what, spread, spread <= 1.2)
     return lines
 
@@ -341,7 +348,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--limit", type=float, default=2.0, help="leave out what takes longer than this, in seconds")
+    parser.add_argument("--limit", type=float, default=2.0, help="leave out what takes longer than this many seconds")
     parser.add_argument("--threads", type=int, help="threads on the CPU")
     parser.add_argument("--no-step", action="store_true", help="leave out the training step")
     parser.add_argument("--out", type=Path, help="write table.csv, table.md and cost.png into this folder")

@@ -1,6 +1,6 @@
-"""Imported by one side of ``benchmarks/gate.py``, it makes every model worse by a known share.
+"""Makes every model worse by a known share, on the side of ``benchmarks/gate.py`` that imports it.
 
-Environment variables: ``PLANTED_LATENCY=0.1`` makes each step last a tenth longer, by a wait after it on the core that
+Environment variables: ``PLANTED_LATENCY=0.1`` makes each step take a tenth longer, by waiting after it on the core that
 launched it; ``PLANTED_MEMORY=0.01`` holds one more tensor, of a hundredth of the step's peak memory, while it runs.
 """
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from attn_bench.nn.size_checks import check_heads, check_positive
 from mano import reference
+from mano.attend import SMALL
 from mano.levels import Grid, level_grids, window_counts
 from mano.multipole_options import MultipoleOptions
 from mano.overlapping.layout import Windows
@@ -23,7 +24,6 @@ from mano.tiled import cpp
 from mano.tiled.layer import Weights
 from mano.tiled.sampling import down_sample, up_sample
 from mano.tiled.tiled_multipole import tiled_multipole
-from mano.windows import SMALL
 
 MAX_GATES = 32
 

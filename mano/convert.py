@@ -30,7 +30,7 @@ def from_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state_dict: weights of one attention module, without a prefix.
 
     Raises:
-        KeyError: a key is missing or is none of the authors'.
+        KeyError: a key is missing, or is not one of the authors'.
     """
     state = dict(state_dict)
     projection = [key for key in NAMES if "to_out" in key]
@@ -40,7 +40,7 @@ def from_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         identity = torch.eye(dim, dtype=qkv.dtype, device=qkv.device), qkv.new_zeros(dim)
         state |= dict(zip(projection, identity, strict=True))
     if missing := [key for key in NAMES if key not in state]:
-        raise KeyError(f"missing from the authors' weights: {', '.join(missing)}; there are {', '.join(state_dict)}")
+        raise KeyError(f"missing from the authors' weights: {', '.join(missing)}; given are {', '.join(state_dict)}")
     if unknown := [key for key in state if key not in NAMES]:
         raise KeyError(f"not among the authors' weights: {', '.join(unknown)}; known are {', '.join(NAMES)}")
     return {ours: state[theirs] for theirs, ours in NAMES.items()}

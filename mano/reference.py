@@ -1,6 +1,6 @@
-"""Multipole attention read off the equations (arXiv:2507.02748), slowly: unfold, attend, fold, level by level.
+"""Multipole attention as the equations (arXiv:2507.02748) say it, slowly: unfold, attend, fold, level by level.
 
-Tests and benchmarks hold the fast forms against it; ``MultipoleAttention(backend="reference")`` runs it.
+Tests and benchmarks compare the fast implementations with it; ``MultipoleAttention(backend="reference")`` runs it.
 """
 
 from __future__ import annotations

@@ -66,11 +66,7 @@ def attend_blocks(
 def attend_blocks_backward(
     do_GNE: Tensor,
     dlse_GN: Tensor | None,
-    q_GNE: Tensor,
-    k_GTE: Tensor,
-    v_GTE: Tensor,
-    index_MS: Tensor,
-    bias_T: Tensor,
+    inputs: list[Tensor],
     diagonal: int,
     out_GNE: Tensor,
     lse_GN: Tensor,
@@ -80,16 +76,18 @@ def attend_blocks_backward(
     Args:
         do_GNE: by the output.
         dlse_GN: by the log-sum-exp, if it has a gradient.
-        out_GNE, lse_GN: what :func:`attend_blocks` returned.
-        q_GNE, k_GTE, v_GTE, index_MS, bias_T, diagonal: as there.
+        inputs: the tensors that :func:`attend_blocks` took.
+        diagonal: as there.
+        out_GNE, lse_GN: what it returned.
     """
+    q_GNE, k_GTE, v_GTE, index_MS, bias_T = inputs
     delta_GN = (do_GNE * out_GNE).sum(-1, dtype=lse_GN.dtype)
     if dlse_GN is not None:
         delta_GN -= dlse_GN
     if _has_kernel(q_GNE):
         from baselines.fma.kernels import backward
 
-        return backward(do_GNE, delta_GN, q_GNE, k_GTE, v_GTE, index_MS, bias_T, diagonal, lse_GN)
+        return backward(do_GNE, delta_GN, inputs, diagonal, lse_GN)
     k_GTE, v_GTE = k_GTE.contiguous(), v_GTE.contiguous()
     dq = q_GNE.new_empty(q_GNE.shape)
     # What many blocks read is summed in float32 at least.
@@ -175,10 +173,8 @@ def _(
 
 
 @attend_blocks_backward.register_fake
-def _(
-    do_GNE: Tensor, dlse_GN: Tensor | None, q_GNE: Tensor, k_GTE: Tensor, v_GTE: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape) for x in (q_GNE, k_GTE, v_GTE))
+def _(do_GNE: Tensor, dlse_GN: Tensor | None, inputs: list[Tensor], *rest: Any) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in inputs[:3])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -190,7 +186,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, do_GNE: Tensor | None, dlse_GN: Tensor | None) -> tuple[Tensor | None, ...]:
     *tensors, out, lse = ctx.saved_tensors
     do_GNE = torch.zeros_like(out) if do_GNE is None else do_GNE
-    return *attend_blocks_backward(do_GNE, dlse_GN, *tensors, ctx.diagonal, out, lse), None, None, None
+    return *attend_blocks_backward(do_GNE, dlse_GN, tensors, ctx.diagonal, out, lse), None, None, None
 
 
 attend_blocks.register_autograd(_backward, setup_context=_save)
@@ -204,13 +200,7 @@ def _flops(q_GNE: Tensor, k_GTE: Tensor, v_GTE: Tensor, index_MS: Tensor, *args:
 
 @register_flop_formula(torch.ops.fma.attend_blocks_backward, get_raw=True)
 def _flops_backward(
-    do_GNE: Tensor,
-    dlse_GN: Tensor | None,
-    q_GNE: Tensor,
-    k_GTE: Tensor,
-    v_GTE: Tensor,
-    index_MS: Tensor,
-    *args: Any,
-    out_val: Any = None,
+    do_GNE: Tensor, dlse_GN: Tensor | None, inputs: list[Tensor], *args: Any, out_val: Any = None
 ) -> int:
+    q_GNE, _, _, index_MS, _ = inputs
     return 5 * 2 * q_GNE.numel() * index_MS.shape[1]  # q k^T again, and two products for each

@@ -126,17 +126,17 @@ def forward(
 
 
 def backward(
-    do_GNE: Tensor,
-    delta_GN: Tensor,
-    q_GNE: Tensor,
-    k_GTE: Tensor,
-    v_GTE: Tensor,
-    index_MS: Tensor,
-    bias_T: Tensor,
-    diagonal: int,
-    lse_GN: Tensor,
+    do_GNE: Tensor, delta_GN: Tensor, inputs: list[Tensor], diagonal: int, lse_GN: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by queries, keys and values; ``delta_GN`` is the sum of do * o, less the gradient by lse."""
+    """Return the gradients by queries, keys and values.
+
+    Args:
+        do_GNE: by the output.
+        delta_GN: the sum of do * o over the channels, less the gradient by the log-sum-exp.
+        inputs, diagonal: as in :func:`baselines.fma.blocks.attend_blocks_backward`.
+        lse_GN: log-sum-exp of every query.
+    """
+    q_GNE, k_GTE, v_GTE, index_MS, bias_T = inputs
     do_GNE, delta_GN, q_GNE, k_GTE, v_GTE = (x.contiguous() for x in (do_GNE, delta_GN, q_GNE, k_GTE, v_GTE))
     dq = torch.empty_like(q_GNE)
     dk, dv = (torch.zeros_like(x, dtype=torch.float32) for x in (k_GTE, v_GTE))

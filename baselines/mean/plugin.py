@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
-    from baselines.mean.field import MeanField
-    from baselines.mean.tokens import MeanTokens
+    from baselines.mean.mean_field import MeanField
+    from baselines.mean.mean_tokens import MeanTokens
 
 
 class Mean(Model):
     """Predicts the mean of the training targets, whatever the input: the error that learning has to beat.
 
-    Fitted in closed form, without trainable parameters. On fields the mean at each point, on the grid it was fitted on
-    alone (:mod:`baselines.mean.field`); on text how often each token occurs, so that its bits per byte are the unigram
-    entropy (:mod:`baselines.mean.tokens`).
+    Fitted in closed form, without trainable parameters. On fields the mean at each point, only on the grid that it was
+    fitted on (:mod:`baselines.mean.mean_field`); on text the frequency of each token, so that its bits per byte are the
+    unigram entropy (:mod:`baselines.mean.mean_tokens`).
     """
 
     name = "mean"
@@ -31,8 +31,8 @@ class Mean(Model):
 
     def build(self, problem: Problem, options: Model.Options) -> nn.Module:
         """Return a module that predicts zero until it is fitted."""
-        from baselines.mean.field import MeanField
-        from baselines.mean.tokens import MeanTokens
+        from baselines.mean.mean_field import MeanField
+        from baselines.mean.mean_tokens import MeanTokens
 
         if problem.kind == "field":
             return MeanField(problem.outputs, problem.grid)

@@ -1,7 +1,7 @@
-"""How the cells of grids are laid out in windows that may overlap.
+"""The cells of grids as windows that may overlap.
 
-Axes in names: B batch, H W grid, F channels, P cells of a window (row by row), M windows of all samples. Where windows
-reach beyond the grid, it is at the lower and right end.
+Axes in names: B batch, H W grid, F channels, P cells of a window (row by row), M windows of all samples. Windows reach
+beyond the grid only at the bottom and right.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def coverage(size: int, stride: int, grid: Grid, like: Tensor) -> Tensor:
 
 
 def real_cells(size: int, stride: int, batch: int, grid: Grid, device: torch.device) -> Tensor:
-    """Return which cells of the windows lie on the grid, (P, M)."""
+    """Return which cells of the windows are on the grid, (P, M)."""
     rows, columns = (
         torch.arange(size, device=device)[:, None] + stride * torch.arange(count, device=device)[None, :] < n
         for n, count in zip(grid, window_counts(grid, size, stride), strict=True)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from mano.attend import attend, attend_backward
 from mano.levels import window_counts
 from mano.overlapping.layout import Windows
-from mano.windows import attend, attend_backward
 
 
 @torch.library.custom_op("mano::window_attention", mutates_args=())

@@ -1,1 +1,1 @@
-"""Multipole attention whose windows lie side by side: torch and C++."""
+"""Multipole attention whose windows do not overlap: torch and C++."""

@@ -1,6 +1,6 @@
-"""Chunks of the tokens of all levels, few enough to stay in cache, laid out for windows that tile the grids.
+"""Chunks of the windows of all levels, small enough to stay in cache, for windows that tile the grids.
 
-Axes in names: B batch, H W grid, C channels, K x K cells of a window, M windows of a chunk, T = K * K * M its tokens.
+Axes in names: B batch, H W grid, C channels, K x K cells of a window, M windows of a chunk, T = K * K * M its cells.
 Windows of a level are (K, K, R, columns, C): R rows of windows, those of all samples one after the other.
 """
 
@@ -24,12 +24,12 @@ transposed copy takes three times as long."""
 
 
 def cut(rows: Sequence[int], tokens: Sequence[int], limit: int) -> list[Chunk]:
-    """Cut all levels into chunks of equal size, to a row, coarse levels first, small ones together.
+    """Cut all levels into chunks of equal size up to a row, coarse levels first, small levels together.
 
     Args:
         rows: of each level.
-        tokens: of a row of each level.
-        limit: about how many tokens a chunk may have; it has one row at least.
+        tokens: cells of a row of each level.
+        limit: about how many cells a chunk may have; it has at least one row.
     """
     total = sum(r * t for r, t in zip(rows, tokens, strict=True))
     count = ceil_div(total, limit)
@@ -59,14 +59,14 @@ def crop(results: Sequence[Tensor], xs: Sequence[Tensor]) -> list[Tensor]:
     return [y[:, : x.shape[1], : x.shape[2]].contiguous() for y, x in zip(results, xs, strict=True)]
 
 
-def windows(xs: Sequence[Tensor], window: int) -> list[Tensor]:
-    """View complete grids as windows."""
-    split = (x.view(-1, window, x.shape[2] // window, window, x.shape[3]) for x in xs)
+def windows(xs: Sequence[Tensor], window_size: int) -> list[Tensor]:
+    """View complete grids as windows, (K, K, R, columns, C) each."""
+    split = (x.view(-1, window_size, x.shape[2] // window_size, window_size, x.shape[3]) for x in xs)
     return [x.permute(1, 3, 0, 2, 4) for x in split]
 
 
 def window_chunks(levels: Sequence[Tensor], limit: int) -> Iterator[tuple[Chunk, slice]]:
-    """Cut windows of all levels into chunks of about ``limit`` tokens; with each, which of all windows it holds."""
+    """Cut the windows of all levels into chunks of about ``limit`` cells; with each, say which windows it holds."""
     start = 0
     for chunk in cut([x.shape[2] for x in levels], [x[:, :, 0, :, 0].numel() for x in levels], limit):
         stop = start + sum((rows.stop - rows.start) * levels[level].shape[3] for level, rows in chunk)
@@ -74,18 +74,18 @@ def window_chunks(levels: Sequence[Tensor], limit: int) -> Iterator[tuple[Chunk,
         start = stop
 
 
-def real(xs: Sequence[Tensor], window: int) -> list[Tensor] | None:
-    """Return which cells of the windows lie on the grids, or None if all do."""
-    if all(n % window == 0 for x in xs for n in x.shape[1:3]):
+def real(xs: Sequence[Tensor], window_size: int) -> list[Tensor] | None:
+    """Return which cells of the windows are on the grids, or None if all are."""
+    if all(n % window_size == 0 for x in xs for n in x.shape[1:3]):
         return None
     ones = (x.new_ones(*x.shape[:3], 1, dtype=torch.bool) for x in xs)
-    return windows([complete(x, window) for x in ones], window)
+    return windows([complete(x, window_size) for x in ones], window_size)
 
 
 def gather(levels: Sequence[Tensor], chunk: Chunk, fill: float) -> Tensor:
-    """Return the tokens of a chunk, (T, C), those of the same cell of all windows one after the other.
+    """Return the cells of a chunk, (T, C); the same cell of all its windows is stored contiguously.
 
-    A few windows of ``fill`` are added where their number is a multiple of ``ALIASED``.
+    Where the number of windows is a multiple of ``ALIASED``, a few windows of ``fill`` are added.
     """
     parts = [levels[level][:, :, rows] for level, rows in chunk]
     k, _, _, _, c = parts[0].shape

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attn_bench.nn.fast_linear import product
+from mano.attend import attend, attend_backward, average, wide_dtype
 from mano.tiled import chunks
 from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
 from mano.tiled.sampling import add_up_sampled, down_sample, weight_gradient
-from mano.windows import attend, attend_backward, average, wide_dtype
 
 CELLS_PER_THREAD = 2752
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from mano.attend import wide_dtype
 from mano.levels import window_counts
-from mano.windows import wide_dtype
 
 
 class Weights(NamedTuple):

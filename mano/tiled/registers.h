@@ -1,6 +1,4 @@
-// Numbers in the vector registers of the processor, and products of matrices that stay in them.
-//
-// REAL is float or double.
+// Vector registers of the processor, and products of matrices whose sums stay in them. REAL is float or double.
 
 #pragma once
 
@@ -12,7 +10,7 @@
 #include <utility>
 
 #if defined(__AVX512F__)
-constexpr int BYTES = 64, COLUMNS = 4;  // of a vector register; registers beside each other in a block of a product
+constexpr int BYTES = 64, COLUMNS = 4;  // bytes of a vector register; registers in a row of a product's block
 #elif defined(__AVX__)
 constexpr int BYTES = 32, COLUMNS = 2;
 #else
@@ -20,7 +18,7 @@ constexpr int BYTES = 16, COLUMNS = 2;
 #endif
 
 using real = REAL;
-constexpr int ROWS = 6;  // of a block of a product: ROWS x COLUMNS sums stay in registers
+constexpr int ROWS = 6;  // rows of a product's block: ROWS x COLUMNS sums stay in registers
 constexpr int LANES = BYTES / sizeof(real);
 
 typedef real vec __attribute__((vector_size(BYTES)));
@@ -92,7 +90,7 @@ static inline void transpose(const real* from_RN, real* to_NR) {
 
 // ---- Products -------------------------------------------------------------------------------------------------------
 
-// What a product sums over: inner numbers, outer times, the factors apart by so much.
+// What a product sums over: ``inner`` numbers, ``outer`` times, with these distances in a and b between the times.
 struct Depth {
     int64_t inner, outer = 1, a_apart = 0, b_apart = 0;
 };
@@ -122,7 +120,7 @@ static inline void block(Depth depth, const real* a, const real* b, real* c) {
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) {
             real* const to = c + i * LDC + v * LANES;
-            store(to, ADD ? load(to) + sums[i][v] : sums[i][v]);  // sums of few numbers: less is rounded off
+            store(to, ADD ? load(to) + sums[i][v] : sums[i][v]);  // sums of few numbers lose less to rounding
         }
 }
 

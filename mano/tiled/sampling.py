@@ -1,6 +1,6 @@
 """D and U: convolutions whose kernel is their stride, on (B, H, W, C) in memory.
 
-A grid that is no multiple of the rate is completed with zeros below and at the right by D; U is cut there.
+Where the rate does not divide a grid, D completes it with zeros at the bottom and right, and U cuts the result there.
 
 Axes in names: B batch, H W grid, C and O channels, Q channels of the rate x rate cells that a coarse cell becomes.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from attn_bench.nn.fast_linear import product
 from mano.tiled.chunks import complete, cut
 
-ROWS_TOKENS = 8192
+ROWS_CELLS = 8192
 
 
 def down_sample(x_BHWC: Tensor, weight: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def add_up_sampled(fine_BHWO: Tensor, x_BHWC: Tensor, weight: Tensor) -> None:
         return
     # Every row becomes rows of its own: all samples are one high grid, worked through without a tensor of its size.
     x, fine = x_BHWC.view(b * h, w, c), fine_BHWO.view(b * h, rate, w, rate, -1)
-    for chunk in cut([b * h], [rate * rate * w], ROWS_TOKENS):
+    for chunk in cut([b * h], [rate * rate * w], ROWS_CELLS):
         rows = chunk[0][1]
         up = product(x[rows].flatten(0, 1), weight_QC)
         fine[rows].add_(up.view(-1, w, rate, rate, fine.shape[-1]).transpose(1, 2))  # += would copy the rows as well

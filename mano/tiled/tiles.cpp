@@ -1,9 +1,9 @@
-// Multipole attention whose windows tile the grids, a few windows at a time from first to last, in one thread's cache.
+// Multipole attention whose windows tile the grids: all steps for a tile of a few windows, in the cache of one thread.
 //
-// Compiled for one kind of attention: REAL, CHANNELS (C), HEADS (A), HEAD_DIM (E), WINDOW (K), RATE and NORMS are
-// macros. F = A * E, P = K * K cells of a window, T tokens of a tile: those of the same cell of LANES windows lie side
-// by side, so that every step of the attention itself is one for as many windows as a vector register holds.
-// Matrices are named with their axes, as in Python: y_TC has T rows of C numbers.
+// Compiled for the sizes of a layer: REAL, CHANNELS (C), HEADS (A), HEAD_DIM (E), WINDOW (K), RATE and NORMS are
+// macros. F = A * E; P = K * K cells of a window; a tile has LANES windows and T = P * LANES cells. The same cell of
+// LANES windows is stored contiguously, so that each step of the attention handles as many windows as a vector register
+// holds. Matrices are named with their axes, as in Python: y_TC has T rows of C numbers.
 
 #include <algorithm>
 #include <cmath>
@@ -17,8 +17,8 @@ static_assert(C % LANES == 0);
 
 // ---- Steps inside a tile --------------------------------------------------------------------------------------------
 
-// One LayerNorm of every token: the unit vectors before weight and bias, 1 / deviation, and the result, which may be
-// where the input was.
+// One LayerNorm of every cell: the normalised vectors before weight and bias, 1 / deviation, and the result, which may
+// overwrite the input.
 static inline void normalise(
     const real* x_CT, const real* weight, const real* bias, real eps, real* unit_CT, vec (&rstd)[P], real* y_CT
 ) {
@@ -43,7 +43,7 @@ static inline void normalise(
         }
 }
 
-// Turn the gradient by a LayerNorm's result into that by its input, and add those by weight and bias.
+// Replace the gradient by a LayerNorm's result with the gradient by its input; add the gradients by weight and bias.
 static inline void normalise_backward(
     real* d_CT, const real* unit_CT, const vec (&rstd)[P], const real* weight, vec* d_weight, vec* d_bias
 ) {
@@ -76,16 +76,16 @@ struct Level {
 };
 
 struct Weights {
-    const real *norms, *qkv_3FC, *out_CF, *out_FC, *bias;  // norms: weight, bias of each LayerNorm
+    const real *norms, *qkv_3FC, *out_CF, *out_FC, *bias;  // norms: weight and bias of each LayerNorm
     double eps;
 };
 
-// Where the tokens of LANES windows are, counted over all levels.
+// Where the cells of LANES windows are; windows are numbered over all levels.
 struct Tile {
-    int64_t offset[T];  // of a token in its level; -1 where there is none
+    int64_t offset[T];  // of a cell in its level; -1 where there is none
     const Level* level[LANES];
     bool masked;        // whether a window reaches beyond its grid
-    vec real_cells[P];  // 1 where there is a cell to attend to; lanes without a window count as full
+    vec real_cells[P];  // 1 where there is a cell to attend to, and in lanes without a window
 
     Tile(const Level* levels, int64_t count, int64_t batch, int64_t first) : masked(false) {
         int64_t l = 0, before = 0;
@@ -129,8 +129,8 @@ struct Gradients {
     real norms[2 * NORMS * C], qkv_3FC[3 * F * C], out_FC[F * C], bias[C];
 };
 
-// Copy the tokens of a tile; zero where there is none.
-static inline void gather(const Tile& tile, const real* Level::*from, real* to_TC) {
+// Copy the cells of a tile; zero where there is none.
+static inline void gather(const Tile& tile, const real* Level::* from, real* to_TC) {
     for (int t = 0; t < T; t++, to_TC += C) {
         if (tile.offset[t] < 0)
             std::memset(to_TC, 0, C * sizeof(real));
@@ -141,11 +141,10 @@ static inline void gather(const Tile& tile, const real* Level::*from, real* to_T
 
 static inline void scatter(const Tile& tile, const real* from_TC) {
     for (int t = 0; t < T; t++, from_TC += C)
-        if (tile.offset[t] >= 0)
-            std::memcpy(tile.level[t % LANES]->out + tile.offset[t], from_TC, C * sizeof(real));
+        if (tile.offset[t] >= 0) std::memcpy(tile.level[t % LANES]->out + tile.offset[t], from_TC, C * sizeof(real));
 }
 
-// Normalised tokens, in place of x_CT, and qkv_3FT of a tile.
+// Normalise the cells of a tile, in place of x_CT, and compute qkv_3FT.
 static inline void project(const Tile& tile, const Weights& weights, Scratch& s) {
     gather(tile, &Level::x, s.x_TC);
     transpose<T, C>(s.x_TC, s.x_CT);
@@ -156,7 +155,7 @@ static inline void project(const Tile& tile, const Weights& weights, Scratch& s)
     multiply<C, 1, T, T, false>(3 * F, T, {C}, weights.qkv_3FC, s.x_CT, s.qkv_3FT);
 }
 
-// sums(i, j) of a cell i of the first and a cell j of the second: over the channels of a head.
+// sums(i, j): the sum over the channels of a head of a at cell first + i times b at cell j.
 template <int N>
 static inline void over_channels(const real* a_EP, const real* b_EP, int first, vec (*sums)[P]) {
     for (int i = 0; i < N; i++)
@@ -191,7 +190,7 @@ static inline void over_cells(const vec (&p)[P][P], const real* x_EP, real* out_
     }
 }
 
-constexpr int STEP = P <= 4 ? P : 1;  // rows of scores at a time: their sums stay in registers
+constexpr int STEP = P <= 4 ? P : 1;  // rows of scores at a time, so that their sums stay in registers
 
 static inline void products(const real* a_EP, const real* b_EP, vec (&p)[P][P]) {
     for (int i = 0; i < P; i += STEP) over_channels<STEP>(a_EP, b_EP, i, p + i);
@@ -213,7 +212,7 @@ static inline void softmax(const Tile& tile, vec (&p)[P][P]) {
     }
 }
 
-// Softmax and o_FT of the head whose numbers begin there.
+// Softmax and o_FT of the head whose numbers begin at ``at``.
 static inline void attend(const Tile& tile, Scratch& s, int64_t at, vec (&p)[P][P]) {
     const real *q = s.qkv_3FT + at, *k = q + F * T, *v = k + F * T;
     products(q, k, p);
@@ -290,9 +289,10 @@ extern "C" {
 
 int64_t scratch_bytes(int backward) { return backward ? sizeof(ScratchBackward) : sizeof(Scratch); }
 
-// Without sums: the results of all levels. With sums, one of each thread: the gradients by the levels.
+// Without sums, compute the results of all levels. With sums, one for each thread, compute the gradients by the levels.
 void attention(
-    const Level* levels, int64_t count, int64_t batch, const Weights* weights, void* scratch, Gradients* sums, int threads
+    const Level* levels, int64_t count, int64_t batch, const Weights* weights, void* scratch, Gradients* sums,
+    int threads
 ) {
     int64_t windows = 0;
     for (int64_t l = 0; l < count; l++) windows += levels[l].windows(batch);
@@ -341,17 +341,18 @@ void add_up_sampled(const Scales* grids, const real* weight, int threads) {
         for (int64_t r = 0; r < g.rows(row); r++) {
             real* to = g.fine + g.fine_row(row) + r * g.width * C;
             multiply<C, 1, RATE * S, S, true>(whole, S, {C}, from, weight + r * S, to);
-            if (rest) multiply<C, 1, RATE * S, S, true>(1, rest * C, {C}, from + whole * C, weight + r * S, to + whole * S);
+            if (rest)
+                multiply<C, 1, RATE * S, S, true>(1, rest * C, {C}, from + whole * C, weight + r * S, to + whole * S);
         }
     }
 }
 
-// Gradient by the weight of sum(coarse * D fine), of each thread: (threads, RATE, RATE, C of the fine grid, C).
+// Gradient by the weight of sum(coarse * D fine), one for each thread: (threads, RATE, RATE, C of the fine grid, C).
 void weight_gradient(const Scales* grids, real* out, int threads) {
     const Scales g = *grids;
     const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
     constexpr int S = RATE * C;
-    // Short rows are taken together, where they lie at equal distances: sums are loaded and stored less often.
+    // Short rows at equal distances are handled together, so that sums are loaded and stored less often.
     const int64_t together = g.height % RATE ? 1 : std::max<int64_t>(1, 64 / g.right());
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int n = 0; n < threads; n++) {

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mano.attend import attend, average
 from mano.tiled import chunks
 from mano.tiled.sampling import add_up_sampled, up_sample
 from mano.tiled.tiled_multipole import tiled_multipole
-from mano.windows import attend, average
 
 
 @given(

@@ -6,12 +6,12 @@ import torch
 from attn_bench.nn.fast_linear import Linear, product
 from attn_bench.running.measure.flops import count_flops
 from mano import MANO, MultipoleAttention, reference
+from mano.attend import attend, attend_backward
 from mano.levels import level_grids, window_counts
 from mano.overlapping.layout import coverage, real_cells, sum_windows, to_windows
 from mano.overlapping.window_attention import window_attention
 from mano.tiled import eager
 from mano.tiled import sampling as scales
-from mano.windows import attend, attend_backward
 
 OPTIONS = [{}, {"stride": 1, "level_weights": "learned"}, {"window_size": 3, "stride": 2}, {"rate": 3, "levels": 2}]
 

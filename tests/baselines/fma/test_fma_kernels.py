@@ -30,13 +30,13 @@ def check(q, k, v, reads, diagonal, label):
     got, got_lse = kernels.forward(q, k, v, *lists)
     torch.testing.assert_close((got, got_lse), (out, lse), msg=lambda m: f"{label}: {m}")
     do, dlse = torch.randn_like(out), torch.randn_like(lse)
-    want = attend_blocks_backward(do, dlse, q, k, v, *lists, out, lse)
-    found = kernels.backward(do, (do * out).sum(-1) - dlse, q, k, v, *lists, lse)
+    want = attend_blocks_backward(do, dlse, [q, k, v, *lists[:2]], lists[2], out, lse)
+    found = kernels.backward(do, (do * out).sum(-1) - dlse, [q, k, v, *lists[:2]], lists[2], lse)
     torch.testing.assert_close(found, want, rtol=1e-4, atol=2e-5, msg=lambda m: f"{label}: {m}")
     # float16, as the interpreter multiplies bfloat16 as integers.
     half = [x.half() for x in (q, k, v)]
     got, got_lse = kernels.forward(*half, *lists)
-    found = kernels.backward(do.half(), (do * out).sum(-1) - dlse, *half, *lists, got_lse)
+    found = kernels.backward(do.half(), (do * out).sum(-1) - dlse, [*half, *lists[:2]], lists[2], got_lse)
     for y, reference in zip((got, *found), (out, *want)):
         assert y.dtype == torch.float16
         assert (y - reference).norm() < 1e-2 * reference.norm(), label

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 import torch
-from direct import assemble
 
 from attn_bench.tasks.darcy.gaussian_field import GaussianField
 from attn_bench.tasks.darcy.solver import NotConverged, solve
+from attn_bench.tasks.darcy.sparse_matrix import assemble
 
 
 def direct(a, forcing=1.0):

@@ -1,9 +1,9 @@
-"""Attention inside many small windows, laid out so that the windows are the vector axis.
+"""Attention inside many small windows, stored so that the windows are the last, contiguous axis.
 
-Axes in names: A heads, E channels of a head, P cells of a window, M windows (the last axis, contiguous).
-A window of 2 x 2 cells has 4 queries and 4 keys: as a batch of matrix products that is all overhead. With the windows
-last, every score is a sum of products of contiguous vectors, one step for all windows at once. Windows of more than
-``SMALL`` cells are matrix products after all.
+Axes in names: A heads, E channels of a head, P cells of a window, M windows.
+A window of 2 x 2 cells has 4 queries and 4 keys: a batch of matrix products of that size is all overhead. With the
+windows last, every score is a sum of products of contiguous vectors, one step for all windows at once. Windows of more
+than ``SMALL`` cells are computed as matrix products.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 SMALL = 9
 
 
-def attend(qkv_3AEPM: Tensor, real_PM: Tensor | None = None, keep_APPM: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def attend(qkv_3AEPM: Tensor, real_PM: Tensor | None = None, drop_APPM: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return softmax(Q K^T / sqrt(E)) V of every window and head, (A, E, P, M), and the softmax, (A, P, P, M).
 
     Args:
         qkv_3AEPM: queries, keys and values.
         real_PM: which cells may be attended to (each window needs one); all of them where None. The output of the
-            other cells means nothing and gets no gradient if it is dropped.
-        keep_APPM: factors for the attention probabilities (dropout).
+            other cells has no meaning, and no gradient if it is dropped.
+        drop_APPM: factors of the attention probabilities (dropout).
     """
     q, k, v = qkv_3AEPM.unbind(0)
     scores = _over_channels(q, k).mul_(q.shape[1] ** -0.5)
     if real_PM is not None:
         scores.masked_fill_(~real_PM, float("-inf"))
     p = scores.softmax(2)
-    return average(p if keep_APPM is None else p * keep_APPM, v), p
+    return average(p if drop_APPM is None else p * drop_APPM, v), p
 
 
 def average(p_APPM: Tensor, v_AEPM: Tensor) -> Tensor:
@@ -36,13 +36,13 @@ def average(p_APPM: Tensor, v_AEPM: Tensor) -> Tensor:
     return _over_keys(p_APPM, v_AEPM, torch.empty_like(v_AEPM))
 
 
-def attend_backward(grad_AEPM: Tensor, qkv_3AEPM: Tensor, p_APPM: Tensor, keep_APPM: Tensor | None = None) -> Tensor:
+def attend_backward(grad_AEPM: Tensor, qkv_3AEPM: Tensor, p_APPM: Tensor, drop_APPM: Tensor | None = None) -> Tensor:
     """Return the gradient of :func:`attend` by queries, keys and values, (3, A, E, P, M)."""
     q, k, v = qkv_3AEPM.unbind(0)
-    kept = p_APPM if keep_APPM is None else p_APPM * keep_APPM
+    kept = p_APPM if drop_APPM is None else p_APPM * drop_APPM
     d = _over_channels(grad_AEPM, v)
-    if keep_APPM is not None:
-        d *= keep_APPM
+    if drop_APPM is not None:
+        d *= drop_APPM
     d = torch._softmax_backward_data(d, p_APPM, 2, d.dtype).mul_(q.shape[1] ** -0.5)
     factors = (d, k), (d.transpose(1, 2), q), (kept.transpose(1, 2), grad_AEPM)
     out = torch.empty_like(qkv_3AEPM)
