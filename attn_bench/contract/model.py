@@ -78,7 +78,7 @@ class Model(Plugin):
         return module.head if isinstance(module, PooledClassifier) else None
 
     def warm_up(self, module: nn.Module) -> Sequence[nn.Parameter]:
-        """Return what was added to a pretrained network and may first be trained alone, with the head."""
+        """Return what was added to a pretrained network and may first be trained by itself, with the head."""
         return ()
 
     def growth(self, options: Any) -> Complexity | None:

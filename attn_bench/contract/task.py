@@ -35,7 +35,7 @@ class Splits:
         train: map-style dataset of (input, target) tensors, without the batch axis.
         test: the same.
         identity: what the data are, JSON values only (recipe, sizes, checksum); kept in the record. What is called
-            ``read`` is the line of :meth:`Task.prepare` for this resolution alone; two data sets that differ in it only
+            ``read`` is the line of :meth:`Task.prepare` for this resolution; two data sets that differ in it only
             are the same.
         plain: ``train`` without random augmentation, for features that are computed once; ``train`` where None.
         augmented: ``train`` with the random augmentation of fine-tuning; ``train`` where None.

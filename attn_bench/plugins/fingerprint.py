@@ -211,7 +211,7 @@ def _modules(folder: str) -> list[str]:
 def _native(folder: str, package: bool, followed: Container[str]) -> list[Path]:
     """Return the sources in other languages in the folder of a module, or what was compiled if there are none.
 
-    Of folders below, those that are no packages: other packages count if they are imported. What lies below the folder
+    Of folders below, those that are not packages: other packages count if they are imported. What lies below the folder
     of a single module is somebody else's.
     """
     sources: list[Path] = []

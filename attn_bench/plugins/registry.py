@@ -1,4 +1,4 @@
-"""Finds plugins by entry point. Listing names imports nothing; loading a plugin imports its module alone."""
+"""Finds plugins by entry point. Listing names imports nothing; loading a plugin imports only its module."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Entry(Generic[T]):
             contained: keep what the import does from this process; a process that has only this plugin to run need not.
 
         Raises:
-            UserError: it fails to import, or what it names is no plugin.
+            UserError: it fails to import, or what it names is not a plugin.
         """
         if not contained:
             return self._load()
@@ -91,13 +91,13 @@ class Entry(Generic[T]):
 
     def _check(self, plugin: Any) -> None:
         if not (isinstance(plugin, type) and issubclass(plugin, self.base)):
-            raise self._broken(f"{self.target} is no subclass of attn_bench.plugin.{self.base.__name__}")
+            raise self._broken(f"{self.target} is not a subclass of attn_bench.plugin.{self.base.__name__}")
         required = ("name", "summary", *(("kinds",) if issubclass(plugin, Model) else ("kind", "metrics", "defaults")))
         missing = [attribute for attribute in required if not hasattr(plugin, attribute)]
         if missing:
             raise self._broken(f"{self.target} lacks {', '.join(missing)}")
         if plugin.name != self.name:
-            raise self._broken(f"it calls itself {plugin.name!r}")
+            raise self._broken(f"its attribute name is {plugin.name!r}, but it is registered as {self.name!r}")
         if (old := _old_form(plugin)) is not None:
             raise self._broken(
                 f"its {old}; since version {CONTRACT} of the contract options are the fields of its class Options, and "

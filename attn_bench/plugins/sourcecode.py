@@ -46,7 +46,7 @@ class Code:
 
 @lru_cache(maxsize=4096)
 def read_source(source: bytes) -> Code:
-    """Return what ``source`` says; what is no Python stands for itself, byte by byte, and imports nothing."""
+    """Return what ``source`` says; what is not Python counts byte by byte and imports nothing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -96,7 +96,7 @@ def test_an_import_that_ends_or_hangs_makes_one_broken_plugin(made, monkeypatch,
         ("def build(self, problem, *, act=1): pass\nMade.build = build", "its build() takes options as keywords"),
         ("Made.Options = type('O', (), {'__annotations__': {'act': 'Nowhere'}, 'act': 1})", "is not a dataclass"),
         ("Made.__init__ = lambda self: 1 / 0", "ZeroDivisionError"),
-        ("Made = property(lambda self: 1 / 0)", "is no subclass of attn_bench.plugin.Model"),
+        ("Made = property(lambda self: 1 / 0)", "is not a subclass of attn_bench.plugin.Model"),
     ],
 )
 def test_a_plugin_that_does_not_keep_the_contract_is_broken_and_says_how(made, tmp_path, after, why):

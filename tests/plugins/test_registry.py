@@ -28,8 +28,8 @@ def test_an_unknown_name_gets_the_closest_one():
     ("name", "reason"),
     [
         ("toy-import", "needs a library that is not there"),
-        ("toy-name", "it calls itself 'other'"),
-        ("toy-object", "no subclass of attn_bench.plugin.Model"),
+        ("toy-name", "its attribute name is 'other', but it is registered as 'toy-name'"),
+        ("toy-object", "not a subclass of attn_bench.plugin.Model"),
         ("toy-kind", "unknown kind 'fields'; did you mean 'field'"),
     ],
 )

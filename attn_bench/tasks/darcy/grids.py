@@ -39,7 +39,7 @@ def fits(layout: Layout, fine: int, resolution: int) -> bool:
 def restrict(fields: Array, layout: Layout, fine: int, resolution: int) -> Array:
     """Take the points of ``resolution`` from (..., n, n) at the nodes of the fine grid."""
     if not fits(layout, fine, resolution):
-        raise ValueError(f"resolution {resolution} is no restriction of {layout} {fine}")
+        raise ValueError(f"resolution {resolution} is not a restriction of {layout} {fine}")
     if layout == "fno":
         step, stop = (fine - 1) // (resolution - 1), fine
     else:

@@ -20,7 +20,7 @@ TARGET_KEYS = ("y", "sol", "u", "solution", "solutions", "output", "outputs", "t
 
 
 class PairFile:
-    """A file with coefficients and solutions; finding them reads shapes alone.
+    """A file with coefficients and solutions; finding them reads only shapes.
 
     Args:
         path: the file.
@@ -61,7 +61,7 @@ class PairFile:
         """Return both as float32, shape (N, H, W).
 
         Raises:
-            DataError: values are no finite real numbers, or there is not enough memory.
+            DataError: values are not finite real numbers, or there is not enough memory.
         """
         numbers = self.samples * self.grid[0] * self.grid[1]
         read = sum(self._contents.arrays[name].nbytes for name in (self._input, self._target))

@@ -53,7 +53,7 @@ def recipe_with(name: RecipeName, **changes: float | None) -> Recipe:
     if recipe.alpha <= 1:
         raise OptionError(f"darcy.alpha must be above 1, or the field has no values (given: {recipe.alpha})")
     if recipe.tau < 0:
-        raise OptionError(f"darcy.tau must not be negative (given: {recipe.tau})")
+        raise OptionError(f"darcy.tau must be >= 0 (given: {recipe.tau})")
     if recipe.forcing == 0:
         raise OptionError("darcy.forcing must not be 0, or every solution is 0")
     return recipe

@@ -3,7 +3,7 @@
 Second-order finite differences: a and u live on the n x n nodes (both ends included), and the coefficient of the face
 between two nodes is the mean of theirs. The linear systems are solved by conjugate gradients, preconditioned by the
 same operator with a = 1, which sine transforms invert. The condition number of what is left is at most max(a) / min(a)
-whatever the resolution, so the number of iterations depends on the contrast alone: about 25 for a contrast of 4.
+whatever the resolution, so the number of iterations depends only on the contrast: about 25 for a contrast of 4.
 
 The preconditioner works in single precision: it only has to be close to the inverse, and is twice as fast so. Residual
 and solution are in double precision.
@@ -126,7 +126,7 @@ class _InverseLaplacian:
         return self._sine(self._sine(r * self.scale, 2), 1)
 
     def _sine(self, x: Tensor, axis: int) -> Tensor:
-        # The transform of a sequence that starts with 0 and goes on with as many zeros: its imaginary part is the sum
+        # The transform of a sequence that starts with 0 and continues with as many zeros: its imaginary part is the sum
         # over sin(pi j k / intervals), up to sign, and starts with 0 again. Two of them leave the sign as it was.
         return torch.fft.rfft(x, 2 * self.intervals, axis).narrow(axis, 0, self.intervals).imag
 

@@ -102,7 +102,7 @@ class ADE20K(PublishedSet):
                 return found if path == files[0] else f"its annotation {path}: {found}"
         with Image.open(files[0]) as image, Image.open(files[1]) as mask:
             found = _mask_fault(mask, image.size, whole=whole)
-        return None if found is None else f"{files[1]} is no annotation of it: {found}"
+        return None if found is None else f"{files[1]} is not an annotation of it: {found}"
 
     def _count_classes(self, folder: Path, split: Any) -> int:
         # Reading every annotation would take minutes; this file has one row a class, below its header.
@@ -122,7 +122,7 @@ def _pairs(folder: Path, part: str) -> Pairs:
 
 
 def _mask_fault(mask: Image, size: tuple[int, int], *, whole: bool) -> str | None:
-    """Return why ``mask`` is no annotation of an image of ``size``, or None; with ``whole`` its values count too."""
+    """Return why ``mask`` is not an annotation of an image of ``size``, or None; with ``whole`` its values count too."""
     channels = len(mask.getbands())
     largest = cast(int, mask.getextrema()[1]) if whole and channels == 1 else 0
     if channels == 1 and mask.size == size and largest <= ADE20K.classes:
@@ -152,7 +152,7 @@ class _Scenes:
         shown = read_rgb(path)
         with Image.open(annotation, formats=FORMATS) as opened:
             if (found := _mask_fault(opened, shown.size, whole=True)) is not None:
-                raise DataError(f"{annotation} is no annotation of {path.name}: {found}")
+                raise DataError(f"{annotation} is not an annotation of {path.name}: {found}")
             mask = tv_tensors.Mask(F.pil_to_tensor(opened))
         image = F.to_image(shown)
         image, mask = self.transform(image, mask)

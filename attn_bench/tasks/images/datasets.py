@@ -44,7 +44,7 @@ class ImageSet(PublishedSet):
     kind = "image"
     metrics = CLASS_METRICS
     protocol = (
-        "Top-1 on the official test split, of the official training split alone; a linear probe or fine-tuning of a "
+        "Top-1 on the official test split, trained on the official training split only; a linear probe or fine-tuning of a "
         "pretrained network. Of flowers102 and pets the mean over classes is published as well (arXiv:1805.08974)."
     )
     defaults = TrainingDefaults(resolutions=(224,), epochs=10, batch_size=32, learning_rate=1e-3, weight_decay=0.05)
@@ -74,7 +74,7 @@ class ImageSet(PublishedSet):
         tensor = [transforms.ToTensor(), transforms.Normalize(*NORMALISED)]
         centre = [transforms.Resize(round(resolution / self.crop)), transforms.CenterCrop(resolution), *tensor]
         cut = [transforms.RandomResizedCrop(resolution), transforms.RandomHorizontalFlip()]
-        # What DeiT is trained with (arXiv:2012.12877, table 9). torchvision's, which draw from torch's generator alone.
+        # What DeiT is trained with (arXiv:2012.12877, table 9). torchvision's, which draw only from torch's generator.
         strongly_varied = [*cut, transforms.RandAugment(2, 9), *tensor, transforms.RandomErasing(0.25)]
         train, test, identity = self.opened(options.root)
 

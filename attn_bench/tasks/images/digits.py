@@ -29,7 +29,9 @@ class Digits(Task):
     kind = "image"
     metrics = CLASS_METRICS
     defaults = TrainingDefaults(resolutions=(16, 32), epochs=10, batch_size=16, learning_rate=2e-3)
-    protocol = "No published one: 8 x 8 images, enlarged; a fifth, the same share of each digit, is the test set."
+    protocol = (
+        "No published one: 8 x 8 images, enlarged; a fifth of them, the same share of each digit, is the test set."
+    )
 
     @dataclass(frozen=True)
     class Options:

@@ -89,7 +89,7 @@ def classified(
     Args:
         most: number of classes that there can be.
         names: all classes, in order; those that there are where None.
-        besides: a folder that is no class.
+        besides: a folder that is not a class.
 
     Raises:
         ValueError: there is no class, one without images, one that is not in ``names``, or too many.
@@ -102,7 +102,7 @@ def classified(
     if len(there) > most:
         raise ValueError(f"{folder} has folders of {len(there)} classes; there are {most}")
     if unknown := [name for name in there if name not in numbers]:
-        raise ValueError(f"{folder} has folders that are no class of the training images: {some(unknown)}")
+        raise ValueError(f"{folder} has folders that are not classes of the training images: {some(unknown)}")
     found = {name: images_below(folder / name) for name in there}
     if empty := [name for name, paths in found.items() if not paths]:
         raise ValueError(f"these folders of classes in {folder} have no images: {some(empty)}")

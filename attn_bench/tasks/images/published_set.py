@@ -204,7 +204,7 @@ class PublishedSet(Task):
                 unpack(archive, aside / self.archives_in)
         shutil.rmtree(root / self.folder, ignore_errors=True)
         (aside / self.folder).replace(root / self.folder)
-        # What lies beside the folder in an archive is of no use.
+        # Whatever else the archive has is not needed.
         shutil.rmtree(aside)
 
     def _is_there(self, root: Path) -> bool:

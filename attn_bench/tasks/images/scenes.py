@@ -107,7 +107,7 @@ def _paths(
 def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
     """Return an end of each path, as far apart as the ends of the first, or None if no pair of ends is.
 
-    So that the distance of the dots is no clue.
+    So that the distance of the dots gives nothing away.
     """
     usual = np.hypot(*(one[0] - one[1]))
     pairs = [np.stack([a, b]) for a in one for b in other]

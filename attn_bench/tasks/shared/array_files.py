@@ -1,6 +1,6 @@
 """Named arrays in .pt, .npz, .mat and .h5 files, through one door that reads shapes before it reads data.
 
-Which format a file has is told by its content. Nothing is unpickled, nothing is read that lies in another file, and
+Which format a file has is told by its content. Nothing is unpickled, nothing is read that is in another file, and
 what a file claims to hold is held against its size and the memory that is free.
 """
 

@@ -124,7 +124,7 @@ class Entry:
             path, digest = self.folder / Path(manifest["file"]).name, manifest["sha256"]
             intact = manifest["parameters"] == dict(self.parameters)
         except (ValueError, KeyError, TypeError):
-            raise self._corrupt(self.manifest_path, "is no valid manifest") from None
+            raise self._corrupt(self.manifest_path, "is not a valid manifest") from None
         if not intact:
             raise self._corrupt(self.manifest_path, "describes other data than its name says")
         try:

@@ -19,7 +19,7 @@ from attn_bench.tasks.shared.cache import sha256_of, temporary, writing
 
 TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 20
-# Some servers refuse what Python calls itself otherwise.
+# Some servers refuse Python's default name.
 AGENT = "attn-bench"
 SHA256_DIGITS = 64
 

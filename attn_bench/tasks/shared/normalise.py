@@ -57,7 +57,7 @@ def channel_statistics(fields: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalise(module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> Normalised:
-    """Wrap ``module`` with the statistics of the training set alone."""
+    """Wrap ``module`` with the statistics of the training set only."""
     if isinstance(train, TensorDataset):
         inputs, targets = train.tensors
     else:

@@ -182,7 +182,7 @@ class MaskedText(Text):
     citation = "arXiv:1810.04805"
     kind = "masked-text"
     protocol = (
-        "Metrics over masked bytes alone; every masked byte is replaced by the mask, none is kept or exchanged. "
+        "Metrics over masked bytes only; every masked byte is replaced by the mask, none is kept or exchanged. "
         "Corpora and windows are those of the task text."
     )
 

@@ -37,7 +37,7 @@ class NextByte(Dataset[tuple[Tensor, Tensor]]):
 
 
 class MaskedBytes(Dataset[tuple[Tensor, Tensor]]):
-    """Windows of ``length`` bytes in which masked ones read 256, and targets that hold those alone.
+    """Windows of ``length`` bytes in which masked ones read 256, and targets that hold only those.
 
     The mask belongs to the stretch, so that the same bytes are masked whatever the length.
 

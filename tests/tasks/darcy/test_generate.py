@@ -145,7 +145,7 @@ def test_restrict_refuses_what_does_not_fit():
         ({"a_low": 0}, "a_low must be positive"),
         ({"a_high": math.nan}, "a_high must be a finite"),
         ({"alpha": 1}, "alpha must be above 1"),
-        ({"tau": -1}, "tau must not be negative"),
+        ({"tau": -1}, "tau must be >= 0"),
         ({"forcing": 0}, "forcing must not be 0"),
     ],
 )

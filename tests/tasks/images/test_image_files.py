@@ -250,7 +250,7 @@ def test_validation_images_may_be_sorted_into_classes(tmp_path, below, listed, l
     splits = TinyImageNet().splits(32, TinyImageNet.options(root=str(tmp_path)))
     assert labels(splits.test) == [0, 1]
     (val / "n01").rename(val / "n77")
-    refused(TinyImageNet, tmp_path, r"folders that are no class of the training images: n77")
+    refused(TinyImageNet, tmp_path, r"folders that are not classes of the training images: n77")
 
 
 def test_unsorted_images_without_their_list_are_refused(tmp_path):
@@ -349,7 +349,7 @@ def test_classes_that_differ_are_named(tmp_path):
     write(tmp_path, {"imagenet/train/n03/a.jpg": jpeg(1)})
     refused(ImageNet, tmp_path, "val has no folders of these classes of train: n03")
     write(tmp_path, {"imagenet/val/n03/a.jpg": jpeg(1), "imagenet/val/n04/a.jpg": jpeg(1)})
-    refused(ImageNet, tmp_path, "val has folders that are no class of the training images: n04")
+    refused(ImageNet, tmp_path, "val has folders that are not classes of the training images: n04")
 
 
 def test_more_classes_than_published_are_refused(tmp_path, monkeypatch):

@@ -351,7 +351,7 @@ def test_depth_and_number_have_limits(tmp_path):
         file["/".join("g" * 3000) + "/x"] = file["x"] = VALUES
     assert list(open_arrays(tmp_path / "deep.h5").arrays) == ["x"]
     torch.save(dict.fromkeys(range(10001), 0), tmp_path / "many.pt")
-    assert "holds more than 10000 things; save the two arrays alone" in refusal(tmp_path / "many.pt")
+    assert "holds more than 10000 things; save only the two arrays" in refusal(tmp_path / "many.pt")
 
 
 def test_sizes_in_words():

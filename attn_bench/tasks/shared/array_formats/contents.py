@@ -40,7 +40,7 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Something that is no array of real numbers: what it is ("a sparse tensor"), and what its author can do."""
+    """Something that is not an array of real numbers: what it is ("a sparse tensor"), and what its author can do."""
 
     what: str
     remedy: str
@@ -68,7 +68,7 @@ class Contents:
     def add(self, name: str, item: StoredArray | Unusable) -> None:
         """Keep ``item``; two of one name are both unusable. Raises DataError where there are too many."""
         if len(self.arrays) + len(self.others) == MOST_ITEMS:
-            raise DataError(f"{self.path}: holds more than {MOST_ITEMS} things; save the two arrays alone")
+            raise DataError(f"{self.path}: holds more than {MOST_ITEMS} things; save only the two arrays")
         if name in self.arrays or name in self.others:
             self.arrays.pop(name, None)
             self.others[name] = Unusable("there more than once under this name", "rename one of them")

@@ -1,4 +1,4 @@
-"""Data sets of HDF5 files, MATLAB's of version 7.3 among them. What lies in another file is not read."""
+"""Data sets of HDF5 files, MATLAB's of version 7.3 among them. What is in another file is not read."""
 
 from __future__ import annotations
 

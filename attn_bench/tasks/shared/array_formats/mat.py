@@ -138,7 +138,7 @@ class _Variable:
             field = names[i : i + max(length, 1)].partition(b"\0")[0].decode("utf-8", "replace")
             kind, count, _ = self._tag(stream)
             if kind != MATRIX:
-                raise ValueError("a field that is no variable")
+                raise ValueError("a field that is not a variable")
             yield from self._matrix(stream, count, f"{name}/{field}", depth + 1)
 
     def _array(self, stream: _Stream, shape: tuple[int, ...]) -> StoredArray:

@@ -19,7 +19,7 @@ from attn_bench.plugin import DataError
 from attn_bench.tasks.shared.array_formats.contents import DEEPEST, NAME_LIMIT, Contents, StoredArray, Unusable, size_of
 
 _NEEDED = "a dict with coefficients and solutions is needed"
-_INSTEAD = "save tensors alone, torch.save({'x': x, 'y': y}, FILE), or numpy arrays with numpy.savez(FILE, x=x, y=y)"
+_INSTEAD = "save only tensors, torch.save({'x': x, 'y': y}, FILE), or numpy arrays with numpy.savez(FILE, x=x, y=y)"
 
 
 def open_pt(path: Path) -> Contents:
@@ -32,7 +32,7 @@ def open_pt(path: Path) -> Contents:
         _check_archive(path)
     content = _loaded(path)
     if isinstance(content, Tensor):
-        raise DataError(f"{path}: holds a Tensor of shape {tuple(content.shape)} alone; {_NEEDED}")
+        raise DataError(f"{path}: holds a Tensor of shape {tuple(content.shape)} only; {_NEEDED}")
     if not isinstance(content, Mapping | list | tuple):
         raise DataError(f"{path}: holds {clean(type(content).__name__, NAME_LIMIT)!r}; {_NEEDED}")
     contents = Contents(path)
@@ -78,7 +78,7 @@ def refused(error: Exception) -> str:
     """Say in a line what torch refused to unpickle, in place of its own advice, part of which cannot work."""
     named = re.search(r"GLOBAL (\S+) was not an allowed global|Trying to load unsupported GLOBAL (\S+)", str(error))
     if not named:
-        return f"is no .pt file with tensors alone in torch's usual form, or a damaged one; {_INSTEAD}"
+        return f"is not a .pt file with only tensors in torch's usual form, or is damaged; {_INSTEAD}"
     what = clean(named[1] or named[2], NAME_LIMIT)
     kind = "numpy arrays" if what.startswith("numpy") else "Python objects"
     return f"holds {kind} ({what}), which would have to be unpickled, and that can run any program; {_INSTEAD}"
