@@ -122,7 +122,7 @@ def _pairs(folder: Path, part: str) -> Pairs:
 
 
 def _mask_fault(mask: Image, size: tuple[int, int], *, whole: bool) -> str | None:
-    """Return why ``mask`` is not an annotation of an image of ``size``, or None; with ``whole`` its values count too."""
+    """Return why ``mask`` is not an annotation of an image of ``size``, or None; ``whole`` checks its values too."""
     channels = len(mask.getbands())
     largest = cast(int, mask.getextrema()[1]) if whole and channels == 1 else 0
     if channels == 1 and mask.size == size and largest <= ADE20K.classes:

@@ -44,8 +44,8 @@ class ImageSet(PublishedSet):
     kind = "image"
     metrics = CLASS_METRICS
     protocol = (
-        "Top-1 on the official test split, trained on the official training split only; a linear probe or fine-tuning of a "
-        "pretrained network. Of flowers102 and pets the mean over classes is published as well (arXiv:1805.08974)."
+        "Top-1 on the official test split, trained on the official training split only; a linear probe or fine-tuning "
+        "of a pretrained network. Of flowers102 and pets the mean over classes is published as well (arXiv:1805.08974)."
     )
     defaults = TrainingDefaults(resolutions=(224,), epochs=10, batch_size=32, learning_rate=1e-3, weight_decay=0.05)
     crop: ClassVar[float] = CROP

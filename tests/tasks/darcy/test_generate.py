@@ -135,7 +135,7 @@ def test_the_stride_of_a_file_gives_the_resolution(size, resolution, layout):
 
 
 def test_restrict_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="no restriction"):
+    with pytest.raises(ValueError, match="not a restriction"):
         restrict(np.zeros((5, 5)), "fno", 5, 4)
 
 

@@ -153,7 +153,7 @@ def test_tensors_of_every_kind(tmp_path):
     [
         ({"x": VALUES, "y": VALUES}, r"holds numpy arrays \(numpy\S+\), which would have to be unpickled.*numpy.savez"),
         (torch.nn.Linear(2, 2), r"holds Python objects \(torch.nn.modules.linear.Linear\)"),
-        (TENSOR, r"holds a Tensor of shape \(6, 8, 8\) alone; a dict"),
+        (TENSOR, r"holds a Tensor of shape \(6, 8, 8\) only; a dict"),
         (3, "holds 'int'; a dict"),
     ],
 )
