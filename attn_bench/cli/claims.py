@@ -12,8 +12,10 @@ from attn_bench.cli.printing import put
 
 def claims(
     results: Annotated[list[Path], typer.Argument(help="Results folders.")],
-    file: Annotated[Path | None, typer.Option(help="Claims of your own, instead of those that ship.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="List claims that the results do not bear on, too.")] = False,
+    file: Annotated[
+        Path | None, typer.Option(help="YAML file of claims to check instead of the built-in ones.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Also list claims the results say nothing about.")] = False,
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown here, with all claims.")] = None,
 ) -> None:
     """Say which published numbers results reproduce, and which they cannot be compared with, and why."""

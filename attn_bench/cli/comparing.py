@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 FailOn = Annotated[
     str | None,
     typer.Option(
-        metavar="SHARES",
-        help="What may get worse by how much, e.g. latency=5%,mano.peak_memory=2%,rel_l2=3%, or a .yaml or .toml file. "
-        "Metrics not named cannot fail. [latency 5 %, peak memory 0.5 %, parameters and FLOPs 0, others 3 %]",
+        metavar="LIMITS",
+        help="Allowed regression per metric, e.g. latency=5%,mano.peak_memory=2%,rel_l2=3%, or a .yaml or .toml file. "
+        "Metrics that are not named cannot fail. [latency 5 %, peak memory 0.5 %, parameters and FLOPs 0, others 3 %]",
     ),
 ]
 Markdown = Annotated[Path | None, typer.Option(help="Write the comparison for a pull request here.")]
@@ -32,14 +32,14 @@ def compare(
     new: Annotated[Path, typer.Argument(help="Results folder to judge.")],
     fail_on: FailOn = None,
     confirm: Annotated[
-        bool, typer.Option("--confirm", help="Measure what looks slower again, in three more processes.")
+        bool, typer.Option("--confirm", help="Measure again, in three more processes, what looks slower.")
     ] = False,
     markdown: Markdown = None,
     junit: JUnit = None,
 ) -> None:
-    """Compare two results folders: which model got slower, hungrier or less accurate?
+    """Compare two results folders: which model got slower, more memory-hungry or less accurate?
 
-    The exit status is 0 if nothing did, 1 if something did beyond its share, 2 if they cannot be compared.
+    The exit status is 0 if nothing did, 1 if something did beyond its limit, 2 if the result is inconclusive.
     """
     from attn_bench.gate.compare import compare as compare_folders
     from attn_bench.gate.thresholds import read_thresholds
@@ -66,9 +66,9 @@ def ab(
     markdown: Markdown = None,
     junit: JUnit = None,
 ) -> None:
-    """Compare latency and memory of two git revisions, taking turns on this machine so that its drift cancels.
+    """Compare latency and memory of two git revisions, interleaved on this machine so that its drift cancels.
 
-    The exit status is 0 if nothing got worse, 1 if something did beyond its share, 2 if they cannot be compared.
+    The exit status is 0 if nothing got worse, 1 if something did beyond its limit, 2 if the result is inconclusive.
     """
     from attn_bench.gate.ab.revisions import Plan, compare_revisions
     from attn_bench.gate.thresholds import read_thresholds

@@ -47,12 +47,12 @@ class Comparison:
 
     @property
     def open(self) -> tuple[Finding, ...]:
-        """What may have got worse beyond its threshold, which cannot be told from chance."""
+        """What may have got worse beyond its threshold, or may be chance."""
         return tuple(finding for finding in self.findings if finding.open)
 
     @property
     def status(self) -> int:
-        """1 if anything got worse, else 2 if anything could not be compared or told from chance, else 0."""
+        """1 if anything got worse, else 2 if anything could not be compared or is inconclusive, else 0."""
         return 1 if self.regressions else 2 if self.obstacles or self.open or not self.findings else 0
 
 
@@ -82,7 +82,7 @@ def compare(
         again: further records of cells of new, by :attr:`Case.key`: their latencies are further runs.
 
     Raises:
-        UserError: a folder holds no results, or a threshold names no metric or no model of them.
+        UserError: a folder contains no results, or a threshold names a metric or model that they do not have.
     """
     infos = Sides(base.run_info(), new.run_info())
     metrics = {**infos.base.metrics, **infos.new.metrics}
@@ -113,7 +113,7 @@ def compare(
         *unnamed(thresholds, findings, gaps, {case.label for case in shared}),
     ]
     if not any(case.base for case in cases):
-        obstacles.append("base holds no cells to compare with")
+        obstacles.append("base contains no cells to compare with")
     notes = [
         *_packages(shared, environments),
         *added(cases),
@@ -141,10 +141,10 @@ def _unlike(case: Case, seed: int, environments: Sides[_Environments]) -> Unlike
 
 
 def _unreadable(store: Store, side: str) -> Iterator[str]:
-    """Name the files that ought to be records and hold none: what they were of cannot be compared."""
+    """Name the files in place of records that cannot be read: their cells are not compared."""
     for id in store.ids():
         if store.read(id) is None:
-            yield f"cells/{id}.json of {side}: cannot be read, so its cell is not compared; run the cell again"
+            yield f"cells/{id}.json of {side}: cannot be read, so its cell is not compared; rerun the cell"
 
 
 def _failed(case: Case) -> str:

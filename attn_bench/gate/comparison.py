@@ -31,9 +31,9 @@ def headline(comparison: Comparison) -> str:
         return f"CANNOT BE COMPARED: {_obstacles(comparison)}"
     if comparison.open:
         named = _models(comparison, comparison.open)
-        return f"UNCLEAR: {named} may have got worse; measure again, on a quiet machine or with more seeds"
+        return f"UNCLEAR: {named} may have got worse; measure again on a quiet machine or with more seeds"
     verdicts: Counter[str] = Counter(finding.verdict for finding in comparison.findings)
-    said = {"worse": "worse by what is allowed"}
+    said = {"worse": "worse within the limit"}
     return f"NO REGRESSION: {', '.join(f'{verdicts[name]} {said.get(name, name)}' for name in ORDER if verdicts[name])}"
 
 

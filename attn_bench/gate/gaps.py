@@ -20,7 +20,7 @@ class Missing:
     Attributes:
         reason: fits before "in base" or "on both sides".
         asked: whether its cell was to have it.
-        wrong: whether something is there that is no number to compare.
+        wrong: whether it has something there that is not a number to compare.
         failed: whether the evaluation failed, which is a finding of its own where it did not fail in base.
     """
 

@@ -14,10 +14,10 @@ Verdict = Literal["same", "better", "worse", "unclear"]
 Runs = Sequence[tuple[Sequence[float], Sequence[float]]]
 
 CHANCE = 0.01
-# Two processes of the same code differ: mostly by 1 to 2 %, but one in twenty by 10 to 20 %, for as long as it lives.
-# Where there is no third process to tell, an interval has to hold that.
+# Two processes of the same code differ: mostly by 1 to 2 %, but one in twenty by 10 to 20 %, for its whole life.
+# Without a third process to tell, the interval has to cover that.
 FEW_PROCESSES = {1: 1.2, 2: 1.1}
-# Trainings that differ in their seed alone end 5 to 10 % apart: of one seed, only what is far beyond that counts.
+# Training runs that differ only in seed differ by 5 to 10 %: from one seed, only a far larger change counts.
 ONE_SEED = 1.5
 # Numbers that round to the same change need no explanation.
 AGREE = 0.005
@@ -25,7 +25,7 @@ AGREE = 0.005
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one metric of one model at one resolution.
+    """What the comparison says about one metric of one model at one resolution.
 
     Attributes:
         model, resolution: which; ``tested`` is the resolution evaluated at.
@@ -34,7 +34,7 @@ class Finding:
         base, new: medians or means; None for a status.
         ratio: new over base, where both are positive.
         threshold: how much worse it may get; None if that does not count.
-        note: what the reader has to know.
+        note: for the reader.
         higher: whether higher values are better.
         seeds: which it is about; empty where there are none to tell apart.
     """
@@ -54,7 +54,7 @@ class Finding:
 
     @property
     def open(self) -> bool:
-        """Whether it cannot be told that this is no regression."""
+        """Whether this may be a regression: the result is inconclusive."""
         if self.verdict != "unclear" or self.threshold is None:
             return False
         return self.ratio is None or (self.ratio.value > 1) != self.higher
@@ -125,7 +125,8 @@ def explained(ratio: float, base: float, new: float, pairs: int) -> str:
         return ""
     by = 100 * (exp(math.log(new) - math.log(base)) - 1)
     return (
-        f"the change is that within {pairs} pairs of runs; the medians of all runs, shown here, differ by {by:+.1f} %"
+        f"the change is computed within {pairs} pairs of runs; "
+        f"the medians of all runs, shown here, differ by {by:+.1f} %"
     )
 
 

@@ -79,10 +79,12 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Open a folder for reading; raises UserError if it holds no results."""
+        """Open a folder for reading; raises UserError if it contains no results."""
         store = cls(folder)
         if not folder.is_dir():
-            what = "a file, no results folder" if folder.exists() else "no such folder; 'attn-bench run' makes one"
+            what = (
+                "is a file, not a results folder" if folder.exists() else "no such folder; 'attn-bench run' makes one"
+            )
             raise UserError(f"{folder}: {what}")
         store.run_info()
         return store
@@ -93,7 +95,7 @@ class Store:
         try:
             return RunInfo.from_json(read_json(path, _LARGEST_BYTES))
         except FileNotFoundError:
-            raise UserError(f"{self.folder}: holds no results of attn-bench (no run.json)") from None
+            raise UserError(f"{self.folder}: contains no results of attn-bench (no run.json)") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({clean(_reason(error))})") from None
 
@@ -189,7 +191,7 @@ def _named(values: Any, id: str) -> Record:
 
 
 def _hidden(path: Path) -> bool:
-    """Tell whether a file is somebody else's business: the operating system's, an editor's, a half-written one."""
+    """Tell whether a file is hidden: of the operating system, of an editor, or half-written."""
     return any(part.startswith(".") for part in path.parts)
 
 
@@ -207,9 +209,9 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Return the table of a results folder: one row per cell, and one more per further resolution it was evaluated at.
 
     Raises:
-        UserError: the folder holds no results.
+        UserError: the folder contains no results.
     """
     table = Store.open(Path(path)).table()
     if table.empty:
-        raise UserError(f"{path}: holds no finished cell yet; 'attn-bench run' goes on there")
+        raise UserError(f"{path}: no finished cells yet; rerun the same command to continue")
     return table

@@ -164,7 +164,7 @@ class _Running:
         if not messages and self.answers.ended:
             raise _Gone("server")
         if not messages and self.answers.broken:
-            raise _Gone("server", "it sent what is no message")
+            raise _Gone("server", "it sent something that is not a message")
         if not messages and time.monotonic() > deadline:
             raise late
         return messages

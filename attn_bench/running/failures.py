@@ -53,7 +53,7 @@ class Failure:
 
 @contextlib.contextmanager
 def alone(fail: Callable[[Failure], object]) -> Iterator[None]:
-    """Tell ``fail`` what goes wrong in this block, so that nothing else is lost with it.
+    """Tell ``fail`` what goes wrong in this block, so that nothing else fails with it.
 
     Raises:
         DiskError, KeyboardInterrupt: those concern more than this block.

@@ -36,7 +36,7 @@ class Limits:
     """What a cell may take: seconds of wall-clock time and MiB of resident memory; None is no limit.
 
     Raises:
-        UserError: a limit under which no cell can run.
+        UserError: a limit that is not positive.
     """
 
     timeout_s: float | None = None
@@ -172,7 +172,7 @@ def _checked(result: Mapping[str, Any], cell: Cell) -> tuple[Record, Environment
     """Return the record of ``cell`` and its environment from what the cell's process sent; raises ValueError."""
     values, environment = result.get("record"), Environment.from_json(result.get("environment"))
     if not isinstance(values, dict):
-        raise ValueError("it has no record")
+        raise ValueError("it contains no record")
     own = {"cell": cell.to_json(), "id": cell.id, "environment": environment.id}
     return Record.from_json(values | own, cell), environment
 
@@ -180,14 +180,14 @@ def _checked(result: Mapping[str, Any], cell: Cell) -> tuple[Record, Environment
 def _failure(cell: Cell, log: Path, end: End, limits: Limits) -> Record:
     match end.ended_by:
         case "timeout":
-            silent = f"; the process that runs cells did not answer ({end.reason})" if end.reason else ""
+            silent = f"; the worker process did not answer ({end.reason})" if end.reason else ""
             return Record(cell, "timeout", error=f"ended after {limits.timeout_s:g} s (--timeout){silent}")
         case "memory":
             return Record(cell, "oom", error=f"took more than {limits.memory_limit_mib:g} MiB (--memory-limit)")
         case "system":
-            return Record(cell, "oom", error="ended by the system, which ran out of memory")
+            return Record(cell, "oom", error="ended by the operating system, which ran out of memory")
         case "server":
-            return Record(cell, "crashed", error=f"the process that runs cells: {end.reason}")
+            return Record(cell, "crashed", error=f"the worker process: {end.reason}")
     last = ""
     with contextlib.suppress(OSError), log.open("rb") as file:
         last = last_words(file)
@@ -195,5 +195,5 @@ def _failure(cell: Cell, log: Path, end: End, limits: Limits) -> Record:
     if end.code == UNSENT:
         how = "its result could not be handed over: the model closed the pipe for it"
     if end.broken:
-        how += ", and it wrote to a pipe that is not its own"
+        how += ", and it wrote to a pipe of the harness"
     return Record(cell, "crashed", error=f"{how}{': ' if last else ''}{last}")

@@ -1,7 +1,7 @@
 """Messages between the processes that run cells: a kind (one byte), a length (four) and as many bytes of JSON.
 
-What writes them is bound here, before a plugin is imported, and looks nothing up that a plugin may have replaced in
-``json`` or ``os``. What reads them expects anything: after a message of no known kind, or one that is too long, nothing
+The writer is bound here, before a plugin is imported, and looks nothing up that a plugin may have replaced in
+``json`` or ``os``. The reader expects anything: after a message of no known kind, or one that is too long, nothing
 more is read.
 """
 
@@ -81,7 +81,7 @@ class Receiver:
 
     Attributes:
         ended: the other end has been closed.
-        broken: something arrived that is no message; whatever follows is thrown away.
+        broken: something arrived that is not a message; whatever follows is dropped.
     """
 
     def __init__(self, descriptor: int, kinds: bytes) -> None:

@@ -60,7 +60,7 @@ class _Findings:
         self.failure = self.failure or failure
 
     def without(self, quantity: str) -> AbstractContextManager[None]:
-        """Return a block whose failure is that of ``quantity`` alone."""
+        """Return a block whose failure takes only ``quantity`` with it."""
         return alone(lambda failure: self.miss(quantity, failure))
 
     def miss(self, quantity: str, failure: Failure) -> None:
@@ -177,7 +177,9 @@ def _trained(
     if cell.regime == "linear-probe":
         report({"stage": "features"})
     elif not trainable(module):
-        raise ValueError("nothing to train: no parameter requires a gradient; let fit return True to evaluate it so")
+        raise ValueError(
+            "nothing to train: no parameter requires a gradient; let fit() return True to evaluate it untrained"
+        )
     setup = training_setup(cell, posed.task, posed.model, posed.problem, module, whole, splits)
     compiled: nn.Module = torch.compile(setup.module, dynamic=False) if cell.execution.compile else setup.module  # type: ignore[assignment]
 

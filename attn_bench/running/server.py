@@ -6,8 +6,8 @@ writes messages to standard output (:mod:`attn_bench.running.messages`): ``READY
 (``PROGRESS``; ``RESULT`` once, ``DISK`` where the folder cannot be written), and ``EXIT`` with how the child ended.
 When standard input closes it ends, and its child with it.
 
-A child is as if it were alone. So the server imports nothing of a plugin, has one thread and touches no GPU: threads
-and CUDA would not survive a fork, and what a module changes when it is imported would reach every model.
+A child runs as if nothing had run before it. So the server imports nothing of a plugin, has one thread and touches no
+GPU: threads and CUDA would not survive a fork, and what a module changes when it is imported would reach every model.
 """
 
 from __future__ import annotations

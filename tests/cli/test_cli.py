@@ -58,7 +58,7 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("run", *TOY, "--out", "/proc/nowhere"), "--out /proc/nowhere: cannot be written"),
         (("run", *TOY, "--precision", "fp8"), "--precision: must be 'float32', 'tf32' or 'bf16' (given: 'fp8')"),
         (("report", "nowhere"), "nowhere: no such folder"),
-        (("report", "/dev/null"), "/dev/null: a file, no results folder"),
+        (("report", "/dev/null"), "/dev/null: is a file, not a results folder"),
         (("list", "colours"), "say 'attn-bench list models'"),
         (("list", "models", "too"), "did you mean 'toy'?"),
         (("data", "pets", "--root", "nowhere"), "nowhere does not hold pets. Put oxford-iiit-pet/images/*.jpg"),
@@ -158,7 +158,7 @@ def test_a_folder_without_a_finished_cell_is_one_line(attn_bench, tmp_path):
     assert store.write_table().empty
     assert not (tmp_path / "r" / "table.csv").exists()
     status, _, errors = attn_bench("report", "r")
-    assert (status, errors) == (2, "attn-bench: r: holds no finished cell yet; 'attn-bench run' goes on there\n")
+    assert (status, errors) == (2, "attn-bench: r: no finished cells yet; rerun the same command to continue\n")
 
 
 def test_measure_does_not_mention_a_sweep_file(attn_bench):

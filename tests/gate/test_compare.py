@@ -147,7 +147,7 @@ def test_inconclusive_results_do_not_pass(base: Path) -> None:
 
 def test_allowed_changes_are_reported_as_allowed(base: Path) -> None:
     said = headline(judged(base, changed(base, slower(1.2)), "rel_l2=3%"))
-    assert said.startswith("NO REGRESSION: 4 worse by what is allowed")
+    assert said.startswith("NO REGRESSION: 4 worse within the limit")
 
 
 def test_a_machine_that_got_slower_is_named(base: Path) -> None:

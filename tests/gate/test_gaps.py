@@ -384,7 +384,7 @@ def test_base_new_and_change_agree_or_say_why(whole: Records) -> None:
     assert found.ratio is not None
     assert (found.base, found.new) == (2, 2)
     assert found.ratio.value == pytest.approx(1.5)
-    assert "the change is that within 3 pairs of runs" in found.note
+    assert "the change is computed within 3 pairs of runs" in found.note
     assert "differ by +0.0 %" in markdown(comparison).replace("\\", "")
     assert found.seeds == (0, 1, 2)
     row = next(line for line in markdown(comparison).replace("\\", "").splitlines() if "latency_forward" in line)

@@ -84,7 +84,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 def test_wrong_folders_are_one_line(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         attn_bench.load(tmp_path / "none")
-    with pytest.raises(UserError, match="holds no results"):
+    with pytest.raises(UserError, match="contains no results"):
         attn_bench.load(tmp_path)
     (tmp_path / "f").write_text("")
     with pytest.raises(UserError, match="is a file"):
@@ -93,7 +93,7 @@ def test_wrong_folders_are_one_line(tmp_path):
         Store.create(tmp_path / "f" / "below", "toy-task")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="holds no results"):
+    with pytest.raises(UserError, match="contains no results"):
         Store.create(tmp_path / "full", "toy-task")
     store = store_in(tmp_path)
     with pytest.raises(UserError, match="holds results of task 'toy-task'"):

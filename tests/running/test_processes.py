@@ -107,10 +107,10 @@ def test_names_of_the_current_folder_are_nobodys(tmp_path):
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("echo 'no room' >&2; exit 3", "the process that runs cells: exit code 3: no room"),
-        ("kill -9 $$", "the process that runs cells: ended by SIGKILL"),
-        ("yes; exec sleep 600", "the process that runs cells: it sent what is no message"),
-        ("printf 'r\\0\\0\\0\\5{'; exit 0", "the process that runs cells: exit code 0"),
+        ("echo 'no room' >&2; exit 3", "the worker process: exit code 3: no room"),
+        ("kill -9 $$", "the worker process: ended by SIGKILL"),
+        ("yes; exec sleep 600", "the worker process: it sent something that is not a message"),
+        ("printf 'r\\0\\0\\0\\5{'; exit 0", "the worker process: exit code 0"),
     ],
 )
 def test_a_server_that_fails_is_reported_with_its_last_output(tmp_path, monkeypatch, script, reason):
@@ -129,7 +129,7 @@ def test_a_server_that_never_starts_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(client, "sys", type("Other", (), {"executable": str(program)}))
     monkeypatch.setattr(client, "START_S", 0.5)
     table = run_sweep(sweep("toy"), tmp_path / "r")
-    assert table.error.tolist() == ["the process that runs cells: not ready within 0.5 s"]
+    assert table.error.tolist() == ["the worker process: not ready within 0.5 s"]
 
 
 @pytest.mark.parametrize(

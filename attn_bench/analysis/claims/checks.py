@@ -124,7 +124,7 @@ def check(claims: Iterable[Claim], folders: Sequence[Path]) -> list[Check]:
     Results that cannot be compared are left out where others can; of several that cannot, the nearest is kept.
 
     Raises:
-        UserError: a folder holds no results, or broken ones.
+        UserError: a folder contains no results, or broken ones.
     """
     runs = [_Run(folder) for folder in folders]
     return [kept for claim in claims for kept in _kept(claim, [c for run in runs for c in _checks(claim, run)])]

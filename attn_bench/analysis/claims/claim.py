@@ -63,7 +63,7 @@ class Claim:
         if self.relation == "grows as" and self.metric not in costs:
             close = difflib.get_close_matches(self.metric, costs, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(costs)}"
-            raise ValueError(f"metric {clean(self.metric, SHOWN)!r} is no cost; {hint}")
+            raise ValueError(f"metric {clean(self.metric, SHOWN)!r} is not a cost; {hint}")
         if self.relation != "grows as" and self.metric in costs:
             raise ValueError(
                 f"relation '{self.relation}' is for a metric of a task, such as rel_l2; {self.metric} is a cost, "
@@ -88,20 +88,20 @@ def read_claims(path: Path = SHIPPED) -> list[Claim]:
     except OSError as error:
         raise UserError(f"cannot read the claims file {path}: {error.strerror}") from None
     except RecursionError:
-        raise UserError(f"{path} is no valid YAML: it is nested too deeply") from None
+        raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
     # Of a ValueError are numbers and dates that YAML takes and Python does not.
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} is no valid YAML: {clean(str(error))}") from None
+        raise UserError(f"{path} is not valid YAML: {clean(str(error))}") from None
     if not isinstance(content, dict) or not isinstance(content.get("claims"), list) or not content["claims"]:
-        raise UserError(f"{path} holds no claims; see {SHIPPED} for the form")
+        raise UserError(f"{path} contains no claims; see {SHIPPED} for the form")
     protocols = content.get("protocols") or {}
     if not isinstance(protocols, dict):
-        raise UserError(f"{path}: protocols is no mapping of names to lists of settings; see {SHIPPED} for the form")
+        raise UserError(f"{path}: protocols is not a mapping of names to lists of settings; see {SHIPPED} for the form")
     known = {str(name): settings for name, settings in protocols.items() if isinstance(name, str)}
     claims = [_claim(path, number, given, known) for number, given in enumerate(content["claims"], 1)]
     ids = Counter(claim.id for claim in claims)
     if twice := [id for id, times in ids.items() if times > 1]:
-        raise UserError(f"{path}: claim {clean(twice[0], SHOWN)} stands there twice")
+        raise UserError(f"{path}: claim {clean(twice[0], SHOWN)} is listed twice")
     return claims
 
 
@@ -112,7 +112,7 @@ def _claim(path: Path, number: int, given: Any, protocols: Mapping[str, Any]) ->
     id = given.get("id") if isinstance(given, dict) else None
     name = clean(id, SHOWN) if isinstance(id, str) and id.strip() else f"number {number}"
     if not isinstance(given, dict):
-        raise UserError(f"{path}: claim {name} is no mapping")
+        raise UserError(f"{path}: claim {name} is not a mapping")
     for key in given:
         if key not in Claim.__dataclass_fields__:
             raise unknown(f"key of claim {name} in {path}:", _short(key), Claim.__dataclass_fields__)
@@ -123,7 +123,7 @@ def _claim(path: Path, number: int, given: Any, protocols: Mapping[str, Any]) ->
     for key, value in given.items():
         # YAML reads yes and no as truth values, which would be taken for numbers.
         if isinstance(value, bool):
-            raise UserError(f"{path}: claim {name}: {key}: {str(value).lower()} is no value of it")
+            raise UserError(f"{path}: claim {name}: {key}: {str(value).lower()} is not a valid value")
     try:
         return _adapter().validate_python(given)
     except (ValidationError, OverflowError, RecursionError) as error:

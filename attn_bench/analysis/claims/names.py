@@ -22,7 +22,7 @@ def check_names(claims: Iterable[Claim], folders: Sequence[Path]) -> None:
     A model or a task that resembles none that is installed or in ``folders`` may be a plugin that is not installed.
 
     Raises:
-        UserError: the first that is misspelt, with its claim and what is there; or a folder holds no results.
+        UserError: the first that is misspelt, with its claim and what is there; or a folder contains no results.
     """
     metrics: dict[str, set[str]] = {}
     models = set(MODELS.entries())
@@ -61,7 +61,7 @@ def _check_model(claim: Claim, model: str, known: set[str]) -> None:
             presets = MODELS.load(plugin).presets
         except UserError:
             return
-        # Plugins take names of others for presets, too, of which there is no list.
+        # Plugins also take the names of other libraries as presets, of which there is no list.
         if presets and preset not in presets:
             _refuse_if_close(f"preset of {plugin} in claim {claim.id}", preset, presets)
 

@@ -1,8 +1,8 @@
 """Compares two revisions of a project with attention models in it, on this machine and now.
 
 Both are built from git, each into a folder of its own that stands first on the import path; packages they depend on
-are those installed. The models of both then take turns (:mod:`attn_bench.gate.ab.turns`), so that what the
-machine does in the meantime falls on both alike.
+are those installed. The models of both then take turns (:mod:`attn_bench.gate.ab.turns`), so that whatever the
+machine does meanwhile affects both alike.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attn_bench.sweep.settings import Sweep, imported
 
 # Enough to pass over one odd pair of processes, and what is added where they disagree; the fewest that prove anything.
 PROCESSES, MORE_PROCESSES, FEWEST = 5, 12, 2
-# What two pairs agree on to be this close to no change, as a share of the threshold, is no change.
+# A change that is smaller than this share of the threshold in both of two pairs counts as none.
 CLOSE = 0.4
 
 

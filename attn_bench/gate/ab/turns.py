@@ -1,7 +1,7 @@
 """Times two revisions of a model against each other: two short processes take turns every few milliseconds.
 
-What makes the machine slow for a while, or for good, then falls on both alike. What is left is what differs between
-any two processes of the same code, such as where their memory lies: on two shared cores 1 to 2 %, and 10 to 20 % for
+Whatever slows the machine down then slows both down alike. What remains is what differs between
+any two processes of the same code, such as where their memory is: on two shared cores 1 to 2 %, and 10 to 20 % for
 one process in twenty. So one pair of processes proves nothing, and several are compared.
 """
 

@@ -121,7 +121,7 @@ def _answer(steps: Any, request: dict[str, Any]) -> dict[str, Any]:
         while time.perf_counter() < end or len(times) < 3:
             times.append(_time(step, steps.cell.execution.device))
         return {"ms": statistics.median(times[len(times) // 2 :])}
-    # Untimed: the other process has taken the caches, its threads still spin, and this one's sleep.
+    # Untimed: the other process has evicted the caches and its threads are still spinning.
     end = time.perf_counter() + request["lead"]
     step()
     while time.perf_counter() < end:

@@ -89,7 +89,7 @@ def test_values_that_are_not_positive_have_no_ratio(tmp_path: Path, made: Folder
         ({"value": math.nan}, "claim mine: value must be a positive, finite number"),
         ({"value": -1}, "claim mine: value must be a positive"),
         ({"value": 10**400}, "claim mine: value"),
-        ({"value": True}, "claim mine: value: true is no value of it"),
+        ({"value": True}, "claim mine: value: true is not a valid value"),
         ({"value": [1]}, "claim mine: value: Input should be a valid number"),
         ({"value": None}, "claim mine: relation 'equals' needs value"),
         ({"tolerance": math.inf}, "claim mine: tolerance must be a finite number >= 0"),
@@ -119,14 +119,14 @@ def test_an_invalid_claim_gives_one_line_with_its_name(tmp_path: Path, claim: An
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no claims"),
-        ("claims: []", "holds no claims"),
-        ("claims: " + "[" * 1500, "nested too deeply|no valid YAML"),
-        (f"claims: [{{value: {'9' * 5000}}}]", "no valid YAML"),
-        ("claims: [{id: 2020-13-45}]", "no valid YAML"),
-        ("claims: \x00", "no valid YAML"),
+        ("", "contains no claims"),
+        ("claims: []", "contains no claims"),
+        ("claims: " + "[" * 1500, "nested too deeply|not valid YAML"),
+        (f"claims: [{{value: {'9' * 5000}}}]", "not valid YAML"),
+        ("claims: [{id: 2020-13-45}]", "not valid YAML"),
+        ("claims: \x00", "not valid YAML"),
         ("a: &a [x]\nb: &b [*a, *a]\nclaims: [{id: y, protocol: *b}]", "unknown protocol of claim y"),
-        (yaml.safe_dump({"claims": [VALUE, VALUE]}), "claim mine stands there twice"),
+        (yaml.safe_dump({"claims": [VALUE, VALUE]}), "claim mine is listed twice"),
     ],
 )
 def test_a_file_without_a_list_of_claims_gives_one_line_error(tmp_path: Path, text: str, message: str) -> None:
@@ -148,7 +148,7 @@ def test_a_file_without_a_list_of_claims_gives_one_line_error(tmp_path: Path, te
         ({**VALUE, "model": "mano:papper"}, "unknown preset of mano in claim mine 'papper'; did you mean 'paper'?"),
         (
             {**GROWTH, "metric": "latency_foward_ms"},
-            "is no cost; did you mean 'latency_forward_ms'?",
+            "is not a cost; did you mean 'latency_forward_ms'?",
         ),
     ],
 )

@@ -251,17 +251,17 @@ def test_the_claims_that_ship_name_things_that_exist() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "holds no claims"),
-        ("claims: 3", "holds no claims"),
-        ("claims: [", "no valid YAML"),
-        ("claims: [3]", "claim number 1 is no mapping"),
+        ("[]", "contains no claims"),
+        ("claims: 3", "contains no claims"),
+        ("claims: [", "not valid YAML"),
+        ("claims: [3]", "claim number 1 is not a mapping"),
         ("claims: [{id: a, modle: x}]", "did you mean 'model'"),
         ("claims: [{id: a, says: b, certainty: table, model: m, metric: x, relation: equals, task: t}]", "needs value"),
         ("claims: [{id: a, says: b, certainty: sure, model: m, metric: x, relation: equals}]", "certainty"),
-        ("claims: [{id: a, says: b, certainty: paper, model: m, metric: x, relation: grows as, growth: n}]", "no cost"),
+        ("claims: [{id: a, says: b, certainty: paper, model: m, metric: x, relation: grows as, growth: n}]", "a cost"),
         ("claims: [{id: a, protocol: b}]", "unknown protocol"),
-        ("protocols: [b]\nclaims: [{id: a, protocol: b}]", "protocols is no mapping"),
-        ("claims: [!!python/object/apply:os.system ['echo bad']]", "no valid YAML"),
+        ("protocols: [b]\nclaims: [{id: a, protocol: b}]", "protocols is not a mapping"),
+        ("claims: [!!python/object/apply:os.system ['echo bad']]", "not valid YAML"),
     ],
 )
 def test_a_broken_file_of_claims_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
