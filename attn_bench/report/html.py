@@ -29,7 +29,7 @@ REASON_SHOWN = 240
 # A wider figure is scrolled on a phone: shrunk to fit, its letters would be too small.
 BROAD_PT = 500
 # Columns of numbers that fit a printed page beside the names.
-COLUMNS_PRINTED = 8
+COLUMNS_PRINTED = 7
 SETTINGS = {"device_name": "Device", "dtype": "Precision", "batch_size": "Batch size"}
 
 
