@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from attn_bench.analysis.claims.claim import LARGEST, Claim
-from attn_bench.analysis.claims.published import at, differences_from, short_training, unlike_preset
+from attn_bench.analysis.claims.published import differences_from, short_training, unlike_preset
 from attn_bench.analysis.pairing import identity
 from attn_bench.analysis.scaling import BENT, EQUAL, EXPONENTS, FLAT, TOLERANCE, Fit, fits, is_sequence, points_of
 from attn_bench.errors import unknown
 from attn_bench.results.labels import labels
-from attn_bench.results.quantities import drawn
+from attn_bench.results.quantities import at, drawn
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 

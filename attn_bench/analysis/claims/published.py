@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from attn_bench.analysis.claims.claim import ANY, Claim
 from attn_bench.errors import UserError
 from attn_bench.plugins.registry import MODELS
+from attn_bench.results.quantities import at
 from attn_bench.results.record import Record
 
 
@@ -45,14 +45,6 @@ def short_training(claim: Claim, record: Record) -> tuple[str, ...]:
     if claim.epochs is None or not isinstance(epochs, int | float) or epochs >= claim.epochs * (1 - 1e-9):
         return ()
     return (f"too few epochs to judge by: at least {claim.epochs:g} are needed",)
-
-
-def at(record: Record, path: str) -> Any:
-    """Return what stands in a record at a dotted path, or None."""
-    value: Any = record
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-    return value
 
 
 def _unlike(record: Record, path: str, wanted: Any) -> str:
