@@ -23,9 +23,9 @@ def test_parameters_agree_within_20_percent_and_no_mechanism_is_missing(file):
     for cell in Sweep(**settings).cells():
         problem = task.problem(cell.resolution, task.options())
         torch.manual_seed(0)
-        model = MODELS.load(cell.model)
+        model = MODELS.load(cell.plugin)
         assert model.unsupported(problem, "cpu", model.options(**cell.options)) is None
-        counts.setdefault(cell.model, []).append(count_parameters(model.make(problem, **cell.options)))
+        counts.setdefault(cell.plugin, []).append(count_parameters(model.make(problem, **cell.options)))
     kind = problem.kind
     ours = {name for name, claims in MODELS.entries().items() if claims[0].package == "attn-bench"}
     assert set(counts) == {name for name in ours - LEFT_OUT if kind in MODELS.load(name).kinds}
