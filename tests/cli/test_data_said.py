@@ -12,7 +12,7 @@ import pytest
 from attn_bench import cli
 from attn_bench.plugin import PreparedData, PreparedFile
 from attn_bench.plugins.registry import TASKS
-from attn_bench.running.runner import prepare_data
+from attn_bench.running.runner import Watcher, prepare_data
 from attn_bench.sweep.settings import Sweep
 
 TOY = {"models": ["toy"], "task": "toy-task", "device": "cpu", "resolutions": [8]}
@@ -47,7 +47,8 @@ def told(monkeypatch):
         task = TASKS.load("toy-task")
         monkeypatch.setattr(type(task), "prepare", lambda self, resolutions, options, context: described)
         read, warned = [], []
-        lines = prepare_data("toy-task", Sweep.from_settings(TOY).cells(), print, warned.append, read.append)
+        watcher = Watcher(on_warning=warned.append, on_read=read.append)
+        lines = prepare_data("toy-task", Sweep.from_settings(TOY).cells(), watcher)
         assert lines == read
         return read, warned
 

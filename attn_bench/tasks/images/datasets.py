@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 from pydantic import Field
 
 from attn_bench.plugin import Splits, TrainingDefaults
-from attn_bench.tasks.images.checking import Item
+from attn_bench.tasks.images.file_checks import Item
 from attn_bench.tasks.images.folders import (
     Labelled,
     apart,

@@ -19,7 +19,7 @@ from attn_bench.plugin import (
     Problem,
     Task,
 )
-from attn_bench.tasks.images.checking import Item, check_files
+from attn_bench.tasks.images.file_checks import Item, check_files
 from attn_bench.tasks.images.folders import find, part_of
 from attn_bench.tasks.images.reading import fault
 from attn_bench.tasks.shared.cache import alone, cache_folder, users_folder

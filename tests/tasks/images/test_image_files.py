@@ -30,7 +30,7 @@ from test_datasets import (
 from test_datasets import SCENES as SCENE_FILES
 
 from attn_bench.plugin import DataError, PrepareContext
-from attn_bench.tasks.images import checking
+from attn_bench.tasks.images import file_checks
 from attn_bench.tasks.images.ade20k import ADE20K
 from attn_bench.tasks.images.datasets import CIFAR100, Cars, Flowers102, Food101, ImageNet, Pets, TinyImageNet
 from attn_bench.tasks.images.digits import Digits
@@ -301,7 +301,7 @@ def test_unreadable_images_are_counted_and_the_first_is_named(tmp_path):
 
 
 def test_large_sets_are_not_decoded_and_still_found_cut_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(checking, "DECODED_BYTES", 0)
+    monkeypatch.setattr(file_checks, "DECODED_BYTES", 0)
     write(tmp_path, TINY)
     images = tmp_path / "tiny-imagenet-200/train/n01/images"
     (images / "n01_0.JPEG").write_bytes(jpeg(9)[:-60])
