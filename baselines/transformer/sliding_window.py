@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -115,11 +116,14 @@ class WindowAttention(MultiHead):
         window_size: causal: a token sees itself and the window_size - 1 before it; otherwise itself and
             window_size // 2 on each side, along each axis of the grid.
         causal: whether a token sees none that come after it.
+        attend: computes it, as :func:`attend_window` does.
     """
 
     on_grid = True
 
-    def __init__(self, dim: int, heads: int, window_size: int, causal: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, window_size: int, causal: bool, attend: Callable[..., Tensor] = attend_window
+    ) -> None:
         before, after = (window_size - 1, 0) if causal else (window_size // 2, window_size // 2)
-        super().__init__(dim, heads, partial(attend_window, before=before, after=after))
+        super().__init__(dim, heads, partial(attend, before=before, after=after))
         self.window_size = window_size

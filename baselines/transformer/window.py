@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ class SlidingWindow(Mixer):
     citation = "arXiv:2004.05150"
     kinds = Mixer.kinds | {"causal-text"}
     complexity = "n"
+    presets = {"flex": {"backend": "flex"}}
     imports = ("torch",)
 
     @dataclass(frozen=True)
@@ -40,13 +41,27 @@ class SlidingWindow(Mixer):
                 "of a token, along each axis; where unset 128 on a text, 7 (a window of 7 x 7) on a grid",
             ),
         ] = None
+        backend: Annotated[
+            Literal["blocks", "flex"],
+            Field(description="what computes it: SDPA on blocks, or FlexAttention (flex), which needs CUDA"),
+        ] = "blocks"
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
         """Return attention within the window."""
         from baselines.transformer.sliding_window import WindowAttention
 
         size = options.window_size or (128 if len(tokens.grid) == 1 else 7)
+        if options.backend == "flex":
+            from baselines.transformer.flex_window import attend_flex
+
+            return WindowAttention(options.dim, options.heads, size, tokens.causal, attend_flex)
         return WindowAttention(options.dim, options.heads, size, tokens.causal)
+
+    def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
+        """Say that FlexAttention cannot be trained here, or what any mixer cannot serve."""
+        if options.backend == "flex" and device != "cuda":
+            return f"backend is flex, which has no backward pass on {device}; set backend=blocks"
+        return super().unsupported(problem, device, options)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return the size of the window."""
