@@ -463,7 +463,7 @@ def test_nothing_is_trained_on_files_that_cannot_be_read(tmp_path):
     bad.write_bytes(bad.read_bytes()[:50])
     command = [sys.executable, "-m", "attn_bench"]
     for words in (
-        ["data", "imagenet", "--resolution", "16", "--root", str(tmp_path)],
+        ["data", "imagenet", "--resolutions", "16", "--root", str(tmp_path)],
         ["run", "--models", "mean", "--task", "imagenet", "--resolutions", "16", "--root", str(tmp_path), "--out", "x"],
     ):
         ended = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, encoding="utf-8")
