@@ -15,12 +15,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+# Families whose stages need images of a least side, and sides that are multiples of something.
+SIDES = {"focalnet": (32, 1), "maxvit": (32, 1), "hiera": (32, 32)}
+
+
 class Timm(Model):
     """A model of timm as timm ships it, at the size of the images, with a classifier for their classes.
 
     ViT and SwinV2 in the sizes of the papers are among them: ``vit_tiny_patch16_224``, ``swinv2_tiny_window8_256``.
     Two things are added: before pretrained weights, the normalisation of images that they were trained with, where the
     task has another; for masks, a decoder in place of the classifier (:class:`attn_bench.nn.pyramid.Pyramid`).
+
+    Attention that grows less than the square of an image's points: ``focalnet`` (focal modulation, arXiv:2203.11926),
+    ``maxvit`` (windows and grids, arXiv:2204.01697), ``xcit`` (between channels, arXiv:2106.09681), ``efficientvit``
+    (linear, arXiv:2205.14756), ``hiera`` (pooled, arXiv:2306.00989) and ``pvtv2`` (pooled keys, arXiv:2106.13797).
     """
 
     name = "timm"
@@ -30,6 +38,12 @@ class Timm(Model):
         "vit-tiny": {"model": "vit_tiny_patch16_224"},
         "vit-small": {"model": "vit_small_patch16_224"},
         "swinv2-tiny": {"model": "swinv2_tiny_window8_256"},
+        "focalnet": {"model": "focalnet_tiny_srf"},
+        "maxvit": {"model": "maxvit_tiny_tf_224"},
+        "xcit": {"model": "xcit_nano_12_p8_224"},
+        "efficientvit": {"model": "efficientvit_b0"},
+        "hiera": {"model": "hiera_tiny_224"},
+        "pvtv2": {"model": "pvt_v2_b0"},
     }
     imports = ("torch", "timm")
 
@@ -87,6 +101,15 @@ class Timm(Model):
 
             return Renormalised(module, problem.normalised, wanted)
         return module
+
+    def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
+        """Say that the images are too small for the stages of this family, or of sides that they cannot halve."""
+        for family, (least, multiple) in SIDES.items():
+            if options.model.startswith(family) and any(n < least or n % multiple for n in problem.grid):
+                size = " x ".join(map(str, problem.grid))
+                wanted = f"multiples of {multiple}" if multiple > 1 else f">= {least}"
+                return f"the sides of images must be {wanted} for {options.model}; they are {size}"
+        return None
 
     def head(self, module: nn.Module) -> nn.Module | None:
         """Return timm's classifier, if it is a single one."""
