@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from attn_bench.files import atomic_write
-from attn_bench.running.measure.latency import measure_latency
+from attn_bench.running.measure.latency import Sampling, measure_latency
 from attn_bench.running.measure.machine import environment
 from attn_bench.running.runner import Watcher, run_sweep
 from attn_bench.sweep.cell import Cell
@@ -67,7 +67,7 @@ def instruments(device: str, seconds: float) -> dict[str, Instrument]:
     """Return the instruments; each returns the median in ms, or None if other processes disturbed it."""
 
     def ours(step: Step) -> float | None:
-        latency = measure_latency(step, device, max_seconds=seconds, warmup_seconds=seconds / 2)
+        latency = measure_latency(step, device, sampling=Sampling(max_seconds=seconds, warmup_seconds=seconds / 2))
         return None if latency.disturbed else latency.median_ms
 
     def timer(step: Step) -> float:
@@ -81,7 +81,7 @@ def instruments(device: str, seconds: float) -> dict[str, Instrument]:
         # It flushes the L2 cache before each call, which we do on request only.
         found["do_bench"] = lambda step: do_bench(step, rep=int(seconds * 1e3), return_mode="median")
         found["attn-bench, L2 flushed"] = lambda step: (
-            measure_latency(step, device, max_seconds=seconds, flush_l2=True).median_ms
+            measure_latency(step, device, sampling=Sampling(max_seconds=seconds, flush_l2=True)).median_ms
         )
     return found
 

@@ -13,7 +13,7 @@ from attn_bench.gate.ab import worker
 from attn_bench.results.store import Store
 from attn_bench.results.table import rows
 from attn_bench.running import prepare
-from attn_bench.running.measure.latency import measure_latency
+from attn_bench.running.measure.latency import Sampling, measure_latency
 from attn_bench.running.measure.torch_state import Keeper, TorchState
 from attn_bench.running.run_cell import Files, run_cell
 from attn_bench.sweep.settings import Sweep
@@ -35,7 +35,9 @@ def frozen():
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
     """Measure for a moment, and leave the process as it was."""
-    short = functools.partial(measure_latency, min_samples=2, min_seconds=0, max_seconds=0, warmup_seconds=0)
+    short = functools.partial(
+        measure_latency, sampling=Sampling(min_samples=2, min_seconds=0, max_seconds=0, warmup_seconds=0)
+    )
     monkeypatch.setattr("attn_bench.running.measure.steps.measure_latency", short)
     monkeypatch.setattr("attn_bench.running.measure.steps.calibration_ms", lambda step: 1.0)
     state = TorchState.read()

@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -48,29 +49,11 @@ class Sampler(Protocol):
     def __call__(self, samples: int, calls: int) -> list[float]: ...
 
 
-def measure_latency(
-    step: Step,
-    device: str,
-    *,
-    min_samples: int = 20,
-    max_samples: int = 2000,
-    min_seconds: float = 0.5,
-    max_seconds: float = 4.0,
-    warmup_seconds: float = 2.0,
-    target: float = 0.01,
-    agreement: float = 0.03,
-    flush_l2: bool = False,
-    clock: Clock = time.perf_counter_ns,
-    thread_clock: Clock = time.thread_time_ns,
-) -> Latency:
-    """Measure the latency of ``step``.
+@dataclass(frozen=True)
+class Sampling:
+    """How long a step is warmed up and sampled.
 
-    Calls it until the medians of two successive windows differ by less than ``agreement``, then samples until the
-    confidence interval of the median lies within ``target`` of it. Garbage collection is off meanwhile.
-
-    Args:
-        step: what is timed; it runs on ``device``.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+    Attributes:
         min_samples: samples taken however narrow the interval is.
         max_samples: samples taken at most.
         min_seconds: time that the samples span: over less, a machine that drifts by a few percent within seconds looks
@@ -80,6 +63,38 @@ def measure_latency(
         target: half-width of the interval sought, relative to the median.
         agreement: largest difference between two successive warm-up medians, relative.
         flush_l2: overwrite the L2 cache before each sample, outside the timed region (CUDA).
+    """
+
+    min_samples: int = 20
+    max_samples: int = 2000
+    min_seconds: float = 0.5
+    max_seconds: float = 4.0
+    warmup_seconds: float = 2.0
+    target: float = 0.01
+    agreement: float = 0.03
+    flush_l2: bool = False
+
+
+USUAL = Sampling()
+
+
+def measure_latency(
+    step: Step,
+    device: str,
+    sampling: Sampling = USUAL,
+    *,
+    clock: Clock = time.perf_counter_ns,
+    thread_clock: Clock = time.thread_time_ns,
+) -> Latency:
+    """Measure the latency of ``step``.
+
+    Calls it until the medians of two successive windows agree, then samples until the confidence interval of the median
+    is narrow enough, or there is no time left. Garbage collection is off meanwhile.
+
+    Args:
+        step: what is timed; it runs on ``device``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+        sampling: how long, and how exactly.
         clock, thread_clock: nanoseconds, of the wall and of this thread on a core; for tests.
 
     Raises:
@@ -88,51 +103,55 @@ def measure_latency(
     kind = device.partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device {device!r} cannot be timed; use 'cpu' or 'cuda'")
-    flush_l2 = flush_l2 and kind == "cuda"
+    flush_l2 = sampling.flush_l2 and kind == "cuda"
     clocks = Clocks.of(device) if kind == "cuda" else Clocks(None, None)
     sampler: Sampler = (
         CudaSampler(step, device, clocks, flush_l2=flush_l2) if kind == "cuda" else HostSampler(step, clock)
     )
     with _no_gc():
-        call_ms, steps, warm = _warm_up(sampler, clock, warmup_seconds, agreement)
-        # The cache is cold for the first call after a flush alone.
+        call_ms, steps, warm = _warm_up(sampler, clock, sampling)
+        # The cache is cold only for the first call after a flush.
         calls = 1 if flush_l2 else _calls_per_sample(call_ms)
         clocks.readings.clear()
         start, thread_start = clock(), thread_clock()
-        samples, slowed = _sample(
-            sampler, calls, call_ms, clock, min_samples, max_samples, min_seconds, max_seconds, target
-        )
+        samples, slowed = _sample(sampler, calls, call_ms, clock, sampling)
         wall, on_core = clock() - start, thread_clock() - thread_start
-    throttled = len(slowed) > len(samples)
-    if throttled:
-        samples += slowed
-    low, high = median_interval(samples)
-    median = statistics.median(samples)
     share = on_core / wall if wall else 1.0
     return Latency(
-        samples_ms=tuple(samples),
-        median_ms=median,
-        low_ms=low,
-        high_ms=high,
-        p10_ms=quantile(samples, 0.1),
-        p90_ms=quantile(samples, 0.9),
+        **_statistics(samples, slowed, sampling.target),
         warmup_steps=steps,
         warm=warm,
-        converged=_narrow(samples, target),
         calls_per_sample=calls,
         host_share=share,
         disturbed=kind == "cpu" and share < QUIET_SHARE,
         l2_flushed=flush_l2,
         sm_clock_mhz=clocks.sm_mhz(),
         clock_limits=clocks.limits(),
-        discarded=0 if throttled else len(slowed),
-        throttled=throttled,
     )
 
 
-def _warm_up(sampler: Sampler, clock: Clock, seconds: float, agreement: float) -> tuple[float, int, bool]:
+def _statistics(samples: list[float], slowed: list[float], target: float) -> dict[str, Any]:
+    """Return what samples say; those taken while the device was slowed down count only where most were."""
+    throttled = len(slowed) > len(samples)
+    if throttled:
+        samples = [*samples, *slowed]
+    low, high = median_interval(samples)
+    return {
+        "samples_ms": tuple(samples),
+        "median_ms": statistics.median(samples),
+        "low_ms": low,
+        "high_ms": high,
+        "p10_ms": quantile(samples, 0.1),
+        "p90_ms": quantile(samples, 0.9),
+        "converged": _narrow(samples, target),
+        "discarded": 0 if throttled else len(slowed),
+        "throttled": throttled,
+    }
+
+
+def _warm_up(sampler: Sampler, clock: Clock, sampling: Sampling) -> tuple[float, int, bool]:
     """Return milliseconds per call, calls made, and whether the last two windows agreed."""
-    end = clock() + seconds * 1e9
+    end = clock() + sampling.warmup_seconds * 1e9
     sampler(1, 1)
     (call_ms,) = sampler(1, 1)
     steps = 2
@@ -146,38 +165,30 @@ def _warm_up(sampler: Sampler, clock: Clock, seconds: float, agreement: float) -
         if len(window) < WARMUP_WINDOW:
             break
         call_ms = statistics.median(window)
-        if previous is not None and abs(call_ms - previous) <= agreement * previous:
+        if previous is not None and abs(call_ms - previous) <= sampling.agreement * previous:
             return call_ms, steps, True
         previous = call_ms
     return call_ms, steps, False
 
 
 def _sample(
-    sampler: Sampler,
-    calls: int,
-    call_ms: float,
-    clock: Clock,
-    min_samples: int,
-    max_samples: int,
-    min_seconds: float,
-    max_seconds: float,
-    target: float,
+    sampler: Sampler, calls: int, call_ms: float, clock: Clock, sampling: Sampling
 ) -> tuple[list[float], list[float]]:
     """Return the samples taken at full speed, and those taken while the device was slowed down."""
     start = clock()
-    end = start + max_seconds * 1e9
+    end = start + sampling.max_seconds * 1e9
     per_round = max(1, int(sampler.round_ms / max(calls * call_ms, 1e-6)))
     samples: list[float] = []
     slowed: list[float] = []
-    while len(samples) < max_samples:
-        enough = max(min_samples, FEWEST)
+    while len(samples) < sampling.max_samples:
+        enough = max(sampling.min_samples, FEWEST)
         # Looking at the interval after every sample would stop at a lucky moment: look when a quarter more are in.
-        goal = min(max_samples, max(enough, len(samples) * 5 // 4))
+        goal = min(sampling.max_samples, max(enough, len(samples) * 5 // 4))
         while len(samples) < goal and (clock() < end or len(samples) + len(slowed) < FEWEST):
             taken = sampler(min(per_round, goal - len(samples)), calls)
             (slowed if sampler.throttled else samples).extend(taken)
-        long_enough = clock() - start >= min(min_seconds, max_seconds) * 1e9
-        if len(samples) < goal or (long_enough and _narrow(samples, target)):
+        long_enough = clock() - start >= min(sampling.min_seconds, sampling.max_seconds) * 1e9
+        if len(samples) < goal or (long_enough and _narrow(samples, sampling.target)):
             break
     return samples, slowed
 

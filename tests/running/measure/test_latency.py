@@ -13,7 +13,7 @@ import torch
 from scipy.stats import binom
 
 from attn_bench.running.measure.clocks import Clocks
-from attn_bench.running.measure.latency import CudaSampler, measure_latency, median_interval, quantile
+from attn_bench.running.measure.latency import CudaSampler, Sampling, measure_latency, median_interval, quantile
 
 
 class Clock:
@@ -38,7 +38,7 @@ def noise(scale: float) -> Iterator[float]:
 
 def test_steady_step_takes_the_fewest_samples() -> None:
     clock = Clock(repeat(3.0))
-    latency = measure_latency(clock.step, "cpu", min_samples=20, min_seconds=0, clock=clock)
+    latency = measure_latency(clock.step, "cpu", clock=clock, sampling=Sampling(min_samples=20, min_seconds=0))
     assert latency.samples_ms == (3.0,) * 20
     assert (latency.median_ms, latency.low_ms, latency.high_ms, latency.p10_ms, latency.p90_ms) == (3.0,) * 5
     assert latency.warm
@@ -48,7 +48,7 @@ def test_steady_step_takes_the_fewest_samples() -> None:
 
 def test_samples_span_a_while_however_steady() -> None:
     clock = Clock(repeat(3.0))
-    latency = measure_latency(clock.step, "cpu", min_seconds=0.5, clock=clock)
+    latency = measure_latency(clock.step, "cpu", clock=clock, sampling=Sampling(min_seconds=0.5))
     assert 500 <= sum(latency.samples_ms) < 500 * 1.3
 
 
@@ -71,7 +71,10 @@ def test_no_sample_is_taken_before_the_step_is_warm() -> None:
 def test_sampling_continues_until_the_interval_is_narrow() -> None:
     wide, narrow = (
         measure_latency(
-            clock.step, "cpu", target=target, min_seconds=0, max_seconds=1e3, max_samples=50_000, clock=clock
+            clock.step,
+            "cpu",
+            clock=clock,
+            sampling=Sampling(target=target, min_seconds=0, max_seconds=1e3, max_samples=50_000),
         )
         for target, clock in ((0.05, Clock(noise(0.2))), (0.01, Clock(noise(0.2))))
     )
@@ -85,7 +88,7 @@ def test_sampling_continues_until_the_interval_is_narrow() -> None:
 
 def test_time_runs_out() -> None:
     clock = Clock(noise(1.0))
-    latency = measure_latency(clock.step, "cpu", max_seconds=0.2, clock=clock)
+    latency = measure_latency(clock.step, "cpu", clock=clock, sampling=Sampling(max_seconds=0.2))
     assert not latency.converged
     assert 0 <= sum(latency.samples_ms) - 200 <= max(latency.samples_ms)
 

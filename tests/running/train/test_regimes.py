@@ -22,7 +22,7 @@ from attn_bench.report.reproduce import sweeps
 from attn_bench.results.labels import labels
 from attn_bench.results.store import Store
 from attn_bench.results.table import rows
-from attn_bench.running.measure.latency import measure_latency
+from attn_bench.running.measure.latency import Sampling, measure_latency
 from attn_bench.running.run_cell import Files, run_cell
 from attn_bench.running.train.loop import Diverged, predict, train
 from attn_bench.running.train.regimes import training_setup
@@ -366,7 +366,7 @@ def _correlation(one, other):
 
 
 def test_a_cell_of_each_regime(tmp_path, monkeypatch):
-    brief = functools.partial(measure_latency, max_seconds=0.2, warmup_seconds=0.1)
+    brief = functools.partial(measure_latency, sampling=Sampling(max_seconds=0.2, warmup_seconds=0.1))
     monkeypatch.setattr("attn_bench.running.measure.steps.measure_latency", brief)
     store = Store(tmp_path)
     settings = {
@@ -394,7 +394,7 @@ def test_a_cell_of_each_regime(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("task", ["digits", "pathfinder-mask"])
 def test_a_batch_of_one_is_timed_too(tmp_path, monkeypatch, task):
-    brief = functools.partial(measure_latency, max_seconds=0.1, warmup_seconds=0)
+    brief = functools.partial(measure_latency, sampling=Sampling(max_seconds=0.1, warmup_seconds=0))
     monkeypatch.setattr("attn_bench.running.measure.steps.measure_latency", brief)
     options = {"vit": {"dim": 8, "depth": 1, "heads": 1, "patch_size": 8}}
     settings = {"models": ["vit"], "task": task, "resolutions": [32], "device": "cpu", "train": False}
