@@ -20,6 +20,10 @@ __all__ = ["load", "measure", "run"]
 settle_caches()
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # Late, so that importing the plugin contract does not import the runner.
     if name in ("run", "measure"):

@@ -11,6 +11,9 @@ import typer
 from attn_bench.cli import checking, claims, comparing, data, listing, reporting, running
 from attn_bench.cli.failures import Lines
 from attn_bench.errors import UserError
+from attn_bench.sweep.fields import settings_of
+from attn_bench.sweep.groups import Running
+from attn_bench.sweep.settings import Sweep
 
 app = typer.Typer(
     help="Benchmark efficient attention: accuracy, latency and memory, in one command.",
@@ -43,10 +46,14 @@ def call(arguments: list[str]) -> int:
 
 
 def _elsewhere(error: Any, commands: Mapping[str, Any]) -> str | None:
-    """Say which other commands have an option that this one does not have."""
+    """Name the option that was probably meant, or the other commands that have it."""
     option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if option is None or context is None:
         return None
+    known = [*settings_of(Sweep).values(), *settings_of(Running).values()]
+    meant = next((each.flag for each in known if option.lstrip("-").replace("-", "_") in each.also), None)
+    if meant is not None and any(meant in given.opts for given in context.command.params):
+        return f"No such option: {option}; did you mean {meant}?"
     having = [name for name, command in commands.items() if any(option in given.opts for given in command.params)]
     return f"{context.info_name} has no option {option}; {' and '.join(having)} can take it" if having else None
 

@@ -92,6 +92,7 @@ class Screen:
         self.one = self.progress.add_task("", total=1.0, detail="", visible=False)
         self.cells = 0
         self.done = 0
+        self.batch_told = False
 
     def __enter__(self) -> Screen:
         self.progress.start()
@@ -159,6 +160,7 @@ class Screen:
             words.append(f"{record.seconds:.0f} s")
         if record.error:
             words.append(f"({record.error})")
+        self._smaller_batch(cell, record)
         words += [
             f"(at {each.resolution}: {each.status}, {each.error})"
             for each in record.evaluations
@@ -170,6 +172,14 @@ class Screen:
         log = Store(self.folder).path("logs", cell.id)
         if (record.status == "crashed" or without) and log.exists() and log.stat().st_size:
             self._print(f"    what it printed, and where it failed: {log}")
+
+    def _smaller_batch(self, cell: Cell, record: Record) -> None:
+        """Say once that the training set is smaller than a batch."""
+        used = record.training.notes.get("batch_size") if record.training else None
+        if used is not None and not self.batch_told:
+            self.batch_told = True
+            asked = cell.execution.batch_size
+            self.on_warning(f"a batch of {asked} is larger than the training set; trained with {used} samples a batch")
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

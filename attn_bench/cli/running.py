@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from attn_bench.analysis.scaling import FEWEST_POINTS
 from attn_bench.cli.failures import logged_in
 from attn_bench.cli.flags import takes
 from attn_bench.cli.reporting import conclude
@@ -55,10 +56,12 @@ def measure(given: Mapping[str, Any] = {}, plots: Plots = True) -> None:
     Without --task, inputs and outputs are those of darcy. What the results folder already holds is not measured again.
     The exit status is 1 if no cell ended ok.
     """
-    _sweep({"task": "darcy", **given, "train": False}, plots)
+    table = _sweep({"task": "darcy", **given, "train": False}, plots)
+    if (sizes := table.loc[table["latency_forward_ms"].notna(), "resolution"].nunique()) < FEWEST_POINTS:
+        print(f"Growth is not fitted: that takes {FEWEST_POINTS} resolutions or more, and {sizes} could be measured")
 
 
-def _sweep(settings: Mapping[str, Any], plots: bool) -> None:
+def _sweep(settings: Mapping[str, Any], plots: bool) -> Any:
     from attn_bench.cli.progress import Screen
     from attn_bench.running.runner import default_folder, run_sweep, separated
 
@@ -70,3 +73,4 @@ def _sweep(settings: Mapping[str, Any], plots: bool) -> None:
         conclude(folder, table, report=plots)
     if not (table["status"] == "ok").any():
         raise typer.Exit(1)
+    return table

@@ -125,6 +125,10 @@ class Task(Plugin):
     defaults: ClassVar[TrainingDefaults]
     protocol: ClassVar[str] = ""
 
+    def default_resolutions(self, options: Any) -> tuple[int, ...]:
+        """Return the resolutions used where the user gives none; overridden where options decide, as a file does."""
+        return self.defaults.resolutions
+
     def resolve(self, resolutions: tuple[int, ...], options: Any) -> Any:
         """Return ``options`` with those filled in that depend on all resolutions of a sweep together.
 

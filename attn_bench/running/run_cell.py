@@ -28,6 +28,7 @@ from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable
 from attn_bench.running.train.loop import Progress, autocast, train
 from attn_bench.running.train.regimes import training_setup
+from attn_bench.running.train.setup import TrainingSetup
 from attn_bench.sweep import versions
 from attn_bench.sweep.cell import Cell
 
@@ -194,8 +195,16 @@ def _trained(
         checkpoint=files.checkpoint,
         report=show,
     )
-    findings.record = replace(findings.record, training=replace(result, notes=dict(setup.notes)))
+    findings.record = replace(
+        findings.record, training=replace(result, notes={**setup.notes, **_smaller_batch(cell, setup)})
+    )
     return Trained(whole, setup.module, setup.test)
+
+
+def _smaller_batch(cell: Cell, setup: TrainingSetup) -> dict[str, Any]:
+    """Return a note that batches were smaller than asked for, if the training set is smaller than one."""
+    size = len(setup.train)  # type: ignore[arg-type]
+    return {"batch_size": size} if size < cell.execution.batch_size else {}
 
 
 def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findings) -> None:

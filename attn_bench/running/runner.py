@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from attn_bench.errors import DiskError, UserError
 from attn_bench.format import clean
-from attn_bench.plugin import PrepareContext
-from attn_bench.plugins.registry import TASKS
+from attn_bench.plugin import PrepareContext, Task
+from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
@@ -61,7 +61,7 @@ def prepare_data(task_name: str, cells: Sequence[Cell], watcher: Watcher) -> lis
 
     Returns lines on what was read or made, in the task's words.
     """
-    if all(cell.training is None for cell in cells):
+    if all(cell.training is None for cell in cells):  # none included
         return []
     task = TASKS.load(task_name)
     resolutions = tuple(dict.fromkeys(r for cell in cells for r in (cell.resolution, *cell.eval_resolutions)))
@@ -87,6 +87,10 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     store = Store.create(out, sweep.task)
     parts, there = _due(store, cells, running.retry)
     watcher.on_cells(cells, there)
+    task = TASKS.load(sweep.task)
+    for line in dict.fromkeys(filter(None, (_unserved(part, task) for part in parts))):
+        watcher.on_warning(line)
+    parts = [part for part in parts if _unserved(part, task) is None]
     try:
         data = prepare_data(sweep.task, parts, watcher)
     except BaseException:
@@ -94,7 +98,7 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
         raise
     _forget_broken(store, cells)
     with _resumable():
-        metrics = dict(TASKS.load(sweep.task).metrics)
+        metrics = dict(task.metrics)
         store.write_run_info(RunInfo(sweep.task, metrics, dataclasses.asdict(sweep)))
         try:
             execute(
@@ -125,6 +129,14 @@ def _due(store: Store, cells: Sequence[Cell], retry: Retry) -> tuple[list[Cell],
         elif record := store.read(cell.id):
             there.append(record.status)
     return parts, there
+
+
+def _unserved(cell: Cell, task: Task) -> str | None:
+    """Return that the model of ``cell`` does not serve the kind of the task, which its record will say; None if not."""
+    kinds = set() if cell.broken else MODELS.load(cell.plugin).kinds
+    if not kinds or task.kind in kinds:
+        return None
+    return f"{cell.plugin} serves {', '.join(sorted(kinds))}; {task.name} is {task.kind}, so it is not run"
 
 
 def _forget_broken(store: Store, cells: Sequence[Cell]) -> None:

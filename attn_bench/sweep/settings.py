@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
-from attn_bench.errors import UserError, unknown
+from attn_bench.errors import OptionError, UserError, unknown
 from attn_bench.plugin import Task
 from attn_bench.plugins.fingerprint import HARNESS, harness
 from attn_bench.plugins.options import changed, options_of, validated
@@ -116,8 +116,8 @@ class Sweep:
         for owner in sweep._options():
             if owner != task:
                 raise UserError(f"--set {owner}: only {task} options can be set here")
-        resolutions, _ = sweep._resolutions(plugin)
-        return resolutions, sweep._task_options(plugin, resolutions)
+        resolutions, _, options = sweep._posed(plugin)
+        return resolutions, options
 
     def cells(self) -> list[Cell]:
         """Expand into cells, ordered so that every model appears early.
@@ -132,11 +132,7 @@ class Sweep:
         variants = self._variants()
         if self.regime != "scratch" and task.kind != "image":
             raise UserError(f"regime {self.regime}: needs a task of kind image; {self.task} is {task.kind}")
-        resolutions, further = self._resolutions(task)
-        task_options = self._task_options(task, tuple(dict.fromkeys((*resolutions, *further))))
-        for resolution in resolutions:
-            if (problem := task.problem(resolution, task_options)).kind != task.kind:
-                raise UserError(f"task {self.task!r} is broken: it declares {task.kind!r} and poses {problem.kind!r}")
+        resolutions, further, task_options = self._posed(task)
         shared: dict[str, Any] = {
             "task": self.task,
             "task_version": entry.fingerprint(sources),
@@ -183,12 +179,30 @@ class Sweep:
         owners = dict.fromkeys((*self.options, *self.set))
         return {owner: {**self.options.get(owner, {}), **self.set.get(owner, {})} for owner in owners}
 
-    def _resolutions(self, task: Task) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the resolutions to train at, and those to evaluate at, too."""
-        resolutions = tuple(dict.fromkeys(self.resolutions or task.defaults.resolutions))
-        return resolutions, tuple(dict.fromkeys(self.eval_resolutions))
+    def _posed(self, task: Task) -> tuple[tuple[int, ...], tuple[int, ...], Any]:
+        """Return the resolutions to train at, those to evaluate at as well, and the options of the task.
 
-    def _task_options(self, task: Task, resolutions: tuple[int, ...]) -> Any:
+        Raises:
+            UserError, OptionError, DataError: one of them cannot be served, which is the task's to say.
+        """
+        try:
+            options = self._task_options(task)
+            resolutions = tuple(dict.fromkeys(self.resolutions or task.default_resolutions(options)))
+            further = tuple(dict.fromkeys(self.eval_resolutions))
+            if self.train:
+                options = task.resolve(tuple(dict.fromkeys((*resolutions, *further))), options)
+            for resolution in resolutions:
+                if (problem := task.problem(resolution, options)).kind != task.kind:
+                    raise UserError(
+                        f"task {self.task!r} is broken: it declares {task.kind!r} and poses {problem.kind!r}"
+                    )
+        except OptionError as error:
+            if self.task in str(error):
+                raise
+            raise OptionError(f"task {self.task}: {error}") from error
+        return resolutions, further, options
+
+    def _task_options(self, task: Task) -> Any:
         """Return the options of the task, as an instance of its ``Options``."""
         given = {name: path for name, path in dataclasses.asdict(self.paths).items() if path is not None}
         for name, path in given.items():
@@ -196,8 +210,7 @@ class Sweep:
                 raise UserError(
                     f"--{name.replace('_', '-')} {path}: {self.task} does not read such files; leave it out"
                 )
-        options = task.options(**validated(task, {**self._options().get(self.task, {}), **given}))
-        return task.resolve(resolutions, options) if self.train else options
+        return task.options(**validated(task, {**self._options().get(self.task, {}), **given}))
 
     def _execution(self, task: Task) -> Execution:
         device = resolve_device(self.execution.device)

@@ -12,6 +12,7 @@ from places import ROOT
 
 from attn_bench import cli, load
 from attn_bench.results.run_info import RunInfo
+from attn_bench.results.store import Store
 from attn_bench.sweep.notations import resolutions
 
 
@@ -74,6 +75,8 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("run", *TOY, "--resolutions", "16..50"), "50 is not reached by doubling 16"),
         (("run", *TOY, "--resolutions", "64..16"), "16 is not reached by doubling 64"),
         (("measure", "--epochs", "3"), "measure has no option --epochs; run can take it"),
+        (("run", *TOY, "--lr", "3"), "No such option: --lr; did you mean --learning-rate?"),
+        (("run", *TOY, "--protocol", "scratch"), "No such option: --protocol; did you mean --regime?"),
         (("report", "--epoch", "3"), "No such option: --epoch"),
         (("data", "nothing"), "unknown task 'nothing'"),
         (("data", "toy-task", "--set", "toy.width=3"), "--set toy: only toy-task options can be set here"),
@@ -151,8 +154,6 @@ def test_a_build_that_returns_none_names_the_place_of_the_traceback(attn_bench, 
 
 
 def test_a_folder_without_a_finished_cell_is_one_line(attn_bench, tmp_path):
-    from attn_bench.results.store import Store
-
     store = Store.create(tmp_path / "r", "toy-task")
     store.write_run_info(RunInfo("toy-task"))
     assert store.write_table().empty
@@ -197,6 +198,40 @@ def test_budget_on_the_command_line_replaces_that_of_the_file(attn_bench, tmp_pa
     status, _, errors = attn_bench("run", "s.yaml", "--steps", "2", "--device", "cpu", "--no-plots", "--out", "r")
     assert status == 0, errors
     assert ",2," in (tmp_path / "r" / "table.csv").read_text()
+
+
+def test_a_model_that_does_not_serve_the_kind_is_reported_before_anything_is_made(attn_bench, tmp_path):
+    arguments = ("--resolutions", "8", "--steps", "1", "--no-measure", "--no-plots", "--device", "cpu", "--out", "r")
+    status, _, errors = attn_bench("run", "--models", "vit", "--task", "text", *arguments)
+    assert status == 1
+    assert "warning: vit serves field, image, mask; text is causal-text, so it is not run" in errors
+    assert "stdlib" not in errors, "its data were made"
+
+
+def test_a_batch_larger_than_the_training_set_is_reported_once(attn_bench, tmp_path):
+    arguments = (
+        "--resolutions",
+        "8",
+        "--steps",
+        "1",
+        "--no-measure",
+        "--no-plots",
+        "--batch-size",
+        "999",
+        "--out",
+        "r",
+    )
+    status, _, errors = attn_bench("run", *TOY, "--seeds", "2", *arguments)
+    assert status == 0, errors
+    said = "a batch of 999 is larger than the training set; trained with 16 samples a batch"
+    assert errors.count(said) == 1
+    assert all(record.training.notes["batch_size"] == 16 for record in Store(tmp_path / "r").records())
+
+
+def test_two_resolutions_are_too_few_to_fit(attn_bench):
+    status, output, _ = attn_bench("measure", *TOY, "--resolutions", "8,16", "--no-plots", "--out", "m")
+    assert status == 0
+    assert "Growth is not fitted: that takes 3 resolutions or more, and 2 could be measured" in output
 
 
 def test_ranges_of_resolutions_double():

@@ -28,6 +28,41 @@ def test_a_cell_per_model_resolution_and_seed_with_the_defaults_of_the_task():
     assert cells[1].options == {"width": 16}
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"models": "toy, toy:wide", "resolutions": "8..32", "seeds": "4,1", "set": "toy.width=5"},
+        {"models": ["toy", "toy:wide"], "resolutions": [8, "16..32"], "seeds": [4, 1], "set": ["toy.width=5"]},
+        {"resolutions": "8,16,32", "models": ("toy", {"name": "toy", "preset": "wide"}), "set": {"toy.width": 5},
+         "seeds": (4, 1), "epochs": "2"},
+    ],
+)  # fmt: skip
+def test_yaml_python_and_the_command_line_write_the_same(settings):
+    usual = {"models": ["toy", "toy:wide"], "resolutions": [8, 16, 32], "seeds": [4, 1]}
+    assert sweep(**settings).cells() == sweep(**usual, options={"toy": {"width": 5}}).cells()
+
+
+def test_one_resolution_and_one_model_need_no_list():
+    assert sweep(models="toy", resolutions=16).cells() == sweep(models=["toy"], resolutions=[16]).cells()
+
+
+def test_a_file_sets_the_resolution_and_a_bad_option_is_the_tasks(tmp_path):
+    import numpy as np
+
+    values = np.random.default_rng(0).random((9, 24, 24))
+    np.savez(tmp_path / "mine.npz", x=values, y=values)
+    settings = {"task": "darcy", "data": tmp_path / "mine.npz", "models": "mean"}
+    assert [cell.resolution for cell in sweep(**settings).cells()] == [24]
+    with pytest.raises(USER_ERRORS, match="darcy"):
+        sweep(**settings, resolutions=7).cells()
+
+
+def test_the_package_shows_what_it_offers():
+    import attn_bench
+
+    assert {"run", "measure", "load"} <= set(dir(attn_bench))
+
+
 def test_options_reach_the_model_the_label_and_the_task():
     models = ["toy", {"name": "toy", "label": "mine", "preset": "wide", "options": {"act": "tanh"}}]
     options = {"toy": {"width": 5}, "mine": {"width": "7"}, "toy-task": {"n": 8}}

@@ -45,6 +45,11 @@ class Source(ABC):
     def grid(self, resolution: int) -> tuple[int, int]:
         """Return (H, W) at a resolution; raises OptionError, DataError."""
 
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Those to use where the user gives none; empty if the source has no preference."""
+        return ()
+
     @abstractmethod
     def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> PreparedData:
         """Make sure that :meth:`load` will succeed, and describe what it will read."""

@@ -39,6 +39,10 @@ class Darcy(Task):
         """Fill in the layout, and the fine grid or the file's checksum, that all resolutions share."""
         return replace(options, **_source_of(options).resolved(resolutions))
 
+    def default_resolutions(self, options: DarcyOptions) -> tuple[int, ...]:
+        """Return the resolution of the user's file if there is one."""
+        return _source_of(options).resolutions or self.defaults.resolutions
+
     def prepare(self, resolutions: tuple[int, ...], options: DarcyOptions, context: PrepareContext) -> PreparedData:
         """Generate or download what is not in the cache, or check the user's file; describe the files.
 

@@ -38,6 +38,11 @@ class UserFile(Source):
         names = dict(zip(("data", "test_data"), map(str, self.paths)))
         return {**names, "layout": layout, "data_checksum": self._checksum()}
 
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The file's own."""
+        return (self._pairs[0].grid[0],)
+
     def grid(self, resolution: int) -> tuple[int, int]:
         """Return the file's grid, restricted."""
         return resolution, -(-self._pairs[0].grid[1] // self._stride(resolution))
