@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 HEAD = ("Claim", "Paper", "Published", "Ours", "Verdict")
-VERDICTS = ("reproduced", "better", "not reproduced", "cannot be told", "not comparable", "not yet run")
+VERDICTS = ("reproduced", "better", "not reproduced", "inconclusive", "not comparable", "not yet run")
 STYLES = {"reproduced": "green", "better": "green", "not reproduced": "bold red"}
-STYLES |= {"cannot be told": "yellow", "not comparable": "yellow"}
+STYLES |= {"inconclusive": "yellow", "not comparable": "yellow"}
 NOTE_WIDTH = 300
 CERTAINTY = {
     "table": "read from its table",

@@ -1,10 +1,10 @@
-"""Holds results against published claims.
+"""Compares results with published claims.
 
-A mean over seeds reproduces a number if it misses it by no more than the claim's tolerance; beyond that it is better
-or not reproduced. A ratio is judged in the same way, against a model of the same folder that was trained alike. An
-exponent is judged by its confidence interval: see :func:`_judge_growth`. Where settings differ from the claim's
-protocol nothing is judged: the verdict says which do. Nor is anything judged from numbers that decide nothing, such as
-costs that are equal at all sizes: that cannot be told, and the note says why.
+A number is reproduced if the mean over seeds is within the claim's tolerance of it; otherwise it is better or not
+reproduced. A ratio is judged in the same way, between models of one folder with the same training settings. An exponent
+is judged by its confidence interval: see :func:`_judge_growth`. If a setting differs from the claim's protocol, the
+verdict is "not comparable" and names the setting. If the numbers decide nothing, such as costs that are equal at all
+sizes, it is "inconclusive".
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from attn_bench.results.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-Verdict = Literal["reproduced", "better", "not reproduced", "cannot be told", "not comparable", "not yet run"]
+Verdict = Literal["reproduced", "better", "not reproduced", "inconclusive", "not comparable", "not yet run"]
 # Of these, another folder may say more.
-UNJUDGED = ("cannot be told", "not comparable", "not yet run")
+UNJUDGED = ("inconclusive", "not comparable", "not yet run")
 # Settings of two models that are compared with each other.
 ALIKE = ("data", "cell.training", "cell.execution.precision", "cell.execution.batch_size")
 
@@ -184,7 +184,7 @@ def _judge_value(claim: Claim, run: _Run, group: _Group) -> list[Check]:
 def _without_value(claim: Claim, run: _Run, group: _Group) -> Check:
     if claim.metric not in run.metrics and run.metrics:
         said = str(unknown(f"metric of {run.task}", claim.metric, run.metrics))
-        return Check(claim, "cannot be told", group.label, group.resolution, note=said, folder=run.folder)
+        return Check(claim, "inconclusive", group.label, group.resolution, note=said, folder=run.folder)
     failed = dict.fromkeys(record.status for record in group.records if record.status != "ok")
     note = f"no {claim.metric}: {', '.join(failed) or 'not trained'}"
     return Check(claim, "not yet run", group.label, group.resolution, note=note, folder=run.folder)
@@ -269,7 +269,7 @@ def _judge_growth(claim: Claim, run: _Run) -> list[Check]:
         note = f"{fit.points} sizes, {fit.first} to {fit.last} {points}"
         differences = differences_from(claim, groups[fit.model].first)
         if fit.flag == EQUAL:
-            verdict, note = "cannot be told", f"{note}: {EQUAL}"
+            verdict, note = "inconclusive", f"{note}: {EQUAL}"
         elif fit.flag == BENT or fit.high < FLAT:
             differences += ("sizes are too small: what is measured is not yet what grows",)
         elif fit.low > claimed + TOLERANCE:

@@ -65,10 +65,10 @@ def test_equal_costs_tell_nothing_of_how_they_grow(tmp_path: Path, growth: str, 
     for resolution in (32, 64, 128, 256):
         folder.add("mano", resolution, scale=1 / resolution**2)
     found = only(tmp_path, {**GROWTH, "growth": growth, "metric": cost})
-    assert found.verdict == "cannot be told"
+    assert found.verdict == "inconclusive"
     assert "the costs are equal" in found.note
     (row,) = shown.rows([found])
-    assert (row.verdict, row.holds) == ("cannot be told", None)
+    assert (row.verdict, row.holds) == ("inconclusive", None)
     assert "nan" not in f"{row.ours} {shown.markdown([found])}"
 
 
@@ -173,7 +173,7 @@ def test_a_misspelt_name_is_refused_with_a_suggestion(
 
 def test_a_metric_that_results_lack_is_inconclusive(tmp_path: Path, made: Folder) -> None:
     found = only(tmp_path, {**VALUE, "metric": "rel_l3"})
-    assert found.verdict == "cannot be told"
+    assert found.verdict == "inconclusive"
     assert found.note == "unknown metric of darcy 'rel_l3'; did you mean 'rel_l2'?"
 
 
