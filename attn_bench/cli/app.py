@@ -17,8 +17,8 @@ from attn_bench.sweep.settings import Sweep
 
 app = typer.Typer(
     help="Benchmark efficient attention: accuracy, latency and memory, in one command.",
-    epilog="Exit status: 0 if all went well, 1 if a command found something bad (see its help), 2 for wrong input, 70 "
-    "for an unexpected error, whose log is named, 74 if standard output could not be written, 130 if interrupted.",
+    epilog="Exit status: 0 on success, 1 if a command found a problem (see its help), 2 for invalid input, 70 for an "
+    "unexpected error (the message names the log), 74 if standard output cannot be written, 130 if interrupted.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""Command that checks what a plugin promises."""
+"""The command that tests a plugin against the contract."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def check(
     model: Annotated[str, typer.Argument(metavar="NAME[:PRESET]", help="Model to check.")],
     given: Mapping[str, Any] = {},
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
-    compile: Annotated[bool, typer.Option("--compile", help="Check causality under torch.compile, too.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Check causality under torch.compile as well.")] = False,
 ) -> None:
-    """Check that a model does what a plugin promises, on small problems of every kind that it serves.
+    """Test a model against the plugin contract, on small problems of every kind that it serves.
 
-    Prints a line per promise: ok, FAIL with the reason, or - where the model does not make it. The exit status is 0 if
-    all hold and 1 if not.
+    Prints one line per promise: ok, FAIL with the reason, or - if it does not apply. The exit status is 0 if
+    all hold, otherwise 1.
     """
     from attn_bench.gate.check import check as outcomes
     from attn_bench.sweep.devices import resolve_device

@@ -23,23 +23,23 @@ FailOn = Annotated[
         "Metrics that are not named cannot fail. [latency 5 %, peak memory 0.5 %, parameters and FLOPs 0, others 3 %]",
     ),
 ]
-Markdown = Annotated[Path | None, typer.Option(help="Write the comparison for a pull request here.")]
-JUnit = Annotated[Path | None, typer.Option(help="Write the comparison as JUnit XML here.")]
+Markdown = Annotated[Path | None, typer.Option(help="Markdown file to write, for a pull request.")]
+JUnit = Annotated[Path | None, typer.Option(help="JUnit XML file to write.")]
 
 
 def compare(
     base: Annotated[Path, typer.Argument(help="Results folder to compare with.")],
-    new: Annotated[Path, typer.Argument(help="Results folder to judge.")],
+    new: Annotated[Path, typer.Argument(help="Results folder to check for regressions.")],
     fail_on: FailOn = None,
     confirm: Annotated[
-        bool, typer.Option("--confirm", help="Measure again, in three more processes, what looks slower.")
+        bool, typer.Option("--confirm", help="Measure cells that look slower again, in three more processes.")
     ] = False,
     markdown: Markdown = None,
     junit: JUnit = None,
 ) -> None:
     """Compare two results folders: which model got slower, more memory-hungry or less accurate?
 
-    The exit status is 0 if nothing did, 1 if something did beyond its limit, 2 if the result is inconclusive.
+    The exit status is 0 if none did, 1 if a limit is exceeded, 2 if the result is inconclusive.
     """
     from attn_bench.gate.compare import compare as compare_folders
     from attn_bench.gate.thresholds import read_thresholds
@@ -59,16 +59,18 @@ def compare(
 @takes(CALLING)
 def ab(
     base: Annotated[str, typer.Option(help="Revision to compare with: a branch, tag or commit.")],
-    new: Annotated[str | None, typer.Option(help="Revision to judge [the work tree as it is].")] = None,
+    new: Annotated[
+        str | None, typer.Option(help="Revision to check [the work tree, with uncommitted changes].")
+    ] = None,
     given: Mapping[str, Any] = {},
     fail_on: FailOn = None,
-    repository: Annotated[Path, typer.Option(help="A folder of the project, which pip can install.")] = Path(),
+    repository: Annotated[Path, typer.Option(help="Folder of the project, which pip can install.")] = Path(),
     markdown: Markdown = None,
     junit: JUnit = None,
 ) -> None:
-    """Compare latency and memory of two git revisions, interleaved on this machine so that its drift cancels.
+    """Compare latency and memory of two git revisions, interleaved on this machine so that drift cancels.
 
-    The exit status is 0 if nothing got worse, 1 if something did beyond its limit, 2 if the result is inconclusive.
+    The exit status is 0 if nothing got worse, 1 if a limit is exceeded, 2 if the result is inconclusive.
     """
     from attn_bench.gate.ab.revisions import Plan, compare_revisions
     from attn_bench.gate.thresholds import read_thresholds

@@ -1,4 +1,4 @@
-"""``attn-bench data``: make or download the data of a task."""
+"""``attn-bench data``: generate or download the data of a task."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SETTINGS = [
 def data(
     task: Annotated[str, typer.Argument(help="Task, e.g. darcy.")],
     given: Mapping[str, Any] = {},
-    refresh: Annotated[bool, typer.Option(help="Make or download them again even if they are cached.")] = False,
+    refresh: Annotated[bool, typer.Option(help="Generate or download the data again even if they are cached.")] = False,
 ) -> None:
-    """Make or download the data of a task, and say where they are."""
+    """Generate or download the data of a task and show where they are stored."""
     from attn_bench.cli.progress import DataBar
     from attn_bench.plugin import PrepareContext
     from attn_bench.plugins.registry import TASKS

@@ -25,7 +25,8 @@ def list_(
     what: Annotated[str, typer.Argument(metavar="models|tasks", help="What to list.")],
     name: Annotated[str | None, typer.Argument(help="Show only this model or task, with its options.")] = None,
     kind: Annotated[
-        str | None, typer.Option(metavar="KIND", help=f"Only what serves this kind of problem: {', '.join(KINDS)}.")
+        str | None,
+        typer.Option(metavar="KIND", help=f"Show only what serves this kind of problem: {', '.join(KINDS)}."),
     ] = None,
 ) -> None:
     """List models or tasks, or show one of them with its options."""
@@ -33,7 +34,7 @@ def list_(
 
     groups: dict[str, Registry[Any]] = {"models": MODELS, "tasks": TASKS}
     if what not in groups:
-        raise UserError(f"list {what}: say 'attn-bench list models' or 'attn-bench list tasks'")
+        raise UserError(f"list {what}: use 'attn-bench list models' or 'attn-bench list tasks'")
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
     if name is None:

@@ -102,7 +102,7 @@ class Screen:
         self.progress.stop()
         if kind is KeyboardInterrupt:
             finished = f"{self.folder} holds a table of what is finished" if self.done else "no cell was finished"
-            print(f"Interrupted: {finished}; the same command goes on from there.", file=sys.stderr)
+            print(f"Interrupted: {finished}; rerun the same command to resume.", file=sys.stderr)
 
     def watcher(self) -> Watcher:
         """Return what is told how a sweep goes."""
@@ -171,7 +171,7 @@ class Screen:
         self._print("  ".join(words))
         log = Store(self.folder).path("logs", cell.id)
         if (record.status == "crashed" or without) and log.exists() and log.stat().st_size:
-            self._print(f"    what it printed, and where it failed: {log}")
+            self._print(f"    output and traceback: {log}")
 
     def _smaller_batch(self, cell: Cell, record: Record) -> None:
         """Say once that the training set is smaller than a batch."""
@@ -179,7 +179,7 @@ class Screen:
         if used is not None and not self.batch_told:
             self.batch_told = True
             asked = cell.execution.batch_size
-            self.on_warning(f"a batch of {asked} is larger than the training set; trained with {used} samples a batch")
+            self.on_warning(f"batch size {asked} exceeds the training set; trained with batches of {used}")
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

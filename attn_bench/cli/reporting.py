@@ -49,7 +49,7 @@ def _not_ok(folder: Path, table: Any) -> str:
 
 def report(
     results: Annotated[Path, typer.Argument(help="Results folder.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write [RESULTS/report].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder [RESULTS/report].")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Rewrite the page, table and plots of stored results without running anything."""

@@ -37,7 +37,7 @@ def run(
 ) -> None:
     """Train, evaluate and measure models on a task, and write a table and plots.
 
-    Cells that the results folder already holds are not run again. The exit status is 1 if no cell ended ok.
+    Cells already in the results folder are not rerun. The exit status is 1 if no cell succeeded.
     """
     from attn_bench.sweep.settings import read_sweep_file
 
@@ -51,14 +51,14 @@ def run(
 
 @takes([*CALLING, *(s for s in _SWEEP.values() if s.group == "measuring" and s.name != "measure"), *_RUNNING.values()])
 def measure(given: Mapping[str, Any] = {}, plots: Plots = True) -> None:
-    """Measure latency, memory and FLOPs on random inputs, without training and without data; fit how they scale.
+    """Measure latency, memory and FLOPs on random inputs, without training or data, and fit how they scale.
 
-    Without --task, inputs and outputs are those of darcy. What the results folder already holds is not measured again.
-    The exit status is 1 if no cell ended ok.
+    Without --task, shapes are those of darcy. Measurements already in the results folder are not repeated.
+    The exit status is 1 if no cell succeeded.
     """
     table = _sweep({"task": "darcy", **given, "train": False}, plots)
     if (sizes := table.loc[table["latency_forward_ms"].notna(), "resolution"].nunique()) < FEWEST_POINTS:
-        print(f"Growth is not fitted: that takes {FEWEST_POINTS} resolutions or more, and {sizes} could be measured")
+        print(f"No exponents were fitted: {FEWEST_POINTS} resolutions are needed, {sizes} could be measured")
 
 
 def _sweep(settings: Mapping[str, Any], plots: bool) -> Any:

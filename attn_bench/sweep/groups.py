@@ -48,7 +48,7 @@ class Training:
     clip_norm: Annotated[
         float,
         Positive,
-        Field(description="Norm to which larger gradients are scaled down."),
+        Field(description="Maximum norm of the gradient (clipping)."),
         Also("clip", "max_norm", "grad_clip"),
     ] = BY_TASK
 
@@ -76,32 +76,34 @@ class FineTuning:
         float,
         NotNegative,
         Field(
-            description="Fine-tuning: alpha of mixup (arXiv:1710.09412 finds 0.1 to 0.4 good), 0 to switch it off. "
-            "With CutMix too, each batch gets one of the two at random."
+            description="Fine-tuning: alpha of mixup (arXiv:1710.09412 recommends 0.1 to 0.4); 0 disables it. "
+            "With CutMix enabled, each batch gets one of the two at random."
         ),
     ] = 0.2
     cutmix: Annotated[
         float,
         NotNegative,
-        Field(description="Fine-tuning: alpha of CutMix (arXiv:1905.04899 uses 1), 0 to switch it off."),
+        Field(description="Fine-tuning: alpha of CutMix (arXiv:1905.04899 uses 1); 0 disables it."),
     ] = 0.0
     label_smoothing: Annotated[
         float,
         Share,
-        Field(description="Fine-tuning: share of the target that is spread over all classes (arXiv:1512.00567)."),
+        Field(
+            description="Fine-tuning: share of the target that is spread uniformly over all classes (arXiv:1512.00567)."
+        ),
     ] = 0.1
     ema: Annotated[
         float,
         Share,
         Field(
-            description="Fine-tuning: decay of the running mean of the weights that is evaluated in their place, "
-            "0 to switch it off; it grows to this value as timm's ModelEmaV3 has it."
+            description="Fine-tuning: decay of the moving average of the weights, which is evaluated instead of them; "
+            "0 disables it. The decay warms up to this value as in timm's ModelEmaV3."
         ),
     ] = 0.0
     warm_up: Annotated[
         float,
         NotNegative,
-        Field(description="Fine-tuning: first epochs, in which only the head and the parameters added are trained."),
+        Field(description="Fine-tuning: first epochs, in which only the head and newly added parameters are trained."),
         Also("warmup"),
     ] = 0.0
 
@@ -120,9 +122,7 @@ class Measuring:
 class Execution:
     """How a model is called, in training and in measuring."""
 
-    batch_size: Annotated[int, Positive, Field(description="Samples in a batch, in training and in measuring.")] = (
-        BY_TASK
-    )
+    batch_size: Annotated[int, Positive, Field(description="Batch size, for training and measuring.")] = BY_TASK
     precision: Annotated[
         Precision,
         Field(description="float32, tf32 (matrix products in TF32) or bf16 (autocast)."),
@@ -133,7 +133,7 @@ class Execution:
     ] = "auto"
     threads: Annotated[
         int | None,
-        Field(description="Number of CPU threads for torch, 1 to four per CPU [torch's own choice]."),
+        Field(description="Number of CPU threads for torch, at most four per CPU [torch's default]."),
     ] = None
     compile: Annotated[bool, Field(description="Use torch.compile.")] = False
 
@@ -148,7 +148,7 @@ class Paths:
 
     data: Annotated[str | None, FromPath, Field(description="Your own data file (.pt, .npz, .mat, .h5).")] = None
     test_data: Annotated[str | None, FromPath, Field(description="A second file with the test set.")] = None
-    root: Annotated[str | None, FromPath, Field(description="Folder that holds a published data set.")] = None
+    root: Annotated[str | None, FromPath, Field(description="Folder with a published data set (read only).")] = None
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ class Running:
     retry: Annotated[
         Retry,
         Field(
-            description="Which existing cells to rerun: none, failed, all, or disturbed: those whose latencies other "
-            "processes or heat disturbed are measured again without training."
+            description="Which existing cells to rerun: none, failed, all, or disturbed, which repeats only "
+            "latencies that other processes or heat disturbed, without training."
         ),
     ] = "none"
     skip: Annotated[

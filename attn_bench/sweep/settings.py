@@ -60,7 +60,7 @@ class Sweep:
         Also("seed", "n_seeds"),
     ] = 1
     train: Annotated[
-        bool, Field(description="Train and evaluate; without, models are only measured, and no data are needed.")
+        bool, Field(description="Train and evaluate; if false, models are only measured, and no data are needed.")
     ] = True
     regime: Annotated[
         Regime,

@@ -60,7 +60,7 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("run", *TOY, "--precision", "fp8"), "--precision: must be 'float32', 'tf32' or 'bf16' (given: 'fp8')"),
         (("report", "nowhere"), "nowhere: no such folder"),
         (("report", "/dev/null"), "/dev/null: is a file, not a results folder"),
-        (("list", "colours"), "say 'attn-bench list models'"),
+        (("list", "colours"), "use 'attn-bench list models'"),
         (("list", "models", "too"), "did you mean 'toy'?"),
         (("data", "pets", "--root", "nowhere"), "nowhere does not hold pets. Put oxford-iiit-pet/images/*.jpg"),
         (("run", *TOY, "--root", "nowhere"), "--root nowhere: toy-task does not read such files"),
@@ -223,7 +223,7 @@ def test_a_batch_larger_than_the_training_set_is_reported_once(attn_bench, tmp_p
     )
     status, _, errors = attn_bench("run", *TOY, "--seeds", "2", *arguments)
     assert status == 0, errors
-    said = "a batch of 999 is larger than the training set; trained with 16 samples a batch"
+    said = "batch size 999 exceeds the training set; trained with batches of 16"
     assert errors.count(said) == 1
     assert all(record.training.notes["batch_size"] == 16 for record in Store(tmp_path / "r").records())
 
@@ -231,7 +231,7 @@ def test_a_batch_larger_than_the_training_set_is_reported_once(attn_bench, tmp_p
 def test_two_resolutions_are_too_few_to_fit(attn_bench):
     status, output, _ = attn_bench("measure", *TOY, "--resolutions", "8,16", "--no-plots", "--out", "m")
     assert status == 0
-    assert "Growth is not fitted: that takes 3 resolutions or more, and 2 could be measured" in output
+    assert "No exponents were fitted: 3 resolutions are needed, 2 could be measured" in output
 
 
 def test_ranges_of_resolutions_double():

@@ -65,7 +65,7 @@ def one_line(done: subprocess.CompletedProcess[str], reason: str) -> None:
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("attn-bench: ")]
     assert "cannot write" in error
     assert f"({reason})" in error
-    assert "the same command goes on from there" in error
+    assert "rerun the same command to resume" in error
     assert "Traceback" not in done.stderr
 
 

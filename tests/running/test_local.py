@@ -144,7 +144,7 @@ def test_ctrl_c_leaves_a_table_and_says_how_to_resume(tmp_path):
     runner.send_signal(signal.SIGINT)
     _, errors = runner.communicate(timeout=30)
     assert runner.returncode == 130
-    assert "the same command goes on from there" in errors
+    assert "rerun the same command to resume" in errors
     assert "Traceback" not in errors
     assert "toy," in (tmp_path / "r" / "table.csv").read_text()
 

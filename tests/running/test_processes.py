@@ -187,7 +187,7 @@ def test_told_to_end_it_ends_soon_and_leaves_nothing(tmp_path, started, number, 
     # Well below what a stopped server was waited for before.
     _, errors = run.communicate(timeout=15)
     assert run.returncode == status
-    assert "the same command goes on from there" in errors
+    assert "rerun the same command to resume" in errors
     assert "Traceback" not in errors
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
