@@ -20,22 +20,24 @@ def main() -> None:
         from attn_bench.running.processes import interrupt_when_told
 
         told = interrupt_when_told()
-        from attn_bench.cli import failures
+        from attn_bench.cli import error_messages
         from attn_bench.cli.surroundings import standard_streams, warnings_are_no_errors
 
         with warnings_are_no_errors(), standard_streams() as (output, _):
             status = _run(arguments, debug)
             output.flush()
             if output.failure:
-                failures.complain(f"cannot write to standard output ({output.failure}); what went to files is whole")
-                status = status or failures.NOT_WRITTEN
+                error_messages.complain(
+                    f"cannot write to standard output ({output.failure}); what went to files is whole"
+                )
+                status = status or error_messages.NOT_WRITTEN
     except KeyboardInterrupt:
         status = 130
     sys.exit(128 + told[0] if told else status)
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    from attn_bench.cli import failures
+    from attn_bench.cli import error_messages
 
     try:
         from attn_bench.cli.app import call
@@ -44,12 +46,12 @@ def _run(arguments: list[str], debug: bool) -> int:
     except SystemExit:
         raise
     except BaseException as error:
-        if failures.interrupted(error):
-            return failures.INTERRUPTED
+        if error_messages.interrupted(error):
+            return error_messages.INTERRUPTED
         if debug:
-            raise failures.original(error)  # noqa: B904
-        if (text := failures.message(error)) is None:
-            failures.report_fault(error)
-            return failures.FAULT
-        failures.complain(text)
-        return failures.WRONG_INPUT
+            raise error_messages.original(error)  # noqa: B904
+        if (text := error_messages.message(error)) is None:
+            error_messages.report_fault(error)
+            return error_messages.FAULT
+        error_messages.complain(text)
+        return error_messages.WRONG_INPUT

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from attn_bench.cli import checking, claims, comparing, data, listing, reporting, running
-from attn_bench.cli.failures import Lines
+from attn_bench.cli.error_messages import Lines
 from attn_bench.errors import UserError
 from attn_bench.sweep.fields import settings_of
 from attn_bench.sweep.groups import Running

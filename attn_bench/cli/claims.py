@@ -24,7 +24,7 @@ def claims(
     from attn_bench.analysis.claims.names import check_names
     from attn_bench.files import atomic_write
     from attn_bench.plugins.registry import MODELS
-    from attn_bench.report import claims as shown
+    from attn_bench.report import claims_table as shown
 
     said = read_claims(file or SHIPPED)
     if file is not None:

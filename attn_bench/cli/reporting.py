@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_bench.cli.failures import logged_in
+from attn_bench.cli.error_messages import logged_in
 from attn_bench.cli.printing import put
 
 
@@ -17,7 +17,7 @@ def conclude(folder: Path, table: Any, *, report: bool, out: Path | None = None)
     The table is printed even if the report cannot be written.
     """
     from attn_bench.report import console_table, summarise, write_report
-    from attn_bench.report.scaling import console
+    from attn_bench.report.scaling_table import console
     from attn_bench.results.store import Store
 
     summary, page = summarise(table, Store.open(folder).run_info().metrics), None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from attn_bench.analysis.scaling import FEWEST_POINTS
-from attn_bench.cli.failures import logged_in
+from attn_bench.cli.error_messages import logged_in
 from attn_bench.cli.flags import takes
 from attn_bench.cli.reporting import conclude
 from attn_bench.sweep.fields import settings_of

@@ -13,8 +13,8 @@ from typing import Any
 
 from attn_bench.analysis.claims.checks import Check
 from attn_bench.format import count, plain
-from attn_bench.report import claims, rows
-from attn_bench.report import scaling as growth
+from attn_bench.report import claims_table, rows
+from attn_bench.report import scaling_table as growth
 from attn_bench.report.origin import Origin
 from attn_bench.report.page import extent
 from attn_bench.report.pictures import Drawn, findings
@@ -62,8 +62,8 @@ def html_page(summary: Summary, drawn: Drawn, origin: Origin, checks: Sequence[C
         origin=origin,
         marks={model: Markup(mark) for model, mark in drawn.marks.items()},
         **_results(summary, drawn),
-        claims=claims.rows(checks),
-        more_claims=len(checks) - len(claims.touched(checks)),
+        claims=claims_table.rows(checks),
+        more_claims=len(checks) - len(claims_table.touched(checks)),
         steps=steps(origin.cells),
     )
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from attn_bench.analysis.claims.checks import Check
 from attn_bench.format import count, for_markdown, plain
-from attn_bench.report import claims
-from attn_bench.report import scaling as growth
+from attn_bench.report import claims_table
+from attn_bench.report import scaling_table as growth
 from attn_bench.report.origin import Origin
 from attn_bench.report.pictures import Drawn, Picture
 from attn_bench.report.summary import Summary
@@ -27,8 +27,8 @@ def markdown_page(summary: Summary, drawn: Drawn, table: str, origin: Origin, ch
     if drawn.growth and drawn.scaling:
         parts += [_figure(drawn.growth), growth.markdown(drawn.scaling, summary)]
     parts += map(_figure, drawn.panels)
-    if touched := claims.touched(checks):
-        parts.append(f"## Claims of papers\n\n{claims.markdown(touched).rstrip()}")
+    if touched := claims_table.touched(checks):
+        parts.append(f"## Claims of papers\n\n{claims_table.markdown(touched).rstrip()}")
     if drawn.notes:
         parts.append("## Not shown\n\n" + "\n".join(f"- {for_markdown(plain(note, 200))}" for note in drawn.notes))
     return "\n\n".join(parts) + "\n"

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from attn_bench.files import atomic_write
 from attn_bench.results.record import Evaluation
-from attn_bench.running.failures import Failure, alone, refusals
+from attn_bench.running.cell_failures import Failure, alone, refusals
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
 from attn_bench.running.prepare import Posed

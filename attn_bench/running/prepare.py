@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attn_bench.plugin import Model, Problem, Task, Unsupported
 from attn_bench.plugins.fingerprint import SHARED
 from attn_bench.plugins.registry import MODELS, TASKS
-from attn_bench.running.failures import Failure, refusals
+from attn_bench.running.cell_failures import Failure, refusals
 from attn_bench.running.measure.steps import Steps, build, random_batch
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output

@@ -20,8 +20,8 @@ from attn_bench.plugins.loaded import check_loaded
 from attn_bench.results.environment import Environment
 from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record
 from attn_bench.results.store import Store
+from attn_bench.running.cell_failures import Failure, alone
 from attn_bench.running.evaluation import Evaluator, Trained
-from attn_bench.running.failures import Failure, alone
 from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper

@@ -52,7 +52,7 @@ class HTransformer(Mixer):
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
         """Return the library's module."""
-        from baselines.htransformer.levels import AnyLengthHierarchical
+        from baselines.htransformer.hierarchy import AnyLengthHierarchical
 
         return AnyLengthHierarchical(
             prod(tokens.grid),
@@ -65,7 +65,7 @@ class HTransformer(Mixer):
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return the share of pairs of tokens, causal of those that do not look ahead, that a layer connects."""
-        from baselines.htransformer.levels import AnyLengthHierarchical, visible
+        from baselines.htransformer.hierarchy import AnyLengthHierarchical, visible
 
         mixer = next(part for part in module.modules() if isinstance(part, AnyLengthHierarchical))
         return {"visible_pairs": round(visible(mixer), 4)}

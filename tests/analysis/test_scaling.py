@@ -14,7 +14,7 @@ from made_results import METRICS, Folder
 
 from attn_bench.analysis.scaling import EQUAL, FARTHEST, Curve, crossovers, curves, fit, fits, knee, scaling, uncrossed
 from attn_bench.report import summarise, write_report
-from attn_bench.report.scaling import crossing_lines
+from attn_bench.report.scaling_table import crossing_lines
 from attn_bench.results.store import load
 
 TOKENS = np.array([4.0**k for k in range(4, 10)])

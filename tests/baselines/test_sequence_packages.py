@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attn_bench.plugin import OptionError, Problem, Unsupported
-from baselines.htransformer.levels import AnyLengthHierarchical, visible
+from baselines.htransformer.hierarchy import AnyLengthHierarchical, visible
 from baselines.htransformer.plugin import HTransformer
 from baselines.nystrom.landmarks import AnyLengthNystrom, landmarks_used
 from baselines.nystrom.plugin import Nystrom

@@ -17,7 +17,7 @@ from made_results import Folder, usual
 from rich.console import Console
 
 from attn_bench import cli
-from attn_bench.cli import failures, reporting
+from attn_bench.cli import error_messages, reporting
 from attn_bench.cli.progress import Screen
 from attn_bench.cli.surroundings import Output, standard_streams, warnings_are_no_errors
 from attn_bench.running.processes import surroundings, without_errors
@@ -73,7 +73,7 @@ def test_an_unforeseen_error_is_one_line_and_a_log(
         raise error
 
     monkeypatch.setattr("attn_bench.report.write_report", fail)
-    assert call("report", results) == failures.FAULT == 70
+    assert call("report", results) == error_messages.FAULT == 70
     output, errors = capsys.readouterr()
     assert "mano" in output  # the table is shown all the same
     assert errors.count("\n") == 1
@@ -115,8 +115,8 @@ def test_every_command_ends_so(
 def test_where_no_log_can_be_written_the_line_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(failures, "_log_folders", lambda: iter([Path("/proc/nowhere"), Path("~/nowhere")]))
-    failures.report_fault(ValueError("lost"))
+    monkeypatch.setattr(error_messages, "_log_folders", lambda: iter([Path("/proc/nowhere"), Path("~/nowhere")]))
+    error_messages.report_fault(ValueError("lost"))
     assert "ValueError: lost; its traceback could not be written anywhere" in capsys.readouterr().err
 
 

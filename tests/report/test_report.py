@@ -25,8 +25,8 @@ from attn_bench.report import console_table, write_report
 from attn_bench.report.axes import tick
 from attn_bench.report.figures import error_vs_resolution
 from attn_bench.report.pictures import finding
-from attn_bench.report.scaling import crossing_text, markdown
 from attn_bench.report.scaling_figure import figure
+from attn_bench.report.scaling_table import crossing_text, markdown
 from attn_bench.report.summary import summarise
 from attn_bench.report.tables import markdown_table
 from attn_bench.report.trade_off import error_vs_latency

@@ -17,7 +17,7 @@ from attn_bench import cli
 from attn_bench.analysis.claims.checks import Check, check
 from attn_bench.analysis.claims.claim import read_claims
 from attn_bench.errors import UserError
-from attn_bench.report import claims as shown
+from attn_bench.report import claims_table as shown
 
 VALUE = {
     "id": "mine", "says": "as published", "certainty": "paper", "model": "mano", "metric": "rel_l2",

@@ -16,7 +16,7 @@ from attn_bench.analysis.claims.claim import SHIPPED, read_claims
 from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
 from attn_bench.plugins.registry import MODELS, TASKS
-from attn_bench.report import claims as shown
+from attn_bench.report import claims_table as shown
 from attn_bench.results.run_info import RunInfo
 
 DRAWN = {
