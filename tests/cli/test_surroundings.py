@@ -251,7 +251,7 @@ def test_no_terminal_is_too_narrow_for_a_number(
 
     for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", columns), ("TERM", term), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)
-    reporting._show(results, load(results))
+    reporting.conclude(results, load(results), report=False)
     shown = capsys.readouterr().out
     for number in ("0.126±0.0007", "0.0158", "4.04‡", "12.1", "16.2"):
         assert number in shown
