@@ -23,13 +23,16 @@ class MultipoleOptions:
     """
 
     heads: Annotated[int, Field(description="attention heads; must divide dim unless head_dim is set")] = 4
-    head_dim: Annotated[int | None, Field(description="channels of a head; dim / heads where unset")] = None
+    head_dim: Annotated[int | None, Field(description="channels per head; dim / heads if unset")] = None
     window_size: Annotated[int, Field(description="side of an attention window, in cells of the grid")] = 2
     stride: Annotated[
-        int | None, Field(description="distance between windows; window_size where unset, smaller lets them overlap")
+        int | None,
+        Field(description="distance between windows; window_size if unset, a smaller one makes them overlap"),
     ] = None
-    rate: Annotated[int, Field(description="factor between the grids of two levels")] = 2
-    levels: Annotated[int | None, Field(description="most levels to use; as many as the grid has where unset")] = None
+    rate: Annotated[int, Field(description="ratio between the grids of successive levels")] = 2
+    levels: Annotated[
+        int | None, Field(description="maximum number of levels; as many as the grid allows if unset")
+    ] = None
     level_weights: Annotated[
         LevelWeights,
         Field(description="weight of a coarser level: harmonic (the authors' code), sum (the paper's text) or learned"),
@@ -41,7 +44,7 @@ class MultipoleOptions:
         float, Field(description="dropout probability in the attention and in the feed-forward networks")
     ] = 0.0
     backend: Annotated[
-        Backend, Field(description="what computes the attention; auto chooses by device and compiler")
+        Backend, Field(description="implementation of the attention; auto chooses by device and compiler")
     ] = "auto"
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ class MANOModel(Mixer):
     """
 
     name = "mano"
-    summary = "Multipole attention: windowed attention at all scales, weights shared, linear in the grid's points"
+    summary = "Multipole attention: multi-scale windowed attention with shared weights, linear in the grid points"
     citation = "arXiv:2507.02748"
     kinds = frozenset({"field", "mask", "image"})
     complexity = "n"

@@ -25,7 +25,7 @@ class MANOSwinV2(Model):
     """
 
     name = "mano-swinv2"
-    summary = "MANO for images: timm's SwinV2 whose windowed attention runs at several scales, pretrained or not"
+    summary = "MANO for images: timm's SwinV2 with windowed attention at several scales, pretrained or not"
     citation = "arXiv:2507.02748"
     kinds = frozenset({"image", "mask"})
     complexity = "n"
@@ -46,27 +46,30 @@ class MANOSwinV2(Model):
     class Options:
         """Options of the network."""
 
-        variant: Annotated[str, Field(description="a SwinV2 of timm")] = "swinv2_tiny_window8_256"
+        variant: Annotated[str, Field(description="name of timm's SwinV2")] = "swinv2_tiny_window8_256"
         levels: Annotated[tuple[int, ...], Field(description="levels of each stage")] = (3, 2, 1, 1)
         window_size: Annotated[
             int,
-            Field(ge=1, description="side of a window; on grids no larger than it, timm takes the grid as the window"),
+            Field(ge=1, description="side of a window; on smaller grids, timm uses the grid as the window"),
         ] = 8
         pretrained: Annotated[bool, Field(description="start from timm's weights, downloaded from the hub")] = False
         weights: Annotated[
             str | None, Field(description="start from a local .safetensors or .pth file of timm's weights")
         ] = None
         zero_up: Annotated[
-            bool, Field(description="start with the up-sampling at zero, so that the network computes what timm's does")
+            bool,
+            Field(
+                description="start with the up-sampling at zero, so that the output is initially that of timm's network"
+            ),
         ] = True
         embed_dim: Annotated[
-            int | None, Field(ge=1, description="channels of the first stage; the variant's where unset")
+            int | None, Field(ge=1, description="channels of the first stage; the variant's if unset")
         ] = None
-        depths: Annotated[
-            tuple[int, ...] | None, Field(description="blocks of each stage; the variant's where unset")
-        ] = None
+        depths: Annotated[tuple[int, ...] | None, Field(description="blocks of each stage; the variant's if unset")] = (
+            None
+        )
         heads: Annotated[
-            tuple[int, ...] | None, Field(description="attention heads of each stage; the variant's where unset")
+            tuple[int, ...] | None, Field(description="attention heads of each stage; the variant's if unset")
         ] = None
         patch_size: Annotated[int, Field(ge=1, description="side of a patch, in pixels")] = 4
 

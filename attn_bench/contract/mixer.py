@@ -54,17 +54,17 @@ class Mixer(Model):
         A mixer adds its own in a subclass, and strikes one that it does not have with ``heads: ClassVar[None] = None``.
         """
 
-        dim: Annotated[int, Field(ge=1, description="channels of a token")] = 48
-        depth: Annotated[int, Field(ge=1, description="blocks of mixer and feed-forward network")] = 4
+        dim: Annotated[int, Field(ge=1, description="channels per token")] = 48
+        depth: Annotated[int, Field(ge=1, description="blocks, each a mixer and a feed-forward network")] = 4
         heads: Annotated[int, Field(ge=1, description="attention heads; must divide dim")] = 4
         mlp_ratio: Annotated[
-            float, Field(gt=0, description="hidden channels of the feed-forward networks over dim")
+            float, Field(gt=0, description="hidden channels of the feed-forward networks, divided by dim")
         ] = 2.0
         dropout: Annotated[float, Field(ge=0, lt=1, description="dropout probability of the feed-forward networks")] = (
             0.0
         )
         patch_size: Annotated[
-            int | None, Field(ge=1, description="side of a patch, in points of a grid; a patch is one token")
+            int | None, Field(ge=1, description="side of a patch in grid points; a patch is one token")
         ] = None
 
         def __post_init__(self) -> None:

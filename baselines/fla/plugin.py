@@ -26,7 +26,7 @@ class FLA(Mixer):
     """
 
     name = "fla"
-    summary = "Causal linear attention and state space layers by Triton kernels (flash-linear-attention, CUDA)"
+    summary = "Causal linear attention and state space layers with Triton kernels (flash-linear-attention, CUDA)"
     citation = "https://github.com/fla-org/flash-linear-attention"
     kinds = frozenset({"causal-text"})
     complexity = "n"
@@ -37,8 +37,8 @@ class FLA(Mixer):
     class Options(Mixer.Options):
         """Options of the layers."""
 
-        dim: Annotated[int, Field(ge=1, description="channels of a token")] = 64
-        layer: Annotated[Layer, Field(description="which layer")] = "gla"
+        dim: Annotated[int, Field(ge=1, description="channels per token")] = 64
+        layer: Annotated[Layer, Field(description="layer")] = "gla"
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
         """Return the library's layer."""

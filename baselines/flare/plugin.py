@@ -21,7 +21,7 @@ class FLARE(Mixer):
     """
 
     name = "flare"
-    summary = "Tokens exchange values through latent queries, by two calls of exact attention"
+    summary = "Attention through latent queries: two calls of exact attention"
     citation = "arXiv:2508.12594"
     complexity = "n"
     presets = {"paper": {"dim": 64, "depth": 8, "heads": 16, "mlp_ratio": 2.5, "latents": 256}}
@@ -31,7 +31,7 @@ class FLARE(Mixer):
     class Options(Mixer.Options):
         """Options of attention through latent tokens."""
 
-        latents: Annotated[int, Field(ge=1, description="latent queries of a head")] = 32
+        latents: Annotated[int, Field(ge=1, description="latent queries per head")] = 32
         kv_layers: Annotated[int, Field(ge=0, description="hidden layers of the networks of keys and values")] = 3
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:

@@ -55,7 +55,7 @@ class FastMultipoleAttention(nn.Module):
             tokens, and means all of them where it is more. On a grid, with a power of 4 each stands for a square.
         summary: how tokens become summaries: ``grouped``, ``dense`` or ``average``.
         causal: whether a token reads nothing after it; sequences only.
-        scale_coarse: whether to add the logarithm of the tokens that a summary stands for to its score.
+        scale_coarse: whether to add the logarithm of the number of tokens that a summary represents to its score.
         query_downsampling: the linear variant.
         dropout: dropout probability of the output.
 

@@ -54,7 +54,7 @@ def attention_plan(
         tree: its cells.
         levels: width and rank of every level.
         causal: queries read what is not after them.
-        scale_coarse: add the logarithm of the tokens that a summary stands for to its score.
+        scale_coarse: add the logarithm of the number of tokens that a summary represents to its score.
         separate: the levels apart, for queries down-sampled.
         device: where the lists go.
     """

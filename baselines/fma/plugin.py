@@ -23,7 +23,7 @@ class FMA(Mixer):
     """
 
     name = "fma"
-    summary = "Fast Multipole Attention: exact to near tokens, to summaries of far ones by level, one softmax"
+    summary = "Fast Multipole Attention: near tokens exactly, far tokens as summaries at several levels, in one softmax"
     citation = "arXiv:2310.11960"
     kinds = frozenset({"field", "mask", "image", "causal-text", "masked-text"})
     complexity = "n log n"
@@ -38,22 +38,22 @@ class FMA(Mixer):
     class Options(Mixer.Options):
         """Options of Fast Multipole Attention; ``dropout`` acts on its output too."""
 
-        block_size: Annotated[int, Field(ge=1, description="tokens of a fine block of a text")] = 32
-        cell_size: Annotated[int, Field(ge=1, description="side of a fine cell of a grid")] = 4
+        block_size: Annotated[int, Field(ge=1, description="tokens in a block of the finest level, on text")] = 32
+        cell_size: Annotated[int, Field(ge=1, description="side of a cell of the finest level, on a grid")] = 4
         rank: Annotated[
             int | tuple[int, ...],
-            Field(description="summaries of an interval or cell, one number or one a level; must divide its tokens"),
+            Field(description="summaries per interval or cell, one number or one per level; must divide its tokens"),
         ] = 4
         summary: Annotated[
             Literal["grouped", "dense", "average"],
-            Field(description="how tokens become summaries: by channel, by all channels of a head, or as averages"),
+            Field(description="how tokens are summarised: per channel, over all channels of a head, or by averages"),
         ] = "grouped"
         scale_coarse: Annotated[
-            bool, Field(description="add the logarithm of the tokens that a summary stands for to its score")
+            bool, Field(description="add the logarithm of the number of tokens that a summary represents to its score")
         ] = False
         query_downsampling: Annotated[
             bool,
-            Field(description="queries share one at coarse levels too, which makes it linear (see preset linear)"),
+            Field(description="also down-sample queries at coarse levels, which makes the cost linear (preset linear)"),
         ] = False
 
     def growth(self, options: Options) -> Complexity:

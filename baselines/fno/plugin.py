@@ -49,22 +49,22 @@ class FNO(Model):
 
         n_modes: Annotated[
             tuple[int, int],
-            Field(
-                description="frequencies kept along rows and columns, both signs counted, as neuraloperator counts them"
-            ),
+            Field(description="frequencies kept along rows and columns, counting both signs as neuraloperator does"),
         ] = (8, 8)
-        hidden_channels: Annotated[int, Field(ge=1, description="channels inside")] = 24
+        hidden_channels: Annotated[int, Field(ge=1, description="hidden channels")] = 24
         n_layers: Annotated[int, Field(ge=1, description="Fourier layers")] = 4
         lifting_ratio: Annotated[
             float,
-            Field(ge=0, description="hidden channels of the lifting over hidden_channels; 0 for a linear lifting"),
+            Field(
+                ge=0, description="hidden channels of the lifting, divided by hidden_channels; 0 for a linear lifting"
+            ),
         ] = 2.0
         projection_ratio: Annotated[
-            float, Field(gt=0, description="hidden channels of the projection over hidden_channels")
+            float, Field(gt=0, description="hidden channels of the projection, divided by hidden_channels")
         ] = 2.0
         channel_mlp: Annotated[bool, Field(description="put a channel MLP after each Fourier layer")] = True
         channel_mlp_expansion: Annotated[
-            float, Field(gt=0, description="hidden channels of the channel MLPs over hidden_channels")
+            float, Field(gt=0, description="hidden channels of the channel MLPs, divided by hidden_channels")
         ] = 0.5
         norm: Annotated[
             Literal["none", "group_norm", "instance_norm"], Field(description="normalisation in the Fourier layers")

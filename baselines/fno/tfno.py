@@ -29,7 +29,8 @@ class TFNO(FNO):
             Literal["tucker", "cp", "tt"], Field(description="form of the spectral weights: Tucker, CP or tensor train")
         ] = "tucker"
         rank: Annotated[
-            float, Field(gt=0, le=1, description="numbers in the factors over those in the full spectral weights")
+            float,
+            Field(gt=0, le=1, description="parameters of the factors, divided by those of the full spectral weights"),
         ] = 0.4
 
     def operator(self, options: Any, **settings: Any) -> nn.Module:

@@ -24,7 +24,7 @@ class UNO(FNO):
     """
 
     name = "uno"
-    summary = "U-shaped neural operator (neuraloperator): Fourier layers on coarser and coarser grids and back"
+    summary = "U-shaped neural operator (neuraloperator): Fourier layers on successively coarser grids and back"
     citation = "arXiv:2204.11127"
     presets = {}
 
@@ -37,9 +37,9 @@ class UNO(FNO):
         skip: ClassVar[str] = "linear"  # type: ignore[misc]
         hidden_channels: Annotated[int, Field(ge=1, description="channels on the full grid")] = 16
         lifting_ratio: Annotated[
-            float, Field(gt=0, description="hidden channels of the lifting over hidden_channels")
+            float, Field(gt=0, description="hidden channels of the lifting, divided by hidden_channels")
         ] = 2.0
-        levels: Annotated[int, Field(ge=1, description="times that the grid is halved")] = 1
+        levels: Annotated[int, Field(ge=1, description="number of times the grid is halved")] = 1
 
     def operator(self, options: Any, **settings: Any) -> nn.Module:
         """Return neuraloperator's UNO."""

@@ -32,7 +32,7 @@ class HTransformer(Mixer):
     """
 
     name = "htransformer"
-    summary = "Hierarchical attention of H-Transformer-1D, as the package h-transformer-1d computes it"
+    summary = "Hierarchical attention of H-Transformer-1D (package h-transformer-1d)"
     citation = "arXiv:2107.11906"
     kinds = Mixer.kinds | {"causal-text"}
     complexity = "n"
@@ -43,7 +43,7 @@ class HTransformer(Mixer):
     class Options(Mixer.Options):
         """Options of hierarchical attention."""
 
-        block_size: Annotated[int, Field(ge=1, description="tokens of a block, a power of two")] = 16
+        block_size: Annotated[int, Field(ge=1, description="tokens per block, a power of two")] = 16
 
         def __post_init__(self) -> None:
             super().__post_init__()

@@ -20,7 +20,7 @@ class LinearNO(Mixer):
     """
 
     name = "linearno"
-    summary = "Linear attention with softmax features: Transolver without attention among its slices"
+    summary = "Linear attention with softmax features: Transolver without attention between slices"
     citation = "arXiv:2511.06294"
     complexity = "n"
     presets = Transolver.presets

@@ -23,7 +23,7 @@ class Mean(Model):
     """
 
     name = "mean"
-    summary = "The mean training target at each grid point, or how often each token occurs, whatever the input"
+    summary = "Constant predictor: the mean training target at each grid point, or the token frequencies"
     kinds = frozenset({"field", "causal-text", "masked-text"})
     complexity = "n"
     imports = ("torch",)

@@ -37,9 +37,9 @@ class Natten(Mixer):
         heads: Annotated[int, Field(ge=1, description="attention heads; must divide dim into multiples of 8")] = 3
         kernel_size: Annotated[
             int | None,
-            Field(ge=2, description="tokens seen along each axis; where unset 127 on a text, 7 (7 x 7) on a grid"),
+            Field(ge=2, description="tokens seen along each axis; if unset, 127 on text and 7 (7 x 7) on a grid"),
         ] = None
-        dilation: Annotated[int, Field(ge=1, description="every how many tokens one is seen")] = 1
+        dilation: Annotated[int, Field(ge=1, description="distance between the tokens seen")] = 1
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
         """Return the library's module."""

@@ -33,10 +33,10 @@ class Nystrom(Mixer):
     class Options(Mixer.Options):
         """Options of Nyström attention."""
 
-        landmarks: Annotated[int, Field(ge=1, description="landmarks; at most one a token")] = 64
+        landmarks: Annotated[int, Field(ge=1, description="landmarks, at most one per token")] = 64
         iterations: Annotated[int, Field(ge=1, description="iterations of the pseudo-inverse")] = 6
         kernel_size: Annotated[
-            int, Field(ge=0, description="tokens that the convolution of the values spans, odd; 0 for none")
+            int, Field(ge=0, description="kernel size of the convolution of the values, odd; 0 for none")
         ] = 33
 
         def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ class SwinV2(Model):
     """
 
     name = "swinv2"
-    summary = "Swin Transformer V2 (timm): attention in shifted windows at one resolution, linear in the grid's points"
+    summary = "Swin Transformer V2 (timm): attention in shifted windows at one resolution, linear in the grid points"
     citation = "arXiv:2111.09883"
     kinds = frozenset({"field", "mask", "image"})
     complexity = "n"
@@ -36,18 +36,14 @@ class SwinV2(Model):
     class Options(Mixer.Options):
         """Options of the operator; every second block shifts its windows."""
 
-        patch_size: Annotated[
-            int, Field(ge=1, description="side of a patch, in points of the grid; a patch is one token")
-        ] = 2
+        patch_size: Annotated[int, Field(ge=1, description="side of a patch in grid points; a patch is one token")] = 2
         window_size: Annotated[int, Field(ge=1, description="side of an attention window, in patches")] = 4
-        dim: Annotated[int, Field(ge=1, description="channels of a token")] = 64
+        dim: Annotated[int, Field(ge=1, description="channels per token")] = 64
         dropout: Annotated[
             float,
             Field(ge=0, lt=1, description="dropout probability after the attention and in the feed-forward networks"),
         ] = 0.0
-        coordinates: Annotated[
-            bool, Field(description="give the model the coordinates of each point as two more inputs")
-        ] = True
+        coordinates: Annotated[bool, Field(description="add the coordinates of each point as two inputs")] = True
 
     def build(self, problem: Problem, options: Options) -> nn.Module:
         """Return the operator with random weights; for images and masks below a head.

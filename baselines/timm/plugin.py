@@ -32,7 +32,7 @@ class Timm(Model):
     """
 
     name = "timm"
-    summary = "Any image classifier of timm by its name, pretrained or not; for masks with a light decoder"
+    summary = "Any image classifier of timm by name, pretrained or not; with a light decoder for masks"
     kinds = frozenset({"image", "mask"})
     presets = {
         "vit-tiny": {"model": "vit_tiny_patch16_224"},
@@ -51,7 +51,9 @@ class Timm(Model):
     class Options:
         """Options of timm's model."""
 
-        model: Annotated[str, Field(description="name, with a pretrained tag or without")] = "vit_tiny_patch16_224"
+        model: Annotated[str, Field(description="name of the model, with or without a pretrained tag")] = (
+            "vit_tiny_patch16_224"
+        )
         pretrained: Annotated[bool, Field(description="start from timm's weights, downloaded from the hub")] = False
         weights: Annotated[
             str | None, Field(description="start from a local .safetensors or .pth file of timm's weights")

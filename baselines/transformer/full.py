@@ -25,7 +25,7 @@ class FullAttention(Mixer):
     """
 
     name = "full"
-    summary = "Exact softmax attention between all tokens, by the kernels of SDPA or xformers"
+    summary = "Exact softmax attention between all tokens, with kernels of SDPA or xformers"
     citation = "arXiv:1706.03762"
     kinds = frozenset({"field", "mask", "image", "causal-text", "masked-text"})
     complexity = "n^2"

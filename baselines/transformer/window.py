@@ -43,7 +43,7 @@ class SlidingWindow(Mixer):
         ] = None
         backend: Annotated[
             Literal["blocks", "flex"],
-            Field(description="what computes it: SDPA on blocks, or FlexAttention (flex), which needs CUDA"),
+            Field(description="implementation: SDPA on blocks, or FlexAttention (flex), which needs CUDA"),
         ] = "blocks"
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:

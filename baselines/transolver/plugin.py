@@ -23,7 +23,7 @@ class Transolver(Mixer):
     """
 
     name = "transolver"
-    summary = "Physics attention: points are gathered in slices, exact attention among the slices"
+    summary = "Physics attention: points are grouped into slices, with exact attention between slices"
     citation = "arXiv:2402.02366"
     complexity = "n"
     presets = {"paper": {"dim": 128, "depth": 8, "heads": 8, "mlp_ratio": 1.0, "slices": 64}}
@@ -33,7 +33,7 @@ class Transolver(Mixer):
     class Options(Mixer.Options):
         """Options of physics attention."""
 
-        slices: Annotated[int, Field(ge=1, description="slices that the points of a head are gathered in")] = 32
+        slices: Annotated[int, Field(ge=1, description="slices per head")] = 32
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
         """Return physics attention."""

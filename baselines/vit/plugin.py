@@ -36,7 +36,7 @@ class ViT(Model):
     class Options(Mixer.Options):
         """Options of the transformer; unset, a patch is 4 x 4 on images and 2 x 2 on fields."""
 
-        dim: Annotated[int, Field(ge=1, description="channels of a token")] = 64
+        dim: Annotated[int, Field(ge=1, description="channels per token")] = 64
         dropout: Annotated[
             float,
             Field(ge=0, lt=1, description="dropout probability after the attention and in the feed-forward networks"),

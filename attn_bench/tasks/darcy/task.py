@@ -20,7 +20,7 @@ class Darcy(Task):
     """Steady flow through a porous medium: from the permeability to the pressure."""
 
     name = "darcy"
-    summary = "Darcy flow: from a piecewise constant permeability to the pressure, -div(a grad u) = f."
+    summary = "Darcy flow: predict the pressure from a piecewise constant permeability, -div(a grad u) = f."
     citation = "arXiv:2010.08895"
     kind = "field"
     metrics = FIELD_METRICS

@@ -28,45 +28,49 @@ class DarcyOptions(Task.Options):
     ] = "fno"
     layout: Annotated[
         Literal["auto"] | Layout,
-        Field(description="dyadic has the points i/R, fno has R nodes with both ends; auto takes what fits all sizes"),
+        Field(description="dyadic: points i/R; fno: R nodes including both ends; auto: whichever fits all sizes"),
     ] = "auto"
     fine: Annotated[
         int | None,
-        Field(description="grid that equations are solved on, in intervals (dyadic) or nodes (fno); chosen if unset"),
+        Field(
+            description="grid on which the equation is solved, in intervals (dyadic) or nodes (fno); automatic if unset"
+        ),
     ] = None
     n_train: Annotated[
-        int | None, Field(ge=1, description="training samples; 1000 if unset, or all that a file has")
+        int | None, Field(ge=1, description="training samples; if unset, 1000, or all samples of a file")
     ] = None
-    n_test: Annotated[int | None, Field(ge=1, description="test samples; 200 if unset, or all that a file has")] = None
-    seed: Annotated[int, Field(ge=0, description="seed of the data; models have their own")] = 0
-    alpha: Annotated[float | None, Field(description="smoothness of the Gaussian field, in place of the recipe's")] = (
+    n_test: Annotated[int | None, Field(ge=1, description="test samples; if unset, 200, or all samples of a file")] = (
+        None
+    )
+    seed: Annotated[int, Field(ge=0, description="seed of the data, independent of the models' seeds")] = 0
+    alpha: Annotated[float | None, Field(description="smoothness of the Gaussian field, instead of the recipe's")] = (
         None
     )
     tau: Annotated[
-        float | None, Field(description="inverse length of the Gaussian field, in place of the recipe's")
+        float | None, Field(description="inverse length scale of the Gaussian field, instead of the recipe's")
     ] = None
     a_high: Annotated[
-        float | None, Field(description="coefficient where the field is positive, in place of the recipe's")
+        float | None, Field(description="coefficient where the field is positive, instead of the recipe's")
     ] = None
-    a_low: Annotated[float | None, Field(description="coefficient elsewhere, in place of the recipe's")] = None
-    forcing: Annotated[float | None, Field(description="constant right-hand side, in place of the recipe's")] = None
+    a_low: Annotated[float | None, Field(description="coefficient elsewhere, instead of the recipe's")] = None
+    forcing: Annotated[float | None, Field(description="constant right-hand side, instead of the recipe's")] = None
     source: Annotated[
         Literal["generate", "zenodo"],
         Field(description="generate, or download neuraloperator's files from Zenodo (16, 32, 64, 128, 421)"),
     ] = "generate"
-    device: Annotated[Literal["cpu", "cuda"], Field(description="where equations are solved")] = "cpu"
+    device: Annotated[Literal["cpu", "cuda"], Field(description="device on which the equation is solved")] = "cpu"
     data: Annotated[
         str | None, Field(description="your own file instead: .pt, .npz, .mat or .h5 with coefficients and solutions")
     ] = None
-    test_data: Annotated[str | None, Field(description="a second such file to test on")] = None
+    test_data: Annotated[str | None, Field(description="a second such file, used as test set")] = None
     test_fraction: Annotated[
-        float, Field(gt=0, lt=1, description="share of the file to test on where there is no second")
+        float, Field(gt=0, lt=1, description="fraction of the file used for testing if there is no second file")
     ] = 0.2
     input_key: Annotated[
-        str | None, Field(description="name of the coefficients in the file; x, a, coeff, input etc. are recognised")
+        str | None, Field(description="key of the coefficients in the file; x, a, coeff, input etc. are recognised")
     ] = None
     target_key: Annotated[
-        str | None, Field(description="name of the solutions in the file; y, u, sol, output etc. are recognised")
+        str | None, Field(description="key of the solutions in the file; y, u, sol, output etc. are recognised")
     ] = None
     axes: Annotated[
         str | None,
@@ -76,9 +80,7 @@ class DarcyOptions(Task.Options):
             "differ and n is not the smallest"
         ),
     ] = None
-    data_checksum: Annotated[
-        str | None, Field(description="filled in by a run, so that results belong to the content of the file")
-    ] = None
+    data_checksum: Annotated[str | None, Field(description="set by the run: identifies the content of the file")] = None
 
     def __post_init__(self) -> None:
         checked_axes(self.axes)

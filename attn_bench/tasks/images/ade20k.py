@@ -30,7 +30,7 @@ class ADE20K(PublishedSet):
     """
 
     name = "ade20k"
-    summary = "ADE20K (SceneParse150): to which of 150 classes each point of a scene belongs."
+    summary = "ADE20K (SceneParse150): segmentation of scenes into 150 classes."
     citation = "arXiv:1608.05442"
     kind = "mask"
     metrics = MASK_METRICS
@@ -55,7 +55,7 @@ class ADE20K(PublishedSet):
         """Options of the task."""
 
         augment: Annotated[
-            bool, Field(description="cut training scenes at random places and sizes, and mirror half of them")
+            bool, Field(description="crop training scenes at random positions and sizes, and mirror half of them")
         ] = True
 
     def splits(self, resolution: int, options: Options) -> Splits:

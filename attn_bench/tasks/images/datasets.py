@@ -57,7 +57,7 @@ class ImageSet(PublishedSet):
         augment: Annotated[
             bool,
             Field(
-                description="cut training images at random places and sizes and mirror half of them; in fine-tuning "
+                description="crop training images at random positions and sizes, mirror half; in fine-tuning "
                 "change them by RandAugment (arXiv:1909.13719) and random erasing (arXiv:1708.04896) too"
             ),
         ] = True
@@ -241,7 +241,7 @@ class ImageNet(ImageSet):
     """ImageNet-1k as folders of images; its images may only be had from its authors."""
 
     name = "imagenet"
-    summary = "ImageNet-1k, or any other 1000 classes, as folders of images."
+    summary = "ImageNet-1k, or 1000 other classes, as folders of images."
     citation = "arXiv:1409.0575"
     classes, sizes = 1000, (1281167, 50000)
     folder = "imagenet"

@@ -24,7 +24,7 @@ class Digits(Task):
     """scikit-learn's 1,797 handwritten digits: images that are on every machine."""
 
     name = "digits"
-    summary = "Handwritten digits (scikit-learn), resampled to the resolution: classification without a download."
+    summary = "Handwritten digits (scikit-learn), resampled to the resolution; needs no download."
     citation = "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998"
     kind = "image"
     metrics = CLASS_METRICS
@@ -37,8 +37,10 @@ class Digits(Task):
     class Options:
         """Options of the task."""
 
-        test_fraction: Annotated[float, Field(ge=0.01, le=0.9, description="share of the images to test on")] = 0.2
-        seed: Annotated[int, Field(ge=0, description="seed of the split; models have their own")] = 0
+        test_fraction: Annotated[
+            float, Field(ge=0.01, le=0.9, description="fraction of the images used for testing")
+        ] = 0.2
+        seed: Annotated[int, Field(ge=0, description="seed of the split, independent of the models' seeds")] = 0
 
     def problem(self, resolution: int, options: Options) -> Problem:
         """Return one grey channel to ten classes."""

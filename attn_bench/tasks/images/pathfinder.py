@@ -79,7 +79,7 @@ class Pathfinder(Task):
         ] = "medium"
         n_train: Annotated[int, Field(ge=2, description="training scenes")] = 4000
         n_test: Annotated[int, Field(ge=2, description="test scenes")] = 1000
-        seed: Annotated[int, Field(ge=0, description="seed of the scenes; models have their own")] = 0
+        seed: Annotated[int, Field(ge=0, description="seed of the scenes, independent of the models' seeds")] = 0
 
         @property
         def counts(self) -> dict[str, int]:

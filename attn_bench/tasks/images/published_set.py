@@ -63,7 +63,7 @@ class PublishedSet(Task):
         root: Annotated[
             str | None,
             Field(
-                description="folder that holds the set in its published layout; nothing is written there. If unset, a "
+                description="folder with the data set in its published layout (read only). If unset, a "
                 "folder in the cache that the set is downloaded to"
             ),
         ] = None

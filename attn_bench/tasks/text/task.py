@@ -60,22 +60,25 @@ class Text(Task):
 
         corpus: Annotated[
             CorpusName,
-            Field(description="stdlib (the sources of Python's library, on every machine), enwik8 or wikitext-103"),
+            Field(description="stdlib (the source code of Python's standard library), enwik8 or wikitext-103"),
         ] = "stdlib"
         train_bytes: Annotated[
-            int | None, Field(description="bytes to train on, one stretch of the corpus; null for all")
+            int | None, Field(description="training bytes, one contiguous part of the corpus; null for all")
         ] = 1 << 19
-        test_bytes: Annotated[
-            int | None, Field(description="bytes to test on, the first of the test part; null for all")
-        ] = 1 << 17
+        test_bytes: Annotated[int | None, Field(description="test bytes, the first of the test part; null for all")] = (
+            1 << 17
+        )
         seed: Annotated[
             int,
-            Field(ge=0, description="seed of where the training stretch begins, and of masks; models have their own"),
+            Field(
+                ge=0,
+                description="seed of the start of the training part and of masks, independent of the models' seeds",
+            ),
         ] = 0
         root: Annotated[
             str | None,
             Field(
-                description="folder that holds the corpus as published; nothing is written there. If unset, a folder "
+                description="folder with the corpus as published (read only). If unset, a folder "
                 "in the cache that the corpus is downloaded to"
             ),
         ] = None
@@ -190,7 +193,7 @@ class MaskedText(Text):
     class Options(Text.Options):
         """Options of the task."""
 
-        mask_rate: Annotated[float, Field(gt=0, lt=1, description="chance of a byte to be masked")] = 0.15
+        mask_rate: Annotated[float, Field(gt=0, lt=1, description="probability that a byte is masked")] = 0.15
 
     def problem(self, resolution: int, options: Text.Options) -> Problem:
         """Return bytes and the mask (256) to scores of the byte that was there."""
