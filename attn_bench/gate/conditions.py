@@ -97,7 +97,7 @@ def _variables(environment: Environment | None) -> dict[str, str]:
 
 def _hardware(before: Environment | None, after: Environment | None) -> tuple[str, ...]:
     if before is None or after is None:
-        return ("no record says on what hardware it was measured",)
+        return ("no record names the hardware",)
     if before.hardware == after.hardware:
         return ()
     names = sorted(f"{side.device_name} ({side.hardware})" for side in (before, after))

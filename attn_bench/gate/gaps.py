@@ -61,7 +61,7 @@ def latency_of(quantity: Quantity) -> Callable[[Record], Latency | Missing]:
         if measured is None or not measured.samples_ms:
             return _not_measured(record, quantity)
         if not all(sample > 0 for sample in measured.samples_ms):
-            return Missing("its times are not all positive numbers", wrong=True)
+            return Missing("some times are not positive numbers", wrong=True)
         return measured
 
     return read
@@ -141,10 +141,10 @@ def unnamed(
     labels = set(paired)
     for model, given in ((None, thresholds.common or {}), *thresholds.by_model.items()):
         if model is not None and not any(named_by(model, label) for label in labels):
-            yield f"{model}: named in --fail-on, and in one folder only"
+            yield f"{model}: named in --fail-on, but in only one folder"
             continue
         for name in given:
             members = (name, *groups().get(name, ()))
             if not any(metric in members and (model is None or named_by(model, label)) for metric, label in met):
                 of = "" if model is None else f"{model}: "
-                yield f"{of}{name} not compared: named in --fail-on, and no cell has it on both sides"
+                yield f"{of}{name} not compared: named in --fail-on, but no cell has it on both sides"

@@ -57,7 +57,7 @@ def outcomes(
             yield outcome
             runs = runs and not (check is _shapes and outcome.holds is False)
         changed = keeper.changed_by_model()
-        yield Outcome("global state", not changed, "; ".join(changed) or "nothing is changed for the process")
+        yield Outcome("global state", not changed, "; ".join(changed) or "unchanged")
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def _one_thread() -> Iterator[None]:
 def _outcome(name: str, check: Callable[[Subject], str], subject: Subject) -> Outcome:
     try:
         if not subject.problems and check is not _shapes:
-            raise DoesNotApply("nothing is served here")
+            raise DoesNotApply("no problem is supported on this device")
         return Outcome(name, True, check(subject))
     except DoesNotApply as reason:
         return Outcome(name, None, str(reason))
@@ -107,14 +107,16 @@ def _batch_of_one(subject: Subject) -> str:
             )
         most = max(most, differ)
     return (
-        "a sample does not see its batch" if most <= ROUNDING else f"a sample sees its batch: {most:.1%} of its output"
+        "the output does not depend on the batch"
+        if most <= ROUNDING
+        else f"the output depends on the batch: {most:.1%} of its size"
     )
 
 
 def _other_grids(subject: Subject) -> str:
     problem, served = subject.problems.get("field"), []
     if problem is None:
-        raise DoesNotApply("only fields are evaluated on other grids")
+        raise DoesNotApply("only modules for fields are called on other grids")
     module, x = subject.module(problem), subject.inputs(problem)
     before, shapes = subject.output(module, problem, x), _shapes_of(module)
     for grid in _others(problem):
@@ -123,7 +125,7 @@ def _other_grids(subject: Subject) -> str:
             subject.output(module, other, subject.inputs(other))
             served.append(_size(grid))
         except Unsupported as reason:
-            served.append(f"{_size(grid)} is refused ({reason})")
+            served.append(f"{_size(grid)} raises Unsupported ({reason})")
     if _shapes_of(module) != shapes:
         raise Broken("a call on another grid changes the parameters")
     _close(subject.output(module, problem, x), before, "the output before and after a call on another grid")
@@ -153,11 +155,11 @@ def _gradients(subject: Subject) -> str:
             _finite(problem, name, gradient)
         none = [name for name, gradient in gradients.items() if gradient is None or not gradient.any()]
         if gradients and len(none) == len(gradients):
-            raise Broken(f"{described(problem)}: no parameter gets a gradient")
+            raise Broken(f"{described(problem)}: no parameter has a gradient")
         without += [f"{name} ({problem.kind})" for name in none]
     if not trained:
-        raise DoesNotApply("no parameter is trained")
-    return f"finite; without any: {_listed(without)}" if without else "finite, and every parameter gets one"
+        raise DoesNotApply("no parameter is trainable")
+    return f"finite; no gradient for {_listed(without)}" if without else "finite, for every parameter"
 
 
 def _bf16(subject: Subject) -> str:
@@ -173,29 +175,29 @@ def _state_dict(subject: Subject) -> str:
         saved, loaded, x = subject.module(problem, 0), subject.module(problem, 1), subject.inputs(problem)
         loaded.load_state_dict(saved.state_dict())
         one, other = (subject.output(module, problem, x) for module in (saved, loaded))
-        _close(one, other, f"{described(problem)}: the output of a network and of another that loads its state")
-    return "a network that loads the state of another is the same"
+        _close(one, other, f"{described(problem)}: the outputs of a network and of one that loads its state")
+    return "a network that loads another's state gives the same output"
 
 
 def _seeds(subject: Subject) -> str:
     if subject.model.reference:
-        raise DoesNotApply("a reference model is the same for every seed")
+        raise DoesNotApply("a constant predictor is the same for every seed")
     for problem in subject.problems.values():
         one, again, other = (list(subject.module(problem, seed).parameters()) for seed in (0, 0, 1))
         if not one:
             raise DoesNotApply("no parameters")
         if not _equal(one, again):
-            raise Broken(f"{described(problem)}: the same seed gives two networks")
+            raise Broken(f"{described(problem)}: the same seed gives different networks")
         if _equal(one, other):
-            raise Broken(f"{described(problem)}: two seeds give the same network; build ignores torch's seed")
-    return "two seeds give two networks, one seed gives one"
+            raise Broken(f"{described(problem)}: different seeds give the same network; build ignores torch's seed")
+    return "different seeds give different networks, the same seed gives the same network"
 
 
 def _effective(subject: Subject) -> str:
     found: dict[str, Any] = {}
     for problem in subject.problems.values():
         found |= subject.model.effective(subject.module(problem), problem)
-    return json.dumps(found) if found else "nothing differs from what was asked for"
+    return json.dumps(found) if found else "no setting differs from the options"
 
 
 def _flops(subject: Subject) -> str:
@@ -205,11 +207,9 @@ def _flops(subject: Subject) -> str:
         with torch.no_grad():
             counted = count_flops(lambda: module(x))  # noqa: B023
         if counted.unknown:
-            raise Broken(f"{described(problem)}: no rule for {_listed(counted.unknown)}")
+            raise Broken(f"{described(problem)}: no FLOP rule for {_listed(counted.unknown)}")
         if not counted.total and list(module.parameters()):
-            raise Broken(
-                f"{described(problem)}: no operation is counted; the work is done outside of torch's operators"
-            )
+            raise Broken(f"{described(problem)}: no operator was counted; the work is done outside torch's operators")
         notes.append(f"{described(problem)}: {counted.total:,}")
     return ", ".join(notes)
 
@@ -217,7 +217,7 @@ def _flops(subject: Subject) -> str:
 def _complexity(subject: Subject) -> str:
     claim = subject.model.growth(subject.model.options(**subject.options))
     if claim is None:
-        raise DoesNotApply("none is claimed")
+        raise DoesNotApply("the model claims none")
     found = []
     # One kind on a grid and one on a sequence are enough: within them the same module mixes tokens.
     for problem in {len(problem.grid): problem for problem in subject.problems.values()}.values():
@@ -233,7 +233,7 @@ def _complexity(subject: Subject) -> str:
         if exponent > EXPONENTS[claim] + TOLERANCE:
             raise Broken(f"{grown}; it claims {claim}")
         found.append(grown)
-    return f"{claim}; {'; '.join(found)}" if found else f"{claim}; nothing to measure it by"
+    return f"{claim}; {'; '.join(found)}" if found else f"{claim}; could not be checked"
 
 
 def _operations(subject: Subject, problem: Problem) -> int:
@@ -245,7 +245,7 @@ def _operations(subject: Subject, problem: Problem) -> int:
 def _causality(subject: Subject, wrap: Callable[[nn.Module], nn.Module] = lambda module: module) -> str:
     problem = subject.problems.get("causal-text")
     if problem is None:
-        raise DoesNotApply("causal text is not served")
+        raise DoesNotApply("the model does not support causal text")
     module, tokens, n = subject.module(problem), subject.inputs(problem, 1), problem.grid[0]
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -261,8 +261,8 @@ def _causality(subject: Subject, wrap: Callable[[nn.Module], nn.Module] = lambda
         change = (subject.output(module, problem, other) - before).abs().amax((0, 2))
         early = (change[:i] > LEAK * change.max()).nonzero().flatten()
         if len(early):
-            raise Broken(f"token {i} of {n} changes the output at {int(early[0])}, which is before it")
-    return "a token changes no output before it"
+            raise Broken(f"token {i} of {n} changes the earlier output {int(early[0])}")
+    return "no output depends on later tokens"
 
 
 def _causality_compiled(subject: Subject) -> str:

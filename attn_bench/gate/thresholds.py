@@ -136,7 +136,7 @@ def _collected(given: Iterable[Given], where: str) -> Thresholds:
             raise UserError(f"--fail-on {words}: {metric} is given twice; give it once")
         shares[metric] = _share(words, value)
     if not common and not any(by_model.values()):
-        raise UserError(f"{where}: names no metric, so nothing can fail; write METRIC=LIMIT, e.g. latency=5%")
+        raise UserError(f"{where}: contains no metric; write METRIC=LIMIT, e.g. latency=5%")
     return Thresholds(common, by_model)
 
 
@@ -206,7 +206,7 @@ def _share(where: str, value: Any) -> float:
     except ValueError:
         share = -1.0
     if share >= 1 and not text.endswith("%"):
-        raise UserError(f"--fail-on {where}: {text} is {100 * share:g} %; write {text}% if that is what you mean")
+        raise UserError(f"--fail-on {where}: {text} means {100 * share:g} %; did you mean {text}%?")
     # NaN compares false, too.
     if not 0 <= share < 10:
         raise UserError(f"--fail-on {where}: {text!r} is not a valid limit; write e.g. 5% or 0.05")

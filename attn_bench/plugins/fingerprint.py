@@ -117,7 +117,7 @@ class _Following:
             return None
         if spec.origin is None:
             if spec.submodule_search_locations is None:
-                raise UserError(f"cannot find the source of {name}: {type(spec.loader).__name__} says of no file")
+                raise UserError(f"cannot find the source of {name}: {type(spec.loader).__name__} names no file")
             return None  # a namespace package
         return None if self._locator.is_library(name, spec.origin) else spec
 

@@ -255,9 +255,9 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
         UserError: the table is empty or lacks a column that identifies its rows.
     """
     if not metrics:
-        raise UserError("nothing to report: the task names no metric")
+        raise UserError("nothing to report: the task has no metric")
     if table.empty:
-        raise UserError("nothing to report: the results have no cells yet; 'attn-bench run' adds some")
+        raise UserError("nothing to report: the results have no cells yet; run 'attn-bench run' first")
     if missing := [name for name in REQUIRED if name not in table.columns]:
         raise UserError(f"the results table lacks {', '.join(missing)}; was it written by attn-bench?")
     rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

@@ -186,7 +186,7 @@ class Store:
 def _named(values: Any, id: str) -> Record:
     record = Record.from_json(values)
     if record.id != id:
-        raise ValueError(f"a record of cell {record.id} under another name")
+        raise ValueError(f"contains the record of another cell, {record.id}")
     return record
 
 

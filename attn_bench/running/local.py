@@ -45,7 +45,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, limit in (("--timeout", self.timeout_s), ("--memory-limit", self.memory_limit_mib)):
             if limit is not None and not limit > 0:
-                raise UserError(f"{name} {limit:g}: must be positive; leave it out for no limit")
+                raise UserError(f"{name} {limit:g}: must be > 0; omit it for no limit")
 
 
 def execute(
@@ -185,7 +185,7 @@ def _failure(cell: Cell, log: Path, end: End, limits: Limits) -> Record:
         case "memory":
             return Record(cell, "oom", error=f"took more than {limits.memory_limit_mib:g} MiB (--memory-limit)")
         case "system":
-            return Record(cell, "oom", error="ended by the operating system, which ran out of memory")
+            return Record(cell, "oom", error="killed by the operating system, which ran out of memory")
         case "server":
             return Record(cell, "crashed", error=f"the worker process: {end.reason}")
     last = ""
@@ -193,7 +193,7 @@ def _failure(cell: Cell, log: Path, end: End, limits: Limits) -> Record:
         last = last_words(file)
     how = how_ended(-end.signal) if end.signal is not None else f"exit code {end.code} without a result"
     if end.code == UNSENT:
-        how = "its result could not be handed over: the model closed the pipe for it"
+        how = "its result could not be sent: the model closed the pipe"
     if end.broken:
-        how += ", and it wrote to a pipe of the harness"
+        how += ", and it wrote to the harness's pipe"
     return Record(cell, "crashed", error=f"{how}{': ' if last else ''}{last}")

@@ -34,7 +34,7 @@ def check_output(output: Any, inputs: Tensor, problem: Problem, when: str = "") 
     else:
         return
     given = f"{when and f'{when} '}for an input {tuple(inputs.shape)}"
-    raise ValueError(f"the model returned {found} {given}; {problem.kind} asks for {asked}")
+    raise ValueError(f"the model returned {found} {given}; {problem.kind} requires {asked}")
 
 
 def _described(value: Any, *, shape_only: bool = False) -> str:

@@ -168,7 +168,7 @@ class Sweep:
         labels = [variant.label for variant in variants]
         for label in labels:
             if labels.count(label) > 1:
-                raise UserError(f"model {label!r} is listed twice; give one of them another label")
+                raise UserError(f"model {label!r} is listed twice; set a different label for one of them")
         known = {self.task, *labels, *(variant.plugin for variant in variants)}
         for owner in self._options():
             if owner not in known:
@@ -215,7 +215,7 @@ class Sweep:
     def _execution(self, task: Task) -> Execution:
         device = resolve_device(self.execution.device)
         if self.measuring.cuda_graph and device == "cpu":
-            raise UserError("--cuda-graph: the CPU has no CUDA graphs; leave it out or use --device cuda")
+            raise UserError("--cuda-graph needs a GPU; omit it or use --device cuda")
         return dataclasses.replace(self.execution.completed(task.defaults), device=device)
 
 
@@ -236,7 +236,7 @@ def _check_together(given: Mapping[str, Any], known: Mapping[str, Setting]) -> N
     """Raise UserError for settings of which one makes another meaningless."""
     if not given.get("train", True):
         if not given.get("measure", True):
-            raise UserError("settings train and measure: one of them must be on, or there is nothing to run")
+            raise UserError("settings train and measure: at least one must be true")
         for name, value in given.items():
             trains = known[name].group in ("training", "finetuning") or name in ("regime", "eval_resolutions")
             if trains and value != known[name].default:

@@ -53,12 +53,12 @@ def test_a_compiled_model_is_causal(name):
 @pytest.mark.parametrize(
     ("name", "promise", "says"),
     [
-        ("toy-leaks", "causality", "token 1 of 96 changes the output at 0, which is before it"),
-        ("toy-ignores-seed", "seeds", "two seeds give the same network; build ignores torch's seed"),
+        ("toy-leaks", "causality", "token 1 of 96 changes the earlier output 0"),
+        ("toy-ignores-seed", "seeds", "different seeds give the same network; build ignores torch's seed"),
         ("toy-sets-dtype", "global state", "default_dtype float64 (not float32): shapes, batch of one"),
         ("toy-quadratic", "complexity", "from masked-text 512 to masked-text 2048; it claims n"),
         ("toy-sees-batch", "batch of one", "a sample alone and in a batch differ by"),
-        ("toy-detached", "gradients", "causal-text 96: no parameter gets a gradient"),
+        ("toy-detached", "gradients", "causal-text 96: no parameter has a gradient"),
         ("toy-state-aside", "state_dict", "of another that loads its state differ by"),
         ("toy-uncounted", "FLOPs", "aten.linalg_inv_ex"),
         ("toy-wordy", "effective settings", "is not JSON serializable"),

@@ -155,7 +155,7 @@ def test_a_copy_under_another_name_is_not_a_second_record(folder, caplog):
     copy = path.with_name(f"{path.stem} (conflicted copy).json")
     copy.write_bytes(path.read_bytes())
     assert sorted(attn_bench.load(folder).model) == ["fno", "mano"]
-    assert caplog.messages == [f"{copy}: skipped, a record of cell {path.stem} under another name"]
+    assert caplog.messages == [f"{copy}: skipped, contains the record of another cell, {path.stem}"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"cpu": 1}', "[" * 50_000, "pipe"])

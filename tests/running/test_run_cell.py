@@ -177,7 +177,7 @@ def test_work_in_threads_of_the_models_own_is_not_counted_as_none(ran):
     assert record.flops is None
     assert record.memory == {}
     assert list(record.errors) == ["peak_memory_forward", "peak_memory_train", "flops"]
-    assert all("threads of the model's own" in reason for reason in record.errors.values())
+    assert all("the model's own threads" in reason for reason in record.errors.values())
     assert ran("own-threads", **TRAINED).errors == {}
 
 
@@ -200,7 +200,7 @@ def test_an_output_that_no_loss_takes_is_refused_by_what_it_is(ran, how, found):
         record = ran(how, **settings)
         assert record.status == "crashed"
         assert record.error.startswith(
-            f"ValueError: the model returned {found} for an input (2, 1, 8, 8); field asks for (2, 1, 8, 8)"
+            f"ValueError: the model returned {found} for an input (2, 1, 8, 8); field requires (2, 1, 8, 8)"
         )
 
 

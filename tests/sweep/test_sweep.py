@@ -100,7 +100,7 @@ def test_a_cell_survives_json():
     ("settings", "message"),
     [
         ({"models": []}, "no models given"),
-        ({"cuda_graph": True}, "the CPU has no CUDA graphs"),
+        ({"cuda_graph": True}, "--cuda-graph needs a GPU"),
         ({"task": ""}, "no task given"),
         ({"models": ["tooy"]}, "did you mean 'toy'"),
         ({"models": ["toy:wied"]}, "unknown preset of toy 'wied'; did you mean 'wide'"),

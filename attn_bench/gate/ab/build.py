@@ -47,7 +47,7 @@ def built(repository: Path, revision: str | None) -> Iterator[Path]:
         if done.returncode:
             if b"No module named pip" in done.stderr:
                 raise UserError(f"pip is not installed here; '{sys.executable} -m ensurepip' installs it")
-            raise UserError(f"{name}: cannot be built with pip: {_last_meaningful(done)}; all it said: {_log(done)}")
+            raise UserError(f"{name}: cannot be built with pip: {_last_meaningful(done)}; full output: {_log(done)}")
         yield target
 
 

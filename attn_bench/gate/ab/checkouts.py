@@ -76,7 +76,7 @@ class Repository:
             raise self._refused(inside)
         if inside.stdout.strip() != b"true":
             raise UserError(
-                f"{self.folder} is in a bare repository, without a work tree to build from; clone it and name the clone"
+                f"{self.folder} is in a bare repository, which has no work tree to build from; use a clone of it"
             )
         self.root = Path(self._line("rev-parse", "--show-toplevel", at=self.folder))
 
@@ -97,7 +97,11 @@ class Repository:
             raise UserError(f"no such revision: {shown}; the repository has no commit yet")
         ends = [name for name in names if name.partition("/")[2] == revision]
         close = ends or difflib.get_close_matches(revision, names, n=1, cutoff=SUGGESTED)
-        hint = f"did you mean {close[0]!r}?" if close else "name a branch, a tag or a commit; 'git fetch' gets new ones"
+        hint = (
+            f"did you mean {close[0]!r}?"
+            if close
+            else "name a branch, a tag or a commit; 'git fetch' downloads new ones"
+        )
         raise UserError(f"no such revision: {shown}; {hint}")
 
     def _fetching(self, revision: str) -> str:
@@ -167,7 +171,7 @@ class Repository:
             packed = self._try(self.root / place, "archive", "--format=tar", there)
             if packed.returncode and not lenient:
                 raise UserError(
-                    f"submodule {clean(place)}: its commit {there[:12]} is not there; fetch it with "
+                    f"submodule {clean(place)}: commit {there[:12]} is missing; fetch it with "
                     f"'git -C {shlex.quote(place)} fetch'"
                 )
             if not packed.returncode:
@@ -238,7 +242,7 @@ class Repository:
         try:
             return run(["git", "-C", str(at), *settings, *arguments])
         except FileNotFoundError:
-            raise UserError("git is not installed; revisions are taken from a git repository") from None
+            raise UserError("git is not installed; it is needed to get the revisions") from None
         except OSError as error:
             raise UserError(f"git cannot be started ({error.strerror})") from None
 
@@ -247,7 +251,7 @@ class Repository:
         if "dubious ownership" in said:
             folder = _owned(said) or str(self.folder)
             return UserError(
-                f"git: {folder} belongs to another user, so git reads nothing from it; if you trust it, allow it with: "
+                f"git: {folder} belongs to another user, so git does not read it; if you trust it, run "
                 f"git config --global --add safe.directory {shlex.quote(folder)}"
             )
         if "not a git repository" in said:

@@ -127,7 +127,7 @@ class Side:
         """Ask for milliseconds; raises ModelFailed."""
         ms = self.ask(**request).get("ms")
         if not isinstance(ms, float | int) or not 0 < ms < math.inf:
-            raise ModelFailed(self, "its step took no time that can be measured")
+            raise ModelFailed(self, "its step took no measurable time")
         return ms
 
     def _send(self, request: Mapping[str, Any]) -> None:
@@ -147,16 +147,14 @@ class Side:
         while b"\n" not in self.buffer:
             if not select.select([self.process.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
                 kill_tree(self.process)
-                raise UserError(f"{self.name}: the process that runs its models: no answer within {LONGEST_S} s")
+                raise UserError(f"{self.name}: its worker process did not answer within {LONGEST_S} s")
             chunk = os.read(self.process.stdout.fileno(), CHUNK)
             self.buffer = self.buffer[-LONGEST_LINE:] + chunk
             if not chunk:
                 end(self.process)
                 how = how_ended(self.process.returncode)
                 last = last_words(self.log)
-                raise UserError(
-                    f"{self.name}: the process that runs its models ended ({how}){f': {last}' if last else ''}"
-                )
+                raise UserError(f"{self.name}: its worker process ended ({how}){f': {last}' if last else ''}")
         line, _, self.buffer = self.buffer.partition(b"\n")
         return line
 

@@ -50,7 +50,7 @@ def count_flops(call: Callable[[], Any]) -> Flops:
     with _plain_operators(), _Counter() as counter:
         call()
     if not counter.seen:
-        raise ValueError("no operator was seen: what runs in threads of the model's own cannot be counted")
+        raise ValueError("no operator was seen; operators in the model's own threads cannot be counted")
     counts = {name: count for name, count in counter.counts.most_common() if count}
     return Flops(sum(counts.values()), counts, tuple(sorted(counter.unknown)))
 
@@ -77,7 +77,7 @@ def register_flop_rule(operator: Any, rule: Rule) -> None:
     operator = getattr(operator, "_opoverload", operator)  # of torch.library.custom_op
     operator = getattr(operator, "_overloadpacket", operator)
     if operator in flop_counter.flop_registry:
-        raise ValueError(f"operator {operator} has a rule already")
+        raise ValueError(f"operator {operator} already has a rule")
     flop_counter.register_flop_formula(operator, get_raw=True)(rule)
 
 

@@ -141,7 +141,7 @@ class Steps:
             ValueError: the module leaves its work to threads of its own, where allocations on the CPU are not seen.
         """
         if self.cell.execution.device == "cpu" and not self.is_seen:
-            raise ValueError("memory of what runs in threads of the model's own cannot be measured on the CPU")
+            raise ValueError("on the CPU, memory used in the model's own threads cannot be measured")
         step = self.step(name)
         if self.optimiser is not None:
             self.optimiser.zero_grad(set_to_none=True)

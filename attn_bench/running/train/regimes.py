@@ -68,7 +68,7 @@ def features(whole: nn.Module, head: nn.Module, dataset: Dataset[Batch], cell: C
                 prediction = whole(inputs.to(cell.execution.device))
             # Numbers that are not finite are left for training to find.
             if len(seen) != 1 or not torch.equal(seen[0][1].nan_to_num(), prediction.nan_to_num()):
-                raise ValueError("the module that head() returns does not compute the predictions")
+                raise ValueError("the module returned by head() does not compute the predictions")
             found.append(seen.pop()[0].float().cpu())
             targets.append(target)
     finally:

@@ -135,7 +135,7 @@ def test_a_repository_of_another_owner_says_how_to_allow_it(repository: Path, mo
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(UserError, match="belongs to another user") as error:
         Repository(spaced)
-    command = str(error.value).partition("allow it with: ")[2]
+    command = str(error.value).partition("if you trust it, run ")[2]
     assert command.startswith("git config --global --add safe.directory ")
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "safe.directory")
@@ -155,8 +155,8 @@ def test_no_git_no_repository_and_a_bare_one_are_one_line(
     git(tmp_path, "clone", "--quiet", "--bare", str(repository), "bare")
     (tmp_path / "empty").mkdir()
     for folder, message in (
-        (tmp_path / "bare", "is in a bare repository, without a work tree"),
-        (repository / ".git", "is in a bare repository, without a work tree"),
+        (tmp_path / "bare", "is in a bare repository, which has no work tree"),
+        (repository / ".git", "is in a bare repository, which has no work tree"),
         (tmp_path / "empty", "is not a git repository"),
         (tmp_path / "nowhere", "no such folder"),
     ):

@@ -132,7 +132,7 @@ def test_a_model_that_fails_on_one_side_never_passes(toys: list[str], tmp_path: 
 def test_a_side_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "attn_bench").mkdir()
     (tmp_path / "attn_bench" / "__init__.py").write_text("raise RuntimeError('broken revision')")
-    with pytest.raises(UserError, match=r"old: the process that runs its models ended.*broken revision"):
+    with pytest.raises(UserError, match=r"old: its worker process ended.*broken revision"):
         with Side("old", [str(tmp_path)]):
             pass
 
@@ -240,7 +240,7 @@ def test_a_failure_of_pip_is_explained_with_a_log(tmp_path: Path, before: str, m
     with pytest.raises(UserError, match="main: cannot be built with pip") as error, built(folder, "main"):
         pass
     assert message in str(error.value)
-    log = Path(str(error.value).rpartition("all it said: ")[2])
+    log = Path(str(error.value).rpartition("full output: ")[2])
     assert message in log.read_text(encoding="utf-8")
     log.unlink()
     assert not list(folder.glob(".git/worktrees/*"))

@@ -51,13 +51,13 @@ def test_an_answer_without_a_time_is_a_failure_of_the_model(monkeypatch):
     with Side("base", [PLUGINS]) as side:
         for answer in ({}, {"ms": "1"}, {"ms": 0}, {"ms": float("inf")}, {"ms": float("nan")}, {"ms": None}):
             monkeypatch.setattr(side, "ask", lambda answer=answer, **request: answer)
-            with pytest.raises(ModelFailed, match="no time that can be measured"):
+            with pytest.raises(ModelFailed, match="no measurable time"):
                 side.time(step="forward")
 
 
 def test_a_side_that_a_model_ends_is_one_line_and_leaves_nothing():
     with Side("base", [PLUGINS]) as side:
-        with pytest.raises(UserError, match=r"base: the process that runs its models ended \(ended by SIGKILL\)"):
+        with pytest.raises(UserError, match=r"base: its worker process ended \(ended by SIGKILL\)"):
             side.open(cell("rogue:kill-server"))
     assert side.process.returncode is not None
     assert not Path(side.temporary).exists()
