@@ -28,16 +28,19 @@ def check(
     all hold, otherwise 1.
     """
     from attn_bench.gate.check import check as outcomes
+    from attn_bench.plugins.options import Text
     from attn_bench.sweep.devices import resolve_device
     from attn_bench.sweep.variants import expand
 
-    options = settings_of(Sweep)["set"].read(given.get("set", []))
+    settings = settings_of(Sweep)
+    options = settings["set"].read(given.get("set", []))
+    usable = resolve_device(settings["device"].read(Text(device)))
     (variant,) = expand((model,), options)
     for owner in options:
         if owner not in (variant.plugin, variant.label):
             raise UserError(f"--set {owner}.…: only {variant.plugin} is checked; set its options")
     failed = 0
-    for outcome in outcomes(variant.plugin, variant.options, device=resolve_device(device), compiled=compile):
+    for outcome in outcomes(variant.plugin, variant.options, device=usable, compiled=compile):
         failed += outcome.holds is False
         print(f"{MARKS[outcome.holds]:<5}{outcome.promise}: {outcome.note}", flush=True)
     if failed:

@@ -6,12 +6,14 @@ line of JSON for each promise, and an empty one at the end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from importlib import import_module
 from json import dumps, loads
 from typing import Any
 
@@ -58,16 +60,25 @@ def check(plugin: str, options: Mapping[str, Any], *, device: str = "cpu", compi
 
 
 def _serve(descriptor: int) -> None:
+    import torch
+
     from attn_bench.gate.promises import outcomes
     from attn_bench.plugins.registry import MODELS
+    from attn_bench.running.measure.torch_state import Keeper
     from attn_bench.running.processes import die_with_parent
 
     die_with_parent()
     request = loads(sys.stdin.buffer.read())
     name = request.pop("plugin")
-    model = MODELS.load(name, contained=False)
+    torch.set_num_threads(1)  # as in the checks, or the plugin would seem to have changed it
+    keeper = Keeper(0)
+    with keeper.stage("import"):
+        model = MODELS.load(name, contained=False)
+        for module in model.imports:
+            with contextlib.suppress(Exception):  # ``build`` says what it needs
+                import_module(module)
     with os.fdopen(descriptor, "w", encoding="utf-8") as answers:
-        for outcome in outcomes(model, **request):
+        for outcome in outcomes(model, **request, keeper=keeper):
             print(dumps(asdict(outcome)), file=answers, flush=True)
         print(file=answers)
 

@@ -37,7 +37,12 @@ class DoesNotApply(Exception):
 
 
 def outcomes(
-    model: Model, options: Mapping[str, Any], *, device: str = "cpu", compiled: bool = False
+    model: Model,
+    options: Mapping[str, Any],
+    *,
+    device: str = "cpu",
+    compiled: bool = False,
+    keeper: Keeper | None = None,
 ) -> Iterator[Outcome]:
     """Check every promise of a plugin and yield what comes of it, one after the other.
 
@@ -45,9 +50,10 @@ def outcomes(
         options: of the model, by name; the others have their defaults.
         device: ``"cpu"`` or ``"cuda"``.
         compiled: check causality under torch.compile, too.
+        keeper: what has watched the import of the plugin, if anything has.
     """
     with _one_thread():
-        keeper = Keeper(0)
+        keeper = keeper or Keeper(0)
         subject = Subject(model, options, device, keeper)
         promises = {**PROMISES, **({"causality, compiled": _causality_compiled} if compiled else {})}
         runs = True

@@ -54,7 +54,7 @@ class Sweep:
         Also("test_resolutions"),
     ] = ()
     seeds: Annotated[
-        Annotated[int, Field(ge=1)] | tuple[int, ...],
+        Annotated[int, Field(ge=1, le=1000)] | tuple[int, ...],
         Notation(notations.seeds),
         Field(description="Number of seeds (0, 1, ...), or a list of them, e.g. 4,7."),
         Also("seed", "n_seeds"),
@@ -263,6 +263,8 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the sweep file {path}: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{path}: its values are nested too deeply; a setting needs two levels at most") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):

@@ -95,6 +95,10 @@ def _named(spec: str | Mapping[str, Any]) -> tuple[str, str, str, Mapping[str, A
             raise unknown("key of a model in the sweep", str(key), allowed)
     if not spec.get("name"):
         raise UserError(f"a model in the sweep has no name: {dict(spec)}")
+    if not isinstance(spec.get("options"), Mapping | None):
+        raise UserError(
+            f"options of model {spec['name']!s} in the sweep: {spec['options']!r} is not a mapping, e.g. {{dim: 64}}"
+        )
     name, preset = str(spec["name"]), str(spec.get("preset") or "")
     label = str(spec.get("label") or (f"{name}:{preset}" if preset else name))
     return label, name, preset, spec.get("options") or {}

@@ -29,6 +29,12 @@ def test_a_broken_promise_is_a_line_and_the_exit_status(attn_bench):
     assert failed == "FAIL causality: token 1 of 96 changes the earlier output 0"
 
 
+def test_what_an_import_changes_is_a_broken_promise(attn_bench):
+    status, output, _ = attn_bench("toy-imports-setter")
+    assert status == 1
+    assert "FAIL global state: default_dtype float64 (not float32): import\n" in output
+
+
 def test_a_model_that_keeps_its_promises_ends_well(attn_bench):
     status, output, _ = attn_bench("toy:wide")
     assert status == 0
@@ -55,6 +61,7 @@ def test_options_and_device_are_handed_on(attn_bench, monkeypatch):
         (("toy-import",), "needs a library that is not there"),
         (("toy", "--set", "toy.width=x"), "option toy.width must be a valid integer"),
         (("toy", "--set", "fno.norm=none"), "--set fno"),
+        (("toy", "--device", "tpu"), "--device: must be 'auto', 'cpu' or 'cuda' (given: 'tpu')"),
     ],
 )
 def test_wrong_input_is_one_line(attn_bench, arguments, message):

@@ -107,6 +107,7 @@ def test_a_cell_survives_json():
         ({"models": ["toy", "toy"]}, "listed twice"),
         ({"models": [{"nam": "toy"}]}, "unknown key of a model"),
         ({"models": [{"label": "toy"}]}, "has no name"),
+        ({"models": [{"name": "toy", "options": 5}]}, "options of model toy in the sweep: 5 is not a mapping"),
         ({"task": "toy-tusk"}, "did you mean 'toy-task'"),
         ({"options": {"toy": {"widht": 3}}}, "unknown option of toy 'widht'; did you mean 'width'"),
         ({"options": {"toy": {"width": "wide"}}}, "toy.width must be a valid integer (given: 'wide')"),
@@ -118,6 +119,7 @@ def test_a_cell_survives_json():
         ({"resolutions": []}, "at least one"),
         ({"resolutions": ["a"]}, "setting resolutions"),
         ({"seeds": 0}, "must be >= 1"),
+        ({"seeds": 10**30}, "must be <= 1000"),
         ({"epochs": 1, "steps": 3}, "only one training budget"),
         ({"epochs": -1}, "must be > 0"),
         ({"batch_size": 0}, "must be > 0"),
@@ -141,7 +143,7 @@ def test_cuda_without_cuda_is_one_line():
         sweep(device="cuda").cells()
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "- a\n- b", "!!python/object:os.system {}", ""])
+@pytest.mark.parametrize("text", ["[1, 2", "- a\n- b", "!!python/object:os.system {}", "", "models: " + "[" * 5000])
 def test_an_invalid_sweep_file_gives_one_line_error(tmp_path, text):
     path = tmp_path / "sweep.yaml"
     path.write_text(text)

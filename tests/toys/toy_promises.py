@@ -57,6 +57,11 @@ class SetsDtype(Means):
         return module
 
 
+class ImportsSetter(Means):
+    name = "toy-imports-setter"
+    imports = ("toy_sets",)
+
+
 class Quadratic(Means):
     """Means by a matrix of all pairs."""
 
