@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from attn_bench.plugins.registry import Entry, Registry
 
 _WIDTH = 118
+_BROKEN = "BROKEN"
 
 
 def list_(
@@ -50,28 +51,30 @@ def overview(registry: Registry[Any], kind: str | None = None) -> Table:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in (registry.what, "kinds", *(("growth",) if registry.base is Model else ()), "source", ""):
-        table.add_column(header, no_wrap=header not in ("source", ""))
+    for header in (registry.what, "kinds", *(("growth",) if registry.base is Model else ()), ""):
+        table.add_column(header, no_wrap=header != "")
     for row in rows(registry, kind):
-        table.add_row(*map(Text, row))
+        # A summary stays on one line of a narrow terminal; an error is shown whole.
+        summary = Text(row[-1]) if row[-1].startswith(_BROKEN) else Text(row[-1], no_wrap=True, overflow="ellipsis")
+        table.add_row(*map(Text, row[:-1]), summary)
     return table
 
 
 def rows(registry: Registry[Any], kind: str | None = None) -> Iterator[tuple[str, ...]]:
-    """Yield name, kinds, growth (of a model), source and summary of every plugin; of a broken one its error."""
+    """Yield name, kinds, growth (of a model) and summary of every plugin; of a broken one its error."""
     for name in registry.entries():
         try:
             plugin = registry.entry(name).load()
         except UserError as error:
             if kind is None:
-                empty = ("",) * (3 if registry.base is Model else 2)
-                yield (name, *empty, " ".join(f"BROKEN: {error}".split()))
+                empty = ("",) * (2 if registry.base is Model else 1)
+                yield (name, *empty, " ".join(f"{_BROKEN}: {error}".split()))
             continue
         kinds = kinds_of(plugin)
         if kind is None or kind in kinds:
             growth = (plugin.complexity or "",) if isinstance(plugin, Model) else ()
             shown = "all" if len(kinds) == len(KINDS) else ", ".join(kinds)
-            yield (name, shown, *growth, plugin.citation, plugin.summary)
+            yield (name, shown, *growth, plugin.summary)
 
 
 def kinds_of(plugin: Model | Task) -> list[str]:

@@ -23,6 +23,20 @@ class Text(str):
     """A value as it was typed on the command line: what it means is the option's to say."""
 
 
+def _alternatives(annotation: Any) -> list[str]:
+    """Return what a value may be, as a person would write it: the values of a Literal, the members of a union."""
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _alternatives(members[0])
+    if origin is typing.Literal:
+        return list(map(str, members))
+    if origin in (typing.Union, types.UnionType):
+        return list(dict.fromkeys(each for member in members for each in _alternatives(member)))
+    if isinstance(annotation, type) and not members:
+        return ["None" if annotation is types.NoneType else annotation.__name__]
+    return [re.sub(r"\btyping\.|\bNoneType\b", lambda m: "None" if m[0] == "NoneType" else "", str(annotation))]
+
+
 @dataclass(frozen=True)
 class Option:
     """One option as the command line lists it."""
@@ -35,14 +49,7 @@ class Option:
     @property
     def type_name(self) -> str:
         """The annotation as a person would write it, e.g. ``"int | None"``."""
-        annotation = self.annotation
-        if typing.get_origin(annotation) is typing.Annotated:
-            annotation = typing.get_args(annotation)[0]
-        if typing.get_origin(annotation) is typing.Literal:
-            return " | ".join(map(str, typing.get_args(annotation)))
-        if isinstance(annotation, type) and not typing.get_args(annotation):
-            return annotation.__name__
-        return re.sub(r"\btyping\.|\bNoneType\b", lambda m: "None" if m[0] == "NoneType" else "", str(annotation))
+        return " | ".join(_alternatives(self.annotation))
 
     def parse(self, value: Any, owner: str) -> Any:
         """Return ``value`` as the option's type.

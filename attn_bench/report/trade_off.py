@@ -49,7 +49,8 @@ def error_vs_latency(summary: Summary) -> Figure | None:
     ring = Line2D(
         [], [], color="0.45", linestyle=":", marker="o", markersize=11, markerfacecolor="none", markeredgecolor="0.2"
     )
-    extra = {"Pareto front\nof a resolution": ring}
+    competes = any(summary.front(cost, resolution) for resolution in summary.resolutions)
+    extra = {"Pareto front\nof a resolution": ring} if competes else {}
     if reference:
         extra |= reference_line(summary)
     legend = Legend([look[model] for model, entries in drawn.items() if entries], extra, HEIGHT)

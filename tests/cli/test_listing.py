@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from attn_bench import cli
+from attn_bench.cli.listing import overview, rows
 from attn_bench.plugin import KINDS
 from attn_bench.plugins.registry import MODELS, TASKS
 
@@ -37,8 +40,21 @@ def test_a_list_is_one_line_for_each_plugin(listed, what, registry):
 def test_a_row_of_the_list(listed):
     (line,) = (line for line in listed("models") if line.startswith("fno "))
     assert line.split()[:6] == ["fno", "field,", "image,", "mask", "n", "log"]
-    assert "arXiv:2010.08895" in line
     assert "Fourier neural operator" in line
+    assert "source: arXiv:2010.08895" in "\n".join(listed("models", "fno"))
+
+
+@pytest.mark.parametrize("registry", [MODELS, TASKS])
+def test_a_narrow_terminal_shows_a_line_for_each_plugin_and_errors_whole(registry):
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    console.print(overview(registry))
+    lines = console.file.getvalue().splitlines()
+    usable = [name for name, *_, summary in rows(registry) if not summary.startswith("BROKEN")]
+    for name in usable:
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"{name} "))
+        assert not lines[at + 1 : at + 2] or not lines[at + 1].startswith(" "), lines[at : at + 2]
+    if registry is MODELS:
+        assert "did you mean 'field'" in " ".join(" ".join(lines).split())
 
 
 def test_a_broken_plugin_is_in_the_list_with_its_reason(listed):

@@ -24,6 +24,20 @@ def parsed(annotation: Any, value: Any) -> Any:
     return Option("o", annotation, None, "").parse(value, "m")
 
 
+@pytest.mark.parametrize(
+    ("annotation", "shown"),
+    [
+        (Annotated[int | None, Field(ge=1)], "int | None"),
+        (Literal["a", "b"] | None, "a | b | None"),
+        (Literal["auto"] | Literal["fno", "auto"], "auto | fno"),
+        (list[int | None] | tuple[int | None, ...], "list[int | None] | tuple[int | None, ...]"),
+        (Annotated[float, Field(gt=0)] | Literal["auto"], "float | auto"),
+    ],
+)
+def test_a_type_is_shown_as_a_person_writes_it(annotation: Any, shown: str) -> None:
+    assert Option("o", annotation, None, "").type_name == shown
+
+
 @pytest.mark.parametrize("annotation", [str, str | None])
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_option_takes_the_command_line_verbatim(annotation, text):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import image, rcParams
+from matplotlib.text import Text
 from rich.console import Console
 
 from attn_bench.analysis.pareto import pareto_front
@@ -428,6 +429,11 @@ def test_no_disturbed_latency_and_no_reference_is_in_the_pareto_front() -> None:
     assert drawn is not None
     rings = [line for line in drawn.axes[0].lines if line.get_markersize() == 14]
     assert [list(line.get_xdata()) for line in rings] == [[4.0]]
+    named = {text.get_text() for text in drawn.findobj(Text)}
+    assert "Pareto front\nof a resolution" in named
+    drawn = error_vs_latency(summarise(table[table.model == "quick"], ERRORS))
+    assert drawn is not None
+    assert not any("Pareto" in text.get_text() for text in drawn.findobj(Text)), "the legend names what is not drawn"
 
 
 def test_further_resolutions_are_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
