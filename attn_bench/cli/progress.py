@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live display on a terminal, one line per cell elsewhere."""
+"""What a run shows while it is in progress: a live display on a terminal, one line per cell elsewhere."""
 
 from __future__ import annotations
 

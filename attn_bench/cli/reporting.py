@@ -44,7 +44,7 @@ def _not_ok(folder: Path, table: Any) -> str:
     counted = ", ".join(f"{count} {status}" for status, count in failed.items())
     verb = "is" if failed.sum() == 1 else "are"
     logs = f"; logs: {folder / 'logs'}" if (folder / "logs").is_dir() else ""
-    return f"{failed.sum()} of {len(statuses)} cells {verb} not ok: {counted}{logs}"
+    return f"{failed.sum()} of {len(statuses)} cell{'s' * (len(statuses) > 1)} {verb} not ok: {counted}{logs}"
 
 
 def report(
