@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from attn_bench.nn.size_checks import not_two_axes
 from attn_bench.plugin import Mixer, Problem, Tokens
 from mano.multipole_options import MultipoleOptions
 
@@ -54,9 +55,7 @@ class MANOModel(Mixer):
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Say that a grid has one axis, or that a patch is larger than the grid."""
-        if len(problem.grid) != 2:
-            return f"mano serves grids of two axes; this one is {problem.grid}"
-        return super().unsupported(problem, device, options)
+        return not_two_axes(self.name, problem.grid) or super().unsupported(problem, device, options)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return the number of levels on the problem's grid, the grid of the coarsest, and what computes them.

@@ -58,9 +58,9 @@ def checked(annotation: Any, value: Any) -> Any:
     except ValidationError as error:
         must_be = " or ".join(dict.fromkeys(_in_words(each["msg"]) for each in error.errors()))
     else:
-        if not _counts_truth(value, found):
+        if not _counts_truth(value, found) and not _too_long(found):
             return found
-        must_be = "a number, not true or false"
+        must_be = "a number of at most 64 bits" if _too_long(found) else "a number, not true or false"
     raise ValueError(f"must be {must_be} (given: {value!r})")
 
 
@@ -70,6 +70,13 @@ def _in_words(reason: str) -> str:
     for words, sign in signs.items():
         reason = reason.replace(words, sign)
     return reason
+
+
+def _too_long(found: Any) -> bool:
+    """Tell whether a whole number has more bits than a table can hold."""
+    if isinstance(found, list | tuple):
+        return any(map(_too_long, found))
+    return isinstance(found, int) and not -(2**63) <= found < 2**63
 
 
 def _counts_truth(value: Any, found: Any) -> bool:

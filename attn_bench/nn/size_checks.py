@@ -19,6 +19,11 @@ def check_heads(dim: int, heads: int) -> None:
         raise OptionError(f"heads is {heads}; it must divide dim ({dim})")
 
 
+def not_two_axes(name: str, grid: tuple[int, ...]) -> str | None:
+    """Say that a grid has not two axes, which ``name`` needs, or return None."""
+    return None if len(grid) == 2 else f"{name} serves grids of two axes; this one is {grid}"
+
+
 def patch_exceeds_grid(patch_size: int, grid: tuple[int, ...]) -> str | None:
     """Say that a patch is larger than the grid, or return None."""
     if patch_size > min(grid):

@@ -101,6 +101,10 @@ class Sweep:
                 raise UserError(f"no {name} given; use --{name}{file}")
         if values.get("resolutions") == ():
             raise UserError("setting resolutions: at least one is needed")
+        if isinstance(seeds := values.get("seeds"), tuple):
+            if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:
+                raise UserError(f"setting seeds: a seed must be >= 0 and < 2^32 (given: {wrong[0]})")
+            values["seeds"] = tuple(dict.fromkeys(seeds))
         _check_together(values, settings_of(cls))
         return built(cls, values)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from attn_bench.nn.size_checks import not_two_axes
 from attn_bench.plugin import Model, OptionError, Problem
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ class FNO(Model):
             "fno_skip": options.skip,
             "domain_padding": options.domain_padding or None,
         }
+
+    def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
+        """Say that a grid has one axis."""
+        return not_two_axes(self.name, problem.grid)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return the frequencies in use on the problem's grid: along rows (both signs), along columns (from 0 up)."""

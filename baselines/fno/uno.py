@@ -63,11 +63,11 @@ class UNO(FNO):
         )
 
     def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
-        """Say that the grid is too small to be halved."""
-        if min(problem.grid) < 2**options.levels:
+        """Say that a grid has one axis, or is too small to be halved."""
+        if len(problem.grid) == 2 and min(problem.grid) < 2**options.levels:
             size = " x ".join(map(str, problem.grid))
             return f"levels is {options.levels}; a grid of {size} cannot be halved so often"
-        return None
+        return super().unsupported(problem, device, options)
 
     def convolutions(self, operator: Any, grid: tuple[int, ...]) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:
         """Yield the spectral convolution of each layer with its grid."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
-from attn_bench.nn.size_checks import patch_exceeds_grid
+from attn_bench.nn.size_checks import not_two_axes, patch_exceeds_grid
 from attn_bench.plugin import Mixer, Model, Problem
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class SwinV2(Model):
         return with_head(problem, options.dim, lambda outputs: DenseSwinV2(problem.inputs, outputs, grid, options))
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say that a patch is larger than the grid."""
-        return patch_exceeds_grid(options.patch_size, problem.grid)
+        """Say that a grid has one axis, or that a patch is larger than the grid."""
+        return not_two_axes(self.name, problem.grid) or patch_exceeds_grid(options.patch_size, problem.grid)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return rows and columns of patches, and window and shift of each block in patches, on the problem's grid.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
-from attn_bench.nn.size_checks import patch_exceeds_grid
+from attn_bench.nn.size_checks import not_two_axes, patch_exceeds_grid
 from attn_bench.plugin import Mixer, Model, Problem
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ class ViT(Model):
         )
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say that a patch is larger than the grid."""
-        return patch_exceeds_grid(self.patch_size(problem, options), problem.grid)
+        """Say that a grid has one axis, or that a patch is larger than the grid."""
+        refused = not_two_axes(self.name, problem.grid)
+        return refused or patch_exceeds_grid(self.patch_size(problem, options), problem.grid)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return the rows and columns of patches on the problem's grid."""

@@ -210,6 +210,13 @@ def test_unsupported_says_why():
     assert unsupported("full", tiny) is None
 
 
+@pytest.mark.parametrize("name", ["fno", "mano", "swinv2", "tfno", "uno", "vit"])
+def test_a_grid_of_one_axis_is_refused_where_two_are_needed(name):
+    plugin = MODELS.load(name)
+    reason = plugin.unsupported(Problem("field", 1, 1, (64,)), "cpu", plugin.options())
+    assert reason == f"{name} serves grids of two axes; this one is (64,)"
+
+
 def test_mean_refuses_other_grids():
     with pytest.raises(Unsupported, match=r"16 x 16.*32 x 32"):
         build("mean", (16, 16))(torch.randn(1, 1, 32, 32))
