@@ -129,9 +129,7 @@ def cache_folder(name: str) -> Path:
     except RuntimeError:  # what "~" stands for is not known
         found = Path()
     if not found.is_absolute():
-        raise UserError(
-            "there is no home folder to keep a cache in; name a folder by its full path in ATTN_BENCH_CACHE"
-        )
+        raise UserError("no home folder for the cache; set ATTN_BENCH_CACHE to an absolute path")
     return found / name
 
 

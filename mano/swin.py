@@ -200,7 +200,7 @@ def mano_swinv2(
     """
     known = timm.list_models("swinv2_*", exclude_filters="swinv2_cr_*")
     if variant.split(".")[0] not in known:
-        raise ValueError(f"{variant!r} is not a SwinV2 of timm; there are {', '.join(known)}")
+        raise ValueError(f"{variant!r} is not a SwinV2 of timm; available are {', '.join(known)}")
     model = cast(SwinTransformerV2, create_timm(variant, pretrained=pretrained, weights=weights, **options))
     add_multipole(model, levels, zero_up=zero_up)
     return model

@@ -78,7 +78,9 @@ class MANOSwinV2(Model):
             for name in ("depths", "heads", "levels"):
                 given = getattr(self, name)
                 if given is not None and (len(given) != stages or min(given) < 1):
-                    raise OptionError(f"{name} is {given}; it must be one number >= 1 for each of the {stages} stages")
+                    raise OptionError(
+                        f"{name} is {given}; it must have one number >= 1 for each of the {stages} stages"
+                    )
             heads, dim = self.heads, self.embed_dim
             if dim is not None and (heads is None or any((dim << i) % n for i, n in enumerate(heads))):
                 raise OptionError(

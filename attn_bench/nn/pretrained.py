@@ -34,9 +34,9 @@ def create_timm(
             return timm.create_model(model, pretrained=True, **options)
         except (OSError, RuntimeError) as error:
             reason = f"timm's weights of {model} cannot be had ({_one_line(error)})"
-            raise ValueError(f"{reason}; without a network name a file of them: weights=FILE") from None
+            raise ValueError(f"{reason}; without a network, set weights=FILE") from None
     if not Path(weights).is_file():
-        raise ValueError(f"{weights}: there is no such file of weights")
+        raise ValueError(f"{weights}: no such file")
     # Elsewhere than after seeding, where a file of untrained weights may have begun.
     torch.rand(1)
     generator = torch.get_rng_state()
@@ -48,7 +48,7 @@ def create_timm(
         # Anything from struct.error to KeyError, where a file is broken.
         raise ValueError(f"{weights} cannot be loaded as weights of {model} ({_one_line(error)})") from None
     if missing := _left_random(random, loaded):
-        raise ValueError(f"{weights} does not hold {len(missing)} of the weights of {model}, e.g. {missing[0]}")
+        raise ValueError(f"{weights} lacks {len(missing)} of the weights of {model}, e.g. {missing[0]}")
     return loaded
 
 

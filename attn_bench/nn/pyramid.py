@@ -32,7 +32,7 @@ class Pyramid(nn.Module):
     def __init__(self, backbone: Any, dim: int) -> None:
         super().__init__()
         if not hasattr(backbone, "prune_intermediate_layers"):
-            raise OptionError("timm has no features between the layers of this model, which a mask is made of")
+            raise OptionError("timm provides no intermediate features of this model, which masks require")
         info = backbone.feature_info
         last = {stage["reduction"]: index for index, stage in enumerate(info)}
         self.indices: Sequence[int] = backbone.prune_intermediate_layers(list(last.values()), prune_norm=True)

@@ -23,7 +23,7 @@ def check_patches(module: nn.Module, grid: tuple[int, ...]) -> None:
     takes_any = embed.dynamic_img_pad or (embed.img_size is not None and embed.strict_img_size)
     if not takes_any and any(n % side for n, side in zip(grid, embed.patch_size, strict=True)):
         size = " x ".join(map(str, grid))
-        raise OptionError(f"this network takes images whose sides are multiples of its patch, {patch}, and not {size}")
+        raise OptionError(f"image sides must be multiples of the patch size, {patch} (given: {size})")
 
 
 def pixels_left_out(module: nn.Module) -> list[int]:

@@ -16,7 +16,7 @@ def resolve_device(device: str) -> Literal["cpu", "cuda"]:
         return "cuda"
     if device == "cuda":
         raise UserError(
-            "--device cuda: torch finds no CUDA device; use --device cpu, or install a driver and a CUDA build of torch"
+            "--device cuda: no CUDA device found; use --device cpu, or install a driver and a CUDA build of torch"
         )
     return "cpu"
 

@@ -26,7 +26,7 @@ def build(layer: str, dim: int, heads: int) -> nn.Module:
         case "rwkv7":
             # Its initial weights depend on the depth, which has to be above one.
             return layers.RWKV7Attention(hidden_size=dim, head_dim=head_dim, layer_idx=0, num_hidden_layers=2)
-    raise ValueError(f"there is no layer {layer!r}")
+    raise ValueError(f"unknown layer {layer!r}")
 
 
 class OutputOnly(nn.Module):

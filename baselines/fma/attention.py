@@ -115,7 +115,7 @@ class FastMultipoleAttention(nn.Module):
             else:
                 p = min(self.ranks[min(level, len(self.ranks)) - 1], width)
             if width % p:
-                raise OptionError(f"rank is {p} at level {level}; it must divide the {width} tokens of a cell")
+                raise OptionError(f"rank is {p} at level {level}; it must divide the tokens of a cell ({width})")
             if self.query_downsampling and found and (width // p) % (found[-1][0] // found[-1][1]):
                 raise OptionError(
                     f"rank is {p} at level {level}; with query_downsampling, at most twice the one before"

@@ -22,7 +22,7 @@ class MeanField(nn.Module):
         grid = tuple(self.mean.shape[1:])
         if tuple(x_BCHW.shape[2:]) != grid:
             given, own = (" x ".join(map(str, sizes)) for sizes in (x_BCHW.shape[2:], grid))
-            raise Unsupported(f"the mean of the training targets is known on {own}, not on {given}")
+            raise Unsupported(f"the training mean is known on {own}, not on {given}")
         return self.mean.expand(len(x_BCHW), *self.mean.shape)
 
     def fit(self, train: Dataset[tuple[Tensor, Tensor]]) -> None:

@@ -44,7 +44,7 @@ def attend(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, backend: Backend = "a
     if backend == "auto":
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
     if backend in HALF_ONLY and q.is_cuda and q.dtype == torch.float32:
-        raise Unsupported(f"SDPA's {backend} kernels take no float32 on CUDA; set the precision to bf16")
+        raise Unsupported(f"SDPA's {backend} kernels do not support float32 on CUDA; use --precision bf16")
     with sdpa_kernel(SDPA[backend]):
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
 

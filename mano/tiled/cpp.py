@@ -253,7 +253,7 @@ def library_for(x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Library | Non
 @functools.cache
 def _warn(reason: str) -> None:
     warnings.warn(
-        f"multipole attention runs on torch's operations, which takes two to three times as long: no C++ ({reason}); "
+        f"multipole attention falls back to torch, which takes two to three times as long: no C++ ({reason}); "
         "install a C++ compiler (g++ 12 or clang 14, or newer) with OpenMP, or name it in CXX",
         stacklevel=2,
     )

@@ -62,7 +62,7 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("report", "/dev/null"), "/dev/null: is a file, not a results folder"),
         (("list", "colours"), "use 'attn-bench list models'"),
         (("list", "models", "too"), "did you mean 'toy'?"),
-        (("data", "pets", "--root", "nowhere"), "nowhere does not hold pets. Put oxford-iiit-pet/images/*.jpg"),
+        (("data", "pets", "--root", "nowhere"), "nowhere does not contain pets. Put oxford-iiit-pet/images/*.jpg"),
         (("run", *TOY, "--root", "nowhere"), "--root nowhere: toy-task does not read such files"),
         (("run", *TOY, "--test-data", "x.npz"), "--test-data x.npz: toy-task does not read such files"),
         (("run", "--models", "fno", "--task", "darcy", "--data", "/tmp"), "/tmp: is a folder, not a file"),

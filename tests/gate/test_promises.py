@@ -10,7 +10,7 @@ from attn_bench.plugin import Mixer
 from attn_bench.plugins.options import options_of
 from attn_bench.plugins.registry import MODELS
 
-SMALL = {"dim": 16, "depth": 2}
+SMALL = {"dim": 24, "depth": 2}
 OWN = sorted(name for name, claims in MODELS.entries().items() if claims[0].package == "attn-bench")
 # The preset of a paper is the same mixer, only larger.
 LABELS = [name for name in OWN if name != "mano-swinv2"] + [

@@ -74,9 +74,9 @@ def test_after_a_timeout_larger_resolutions_are_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"timeout_s": -1}, "--timeout -1: must be positive"),
+        ({"timeout_s": -1}, "--timeout -1: must be > 0"),
         ({"timeout_s": float("nan")}, "--timeout nan"),
-        ({"memory_limit_mib": 0}, "--memory-limit 0: must be positive"),
+        ({"memory_limit_mib": 0}, "--memory-limit 0: must be > 0"),
     ],
 )
 def test_limits_under_which_nothing_can_run_are_refused(limits, message):

@@ -142,7 +142,7 @@ def test_cuda_without_cuda_is_one_line():
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(UserError, match="--device cuda: torch finds no CUDA device"):
+    with pytest.raises(UserError, match="--device cuda: no CUDA device found"):
         sweep(device="cuda").cells()
 
 

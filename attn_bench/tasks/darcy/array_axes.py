@@ -53,7 +53,7 @@ class Axes:
                 # The channel that was not named can only be the axis of one.
                 letters = letters[: shape.index(1)] + "c" + letters[shape.index(1) :]
             if len(letters) != len(shape):
-                raise ValueError(f"has {len(shape)} axes (shape {shape}), and darcy.axes={axes} names {len(axes)}")
+                raise ValueError(f"has {len(shape)} axes (shape {shape}), but darcy.axes={axes} names {len(axes)}")
             return letters
         if len(shape) == 3:
             return "nhw"
@@ -63,7 +63,7 @@ class Axes:
         if len(shape) == 4:
             said = "say the order with --set darcy.axes=, as in hwcn"
             remedy = f"; {said if 1 in shape else 'store the channel to use'}"
-        raise ValueError(f"has shape {shape}; what can be used is {USUAL}{remedy}")
+        raise ValueError(f"has shape {shape}; expected is {USUAL}{remedy}")
 
     def ordered(self, values: np.ndarray) -> np.ndarray:
         """Return an array of this order as (N, H, W)."""

@@ -72,7 +72,7 @@ def generate(
         DataError: the solver does not converge, or there is not enough memory.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("darcy.device=cuda: torch finds no CUDA device; use darcy.device=cpu")
+        raise OptionError("darcy.device=cuda: no CUDA device found; use darcy.device=cpu")
     made = f"making {count} Darcy samples at {', '.join(map(str, resolutions))}"
     check_memory(made, 5 * count * sum(r**2 for r in resolutions), f"ask for fewer with darcy.n_{stream}")
     n = nodes(distribution.layout, distribution.fine)
@@ -104,7 +104,7 @@ def _solved(distribution: Distribution, field: GaussianField, stream: Stream, ch
     try:
         return high, solve(a, recipe.forcing).u.float()
     except NotConverged as error:
-        raise DataError(f"generating Darcy data failed: {error}; take values of a that are closer together") from None
+        raise DataError(f"generating Darcy data failed: {error}; choose values of a that are closer together") from None
 
 
 def on_threads(make: Callable[[range], range], chunks: Sequence[range], workers: int) -> Iterator[range]:

@@ -53,7 +53,7 @@ def choose(
     """Return the layout and fine grid whose restrictions ``resolutions`` are; raises OptionError if there is none."""
     check_sizes(resolutions)
     if fine is not None and not SMALLEST <= fine <= LARGEST_FINE:
-        raise OptionError(f"darcy.fine is between {SMALLEST} and {LARGEST_FINE} (given: {fine})")
+        raise OptionError(f"darcy.fine must be between {SMALLEST} and {LARGEST_FINE} (given: {fine})")
     for candidate in _candidates(resolutions, layout):
         size = fine or _fine(candidate, resolutions, limited=layout == "auto")
         if size is not None and all(fits(candidate, size, resolution) for resolution in resolutions):
@@ -65,7 +65,7 @@ def check_sizes(resolutions: Iterable[int]) -> None:
     """Raise OptionError unless every resolution is large enough."""
     for resolution in resolutions:
         if resolution < SMALLEST:
-            raise OptionError(f"darcy needs a resolution of at least {SMALLEST} (given: {resolution})")
+            raise OptionError(f"darcy needs a resolution >= {SMALLEST} (given: {resolution})")
 
 
 def choose_for_file(

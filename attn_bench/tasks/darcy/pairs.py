@@ -43,7 +43,7 @@ class PairFile:
         self._input = _chosen(path, contents, "input", input_key, INPUT_KEYS, target_key)
         self._target = _chosen(path, contents, "target", target_key, TARGET_KEYS, self._input)
         if self._input == self._target:
-            raise DataError(f"{path}: array {shown(self._input)!r} cannot be input and target at once")
+            raise DataError(f"{path}: array {shown(self._input)!r} cannot be both input and target")
         self._axes = {name: _axes(path, contents, name, axes) for name in (self._input, self._target)}
         shapes = [self._axes[name].shape for name in (self._input, self._target)]
         self.names = (shown(self._input), shown(self._target))
@@ -74,7 +74,7 @@ class PairFile:
 
         values = self._contents.arrays[name].read()
         if values.dtype.kind not in "biuf":
-            raise DataError(f"{self.path}: {shown(name)!r} must hold real numbers (it holds {values.dtype})")
+            raise DataError(f"{self.path}: {shown(name)!r} must contain real numbers (it contains {values.dtype})")
         with np.errstate(over="ignore", invalid="ignore"):
             fields = np.ascontiguousarray(self._axes[name].ordered(values), dtype=np.float32)
         broken = np.flatnonzero(~np.isfinite(fields).all((1, 2)))
@@ -96,7 +96,7 @@ def _chosen(
         if key in contents.others:
             other = contents.others[key]
             raise DataError(f"{path}: {shown(key)!r} is {other.what}; {other.remedy}")
-        raise DataError(f"{path}: has no array {key!r} (darcy.{role}_key); it has {contents.listed()}")
+        raise DataError(f"{path}: has no array {key!r} (darcy.{role}_key); it contains {contents.listed()}")
     named = [name for name in (*contents.arrays, *contents.others) if name.rpartition("/")[2].lower() in candidates]
     fields = [name for name in named if name in contents.arrays and _may_be_field(contents.arrays[name].shape)]
     found = [name for name in fields if name != partner] or named

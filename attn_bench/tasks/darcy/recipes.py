@@ -49,11 +49,11 @@ def recipe_with(name: RecipeName, **changes: float | None) -> Recipe:
             raise OptionError(f"darcy.{key} must be a finite number (given: {value})")
     for key in ("a_high", "a_low"):
         if getattr(recipe, key) <= 0:
-            raise OptionError(f"darcy.{key} must be positive (given: {getattr(recipe, key)})")
+            raise OptionError(f"darcy.{key} must be > 0 (given: {getattr(recipe, key)})")
     if recipe.alpha <= 1:
-        raise OptionError(f"darcy.alpha must be above 1, or the field has no values (given: {recipe.alpha})")
+        raise OptionError(f"darcy.alpha must be > 1 (given: {recipe.alpha})")
     if recipe.tau < 0:
         raise OptionError(f"darcy.tau must be >= 0 (given: {recipe.tau})")
     if recipe.forcing == 0:
-        raise OptionError("darcy.forcing must not be 0, or every solution is 0")
+        raise OptionError("darcy.forcing must not be 0, which makes every solution 0")
     return recipe

@@ -51,7 +51,7 @@ def solve(
         NotConverged: the tolerance is not reached.
     """
     if a.ndim != 3 or a.shape[1] != a.shape[2] or a.shape[1] < 3:
-        raise ValueError(f"coefficients have shape (B, n, n) with n >= 3 (given: {tuple(a.shape)})")
+        raise ValueError(f"coefficients must have shape (B, n, n) with n >= 3 (given: {tuple(a.shape)})")
     a = a.double()
     if not bool(((a > 0) & a.isfinite()).all()):
         raise ValueError("coefficients must be positive and finite everywhere")

@@ -93,7 +93,7 @@ class DarcyOptions(Task.Options):
         if self.source == "zenodo":
             self._refuse(ZENODO_HAS_NO, "has no effect on darcy.source=zenodo, whose data are as published")
             if self.recipe != "neuralop":
-                raise OptionError("darcy.source=zenodo has the data of darcy.recipe=neuralop only; set that too")
+                raise OptionError("darcy.source=zenodo requires darcy.recipe=neuralop")
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:
         for field in fields(self):

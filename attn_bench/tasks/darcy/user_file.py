@@ -71,7 +71,7 @@ class UserFile(Source):
         checksum = self._checksum()
         whole = [pair.read() for pair in self._pairs]
         if self._checksum() != checksum:
-            raise DataError(f"{self._names()} changed while being read; start the run again when its writer is done")
+            raise DataError(f"{self._names()} changed while it was read; rerun when writing is finished")
         return whole, checksum
 
     def _restricted(self, whole: Sequence[Fields], checksum: str, resolution: int) -> Loaded:
@@ -133,10 +133,10 @@ class UserFile(Source):
             except OSError as error:
                 raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
         if len(set(digests)) < len(digests):
-            raise DataError(f"{self.paths[1]} has the same content as {self.paths[0]}; test on other data")
+            raise DataError(f"{self.paths[1]} has the same content as {self.paths[0]}; use different data for testing")
         checksum = sha256("".join(digests).encode()).hexdigest()[:16]
         if self.options.data_checksum not in (None, checksum):
-            raise DataError(f"{self._names()} has changed since the run was planned; start the run again")
+            raise DataError(f"{self._names()} has changed since the run started; rerun the same command")
         return checksum
 
     def _split(self, fields: Fields) -> tuple[Fields, Fields]:
@@ -144,7 +144,9 @@ class UserFile(Source):
 
         n = len(fields.inputs)
         if n < 2:
-            raise DataError(f"{self.paths[0]}: holds one sample; give more, or a second file with --test-data")
+            raise DataError(
+                f"{self.paths[0]}: contains one sample; use a larger file, or a second one with --test-data"
+            )
         n_test = min(max(1, round(n * self.options.test_fraction)), n - 1)
         order = np.random.Generator(np.random.Philox(self.options.seed)).permutation(n)
         test, train = np.sort(order[:n_test]), np.sort(order[n_test:])
@@ -177,7 +179,7 @@ def _absolute(name: str) -> Path:
     try:
         return Path(name).expanduser().absolute()
     except RuntimeError as error:  # a user or a home folder that is not there
-        raise DataError(f"{name}: cannot be found ({error}); write the whole path") from None
+        raise DataError(f"{name}: cannot be found ({error}); use an absolute path") from None
 
 
 def _check_targets(path: Path, targets: np.ndarray) -> None:

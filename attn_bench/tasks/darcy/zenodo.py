@@ -73,7 +73,7 @@ class Zenodo(Source):
             asked, usual = counts[split]
             there = len(fields.inputs)
             if asked is not None and asked > there:
-                raise OptionError(f"darcy.n_{split}={asked}: the published set has {there}; ask for at most that")
+                raise OptionError(f"darcy.n_{split}={asked}: the published set has only {there}")
             count = min(asked or usual, there)
             splits[split] = Fields(fields.inputs[:count], fields.targets[:count])
         identity: dict[str, Any] = {
@@ -153,7 +153,7 @@ def _published(name: str) -> dict[str, Any]:
     except (OSError, http.client.HTTPException) as error:
         raise DataError(f"cannot reach {address} ({error}). {INSTEAD}") from None
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{address} does not answer as Zenodo does. {INSTEAD}") from None
+        raise DataError(f"unexpected response from {address}. {INSTEAD}") from None
 
 
 def _name(split: str, resolution: int) -> str:
@@ -167,7 +167,7 @@ def _extract(archive: Path, name: str, target: Path) -> None:
             member = next((m for m in opened.getmembers() if m.isfile() and Path(m.name).name == name), None)
             source = opened.extractfile(member) if member else None
             if source is None:
-                raise DataError(f"the archive of record {RECORD} holds no {name}. {INSTEAD}")
+                raise DataError(f"the archive of record {RECORD} does not contain {name}. {INSTEAD}")
             with source, target.open("xb") as file:
                 shutil.copyfileobj(source, file)
     except (tarfile.TarError, EOFError) as error:

@@ -114,7 +114,7 @@ def _pairs(folder: Path, part: str) -> Pairs:
     images, annotations = part_of(folder, f"images/{part}"), part_of(folder, f"annotations/{part}")
     found = [path for path in images_below(images) if path.suffix.lower() in (".jpg", ".jpeg")]
     if not found:
-        raise ValueError(f"there are no images/{part}/*.jpg")
+        raise ValueError(f"no files match images/{part}/*.jpg")
     masks = {path.stem: path for path in images_below(annotations) if path.suffix.lower() == ".png"}
     if missing := [path.stem for path in found if path.stem not in masks]:
         raise ValueError(f"{len(missing)} images have no annotation, e.g. annotations/{part}/{missing[0]}.png")

@@ -168,7 +168,7 @@ class Food101(ImageSet):
                 listings[name] = json.loads(path.read_text("utf-8"))
         classes = sorted(listings["train"])
         if classes != sorted(listings["test"]):
-            raise ValueError("train.json and test.json have other classes")
+            raise ValueError("train.json and test.json have different classes")
 
         def split(name: str) -> Labelled:
             dishes = enumerate(classes)
@@ -319,7 +319,7 @@ class _Cifar:
 
         content = np.fromfile(path, np.uint8)
         if not len(content) or len(content) % 3074:
-            raise ValueError(f"{path.name} has {len(content)} bytes, no multiple of 3074")
+            raise ValueError(f"{path.name} has {len(content)} bytes, which is not a multiple of 3074")
         self.records = content.reshape(-1, 3074)
         if (largest := int(self.records[:, 1].max())) >= CIFAR100.classes:
             raise ValueError(f"{path.name} has an image of class {largest}; there are {CIFAR100.classes}, from 0")

@@ -45,7 +45,7 @@ class Digits(Task):
     def problem(self, resolution: int, options: Options) -> Problem:
         """Return one grey channel to ten classes."""
         if resolution < SMALLEST:
-            raise OptionError(f"digits needs a resolution of at least {SMALLEST} (given: {resolution})")
+            raise OptionError(f"digits needs a resolution >= {SMALLEST} (given: {resolution})")
         return Problem("image", 1, CLASSES, (resolution, resolution))
 
     def prepare(self, resolutions: tuple[int, ...], options: Options, context: PrepareContext) -> PreparedData:

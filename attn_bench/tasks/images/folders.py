@@ -98,14 +98,14 @@ def classified(
     there = [name for name in class_folders(folder) if name != besides]
     numbers = {name: number for number, name in enumerate(there if names is None else names)}
     if not there:
-        raise ValueError(f"there is no folder of a class in {folder}")
+        raise ValueError(f"{folder} contains no class folders")
     if len(there) > most:
         raise ValueError(f"{folder} has folders of {len(there)} classes; there are {most}")
     if unknown := [name for name in there if name not in numbers]:
         raise ValueError(f"{folder} has folders that are not classes of the training images: {some(unknown)}")
     found = {name: images_below(folder / name) for name in there}
     if empty := [name for name, paths in found.items() if not paths]:
-        raise ValueError(f"these folders of classes in {folder} have no images: {some(empty)}")
+        raise ValueError(f"these class folders in {folder} have no images: {some(empty)}")
     paths = [path for paths in found.values() for path in paths]
     return Labelled(paths, [numbers[name] for name in there for _ in found[name]], len(there)), there
 
@@ -151,7 +151,7 @@ def apart(train: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
     """Return both; raises ValueError if they have images in common."""
     seen = set(train.paths)
     if shared := [path.name for path in test.paths if path in seen]:
-        raise ValueError(f"these images are listed for training and for testing: {some(shared)}")
+        raise ValueError(f"these images are listed for both training and testing: {some(shared)}")
     return train, test
 
 

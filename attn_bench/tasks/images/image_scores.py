@@ -43,7 +43,7 @@ def class_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         top5 += int(best.any(1).sum())
         total += len(classes)
     if not total:
-        raise ValueError("there is no image to evaluate")
+        raise ValueError("no images to evaluate")
     return {"top1": 100 * top1 / total, "top5": 100 * top5 / total}
 
 
@@ -64,7 +64,7 @@ def mask_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         pairs = (classes * n + scores.argmax(1))[classes != UNLABELLED]
         confusion = confusion + torch.bincount(pairs, minlength=n * n).view(n, n).cpu()
     if not confusion.any():
-        raise ValueError("there is no labelled point to evaluate")
+        raise ValueError("no labelled points to evaluate")
     both = confusion.diag()
     either = confusion.sum(0) + confusion.sum(1) - both
     present = either > 0

@@ -89,7 +89,7 @@ class Pathfinder(Task):
     def problem(self, resolution: int, options: Options) -> Problem:
         """Return one grey channel to two classes: not joined, joined."""
         if not SMALLEST <= resolution <= LARGEST:
-            raise OptionError(f"{self.name} is drawn at {SMALLEST} to {LARGEST} (given: {resolution})")
+            raise OptionError(f"{self.name} needs a resolution between {SMALLEST} and {LARGEST} (given: {resolution})")
         return Problem(self.kind, 1, 2, (resolution, resolution))
 
     def prepare(self, resolutions: tuple[int, ...], options: Options, context: PrepareContext) -> PreparedData:

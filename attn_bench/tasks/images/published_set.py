@@ -71,7 +71,7 @@ class PublishedSet(Task):
     def problem(self, resolution: int, options: Any) -> Problem:
         """Return three channels to the classes of the set."""
         if resolution < SMALLEST:
-            raise OptionError(f"{self.name} needs a resolution of at least {SMALLEST} (given: {resolution})")
+            raise OptionError(f"{self.name} needs a resolution >= {SMALLEST} (given: {resolution})")
         return Problem(self.kind, 3, self.classes, (resolution, resolution), NORMALISED)
 
     def prepare(self, resolutions: tuple[int, ...], options: Any, context: PrepareContext) -> PreparedData:
@@ -146,7 +146,7 @@ class PublishedSet(Task):
             del lacking[root]
         folder, missing = min(lacking.items(), key=lambda pair: len(pair[1]))
         if len(missing) == len(self.parts):
-            raise DataError(f"{root} does not hold {self.name}. {self._instead()}")
+            raise DataError(f"{root} does not contain {self.name}. {self._instead()}")
         if missing:
             there = [part for part in self.parts if part not in missing]
             remedy = f"fetch it again with 'attn-bench data {self.name} --refresh'" if given is None else "put it there"
@@ -161,14 +161,14 @@ class PublishedSet(Task):
         for name, md5 in self.archives:
             path = part_of(folder, name)
             if path.suffix == ".mat" and (found := md5_of(path)) != md5:
-                raise ValueError(f"{name} is another file: it has md5 {found}, and {md5} is published")
+                raise ValueError(f"{name} has md5 {found}, but {md5} is published")
 
     def _check(self, folder: Path, train: Any, test: Any) -> None:
         if len(test) != self.sizes[1]:
-            raise ValueError(f"{len(test)} test images, {self.sizes[1]} are published")
+            raise ValueError(f"{len(test)} test images instead of {self.sizes[1]}")
         for split, dataset in (("training", train), ("test", test)):
             if (found := self._count_classes(folder, dataset)) != self.classes:
-                raise ValueError(f"{found} classes of {split} images, {self.classes} are published")
+                raise ValueError(f"{found} classes of {split} images instead of {self.classes}")
 
     def _open(self, folder: Path) -> tuple[Any, Any]:
         """Return training and test set; for classification those of (PIL image, class)."""

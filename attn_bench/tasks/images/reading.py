@@ -99,7 +99,7 @@ def _opened(file: IO[bytes]) -> Iterator[Image]:
     with Image.open(file, formats=FORMATS) as image:
         short, long = sorted(image.size)
         if long > LARGEST_RATIO * short:
-            raise ValueError(f"it has {image.width} x {image.height} points; make it less narrow")
+            raise ValueError(f"it has {image.width} x {image.height} points, which is too narrow")
         yield image
 
 

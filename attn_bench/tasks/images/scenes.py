@@ -89,7 +89,7 @@ def scene(seed: int, stream: Stream, index: int, difficulty: Difficulty) -> Scen
         paths = _paths(generator, paths, [difficulty.distractor_dashes] * difficulty.distractors, difficulty)
         if paths is not None:
             return Scene(tuple(paths), dots, positive)
-    raise RuntimeError(f"{2 + difficulty.distractors} paths found no room after {ATTEMPTS} attempts")
+    raise RuntimeError(f"{2 + difficulty.distractors} paths could not be placed in {ATTEMPTS} attempts")
 
 
 def _paths(

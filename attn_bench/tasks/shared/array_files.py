@@ -54,8 +54,8 @@ def _size(path: Path) -> int:
     except FileNotFoundError:
         if path.suffix.lower() not in SUFFIXES:
             what = clean(path.suffix) or "a file without extension"
-            raise DataError(f"{path}: cannot read {what}; give {', '.join(SUFFIXES)}") from None
-        raise DataError(f"{path}: there is no such file") from None
+            raise DataError(f"{path}: cannot read {what}; supported are {', '.join(SUFFIXES)}") from None
+        raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if stat.S_ISDIR(found.st_mode):
@@ -117,7 +117,7 @@ def _guarded(path: Path, action: Callable[[], _Result]) -> _Result:
     except DataError:
         raise
     except MemoryError:
-        raise DataError(f"{path}: there is not enough memory to read it") from None
+        raise DataError(f"{path}: not enough memory to read it") from None
     except Exception as error:
         # What the readers raise on a broken file is not documented by any of them: from struct.error to KeyError.
         raise DataError(f"{path}: {_reason(error, path)}") from None

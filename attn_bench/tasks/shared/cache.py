@@ -31,7 +31,7 @@ def users_folder(given: str) -> Path:
     try:
         return Path(given).expanduser()
     except RuntimeError:
-        raise DataError(f"there is no such home folder: {given}; name the folder by its full path") from None
+        raise DataError(f"no such home folder: {given}; use an absolute path") from None
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(hold(folder / ".leases" / "fetch", wait=True))
         except Exception as error:
-            raise DataError(f"{error}; ATTN_BENCH_CACHE=FOLDER names another cache") from error
+            raise DataError(f"{error}; set ATTN_BENCH_CACHE to another folder") from error
         yield
 
 

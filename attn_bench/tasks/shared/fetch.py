@@ -82,7 +82,7 @@ def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], ob
     found = sum_of(part)
     if found != checksum:
         part.unlink()
-        raise DataError(f"{url} has {kind} {found}, and {checksum} is expected; try again. {instead}")
+        raise DataError(f"{url} has {kind} {found}, but {checksum} is expected; try again. {instead}")
     os.replace(part, path)
 
 
@@ -134,7 +134,7 @@ def _members_inside(archive: Path, folder: Path) -> list[str]:
         raise DataError(f"{archive} cannot be unpacked ({error})") from None
     for name in names:
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{archive} cannot be unpacked ({name} would leave {folder})")
+            raise DataError(f"{archive} cannot be unpacked ({name} would be written outside {folder})")
     return names
 
 

@@ -45,6 +45,6 @@ def relative_errors(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float
         norm = torch.linalg.vector_norm(target, dim=1)
         ratios.append(torch.where(norm > 0, error / norm, torch.inf).cpu())
     if not ratios:
-        raise ValueError("there is no sample to evaluate")
+        raise ValueError("no samples to evaluate")
     ratio = torch.cat(ratios)
     return {"rel_l2": float(ratio.mean()), "rel_mse": float(ratio.square().mean())}

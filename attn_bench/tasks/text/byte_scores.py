@@ -38,7 +38,7 @@ def byte_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         right += int((scores.argmax(-1) == targets).sum())
         total += int((targets != NOT_COUNTED).sum())
     if not total:
-        raise ValueError("there is no byte to evaluate")
+        raise ValueError("no bytes to evaluate")
     bits = nats / total / math.log(2)
     # Of a model that diverged; beyond 1024 Python raises an error in place of returning infinity.
     perplexity = 2**bits if bits < 1024 else math.inf

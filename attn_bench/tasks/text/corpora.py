@@ -81,11 +81,11 @@ def read_corpus(task: str, name: CorpusName, root: str | None) -> Corpus:
         return standard_library(folder_of(name, root))
     folder, archive = folder_of(name, root), ARCHIVES[name]
     if folder.is_file():
-        raise DataError(f"{folder} is a file; {task}.root names the folder that holds it")
+        raise DataError(f"{folder} is a file; set {task}.root to its folder")
     paths = {file: _found(folder, file) for file in archive.files}
     if missing := [file for file, path in paths.items() if not path.is_file()]:
         what = "a folder in its place" if paths[missing[0]].is_dir() else "not there"
-        raise DataError(f"{folder} does not hold {missing[0]} ({what}). {instead(task, name)}")
+        raise DataError(f"{folder} does not contain {missing[0]} ({what}). {instead(task, name)}")
     parts = [_mapped(path) for path in paths.values()]
     if name == "enwik8":
         if len(parts[0]) != ENWIK8_BYTES:
@@ -152,7 +152,9 @@ def standard_library(folder: Path) -> Corpus:
         except OSError as error:
             raise DataError(f"cannot read {path} ({error.strerror})") from None
     if not all(parts.values()):
-        raise DataError(f"{folder} does not hold the sources of Python's standard library; choose another corpus")
+        raise DataError(
+            f"{folder} does not contain the source code of Python's standard library; choose another corpus"
+        )
     train, test = (np.frombuffer(b"".join(files), np.uint8) for files in parts.values())
     identity = {
         "corpus": "stdlib",
@@ -195,5 +197,5 @@ def _mapped(path: Path) -> Bytes:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path} ({getattr(error, 'strerror', None) or error})") from None
     if content[:4].tobytes().startswith(ARCHIVED):
-        raise DataError(f"{path} is an archive, not the text that is in it; unpack it")
+        raise DataError(f"{path} is an archive; unpack it")
     return content

@@ -85,7 +85,7 @@ class Text(Task):
 
         def __post_init__(self) -> None:
             if self.root is not None and self.corpus == "stdlib":
-                raise OptionError("root has no effect on corpus stdlib, which comes with Python; set corpus too")
+                raise OptionError("root has no effect on corpus stdlib; set corpus as well")
 
     def resolve(self, resolutions: tuple[int, ...], options: Options) -> Options:
         """Check the lengths."""
@@ -100,7 +100,7 @@ class Text(Task):
     def problem(self, resolution: int, options: Options) -> Problem:
         """Return bytes to scores of the next byte, at a context of ``resolution`` bytes."""
         if resolution < SMALLEST:
-            raise OptionError(f"{self.name} needs a context of at least {SMALLEST} bytes (given: {resolution})")
+            raise OptionError(f"{self.name} needs a context >= {SMALLEST} bytes (given: {resolution})")
         return Problem(self.kind, BYTES, BYTES, (resolution,))
 
     def prepare(self, resolutions: tuple[int, ...], options: Options, context: PrepareContext) -> PreparedData:
@@ -172,7 +172,7 @@ class Text(Task):
 
         count = max(len(data) - 1, 0) if count is None else count
         if count >= len(data):
-            raise DataError(f"{self.name}.{split}_bytes is {count}; the corpus has {len(data) - 1} to {split} on")
+            raise DataError(f"{self.name}.{split}_bytes is {count}; the corpus has only {len(data) - 1} for this split")
         start = 0 if seed is None else int(np.random.default_rng(seed).integers(len(data) - count))
         return data[start : start + count + 1]
 

@@ -141,14 +141,14 @@ WRONG = {
     "no arrays": (lambda f: {}, "it has no arrays"),
     "other count": (lambda f: {"x": f[0][:4], "y": f[1]}, r"same samples and grid; they have shapes \(4, 8, 8\)"),
     "other grid": (lambda f: {"x": f[0][:, :4], "y": f[1]}, "same samples and grid"),
-    "one axis too few": (lambda f: {"x": f[0][0], "y": f[1][0]}, r"'x' has shape \(8, 8\); what can be used is"),
-    "two channels": (lambda f: {"x": np.stack([f[0]] * 2, 1), "y": f[1]}, r"shape \(10, 2, 8, 8\); what can be used"),
+    "one axis too few": (lambda f: {"x": f[0][0], "y": f[1][0]}, r"'x' has shape \(8, 8\); expected is"),
+    "two channels": (lambda f: {"x": np.stack([f[0]] * 2, 1), "y": f[1]}, r"shape \(10, 2, 8, 8\); expected is"),
     "empty": (lambda f: {"x": f[0][:0], "y": f[1][:0]}, "is empty"),
     "NaN": (lambda f: {"x": f[0], "y": with_nan(f)}, r"'y' has values that are not finite .* first in sample 3"),
     "too large": (lambda f: {"x": f[0], "y": f[1].astype(float) * 1e300}, "not finite in single precision"),
-    "complex": (lambda f: {"x": f[0], "y": f[1] * 1j}, "must hold real numbers"),
+    "complex": (lambda f: {"x": f[0], "y": f[1] * 1j}, "must contain real numbers"),
     "zero": (lambda f: {"x": f[0], "y": f[1] * 0}, "solution is zero everywhere"),
-    "one sample": (lambda f: {"x": f[0][:1], "y": f[1][:1]}, "holds one sample"),
+    "one sample": (lambda f: {"x": f[0][:1], "y": f[1][:1]}, "contains one sample"),
     "two candidates": (lambda f: {"x": f[0], "X": f[0], "y": f[1]}, "x and X may both be the input"),
 }
 
@@ -218,8 +218,8 @@ def test_wrong_paths(tmp_path, name, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input_key": "z"}, r"has no array 'z' \(darcy.input_key\); it has x"),
-        ({"input_key": "y"}, "cannot be input and target at once"),
+        ({"input_key": "z"}, r"has no array 'z' \(darcy.input_key\); it contains x"),
+        ({"input_key": "y"}, "cannot be both input and target"),
         ({"recipe": "neuralop"}, "darcy.recipe has no effect on darcy.data"),
         ({"n_train": 9}, "n_train=9: there are 8 samples"),
         ({"test_fraction": 1.5}, "test_fraction must be < 1"),

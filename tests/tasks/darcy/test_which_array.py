@@ -113,9 +113,9 @@ def test_a_channel_axis_of_only_one_array(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((16,), "what can be used is"),
-        ((16, 16), "what can be used is"),
-        ((40, 1, 1, 16, 16), "what can be used is"),
+        ((16,), "expected is"),
+        ((16, 16), "expected is"),
+        ((40, 1, 1, 16, 16), "expected is"),
         ((40, 3, 16, 16), "store the channel to use"),
         ((16, 16, 1, 40), "say the order with --set darcy.axes="),
     ],
@@ -158,7 +158,7 @@ def test_an_array_of_the_right_name_that_cannot_be_used_is_named(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"], file["y"] = pair(6, 8, 8)["x"], "text"
     for options in ({}, {"target_key": "y"}):
-        with pytest.raises(DataError, match="'y' is text; it must hold real numbers"):
+        with pytest.raises(DataError, match="'y' is text; it must contain real numbers"):
             said(8, data=str(tmp_path / "a.h5"), **options)
 
 
@@ -190,12 +190,12 @@ def test_generated_data_are_described(monkeypatch, tmp_path):
 def test_more_than_memory_holds_is_refused_before(monkeypatch, tmp_path):
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     with pytest.raises(
-        DataError, match=r"making \d+ Darcy samples at 16 takes .* are free; ask for fewer with darcy.n_train"
+        DataError, match=r"making \d+ Darcy samples at 16 needs .* are free; ask for fewer with darcy.n_train"
     ):
         Darcy().splits(16, Darcy.options(n_train=10**11))
     path = saved(tmp_path / "a.npz", pair(6, 8, 8))
     monkeypatch.setattr("attn_bench.tasks.shared.array_formats.contents.free_memory", lambda: 9000)
-    with pytest.raises(DataError, match=r"reading both arrays takes 12 KiB of memory, and 8.79 KiB are free"):
+    with pytest.raises(DataError, match=r"reading both arrays needs 12 KiB of memory, but 8.79 KiB are free"):
         said(8, data=path)
 
 

@@ -125,7 +125,7 @@ def left_behind(tmp_path):
 
 def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
     server.checksum = "md5:" + "0" * 32
-    assert "without a network" in failure("has md5 [0-9a-f]{32}, and 0{32} is expected").lower()
+    assert "without a network" in failure("has md5 [0-9a-f]{32}, but 0{32} is expected").lower()
     assert left_behind(tmp_path) == []
 
 
@@ -152,7 +152,7 @@ def test_a_member_that_wants_out_of_the_folder_is_written_inside(server, tmp_pat
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"darcy_16.tgz": tgz({"darcy_train_16.pt": pt(3, 0)})}, "holds no darcy_test_16.pt"),
+        ({"darcy_16.tgz": tgz({"darcy_train_16.pt": pt(3, 0)})}, "does not contain darcy_test_16.pt"),
         ({"darcy_16.tgz": b"no archive"}, "cannot be unpacked"),
         ({"other.tgz": b""}, "has no file darcy_16.tgz; it has other.tgz"),
     ],
@@ -182,9 +182,9 @@ def test_a_damaged_cache_is_one_line_and_refresh_repairs_it(server, tmp_path):
     ("options", "resolution", "message"),
     [
         (OPTIONS, 17, "has resolutions 16, 32, 64, 128, 421"),
-        ({"source": "zenodo"}, 16, "darcy.recipe=neuralop only"),
+        ({"source": "zenodo"}, 16, "requires darcy.recipe=neuralop"),
         (OPTIONS | {"fine": 64}, 16, "darcy.fine has no effect"),
-        (OPTIONS | {"n_train": 13}, 16, "the published set has 12"),
+        (OPTIONS | {"n_train": 13}, 16, "the published set has only 12"),
     ],
 )
 def test_options_that_cannot_work(server, options, resolution, message):

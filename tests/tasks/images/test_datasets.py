@@ -177,7 +177,7 @@ def test_damaged_archives_are_refused(monkeypatch, tmp_path, server, task, archi
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
     offered(monkeypatch, server, task, archives())
     server.files = {name: content + b"?" for name, content in server.files.items()}
-    with pytest.raises(DataError, match=r"has md5 [0-9a-f]{32}, and [0-9a-f]{32} is expected"):
+    with pytest.raises(DataError, match=r"has md5 [0-9a-f]{32}, but [0-9a-f]{32} is expected"):
         task().prepare((32,), task.options(), PrepareContext())
     assert not list(tmp_path.rglob("*.*"))
 
@@ -220,10 +220,10 @@ def test_partial_sets_are_flagged(monkeypatch, tmp_path, server, task, files, tr
     assert not task().prepare((32,), task.options(root=root), PrepareContext()).warnings
 
     monkeypatch.setattr(task, "classes", classes + 1)
-    with pytest.raises(DataError, match=f"{classes} classes of training images, {classes + 1} are published"):
+    with pytest.raises(DataError, match=f"{classes} classes of training images instead of {classes + 1}"):
         task().splits(32, task.options(root=root))
     monkeypatch.setattr(task, "sizes", (sizes[0], sizes[1] + 1))
-    with pytest.raises(DataError, match=f"{sizes[1]} test images, {sizes[1] + 1} are published"):
+    with pytest.raises(DataError, match=f"{sizes[1]} test images instead of {sizes[1] + 1}"):
         task().splits(32, task.options(root=root))
 
 
@@ -240,7 +240,7 @@ def test_sets_that_are_on_disk(tmp_path, task, files, train, test):
 def test_a_folder_of_the_users_is_read_and_never_written(tmp_path, server, task):
     for root in (tmp_path / "there", tmp_path / "not-there"):
         (tmp_path / "there").mkdir(exist_ok=True)
-        with pytest.raises(DataError, match=rf"{root.name} does not hold {task.name}\. Put {task.folder}/"):
+        with pytest.raises(DataError, match=rf"{root.name} does not contain {task.name}\. Put {task.folder}/"):
             task().prepare((32,), task.options(root=str(root)), PrepareContext())
     with pytest.raises(OptionError, match=f"{task.name}.root is a read-only folder; --refresh cannot be used with it"):
         task().prepare((32,), task.options(root=str(tmp_path / "there")), PrepareContext(refresh=True))
@@ -255,13 +255,13 @@ def test_sets_that_cannot_be_downloaded_say_which_files_are_needed(monkeypatch, 
         DataError, match=rf"cannot be downloaded automatically\. Put {task.folder}/.* --set {task.name}.root"
     ):
         task().prepare((32,), task.options(), PrepareContext())
-    with pytest.raises(DataError, match=f"does not hold {task.name}"):
+    with pytest.raises(DataError, match=f"does not contain {task.name}"):
         task().splits(32, task.options(root=str(tmp_path)))
 
 
 def test_a_broken_set_is_one_line(tmp_path):
     write(tmp_path, {"cifar-100-binary/train.bin": b"x" * 100, "cifar-100-binary/test.bin": b""})
-    with pytest.raises(DataError, match=r"is not cifar100 as published .*no multiple of 3074") as error:
+    with pytest.raises(DataError, match=r"is not cifar100 as published .*not a multiple of 3074") as error:
         CIFAR100().splits(32, CIFAR100.options(root=str(tmp_path)))
     assert "\n" not in str(error.value)
 
@@ -353,7 +353,7 @@ def test_a_server_that_sends_the_whole_file_again_does_no_damage(tmp_path, serve
 
 def test_a_wrong_checksum_is_named_and_nothing_stays(tmp_path, server):
     server.files = {"a.tgz": b"other"}
-    with pytest.raises(DataError, match=r"has md5 [0-9a-f]{32}, and abc is expected; try again"):
+    with pytest.raises(DataError, match=r"has md5 [0-9a-f]{32}, but abc is expected; try again"):
         fetch(f"{server.address}/a.tgz", tmp_path / "a.tgz", "abc", lambda done, total: None, "")
     assert list(tmp_path.iterdir()) == []
 
@@ -395,5 +395,5 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
 
 
 def test_images_too_small_are_refused():
-    with pytest.raises(OptionError, match="at least 16"):
+    with pytest.raises(OptionError, match=">= 16"):
         Food101().problem(8, Food101.options())

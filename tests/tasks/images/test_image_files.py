@@ -189,7 +189,7 @@ def test_reasons(tmp_path):
         "none.jpg": "it is not there",
         "pipe.jpg": "it is not a file",
         "program.jpg": "it is not an image",
-        "narrow.png": "it has 5000 x 2 points; make it less narrow",
+        "narrow.png": "it has 5000 x 2 points, which is too narrow",
     }.items():
         assert fault(tmp_path / name, whole=False) == reason
 
@@ -341,7 +341,7 @@ def test_without_a_cache_the_files_are_looked_at_each_time(tmp_path, monkeypatch
 def test_empty_folders_of_classes_are_named(tmp_path):
     write(tmp_path, FOLDERS)
     write(tmp_path, {"imagenet/train/n03/.DS_Store": b"", "imagenet/train/n04/notes.txt": b""})
-    refused(ImageNet, tmp_path, r"these folders of classes in .*train have no images: n03, n04\)$")
+    refused(ImageNet, tmp_path, r"these class folders in .*train have no images: n03, n04\)$")
 
 
 def test_classes_that_differ_are_named(tmp_path):
@@ -364,7 +364,7 @@ def test_other_mat_files_of_flowers_are_named_with_both_checksums(tmp_path, monk
     assert len(Flowers102().splits(32, Flowers102.options(root=str(tmp_path))).train) == 2
     (tmp_path / "flowers-102/setid.mat").write_bytes(mat(trnid=np.array([[1]])))
     expected = dict(Flowers102.archives)["setid.mat"]
-    refused(Flowers102, tmp_path, f"setid.mat is another file: it has md5 [0-9a-f]{{32}}, and {expected} is published")
+    refused(Flowers102, tmp_path, f"setid.mat has md5 [0-9a-f]{{32}}, but {expected} is published")
 
 
 @pytest.mark.parametrize(
@@ -386,9 +386,9 @@ def test_other_mat_files_of_flowers_are_named_with_both_checksums(tmp_path, monk
             PETS,
             "annotations/test.txt",
             PETS_LISTS["annotations/trainval.txt"],
-            r"these images are listed for training and for testing: Abyssinian_1\.jpg, beagle_2\.jpg",
+            r"these images are listed for both training and testing: Abyssinian_1\.jpg, beagle_2\.jpg",
         ),
-        (Food101, FOOD, "meta/test.json", b"{}", "train.json and test.json have other classes"),
+        (Food101, FOOD, "meta/test.json", b"{}", "train.json and test.json have different classes"),
         (Food101, FOOD, "meta/test.json", b"[", r"test\.json cannot be read \(JSONDecodeError"),
         (Pets, PETS, "annotations/test.txt", b"\xff\xfe", r"test\.txt cannot be read \(UnicodeDecodeError"),
         (Cars, CARS, "devkit/cars_train_annos.mat", b"MATLAB" * 40, r"cars_train_annos\.mat cannot be read"),
@@ -464,7 +464,7 @@ def test_nothing_is_trained_on_files_that_cannot_be_read(tmp_path):
     command = [sys.executable, "-m", "attn_bench"]
     for words in (
         ["data", "imagenet", "--resolutions", "16", "--root", str(tmp_path)],
-        ["run", "--models", "mean", "--task", "imagenet", "--resolutions", "16", "--root", str(tmp_path), "--out", "x"],
+        ["run", "--models", "vit", "--task", "imagenet", "--resolutions", "16", "--root", str(tmp_path), "--out", "x"],
     ):
         ended = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, encoding="utf-8")
         assert ended.returncode == 2

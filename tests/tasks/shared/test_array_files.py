@@ -143,7 +143,7 @@ def test_tensors_of_every_kind(tmp_path):
     assert words["meta"].startswith("a tensor without data")
     assert words["complex"] == "complex128"
     assert words["list"] == "a list of 3 values"
-    assert words["1"] == "there more than once under this name"
+    assert words["1"] == "present more than once under this name"
     assert words["cycle/again"] == "nested too deeply"
     assert not set(found.listed()) & set("\n\x1b")
 
@@ -153,7 +153,7 @@ def test_tensors_of_every_kind(tmp_path):
     [
         ({"x": VALUES, "y": VALUES}, r"holds numpy arrays \(numpy\S+\), which would have to be unpickled.*numpy.savez"),
         (torch.nn.Linear(2, 2), r"holds Python objects \(torch.nn.modules.linear.Linear\)"),
-        (TENSOR, r"holds a Tensor of shape \(6, 8, 8\) only; a dict"),
+        (TENSOR, r"contains only a Tensor of shape \(6, 8, 8\); a dict"),
         (3, "holds 'int'; a dict"),
     ],
 )
@@ -178,7 +178,7 @@ def test_an_archive_with_compressed_tensors_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "mine.pt") as old, zipfile.ZipFile(tmp_path / "new.pt", "w") as new:
         for member in old.infolist():
             new.writestr(member.filename, old.read(member), zipfile.ZIP_DEFLATED)
-    assert "its parts are compressed" in refusal(tmp_path / "new.pt")
+    assert "its entries are compressed" in refusal(tmp_path / "new.pt")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -192,7 +192,7 @@ def test_npz_members_that_are_no_arrays(tmp_path):
     assert not found.arrays
     assert {name: other.what for name, other in found.others.items()} == {
         "o": "Python objects", "t": "text", "s": "a table of p", "d": "dates", "read.me": "no array",
-        "x": "there more than once under this name",
+        "x": "present more than once under this name",
     }  # fmt: skip
 
 
@@ -264,7 +264,7 @@ def test_data_stored_in_another_file_are_not_read(tmp_path):
         "group": "a link to another file",
         "soft": "a link to /group/x",
         "dangling": "a link to /nowhere",
-        "virtual": "put together from other data sets (virtual)",
+        "virtual": "assembled from other data sets (virtual)",
     }
 
 
@@ -293,7 +293,7 @@ def test_an_array_that_was_never_written_is_refused(tmp_path):
         file.create_dataset("x", (10**5, 320, 320), "f8")
         file.create_dataset("y", SHAPE, "f8", chunks=(2, 8, 8))[:2] = 1
     assert what(tmp_path / "mine.h5", "x") == "an array that was never written"
-    assert what(tmp_path / "mine.h5", "y") == "not written whole (1 of 3 chunks are there)"
+    assert what(tmp_path / "mine.h5", "y") == "incomplete (1 of 3 chunks are present)"
 
 
 def test_a_file_open_elsewhere_is_not_called_damaged(tmp_path):
@@ -334,7 +334,7 @@ def test_a_header_that_claims_more_than_its_member_has(tmp_path, bits):
     np.lib.format.write_array_header_1_0(header, claimed)
     with zipfile.ZipFile(tmp_path / "mine.npz", "w", bits) as archive:
         archive.writestr("x.npy", header.getvalue() + bytes(800))
-    assert "'x.npy' claims the shape (100000, 320, 320), and has 800 bytes of data" in refusal(tmp_path / "mine.npz")
+    assert "'x.npy' claims the shape (100000, 320, 320), but has 800 bytes of data" in refusal(tmp_path / "mine.npz")
 
 
 def test_a_chunk_counts_whole(tmp_path):
@@ -351,7 +351,7 @@ def test_depth_and_number_have_limits(tmp_path):
         file["/".join("g" * 3000) + "/x"] = file["x"] = VALUES
     assert list(open_arrays(tmp_path / "deep.h5").arrays) == ["x"]
     torch.save(dict.fromkeys(range(10001), 0), tmp_path / "many.pt")
-    assert "holds more than 10000 things; save only the two arrays" in refusal(tmp_path / "many.pt")
+    assert "contains more than 10000 items; save only the two arrays" in refusal(tmp_path / "many.pt")
 
 
 def test_sizes_in_words():

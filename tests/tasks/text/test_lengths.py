@@ -72,10 +72,10 @@ def test_files_that_are_not_text_are_named(tmp_path):
     (folder / "wiki.test.raw").write_bytes(gzip.compress(bytes(4000)))
     refused(tmp_path, r"wiki\.test\.raw is an archive")
     (folder / "wiki.test.raw").unlink()
-    refused(tmp_path, r"does not hold wikitext-103-raw/wiki\.test\.raw \(not there\)")
+    refused(tmp_path, r"does not contain wikitext-103-raw/wiki\.test\.raw \(not there\)")
     (folder / "wiki.test.raw").mkdir()
-    refused(tmp_path, r"does not hold wikitext-103-raw/wiki\.test\.raw \(a folder in its place\)")
-    refused(folder / "wiki.train.raw", r"wiki\.train\.raw is a file; text\.root names the folder")
+    refused(tmp_path, r"does not contain wikitext-103-raw/wiki\.test\.raw \(a folder in its place\)")
+    refused(folder / "wiki.train.raw", r"wiki\.train\.raw is a file; set text\.root to its folder")
 
 
 def test_the_folder_that_an_archive_unpacks_may_be_named_itself(tmp_path):

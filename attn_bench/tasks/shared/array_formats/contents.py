@@ -68,10 +68,10 @@ class Contents:
     def add(self, name: str, item: StoredArray | Unusable) -> None:
         """Keep ``item``; two of one name are both unusable. Raises DataError where there are too many."""
         if len(self.arrays) + len(self.others) == MOST_ITEMS:
-            raise DataError(f"{self.path}: holds more than {MOST_ITEMS} things; save only the two arrays")
+            raise DataError(f"{self.path}: contains more than {MOST_ITEMS} items; save only the two arrays")
         if name in self.arrays or name in self.others:
             self.arrays.pop(name, None)
-            self.others[name] = Unusable("there more than once under this name", "rename one of them")
+            self.others[name] = Unusable("present more than once under this name", "rename one of them")
         elif isinstance(item, StoredArray):
             self.arrays[name] = item
         else:
@@ -100,18 +100,18 @@ def unusable(dtype: np.dtype) -> Unusable | None:
     if dtype.kind in "biuf":
         return None
     if dtype.kind == "c":
-        return Unusable(str(dtype), "it must hold real numbers")
+        return Unusable(str(dtype), "it must contain real numbers")
     if dtype.names:
         return Unusable(f"a table of {clean(', '.join(dtype.names), NAME_LIMIT)}", "store its columns as plain arrays")
     what = {"O": "Python objects", "S": "text", "U": "text", "M": "dates", "m": "durations"}
-    return Unusable(what.get(dtype.kind, f"of type {clean(str(dtype), NAME_LIMIT)}"), "it must hold real numbers")
+    return Unusable(what.get(dtype.kind, f"of type {clean(str(dtype), NAME_LIMIT)}"), "it must contain real numbers")
 
 
 def check_memory(what: str, needed: int, remedy: str) -> None:
     """Raise DataError where ``needed`` bytes, which ``what`` takes, are more than this process can have."""
     free = free_memory()
     if needed > free:
-        raise DataError(f"{what} takes {in_units(needed)} of memory, and {in_units(free)} are free; {remedy}")
+        raise DataError(f"{what} needs {in_units(needed)} of memory, but {in_units(free)} are free; {remedy}")
 
 
 def free_memory() -> int:

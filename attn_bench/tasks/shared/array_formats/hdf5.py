@@ -69,7 +69,7 @@ def _below(path: Path, group: Any, contents: Contents, prefix: str, seen: set[in
             yield name, Unusable("a link to another file", _COPY)
             continue
         if isinstance(link, h5py.SoftLink):
-            yield name, Unusable(f"a link to {shown(link.path)}", "name that one")
+            yield name, Unusable(f"a link to {shown(link.path)}", "use that key")
             continue
         item = group[key]
         contents.matlab |= "MATLAB_class" in item.attrs
@@ -81,7 +81,7 @@ def _below(path: Path, group: Any, contents: Contents, prefix: str, seen: set[in
             if name.count("/") < DEEPEST:
                 yield from _below(path, item, contents, f"{name}/", seen)
             else:
-                yield name, Unusable("a group too deep to be read", "copy what is in it further up")
+                yield name, Unusable("nested too deeply", "move its contents up")
 
 
 def _opened(path: Path) -> h5py.File:
@@ -124,18 +124,18 @@ def _matlab_class(item: Any) -> str:
 
 def _type(item: Any, matlab: str) -> Unusable | None:
     if item.shape is None:
-        return Unusable("empty", "it must hold real numbers")
+        return Unusable("empty", "it must contain real numbers")
     if matlab and matlab not in NUMERIC:
         return Unusable({"cell": "a cell array", "char": "text"}.get(matlab, f"a MATLAB {shown(matlab)}"), PLAIN)
     if item.dtype.names in (("real", "imag"), ("r", "i")):
-        return Unusable("complex", "it must hold real numbers")
+        return Unusable("complex", "it must contain real numbers")
     if h5py.check_enum_dtype(item.dtype) is not None:
         return Unusable("an enumeration", "store its numbers")
     if item.dtype.kind == "O":
         text = h5py.check_string_dtype(item.dtype) is not None
-        return Unusable("text" if text else "references or lists of any length", "it must hold real numbers")
+        return Unusable("text" if text else "references or lists of any length", "it must contain real numbers")
     if {"scale_factor", "add_offset"} & set(item.attrs):
-        return Unusable("packed (scale_factor, add_offset)", "store the numbers that it stands for")
+        return Unusable("packed (scale_factor, add_offset)", "store the unpacked numbers")
     return unusable(item.dtype)
 
 
@@ -144,11 +144,11 @@ def _place(item: Any) -> Unusable | None:
     if plan.get_external_count():
         return Unusable("kept in another file (external storage)", _COPY)
     if plan.get_layout() == h5py.h5d.VIRTUAL:
-        return Unusable("put together from other data sets (virtual)", _COPY)
+        return Unusable("assembled from other data sets (virtual)", _COPY)
     if plan.get_layout() == h5py.h5d.CHUNKED:
         wanted = math.prod(-(-size // chunk) for size, chunk in zip(item.shape, item.chunks))
         if (there := item.id.get_num_chunks()) < wanted:
-            return Unusable(f"not written whole ({there} of {wanted} chunks are there)", "write it again")
+            return Unusable(f"incomplete ({there} of {wanted} chunks are present)", "write it again")
     elif numbers and not item.id.get_storage_size():
         return Unusable("an array that was never written", "write it")
     return None

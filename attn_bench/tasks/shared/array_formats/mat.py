@@ -111,7 +111,7 @@ class _Variable:
 
     def _matrix(self, stream: _Stream, count: int, field: str | None, depth: int) -> Iterator[Named]:
         if count == 0:
-            yield field or "", Unusable("empty", "it must hold real numbers")
+            yield field or "", Unusable("empty", "it must contain real numbers")
             return
         end = stream.at + count
         (flags,) = struct.unpack(f"{self.order}I", self._small(stream, 8)[:4])
@@ -122,7 +122,7 @@ class _Variable:
         if kind in NUMBERS:
             yield (
                 name,
-                Unusable("complex", "it must hold real numbers") if flags & COMPLEX else self._array(stream, shape),
+                Unusable("complex", "it must contain real numbers") if flags & COMPLEX else self._array(stream, shape),
             )
         elif kind == STRUCT and math.prod(shape) == 1 and depth < DEEPEST:
             yield from self._fields(stream, name, depth)

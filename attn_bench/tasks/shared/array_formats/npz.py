@@ -34,7 +34,7 @@ def _item(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Stor
         return wrong
     size = size_of(shape, dtype.itemsize)
     if min(shape, default=0) < 0 or size > rest:
-        raise DataError(f"{path}: {shown(member.filename)!r} claims the shape {shape}, and has {rest} bytes of data")
+        raise DataError(f"{path}: {shown(member.filename)!r} claims the shape {shape}, but has {rest} bytes of data")
 
     def read() -> np.ndarray:
         with np.load(path, allow_pickle=False) as stored:

@@ -32,7 +32,7 @@ def open_pt(path: Path) -> Contents:
         _check_archive(path)
     content = _loaded(path)
     if isinstance(content, Tensor):
-        raise DataError(f"{path}: holds a Tensor of shape {tuple(content.shape)} only; {_NEEDED}")
+        raise DataError(f"{path}: contains only a Tensor of shape {tuple(content.shape)}; {_NEEDED}")
     if not isinstance(content, Mapping | list | tuple):
         raise DataError(f"{path}: holds {clean(type(content).__name__, NAME_LIMIT)!r}; {_NEEDED}")
     contents = Contents(path)
@@ -47,7 +47,7 @@ def _check_archive(path: Path) -> None:
     if any(member.filename.endswith("/constants.pkl") for member in members):
         raise DataError(f"{path}: is a TorchScript archive, a program with its weights; {_INSTEAD}")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise DataError(f"{path}: its parts are compressed, as torch does not write them; {_INSTEAD}")
+        raise DataError(f"{path}: its entries are compressed, which torch does not support; {_INSTEAD}")
     if sum(member.file_size for member in members) > path.stat().st_size:
         raise DataError(f"{path}: claims more data than it has; it is damaged")
 
@@ -91,7 +91,7 @@ def _flat(content: Any, prefix: str = "", above: tuple[int, ...] = ()) -> Iterat
         if not isinstance(value, Mapping | list | tuple) or isinstance(value, torch.Size):
             yield name, value
         elif id(value) in above or len(above) == DEEPEST:
-            yield name, Unusable("nested too deeply", "take the arrays out")
+            yield name, Unusable("nested too deeply", "save the arrays at the top level")
         elif value and not isinstance(value, Mapping) and not any(isinstance(v, _CONTAINERS) for v in value):
             yield name, Unusable(f"a {type(value).__name__} of {len(value)} values", "save it as a tensor")
         else:
@@ -113,7 +113,7 @@ def _item(value: Any) -> StoredArray | Unusable:
     if value.layout != torch.strided or value.is_nested:
         return Unusable(f"a tensor of layout {str(value.layout).removeprefix('torch.')}", "save its .to_dense()")
     if value.is_complex():
-        return Unusable(str(value.dtype).removeprefix("torch."), "it must hold real numbers")
+        return Unusable(str(value.dtype).removeprefix("torch."), "it must contain real numbers")
 
     def read() -> np.ndarray:
         # numpy has no bfloat16 and no numbers of 8 bits with a point.
