@@ -1,4 +1,4 @@
-"""attn-bench: what each efficient attention costs, and how accurate it is, on your problem and your machine.
+"""attn-bench: the cost and accuracy of efficient attention, on your problem and your machine.
 
 :func:`run` runs a sweep and returns its table, :func:`measure` one without training; :func:`load` reads the table of a
 results folder again.

@@ -51,11 +51,11 @@ class Case:
         return f"{self.label} at {self.resolution}"
 
     def ok(self) -> list[int]:
-        """Seeds that ended well on both sides."""
+        """Seeds that succeeded on both sides."""
         return [s for s in self.both() if self.base[s].status == self.new[s].status == "ok"]
 
     def failed(self) -> list[int]:
-        """Seeds that ended well on neither side, except :meth:`unserved` ones."""
+        """Seeds that succeeded on neither side, except :meth:`unserved` ones."""
         neither = [s for s in self.both() if "ok" not in (self.base[s].status, self.new[s].status)]
         return [s for s in neither if s not in self.unserved()]
 

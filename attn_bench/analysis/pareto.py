@@ -1,4 +1,4 @@
-"""The Pareto front: what nothing else is both cheaper and better than."""
+"""The Pareto front: models that no other model beats in both cost and accuracy."""
 
 from __future__ import annotations
 

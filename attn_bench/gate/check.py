@@ -1,4 +1,4 @@
-"""Checks the promises of a plugin in a process of its own, whatever the plugin does there.
+"""Checks the promises of a plugin in a separate process, which the plugin may crash.
 
 ``python -P -m attn_bench.gate.check DESCRIPTOR`` reads a request from standard input and writes to the descriptor a
 line of JSON for each promise, and an empty one at the end.

@@ -1,4 +1,4 @@
-"""Measures what looks slower again before it is called slower."""
+"""Measures cells that look slower again, before they are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tries a plugin's import in a process of its own, since it may exit, hang or crash; the command must not."""
+"""Tries a plugin's import in a separate process, since it may exit, hang or crash."""
 
 from __future__ import annotations
 

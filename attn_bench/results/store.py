@@ -90,7 +90,7 @@ class Store:
         return store
 
     def run_info(self) -> RunInfo:
-        """Return ``run.json``; raises UserError if the folder is no results folder."""
+        """Return ``run.json``; raises UserError if the folder is not a results folder."""
         path = self.folder / "run.json"
         try:
             return RunInfo.from_json(read_json(path, _LARGEST_BYTES))

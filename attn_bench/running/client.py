@@ -84,7 +84,7 @@ class ForkServer:
             self._running = None
 
     def run(self, request: dict[str, Any], listen: Listen) -> End:
-        """Run one cell in a process of its own; tell ``listen`` of its progress.
+        """Run one cell in a separate process; tell ``listen`` of its progress.
 
         Args:
             request: JSON: ``cell``, ``id`` that its files are named by, ``timeout_s`` and ``memory_limit_mib``.

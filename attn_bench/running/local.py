@@ -33,7 +33,7 @@ _FRONTIER = {"oom": "out of memory", "timeout": "out of time"}
 
 @dataclass(frozen=True)
 class Limits:
-    """What a cell may take: seconds of wall-clock time and MiB of resident memory; None is no limit.
+    """What a cell may take: seconds of wall-clock time and MiB of resident memory; None means no limit.
 
     Raises:
         UserError: a limit that is not positive.
@@ -145,7 +145,7 @@ def _keep(store: Store, cell: Cell, part: Cell, record: Record) -> Record:
 
 
 def _run(server: ForkServer, cell: Cell, part: Cell, store: Store, limits: Limits, listen: Listener) -> Record:
-    """Run what is due of a cell in a process of its own and return the record of what came of it."""
+    """Run what is due of a cell in a separate process and return its record."""
     end = server.run(
         {
             "cell": part.to_request(),

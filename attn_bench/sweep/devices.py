@@ -9,7 +9,7 @@ from attn_bench.errors import UserError
 
 
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:
-    """Return the device to use; ``auto`` takes CUDA where torch can. Raises UserError if it was asked for in vain."""
+    """Return the device to use; ``auto`` takes CUDA where torch can. Raises UserError if CUDA is unavailable."""
     if device == "cpu":
         return "cpu"
     if cuda_available():

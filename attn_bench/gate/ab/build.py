@@ -1,4 +1,4 @@
-"""Builds a revision of a project with pip, into a folder of its own, and imports plugins from there."""
+"""Builds a revision of a project with pip into a separate folder, and imports plugins from it."""
 
 from __future__ import annotations
 
