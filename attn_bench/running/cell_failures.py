@@ -66,6 +66,15 @@ def alone(fail: Callable[[Failure], object]) -> Iterator[None]:
         fail(Failure.of(error))
 
 
+@contextlib.contextmanager
+def named_after(task: str) -> Iterator[None]:
+    """Name the task in what it refuses in this block: the row is that of a model."""
+    try:
+        yield
+    except (OptionError, Unsupported) as error:
+        raise type(error)(f"task {task}: {_text(error)}") from error
+
+
 def one_line(error: BaseException) -> str:
     """Return type and message of an error as one line of bounded length; the line of code where there is no message."""
     return clean(f"{type(error).__name__}: {_text(error) or _code(error)}")

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from attn_bench.files import atomic_write
 from attn_bench.results.record import Evaluation
-from attn_bench.running.cell_failures import Failure, alone, refusals
+from attn_bench.running.cell_failures import Failure, alone, named_after, refusals
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
 from attn_bench.running.prepare import Posed
@@ -77,7 +77,8 @@ class Evaluator:
         """Evaluate at another resolution."""
 
         def test() -> Dataset[Batch]:
-            return self.posed.task.splits(resolution, self.posed.options).test
+            with named_after(self.cell.task):
+                return self.posed.task.splits(resolution, self.posed.options).test
 
         return self._entry(resolution, test, self.trained.whole, None)[0]
 

@@ -20,7 +20,7 @@ from attn_bench.plugins.loaded import check_loaded
 from attn_bench.results.environment import Environment
 from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record
 from attn_bench.results.store import Store
-from attn_bench.running.cell_failures import Failure, alone
+from attn_bench.running.cell_failures import Failure, alone, named_after
 from attn_bench.running.evaluation import Evaluator, Trained
 from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.steps import Steps
@@ -151,7 +151,8 @@ def _train_and_evaluate(
     cell: Cell, posed: Posed, prepared: Prepared, files: Files, report: Report, findings: _Findings
 ) -> None:
     report({"stage": "data"})
-    splits = posed.task.splits(cell.resolution, posed.options)
+    with named_after(cell.task):
+        splits = posed.task.splits(cell.resolution, posed.options)
     findings.record = replace(findings.record, data=dict(splits.identity))
     with findings.keeper.stage("training"):
         if posed.model.fit(prepared.module, splits.train):

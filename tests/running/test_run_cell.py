@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy_habits import Habit
 
+from attn_bench.errors import OptionError
 from attn_bench.gate.ab import worker
 from attn_bench.results.store import Store
 from attn_bench.results.table import rows
@@ -329,3 +330,12 @@ def test_no_inference_mode_is_around_a_module(ran, monkeypatch):
     hook(monkeypatch, lambda module, *_: seen.add((torch.is_inference_mode_enabled(), module.training)))
     ran("plain", steps=2, eval_resolutions=[12])
     assert seen == {(False, False), (False, True)}
+
+
+def test_a_task_that_refuses_an_option_is_named(ran, monkeypatch):
+    def splits(task, resolution, options):
+        raise OptionError("n is 400; it must be <= 64")
+
+    monkeypatch.setattr("toy_plugins.ToyTask.splits", splits)
+    record = ran("plain", **TRAINED)
+    assert (record.status, record.error) == ("unsupported", "task toy-task: n is 400; it must be <= 64")
