@@ -1,6 +1,6 @@
 """Compares two revisions of a project with attention models in it, on this machine and now.
 
-Both are built from git, each into a folder of its own that stands first on the import path; packages they depend on
+Both are built from git, each into a separate folder that stands first on the import path; packages they depend on
 are those installed. The models of both then take turns (:mod:`attn_bench.gate.ab.turns`), so that whatever the
 machine does meanwhile affects both alike.
 """

@@ -100,7 +100,7 @@ class Side:
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def open(self, cell: Cell) -> list[str]:
-        """Build the model of a cell in a process of its own and return the names of its steps; raises ModelFailed."""
+        """Build the model of a cell in a separate process and return the names of its steps; raises ModelFailed."""
         return self.ask(open=cell.to_json())["steps"]
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ def generate(
         on_samples: called with the number of further samples that are done.
 
     Raises:
-        OptionError: there is no such device.
+        OptionError: no such device.
         DataError: the solver does not converge, or there is not enough memory.
     """
     if device == "cuda" and not torch.cuda.is_available():
@@ -108,7 +108,7 @@ def _solved(distribution: Distribution, field: GaussianField, stream: Stream, ch
 
 
 def on_threads(make: Callable[[range], range], chunks: Sequence[range], workers: int) -> Iterator[range]:
-    """Yield the chunks in order, each after ``make`` was called with it on a thread of its own with one of torch's."""
+    """Yield the chunks in order, each after ``make`` was called with it on a separate thread with one of torch's."""
     if workers == 1:
         yield from map(make, chunks)
         return
