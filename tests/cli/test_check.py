@@ -39,7 +39,7 @@ def test_a_model_that_keeps_its_promises_ends_well(attn_bench):
     status, output, _ = attn_bench("toy:wide")
     assert status == 0
     assert "ok   shapes: field 16 x 16\n" in output
-    assert "-    causality: causal text is not served\n" in output
+    assert "-    causality: the model does not support causal text\n" in output
 
 
 def test_options_and_device_are_handed_on(attn_bench, monkeypatch):

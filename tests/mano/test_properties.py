@@ -240,7 +240,7 @@ def test_chunks_change_nothing(options, grid, monkeypatch):
     found = []
     for tokens in (1, 37, 10_000):
         monkeypatch.setattr(eager, "CELLS_PER_THREAD", tokens)
-        monkeypatch.setattr(scales, "ROWS_TOKENS", tokens)
+        monkeypatch.setattr(scales, "ROWS_CELLS", tokens)
         y = attention(x)
         found.append([y, *torch.autograd.grad(y.square().sum(), [x, *attention.parameters()])])
     for other in found[1:]:

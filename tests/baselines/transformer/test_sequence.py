@@ -161,5 +161,5 @@ def test_one_transformer_serves_every_kind(name):
 
 
 def test_a_window_of_nothing_is_refused():
-    with pytest.raises(OptionError, match="window_size is 0"):
+    with pytest.raises(OptionError, match="window_size must be >= 1"):
         SlidingWindow().make(Problem("causal-text", 8, 8, (32,)), window_size=0)

@@ -20,6 +20,7 @@ from attn_bench.plugin import Metric, Model, Problem, Splits, Unsupported
 from attn_bench.plugins.registry import MODELS
 from attn_bench.report.reproduce import sweeps
 from attn_bench.results.labels import labels
+from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.results.table import rows
 from attn_bench.running.measure.latency import Sampling, measure_latency
@@ -303,7 +304,8 @@ def test_cells_of_regimes_are_different_ones_and_come_back_from_json():
         cell("finetune", label_smoothing=0), cell("finetune", warm_up=1), cell("finetune", cutmix=1),
     ]  # fmt: skip
     assert len({one.id for one in (plain, *others)}) == 8
-    records = [{"cell": json.loads(json.dumps(one.to_json()))} for one in (plain, *others)]
+    written = [json.dumps(Record(one, "ok").to_json()) for one in (plain, *others)]
+    records = [Record.from_json(json.loads(text)) for text in written]
     assert [record.cell for record in records] == [plain, *others]
     again = [one for settings in sweeps([record.cell.to_json() for record in records]) for one in _cells(settings)]
     assert {one.id for one in again} == {one.id for one in (plain, *others)}

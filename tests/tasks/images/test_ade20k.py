@@ -12,7 +12,7 @@ from PIL import Image
 
 from attn_bench import load
 from attn_bench.plugin import DataError, Problem
-from attn_bench.running.runner import prepare_data
+from attn_bench.running.runner import SILENT, prepare_data
 from attn_bench.sweep.settings import Sweep
 from attn_bench.tasks.images.ade20k import ADE20K
 from attn_bench.tasks.images.image_scores import UNLABELLED
@@ -126,7 +126,7 @@ def test_from_python_a_part_of_a_set_is_a_warning(root):
     options = {"ade20k": {"root": str(root)}}
     cells = Sweep.from_settings({"models": ["vit"], "task": "ade20k", "device": "cpu", "options": options}).cells()
     with pytest.warns(UserWarning, match="holds a part of ade20k: 4 training and 1 test images"):
-        prepare_data("ade20k", cells, lambda done, total: None)
+        prepare_data("ade20k", cells, SILENT)
 
 
 def test_a_run_from_the_command_line(root, tmp_path):
