@@ -147,7 +147,7 @@ def test_a_build_that_returns_none_names_the_place_of_the_traceback(attn_bench, 
     status, _, errors = attn_bench("run", *arguments, "--no-measure", "--no-plots", "--out", "r")
     assert status == 1
     assert "build of toy-nothing returned NoneType, not a torch.nn.Module" in errors
-    log = Path(errors.rpartition("where it failed: ")[2].splitlines()[0])
+    log = Path(errors.rpartition("output and traceback: ")[2].splitlines()[0])
     assert "Traceback" in log.read_text(encoding="utf-8")
     status, _, errors = attn_bench("run", *arguments, "--no-measure", "--no-plots", "--out", "r")
     assert errors == "1 cell into r, all there already (1 not ok: --retry failed runs it again)\n"
@@ -353,4 +353,4 @@ def test_a_sweep_without_training_takes_no_budget(attn_bench, tmp_path):
     status, _, errors = attn_bench("run", "s.yaml")
     assert status == 2
     assert "setting steps: has no effect without training" in errors
-    assert "nothing to run" in attn_bench("run", "s.yaml", "--no-measure")[2]
+    assert "settings train and measure: at least one must be true" in attn_bench("run", "s.yaml", "--no-measure")[2]

@@ -285,7 +285,7 @@ def test_other_hardware_leaves_what_is_exact(base: Path) -> None:
     assert not [finding for finding in comparison.findings if finding.metric.startswith("latency")]
     assert judged(base, new, "peak_memory=1%,rel_l2=3%").status == 0
     path.unlink()
-    assert "no record says" in judged(base, new).obstacles[0]
+    assert "no record names" in judged(base, new).obstacles[0]
 
 
 def test_missing_and_failing_cells_never_pass(base: Path) -> None:

@@ -149,7 +149,7 @@ def test_exact_metrics_come_with_the_first_pair(toys: list[str]) -> None:
 def test_a_model_that_hangs_is_one_line(toys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with Side("base", toys) as base, Side("new", toys) as new:
         monkeypatch.setattr("attn_bench.gate.ab.turns.LONGEST_S", 3)
-        with pytest.raises(UserError, match=r"base: .*no answer within 3 s"):
+        with pytest.raises(UserError, match=r"base: .*did not answer within 3 s"):
             compare_sides(base, new, plan("toy-slow"))
 
 

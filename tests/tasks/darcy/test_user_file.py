@@ -122,7 +122,7 @@ def test_results_belong_to_the_content_of_the_file(tmp_path, fields):
     resolved = Darcy().resolve((SIZE,), Darcy.options(data=str(path)))
     save_npz(path, {"x": fields[0], "y": fields[1] + 1})
     assert Darcy().resolve((SIZE,), Darcy.options(data=str(path))).data_checksum != resolved.data_checksum
-    with pytest.raises(DataError, match="has changed since the run was planned"):
+    with pytest.raises(DataError, match="has changed since the run started"):
         Darcy().splits(SIZE, resolved)
 
 

@@ -236,7 +236,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(PairFile, "read", read_and_rewrite)
     for options in (resolved, Darcy.options(data=str(path))):
-        with pytest.raises(DataError, match=r"has changed since the run was planned|changed while being read"):
+        with pytest.raises(DataError, match=r"has changed since the run started|changed while it was read"):
             Darcy().splits(8, options)
 
 
