@@ -92,8 +92,10 @@ class Transformer(nn.Module):
         self.head = nn.Sequential(Linear(dim, dim), nn.Tanh(), nn.Linear(dim, out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.embed(append_coordinates(x).movedim(1, -1))
-        return self.head(self.norm(self.blocks(tokens))).movedim(-1, 1)
+        x = self.embed(append_coordinates(x).movedim(1, -1))
+        for block in self.blocks:  # a call of the Sequential would hold its input until it ends
+            x = block(x)
+        return self.head(self.norm(x)).movedim(-1, 1)
 
 
 class TextTransformer(nn.Module):
@@ -135,7 +137,9 @@ class TextTransformer(nn.Module):
     def forward(self, tokens_BN: Tensor) -> Tensor:
         x_BNC = self.embed(tokens_BN)
         x_BNC = x_BNC + self.position(F.pad(x_BNC.mT, self.reach)).mT
-        return self.head(self.norm(self.blocks(x_BNC)))
+        for block in self.blocks:
+            x_BNC = block(x_BNC)
+        return self.head(self.norm(x_BNC))
 
 
 class RowByRow(nn.Module):
