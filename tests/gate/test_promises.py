@@ -47,6 +47,8 @@ def test_a_model_keeps_its_promises(label):
 @pytest.mark.parametrize("name", [name for name in OWN if "causal-text" in MODELS.load(name).kinds])
 def test_a_compiled_model_is_causal(name):
     (outcome,) = (each for each in outcomes(*small(name), compiled=True) if each.promise == "causality, compiled")
+    if outcome.holds is None:
+        pytest.skip(outcome.note)
     assert outcome.holds, outcome.note
 
 
