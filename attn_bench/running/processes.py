@@ -26,7 +26,8 @@ ALLOCATOR = {
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 # The profiler, with which memory is measured, looks for a GPU where there is none, and calls that an error.
 QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-HOME = Path(__file__).resolve().parents[2]  # the folder from which this package was imported
+# The folder from which this package was imported.
+HOME = Path(__file__).resolve().parents[2]
 LAST_CHARACTERS = 300
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from attn_bench.results.environment import Cpu, Environment, Git, Gpu, Gpus, Python, System
+from attn_bench.running.processes import HOME
 
 PACKAGES = ("attn-bench", "torch", "torchvision", "timm", "neuraloperator", "xformers", "triton", "numpy", "scipy")
-HOME = Path(__file__).resolve().parents[3]  # the folder from which this package was imported
 ALLOCATOR_VARIABLES = ("MALLOC_", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING")
 THREAD_VARIABLES = (
     "OMP_",
