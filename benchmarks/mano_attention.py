@@ -12,7 +12,7 @@ keeps freed memory, as in the cells of a run.
 - ``mano torch``, on the CPU: backend ``torch``, as on machines without a C++ compiler.
 - ``mano block``, ``swinv2 block``: with a feed-forward network four times as wide; the others are attention only.
 - ``exact``: every point attends to every point, through ``scaled_dot_product_attention``.
-- ``... step``: forward, backward and optimiser step of the default model for Darcy at 32 x 32.
+- ``... step``: forward, backward and optimizer step of the default model for Darcy at 32 x 32.
 
 ``share_of_limit`` is the least time that the machine would need, over the time taken. The least time is the larger of
 two: the floating-point operations of multipole attention (three times the forward ones for both passes) at the measured

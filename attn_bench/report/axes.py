@@ -1,4 +1,4 @@
-"""Axes of figures: scales that show all values, and ticks whose labels do not meet."""
+"""Axes of figures: scales that show all values, and ticks whose labels do not overlap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-# Inches that a digit of a tick takes, and the gap between two.
+# Inches of a digit of a tick, and of the gap between two labels.
 DIGIT, GAP = 0.085, 0.1
 # Values that span more than this are drawn on a logarithmic axis.
 WIDE = 1000
@@ -19,14 +19,14 @@ MOST_TICKS = {"x": 7, "y": 11}
 
 
 def resolution_axis(axes: Axes, resolutions: Sequence[int], label: str, width: float) -> None:
-    """Logarithmic, with a tick at each resolution, and a number at as many as ``width`` (inches) has room for."""
+    """Make the axis logarithmic, with a tick at each resolution, and numbers where they fit in ``width`` (inches)."""
     low, high = min(resolutions), max(resolutions)
     spread = high / low
     margin = max(1.12, spread**0.06) if spread > 1 else 1.5
     axes.set_xscale("log", base=2)
     axes.set_xlim(low / margin, high * margin)
     inch = width / math.log(spread * margin**2)
-    # From both ends, so that these have theirs.
+    # From both ends, so that these get labels.
     shown: list[int] = []
     for resolution in sorted(resolutions, key=lambda r: (r != low, r != high, r)):
         needs = DIGIT * len(str(high)) + GAP
@@ -40,9 +40,9 @@ def resolution_axis(axes: Axes, resolutions: Sequence[int], label: str, width: f
 
 
 def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
-    """Make an axis logarithmic with plain numbers at its ticks, however narrow its range or wide.
+    """Make an axis logarithmic with plain numbers at its ticks, for narrow and wide ranges.
 
-    What is not positive has no place on it; where nothing is positive, the axis stays as it is.
+    Values that are not positive are not shown; if no value is positive, the axis stays as it is.
     """
     shown = [value for value in values if 0 < value < math.inf]
     if not shown:
@@ -57,7 +57,7 @@ def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
     if decades < math.log10(5):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     elif decades < 4.5:
-        # Numbers take more room side by side.
+        # Numbers need more room side by side.
         crowd = decades if which == "y" else 2 * decades
         digits = (1, 2, 3, 5, 7) if crowd < 1.3 else (1, 2, 5) if crowd < 2.5 else (1, 3) if crowd < 5 else (1,)
         axis.set_major_locator(LogLocator(subs=digits, numticks=12))
@@ -70,7 +70,7 @@ def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
 
 
 def _signed_log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Make the y axis logarithmic on both sides of zero, linear about it."""
+    """Make the y axis logarithmic on both sides of zero and linear around it."""
     sizes = [abs(value) for value in values if value]
     last = math.ceil(math.log10(max(sizes)))
     first = max(math.floor(math.log10(min(sizes))), last - MOST_DECADES)
@@ -91,7 +91,7 @@ def _label(axis: Axis) -> None:
 
 
 def tick(value: float) -> str:
-    """Return a number short enough for neighbours on an axis not to meet: 5000, 20k, 1M, 1e12."""
+    """Return a number short enough that neighboring ticks do not overlap: 5000, 20k, 1M, 1e12."""
     size = abs(value)
     for factor, prefix in ((1e6, "M"), (1e3, "k")):
         if max(factor, 1e4) <= size < 1e9:
@@ -101,7 +101,7 @@ def tick(value: float) -> str:
 
 
 def value_axis(axes: Axes, values: Sequence[float], *, higher: bool) -> None:
-    """Scale the y axis of a metric: errors from 0 or logarithmic where they span much, scores not squashed."""
+    """Scale the y axis of a metric: errors from 0, or logarithmic over a wide range; scores over their range."""
     low, high = min(values), max(values)
     sizes = [abs(value) for value in values if value]
     if low > 0 and high / low > (WIDE if higher else 6):

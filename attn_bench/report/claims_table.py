@@ -1,4 +1,4 @@
-"""Claims of papers beside our numbers, as text: for the terminal and for Markdown."""
+"""Claims of papers next to our numbers, as text: for the terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def touched(checks: Iterable[Check]) -> list[Check]:
 
 
 def published(claim: Claim) -> str:
-    """Say what a claim comes to: a value, a factor, or a growth."""
+    """Return what a claim states: a value, a factor, or a growth."""
     if claim.relation == "grows as":
         return f"grows as {claim.growth}"
     value = f"{claim.value:g}"
@@ -80,18 +80,18 @@ def ours(check: Check) -> str:
 
 
 def source(claim: Claim) -> str:
-    """Name the source of a claim, and say how it was read."""
+    """Return the source of a claim, and how it was read."""
     return ", ".join(part for part in (claim.paper, CERTAINTY[claim.certainty]) if part)
 
 
 def where(check: Check) -> str:
-    """Name the variant and the resolution that a check is about, as far as there is one."""
+    """Return the variant and the resolution that a check is about, if any."""
     at = f" at {check.resolution}" if check.resolution is not None else ""
     return f"{plain(check.model, 60)}{at}" if check.model else ""
 
 
 def remark(check: Check, most: int = 3) -> str:
-    """Return the remarks: the variant, up to ``most`` settings that differ, how it was trained."""
+    """Return the remarks: the variant, up to ``most`` differing settings, and how it was trained."""
     shown = list(check.differences[:most])
     if more := len(check.differences) - len(shown):
         shown.append(f"and {count(more, 'more setting')}")
@@ -105,7 +105,7 @@ def headline(checks: Sequence[Check]) -> str:
 
 
 def console(checks: Sequence[Check]) -> RenderableType:
-    """Return the checks for the terminal: the verdict, and beside it the claim, both numbers and remarks."""
+    """Return the checks for the terminal: the verdict, and next to it the claim, both numbers and remarks."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

@@ -12,16 +12,16 @@ from matplotlib.lines import Line2D
 
 from attn_bench.report.axes import log_axis, resolution_axis, value_axis
 from attn_bench.report.overlap import LINE, MARKER, dashes, ring_size, same_lines, together
-from attn_bench.report.style import REFERENCE_COLOUR, Legend, Look, drawable, heading, looks
+from attn_bench.report.style import REFERENCE_COLOR, Legend, Look, drawable, heading, looks
 from attn_bench.report.summary import Entry, Stat, Summary
 from attn_bench.results.quantities import Group, Quantity, quantities
 
 PANEL_WIDTH, PANEL_HEIGHT, ROW_HEIGHT = 4.3, 3.6, 0.3
 ROW_LABEL_WIDTH = 0.7
 RESOLUTION_WIDTH, WIDEST_PANEL = 0.55, 6.0
-# Inches that a character of a status takes, and the box around it.
+# Inches of a character of a status, and of the box around it.
 STATUS_CHARACTER, STATUS_EDGE = 0.075, 0.16
-# How far apart the outermost models are drawn at a single resolution, where they would hide each other.
+# How far apart the outermost models are drawn at a single resolution, so that they do not hide each other.
 APART = 1.3
 
 
@@ -36,7 +36,7 @@ def cost_vs_resolution(summary: Summary, group: Group) -> Figure | None:
 
 
 def axis_label(summary: Summary, quantity: Quantity) -> str:
-    """Return the label of an axis: with the direction of a metric, or the batch that a cost is measured of."""
+    """Return the label of an axis, with the better direction of a metric or the batch size of a cost."""
     if quantity.rule == "accuracy":
         return drawable(f"{quantity.with_unit(quantity.axis)}, {quantity.group.better} is better")
     batch = summary.settings.get("batch_size", "")
@@ -102,19 +102,19 @@ def _draw(axes: Axes, summary: Summary, quantity: Quantity, look: dict[str, Look
         stats = [entry.values[quantity.column] for entry in entries]
         x = [entry.resolution * places.get(model, 1.0) for entry in entries]
         axes.errorbar(
-            x, [s.mean for s in stats], yerr=bars(stats), color=its.colour, capsize=3, elinewidth=1.2, zorder=3,
+            x, [s.mean for s in stats], yerr=bars(stats), color=its.color, capsize=3, elinewidth=1.2, zorder=3,
             linestyle=dashes(model, alike.get(model, [model])),
         )  # fmt: skip
         for place, entry, stat in zip(x, entries, stats):
             size_of = MARKER if single else ring_size(*near[model, entry.resolution][1:])
             axes.plot(
-                place, stat.mean, color=its.colour, marker=its.marker, markersize=size_of, markeredgecolor="white",
+                place, stat.mean, color=its.color, marker=its.marker, markersize=size_of, markeredgecolor="white",
                 zorder=3,
             )  # fmt: skip
 
 
 def bars(stats: Sequence[Stat]) -> list[list[float]]:
-    """Return how far the intervals reach below and above each mean."""
+    """Return how far the intervals extend below and above each mean."""
     return [[max(s.mean - s.low, 0) for s in stats], [max(s.high - s.mean, 0) for s in stats]]
 
 
@@ -127,7 +127,7 @@ def reference_values(summary: Summary) -> list[float]:
 def reference_line(summary: Summary) -> dict[str, Line2D]:
     """Return the line of the references for a legend."""
     names = ", ".join(drawable(summary.names[model]) for model in summary.references)
-    return {f"{names} (constant)": Line2D([], [], color=REFERENCE_COLOUR, linestyle="--")}
+    return {f"{names} (constant)": Line2D([], [], color=REFERENCE_COLOR, linestyle="--")}
 
 
 def _draw_references(axes: Axes, summary: Summary, column: str) -> list[float]:
@@ -137,9 +137,9 @@ def _draw_references(axes: Axes, summary: Summary, column: str) -> list[float]:
             (entry.resolution, entry.values[column].mean) for entry in summary.of(model) if column in entry.values
         ]
         if len(points) == 1:
-            axes.axhline(points[0][1], color=REFERENCE_COLOUR, linestyle="--", zorder=2)
+            axes.axhline(points[0][1], color=REFERENCE_COLOR, linestyle="--", zorder=2)
         elif points:
-            axes.plot(*zip(*points), color=REFERENCE_COLOUR, linestyle="--", zorder=2)
+            axes.plot(*zip(*points), color=REFERENCE_COLOR, linestyle="--", zorder=2)
         seen += [value for _, value in points]
     return seen
 
@@ -147,7 +147,7 @@ def _draw_references(axes: Axes, summary: Summary, column: str) -> list[float]:
 def _draw_failures(
     axes: Axes, summary: Summary, failing: list[str], look: dict[str, Look], *, labelled: bool, width: float
 ) -> None:
-    """One row per model that failed somewhere, with the status at each resolution where it did and there is room."""
+    """Draw one row per failing model, with the status at each resolution at which it failed, if there is room."""
     inch = width / np.ptp(np.log(axes.get_xlim()))
     for row, model in enumerate(failing):
         end = -np.inf
@@ -161,7 +161,7 @@ def _draw_failures(
                 end = place + half
                 axes.text(
                     entry.resolution, row, text, fontsize=9, color="0.15", ha="center", va="center",
-                    bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": look[model].colour},
+                    bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": look[model].color},
                 )  # fmt: skip
     axes.set_ylim(len(failing) - 0.5, -0.5)
     axes.set_yticks(range(len(failing)), [look[model].row if labelled else "" for model in failing], fontsize=9)
@@ -173,7 +173,7 @@ def _draw_failures(
 
 
 def _short_status(entry: Entry) -> str:
-    """Return the status in few letters: several ways to fail at one resolution are told apart in the table."""
+    """Return the status in few letters; the table distinguishes several statuses at one resolution."""
     statuses = {failure.status for failure in entry.failures}
     failed = sum(len(failure.seeds) for failure in entry.failures)
     status = statuses.pop() if len(statuses) == 1 else "failed"

@@ -1,4 +1,4 @@
-"""The HTML page of a report: one file that contains everything it shows and makes no request."""
+"""The HTML page of a report: one self-contained file that makes no requests."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from attn_bench.report.tables import definitions, text
 from attn_bench.results.quantities import MEMORY
 
 TEMPLATES = Path(__file__).parent / "templates"
-# A longer reason is folded away.
+# Longer reasons are folded.
 REASON_SHOWN = 240
-# A wider figure is scrolled on a phone: shrunk to fit, its letters would be too small.
+# Wider figures scroll on a phone: shrunk to fit, their text would be too small.
 BROAD_PT = 500
-# Columns of numbers that fit a printed page beside the names.
+# Columns of numbers that fit on a printed page beside the names.
 COLUMNS_PRINTED = 7
 SETTINGS = {"device_name": "Device", "dtype": "Precision", "batch_size": "Batch size"}
 
 
 def html_page(summary: Summary, drawn: Drawn, origin: Origin, checks: Sequence[Check], out: Path) -> str:
-    """Return the page; the figures, drawn before, are read from ``out`` and become part of it."""
+    """Return the page; the figures, already drawn, are read from ``out`` and embedded."""
     import jinja2
     from markupsafe import Markup
 
@@ -69,11 +69,11 @@ def html_page(summary: Summary, drawn: Drawn, origin: Origin, checks: Sequence[C
 
 
 def _results(summary: Summary, drawn: Drawn) -> dict[str, Any]:
-    """Return what the page shows of the results, by the names that its template uses."""
+    """Return the results for the template, by the names that it uses."""
     found = drawn.scaling
     quantities = summary.shown("report")
     memory = [quantity for quantity in quantities if quantity.group == MEMORY]
-    # Further resolutions that a cell was evaluated at are not cells.
+    # Evaluations of a cell at other resolutions are not cells.
     statuses = summary.table.drop_duplicates("cell")["status"].astype(str)
     return {
         "task": plain(summary.settings.get("task", "results"), 80),
@@ -97,7 +97,7 @@ def _results(summary: Summary, drawn: Drawn) -> dict[str, Any]:
 
 
 def visible(value: Any) -> Any:
-    """Return text with every character written out that cannot be seen or that turns the direction of others."""
+    """Return text with invisible characters, and those that change the direction of text, written out."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "".join(_seen(character) for character in value)
@@ -118,7 +118,7 @@ def _width(svg: bytes) -> float:
 
 
 def _policy(css: str, script: str) -> str:
-    """Return a content security policy that allows the page's own content only, and no request."""
+    """Return a content security policy that allows only the page's own content, and no requests."""
     style, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script))
     return (
         f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; script-src 'sha256-{code}'; "

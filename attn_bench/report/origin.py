@@ -1,4 +1,4 @@
-"""Where results come from: the cells as they were asked for, the machines and versions, the data."""
+"""Where results come from: the cells as requested, the machines and versions, the data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Machine:
     Attributes:
         name: of the device.
         cells: how many cells ran there.
-        facts: what a reader asks first.
+        facts: the most important facts.
         details: everything that was recorded.
         versions: of the software.
     """
@@ -37,13 +37,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the results of a folder come from; empty where the folder keeps no records.
+    """Where the results of a folder come from; empty if the folder has no records.
 
     Attributes:
         cells: JSON of every cell (see :class:`attn_bench.sweep.cell.Cell`).
         machines: the one with most cells first.
         training: how models were trained; empty if none was.
-        data: facts on the data, by resolution where they differ.
+        data: facts about the data, by resolution if they differ.
         started: when the first and the last cell were started.
     """
 
@@ -55,7 +55,7 @@ class Origin:
 
     @property
     def versions(self) -> list[Facts]:
-        """The sets of versions that cells ran with, without repeats."""
+        """The sets of versions that cells ran with, without duplicates."""
         found: list[Facts] = []
         for machine in self.machines:
             if machine.versions and machine.versions not in found:
@@ -79,7 +79,7 @@ def read_origin(folder: Path) -> Origin:
 
 
 def _training(record: Record, asked: Training) -> dict[str, str]:
-    """Return the budget that a cell was given, what it came to, and the settings of the optimizer."""
+    """Return the budget of a cell, the epochs and steps that it amounted to, and the settings of the optimizer."""
     steps, samples = record.training and record.training.steps, record.data.get("n_train")
     facts = {
         "Budget": f"{asked.budget:g} {asked.budget_unit}",
@@ -99,7 +99,7 @@ def _minute(time: str) -> str:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested values as dotted names and text; what is None or empty is left out."""
+    """Yield nested values as dotted names and text; None and empty values are left out."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
@@ -116,7 +116,7 @@ def _text(value: Any) -> str:
 
 
 def _agreed(facts: Sequence[Mapping[str, str]]) -> Facts:
-    """Return each fact with its value, or with the few values it has."""
+    """Return each fact with its value, or with its values if there are a few."""
     names = dict.fromkeys(name for of in facts for name in of)
     values = {name: dict.fromkeys(of[name] for of in facts if name in of) for name in names}
     return [(name, "; ".join(found)) for name, found in values.items()]

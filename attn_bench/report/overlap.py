@@ -1,4 +1,4 @@
-"""What would hide each other in a figure: points, lines, and texts."""
+"""Overlaps in a figure: points, lines and texts that would hide each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-# Points: of a line, a marker, how much larger the next one around it is, and at most; dashes in line widths.
+# Points: width of a line, size of a marker, how much larger the next one around it is, largest marker. Dashes are in
+# line widths.
 LINE, MARKER, RING, MOST_RINGS = 1.5, 7, 5, 20
 DASH = 4
 
@@ -40,7 +41,7 @@ def together(
 
 
 def same_lines(near: Mapping[tuple[str, int], tuple[int, int, int]]) -> dict[str, list[str]]:
-    """Return, for each model with a point (see :func:`together`), those whose lines hide each other, itself too."""
+    """Return, for each model with a point (see :func:`together`), all models whose lines hide each other."""
     groups: dict[str, tuple[int, ...]] = {}
     for (model, _), (group, _, _) in near.items():
         groups[model] = (*groups.get(model, ()), group)
@@ -48,18 +49,18 @@ def same_lines(near: Mapping[tuple[str, int], tuple[int, int, int]]) -> dict[str
 
 
 def dashes(model: str, alike: Sequence[str]) -> Any:
-    """Return a line style in which lines that hide each other take turns."""
+    """Return a dashed line style in which lines that hide each other alternate."""
     place = alike.index(model)
     return (place * DASH, (DASH, DASH * (len(alike) - 1))) if place else "-"
 
 
 def ring_size(place: int, of: int) -> float:
-    """Return the size of the marker that is number ``place`` of so many on one spot."""
+    """Return the size of marker number ``place`` out of ``of`` at one spot."""
     return MARKER + min(RING, MOST_RINGS / of) * (of - 1 - place)
 
 
 def apart(places: Iterable[tuple[float, float]], width: float, height: float) -> list[bool]:
-    """Tell for each place, in inches, whether a text of that size fits there beside those before it."""
+    """Tell for each place, in inches, whether a text of that size fits there without touching those before it."""
     taken: list[tuple[float, float]] = []
     fits = []
     for x, y in places:

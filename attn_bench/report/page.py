@@ -39,7 +39,7 @@ def _training(origin: Origin) -> str:
 
 
 def extent(summary: Summary) -> str:
-    """Say how many models were run and at which resolutions."""
+    """Return how many models were run, and at which resolutions."""
     return (
         f"{count(len(summary.models), 'model')} at {count(len(summary.resolutions), 'resolution')} "
         f"({', '.join(map(str, summary.resolutions))})."

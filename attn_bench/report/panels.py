@@ -1,4 +1,4 @@
-"""Panels of fields: what went in, the truth, and what each model made of it."""
+"""Panels of fields: input, truth, and the prediction of each model."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def read_samples(folder: Path, summary: Summary, resolution: int) -> tuple[dict[
             continue
         try:
             sample = _read(paths[0])
-        except Exception as error:  # an archive can be broken in more ways than its readers name
+        except Exception as error:  # readers document only some of the errors that a broken archive causes
             notes.append(f"{summary.names[model]} at {resolution}: its fields cannot be read ({type(error).__name__})")
             continue
         first = next(iter(samples.values()), sample)
         if sample.target.shape != first.target.shape or not np.allclose(sample.target, first.target, equal_nan=True):
-            notes.append(f"{summary.names[model]} at {resolution}: its test samples are other ones")
+            notes.append(f"{summary.names[model]} at {resolution}: its test samples differ from those of other models")
             continue
         samples[model] = sample
     return samples, notes
@@ -74,7 +74,7 @@ def _read(path: Path) -> Sample:
     content = BytesIO(read_regular(path, LARGEST_BYTES))
     with ZipFile(content) as archive:
         if sum(member.file_size for member in archive.infolist()) > LARGEST_UNPACKED:
-            raise ValueError("larger than any fields that a run keeps")
+            raise ValueError("larger than any fields that a run stores")
     with np.load(content, allow_pickle=False) as arrays:
         found = [arrays[name][0, 0] for name in ("input", "target", "prediction")]
     if not all(np.can_cast(field.dtype, np.float64) for field in found):
@@ -90,8 +90,8 @@ def _read(path: Path) -> Sample:
 def field_panel(samples: Mapping[str, Sample], names: Mapping[str, str], input_name: str = "coefficient") -> Figure:
     """Draw input and truth in the first column, and each model's prediction above its error map in the next ones.
 
-    Predictions share the truth's colour scale. Error maps share one of their own, cut at the 99.5 % quantile so that
-    one bad point does not darken the rest.
+    Predictions share the truth's color scale. Error maps share another one, cut at the 99.5 % quantile so that one bad
+    point does not darken the rest.
     """
     first = next(iter(samples.values()))
     blocks = -(-len(samples) // PER_BLOCK)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
-# A longer list of values, read aloud, helps nobody; the table has them.
+# A longer list of values is of no help when read aloud; the table has them.
 MOST_SPOKEN = 24
 
 
@@ -31,7 +31,7 @@ class Picture:
     Attributes:
         name: of its files.
         title, caption: shown with it.
-        alt: what it shows, in words.
+        alt: what it shows, in words (alternative text).
     """
 
     name: str
@@ -42,17 +42,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Everything drawn of a results folder.
+    """All figures of a results folder.
 
     Attributes:
         plots: against resolution.
         trade_off: error against latency.
         growth: cost against tokens.
         panels: fields, by resolution.
-        scaling: what ``growth`` is drawn from.
+        scaling: the fits shown in ``growth``.
         notes: what could not be shown, and why.
         files: paths of all figures.
-        marks: colour and marker of each model in the figures, as SVG.
+        marks: color and marker of each model in the figures, as SVG.
     """
 
     plots: tuple[Picture, ...]
@@ -76,7 +76,7 @@ def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
     Raises:
         DiskError: ``out`` cannot be written.
     """
-    # matplotlib takes a second to import, which the table for the terminal need not wait for.
+    # matplotlib takes a second to import; the table for the terminal does not need it.
     from attn_bench.report.figures import cost_vs_resolution, error_vs_resolution
     from attn_bench.report.panels import field_panel, read_samples
     from attn_bench.report.scaling_figure import figure as scaling_figure
@@ -116,7 +116,7 @@ def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
 
 
 def attempt(what: str, notes: list[str], make: Callable[[], T]) -> T | None:
-    """Return what ``make`` returns, or None and a note where it fails: nothing else of a report is lost with it.
+    """Return what ``make`` returns, or None and add a note if it fails; the rest of the report is still written.
 
     Raises:
         DiskError: the report cannot be written.
@@ -133,7 +133,7 @@ def attempt(what: str, notes: list[str], make: Callable[[], T]) -> T | None:
 
 
 def file_name(text: str) -> str:
-    """Return ``text`` with nothing in it that a file system or an address could read as more than a letter."""
+    """Return ``text`` without characters that have a special meaning in paths or addresses."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in text)
 
 
@@ -173,7 +173,7 @@ def _bars(summary: Summary) -> str:
 def _picture(
     summary: Summary, name: str, title: str, caption: str, shown: Quantity, cost: Quantity | None = None
 ) -> Picture:
-    """Return a figure with who is best in its caption, and its values in words, or where they are if they are many."""
+    """Return a figure whose caption names the best model, with its values in words unless they are too many."""
     best = finding(summary, shown)
     parts, total = [], 0
     for model in summary.models:
@@ -193,7 +193,7 @@ def _value(entry: Entry, quantity: Quantity) -> str:
 
 
 def finding(summary: Summary, quantity: Quantity) -> str:
-    """Say who is best in a quantity at the highest resolution that several reached."""
+    """Return which model is best in a quantity at the highest resolution that several models reached."""
     for resolution in reversed(summary.resolutions):
         best = summary.best(quantity, resolution)
         if best:
@@ -215,9 +215,9 @@ def findings(summary: Summary) -> list[str]:
 def _growth(summary: Summary, *, flagged: bool) -> Picture:
     title = f"Cost against the number of {summary.points}"
     caption = (
-        "Points are measured, with the confidence interval of a latency; lines are fitted, and the table below gives "
-        "their slopes with intervals. Grey: slopes to compare with, 1 dotted and 2 dashed."
-        + (" †: with a reservation; see the notes below the table." if flagged else "")
+        "Points are measured, latencies with their confidence intervals; lines are fitted, and the table below gives "
+        "their slopes with intervals. Gray: reference slopes, 1 dotted and 2 dashed."
+        + (" †: see the notes below the table." if flagged else "")
     )
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
 
@@ -227,6 +227,6 @@ def _panel(summary: Summary, name: str, resolution: int, errors: Mapping[str, fl
     title = f"Fields at resolution {resolution}"
     caption = (
         "First test sample: coefficient and truth on the left, then each prediction above its absolute error. "
-        "Predictions share the truth's colour scale; the errors share one."
+        "Predictions share the truth's color scale; the errors share one."
     )
     return Picture(name, title, caption, f"{title}. Relative L2 error of the sample: {listed}.")

@@ -1,7 +1,7 @@
-"""The commands that make the cells of a results folder again, read off the cells themselves.
+"""The commands that reproduce the cells of a results folder, derived from the cells themselves.
 
-``run.json`` keeps what was asked for last; a folder may have been filled by several commands, and defaults may have
-changed since. Cells hold every setting as it was in force.
+``run.json`` holds only the last request; a folder may have been filled by several commands, and defaults may have
+changed since. Cells hold the actual value of every setting.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attn_bench.sweep.settings import Sweep
 OUT = "reproduced"
 LINE = 88
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
-# What all cells of one sweep share.
+# Keys that all cells of one sweep share.
 _SHARED = ("task", "task_options", "regime", *GROUPS)
 # Settings with which 'measure' has no meaning.
 _NOT_OF_MEASURE = ("seeds", "eval_resolutions", "regime", "measure")
@@ -28,7 +28,7 @@ _NOT_OF_MEASURE = ("seeds", "eval_resolutions", "regime", "measure")
 
 @dataclass(frozen=True)
 class Step:
-    """One command, and the sweep file it reads if flags cannot say it: its name and its YAML."""
+    """One command, and the sweep file it reads if flags cannot express it: its name and its YAML."""
 
     command: str
     file: str | None = None
@@ -36,7 +36,7 @@ class Step:
 
 
 def steps(cells: Iterable[Mapping[str, Any]]) -> list[Step]:
-    """Return commands that together make exactly ``cells`` (JSON, see :class:`attn_bench.sweep.cell.Cell`)."""
+    """Return commands that together produce exactly ``cells`` (JSON, see :class:`attn_bench.sweep.cell.Cell`)."""
     found = []
     for number, settings in enumerate(sweeps(cells), 1):
         command = _command(settings)
@@ -129,9 +129,9 @@ def _settings(
 
 
 def _nameable(variants: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether models can be written by name, with their options separate.
+    """Tell whether models can be given by name, with their options separate.
 
-    Options of ``vit`` reach ``vit:patch4`` as well, so two variants of one plugin cannot where either has options.
+    Options of ``vit`` also apply to ``vit:patch4``, so two variants of one plugin cannot if either has options.
     """
     plugins = [variant["plugin"] for variant in variants]
     return all(
@@ -143,7 +143,7 @@ def _nameable(variants: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _command(settings: Mapping[str, Any]) -> str | None:
-    """Return the command with flags, or None if it takes a sweep file."""
+    """Return the command with flags, or None if it needs a sweep file."""
     measure = settings.get("train") is False
     if measure and any(name in _NOT_OF_MEASURE for name in settings):
         return None
@@ -158,7 +158,7 @@ def _command(settings: Mapping[str, Any]) -> str | None:
         if name == "options":
             for owner, options in value.items():
                 if None in options.values():
-                    return None  # what a text option would take as the word
+                    return None  # a text option would read it as the word
                 for key, item in options.items():
                     parts += ["--set", f"{owner}.{key}={item if isinstance(item, str) else _yaml(item)}"]
         elif isinstance(value, bool):
@@ -169,7 +169,7 @@ def _command(settings: Mapping[str, Any]) -> str | None:
 
 
 def _folded(parts: Sequence[str]) -> str:
-    """Write a command in lines that fit a page, broken before flags."""
+    """Format a command in lines that fit a page, broken before flags."""
     lines = [""]
     for i, part in enumerate(parts):
         quoted = shlex.quote(part)

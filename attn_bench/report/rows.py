@@ -1,4 +1,4 @@
-"""What the HTML page says of each model besides the numbers."""
+"""What the HTML page says about each model besides the numbers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from attn_bench.results.quantities import Quantity, quantities
 
 
 def interval(quantity: Quantity, stat: Stat) -> str:
-    """Return the lowest and highest value, where there is a range."""
+    """Return the lowest and highest value, if they differ."""
     wide = stat.high > stat.low and (quantity.unit or quantity.rule != "exact")
     return f"{significant(stat.low)} to {significant(stat.high)}" if wide else ""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a model is: its label, its package, the complexity that it claims, and the options that were set."""
+    """A model: its label, its package, the complexity that it claims, and the options that were set."""
 
     label: str
     package: str
@@ -30,7 +30,7 @@ class About:
 
 
 def models(summary: Summary) -> list[About]:
-    """Return what every model is."""
+    """Return the description of every model."""
     found = []
     for label in (*summary.models, *summary.references):
         counts = sorted({e.values["parameters"].mean for e in summary.of(label) if "parameters" in e.values})
@@ -67,11 +67,11 @@ def _options(text: str) -> str:
 
 @dataclass(frozen=True)
 class Reach:
-    """How far up in resolution a model goes.
+    """The largest resolution that a model reaches.
 
     Attributes:
         largest: the largest resolution at which every seed is ok; 0 if there is none.
-        next_size: what became of it at the next one, if it was run there.
+        next_size: its status at the next resolution, if it was run there.
         entries: by resolution.
     """
 
@@ -82,7 +82,7 @@ class Reach:
 
 
 def reaches(summary: Summary) -> Iterator[Reach]:
-    """Yield the reach of every model; nothing if all were ok wherever they were run."""
+    """Yield the reach of every model; nothing if all of them were ok everywhere."""
     if not any(entry.failures for entry in summary.entries):
         return
     for model in summary.models:
@@ -94,7 +94,7 @@ def reaches(summary: Summary) -> Iterator[Reach]:
 
 
 def fronts(summary: Summary) -> list[tuple[int, list[str]]]:
-    """Return, for each resolution, what no other model there is both faster and better than, fastest first."""
+    """Return the Pareto front of each resolution: models that no other one beats in both values, fastest first."""
     (cost,), score = quantities("trade-off"), summary.primary
     found = []
     for resolution in summary.resolutions:

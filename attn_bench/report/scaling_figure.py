@@ -17,15 +17,15 @@ from attn_bench.report.summary import Summary
 from attn_bench.results.quantities import drawn
 
 PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH = 4.0, 3.8, 2.4
-# Inches: a model takes two lines of a panel's legend; its title, the guides and the axis are above and below them.
+# Inches: a model takes two lines of a panel's legend; title, guides and axis are above and below them.
 MODEL_HEIGHT, LEGEND_HEAD = 0.37, 1.7
 GUIDES = {1: ":", 2: "--"}
-# More models than this have one legend of names beside all panels; their exponents are in the table.
+# With more models than this, one legend beside all panels has the names, and the table has the exponents.
 MOST_EXPONENTS = 12
 
 
 def figure(found: Scaling, summary: Summary) -> Figure:
-    """Draw every cost against tokens, log-log, with the fitted lines, their exponents, and slopes to compare with."""
+    """Draw every cost against tokens, log-log, with the fitted lines, their exponents, and reference slopes."""
     look = looks(summary)
     shown = list(found.curves)
     columns = min(2, len(shown))
@@ -65,7 +65,7 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
         its, fit = look[model], found.of(model).get(cost)
         for size, value in zip(curve.tokens, curve.cost):
             axes.plot(
-                size, value, marker=its.marker, color=its.colour, markeredgecolor="white",
+                size, value, marker=its.marker, color=its.color, markeredgecolor="white",
                 markersize=ring_size(*near[model, int(size)][1:]) - 1, zorder=3,
             )  # fmt: skip
         axes.errorbar(
@@ -73,7 +73,7 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
             curve.cost,
             yerr=_bars(curve),
             fmt="none",
-            ecolor=its.colour,
+            ecolor=its.color,
             elinewidth=1,
             capsize=2,
             zorder=2,
@@ -81,7 +81,7 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
         if fit is not None:
             ends = np.array([fit.first, fit.last], float)
             axes.plot(
-                ends, [fit.at(end) for end in ends], color=its.colour, linewidth=1.4, zorder=2,
+                ends, [fit.at(end) for end in ends], color=its.color, linewidth=1.4, zorder=2,
                 linestyle=dashes(model, alike[model]),
             )  # fmt: skip
     low, high = tokens.min(), tokens.max()
@@ -94,12 +94,12 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
 
 
 def _legend(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> None:
-    """Put names and exponents beside the axes: inside them they would hide points."""
+    """Put names and exponents beside the axes; inside, they would hide points."""
     fits = {model: found.of(model).get(cost) for model in found.curves[cost] if model in look}
     for model, fit in fits.items():
         its = look[model]
         label = its.label if fit is None else f"{its.label}\n{_short(fit)}"
-        axes.plot([], [], linestyle="", marker=its.marker, color=its.colour, markeredgecolor="white", label=label)
+        axes.plot([], [], linestyle="", marker=its.marker, color=its.color, markeredgecolor="white", label=label)
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
     title = "exponent (95 % interval)"
     if any(fit and fit.flag for fit in fits.values()):
@@ -117,5 +117,5 @@ def _short(fit: Fit) -> str:
 
 
 def _bars(curve: Curve) -> list[Any]:
-    """Return how far the intervals reach below and above each point."""
+    """Return how far the intervals extend below and above each point."""
     return [(curve.cost - curve.low).clip(min=0), (curve.high - curve.cost).clip(min=0)]

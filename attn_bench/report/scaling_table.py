@@ -28,13 +28,13 @@ def fitted(found: Scaling, summary: Summary) -> list[tuple[str, str, list[Fit | 
 
 
 def flags(found: Scaling, summary: Summary) -> list[str]:
-    """Return why some exponents are not to be relied on, or not as claimed."""
+    """Return why some exponents are unreliable or differ from the claim."""
     each = (fit for model in summary.models for fit in found.of(model).values())
     return [f"{summary.names[fit.model]}, {drawn()[fit.cost].axis}: {fit.flag}" for fit in each if fit.flag]
 
 
 def exponent(fit: Fit | None) -> str:
-    """Return an exponent, with a sign where it is flagged."""
+    """Return an exponent, with a sign if it is flagged."""
     return NOTHING if fit is None else f"{fit.exponent:.2f}{' †' if fit.flag else ''}"
 
 
@@ -50,7 +50,7 @@ def markdown(found: Scaling, summary: Summary) -> str:
         f"the range of {summary.points} it is fitted over, above the sizes at which overhead dominates.",
     ]
     if flagged := flags(found, summary):
-        parts.append("† Reservations:\n\n" + "\n".join(f"- {for_markdown(line)}" for line in flagged))
+        parts.append("† Notes:\n\n" + "\n".join(f"- {for_markdown(line)}" for line in flagged))
     if crossings := crossing_lines(found, summary.names, summary.points):
         parts.append("### Crossovers\n\n" + "\n".join(f"- {for_markdown(line)}" for line in crossings))
     return "\n\n".join(parts)
@@ -64,7 +64,7 @@ def _interval(fit: Fit | None) -> str:
 
 
 def crossing_lines(found: Scaling, names: Mapping[str, str], points: str) -> list[str]:
-    """Say where models change places, and for which of them that is unknown beyond the sizes measured."""
+    """Return lines on where two models' costs cross, and for which pairs that is unknown beyond the sizes measured."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for pair in found.uncrossed:
         by_reason.setdefault((pair.cost, pair.reason), []).append(f"{names[pair.one]} and {names[pair.other]}")
@@ -77,7 +77,7 @@ def crossing_lines(found: Scaling, names: Mapping[str, str], points: str) -> lis
 
 
 def crossing_text(crossing: Crossover, names: Mapping[str, str], points: str) -> str:
-    """Say from how many points on which model is cheaper, and how well that is known."""
+    """Return a line on which model becomes cheaper from how many points on, and how certain that is."""
     where = f"about {rounded(crossing.tokens)} {points} "
     if crossing.extrapolated:
         where += "(extrapolated)"
@@ -90,7 +90,7 @@ def crossing_text(crossing: Crossover, names: Mapping[str, str], points: str) ->
 
 
 def console(found: Scaling, summary: Summary) -> Group:
-    """Return the exponents of latency and memory for the terminal, and notes on them, one a line."""
+    """Return the exponents of latency and memory for the terminal, with one note per line."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""What all figures share: colours and markers of models, axes, and how a figure becomes files."""
+"""The common style of figures: colors and markers of models, axes, and saving to files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from attn_bench.report.summary import Summary
 DPI = 150
 FONT = "DejaVu Sans"
 MARKERS = "osD^vp<>h*PX"
-REFERENCE_COLOUR = "0.45"
-# Inches: a line of a legend, what is above and below its lines, and a figure as tall as a page shows at once.
+REFERENCE_COLOR = "0.45"
+# Inches: a line of a legend, the space above and below its lines, and the tallest figure that fits on a screen.
 LEGEND_ROW, LEGEND_EDGE, LEGEND_TALLEST = 0.21, 0.5, 6.5
 ROW_CHARACTERS = 16
 
@@ -39,7 +39,7 @@ class Look:
     """How a model is drawn, in every figure of a report."""
 
     name: str
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     marker: str
 
     @property
@@ -54,10 +54,10 @@ class Look:
 
 
 def looks(summary: Summary) -> dict[str, Look]:
-    """Return the look of each model: safe for the colour-blind, and told apart by the marker as well."""
+    """Return the look of each model: safe for color-blind readers, and distinguished by the marker as well."""
     palette = sns.color_palette("colorblind")
-    # Colours and markers are all paired before a pair comes again: both numbers are even, so after one round of their
-    # least common multiple the markers move on by one.
+    # All pairs of color and marker are used before one is repeated: both numbers are even, so after each least common
+    # multiple the markers shift by one.
     rounds = math.lcm(len(palette), len(MARKERS))
     return {
         model: Look(summary.names[model], palette[i % len(palette)], MARKERS[(i + i // rounds) % len(MARKERS)])
@@ -66,23 +66,23 @@ def looks(summary: Summary) -> dict[str, Look]:
 
 
 def marks(summary: Summary) -> dict[str, str]:
-    """Return colour and marker of each model as SVG, for tables."""
+    """Return color and marker of each model as SVG, for tables."""
     found = {}
     for model, look in looks(summary).items():
         style = MarkerStyle(look.marker)
         path = style.get_path().transformed(style.get_transform())
-        # Curves become short lines; SVG counts downwards.
+        # Curves become short lines; the y axis of SVG points down.
         polygons = [np.asarray(polygon) for polygon in path.to_polygons(width=0, height=0)]
         shapes = ["M" + "L".join(f"{x:.2f} {-y:.2f}" for x, y in polygon) + "Z" for polygon in polygons]
         found[model] = (
             f'<svg class="mark" viewBox="-0.75 -0.75 1.5 1.5" width="12" height="12" aria-hidden="true">'
-            f'<path d="{"".join(shapes)}" fill="{to_hex(look.colour)}"/></svg>'
+            f'<path d="{"".join(shapes)}" fill="{to_hex(look.color)}"/></svg>'
         )
     return found
 
 
 def drawable(text: str) -> str:
-    """Return text as matplotlib draws it: nothing in it is markup, and characters without a glyph are written out."""
+    """Return text for matplotlib: markup is escaped, and characters without a glyph are written out."""
     glyphs = _glyphs()
     return for_figure("".join(c if ord(c) in glyphs else c.encode("unicode_escape").decode() for c in text))
 
@@ -93,13 +93,13 @@ def _glyphs() -> frozenset[int]:
 
 
 def folded(text: str, width: int) -> str:
-    """Return text as matplotlib draws it, in lines of at most ``width`` characters."""
+    """Return text for matplotlib, in lines of at most ``width`` characters."""
     return "\n".join(map(drawable, textwrap.wrap(text, width)))
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in the style of the report; the caller's own settings of matplotlib come back afterwards."""
+    """Draw in the style of the report; the caller's matplotlib settings are restored afterwards."""
     settings: Any = {
         **sns.axes_style("whitegrid"),
         **sns.plotting_context("notebook", font_scale=0.9),
@@ -114,13 +114,13 @@ def style() -> Iterator[None]:
         "text.usetex": False,
     }
     with mpl.rc_context(settings), warnings.catch_warnings():
-        # A caption may hold characters that the font has not.
+        # A caption may contain characters that the font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG and return the paths; equal figures make equal files."""
+    """Write a figure as PNG and SVG and return the paths; equal figures give identical files."""
     paths = []
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         path = folder / f"{name}.{suffix}"
@@ -135,8 +135,8 @@ class Legend:
     """The legend beside the axes: models in their order, then ``extra``.
 
     Attributes:
-        height: inches that the figure needs at least.
-        width: inches that the legend takes beside the axes.
+        height: minimum height of the figure in inches.
+        width: width of the legend beside the axes in inches.
     """
 
     drawn: Sequence[Look]
@@ -161,9 +161,7 @@ class Legend:
 
     def draw(self, figure: Figure) -> None:
         """Put the legend into the figure."""
-        handles = [
-            Line2D([], [], color=look.colour, marker=look.marker, markeredgecolor="white") for look in self.drawn
-        ]
+        handles = [Line2D([], [], color=look.color, marker=look.marker, markeredgecolor="white") for look in self.drawn]
         labels = [look.label for look in self.drawn]
         if handles or self.extra:
             figure.legend(
@@ -173,7 +171,7 @@ class Legend:
 
 
 def heading(figure: Figure, summary: Summary, what: str) -> None:
-    """Say above a figure what it shows of which task, and at which resolution where there is but one."""
+    """Title a figure with what it shows and the task, and with the resolution if there is only one."""
     title = f"{plain(summary.settings.get('task', 'results'), 60)}: {what}"
     if len(summary.resolutions) == 1:
         title += f", {'length' if summary.sequence else 'resolution'} {summary.resolutions[0]}"

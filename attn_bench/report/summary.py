@@ -1,4 +1,4 @@
-"""The results table, aggregated over seeds: what tables and figures are drawn from."""
+"""The results table aggregated over seeds, the basis of tables and figures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Stat:
 
     Attributes:
         mean: over seeds.
-        low, high: smallest and largest; of latencies, the ends of the confidence intervals of the medians.
+        low, high: smallest and largest; for latencies, the ends of the confidence intervals of the medians.
         deviation: sample standard deviation; None for one seed.
         n: seeds.
     """
@@ -45,7 +45,7 @@ class Stat:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why seeds of an entry are not ok."""
+    """Why some seeds of an entry are not ok."""
 
     status: str
     reason: str | None
@@ -65,7 +65,7 @@ class Entry:
         values: by column.
         disturbed: seeds whose latencies other processes or heat disturbed.
         gaps: quantities that seeds lack though they are ok, with the reason.
-        changed: what the model set for the whole process, and in which stage.
+        changed: process-wide settings that the model changed, and in which stage.
     """
 
     model: str
@@ -81,17 +81,17 @@ class Entry:
 
     @property
     def transfer(self) -> bool:
-        """Whether it is evaluated at another resolution than the one trained at."""
+        """Whether it is evaluated at a resolution other than the one trained at."""
         return self.eval_resolution != self.resolution
 
     @property
     def where(self) -> str:
-        """The resolution, and the one evaluated at where that is another."""
+        """The resolution, and the one evaluated at if it differs."""
         return f"{self.resolution}" + (f", evaluated at {self.eval_resolution}" if self.transfer else "")
 
     @property
     def status(self) -> str:
-        """``ok``, or every other status with the number of seeds where only some failed."""
+        """``ok``, or the other statuses, with the number of seeds if only some failed."""
         failed: Counter[str] = Counter()
         for failure in self.failures:
             failed[failure.status] += len(failure.seeds)
@@ -110,19 +110,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Summary:
-    """A results table over seeds.
+    """A results table aggregated over seeds.
 
     Attributes:
-        table: what it is a summary of.
+        table: the table that it summarizes.
         metrics: of the task, in its order; the first is the primary one.
         models: labels in the order of the table, references left out.
-        references: labels of constant predictors: what any model has to beat, not one to compare the cost of.
+        references: labels of constant predictors: any model has to beat them, and their cost is not compared.
         resolutions: trained at, ascending.
         entries: evaluated at the resolution trained at.
         transfers: evaluated at others.
-        settings: what all rows have in common: task, device, precision, batch size.
-        max_seeds: the most seeds behind a value.
-        sequence: whether a resolution is the length of a sequence, not that of an axis of a grid.
+        settings: task, device, precision and batch size, which all rows share.
+        max_seeds: the largest number of seeds behind a value.
+        sequence: whether a resolution is the length of a sequence rather than of an axis of a grid.
     """
 
     table: pd.DataFrame = field(repr=False, compare=False)
@@ -138,7 +138,7 @@ class Summary:
 
     @cached_property
     def names(self) -> Mapping[str, str]:
-        """The name that each label is shown by, wherever it is shown."""
+        """The name under which each label is shown."""
         return distinct([*self.models, *self.references])
 
     @cached_property
@@ -152,7 +152,7 @@ class Summary:
         return self.metrics[0]
 
     def shown(self, place: Place) -> list[Quantity]:
-        """Return what has a value and is shown at a place: what is counted of a model, its metrics, what it costs."""
+        """Return the quantities with a value that are shown at a place: counts of a model, its metrics, its costs."""
         costs = quantities(place)
         each = [
             *(quantity for quantity in costs if not quantity.own),
@@ -167,7 +167,7 @@ class Summary:
 
     @cached_property
     def rows(self) -> list[Entry]:
-        """Every entry, by resolution and model, those evaluated at other resolutions below the one trained at."""
+        """Every entry, by resolution and model; evaluations at other resolutions follow the one trained at."""
         order = [*self.models, *self.references]
         return sorted(
             (*self.entries, *self.transfers),
@@ -175,7 +175,7 @@ class Summary:
         )
 
     def failures(self) -> Iterator[tuple[Entry, Failure]]:
-        """Yield each way in which an entry failed; what failed to train is not repeated for other resolutions."""
+        """Yield each failure of an entry; a failed training is not repeated for other resolutions."""
         untrained = {(e.model, e.resolution, failure.status) for e in self.entries for failure in e.failures}
         for entry in (*self.entries, *self.transfers):
             for failure in entry.failures:
@@ -183,7 +183,7 @@ class Summary:
                     yield entry, failure
 
     def remarks(self) -> Iterator[tuple[str, str]]:
-        """Yield which cells lack something though they are ok, and what; and what their models changed."""
+        """Yield which ok cells lack a quantity and which one, and what their models changed."""
         for entry in self.entries:
             who = f"{self.names[entry.model]} at {entry.resolution}"
             for gap in entry.gaps:
@@ -193,17 +193,17 @@ class Summary:
 
     @property
     def points(self) -> str:
-        """What a size is counted in, in costs that grow with it."""
+        """The unit of sizes when costs are compared with them."""
         return points_of(self.sequence)
 
     @property
     def axis(self) -> str:
-        """What a resolution is, for an axis."""
+        """What a resolution means, as the label of an axis."""
         return "context length (tokens)" if self.sequence else "resolution (points along an axis)"
 
     @property
     def disturbed(self) -> str:
-        """Say how many cells were disturbed and what follows; empty if none was."""
+        """A sentence on how many cells were disturbed and what follows; empty if none was."""
         cells = sum(entry.disturbed for entry in self.entries)
         if not cells:
             return ""
@@ -218,7 +218,7 @@ class Summary:
         return any(quantity.column in entry.values for entry in self.entries)
 
     def candidates(self, quantity: Quantity, resolution: int) -> list[Entry]:
-        """Return what competes in a quantity: a reference in accuracy, but not in cost; no disturbed latency."""
+        """Return the entries that compete in a quantity: references only in accuracy, no disturbed latencies."""
         excluded = () if quantity.rule == "accuracy" else self.references
         return [
             entry for entry in self.entries
@@ -227,7 +227,7 @@ class Summary:
         ]  # fmt: skip
 
     def best(self, quantity: Quantity, resolution: int) -> list[Entry]:
-        """Return what has the best value, or one that reads the same, at a resolution where at least two compete."""
+        """Return the entries with the best value as displayed, at a resolution where at least two compete."""
         candidates = self.candidates(quantity, resolution)
         if not quantity.ranked or len(candidates) < 2:
             return []
@@ -316,7 +316,7 @@ def _text(value: Any) -> str | None:
 
 
 def _changed(effective: Any) -> list[str]:
-    """Return what a model changed for the whole process, from the JSON of a row's settings in force."""
+    """Return the process-wide settings that a model changed, from the JSON of a row's settings in effect."""
     try:
         return [str(text) for text in json.loads(effective)["changed_by_model"]]
     except (TypeError, ValueError, KeyError):
@@ -350,7 +350,7 @@ def _number(value: Any) -> float | None:
 
 
 def _settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return what all rows agree in; where they do not, the values joined."""
+    """Return the value that all rows share, or the different values joined."""
     settings = {}
     for name in ("task", "device_name", "device", "dtype", "batch_size"):
         found = [row.get(name) for row in rows]

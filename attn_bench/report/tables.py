@@ -17,11 +17,11 @@ REASON_WIDTH = 300
 
 
 def text(quantity: Quantity, entry: Entry, *, spread: bool = True, short: bool = False) -> str:
-    """Return a value as text; a sign says that it was disturbed.
+    """Return a value as text, with a sign if it was disturbed.
 
     Args:
-        spread: add the standard deviation over seeds, where there is one.
-        short: leave out the spaces around it and a digit.
+        spread: add the standard deviation over seeds, if there is one.
+        short: use fewer digits of the deviation and no spaces.
     """
     stat = entry.values.get(quantity.column)
     if stat is None:
@@ -36,7 +36,7 @@ def text(quantity: Quantity, entry: Entry, *, spread: bool = True, short: bool =
 
 
 def head(quantity: Quantity) -> str:
-    """Return the head of a quantity's column, with the better direction of a metric."""
+    """Return the head of a quantity's column; an arrow shows which direction of a metric is better."""
     arrow = (" ↑" if quantity.higher else " ↓") if quantity.rule == "accuracy" else ""
     return for_markdown(quantity.with_unit(quantity.label)) + arrow
 
@@ -45,8 +45,8 @@ def lines(heads: Sequence[str], numbers: Iterable[int], rows: Iterable[Sequence[
     """Return a Markdown table.
 
     Args:
-        heads, rows: of cells that are Markdown.
-        numbers: the columns that are aligned to the right.
+        heads, rows: cells in Markdown.
+        numbers: the columns aligned to the right.
     """
     right = set(numbers)
     rule = ["--:" if i in right else ":--" for i in range(len(heads))]
@@ -102,7 +102,7 @@ def _notes(summary: Summary) -> str:
 
 
 def definitions(summary: Summary) -> list[tuple[str, str]]:
-    """Return what the columns shown mean: their heads, those of one kind together, and the definition."""
+    """Return the definitions of the columns shown: the heads that share one, and the definition."""
     found: dict[str, list[str]] = {}
     for quantity in summary.shown("report"):
         if quantity.group.definition:
@@ -111,7 +111,7 @@ def definitions(summary: Summary) -> list[tuple[str, str]]:
 
 
 def cost_note(summary: Summary) -> str:
-    """Say what latency and memory were measured with."""
+    """Return a sentence on how latency and memory were measured."""
     settings = summary.settings
     parts = ["Latency and memory"]
     if "batch_size" in settings:
@@ -145,14 +145,14 @@ def _transfer(summary: Summary, entry: Entry | None) -> str:
 
 
 def console_table(summary: Summary) -> Group:
-    """Return the table for the terminal, which fits 80 columns with up to two metrics, and notes on it, one a line."""
+    """Return the table for the terminal, which fits 80 columns with up to two metrics, with one note per line."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     shown, names = summary.shown("terminal"), summary.names
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    # This column and the last may wrap, so that a narrow terminal cuts no number.
+    # This column and the last may wrap, so that a narrow terminal does not cut numbers.
     table.add_column("model", overflow="fold")
     for title in ("res.", *(["eval."] if summary.transfers else []), *(quantity.short for quantity in shown)):
         table.add_column(title, justify="right", no_wrap=True)

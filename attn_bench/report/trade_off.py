@@ -18,22 +18,22 @@ from attn_bench.report.figures import (
     reference_values,
 )
 from attn_bench.report.overlap import LINE, MARKER, apart, dashes, ring_size, same_lines, together
-from attn_bench.report.style import REFERENCE_COLOUR, Legend, heading, looks
+from attn_bench.report.style import REFERENCE_COLOR, Legend, heading, looks
 from attn_bench.report.summary import Entry, Summary
 from attn_bench.results.quantities import Quantity, quantities
 
 WIDTH, HEIGHT = PANEL_WIDTH * 1.25, PANEL_HEIGHT * 1.2
-# Points: how much larger a marker is at the next resolution, and at the last one at most.
+# Points: how much larger a marker is at the next resolution, and its largest size.
 LARGER, LARGEST = 1.2, 12
-# Inches of a number beside a point; more numbers than this hide each other.
+# Inches of a number beside a point; with more numbers than this they would overlap.
 NUMBER_WIDTH, NUMBER_HEIGHT, MOST_NUMBERS = 0.06, 0.13, 16
 
 
 def error_vs_latency(summary: Summary) -> Figure | None:
     """Draw the primary metric against a cost, a line per model, and the Pareto front of each resolution.
 
-    Errors at different resolutions are errors on different problems, so models compete at the same one only. None if no
-    entry has both values.
+    Errors at different resolutions are errors on different problems, so models compete only at the same one. None if
+    no entry has both values.
     """
     (cost,), score, look = quantities("trade-off"), summary.primary, looks(summary)
     drawn = {
@@ -70,7 +70,7 @@ def error_vs_latency(summary: Summary) -> Figure | None:
         )
         numbered += candidates if len(everything) <= MOST_NUMBERS else front
     for value in reference[:1]:
-        axes.axhline(value, color=REFERENCE_COLOUR, linestyle="--", linewidth=1, zorder=1)
+        axes.axhline(value, color=REFERENCE_COLOR, linestyle="--", linewidth=1, zorder=1)
     axes.set_xlabel(axis_label(summary, cost))
     axes.set_ylabel(axis_label(summary, score))
     if len(summary.resolutions) > 1:
@@ -95,18 +95,18 @@ def _draw(axes: Axes, summary: Summary, drawn: Mapping[str, Sequence[Entry]], co
         its = look[model]
         axes.errorbar(
             *_points(entries, cost, score), xerr=bars([e.values[cost.column] for e in entries]),
-            yerr=bars([e.values[score.column] for e in entries]), color=its.colour, linewidth=1, elinewidth=1,
+            yerr=bars([e.values[score.column] for e in entries]), color=its.color, linewidth=1, elinewidth=1,
             capsize=2, linestyle=dashes(model, alike.get(model, [model])), zorder=3,
         )  # fmt: skip
         for entry in entries:
             axes.plot(
-                *_points([entry], cost, score), color=its.colour, marker=its.marker, markeredgecolor="white", zorder=3,
+                *_points([entry], cost, score), color=its.color, marker=its.marker, markeredgecolor="white", zorder=3,
                 markersize=sizes[entry.resolution] + ring_size(*near[model, entry.resolution][1:]),
             )  # fmt: skip
 
 
 def _number(axes: Axes, entries: Sequence[Entry], coordinates: tuple[list[float], list[float]]) -> None:
-    """Write its resolution beside each point where there is room."""
+    """Write the resolution beside each point if there is room."""
     points = list(zip(*coordinates))
     places = (axes.transScale + axes.transLimits).transform(points) * (WIDTH, HEIGHT)
     width = NUMBER_WIDTH * max(len(str(entry.resolution)) for entry in entries) + 0.04

@@ -1,4 +1,4 @@
-"""Writes the report of a results folder: figures, tables, and the pages that show them."""
+"""Writes the report of a results folder: figures, tables, and the pages with them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PAGE = "index.html"
 def write_report(folder: Path, summary: Summary, out: Path | None = None) -> list[Path]:
     """Write ``index.html``, ``report.md``, ``table.md`` and the figures, PNG and SVG each, and return their paths.
 
-    ``index.html`` contains everything it shows, so that it can be sent on its own. A figure without a single value is
-    left out; one that cannot be drawn is named on the pages, with the reason, and stops nothing else.
+    ``index.html`` is self-contained, so that it can be sent as one file. A figure without any value is left out; one
+    that cannot be drawn is named on the pages with the reason, and the rest is still written.
 
     Args:
         folder: results folder; its ``artifacts`` are shown for field tasks, its ``environments`` and ``cells`` say
@@ -67,5 +67,5 @@ def _save(path: Path, text: str) -> None:
 
 
 def _checks(folder: Path) -> list[Check]:
-    """Check the results against the built-in claims; a folder without records says nothing about any."""
+    """Check the results against the built-in claims; without records there are no checks."""
     return check(read_claims(), [folder]) if (folder / "run.json").is_file() else []

@@ -170,7 +170,7 @@ class Quantity(Column):
 
 LATENCY = Group(
     "latency", "ms", "timed", 0.05, figure="latency_vs_resolution",
-    definition="median over samples, of a batch; a training step is forward, backward and optimiser",
+    definition="median over samples, of a batch; a training step is forward, backward and optimizer",
 )  # fmt: skip
 MEMORY = Group(
     "peak_memory", "MiB", "exact", 0.005, figure="memory_vs_resolution",
@@ -204,7 +204,7 @@ MEASURED: tuple[Column, ...] = (
         column="latency_train_step_ms", where="latency.train_step.median_ms", group=LATENCY,
         label="Train step", short="train ms", axis="train-step latency",
         shown=frozenset({"report", "terminal", "figures"}),
-        summary="median latency of forward, backward and optimiser of a batch",
+        summary="median latency of forward, backward and optimizer of a batch",
     ),
     _measured("throughput_forward_per_s", _throughput, "samples per second: batch size over median forward latency"),
     _measured(

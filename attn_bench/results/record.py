@@ -34,7 +34,7 @@ class TrainingResult:
     """What training did.
 
     Attributes:
-        steps: of the optimiser.
+        steps: of the optimizer.
         epochs: passes over the data.
         seconds: of wall-clock time.
         loss: mean of the last pass.
@@ -119,7 +119,7 @@ class Memory:
     Attributes:
         peak_mib: above the baseline.
         total_mib: with the baseline.
-        baseline_mib: tensors that were there before the step and stayed: weights, inputs, state of the optimiser.
+        baseline_mib: tensors that were there before the step and stayed: weights, inputs, state of the optimizer.
         reserved_mib: peak that the caching allocator held from the device, fragmentation included (CUDA).
         process_mib: the process as seen from outside: NVML's figure (CUDA), or the peak resident size since the
             process began (CPU).

@@ -84,7 +84,7 @@ SETTINGS = (
     Column("dtype", "cell.execution.precision", "precision in which the model ran"),
     Column("compile", "cell.execution.compile", "whether `torch.compile` was used"),
     Column("regime", "cell.regime", "`scratch`, `linear-probe` or `finetune`"),
-    Column("train_steps", "training.steps", "steps of the optimiser"),
+    Column("train_steps", "training.steps", "steps of the optimizer"),
     Column("train_epochs", "training.epochs", "passes over the training set"),
     Column("train_seconds", "training.seconds", "wall-clock time of training"),
     Column("train_loss", "training.loss", "mean loss of the last pass over the training set"),

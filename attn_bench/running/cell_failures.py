@@ -1,4 +1,4 @@
-"""What went wrong in a cell, in one line, and which status it is."""
+"""Failures in a cell: the status and one line of explanation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attn_bench.running.train.loop import Diverged
 
 FailedStatus = Literal["oom", "crashed", "diverged", "unsupported"]
 REFUSALS = (AssertionError, ValueError, NotImplementedError)
-# Where torch itself asserts for others.
+# Functions in which torch asserts on behalf of its callers.
 _ASSERTS = ("_assert", "_check")
 
 
@@ -30,14 +30,14 @@ class Refused(Unsupported):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why something was not done: a status and one line."""
+    """Why something failed: a status and one line."""
 
     status: FailedStatus
     reason: str
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Judge an error; where the reason alone does not say where it arose, print the traceback to the log."""
+        """Classify an error; print the traceback to the log unless the reason says where the error arose."""
         if isinstance(error, Unsupported | OptionError):
             status: FailedStatus = "unsupported"
         elif isinstance(error, Diverged):
@@ -52,11 +52,11 @@ class Failure:
 
 
 @contextlib.contextmanager
-def alone(fail: Callable[[Failure], object]) -> Iterator[None]:
-    """Tell ``fail`` what goes wrong in this block, so that nothing else fails with it.
+def failures_to(fail: Callable[[Failure], object]) -> Iterator[None]:
+    """Pass what goes wrong in this block to ``fail``, so that nothing else fails with it.
 
     Raises:
-        DiskError, KeyboardInterrupt: those concern more than this block.
+        DiskError, KeyboardInterrupt: these concern more than this block.
     """
     try:
         yield
@@ -68,7 +68,7 @@ def alone(fail: Callable[[Failure], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def named_after(task: str) -> Iterator[None]:
-    """Name the task in what it refuses in this block: the row is that of a model."""
+    """Name the task in its errors in this block, as the row names only the model."""
     try:
         yield
     except (OptionError, Unsupported) as error:
@@ -76,7 +76,7 @@ def named_after(task: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return type and message of an error as one line of bounded length; the line of code where there is no message."""
+    """Return type and message of an error as one line of bounded length; without a message, the line of code."""
     return clean(f"{type(error).__name__}: {_text(error) or _code(error)}")
 
 
@@ -87,16 +87,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def refusals(model: Model, *, of_torch: bool) -> Iterator[None]:
-    """Raise :class:`Refused` for what a library refuses in this block: a size, a name or a combination of options.
+    """Raise :class:`Refused` if a library refuses a size, a name or a combination of options in this block.
 
-    That is an AssertionError, ValueError or NotImplementedError raised by code of an installed distribution other than
-    the model's own. What the model's own code raises is its bug or its own :class:`Unsupported`; so is what the
-    standard library and compiled code raise, which say nothing of who was asked for what.
+    A refusal is an AssertionError, ValueError or NotImplementedError raised by code of an installed distribution other
+    than the model's own. Errors raised by the model's own code are its bugs or its own :class:`Unsupported`; so are
+    errors raised by the standard library and by compiled code, as they do not tell whose request failed.
 
     Args:
         of_torch: whether torch counts as a library. It does where a module is only constructed, and where the same code
-            has run with another size; in a first call it is the language that the model is written in, and what it
-            raises is its caller's.
+            has run with another size. In a first call an error raised by torch is the model's.
     """
     try:
         yield
@@ -117,7 +116,7 @@ def _text(error: BaseException) -> str:
 
 
 def _code(error: BaseException) -> str:
-    """Return the line that raised an error: a bare assertion has no other message."""
+    """Return the line of code that raised an error; a bare assertion has no other message."""
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames:
         return ""
@@ -136,7 +135,7 @@ def _raised_by(error: BaseException, *, of_torch: bool) -> str | None:
 
 
 def _own(model: Model) -> Set[str]:
-    """Return the top-level packages that are the model's own: those of its distribution, the harness, and its bases."""
+    """Return the top-level packages of the model: those of its distribution, of the harness, and of its bases."""
     installed = metadata.packages_distributions()
     mine = {kind.__module__.partition(".")[0] for kind in type(model).__mro__} - set(sys.stdlib_module_names)
     distributions = {name for package in mine | {"attn_bench"} for name in installed.get(package, ())}

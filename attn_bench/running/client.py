@@ -1,4 +1,4 @@
-"""The other end of the fork server: starts it, hands cells over, and expects anything to come back."""
+"""The client of the fork server: starts it, sends it cells, and checks whatever comes back."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from attn_bench.running.libraries import known
 from attn_bench.running.messages import CELL, DISK, EXIT, PROGRESS, READY, RESULT, Receiver, Sender, decode
 from attn_bench.running.processes import end, how_ended, kill_tree, last_words, out_of_memory_kills, surroundings
 
-# What importing torch may take on a busy machine with a slow disk.
+# Time to import torch on a busy machine with a slow disk.
 START_S = 600.0
-# What the server may take longer than a cell's timeout: it sees to timeouts itself, unless it was stopped or hangs.
+# Time the server gets beyond a cell's timeout, which it enforces itself unless it was stopped or hangs.
 GRACE_S = 3.0
-# What a message of the progress of training says, besides its stage.
+# Numbers in a progress message of training.
 NUMBERS = ("fraction", "epoch", "loss", "seconds")
 EndedBy = Literal["timeout", "memory", "system", "server", "result", "stopped"]
 
 
 @dataclass(frozen=True)
 class End:
-    """What came of a cell's process.
+    """How a cell's process ended.
 
     Attributes:
-        result: what it handed over, unchecked; None if nothing.
+        result: what it sent, unchecked; None if nothing.
         disk: why the results folder could not be written.
         ended_by: who ended it; None if it ended by itself.
         code, signal: how its process ended.
-        reason: how the server ended, where that did.
-        broken: it wrote something else to the pipe for its result.
+        reason: how the server ended, if it did.
+        broken: whether it wrote anything else to the pipe for its result.
     """
 
     result: dict[str, Any] | None = None
@@ -51,7 +51,7 @@ class End:
 
 
 class ForkServer:
-    """Starts the fork server when first needed, and again should it end."""
+    """Starts the fork server when first needed, and again if it ends."""
 
     def __init__(self, folder: Path, modules: Sequence[str]) -> None:
         self.folder, self.libraries = folder.resolve(), known(modules)
@@ -65,7 +65,7 @@ class ForkServer:
             self._running.close()
 
     def pid(self) -> int:
-        """Return the process id of the server, which is started if it does not run; it need not be ready."""
+        """Return the process id of the server, started if it is not running; it may not be ready yet."""
         return self._started().process.pid
 
     def _started(self) -> _Running:
@@ -76,7 +76,7 @@ class ForkServer:
         return self._running
 
     def _abandon(self, reason: str) -> str:
-        """End the server and return why, and what it said last."""
+        """End the server and return why, with its last words."""
         assert self._running is not None
         try:
             return self._running.abandon(reason)
@@ -87,7 +87,7 @@ class ForkServer:
         """Run one cell in a separate process; tell ``listen`` of its progress.
 
         Args:
-            request: JSON: ``cell``, ``id`` that its files are named by, ``timeout_s`` and ``memory_limit_mib``.
+            request: JSON: ``cell``, ``id`` that names its files, ``timeout_s`` and ``memory_limit_mib``.
         """
         killed_before = out_of_memory_kills()
         running = self._started()
@@ -112,7 +112,7 @@ class _Gone(Exception):
 
 
 class _Running:
-    """A fork server that runs, and its folder for temporary files, which holds whatever models leave behind."""
+    """A running fork server, and its folder for temporary files, which also holds what models leave behind."""
 
     def __init__(self, folder: Path, libraries: Sequence[str]) -> None:
         self.temporary = Path(tempfile.mkdtemp(prefix="attn-bench-"))
@@ -132,13 +132,13 @@ class _Running:
         self.answers = Receiver(self.process.stdout.fileno(), READY + PROGRESS + RESULT + DISK + EXIT)
 
     def wait_until_ready(self) -> None:
-        """Wait until the server takes requests; raises _Gone."""
+        """Wait until the server accepts requests; raises _Gone."""
         deadline = time.monotonic() + START_S
         while not self.ready:
             self.ready = bool(self._receive(deadline, _Gone("server", f"not ready within {START_S:g} s")))
 
     def run(self, request: dict[str, Any], timeout_s: float | None, listen: Listen) -> End:
-        """Hand a cell over and return what came of it; raises _Gone."""
+        """Send a cell and return how its process ended; raises _Gone."""
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s + GRACE_S
         self.requests.send(CELL, request)
         found: dict[str, Any] = {}
@@ -159,7 +159,7 @@ class _Running:
                     found["disk"] = clean(str(values.get("error")))
 
     def _receive(self, deadline: float, late: _Gone) -> list[tuple[bytes, bytes]]:
-        # At least a moment: after Ctrl-Z and fg the deadline has passed, and the answer may be there.
+        # Not zero: after Ctrl-Z and fg the deadline has passed, but the answer may have arrived.
         messages = self.answers.available(min(max(deadline - time.monotonic(), 0.1), 3600))
         if not messages and self.answers.ended:
             raise _Gone("server")
@@ -170,7 +170,7 @@ class _Running:
         return messages
 
     def abandon(self, reason: str) -> str:
-        """End the server with all that it started, and return how it ended and what it said last."""
+        """End the server and everything it started; return how it ended, with its last words."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(0.5 if self.answers.ended else 0)
         reason = reason or (how_ended(self.process.returncode) if self.process.poll() is not None else "no answer")
@@ -180,7 +180,7 @@ class _Running:
         return f"{reason}: {last}" if last else reason
 
     def close(self) -> None:
-        """Tell the server to end, and see to it that it does; remove what it left behind."""
+        """Tell the server to end and make sure that it does; remove what it left behind."""
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             pipe.close()
@@ -190,7 +190,7 @@ class _Running:
 
 
 def _progress(values: dict[str, Any]) -> dict[str, Any] | None:
-    """Return an event as listeners know it, or None if that is not what was sent."""
+    """Return the event for listeners, or None if the message is not one."""
     stage = values.get("stage")
     try:
         numbers: dict[str, Any] = {name: float(values[name]) for name in NUMBERS if name in values}

@@ -1,4 +1,4 @@
-"""Evaluates a trained module at the resolution it was trained at and at others, each by itself."""
+"""Evaluates a trained module at the resolution it was trained at and at others, each independently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from attn_bench.files import atomic_write
 from attn_bench.results.record import Evaluation
-from attn_bench.running.cell_failures import Failure, alone, named_after, refusals
+from attn_bench.running.cell_failures import Failure, failures_to, named_after, refusals
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
 from attn_bench.running.prepare import Posed
@@ -32,7 +32,7 @@ class Trained:
 
     Attributes:
         whole: maps the inputs of the problem to its outputs.
-        tested: what is evaluated on ``test``; another module than ``whole`` where that holds features.
+        tested: the module evaluated on ``test``; not ``whole`` if ``test`` holds features.
         test: the test set at the resolution trained at.
     """
 
@@ -45,7 +45,7 @@ class Evaluator:
     """Evaluates a module at one resolution after another.
 
     Args:
-        fail: told what else went wrong, by name.
+        fail: called with the name and the failure of anything else that goes wrong.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Evaluator:
         """Evaluate at the resolution trained at, keeping a few predictions of fields in ``artifact``.
 
         Returns:
-            The evaluation, and why there are no metrics.
+            The evaluation, and why there are no metrics (None if there are).
         """
         test, shown = self.trained.test, None
 
@@ -65,11 +65,11 @@ class Evaluator:
             self.fail("predictions", failure)
 
         if self.posed.problem.spec.panels:
-            with alone(fail):
+            with failures_to(fail):
                 shown = _Shown(test)
         entry, failure = self._entry(self.cell.resolution, lambda: test, self.trained.tested, shown)
         if shown and failure is None:
-            with alone(fail):
+            with failures_to(fail):
                 shown.save(artifact)
         return entry, failure
 
@@ -87,7 +87,7 @@ class Evaluator:
     ) -> tuple[Evaluation, Failure | None]:
         cell, task, failures = self.cell, self.posed.task, list[Failure]()
         metrics: dict[str, float] = {}
-        with alone(failures.append), self.keeper.stage(f"evaluation at {resolution}"):
+        with failures_to(failures.append), self.keeper.stage(f"evaluation at {resolution}"):
             batches = predict(
                 module,
                 test(),
@@ -110,7 +110,7 @@ class Evaluator:
         problem = self.posed.task.problem(resolution, self.posed.options)
 
         def call(module: nn.Module, inputs: Tensor) -> Any:
-            # The same code has run where it was trained: what torch refuses here is the size.
+            # The same code ran at the resolution trained at, so what torch refuses here is the size.
             with refusals(self.posed.model, of_torch=resolution != self.cell.resolution):
                 output = module(inputs)
             check_output(output, inputs, problem)
@@ -120,7 +120,7 @@ class Evaluator:
 
 
 class _Shown:
-    """Keeps the first few predictions for the panels of a report while they pass by."""
+    """Keeps the first few predictions that pass through, for the panels of a report."""
 
     def __init__(self, test: Any) -> None:
         self.inputs = torch.stack([test[i][0] for i in range(min(SHOWN_SAMPLES, len(test)))])

@@ -1,6 +1,6 @@
-"""Libraries that a fork server may import before it forks: of these we know that their import starts no thread.
+"""Libraries that the fork server may import before it forks, as importing them is known to start no thread.
 
-Nothing else is imported there. What a model's module does when it is imported must reach that model's cells only.
+Nothing else is imported there. Side effects of importing a model's module must reach only that model's cells.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module, metadata, util
 from pathlib import Path
 
-# The distribution that each comes from: a folder of the same name somewhere on the import path is not the library.
+# The distribution of each: a folder of the same name on the import path is not the library.
 KNOWN = {"torch": "torch", "torchvision": "torchvision", "timm": "timm", "neuralop": "neuraloperator"}
-# What torch imports late: for an optimiser, which takes a second.
+# Imported lazily by torch, e.g. for an optimizer; takes a second.
 ALWAYS = ("torch._dynamo",)
 
 
@@ -32,8 +32,8 @@ def preload(names: Sequence[str]) -> None:
                 try:
                     import_module(name)
                 except Exception:
-                    continue  # the model that needs it says so in its own row
-    # OpenBLAS, which NumPy and SciPy bring, ends its threads when a process forks, and starts them again when needed.
+                    continue  # the row of the model that needs it says so
+    # OpenBLAS, part of NumPy and SciPy, ends its threads when a process forks, and starts them again when needed.
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -41,7 +41,7 @@ def preload(names: Sequence[str]) -> None:
 
 
 def threads() -> int:
-    """Return the number of threads of this process, 1 where the system does not tell."""
+    """Return the number of threads of this process, 1 if the system does not report it."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:

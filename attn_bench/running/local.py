@@ -1,4 +1,4 @@
-"""Runs cells on this machine, one process and one cell at a time, so that nothing disturbs what is measured."""
+"""Runs cells on this machine, one process and one cell at a time, so that nothing disturbs the measurements."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from attn_bench.sweep.groups import Retry
 
 Listener = Callable[[Cell, dict[str, Any]], None]
 
-# What running a cell again would not change.
+# Statuses that running a cell again would not change.
 FINAL = ("ok", "unsupported")
-# Beyond these, larger resolutions of the same model need not be tried.
+# After these, larger resolutions of the same model need not be tried.
 _FRONTIER = {"oom": "out of memory", "timeout": "out of time"}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a cell may take: seconds of wall-clock time and MiB of resident memory; None means no limit.
+    """Limits of a cell: seconds of wall-clock time and MiB of resident memory; None means no limit.
 
     Raises:
         UserError: a limit that is not positive.
@@ -60,24 +60,24 @@ def execute(
 ) -> None:
     """Run every cell that has no record yet; at the end every cell has one.
 
-    Another runner may work on the same folder: a cell that it holds is left to it, and waited for at the end.
+    Another runner may use the same folder: a cell that it holds is left to it, and waited for at the end.
 
     Args:
         retry: ``failed`` reruns cells whose status is not in ``FINAL``; ``disturbed`` measures cells again whose
             latencies were disturbed by other processes or heat, without training them; ``all`` reruns every cell.
         skip_larger: after an out-of-memory or a timeout, larger resolutions of the same model are ``skipped``.
-        modules: those of known libraries are imported once, by the fork server.
-        listen: told what happens: ``start``, ``progress``, ``done`` with the record's status.
+        modules: needed by the models; the fork server imports those of known libraries once.
+        listen: called with events: ``start``, ``progress``, ``done`` with the record's status.
 
     Raises:
-        DiskError: the folder cannot be written any more.
+        DiskError: the folder can no longer be written.
     """
     waiting = [cell for cell in cells if due(store, cell, retry) is not None]
     with ForkServer(store.folder, modules) as server:
         for patient in (False, True):
             held = []
             for cell in waiting:
-                # A server that outlives its runner for a moment still has the cell's process to end.
+                # A server that briefly outlives its runner still has to end the cell's process.
                 with hold(store.folder / "leases" / cell.id, wait=patient, processes=(server.pid(),)) as mine:
                     if not mine:
                         held.append(cell)
@@ -91,10 +91,10 @@ def execute(
 
 
 def due(store: Store, cell: Cell, retry: Retry) -> Cell | None:
-    """Return what of a cell is to be run, None if nothing is.
+    """Return the part of a cell to run, or None.
 
-    That is all of it where it has no record yet, or one that ``retry`` reruns; and only its measuring, as a cell that
-    is not trained, where its record lacks nothing else or ``retry`` says so.
+    That is the whole cell if it has no record yet, or one that ``retry`` reruns; and a cell without training if only
+    measurements are missing or ``retry`` asks for those.
     """
     record = store.read(cell.id)
     if record is None or retry == "all" or cell.broken is not None or _outdated(record, cell):
@@ -111,12 +111,12 @@ def due(store: Store, cell: Cell, retry: Retry) -> Cell | None:
 
 
 def _outdated(record: Record, cell: Cell) -> bool:
-    """Tell whether a record is of other code than its cell's id says, which only running it showed."""
+    """Tell whether a record comes from other code than its cell's id says, which only running it revealed."""
     return any(digest(module, cell.sources.values()) != known for module, known in record.imported.items())
 
 
 def _broken(cell: Cell) -> Record | None:
-    """Return the record of a cell whose plugin cannot be used; None if it can."""
+    """Return the record of a cell whose plugin cannot be used; None if the plugin can."""
     return None if cell.broken is None else Record(cell, "crashed", error=cell.broken)
 
 
@@ -133,10 +133,10 @@ def _skip(store: Store, cell: Cell, part: Cell) -> Record | None:
 
 
 def _keep(store: Store, cell: Cell, part: Cell, record: Record) -> Record:
-    """Keep the record of the part of a cell that was run, and return the record of the cell."""
+    """Store the record of the part of a cell that was run, and return the record of the whole cell."""
     before = store.read(cell.id)
     store.write(record if before is None else completed(before, record) if part != cell else renewed(before, record))
-    if record.environment is not None:  # the cell's process came to its end
+    if record.environment is not None:  # the cell's process finished
         with contextlib.suppress(OSError):
             store.path("checkpoints", cell.id).unlink()
     written = store.read(cell.id)
@@ -145,7 +145,7 @@ def _keep(store: Store, cell: Cell, part: Cell, record: Record) -> Record:
 
 
 def _run(server: ForkServer, cell: Cell, part: Cell, store: Store, limits: Limits, listen: Listener) -> Record:
-    """Run what is due of a cell in a separate process and return its record."""
+    """Run the due part of a cell in a separate process and return its record."""
     end = server.run(
         {
             "cell": part.to_request(),
@@ -162,7 +162,7 @@ def _run(server: ForkServer, cell: Cell, part: Cell, store: Store, limits: Limit
     try:
         record, environment = _checked(end.result, part)
     except ValueError as why:
-        return Record(part, "crashed", error=f"its process handed over a broken record: {why}")
+        return Record(part, "crashed", error=f"its process sent an invalid record: {why}")
     if record.environment is not None:
         store.write_environment(environment)
     return record

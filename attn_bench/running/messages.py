@@ -1,8 +1,7 @@
 """Messages between the processes that run cells: a kind (one byte), a length (four) and as many bytes of JSON.
 
-The writer is bound here, before a plugin is imported, and looks nothing up that a plugin may have replaced in
-``json`` or ``os``. The reader expects anything: after a message of no known kind, or one that is too long, nothing
-more is read.
+The writer is bound here, before a plugin is imported, and uses nothing that a plugin may have replaced in ``json`` or
+``os``. The reader trusts nothing: after a message of an unknown kind, or one that is too long, it stops reading.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from typing import Any
 CELL, READY, PROGRESS, RESULT, DISK, EXIT = b"c", b"y", b"p", b"r", b"d", b"x"
 # The most that a message of each kind may hold, in bytes. Raw samples of all timings take less than a MiB.
 LIMITS = {CELL: 16 << 20, READY: 1 << 10, PROGRESS: 1 << 16, RESULT: 64 << 20, DISK: 1 << 16, EXIT: 1 << 10}
-# Exit code of a process that could not hand over its result; in sysexits.h that of an input or output error.
+# Exit code of a process that could not send its result; EX_IOERR in sysexits.h.
 UNSENT = 74
 _HEADER, _CHUNK = 5, 1 << 18
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of another library as JSON knows it: a NumPy scalar as a number, anything unknown as its text."""
+    """Return a JSON value for one that JSON lacks: a number for a NumPy scalar, the text of anything else."""
     if isinstance(value, Mapping):
         return dict(value)
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-# JSONEncoder.encode would look up in its class what to do.
+# JSONEncoder.encode would look methods up in its class.
 chunks = c_make_encoder(None, _plain, encode_basestring_ascii, None, ":", ",", False, False, True)
 
 
@@ -41,7 +40,7 @@ def encode(kind: bytes, values: Mapping[str, Any]) -> bytes:
 
 
 def decode(content: bytes) -> dict[str, Any] | None:
-    """Return the values of a message, or None if they are no JSON object."""
+    """Return the values of a message, or None if they are not a JSON object."""
     try:
         values = loads(content)
     except (ValueError, RecursionError):
@@ -50,23 +49,23 @@ def decode(content: bytes) -> dict[str, Any] | None:
 
 
 class Sender:
-    """Writes messages to a descriptor, for the process that made it and as long as the descriptor is the same pipe."""
+    """Writes messages to a descriptor, only in the process that created it and while that is the same pipe."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._owner = descriptor, (getpid(), fstat(descriptor).st_ino)
 
     def send(self, kind: bytes, values: Mapping[str, Any]) -> bool:
-        """Write a message and tell whether it was written whole."""
+        """Write a message and tell whether all of it was written."""
         return self._write(encode(kind, values))
 
     def forward(self, kind: bytes, content: bytes) -> bool:
-        """Write a message whose content was received."""
+        """Write a message with content as received."""
         return self._write(kind + len(content).to_bytes(_HEADER - 1, "big") + content)
 
     def _write(self, message: bytes) -> bool:
         rest = memoryview(message)
         try:
-            # A fork of this process, or a file that somebody opened in place of the pipe, gets nothing.
+            # A fork of this process writes nothing, and a file opened in place of the pipe receives nothing.
             if (getpid(), fstat(self._descriptor).st_ino) != self._owner:
                 return False
             while rest:
@@ -81,7 +80,7 @@ class Receiver:
 
     Attributes:
         ended: the other end has been closed.
-        broken: something arrived that is not a message; whatever follows is dropped.
+        broken: something arrived that is not a message; everything after it is dropped.
     """
 
     def __init__(self, descriptor: int, kinds: bytes) -> None:
@@ -100,11 +99,11 @@ class Receiver:
         return list(self._messages())
 
     def ready(self, timeout_s: float = 0) -> bool:
-        """Tell whether there is something to read, the end of the channel aside, once that was read."""
+        """Tell whether there is something to read; the end of the channel counts until it was read."""
         return not self.ended and bool(select([self._descriptor], [], [], max(timeout_s, 0))[0])
 
     def closed(self) -> bool:
-        """Tell whether the other end, which has nothing to say now, has been closed."""
+        """Tell whether the other end, which sends nothing now, has been closed."""
         self.available(0)
         return self.ended
 

@@ -1,4 +1,4 @@
-"""What a model may return: one real floating-point tensor of the shape that its problem asks for."""
+"""Checks a model's output: it must be one real floating-point tensor of the shape that the problem requires."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 from attn_bench.plugin import Problem
 
-# Names and parts that a description lists at most.
+# Most names and parts that a description lists.
 LISTED = 6
 
 
 def check_output(output: Any, inputs: Tensor, problem: Problem, when: str = "") -> None:
-    """Refuse what a loss would broadcast, cast or otherwise turn into nonsense.
+    """Refuse an output that a loss would broadcast, cast or otherwise turn into nonsense.
 
     Args:
         when: added to the message.
 
     Raises:
-        ValueError: ``output`` is not a dense, real floating-point tensor of the shape of ``problem`` where ``inputs``
-            are; the message says what it is.
+        ValueError: ``output`` is not a dense, real floating-point tensor of the shape of ``problem`` on the device of
+            ``inputs``; the message says what it is.
     """
     wanted = problem.output_shape(len(inputs))
     if not isinstance(output, Tensor) or output.is_nested or tuple(output.shape) != wanted:

@@ -1,4 +1,4 @@
-"""From a cell to a module that has been called: what a run, a measurement and a comparison of revisions begin with."""
+"""From a cell to a module that has been called: the start of a run, a measurement and a comparison of revisions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from attn_bench.running.outputs import check_output
 from attn_bench.running.train.loop import autocast
 from attn_bench.sweep.cell import Cell, unsupported
 
-# Samples of the first calls: more than one, or a loss could broadcast what does not depend on the sample.
+# Samples in the first calls: with one, a loss could broadcast an output that does not depend on the sample.
 FIRST_SAMPLES = 2
 
 
 @dataclass(frozen=True)
 class Posed:
-    """A task with its options, a model, and the problem that the one poses the other."""
+    """A task with its options, a model, and the problem that the task poses to the model."""
 
     task: Task
     options: Any
@@ -50,33 +50,33 @@ class Prepared:
     output_dtype: torch.dtype
 
     def steps(self, cell: Cell, posed: Posed, keeper: Keeper) -> Steps:
-        """Return the steps that are measured."""
+        """Return the steps to measure."""
         return Steps(
             cell, posed.task, posed.problem, self.module, trains=self.untrainable is None, settle=keeper.put_back
         )
 
 
 def set_flags(cell: Cell) -> None:
-    """Set threads and precision of this process as ``cell`` asks."""
+    """Set threads and precision of this process for ``cell``."""
     if cell.execution.threads is not None:
         torch.set_num_threads(cell.execution.threads)
     torch.set_float32_matmul_precision("high" if cell.execution.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = cell.execution.precision == "tf32"
     torch.backends.cudnn.benchmark = False
     if cell.execution.compile:
-        # Or the time to compile would be that of reading what an earlier cell compiled.
+        # Otherwise the time to compile would be that of reading an earlier cell's cache.
         torch.compiler.config.force_disable_caches = True
 
 
 def pose(cell: Cell, keeper: Keeper) -> Posed:
-    """Import the task and the model of a cell, and what the model imports for its modules.
+    """Import the task and the model of a cell, and the modules that the model needs.
 
     Raises:
         Unsupported: the model says that it cannot serve the problem.
     """
     with keeper.stage("import"):
         task = TASKS.load(cell.task, contained=False)
-        # Before the model's plugin, which may replace functions that they bind.
+        # Before the model's plugin, which may replace functions that these modules bind.
         for module in (name for name in cell.sources if name.startswith(SHARED) and "/" not in name):
             with contextlib.suppress(ImportError):
                 import_module(module)
@@ -86,20 +86,20 @@ def pose(cell: Cell, keeper: Keeper) -> Posed:
         if (reason := unsupported(cell, model, problem)) is not None:
             raise Unsupported(reason)
         for module in model.imports:
-            with contextlib.suppress(Exception):  # ``build`` says what it needs
+            with contextlib.suppress(Exception):  # ``build`` reports what is missing
                 import_module(module)
     return Posed(task, options, model, problem)
 
 
 def prepare(cell: Cell, posed: Posed, keeper: Keeper) -> Prepared:
-    """Build the module of a cell and call it once in each mode, as an ordinary script would before its optimiser.
+    """Build the module of a cell and call it once in each mode, as an ordinary script would before its optimizer.
 
-    Lazy modules have their parameters then, and what a module keeps from a call was not made in inference mode. The
-    buffers are left as the first call in evaluation mode left them.
+    This gives lazy modules their parameters, and nothing that a module keeps from a call is made in inference mode.
+    The buffers stay as the first call in evaluation mode left them.
 
     Raises:
         Unsupported: the model, or a library that it is built on, refuses the problem.
-        ValueError: the output is not what the problem asks for.
+        ValueError: the output is not what the problem requires.
     """
     problem = posed.problem
     with keeper.stage("build"), refusals(posed.model, of_torch=True):
@@ -126,7 +126,7 @@ def prepare(cell: Cell, posed: Posed, keeper: Keeper) -> Prepared:
 
 
 def open_steps(cell: Cell) -> Steps:
-    """Return the steps of a cell that is only measured; raises what :func:`pose` and :func:`prepare` raise."""
+    """Return the steps of a cell that is only measured; raises the errors of :func:`pose` and :func:`prepare`."""
     set_flags(cell)
     keeper = Keeper(cell.seed)
     posed = pose(cell, keeper)
@@ -135,7 +135,7 @@ def open_steps(cell: Cell) -> Steps:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of real trainable numbers: a complex parameter counts as two, one that no call has made not at all."""
+    """Number of real trainable numbers; a complex parameter counts as two, an uninitialized lazy one as none."""
     return sum(p.numel() * (2 if p.is_complex() else 1) for p in trainable(module))
 
 
@@ -160,7 +160,7 @@ def _call_in_training_mode(cell: Cell, problem: Problem, module: nn.Module, inpu
 
 @contextlib.contextmanager
 def _same_buffers(module: nn.Module) -> Iterator[None]:
-    """Put the buffers back afterwards: running statistics begin with the first step of training."""
+    """Restore the buffers afterwards, as running statistics start with the first training step."""
     kept = [
         (owner, name, buffer, buffer.detach().clone())
         for owner in module.modules()

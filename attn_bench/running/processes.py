@@ -1,4 +1,4 @@
-"""What the system can be asked about processes, and told to do with them."""
+"""Queries and control of operating-system processes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import IO, Any
 
 from attn_bench.format import clean
 
-# glibc trims and remaps the heap in every large training step; with higher thresholds it keeps the memory.
+# glibc trims and remaps the heap in every large training step; higher thresholds make it keep the memory.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_TOP_PAD_": str(1 << 26),
 }
-# Looking for a GPU must not start CUDA in a process that forks: its children could not use it then.
+# Looking for a GPU must not start CUDA in a process that forks, or its children could not use CUDA.
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-# The profiler, with which memory is measured, looks for a GPU where there is none, and calls that an error.
+# The profiler, which measures memory, reports an error where there is no GPU.
 QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 # The folder from which this package was imported.
 HOME = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever this process's children leave behind, so that it can be found and ended."""
+    """Become the parent of processes that this process's children leave behind, so that they can be found and ended."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -48,7 +48,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def be_killed_first() -> None:
-    """When the machine runs out of memory, let the system end this process and not one that keeps the results."""
+    """If the machine runs out of memory, have the system end this process and not one that writes the results."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
 
@@ -56,8 +56,8 @@ def be_killed_first() -> None:
 def surroundings() -> dict[str, str]:
     """Return the environment variables of a process that runs models.
 
-    Whatever it prints goes to a log in UTF-8, and a library's warning is not an error there. It imports the copy of
-    this package that runs here, which Python may have found in the current folder or beside a script.
+    Its output goes to a log in UTF-8, and a library's warning is not an error in it. It imports the same copy of this
+    package, which Python may have found in the current folder or beside a script.
     """
     warnings = without_errors(os.environ.get("PYTHONWARNINGS", ""))
     own = {"PYTHONIOENCODING": "utf-8:backslashreplace", "PYTHONWARNINGS": warnings}
@@ -67,13 +67,13 @@ def surroundings() -> dict[str, str]:
 
 
 def without_errors(options: str) -> str:
-    """Return ``PYTHONWARNINGS`` without what makes errors of warnings; an action may be abbreviated."""
+    """Return ``PYTHONWARNINGS`` without the entries that turn warnings into errors; an action may be abbreviated."""
     parts = [part.strip() for part in options.split(",")]
     return ",".join(part for part in parts if part and not "error".startswith(part.partition(":")[0].lower()))
 
 
 def _inductor_cache() -> str:
-    """Return where torch.compile keeps what it compiled by default; it would be among the temporary files of a run."""
+    """Return the default cache folder of torch.compile, which would otherwise be among the temporary files of a run."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -82,7 +82,7 @@ def _inductor_cache() -> str:
 
 
 def end(process: subprocess.Popen[bytes], within_s: float = 1.0) -> None:
-    """Wait for a process that has been told to end, and end it with all that it started if it does not."""
+    """Wait for a process that was told to end; if it does not, end it and everything it started."""
     try:
         process.wait(within_s)
     except subprocess.TimeoutExpired:
@@ -90,15 +90,15 @@ def end(process: subprocess.Popen[bytes], within_s: float = 1.0) -> None:
 
 
 def kill_tree(process: subprocess.Popen[bytes], within_s: float = 2.0) -> None:
-    """End a process and every process below it; gives up on what the system cannot end in time."""
+    """End a process and every process below it; gives up on processes that the system cannot end in time."""
     import psutil
 
     if process.poll() is not None:
-        return  # its id may be another's by now
+        return  # its id may have been reused
     deadline = time.monotonic() + within_s
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(process.pid)
-        root.suspend()  # so that it starts nothing more
+        root.suspend()  # so that it starts no more processes
         while (members := _alive(root)) and time.monotonic() < deadline:
             for member in members:
                 with contextlib.suppress(psutil.Error):
@@ -121,16 +121,16 @@ def _alive(root: Any) -> list[Any]:
 
 
 def last_words(log: IO[bytes]) -> str:
-    """Return the last line that a process wrote to its log, with as much of what stands before it as fits."""
+    """Return the last line that a process wrote to its log, with as much of the text before it as fits."""
     log.seek(0, os.SEEK_END)
     log.seek(max(log.tell() - 8 * LAST_CHARACTERS, 0))
-    # Without what marks a place in a traceback's line above.
+    # Without the markers below a line of a traceback.
     lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip(" ^~")]
     return clean("\n".join(lines), 8 * LAST_CHARACTERS)[-LAST_CHARACTERS:]
 
 
 def how_ended(code: int) -> str:
-    """Say how a process with this return code ended: ``"ended by SIGKILL"``, or with its exit code."""
+    """Return how a process with this return code ended, e.g. ``"ended by SIGKILL"``, or its exit code."""
     if code >= 0:
         return f"exit code {code}"
     with contextlib.suppress(ValueError):
@@ -139,14 +139,14 @@ def how_ended(code: int) -> str:
 
 
 def interrupt_when_told() -> list[int]:
-    """Have SIGTERM and SIGHUP interrupt this process as Ctrl-C does; return a list that tells which arrived.
+    """Have SIGTERM and SIGHUP interrupt this process as Ctrl-C does; return a list of those that arrived.
 
-    A scheduler, ``timeout``, or a terminal that is closed sends them. What is ignored, as under nohup, stays ignored.
+    Schedulers, ``timeout`` and closing terminals send them. Signals that are ignored, as under nohup, stay ignored.
     """
     arrived: list[int] = []
 
     def handle(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)  # told once more, it ends at once
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends it at once
         arrived.append(number)
         raise KeyboardInterrupt
 
@@ -157,7 +157,7 @@ def interrupt_when_told() -> list[int]:
 
 
 def kill(leader: int) -> None:
-    """End a process and every other of its group."""
+    """End a process and its whole group."""
     kill_group(leader)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(leader, signal.SIGKILL)
@@ -170,11 +170,11 @@ def kill_group(leader: int) -> None:
 
 
 def kill_orphans() -> None:
-    """End every process below this one; gives up on what the system cannot end within ten seconds."""
+    """End every process below this one; gives up on those that the system cannot end within ten seconds."""
     import psutil
 
     end = time.monotonic() + 10
-    # Again and again: one that is ended may have started another a moment before.
+    # Repeatedly: a process may start another just before it ends.
     while (members := psutil.Process().children(recursive=True)) and time.monotonic() < end:
         for process in members:
             with contextlib.suppress(psutil.Error):
@@ -186,7 +186,7 @@ def kill_orphans() -> None:
 
 
 def out_of_memory_kills() -> int:
-    """How many processes the system has ended for want of memory since it was started."""
+    """Number of processes that the system has ended since it booted because it ran out of memory."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/vmstat").read_text(encoding="utf-8").splitlines():
             if line.startswith("oom_kill "):
@@ -195,15 +195,15 @@ def out_of_memory_kills() -> int:
 
 
 def takes_more(child: int, limit: float) -> bool:
-    """Tell whether a cell's processes take more than ``limit`` bytes of resident memory, libraries aside."""
+    """Tell whether a cell's processes take more than ``limit`` bytes of resident memory, excluding libraries."""
     import psutil
 
     members: list[Any] = []
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(child)
         members = [process, *process.children(recursive=True)]
-    # Quick, and an upper bound: pages that forked processes share count in each. The system takes milliseconds to tell
-    # what is shared, which would disturb what is being measured.
+    # A fast upper bound: pages shared by forked processes count in each. Finding out which are shared takes
+    # milliseconds, which would disturb the measurement.
     return sum(map(_resident, members)) > limit and sum(map(_proportional, members)) > limit
 
 
@@ -217,7 +217,7 @@ def _resident(process: Any) -> int:
 
 
 def _proportional(process: Any) -> int:
-    """Anonymous memory in bytes, where a page of n processes counts as 1/n in each."""
+    """Anonymous memory in bytes; a page shared by n processes counts as 1/n in each."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
             if line.startswith("Pss_Anon:"):

@@ -1,4 +1,4 @@
-"""Runs one cell: data, model, training, evaluation, measuring; one record comes out, whatever happens."""
+"""Runs one cell: data, model, training, evaluation, measuring; the result is one record, whatever happens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attn_bench.plugins.loaded import check_loaded
 from attn_bench.results.environment import Environment
 from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record
 from attn_bench.results.store import Store
-from attn_bench.running.cell_failures import Failure, alone, named_after
+from attn_bench.running.cell_failures import Failure, failures_to, named_after
 from attn_bench.running.evaluation import Evaluator, Trained
 from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.steps import Steps
@@ -38,11 +38,11 @@ T = TypeVar("T")
 
 @dataclass
 class _Findings:
-    """What is known so far; kept when a later part of the cell fails.
+    """The findings so far; kept when a later part of the cell fails.
 
     Attributes:
-        record: what is known as it is found.
-        failure: the first that the status of the cell tells.
+        record: its fields are set as they become known.
+        failure: the first one, which sets the status of the cell.
         missing: why a quantity is missing, by quantity.
     """
 
@@ -57,19 +57,19 @@ class _Findings:
     missing: dict[str, Failure] = field(default_factory=dict)
 
     def fail(self, failure: Failure) -> None:
-        """Let the status of the cell tell ``failure``, unless something failed before."""
+        """Set the status of the cell by ``failure``, unless something failed before."""
         self.failure = self.failure or failure
 
     def without(self, quantity: str) -> AbstractContextManager[None]:
-        """Return a block whose failure takes only ``quantity`` with it."""
-        return alone(lambda failure: self.miss(quantity, failure))
+        """Return a block whose failure affects only ``quantity``."""
+        return failures_to(lambda failure: self.miss(quantity, failure))
 
     def miss(self, quantity: str, failure: Failure) -> None:
         """Keep why ``quantity`` is missing."""
         self.missing.setdefault(quantity, failure)
 
     def finished(self, seconds: float) -> Record:
-        """Return the record of all that was found."""
+        """Return the record of all findings."""
         changed = self.keeper.changed_by_model()
         return replace(
             self.record,
@@ -88,21 +88,21 @@ class _Findings:
 
 @dataclass(frozen=True)
 class Files:
-    """Absolute paths of what a cell keeps besides its record."""
+    """Absolute paths of the files of a cell besides its record."""
 
     checkpoint: Path
     artifact: Path
 
     @classmethod
     def of(cls, cell: Cell, store: Store) -> Files:
-        """Return where ``store`` keeps them."""
+        """Return their paths in ``store``."""
         return cls(store.path("checkpoints", cell.id).absolute(), store.path("artifacts", cell.id).absolute())
 
 
 def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> tuple[Record, Environment]:
-    """Run ``cell`` and return its record, and the environment that it ran in; an error of the model is a status.
+    """Run ``cell`` and return its record, and the environment that it ran in; an error of the model becomes a status.
 
-    Nothing but ``files`` is written: a model may have changed whatever writes.
+    Only ``files`` are written, as a model may have changed any function that writes.
 
     Raises:
         DiskError: ``files`` cannot be written.
@@ -110,9 +110,9 @@ def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> t
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     set_flags(cell)
     where = environment(cell.execution.device)
-    # Made before the model's code runs, which may change what computes an id.
+    # Before the model's code runs, which may change the functions that compute an id.
     findings = _Findings(Keeper(cell.seed), Record(cell, "crashed", environment=where.id, started=started))
-    with alone(findings.fail):
+    with failures_to(findings.fail):
         _run(cell, files, report, findings)
     return findings.finished(time.perf_counter() - began), where
 
@@ -136,14 +136,14 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
     with findings.without("effective"), autocast(cell.execution.device, cell.execution.precision):
         findings.effective |= loads(dumps(dict(posed.model.effective(prepared.module, posed.problem)), default=str))
     if cell.training is not None:
-        with alone(findings.fail):
+        with failures_to(findings.fail):
             _train_and_evaluate(cell, posed, prepared, files, report, findings)
     if cell.measuring.measure:
         report({"stage": "measuring"})
         findings.record = replace(findings.record, measured_version=versions.MEASURING)
         _measure(prepared.steps(cell, posed, keeper), prepared, keeper, findings)
-    # Again, for what was imported or edited in the meantime.
-    with alone(findings.fail):
+    # Again, as code may have been imported or edited in the meantime.
+    with failures_to(findings.fail):
         findings.record = replace(findings.record, imported=check_loaded(cell.sources))
 
 
@@ -173,7 +173,7 @@ def _train_and_evaluate(
 def _trained(
     cell: Cell, posed: Posed, module: nn.Module, splits: Splits, files: Files, report: Report, findings: _Findings
 ) -> Trained:
-    """Train ``module`` by gradient, by the regime of the cell."""
+    """Train ``module`` by gradient descent, in the regime of the cell."""
     assert cell.training is not None
     whole = posed.task.adapt(module, splits.train).to(cell.execution.device)
     if cell.regime == "linear-probe":
@@ -203,13 +203,13 @@ def _trained(
 
 
 def _smaller_batch(cell: Cell, setup: TrainingSetup) -> dict[str, Any]:
-    """Return a note that batches were smaller than asked for, if the training set is smaller than one."""
+    """Return a note that batches were smaller than requested, if the training set is smaller than a batch."""
     size = len(setup.train)  # type: ignore[arg-type]
     return {"batch_size": size} if size < cell.execution.batch_size else {}
 
 
 def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findings) -> None:
-    """Measure each quantity by itself; the status of the cell tells a forward pass that fails, and a lack of memory."""
+    """Measure each quantity independently; only a failed forward pass or a lack of memory sets the cell's status."""
 
     def take(quantity: str, kept: dict[str, T], name: str, measure: Callable[[], T]) -> None:
         with findings.without(quantity), keeper.stage(f"measuring {quantity}", measures=True):
@@ -228,7 +228,7 @@ def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findin
     if steps.problem.spec.head:
         take("latency_forward_batch1", latency, "forward_batch1", partial(steps.latency, "forward_batch1"))
     take("flops", findings.flops, "forward", steps.flops)
-    if steps.cell.measuring.cuda_graph:  # not every model can be captured, and it need not be
+    if steps.cell.measuring.cuda_graph:  # optional, as not every model can be captured
         take("latency_forward_graph", latency, "forward_graph", steps.graph_latency)
     forward, step = (findings.missing.get(f"latency_{name}") for name in ("forward", "train_step"))
     for failure in (forward, step if step and step.status == "oom" else None):

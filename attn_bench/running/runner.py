@@ -36,14 +36,14 @@ def default_folder(sweep: Sweep) -> Path:
 
 @dataclass(frozen=True)
 class Watcher:
-    """What is told how a sweep goes.
+    """Callbacks that follow a sweep.
 
     Attributes:
-        on_cells: told all cells, and the status of each that has a record already and is not run again.
-        on_data: told how much of the data is made or fetched.
-        on_read: told what data were read or made, in a line, before anything runs.
-        on_warning: told what is worth knowing about the data.
-        listen: told what happens to a cell.
+        on_cells: called with all cells, and with the status of each that has a record already and is not run again.
+        on_data: called with how much of the data is generated or fetched.
+        on_read: called with one line per data set that was read or generated, before anything runs.
+        on_warning: called with each warning about the data.
+        listen: called with each event of a cell.
     """
 
     on_cells: Callable[[Sequence[Cell], Sequence[str]], None] = lambda cells, there: None
@@ -57,9 +57,9 @@ AS_USUAL, SILENT = Running(), Watcher()
 
 
 def prepare_data(task_name: str, cells: Sequence[Cell], watcher: Watcher) -> list[str]:
-    """Make or fetch the data of ``cells`` before any of them runs, so that no cell's time includes it.
+    """Generate or fetch the data of ``cells`` before any of them runs, so that no cell's time includes it.
 
-    Returns lines on what was read or made, in the task's words.
+    Returns the task's lines on what was read or generated.
     """
     if all(cell.training is None for cell in cells):  # none included
         return []
@@ -75,10 +75,10 @@ def prepare_data(task_name: str, cells: Sequence[Cell], watcher: Watcher) -> lis
 
 
 def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Watcher = SILENT) -> pd.DataFrame:
-    """Run what is missing of ``sweep`` in ``out`` and return the table of the folder.
+    """Run the cells of ``sweep`` that ``out`` lacks and return the table of the folder.
 
-    A second call only runs what has no record yet. The table on disk is brought up to date even when interrupted.
-    ``attrs["data"]`` of the table says in lines what data this call read or made.
+    A second call runs only cells without a record. The table on disk is updated even after an interruption.
+    ``attrs["data"]`` of the table lists the data that this call read or generated.
 
     Raises:
         UserError, OptionError, DataError: before anything is run or written.
@@ -114,14 +114,14 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
             table = store.write_table()
     if table.empty:
         raise UserError(
-            f"--out {out}: its records were removed while it ran; rerun the same command to make them again"
+            f"--out {out}: its records were removed while it ran; rerun the same command to create them again"
         )
     table.attrs["data"] = data
     return table
 
 
 def _due(store: Store, cells: Sequence[Cell], retry: Retry) -> tuple[list[Cell], list[Status]]:
-    """Return what of ``cells`` is to be run, and the status of those that are not."""
+    """Return the parts of ``cells`` to run, and the status of the cells that are not run."""
     parts, there = [], []
     for cell in cells:
         if (part := due(store, cell, retry)) is not None:
@@ -132,7 +132,7 @@ def _due(store: Store, cells: Sequence[Cell], retry: Retry) -> tuple[list[Cell],
 
 
 def _unserved(cell: Cell, task: Task) -> str | None:
-    """Return that the model of ``cell`` does not serve the kind of the task, which its record will say; None if not."""
+    """Return a line if the model of ``cell`` does not serve the kind of the task, as its record will say; else None."""
     kinds = set() if cell.broken else MODELS.load(cell.plugin).kinds
     if not kinds or task.kind in kinds:
         return None
@@ -150,7 +150,7 @@ def _forget_broken(store: Store, cells: Sequence[Cell]) -> None:
 
 @contextlib.contextmanager
 def _resumable() -> Iterator[None]:
-    """Add to a DiskError what it means for a run."""
+    """Add to a DiskError how to resume the run."""
     try:
         yield
     except DiskError as error:
@@ -159,14 +159,14 @@ def _resumable() -> Iterator[None]:
 
 
 def separated(settings: Mapping[str, Any]) -> tuple[Sweep, Running]:
-    """Return what is run, and how, from plain values; raises UserError."""
+    """Return the sweep and how to run it, from plain values; raises UserError."""
     names = settings_of(Running).keys()
     running = built(Running, read(Running, {name: value for name, value in settings.items() if name in names}))
     return Sweep.from_settings({name: value for name, value in settings.items() if name not in names}), running
 
 
 def run(models: Any, task: str, **settings: Any) -> pd.DataFrame:
-    """Run a sweep and return its table, one row per cell; ``attrs["data"]`` of it says what data were read.
+    """Run a sweep and return its table, one row per cell; its ``attrs["data"]`` lists the data that were read.
 
     Args:
         models: names, ``"name:preset"``, or mappings with ``name`` and any of ``preset``, ``options``, ``label``.

@@ -1,13 +1,13 @@
 """The fork server: a process with torch imported that forks one child per cell, so that a cell costs little start-up.
 
 ``python -P -m attn_bench.running.server FOLDER TEMPORARY [LIBRARY ...]`` imports the libraries, then reads requests
-from standard input (``CELL``: the cell, ``id`` that its log is named by, ``timeout_s``, ``memory_limit_mib``) and
-writes messages to standard output (:mod:`attn_bench.running.messages`): ``READY``, what its child hands over
-(``PROGRESS``; ``RESULT`` once, ``DISK`` where the folder cannot be written), and ``EXIT`` with how the child ended.
-When standard input closes it ends, and its child with it.
+from standard input (``CELL``: the cell, ``id`` that names its log, ``timeout_s``, ``memory_limit_mib``) and writes
+messages to standard output (:mod:`attn_bench.running.messages`): ``READY``, what its child sends (``PROGRESS``;
+``RESULT`` once, ``DISK`` if the folder cannot be written), and ``EXIT`` with how the child ended. When standard input
+closes, the server and its child end.
 
-A child runs as if nothing had run before it. So the server imports nothing of a plugin, has one thread and touches no
-GPU: threads and CUDA would not survive a fork, and what a module changes when it is imported would reach every model.
+A child runs as if nothing had run before it. So the server imports no plugin, has one thread and uses no GPU: threads
+and CUDA would not survive a fork, and side effects of an import would reach every model.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from attn_bench.running.processes import (
 )
 
 POLL_S = 0.05
-# What a cell may still take after it has handed over its result.
+# Time that a cell may still take after it has sent its result.
 LINGER_S = 2.0
 LOG_LIMIT_BYTES, LOG_KEPT_BYTES = 16 << 20, 64 << 10
 
 
 def main(folder: Path, temporary: Path, libraries: list[str]) -> None:
     """Serve requests until standard input closes."""
-    # Messages go to a copy of standard output; whatever else prints goes to standard error.
+    # Messages go to a copy of standard output; everything else that is printed goes to standard error.
     output = os.dup(1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -57,7 +57,7 @@ def main(folder: Path, temporary: Path, libraries: list[str]) -> None:
 
     preload(libraries)
     if libraries and threads() > 1:
-        # A release that we do not know starts a thread: each cell imports it, then.
+        # An unknown release starts a thread; then each cell imports the library itself.
         os.dup2(output, 1)
         os.execv(sys.executable, sys.orig_argv[: -len(libraries)])
     gc.freeze()
@@ -134,12 +134,12 @@ def _run_child(cell: Any, files: Any, log: Path, temporary: Path, write: int) ->
 
 
 def _use_temporary(folder: Path) -> None:
-    """Have this process and those that it starts keep temporary files in ``folder``."""
+    """Have this process and its children keep temporary files in ``folder``."""
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
 
 
 def _redirect(log: Path) -> None:
-    """Send output to ``log``, and read nothing."""
+    """Send output to ``log``, and leave standard input empty."""
     from attn_bench.files import disk_errors
 
     with disk_errors(log):
@@ -153,7 +153,7 @@ def _redirect(log: Path) -> None:
 
 
 def _silence_what_is_known() -> None:
-    """Leave out of a log that torch.compile uses no caches, as it was told, and that there is no GPU."""
+    """Keep out of the log that torch.compile uses no caches, as it was told, and that there is no GPU."""
     warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
@@ -161,7 +161,7 @@ def _silence_what_is_known() -> None:
 def _watch(
     child: int, read: int, request: dict[str, Any], log: Path, answers: Sender, requests: Receiver
 ) -> dict[str, Any]:
-    """Hand on what the child sends until it ends or has to be ended; return how it ended."""
+    """Forward what the child sends until it ends or has to be ended; return how it ended."""
     began, ended_by, pipe = time.monotonic(), None, _Pipe(read, answers)
     timeout, memory_limit = request.get("timeout_s"), request.get("memory_limit_mib")
     killed_before = out_of_memory_kills()
@@ -171,7 +171,7 @@ def _watch(
             break
         pipe.hand_on(POLL_S)
         if ended_by is not None:
-            kill(child)  # again: the first time may have been before it had a group of its own
+            kill(child)  # again: the first time may have been before it had its own group
         elif requests.closed():
             ended_by = "stopped"
         elif pipe.result_at is not None and time.monotonic() - pipe.result_at > LINGER_S:
@@ -192,7 +192,7 @@ def _watch(
 
 
 class _Pipe(Receiver):
-    """Hands on what a child sends: its result once, and of the progress that arrives together the latest.
+    """Forwards what a child sends: its result once, and the latest of the progress messages that arrive together.
 
     Attributes:
         result_at: when its result arrived.
@@ -204,7 +204,7 @@ class _Pipe(Receiver):
         self.result_at: float | None = None
 
     def hand_on(self, timeout_s: float) -> None:
-        """Hand on what there is, waiting up to ``timeout_s`` for it."""
+        """Forward what has arrived, waiting up to ``timeout_s`` for something."""
         latest = None
         for kind, content in self.available(timeout_s):
             if kind == PROGRESS:
@@ -216,7 +216,7 @@ class _Pipe(Receiver):
             self.answers.forward(PROGRESS, latest)
 
     def hand_on_the_rest(self, within_s: float = 5.0) -> None:
-        """Hand on what ended processes left in the pipe."""
+        """Forward what ended processes left in the pipe."""
         end = time.monotonic() + within_s
         while self.ready() and time.monotonic() < end:
             self.hand_on(0)
@@ -236,4 +236,4 @@ def _shorten(log: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
-    os._exit(0)  # without the tear-down of libraries that were only imported
+    os._exit(0)  # skips the tear-down of libraries that were only imported

@@ -1,1 +1,1 @@
-"""What a user may say about a run (settings), and what is run (cells)."""
+"""The settings of a run, and the cells that they expand into."""

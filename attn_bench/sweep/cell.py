@@ -1,4 +1,4 @@
-"""What is run: one model, task, resolution and seed, and the settings that it is run with."""
+"""A cell of a sweep: one model, task, resolution and seed, with its settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attn_bench.plugin import Model, OptionError, Problem
 from attn_bench.plugins.fingerprint import Source
 from attn_bench.sweep.groups import BUDGETS, Execution, FineTuning, Measuring, Regime, Training
 
-# Bound before any plugin is imported: none of them can change what an id is made of.
+# Bound before any plugin is imported: none of them can change how an id is computed.
 _canonical = JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
@@ -26,13 +26,13 @@ class Cell:
         plugin: the name of the model's plugin.
         model_version, task_version: package, version and source digest of the plugins.
         options, task_options: validated options, as given (defaults are part of the plugin's version).
-        execution, measuring: complete: ``auto`` and what the task chooses are replaced by what they stand for.
+        execution, measuring: complete: ``auto`` and the defaults of the task are resolved.
         training: the same; None for a cell that is measured without being trained.
         finetuning: None for regimes other than ``finetune``.
         eval_resolutions: other resolutions at which the trained model is evaluated.
-        training_version: of the harness's code that trains (:mod:`attn_bench.sweep.versions`); None without training.
+        training_version: version of the training code (:mod:`attn_bench.sweep.versions`); None without training.
         sources: the files behind both versions; part of neither the cell's identity nor its JSON.
-        broken: why the model's plugin cannot be used, if it cannot; part of neither as well.
+        broken: why the model's plugin cannot be used, or None; part of neither.
     """
 
     model: str
@@ -76,14 +76,14 @@ class Cell:
     def id(self) -> str:
         """Hash of the canonical JSON: the same cell has the same id on every machine and in every process.
 
-        Whether it is measured is not part of what it is: measured later, it is still the same row.
+        Whether a cell is measured does not count: measured later, it keeps its row.
         """
         values = dataclasses.replace(self, measuring=dataclasses.replace(self.measuring, measure=True)).to_json()
         return sha256(_canonical(values).encode()).hexdigest()[:16]
 
     @property
     def title(self) -> str:
-        """A few words for progress lines."""
+        """Short description for progress lines."""
         return f"{self.model} at {self.resolution}, seed {self.seed}"
 
     def only_measured(self) -> Cell:
@@ -98,15 +98,15 @@ GROUPS: Mapping[str, type] = {
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a cell with the settings of every group beside the model and the task, by name."""
+    """Return the JSON of a cell with the settings of every group at the top level, by name."""
     groups = [values.get(name) or {} for name in GROUPS]
     return {name: value for each in (values, *groups) for name, value in each.items() if name not in GROUPS}
 
 
 def upgrade_cell(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a cell in today's form; earlier versions wrote every setting beside the model and the task.
+    """Return the JSON of a cell in today's form; earlier versions wrote every setting at the top level.
 
-    What is not as it was written is left for the check of the record to find.
+    Values of unexpected types are left for the check of the record to reject.
     """
     if "execution" in values:
         return dict(values)

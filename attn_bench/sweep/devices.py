@@ -9,7 +9,7 @@ from attn_bench.errors import UserError
 
 
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:
-    """Return the device to use; ``auto`` takes CUDA where torch can. Raises UserError if CUDA is unavailable."""
+    """Return the device to use; ``auto`` means CUDA if torch can use it. Raises UserError if CUDA is unavailable."""
     if device == "cpu":
         return "cpu"
     if cuda_available():
@@ -22,14 +22,14 @@ def resolve_device(device: str) -> Literal["cpu", "cuda"]:
 
 
 def cuda_available() -> bool:
-    """Ask torch in a way that leaves this process without a CUDA context."""
+    """Tell whether torch can use CUDA, without creating a CUDA context in this process."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
 
     return torch.cuda.is_available()
 
 
-# More threads than this only wait for each other, and a machine may not be able to start them.
+# More threads than this only wait for one another, and the machine may be unable to start them.
 THREADS_PER_CPU = 4
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -40,11 +40,11 @@ def check_threads(threads: int | None) -> None:
     At most four times the CPUs; None leaves the choice to torch, which obeys ``OMP_NUM_THREADS``.
     """
     cpus = os.cpu_count() or 1
-    allowed = f"1 to {THREADS_PER_CPU * cpus} are possible, as this machine has {cpus} CPU{'s' if cpus > 1 else ''}"
+    allowed = f"must be 1 to {THREADS_PER_CPU * cpus} on this machine ({cpus} CPU{'s' if cpus > 1 else ''})"
     if threads is not None and not 1 <= threads <= THREADS_PER_CPU * cpus:
         raise UserError(f"setting threads: {allowed} (given: {threads})")
     for name in _THREAD_VARIABLES:
-        # OpenMP also takes a list with a number for each level of nested teams.
+        # OpenMP also accepts a list with one number per level of nested parallelism.
         first = os.environ.get(name, "").partition(",")[0].strip()
         if first.isdecimal() and (len(first) > 9 or int(first) > THREADS_PER_CPU * cpus):
             raise UserError(f"environment variable {name}: {allowed} (given: {first[:20]})")

@@ -1,6 +1,6 @@
-"""The fields of settings: what each is called, what it may be, and how a value of it is read.
+"""The fields of settings: their names, types and ranges, and how their values are read.
 
-One reader serves the command line, sweep files and Python: what one takes the others take.
+One parser serves the command line, sweep files and Python, so that all three accept the same values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Also:
 
 @dataclass(frozen=True)
 class Notation:
-    """How users may write a setting besides a value of its type; ``read`` returns what goes into the check."""
+    """Another way to write a setting than as a value of its type; ``read`` returns the value that is checked."""
 
     read: Callable[[Any], Any]
 
@@ -38,7 +38,7 @@ class Setting:
 
     Attributes:
         name: key in a sweep file and keyword in Python; the flag is ``--name`` with dashes.
-        group: field of :class:`attn_bench.sweep.settings.Sweep` that holds the group it belongs to; empty for its own.
+        group: field of :class:`attn_bench.sweep.settings.Sweep` that holds its group; empty for its own fields.
         annotation: its type with help text and range.
         default: None where there is none, or where the task has one.
     """
@@ -87,7 +87,7 @@ class Setting:
         return _in_words(self.type)
 
     def read(self, value: Any) -> Any:
-        """Return ``value`` as the type of the setting; raises UserError if it cannot be that."""
+        """Return ``value`` converted to the type of the setting; raises UserError if it cannot be converted."""
         typed = any(isinstance(each, Text) for each in (value if isinstance(value, list) else [value]))
         where = self.flag if typed else f"setting {self.name}"
         meant = str(value) if isinstance(value, Text) else value
@@ -100,7 +100,7 @@ class Setting:
 
 
 def _metadata(annotation: Any) -> Iterator[Any]:
-    """Yield what annotates a type, and the types that it is made of."""
+    """Yield the annotations of a type and of the types inside it."""
     yield from getattr(annotation, "__metadata__", ())
     for inner in get_args(annotation):
         if not isinstance(annotation, type) and get_origin(annotation) is not Literal:
@@ -127,7 +127,7 @@ def group_of(annotation: Any) -> type | None:
 
 
 def settings_of(holder: type) -> dict[str, Setting]:
-    """Return the settings that the fields of ``holder`` are, and those of the groups among them, in order."""
+    """Return the settings in the fields of ``holder`` and of its groups, in order."""
     return {setting.name: setting for setting in _settings_of(holder, "")}
 
 
@@ -143,7 +143,7 @@ def _settings_of(holder: type, group: str) -> Iterator[Setting]:
 
 
 def built(holder: type[T], given: Mapping[str, Any]) -> T:
-    """Return ``holder`` with values that were read, by name; a group is made where one of its settings is given."""
+    """Return an instance of ``holder`` from values that were read; a group is built if one of its settings is given."""
     settings = settings_of(holder)
     hints = get_type_hints(holder, include_extras=True)
     values: dict[str, Any] = {}
@@ -159,7 +159,7 @@ def built(holder: type[T], given: Mapping[str, Any]) -> T:
 
 
 def misnamed(name: str, settings: Collection[Setting], what: str = "setting") -> UserError:
-    """Return the error for a setting that does not exist, with the one that was probably meant."""
+    """Return the error for a setting that does not exist; it suggests the one that was probably meant."""
     for setting in settings:
         if name.replace("-", "_") in setting.also:
             return UserError(f"unknown {what} {name!r}; did you mean {setting.name!r}?")

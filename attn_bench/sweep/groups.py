@@ -1,7 +1,7 @@
 """The settings of a sweep in groups, as a sweep holds them and each of its cells carries them.
 
 A setting is one field. Its annotation holds its type, its range and its help text; the flags of the command line, the
-keys of the sweep file, the keywords of the Python API, the checks and ``docs/sweep-file.md`` are read off it
+keys of the sweep file, the keywords of the Python API, the checks and ``docs/sweep-file.md`` come from it
 (:mod:`attn_bench.sweep.fields`).
 """
 
@@ -23,7 +23,7 @@ Retry = Literal["none", "failed", "disturbed", "all"]
 BudgetUnit = Literal["epochs", "steps", "seconds"]
 BUDGETS: tuple[BudgetUnit, ...] = ("epochs", "steps", "seconds")
 
-# Stands where the user gives nothing and the task has a default; a cell holds the task's.
+# The value where the user gives none and the task has a default; a cell holds the task's.
 BY_TASK: Any = None
 
 Positive = Field(gt=0, allow_inf_nan=False)
@@ -96,14 +96,14 @@ class FineTuning:
         float,
         Share,
         Field(
-            description="Fine-tuning: decay of the moving average of the weights, which is evaluated instead of them; "
+            description="Fine-tuning: decay of the moving average of the weights, which is evaluated in their place; "
             "0 disables it. The decay warms up to this value as in timm's ModelEmaV3."
         ),
     ] = 0.0
     warm_up: Annotated[
         float,
         NotNegative,
-        Field(description="Fine-tuning: first epochs, in which only the head and newly added parameters are trained."),
+        Field(description="Fine-tuning: initial epochs that train only the head and newly added parameters."),
         Also("warmup"),
     ] = 0.0
 
@@ -120,7 +120,7 @@ class Measuring:
 
 @dataclass(frozen=True)
 class Execution:
-    """How a model is called, in training and in measuring."""
+    """How a model is called, for training and measuring."""
 
     batch_size: Annotated[int, Positive, Field(description="Batch size, for training and measuring.")] = BY_TASK
     precision: Annotated[

@@ -20,7 +20,7 @@ def resolutions(value: Any) -> Any:
     """Return ``16``, ``"16,32"``, ``"16..512"`` (doubling from the first to the last) or a list of these as a list.
 
     Raises:
-        ValueError: a range that doubling does not end.
+        ValueError: a range whose end is not reached by doubling.
     """
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
     found: list[Any] = []
@@ -41,14 +41,14 @@ def _doubled(text: str) -> list[int]:
     found = [value]
     while 0 < found[-1] < end:
         found.append(2 * found[-1])
-    # A first that is too small is found where every resolution is checked.
+    # A first resolution that is too small is rejected where every resolution is checked.
     if found[-1] != end and value > 0:
         raise ValueError(f"{end} is not reached by doubling {value}; list the resolutions explicitly")
     return found
 
 
 def seeds(value: Any) -> Any:
-    """Return ``"4,1"`` as a list; a number stays one."""
+    """Return ``"4,1"`` as a list; a number stays a number."""
     return (
         [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, str) and "," in value
@@ -67,16 +67,16 @@ def options(value: Any) -> dict[str, dict[str, Any]]:
 def assignments(value: Any) -> dict[str, dict[str, Any]]:
     """Return options by owner from ``"mano.dim=64"``, ``{"mano.dim": 64}`` or a list of these.
 
-    What stands behind the equals sign is text, which the option reads.
+    The value after the equals sign is text, which the option parses.
 
     Raises:
-        ValueError: something else.
+        ValueError: any other form.
     """
     found: dict[str, dict[str, Any]] = {}
     for item in value if isinstance(value, list | tuple) else [value]:
         pairs = item.items() if isinstance(item, Mapping) else [(str(item), None)]
         for text, given in pairs:
-            # The first '.NAME=' ends the owner, whose label may hold dots and equals signs, as the value may.
+            # The owner ends at the first '.NAME='; its label, like the value, may contain dots and equals signs.
             pattern = r"\s*(.+?)\.([^\W\d][\w-]*)\s*=(.*)" if given is None else r"\s*(.+)\.([^\W\d][\w-]*)\s*()"
             matched = re.fullmatch(pattern, str(text), re.DOTALL)
             if not matched:

@@ -1,4 +1,4 @@
-"""What a user may say about a run, and the cells that come of it."""
+"""The settings of a sweep, and the cells that they expand into."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Options = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything that a user can say about what is run. None stands for the task's default."""
+    """All settings of what is run. None means the task's default."""
 
     models: Annotated[
         tuple[str | Mapping[str, Any], ...],
@@ -96,7 +96,7 @@ class Sweep:
         values = read(cls, given)
         for name in ("models", "task"):
             if not values.get(name):
-                # What only measures has no sweep file.
+                # Commands that only measure take no sweep file.
                 file = f", or '{name}:' in the sweep file" if values.get("train", True) else ""
                 raise UserError(f"no {name} given; use --{name}{file}")
         if values.get("resolutions") == ():
@@ -126,7 +126,7 @@ class Sweep:
     def cells(self) -> list[Cell]:
         """Expand into cells, ordered so that every model appears early.
 
-        A model whose plugin is broken has cells too, which say so, unless no other model is asked for.
+        A model whose plugin is broken gets cells too, which say so, unless no other model was requested.
 
         Raises:
             UserError, OptionError, DataError: a name, option, resolution or file that cannot be used.
@@ -167,7 +167,7 @@ class Sweep:
         ]
 
     def _variants(self) -> list[Variant]:
-        """Return the models; raises UserError for a label that stands twice, and an option that belongs to none."""
+        """Return the models; raises UserError for a duplicate label, or an option that belongs to none of them."""
         variants = expand(self.models, self._options())
         labels = [variant.label for variant in variants]
         for label in labels:
@@ -184,10 +184,10 @@ class Sweep:
         return {owner: {**self.options.get(owner, {}), **self.set.get(owner, {})} for owner in owners}
 
     def _posed(self, task: Task) -> tuple[tuple[int, ...], tuple[int, ...], Any]:
-        """Return the resolutions to train at, those to evaluate at as well, and the options of the task.
+        """Return the resolutions to train at, the further ones to evaluate at, and the options of the task.
 
         Raises:
-            UserError, OptionError, DataError: one of them cannot be served, which is the task's to say.
+            UserError, OptionError, DataError: the task cannot serve one of them.
         """
         try:
             options = self._task_options(task)
@@ -198,7 +198,7 @@ class Sweep:
             for resolution in resolutions:
                 if (problem := task.problem(resolution, options)).kind != task.kind:
                     raise UserError(
-                        f"task {self.task!r} is broken: it declares {task.kind!r} and poses {problem.kind!r}"
+                        f"task {self.task!r} is broken: its kind is {task.kind!r}, its problem's {problem.kind!r}"
                     )
         except OptionError as error:
             if self.task in str(error):
@@ -211,9 +211,7 @@ class Sweep:
         given = {name: path for name, path in dataclasses.asdict(self.paths).items() if path is not None}
         for name, path in given.items():
             if name not in options_of(task):
-                raise UserError(
-                    f"--{name.replace('_', '-')} {path}: {self.task} does not read such files; leave it out"
-                )
+                raise UserError(f"--{name.replace('_', '-')} {path}: {self.task} does not read such files; omit it")
         return task.options(**validated(task, {**self._options().get(self.task, {}), **given}))
 
     def _execution(self, task: Task) -> Execution:
@@ -224,10 +222,10 @@ class Sweep:
 
 
 def read(holder: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values given for the settings of ``holder`` as their types, without those that are None.
+    """Return the given values converted to the types of ``holder``'s settings, without those that are None.
 
     Raises:
-        UserError: a setting that does not exist, or a value that cannot be what the setting is.
+        UserError: a setting that does not exist, or a value of the wrong type or range.
     """
     known = settings_of(holder)
     for name in given:
@@ -237,7 +235,7 @@ def read(holder: type, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_together(given: Mapping[str, Any], known: Mapping[str, Setting]) -> None:
-    """Raise UserError for settings of which one makes another meaningless."""
+    """Raise UserError for settings that contradict each other."""
     if not given.get("train", True):
         if not given.get("measure", True):
             raise UserError("settings train and measure: at least one must be true")
@@ -254,7 +252,7 @@ def _check_together(given: Mapping[str, Any], known: Mapping[str, Setting]) -> N
 
 
 def imported(cells: Iterable[Cell]) -> tuple[str, ...]:
-    """Return what the models of ``cells`` import, once each."""
+    """Return the modules that the models of ``cells`` import, without repeats."""
     plugins = dict.fromkeys(cell.plugin for cell in cells if cell.broken is None)
     return tuple(dict.fromkeys(module for plugin in plugins for module in MODELS.load(plugin).imports))
 

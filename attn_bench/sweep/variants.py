@@ -12,7 +12,7 @@ from attn_bench.plugins.fingerprint import Source
 from attn_bench.plugins.options import validated
 from attn_bench.plugins.registry import MODELS, BrokenPlugin
 
-# Stands for the version of a plugin that cannot be used: when it can be, its cells are others.
+# The version of a plugin that cannot be used; once it can be, its cells have other ids.
 BROKEN = "broken"
 
 
@@ -31,10 +31,10 @@ class Variant:
     Attributes:
         label: its name in tables.
         plugin: name of the plugin.
-        options: validated, the preset's included; as given where the plugin is broken.
+        options: validated, including the preset's; as given where the plugin is broken.
         version: of the plugin, ``BROKEN`` if it cannot be used.
         sources: the files behind the version.
-        broken: why the plugin cannot be used, if it cannot.
+        broken: why the plugin cannot be used, or None.
     """
 
     label: str
@@ -53,7 +53,7 @@ def expand(models: Iterable[str | Mapping[str, Any]], options: Mapping[str, Mapp
         options: more options, by the name of the plugin or the label.
 
     Raises:
-        UserError: an unknown name, preset or option; or all their plugins are broken.
+        UserError: an unknown name, preset or option, or every plugin is broken.
     """
     loaded: dict[str, _Loaded] = {}
     variants = []

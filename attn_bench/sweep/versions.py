@@ -1,13 +1,13 @@
-"""Versions of what the harness computes, set by hand: a fingerprint that followed the whole harness would throw away
-every result with every change of it.
+"""Versions of what the harness computes, set by hand: a fingerprint of the whole harness would invalidate every result
+with every change.
 
-Raise one where numbers can change. A test, tests/sweep/test_versions.py, fails whenever the code behind one has
-changed until somebody has decided.
+Raise one where numbers can change. The test tests/sweep/test_versions.py fails whenever the code behind one has
+changed, until somebody decides.
 """
 
 from __future__ import annotations
 
 # Training and evaluation; part of the id of every cell that is trained.
 TRAINING = 1
-# Latency, memory and FLOPs; kept with what was measured.
+# Latency, memory and FLOPs; stored with the measurements.
 MEASURING = 1

@@ -145,11 +145,11 @@ def test_the_legend_shows_every_model(make: Any, number: int) -> None:
 
 def test_no_two_of_a_hundred_models_look_alike(tmp_path: Path) -> None:
     look = looks(summarise(many(100), ERRORS))
-    assert len({(each.colour, each.marker) for each in look.values()}) == 100
+    assert len({(each.color, each.marker) for each in look.values()}) == 100
     write_report(tmp_path, summarise(many(12), ERRORS))
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     marks = {part.partition("</svg>")[0] for part in page.split('<svg class="mark"')[1:]}
-    assert len(marks) == 12  # in the tables, colour and marker stand beside each name
+    assert len(marks) == 12  # in the tables, color and marker stand beside each name
 
 
 def test_eighteen_decades_can_be_read() -> None:

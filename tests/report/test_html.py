@@ -202,7 +202,7 @@ def test_a_table_without_records_makes_a_page(tmp_path: Path) -> None:
     folder = usual(tmp_path / "full")
     write_report(tmp_path / "empty", summarise(folder.store.table(), METRICS))
     page = Page((tmp_path / "empty" / "report" / "index.html").read_text())
-    assert "keeps no record" in page.text("reproduce")
+    assert "has no records" in page.text("reproduce")
 
 
 @pytest.mark.parametrize("opens", [True, False])

@@ -51,11 +51,11 @@
   controls.hidden = false;
   controls.addEventListener("submit", (event) => event.preventDefault());
   controls.addEventListener("input", filter);
-  // Not every browser says "input" of a list.
+  // Some browsers do not send "input" events for a list.
   controls.addEventListener("change", filter);
   filter();
 
-  // Nobody can unfold a reason on paper.
+  // Folded reasons cannot be opened on paper.
   let opened = [];
   addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("table details:not([open])")];

@@ -1,1 +1,1 @@
-"""The instrument: latency, memory, floating-point operations, and the environment they were measured in."""
+"""Measurement of latency, memory and floating-point operations, and of the environment."""

@@ -1,8 +1,8 @@
-"""A workload that never changes, timed beside a model: where it is slower, the machine is slower.
+"""A fixed workload, timed beside a model: where it is slower, the machine is slower.
 
-On machines shared with others the same code can take a third longer two minutes later. A workload corrects for that
-only as far as it suffers alike, so this one is made of what models are made of: a transformer block and a Fourier
-transform, in many operators of a few hundred kilobytes. (Matrix products alone hardly notice what slows a model down.)
+On shared machines the same code can take a third longer two minutes later. A workload corrects for that only if it is
+slowed down as much as a model is, so this one consists of what models consist of: a transformer block and a Fourier
+transform, in many operators of a few hundred kilobytes. (What slows a model down hardly affects pure matrix products.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 def calibration_step() -> Callable[[], object]:
-    """Return the workload: float32 on the CPU, about 2 ms on two cores; it draws no random numbers of others."""
+    """Return the workload: float32 on the CPU, about 2 ms on two cores; it leaves the global generators unchanged."""
     import torch
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""Clock of a GPU while it works, and what keeps it from running faster, as NVML tells."""
+"""Clock of a GPU under load, and what limits it, as NVML reports."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-# Bits of NVML's clock event reasons. The power cap is where a GPU stays under sustained load: it is named, but what is
-# measured there is what a user gets. The others come and go with the machine room.
+# Bits of NVML's clock event reasons. The power cap limits every GPU under sustained load: it is recorded, but such a
+# measurement is what a user gets. The others depend on cooling and power supply.
 POWER_CAP = 0x4
 SLOWDOWNS = {
     0x8: "hardware slowdown",
@@ -20,7 +20,7 @@ REASONS = {POWER_CAP: "power cap", **SLOWDOWNS}
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at a GPU: its SM clock, and NVML's bits for what limits it."""
+    """One reading of a GPU: its SM clock, and NVML's bits for what limits it."""
 
     sm_mhz: int
     reasons: int
@@ -32,7 +32,7 @@ class Reading:
 
 
 class Clocks:
-    """Reads the clock of one GPU; where NVML cannot tell, there are no readings.
+    """Reads the clock of one GPU; without NVML there are no readings.
 
     Attributes:
         readings: in the order taken.
@@ -44,7 +44,7 @@ class Clocks:
 
     @classmethod
     def of(cls, device: str) -> Clocks:
-        """Look for the GPU of ``"cuda"`` or ``"cuda:<index>"``; NVML stays open until the process ends."""
+        """Find the GPU of ``"cuda"`` or ``"cuda:<index>"``; NVML stays open until the process ends."""
         try:
             import pynvml
             import torch
@@ -52,7 +52,7 @@ class Clocks:
             pynvml.nvmlInit()
             uuid = torch.cuda.get_device_properties(device).uuid
             return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
-        except Exception:  # no driver, no such library, a GPU that only torch sees
+        except Exception:  # no driver, no such library, or a GPU that only torch sees
             return cls(None, None)
 
     def read(self) -> bool:
@@ -72,5 +72,5 @@ class Clocks:
         return statistics.median(reading.sm_mhz for reading in self.readings) if self.readings else None
 
     def limits(self) -> tuple[str, ...]:
-        """Everything that was seen to limit the clock."""
+        """Everything that limited the clock in any reading."""
         return tuple(name for bit, name in REASONS.items() if any(r.reasons & bit for r in self.readings))

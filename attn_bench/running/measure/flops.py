@@ -6,12 +6,12 @@ and from this module, which adds what torch leaves out: FFTs, complex products a
 Conventions:
 
 - a multiply-add of real numbers is 2, of complex numbers 8 (4 multiplications, 4 additions);
-- a complex FFT of N points is 5 N log2 N (Cooley-Tukey, radix 2), one of real input or output half of it;
-- pointwise operators, reductions, normalisations, softmax, pooling and resampling are 0, as is usual: they are bound by
-  memory, not arithmetic; so are views, copies, indexing and random numbers;
+- a complex FFT of N points is 5 N log2 N (Cooley-Tukey, radix 2), an FFT with real input or output half of that;
+- pointwise operators, reductions, normalizations, softmax, pooling and resampling are 0, as usual, since memory bounds
+  them, not arithmetic; so are views, copies, indexing and random numbers;
 - attention counts every pair of query and key, masked or not, unless its own rule says otherwise.
 
-Any other operator without a rule is listed in ``Flops.unknown``, never passed over. A kernel launched without
+Any other operator without a rule is listed in ``Flops.unknown``, never ignored. A kernel launched without
 an operator (raw Triton, ctypes) is invisible: wrap it with ``torch.library.custom_op`` and register a rule.
 """
 
@@ -37,15 +37,15 @@ Rule = Callable[..., int]
 
 
 def count_flops(call: Callable[[], Any]) -> Flops:
-    """Run ``call`` and count the floating-point operations of what it executes.
+    """Run ``call`` and count the floating-point operations that it executes.
 
     Compiled functions run eagerly meanwhile, and fused encoder layers unfused, so that their operators are seen. Count
-    last: dispatch modes have been seen to switch ``torch.compile`` off for the rest of the process
-    (:class:`~torch.utils.flop_counter.FlopCounterMode` does at times; this one, without its module hooks, is tested not
-    to).
+    last: dispatch modes can switch ``torch.compile`` off for the rest of the process
+    (:class:`~torch.utils.flop_counter.FlopCounterMode` sometimes does; a test shows that this one, which has no module
+    hooks, does not).
 
     Raises:
-        ValueError: no operator was seen, as where ``call`` leaves the work to threads of its own.
+        ValueError: no operator was seen, e.g. because ``call`` does its work in its own threads.
     """
     with _plain_operators(), _Counter() as counter:
         call()
@@ -58,15 +58,15 @@ def count_flops(call: Callable[[], Any]) -> Flops:
 def register_flop_rule(operator: Any, rule: Rule) -> None:
     """Register how many floating-point operations a call of ``operator`` takes.
 
-    A plugin that imports nothing of the harness calls :func:`torch.utils.flop_counter.register_flop_formula` instead:
-    the same registry.
+    A plugin that does not import the harness can call :func:`torch.utils.flop_counter.register_flop_formula` instead,
+    which uses the same registry.
 
     Args:
         operator: the operator, e.g. ``torch.ops.mylib.attention``, or its name, ``"mylib::attention"``.
         rule: called with the operator's arguments and ``out_val=``, its result; returns the count.
 
     Raises:
-        ValueError: there is no operator of that name, or it has a rule already.
+        ValueError: no operator has that name, or it already has a rule.
     """
     if isinstance(operator, str):
         namespace, _, name = operator.partition("::")
@@ -127,10 +127,10 @@ class _Counter(TorchDispatchMode):
         name = str(operator)
         try:
             count = rule(*args, **kwargs, out_val=result)
-        except Exception as error:  # a rule is a plugin's, and its fault is no reason to lose the measurement
+        except Exception as error:  # a faulty rule of a plugin must not lose the measurement
             self.unknown.add(f"{name} ({type(error).__name__} in its rule)")
             return
-        # Torch's rules count shapes alone; a complex multiply-add is four real ones.
+        # Torch's rules look only at shapes; a complex multiply-add is four real ones.
         is_complex = any(isinstance(arg, Tensor) and arg.is_complex() for arg in args)
         self.counts[name] += count * (4 if is_complex and operator in _REAL_RULES else 1)
 
@@ -185,7 +185,7 @@ def _flash(
     return 2 * pairs * heads * width
 
 
-# By name, since not every operator exists on every machine.
+# By name, since some operators do not exist on every machine.
 _RULES: Mapping[str, Rule] = {
     "aten._fft_c2c": _complex_fft,
     "aten._fft_r2c": _real_input_fft,
@@ -227,8 +227,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Operators that count 0 and that torch does not tag as pointwise, reduction or view; leading and trailing underscores
-# and the endings of backward operators are left out.
+# Operators that count 0 but that torch does not tag as pointwise, reduction or view, without leading and trailing
+# underscores and without the endings of backward operators.
 _COPIES = _names("""
     copy to_copy clone empty empty_strided empty_like new_empty new_empty_strided new_zeros new_ones new_full zeros ones
     full zeros_like ones_like full_like arange linspace logspace eye scalar_tensor lift lift_fresh resize resize_as fill

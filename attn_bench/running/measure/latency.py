@@ -1,8 +1,8 @@
 """Latency of a step: warm-up, adaptive sampling, and the median with its confidence interval.
 
-Host steps are timed with ``perf_counter_ns``, several calls to a sample where one is too short for the timer. CUDA
-steps are timed between two events on their stream, many launches to a synchronisation: host and device overlap as in
-use, and no time is read before the device has reached it.
+Host steps are timed with ``perf_counter_ns``, several calls per sample if one is too short for the timer. CUDA steps
+are timed between two events on their stream, with many launches per synchronization: host and device overlap as in
+real use, and no time is read before the device has reached it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Clock = Callable[[], int]
 
 # The fewest samples whose range is a 95 % confidence interval of the median: 1 - 2 / 2^6 = 0.97.
 FEWEST = 6
-# Short calls are timed together for this long, about as torch.utils.benchmark does: a sample is a mean, so that rare
-# slow calls count for their share. Medians of single calls of 0.1 ms are 2 to 3 % lower on a busy machine.
+# Short calls are timed together for this long, much as torch.utils.benchmark does: a sample is a mean, so that rare
+# slow calls count in proportion. Medians of single calls of 0.1 ms are 2 to 3 % lower on a busy machine.
 SAMPLE_MS = 1.0
 WARMUP_WINDOW = 5
 # On two cores: 0.98 and above where nothing else ran, 0.79 and below beside one busy process.
 QUIET_SHARE = 0.9
-# Work launched on CUDA between two synchronisations; the time cap is looked at in between.
+# Work launched on CUDA between two synchronizations; the time limit is checked in between.
 CUDA_ROUND_MS = 200.0
 
 
@@ -39,8 +39,8 @@ class Sampler(Protocol):
     """Takes ``samples`` samples of ``calls`` calls each and returns milliseconds per call.
 
     Attributes:
-        round_ms: how long the samples asked for at once should last.
-        throttled: whether the device was slowed down when the last samples were taken.
+        round_ms: how long the samples requested at once should last.
+        throttled: whether the device was throttled when the last samples were taken.
     """
 
     round_ms: float
@@ -54,14 +54,14 @@ class Sampling:
     """How long a step is warmed up and sampled.
 
     Attributes:
-        min_samples: samples taken however narrow the interval is.
-        max_samples: samples taken at most.
-        min_seconds: time that the samples span: over less, a machine that drifts by a few percent within seconds looks
-            steadier than it is.
-        max_seconds: time for sampling; six samples are taken however long they last.
-        warmup_seconds: time for warming up; two calls are made however long they last.
-        target: half-width of the interval sought, relative to the median.
-        agreement: largest difference between two successive warm-up medians, relative.
+        min_samples: minimum number of samples, however narrow the interval is.
+        max_samples: maximum number of samples.
+        min_seconds: minimum time that the samples span; over a shorter time, a machine that drifts by a few percent
+            within seconds looks steadier than it is.
+        max_seconds: time limit for sampling; at least six samples are taken.
+        warmup_seconds: time limit for warming up; at least two calls are made.
+        target: target half-width of the interval, relative to the median.
+        agreement: largest relative difference between two successive warm-up medians that counts as agreement.
         flush_l2: overwrite the L2 cache before each sample, outside the timed region (CUDA).
     """
 
@@ -89,13 +89,13 @@ def measure_latency(
     """Measure the latency of ``step``.
 
     Calls it until the medians of two successive windows agree, then samples until the confidence interval of the median
-    is narrow enough, or there is no time left. Garbage collection is off meanwhile.
+    is narrow enough or time runs out. Garbage collection is off meanwhile.
 
     Args:
         step: what is timed; it runs on ``device``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
         sampling: how long, and how exactly.
-        clock, thread_clock: nanoseconds, of the wall and of this thread on a core; for tests.
+        clock, thread_clock: wall-clock and CPU time of this thread, in nanoseconds; for tests.
 
     Raises:
         ValueError: a device that cannot be timed.
@@ -131,7 +131,7 @@ def measure_latency(
 
 
 def _statistics(samples: list[float], slowed: list[float], target: float) -> dict[str, Any]:
-    """Return what samples say; those taken while the device was slowed down count only where most were."""
+    """Summarize samples; those taken while the device was throttled count only if most were."""
     throttled = len(slowed) > len(samples)
     if throttled:
         samples = [*samples, *slowed]
@@ -150,7 +150,7 @@ def _statistics(samples: list[float], slowed: list[float], target: float) -> dic
 
 
 def _warm_up(sampler: Sampler, clock: Clock, sampling: Sampling) -> tuple[float, int, bool]:
-    """Return milliseconds per call, calls made, and whether the last two windows agreed."""
+    """Return milliseconds per call, the number of calls, and whether the last two windows agreed."""
     end = clock() + sampling.warmup_seconds * 1e9
     sampler(1, 1)
     (call_ms,) = sampler(1, 1)
@@ -174,7 +174,7 @@ def _warm_up(sampler: Sampler, clock: Clock, sampling: Sampling) -> tuple[float,
 def _sample(
     sampler: Sampler, calls: int, call_ms: float, clock: Clock, sampling: Sampling
 ) -> tuple[list[float], list[float]]:
-    """Return the samples taken at full speed, and those taken while the device was slowed down."""
+    """Return the samples taken at full speed, and those taken while the device was throttled."""
     start = clock()
     end = start + sampling.max_seconds * 1e9
     per_round = max(1, int(sampler.round_ms / max(calls * call_ms, 1e-6)))
@@ -182,7 +182,7 @@ def _sample(
     slowed: list[float] = []
     while len(samples) < sampling.max_samples:
         enough = max(sampling.min_samples, FEWEST)
-        # Looking at the interval after every sample would stop at a lucky moment: look when a quarter more are in.
+        # Checking the interval after every sample would stop at a lucky moment: check after every 25 % more samples.
         goal = min(sampling.max_samples, max(enough, len(samples) * 5 // 4))
         while len(samples) < goal and (clock() < end or len(samples) + len(slowed) < FEWEST):
             taken = sampler(min(per_round, goal - len(samples)), calls)
@@ -209,7 +209,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple
     """Return the interval between two order statistics that covers the median with at least ``confidence``.
 
     The number of samples below the median is binomial(n, 1/2), so the k-th smallest and k-th largest enclose it with
-    probability 1 - 2 P(B < k). With too few samples for any k the range is returned.
+    probability 1 - 2 P(B < k). If there are too few samples for any k, the range is returned.
     """
     ordered = sorted(samples)
     k = _rank(len(ordered), confidence)
@@ -269,7 +269,7 @@ class HostSampler:
 
 
 class CudaSampler:
-    """Times calls between events on the current stream of ``device``; one synchronisation for all samples asked for."""
+    """Times calls between events on the current stream of ``device``, with one synchronization for all samples."""
 
     round_ms = CUDA_ROUND_MS
     throttled = False
@@ -295,7 +295,7 @@ class CudaSampler:
                 for _ in range(calls):
                     self.step()
                 end.record()
-            # Now, while the device works on what was queued.
+            # Now, while the device works through its queue.
             self.throttled = self.clocks.read()
             torch.cuda.synchronize(self.device)
         return [start.elapsed_time(end) / calls for start, end in pairs]

@@ -1,4 +1,4 @@
-"""Where something was measured: hardware, versions and flags, without names of people, machines or folders."""
+"""Describes a machine: hardware, versions and flags, without names of people, machines or folders."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ PRELOADED = ("jemalloc", "tcmalloc", "mimalloc")
 def environment(device: str | None = None) -> Environment:
     """Describe this process and its machine.
 
-    Versions come from package metadata and GPUs from NVML; flags are left out where torch is not loaded, which this
-    does not do.
+    Versions come from package metadata and GPUs from NVML; flags are left out if torch is not loaded, and this does not
+    load it.
 
     Args:
-        device: what ``device_name`` names: ``"cpu"`` or ``"cuda[:index]"``; by default the first GPU if there is one.
+        device: the device for ``device_name``: ``"cpu"`` or ``"cuda[:index]"``; default: the first GPU, if any.
     """
     gpus = _gpus()
     cpu = _cpu()
@@ -86,7 +86,7 @@ def _cpu_model() -> str:
 
 
 def _gpus() -> Gpus:
-    """GPUs as NVML sees them; none where there is no driver."""
+    """GPUs as NVML reports them; none if there is no driver."""
     try:
         import pynvml
 
@@ -156,7 +156,7 @@ def _git() -> Git:
     """Revision of the checkout that this package is imported from; none for an installed copy."""
     if not (HOME / ".git").exists():
         return Git()
-    # Without locks: git leaves one behind when it is killed with a cell, and refuses every command afterwards.
+    # Without locks: a git process killed with its cell would leave one behind, and git would refuse further commands.
     git = ("git", "--no-optional-locks", "-C", str(HOME))
     revision = _output(*git, "rev-parse", "HEAD")
     changes = _output(*git, "status", "--porcelain", "--untracked-files=no")

@@ -1,10 +1,10 @@
 """Peak memory of a step.
 
-CUDA: the caching allocator's own peak counter. CPU: there is no such counter, so the allocations and frees that the
-profiler saw are replayed in order; the sum is the same from run to run, unlike the resident size of the process.
+CUDA: the peak counter of the caching allocator. CPU: there is no such counter, so the allocations and frees that the
+profiler recorded are replayed in order; the sum is the same in every run, unlike the resident size of the process.
 
-What is not seen on either device: memory that libraries take past torch's allocators (FFT and oneDNN work space on the
-CPU, the CUDA context). The resident peak of the process and NVML's figure include it and are kept beside.
+Neither includes memory that libraries take without torch's allocators (FFT and oneDNN work space on the CPU, the CUDA
+context). The resident peak of the process and NVML's figure include it and are recorded as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MIB = 2**20
 def measure_memory(step: Callable[[], Any], device: str, *, warmup: int = 2) -> Memory:
     """Measure the peak memory of ``step`` after ``warmup`` calls.
 
-    What the step frees before it allocates it anew (gradients) counts as the step's, not as baseline.
+    Memory that the step frees and allocates again (gradients) counts for the step, not for the baseline.
 
     Raises:
         ValueError: a device that cannot be measured.
@@ -77,8 +77,8 @@ def _cuda(step: Callable[[], Any], device: str) -> Memory:
 def host_allocations(step: Callable[[], Any]) -> list[int]:
     """Run ``step`` and return its allocations on the CPU in order: bytes, negative where freed.
 
-    Only blocks that it allocated itself are followed. Of others the profiler may know a size that is long out of date:
-    that of a block which was at the same address when it last looked.
+    Only blocks that the step allocated are tracked. For others the profiler may report an outdated size, of an earlier
+    block at the same address.
     """
     found = [
         (event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size)
@@ -97,7 +97,7 @@ def host_allocations(step: Callable[[], Any]) -> list[int]:
 
 
 def is_seen(step: Callable[[], Any]) -> bool:
-    """Tell whether the profiler sees an operator of ``step``: it sees none in threads that ``step`` started itself."""
+    """Tell whether the profiler sees an operator of ``step``; it sees none in threads that ``step`` started."""
     return bool(_events(step))
 
 
@@ -130,7 +130,7 @@ def replay(allocations: Iterable[int]) -> int:
 
 
 class _Held:
-    """The storages that Python holds on a kind of device, without keeping them alive."""
+    """The storages that Python objects hold on a kind of device; weak references, so they can be freed."""
 
     def __init__(self, kind: str) -> None:
         from torch.multiprocessing.reductions import StorageWeakRef
@@ -139,11 +139,11 @@ class _Held:
         self.storages = list(sizes.values())
 
     def kept(self) -> int:
-        """Bytes that are still there."""
+        """Bytes still allocated."""
         return sum(size for reference, size in self.storages if not reference.expired())
 
     def gone(self) -> int:
-        """Bytes that were freed since."""
+        """Bytes freed since."""
         return sum(size for reference, size in self.storages if reference.expired())
 
 
@@ -151,7 +151,7 @@ def _storages(kind: str) -> Iterator[torch.UntypedStorage]:
     import torch
 
     for thing in gc.get_objects():
-        # type() and not isinstance(): proxies answer the latter by importing or warning.
+        # type() and not isinstance(): proxies react to the latter by importing or warning.
         if not issubclass(type(thing), torch.Tensor) or thing.device.type != kind or thing.layout != torch.strided:
             continue
         try:
@@ -160,7 +160,7 @@ def _storages(kind: str) -> Iterator[torch.UntypedStorage]:
                 storages.append(thing.grad.untyped_storage())
         except (RuntimeError, NotImplementedError):  # tensors without storage, such as functorch's
             continue
-        # Those that torch.compile traces with name a device and lie on none.
+        # Fake tensors of torch.compile name a device but have no memory there.
         yield from (storage for storage in storages if storage.device.type == kind)
 
 
@@ -175,7 +175,7 @@ def _resident_peak_mib() -> float | None:
 
 
 def _nvml_mib(device: str) -> float | None:
-    """Memory that NVML attributes to this process on any GPU, in MiB; None where it cannot tell (containers, WSL)."""
+    """Memory that NVML attributes to this process on any GPU, in MiB; None if unknown (containers, WSL)."""
     try:
         import pynvml
         import torch

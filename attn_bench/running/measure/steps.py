@@ -1,4 +1,4 @@
-"""The steps of a module that are measured: a forward pass without gradients, and a whole training step."""
+"""The measured steps of a module: a forward pass without gradients, and a complete training step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from attn_bench.sweep.cell import Cell
 
 
 def build(cell: Cell, model: Model, problem: Problem) -> nn.Module:
-    """Return the module of a cell on its device; raises TypeError if the plugin returns none."""
+    """Return the module of a cell on its device; raises TypeError if the plugin does not return a module."""
     module = model.make(problem, **cell.options)
     if not isinstance(module, nn.Module):
         raise TypeError(f"build of {cell.plugin} returned {type(module).__name__}, not a torch.nn.Module")
@@ -50,12 +50,12 @@ class Steps:
     """The bare module of a cell on random data, ready to be measured.
 
     Attributes:
-        names: ``forward``, and ``train_step`` where there is something to train; but not after a linear probe, which
-            is trained on features and not on inputs.
+        names: ``forward``, and ``train_step`` if there is something to train, except after a linear probe, which is
+            trained on features and not on inputs.
 
     Args:
-        trains: whether a step of training makes sense at all.
-        settle: called after a step was timed and before anything else is, to undo what it set for the whole process.
+        trains: whether the module can be trained.
+        settle: called after a step was timed and before anything else is, to undo its process-wide changes.
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class Steps:
         self.inputs, self.targets = random_batch(problem, cell.execution.batch_size, cell.execution.device, cell.seed)
         self.called: Callable[..., Any] = torch.compile(module, dynamic=False) if cell.execution.compile else module
         trains = trains and any(p.requires_grad for p in module.parameters()) and cell.regime != "linear-probe"
-        self.optimiser = torch.optim.AdamW(module.parameters(), lr=1e-6) if trains else None
+        self.optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6) if trains else None
         self.names = ("forward", "train_step") if trains else ("forward",)
 
     def step(self, name: str) -> Callable[[], object]:
-        """Switch the module to the mode of a step and return the step; one is in use at a time.
+        """Switch the module to the mode of a step and return the step; use one at a time.
 
-        Besides ``names`` there is ``forward_batch1``, the forward pass of one sample.
+        In addition to ``names`` there is ``forward_batch1``, the forward pass of one sample.
         """
-        if self.inputs._version:  # the module wrote to its input, as it may to that of a data loader
+        if self.inputs._version:  # the module wrote to its input, as it may to a batch of a data loader
             self.inputs, self.targets = random_batch(
                 self.problem, self.cell.execution.batch_size, self.cell.execution.device, self.cell.seed
             )
@@ -91,23 +91,23 @@ class Steps:
         return partial(self._forward, self.inputs[:1] if name == "forward_batch1" else self.inputs)
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        # Not in inference mode: what a module keeps from a call made in it cannot be trained with.
+        # Not in inference mode, as tensors that a module keeps from such a call cannot be used in training.
         with torch.no_grad(), autocast(self.cell.execution.device, self.cell.execution.precision):
             return self.called(inputs)
 
     def _train_step(self) -> None:
-        assert self.optimiser is not None
-        self.optimiser.zero_grad(set_to_none=True)
+        assert self.optimizer is not None
+        self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.cell.execution.device, self.cell.execution.precision):
             prediction = self.called(self.inputs)
         self.task.loss(prediction.float(), self.targets).backward()
-        self.optimiser.step()
+        self.optimizer.step()
 
     def latency(self, name: str) -> Latency:
-        """Measure the latency of a step; on the CPU with that of the calibration workload around it."""
+        """Measure the latency of a step; on the CPU, the calibration workload is timed before and after it."""
         step = self.step(name)
         compile_seconds = _seconds(step) if self.cell.execution.compile else None
-        # Gone again before memory is measured, or its tensors would count as the model's.
+        # Deleted before memory is measured, or its tensors would count as the model's.
         calibration = calibration_step() if self.cell.execution.device == "cpu" else None
         before = calibration_ms(calibration) if calibration else None
         with _no_recompilation() if self.cell.execution.compile else contextlib.nullcontext():
@@ -121,9 +121,9 @@ class Steps:
         )
 
     def graph_latency(self) -> Latency:
-        """Measure a forward pass replayed from a CUDA graph: the device's time alone, without launching operators."""
+        """Measure a forward pass replayed from a CUDA graph: only the device's time, without launching operators."""
         step, stream = self.step("forward"), torch.cuda.Stream()
-        # Captured work may not be the first of its kind: libraries set themselves up in the first calls.
+        # Libraries initialize in their first calls, which must not be captured.
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
@@ -138,24 +138,24 @@ class Steps:
         """Measure the peak memory of a step.
 
         Raises:
-            ValueError: the module leaves its work to threads of its own, where allocations on the CPU are not seen.
+            ValueError: the module works in its own threads, in which allocations on the CPU cannot be observed.
         """
         if self.cell.execution.device == "cpu" and not self.is_seen:
             raise ValueError("on the CPU, memory used in the model's own threads cannot be measured")
         step = self.step(name)
-        if self.optimiser is not None:
-            self.optimiser.zero_grad(set_to_none=True)
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
         return measure_memory(step, self.cell.execution.device)
 
     @cached_property
     def is_seen(self) -> bool:
-        """Whether operators of a forward pass are seen."""
+        """Whether the operators of a forward pass can be observed."""
         return is_seen(self.step("forward"))
 
     def flops(self) -> Flops:
         """Count the operations of a forward pass of one sample.
 
-        To be called last: the counter can switch torch.compile off for the rest of the process.
+        Call this last, as the counter can switch torch.compile off for the rest of the process.
         """
         self.module.eval()
         one, _ = random_batch(self.problem, 1, self.cell.execution.device, self.cell.seed)
@@ -163,9 +163,9 @@ class Steps:
             return count_flops(lambda: self.module(one))
 
     def recover(self) -> None:
-        """Make the module usable again after a step that failed half-way."""
-        if self.optimiser is not None:
-            self.optimiser.zero_grad(set_to_none=True)
+        """Make the module usable again after a step failed halfway."""
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
         self.module.eval()
         gc.collect()
         if self.cell.execution.device.startswith("cuda"):
@@ -180,5 +180,5 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 def _no_recompilation() -> contextlib.AbstractContextManager[Any]:
-    """Make it an error that torch compiles in the block: what would be timed is the compiler."""
+    """Make it an error if torch compiles in the block, as the compiler would be timed."""
     return torch.compiler.set_stance("fail_on_recompile")

@@ -1,7 +1,7 @@
-"""What is set for the whole process and changes numbers: threads, precision, determinism, random generators.
+"""Process-wide settings that change results: threads, precision, determinism, random generators.
 
-A model may set any of it, in an import, in ``build`` or in a forward pass. :class:`Keeper` puts it back between the
-stages of a cell, never within a timed or trained step, and remembers what it found.
+A model may change any of them in an import, in ``build`` or in a forward pass. :class:`Keeper` restores them between
+the stages of a cell, never within a timed or trained step, and remembers what was changed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 _BACKENDS = torch.backends
-# Where precision of float32 is set by the part of a library. Torch takes the older settings from the same place, and
-# refuses to read them where the parts disagree.
+# Where the precision of float32 is set by library and operator. Torch derives the older settings from these, and
+# refuses to read them if the operators disagree.
 _PRECISIONS = {
     name: attrgetter(name)(torch)
     for name in (
@@ -46,10 +46,10 @@ class TorchState:
 
     Attributes:
         threads, interop_threads: of torch on the CPU.
-        cores: those that this process may use, where the system tells.
+        cores: those that this process may use, if the system reports them.
         default_dtype, default_device: of tensors made without either.
         grad_mode, anomaly_mode: of autograd in this thread.
-        autocast: device types that it is on for.
+        autocast: device types for which it is on.
         deterministic: 0, 1 (warns) or 2 (raises), as ``torch.set_deterministic_debug_mode`` takes it.
         matmul_precision: of float32, or ``"mixed"`` where it was set by library.
         cudnn_allow_tf32: whether cuDNN may use TF32, or ``"mixed"``.
@@ -57,7 +57,7 @@ class TorchState:
         cudnn_enabled, cudnn_benchmark, cudnn_deterministic: of cuDNN.
         mkldnn_enabled, mha_fastpath: whether torch uses oneDNN, and its fused encoder layers.
         attention: kernels of scaled-dot-product attention that may be used.
-        flush_denormal: whether numbers too small for the usual form become zero.
+        flush_denormal: whether denormal numbers become zero.
     """
 
     threads: int
@@ -82,21 +82,21 @@ class TorchState:
 
     @classmethod
     def read(cls) -> TorchState:
-        """Return what is set now."""
+        """Return the current settings."""
         return cls(**{name: read() for name, (read, _) in _SETTINGS.items()})
 
     def difference(self, other: TorchState) -> dict[str, tuple[Any, Any]]:
-        """Return what is set otherwise in ``other``: its value here and there, by name."""
+        """Return the settings that differ in ``other``, by name: the value here and the value there."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         return {name: (value, theirs[name]) for name, value in mine.items() if value != theirs[name]}
 
     def apply(self) -> TorchState:
-        """Set all of it, as far as torch lets itself be set, and return what is set then."""
-        # In the order of the fields: precision by library is the finer setting, and comes after the coarse ones.
+        """Apply these settings as far as torch allows, and return the resulting ones."""
+        # In the order of the fields: the precision by library is finer and comes after the coarse settings.
         for name in self.difference(TorchState.read()):
             with contextlib.suppress(Exception):
                 _SETTINGS[name][1](getattr(self, name))
-        _set_precisions(self.fp32_precision)  # which the coarse ones set as well
+        _set_precisions(self.fp32_precision)  # the coarse settings change it as well
         return TorchState.read()
 
 
@@ -160,7 +160,7 @@ def _set_default_device(device: str) -> None:
 
 
 def _flushes() -> bool:
-    smallest = sys.float_info.min  # a variable, or Python would divide when it compiles this
+    smallest = sys.float_info.min  # a variable, or Python would divide at compile time
     return smallest / 2 == 0.0
 
 
@@ -168,7 +168,7 @@ def _setter(owner: Any, name: str) -> Callable[[Any], None]:
     return lambda value: setattr(owner, name, value)
 
 
-# By field: what reads it, and what sets it.
+# By field: the functions that read and set it.
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "threads": (torch.get_num_threads, torch.set_num_threads),
     "interop_threads": (torch.get_num_interop_threads, torch.set_num_interop_threads),
@@ -196,7 +196,7 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 
 def stage_seed(seed: int, stage: str) -> int:
-    """Return the seed of a stage of a cell: for ``build`` the cell's own, for any other one derived from it."""
+    """Return the seed of a stage of a cell: the cell's own for ``build``, one derived from it for any other stage."""
     if stage == "build":
         return seed
     return int.from_bytes(sha256(f"{stage} {seed}".encode()).digest()[:7], "big")
@@ -206,14 +206,14 @@ def seed_generators(seed: int) -> None:
     """Seed torch's generators on every device, NumPy's and Python's."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-    random.seed(seed % 2**64)  # of a negative one it would take the absolute value
+    random.seed(seed % 2**64)  # it would take the absolute value of a negative seed
 
 
 class Keeper:
-    """Keeps what is set now through the stages of a cell, whatever its model does.
+    """Keeps the current settings through the stages of a cell, whatever its model does.
 
     Attributes:
-        wanted: what is put back after each stage.
+        wanted: the settings restored after each stage.
     """
 
     def __init__(self, seed: int) -> None:
@@ -224,7 +224,7 @@ class Keeper:
 
     @contextlib.contextmanager
     def stage(self, name: str, *, measures: bool = False) -> Iterator[None]:
-        """Seed every generator for a stage, and put back what was changed when it ends, however it ends."""
+        """Seed every generator for a stage, and restore changed settings when the stage ends, even by an error."""
         self.stage_name, self.measures = name, measures
         seed_generators(stage_seed(self.seed, name))
         try:
@@ -233,13 +233,13 @@ class Keeper:
             self.put_back()
 
     def put_back(self) -> None:
-        """Set again what was changed in this stage, and remember it; not to be called while something is timed."""
+        """Restore what was changed in this stage, and remember it; not to be called during a timing."""
         changed = self.wanted.difference(TorchState.read())
         if not changed:
             return
         left = self.wanted.difference(self.wanted.apply())
         for name, (wanted, found) in changed.items():
-            what = f"{name} {_brief(wanted, found)}{', which cannot be put back' if name in left else ''}"
+            what = f"{name} {_brief(wanted, found)}{', which cannot be restored' if name in left else ''}"
             stages = self._changes.setdefault(what, [])
             if self.stage_name not in stages:
                 stages.append(self.stage_name)
@@ -248,11 +248,11 @@ class Keeper:
         self.wanted = dataclasses.replace(self.wanted, **{name: found for name, (_, found) in left.items()})
 
     def changed_by_model(self) -> list[str]:
-        """Return what was found changed, and in which stages: ``"threads 1 (not 2): build, training"``."""
+        """Return what was changed, and in which stages: ``"threads 1 (not 2): build, training"``."""
         return [f"{what}: {', '.join(stages)}" for what, stages in self._changes.items()]
 
     def in_force(self) -> dict[str, Any]:
-        """Return what was in force while measuring, with what the model changed."""
+        """Return the settings in effect while measuring, including the model's changes."""
         return dataclasses.asdict(self.wanted) | self._measured | {"changed_by_model": self.changed_by_model()}
 
 

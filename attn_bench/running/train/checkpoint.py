@@ -1,4 +1,4 @@
-"""Checkpoints of a training: everything that it needs to go on, restored all or not at all."""
+"""Checkpoints of training: everything needed to resume, restored completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from attn_bench.format import clean
 
 @dataclass
 class State:
-    """Where training is: steps done, seconds taken, losses of the last pass."""
+    """Progress of training: steps done, seconds taken, losses of the last pass."""
 
     step: int = 0
     seconds: float = 0.0
@@ -38,7 +38,7 @@ class Trainee:
     """
 
     module: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     average: Any = None
 
     def state(self) -> dict[str, Any]:
@@ -46,36 +46,33 @@ class Trainee:
         return {
             "module": self.module.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "generators": _generators(),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take what :meth:`state` returned; raises anything where it does not fit."""
+        """Load what :meth:`state` returned; raises any exception if it does not fit."""
         _load(self.module, state["module"])
         if self.average is not None:
             _load(self.average.module, state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generators"]["cpu"])
         if "cuda" in state["generators"]:
             torch.cuda.set_rng_state(state["generators"]["cuda"])
 
 
 def save(path: Path, trainee: Trainee, state: State) -> None:
-    """Write a checkpoint, if that can be done.
-
-    Without one a later run starts over, which is no reason to stop this one.
-    """
-    # Torch raises a RuntimeError for a full disk, and what a module adds to its state may be no data at all.
+    """Write a checkpoint if possible; without one a later run starts over, but this one continues."""
+    # Torch raises a RuntimeError if the disk is full, and a module may add anything to its state.
     with contextlib.suppress(Exception), atomic_write(path) as file:
         torch.save(trainee.state() | asdict(state), file)
 
 
 def restore(path: Path, trainee: Trainee) -> tuple[State, str | None]:
-    """Restore a checkpoint, if there is one, and return where training is.
+    """Restore a checkpoint, if there is one, and return the state of training.
 
-    One that cannot be used is set aside and changes nothing; then training begins at its start, and why is returned
-    too, and printed for the log.
+    One that cannot be used is set aside and changes nothing. Training then starts over, and the reason is returned too
+    and printed to the log.
     """
     if not os.path.lexists(path):
         return State(), None
@@ -110,17 +107,17 @@ def _checked_state(content: Any) -> State:
 
 
 def _check_numbers(trainee: Trainee) -> None:
-    """Refuse weights that are not finite and moments of other shapes, which the optimiser would accept."""
+    """Refuse weights that are not finite and moments of other shapes, which the optimizer would accept."""
     for name, parameter in trainee.module.named_parameters():
-        moments = [m for m in trainee.optimiser.state.get(parameter, {}).values() if isinstance(m, Tensor) and m.dim()]
+        moments = [m for m in trainee.optimizer.state.get(parameter, {}).values() if isinstance(m, Tensor) and m.dim()]
         if any(moment.shape != parameter.shape for moment in moments):
-            raise ValueError(f"the optimiser's state of {name} has another shape")
+            raise ValueError(f"the optimizer's state of {name} has another shape")
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (parameter, *moments)):
             raise ValueError(f"{name} is not finite")
 
 
 def _load(module: nn.Module, state: Mapping[str, Any]) -> None:
-    # Of a buffer that follows the batch, the shape is a part of what it holds.
+    # Some buffers change shape with the batch.
     for name, buffer in list(module.named_buffers()):
         if name in state and state[name].shape != buffer.shape:
             owner, _, own = name.rpartition(".")

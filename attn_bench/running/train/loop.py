@@ -26,7 +26,7 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training is, for display."""
+    """Progress of training, for display."""
 
     fraction: float
     epoch: float
@@ -38,7 +38,7 @@ def one_cycle(progress: float, *, warmup: float = 0.3, start: float = 25.0, end:
     """Learning-rate factor at ``progress`` in [0, 1]: cosine up from 1/start to 1, cosine down to 1/(start * end).
 
     The policy of Smith and Topin (arXiv:1708.07120) with the constants of ``torch.optim.lr_scheduler.OneCycleLR``,
-    as a function of progress so that it serves budgets in seconds too.
+    as a function of progress, so that it works for budgets in seconds too.
     """
     if progress < warmup:
         low, high, t = 1 / start, 1.0, progress / warmup
@@ -121,7 +121,7 @@ class _Step:
     """A step of the optimizer.
 
     Attributes:
-        others: parameters that are not trained at first.
+        others: parameters that are frozen at first.
     """
 
     setup: TrainingSetup
@@ -131,7 +131,7 @@ class _Step:
     others: Sequence[nn.Parameter]
 
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
-        """Return the loss of ``batch``, by which the parameters were changed."""
+        """Update the parameters on ``batch`` and return its loss."""
         inputs, targets = batch
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -145,13 +145,13 @@ class _Step:
         return loss.detach()
 
     def train_others(self, train: bool) -> None:
-        """Set whether the parameters that wait are trained."""
+        """Set whether the parameters frozen at first are trained."""
         for parameter in self.others:
             parameter.requires_grad_(train)
 
 
 class _Losses:
-    """The losses of a training, read in groups: reading them waits for the device."""
+    """The losses of a training run, read in groups, as reading waits for the device."""
 
     def __init__(self, state: State, kept: int, *, check_every: int) -> None:
         self.state, self.kept, self.check_every = state, kept, check_every
@@ -164,7 +164,7 @@ class _Losses:
         state = self.state
         if state.step % self.check_every and not last:
             return False
-        # The elapsed time is that of finished work, as the losses were waited for.
+        # The losses were waited for, so this is the time of finished work.
         state.losses = [*state.losses, *torch.stack(self.pending).tolist()][-self.kept :]
         self.pending.clear()
         state.seconds = time.perf_counter() - self.began
@@ -198,7 +198,7 @@ def predict(
     for inputs, targets in DataLoader(dataset, batch_size=batch_size):
         with autocast(device, precision):
             prediction = call(module, inputs.to(device))
-        # In a thread that the model started, gradients are on.
+        # Gradients are on in threads that the model started.
         yield prediction.detach().float(), targets.to(device)
 
 
@@ -208,7 +208,7 @@ def _batches(dataset: Dataset[Batch], batch_size: int, seed: int, first_step: in
     while True:
         order = torch.randperm(size, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch)).tolist()
         batches = [order[i : i + batch_size] for i in range(0, size - batch_size + 1, batch_size)]
-        # With its own generator, or a resumed run would draw once more from torch's than one that never stopped.
+        # Its own generator, or a resumed run would draw from torch's once more than an uninterrupted one.
         loader = DataLoader(
             dataset, batch_sampler=batches[skip:], pin_memory=device == "cuda", generator=torch.Generator()
         )
@@ -218,7 +218,7 @@ def _batches(dataset: Dataset[Batch], batch_size: int, seed: int, first_step: in
 
 
 def _others(module: nn.Module, chosen: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the trainable parameters of ``module`` that are not among ``chosen``; none where nothing is chosen."""
+    """Return the trainable parameters of ``module`` that are not in ``chosen``; none if ``chosen`` is empty."""
     if not chosen:
         return []
     known = {id(parameter) for parameter in chosen}

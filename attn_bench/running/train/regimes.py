@@ -1,4 +1,4 @@
-"""The regimes of training: from scratch, a linear probe on frozen features, and fine-tuning."""
+"""The training regimes: from scratch, a linear probe on frozen features, and fine-tuning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def training_setup(
     """Return how ``cell`` is trained.
 
     Args:
-        module: what ``model`` built.
+        module: as ``model`` built it.
         whole: ``module`` as the task adapted it.
 
     Raises:
@@ -56,7 +56,7 @@ def features(whole: nn.Module, head: nn.Module, dataset: Dataset[Batch], cell: C
     """Return the inputs of ``head`` in forward passes of ``whole`` over ``dataset``, with the targets, in memory.
 
     Raises:
-        ValueError: the head is not called once a forward pass, or what it returns is not what ``whole`` returns.
+        ValueError: the head is not called exactly once per forward pass, or its output is not that of ``whole``.
     """
     seen: list[tuple[Tensor, Tensor]] = []
     hook = head.register_forward_hook(lambda head, inputs, output: seen.append((inputs[0], output)))
@@ -66,7 +66,7 @@ def features(whole: nn.Module, head: nn.Module, dataset: Dataset[Batch], cell: C
         for inputs, target in DataLoader(dataset, batch_size=cell.execution.batch_size):
             with autocast(cell.execution.device, cell.execution.precision):
                 prediction = whole(inputs.to(cell.execution.device))
-            # Numbers that are not finite are left for training to find.
+            # Values that are not finite are left for training to report.
             if len(seen) != 1 or not torch.equal(seen[0][1].nan_to_num(), prediction.nan_to_num()):
                 raise ValueError("the module returned by head() does not compute the predictions")
             found.append(seen.pop()[0].float().cpu())
@@ -87,7 +87,7 @@ def _finetune(
         from timm.utils.model_ema import ModelEmaV3
 
         average = ModelEmaV3(whole, decay=settings.ema, use_warmup=True)
-    # The head is new where the network is pretrained, so it learns from the start as well.
+    # The head of a pretrained network is new, so it is trained from the start as well.
     added = list(model.warm_up(module)) if settings.warm_up else []
     head = model.head(module) if added else None
     first = [*added, *(head.parameters() if head is not None else ())]
@@ -103,7 +103,7 @@ def _finetune(
 
 
 def _mixing(settings: FineTuning, classes: int) -> Callable[[Tensor, Tensor], Batch]:
-    """Return what mixes a batch; with both mixup and CutMix, one of them at even odds (arXiv:2012.12877)."""
+    """Return the function that mixes a batch; with both mixup and CutMix, one of them at random (arXiv:2012.12877)."""
     from torchvision.transforms import v2
 
     mixes = [

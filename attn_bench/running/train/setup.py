@@ -1,4 +1,4 @@
-"""What is trained on what."""
+"""What a run of the training loop needs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Extras:
 
     Attributes:
         mix: applied to each batch on the device before the forward pass.
-        average: a running mean of the weights (``timm.utils.ModelEmaV3``), which the module ends with.
-        first: parameters that are trained alone at first.
-        first_epochs: for how long.
+        average: a running mean of the weights (``timm.utils.ModelEmaV3``), copied to the module at the end.
+        first: parameters that are the only ones trained at first.
+        first_epochs: for how many epochs.
     """
 
     mix: Callable[[Tensor, Tensor], Batch] = lambda inputs, targets: (inputs, targets)
@@ -31,14 +31,14 @@ class Extras:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What is trained on what, and evaluated on what at the resolution it was trained at.
+    """A module, and the data it is trained on and evaluated on at the resolution trained at.
 
     Attributes:
-        module: what is trained and then evaluated: the whole model, or only its head, on features.
+        module: the whole model, or only its head, on features.
         train, test: what it is trained and evaluated on.
         loss: of a batch of predictions and targets.
         extras: what the loop does in addition.
-        notes: what the record of the training says in addition.
+        notes: further entries in the record of the training.
     """
 
     module: nn.Module

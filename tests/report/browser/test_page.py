@@ -20,15 +20,15 @@ return [...document.querySelectorAll("#results-table tbody tr")].filter((row) =>
   .map((row) => [...row.cells].map((cell) => "sort" in cell.dataset ? Number(cell.dataset.sort) : cell.innerText))
 """
 CONTRAST = """
-const parts = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map((part) => {
+const parts = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((part) => {
   const value = part / 255;
   return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
 });
-const light = (colour) => parts(colour).reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+const light = (color) => parts(color).reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
 const back = (element) => {
   for (; element; element = element.parentElement) {
-    const colour = getComputedStyle(element).backgroundColor;
-    if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
+    const color = getComputedStyle(element).backgroundColor;
+    if (!color.startsWith("rgba(0, 0, 0, 0")) return color;
   }
   return "rgb(255, 255, 255)";
 };

@@ -123,17 +123,17 @@ def test_other_devices_are_refused() -> None:
 def test_a_training_step_is_the_same_however_often_the_process_measured_before(times: int) -> None:
     """The profiler remembers sizes of blocks that were freed while it did not look; their addresses come again."""
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0), 3)
-    optimiser = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters())
     x = torch.randn(4, 50, 32)
 
     def step() -> None:
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         model(x).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
 
     peaks = set()
     for length in range(times):
         measure_memory(lambda length=length: model(x[:, : 6 * length + 1]), "cpu")
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         peaks.add(measure_memory(step, "cpu").peak_mib)
     assert len(peaks) == 1

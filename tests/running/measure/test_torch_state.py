@@ -93,7 +93,7 @@ def test_settings_that_cannot_be_restored_are_reported_once():
     assert in_force["interop_threads"] == 7
     (changed,) = in_force["changed_by_model"]
     assert changed.startswith("interop_threads 7 (not ")
-    assert changed.endswith(", which cannot be put back: import")
+    assert changed.endswith(", which cannot be restored: import")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not pin processes")

@@ -96,11 +96,11 @@ def change(path: Path, how: str) -> None:
         case "not finite":
             content["module"][first][0] = torch.nan
         case "moments":
-            content["optimiser"]["state"][3]["exp_avg"] = torch.zeros(7)
+            content["optimizer"]["state"][3]["exp_avg"] = torch.zeros(7)
         case "moments not finite":
-            content["optimiser"]["state"][3]["exp_avg"][:] = torch.inf
+            content["optimizer"]["state"][3]["exp_avg"][:] = torch.inf
         case "groups":
-            content["optimiser"]["param_groups"] = []
+            content["optimizer"]["param_groups"] = []
         case "generator":
             content["generators"]["cpu"] = torch.zeros(3, dtype=torch.uint8)
         case "no generator":

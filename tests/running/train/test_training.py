@@ -44,16 +44,16 @@ def test_training_lowers_the_loss():
 
 
 def test_the_schedule_is_torchs_one_cycle():
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     total = 50
     # Torch's reaches its end at the last step, ours at the end of the last step: compare at equal progress.
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 1.0, total_steps=total + 1, cycle_momentum=False, pct_start=0.32
+        optimizer, 1.0, total_steps=total + 1, cycle_momentum=False, pct_start=0.32
     )
     warmup = (0.32 * (total + 1) - 1) / total
     for step in range(total):
-        assert one_cycle(step / total, warmup=warmup) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-6)
-        optimiser.step()
+        assert one_cycle(step / total, warmup=warmup) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
         scheduler.step()
 
 
