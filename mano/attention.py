@@ -26,6 +26,8 @@ from mano.tiled.sampling import down_sample, up_sample
 from mano.tiled.tiled_multipole import tiled_multipole
 
 MAX_GATES = 32
+# Convolutions of "conv-per-level" where the grid is not known: enough for 512 x 512 cells with a rate of 2.
+MERGES = 8
 
 
 class MultipoleAttention(nn.Module):
@@ -46,6 +48,8 @@ class MultipoleAttention(nn.Module):
 
     Args:
         dim: channels.
+        merges: levels, without the finest, of the grid that it is built for; only ``down_sampling="conv-per-level"``
+            reads it.
         **options: fields of :class:`mano.multipole_options.MultipoleOptions`, by name:
 
             - ``heads``, ``head_dim``: attention heads, and channels of each; ``dim // heads`` where unset.
@@ -56,6 +60,11 @@ class MultipoleAttention(nn.Module):
               On a grid with fewer, those it has.
             - ``level_weights``: w_l. ``"sum"``: 1, the paper's text. ``"harmonic"``: 1 / (i + 1) for merge i, counted
               from the coarsest, as in the authors' module. ``"learned"``: one gate for each merge, harmonic at first.
+            - ``down_sampling``: D. ``"conv"``: one convolution, shared by all levels. ``"conv-per-level"``: ``merges``
+              of them, one for each level, finest first; further levels share the last. ``"average"``: the mean of
+              the real cells.
+            - ``up_sampling``: U. ``"transposed"``: one transposed convolution, shared by all levels. ``"nearest"``:
+              each cell is repeated.
             - ``double_norm``: normalise tokens twice, as in the authors' module, or once.
             - ``dropout``: probability for attention weights and for outputs.
             - ``backend``: what computes it. ``"auto"``: Triton kernels on CUDA, C++ on the CPU where it serves the
@@ -67,7 +76,7 @@ class MultipoleAttention(nn.Module):
         RuntimeError: in a call, ``backend`` cannot serve the layer or the device.
     """
 
-    def __init__(self, dim: int, **options: Any) -> None:
+    def __init__(self, dim: int, *, merges: int = MERGES, **options: Any) -> None:
         super().__init__()
         check_positive(dim=dim)
         chosen = MultipoleOptions(**options)
@@ -81,13 +90,20 @@ class MultipoleAttention(nn.Module):
         self.inner_norm = nn.LayerNorm(dim) if chosen.double_norm else nn.Identity()
         self.to_qkv = nn.Linear(dim, 3 * self.heads * self.head_dim, bias=False)
         self.to_out = nn.Linear(self.heads * self.head_dim, dim)
-        self.down = nn.Conv2d(dim, dim, self.rate, self.rate, bias=False)
-        self.up = nn.ConvTranspose2d(dim, dim, self.rate, self.rate, bias=False)
+        self.down_sampling, self.up_sampling = chosen.down_sampling, chosen.up_sampling
+        if self.down_sampling == "conv":
+            self.down = nn.Conv2d(dim, dim, self.rate, self.rate, bias=False)
+        elif self.down_sampling == "conv-per-level":
+            convolutions = (nn.Conv2d(dim, dim, self.rate, self.rate, bias=False) for _ in range(max(1, merges)))
+            self.downs = nn.ModuleList(convolutions)
+        if self.up_sampling == "transposed":
+            self.up = nn.ConvTranspose2d(dim, dim, self.rate, self.rate, bias=False)
         if self.level_weights == "learned":
             self.gates = nn.Parameter(1 / torch.arange(1.0, MAX_GATES + 1))
 
     def extra_repr(self) -> str:
-        names = ("heads", "head_dim", "window_size", "stride", "rate", "levels", "level_weights", "dropout", "backend")
+        names = ("heads", "head_dim", "window_size", "stride", "rate", "levels", "level_weights", "down_sampling",
+                 "up_sampling", "dropout", "backend")  # fmt: skip
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     def grids(self, grid: Grid) -> tuple[Grid, ...]:
@@ -113,15 +129,33 @@ class MultipoleAttention(nn.Module):
         self._check_backend(x_BHWC, dropping)
         if self.backend == "reference":
             return reference.multipole(self, x_BHWC, len(grids))
-        if x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping:
+        tiled = x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping
+        if tiled and (self.down_sampling, self.up_sampling) == ("conv", "transposed"):
             return self._tiled(x_BHWC, level_weights)
         pyramid = [x_BHWC]
-        for _ in grids[1:]:
-            pyramid.append(down_sample(pyramid[-1], self.down.weight))
-        *outputs, result = self._attend(pyramid, dropping)
+        for level in range(len(grids) - 1):
+            pyramid.append(self.coarser(pyramid[-1], level))
+        attended = [self._tiled(x, []) for x in pyramid] if tiled else self._attend(pyramid, dropping)
+        *outputs, result = attended
         for output, weight in zip(reversed(outputs), reversed(list(level_weights)), strict=True):
-            result = output + up_sample(result, self.up.weight * weight, output.shape[1:3])
+            result = output + self._finer(result, weight, output.shape[1:3])
         return result
+
+    def coarser(self, x_BHWC: Tensor, level: int) -> Tensor:
+        """D: return level ``level + 1`` from level ``level``."""
+        if self.down_sampling == "average":
+            x_BCHW = x_BHWC.permute(0, 3, 1, 2)
+            mean = F.avg_pool2d(x_BCHW, self.rate, ceil_mode=True, count_include_pad=False)
+            return mean.permute(0, 2, 3, 1)
+        down = self.down if self.down_sampling == "conv" else self.downs[min(level, len(self.downs) - 1)]
+        return down_sample(x_BHWC, down.weight)
+
+    def _finer(self, x_BHWC: Tensor, weight: Tensor | float, grid: torch.Size) -> Tensor:
+        """U: return ``weight`` times a level on the grid of the one before."""
+        if self.up_sampling == "transposed":
+            return up_sample(x_BHWC, self.up.weight * weight, grid)
+        repeated = x_BHWC.repeat_interleave(self.rate, 1).repeat_interleave(self.rate, 2)
+        return repeated[:, : grid[0], : grid[1]] * weight
 
     def _check_backend(self, x_BHWC: Tensor, dropping: bool) -> None:
         on_cpu = x_BHWC.device.type == "cpu"
@@ -147,12 +181,17 @@ class MultipoleAttention(nn.Module):
         return [self.constant_weight(i) for i in reversed(range(merges))]
 
     def _tiled(self, x_BHWC: Tensor, level_weights: Tensor | list[float]) -> Tensor:
-        projections = self.to_qkv.weight, self.to_out.weight, self.to_out.bias, self.down.weight, self.up.weight
+        qkv, out, bias = self.to_qkv.weight, self.to_out.weight, self.to_out.bias
+        if len(level_weights):
+            down, up = self.down.weight, self.up.weight
+        else:  # only their shapes are read
+            down = up = bias.new_zeros(len(bias), len(bias), self.rate, self.rate)
+        projections = qkv, out, bias, down, up
         tensors = [x_BHWC, *projections, *self.norm.parameters(), *self.inner_norm.parameters()]
         if torch.is_autocast_enabled("cpu"):
             tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
         x, qkv, out, bias, down, up, *norms = tensors
-        gates = torch.as_tensor(level_weights, dtype=self.up.weight.dtype)
+        gates = torch.as_tensor(level_weights, dtype=self.to_qkv.weight.dtype)
         # For larger windows the probabilities take more room than all else, and a matrix product computes them again.
         small = self.window_size**2 <= SMALL
         differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, gates))

@@ -11,6 +11,8 @@ from attn_bench.nn.size_checks import check_positive
 from attn_bench.plugin import OptionError
 
 LevelWeights = Literal["harmonic", "sum", "learned"]
+DownSampling = Literal["conv", "conv-per-level", "average"]
+UpSampling = Literal["transposed", "nearest"]
 Backend = Literal["auto", "cpp", "torch", "triton", "reference"]
 
 
@@ -37,6 +39,20 @@ class MultipoleOptions:
         LevelWeights,
         Field(description="weight of a coarser level: harmonic (the authors' code), sum (the paper's text) or learned"),
     ] = "harmonic"
+    down_sampling: Annotated[
+        DownSampling,
+        Field(
+            description="how a coarser level is made: conv (one learned convolution for all levels, as in the paper), "
+            "conv-per-level (one for each) or average (average pooling, nothing learned)"
+        ),
+    ] = "conv"
+    up_sampling: Annotated[
+        UpSampling,
+        Field(
+            description="how a coarser level is brought back: transposed (a learned transposed convolution, as in the "
+            "paper) or nearest (each cell repeated, nothing learned)"
+        ),
+    ] = "transposed"
     double_norm: Annotated[
         bool, Field(description="normalise tokens twice before attention, as the authors' code does, or once")
     ] = True
@@ -56,7 +72,12 @@ class MultipoleOptions:
             )
         if self.rate < 2:
             raise OptionError(f"rate is {self.rate}; it must be >= 2")
-        for name, choices in (("level_weights", LevelWeights), ("backend", Backend)):
+        for name, choices in (
+            ("level_weights", LevelWeights),
+            ("down_sampling", DownSampling),
+            ("up_sampling", UpSampling),
+            ("backend", Backend),
+        ):
             value, allowed = getattr(self, name), get_args(choices)
             if value not in allowed:
                 raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attn_bench.nn.size_checks import not_two_axes
 from attn_bench.plugin import Mixer, Problem, Tokens
+from mano.levels import level_grids
 from mano.multipole_options import MultipoleOptions
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class MANOModel(Mixer):
         from mano.attention import MultipoleAttention
 
         own = {option.name: getattr(options, option.name) for option in fields(MultipoleOptions)}
+        if tokens.grid:
+            h, w = tokens.grid
+            own["merges"] = len(level_grids((h, w), options.window_size, options.rate, options.levels)) - 1
         return MultipoleAttention(options.dim, **own)
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:

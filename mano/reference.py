@@ -35,16 +35,31 @@ def attend(module: MultipoleAttention, x_BCHW: Tensor) -> Tensor:
     return (out / coverage)[..., :h, :w]
 
 
-def down(module: MultipoleAttention, x_BCHW: Tensor) -> Tensor:
-    """D: each coarse cell sums its real cells and nothing else."""
+def down(module: MultipoleAttention, x_BCHW: Tensor, level: int) -> Tensor:
+    """D: each coarse cell sums its real cells, weighted, and nothing else; their number divides an average."""
     b, c, h, w = x_BCHW.shape
     r = module.rate
-    out = x_BCHW.new_zeros(b, c, -(-h // r), -(-w // r))
+    if module.down_sampling == "average":
+        weight = torch.eye(c, dtype=x_BCHW.dtype, device=x_BCHW.device)[:, :, None, None].expand(c, c, r, r)
+    elif module.down_sampling == "conv":
+        weight = module.down.weight
+    else:
+        weight = module.downs[min(level, len(module.downs) - 1)].weight
+    out, real = (x_BCHW.new_zeros(b, c, -(-h // r), -(-w // r)) for _ in range(2))
     for dy in range(r):
         for dx in range(r):
-            part = torch.einsum("bchw,dc->bdhw", x_BCHW[:, :, dy::r, dx::r], module.down.weight[:, :, dy, dx])
-            out = out + F.pad(part, (0, out.shape[3] - part.shape[3], 0, out.shape[2] - part.shape[2]))
-    return out
+            cells = x_BCHW[:, :, dy::r, dx::r]
+            extend = (0, out.shape[3] - cells.shape[3], 0, out.shape[2] - cells.shape[2])
+            out = out + F.pad(torch.einsum("bchw,dc->bdhw", cells, weight[:, :, dy, dx]), extend)
+            real = real + F.pad(torch.ones_like(cells), extend)
+    return out / real if module.down_sampling == "average" else out
+
+
+def up(module: MultipoleAttention, x_BCHW: Tensor) -> Tensor:
+    """U: each coarse cell becomes rate x rate cells."""
+    if module.up_sampling == "nearest":
+        return F.interpolate(x_BCHW, scale_factor=module.rate, mode="nearest")
+    return F.conv_transpose2d(x_BCHW, module.up.weight, stride=module.rate)
 
 
 def multipole(module: MultipoleAttention, x_BHWC: Tensor, levels: int) -> Tensor:
@@ -54,10 +69,9 @@ def multipole(module: MultipoleAttention, x_BHWC: Tensor, levels: int) -> Tensor
     for level in range(levels):
         outputs.append(attend(module, x))
         if level < levels - 1:
-            x = down(module, x)
+            x = down(module, x, level)
     result = outputs.pop()
     for i, o in enumerate(reversed(outputs)):
         weight = module.gates[i] if module.level_weights == "learned" else module.constant_weight(i)
-        up = F.conv_transpose2d(result, module.up.weight, stride=module.rate)
-        result = o + weight * up[..., : o.shape[2], : o.shape[3]]
+        result = o + weight * up(module, result)[..., : o.shape[2], : o.shape[3]]
     return result.permute(0, 2, 3, 1)
