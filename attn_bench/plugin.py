@@ -10,13 +10,13 @@ from attn_bench.contract.base import Plugin
 from attn_bench.contract.mixer import Mixer, Tokens
 from attn_bench.contract.model import Complexity, Model
 from attn_bench.contract.problem import KINDS, Kind, KindSpec, Normalisation, Problem
+from attn_bench.contract.splits import Splits, held_out_count
 from attn_bench.contract.task import (
     Direction,
     Metric,
     PrepareContext,
     PreparedData,
     PreparedFile,
-    Splits,
     Task,
     TrainingDefaults,
 )
@@ -25,7 +25,7 @@ from attn_bench.errors import DataError, OptionError, Unsupported
 __all__ = [
     "KINDS", "Complexity", "DataError", "Direction", "Kind", "KindSpec", "Metric", "Mixer", "Model", "Normalisation",
     "OptionError", "Plugin", "PrepareContext", "PreparedData", "PreparedFile", "Problem", "Splits", "Task", "Tokens",
-    "TrainingDefaults", "Unsupported",
+    "TrainingDefaults", "Unsupported", "held_out_count",
 ]  # fmt: skip
 
 CONTRACT = 2

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attn_bench.contract.base import Plugin
 from attn_bench.contract.problem import Kind, Problem
+from attn_bench.contract.splits import Splits, hold_out
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,29 +26,6 @@ class Metric:
     direction: Direction
     summary: str
     unit: str = ""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Train and test sets of one resolution.
-
-    Attributes:
-        train: map-style dataset of (input, target) tensors, without the batch axis.
-        test: the same.
-        identity: what the data are, JSON values only (recipe, sizes, checksum); kept in the record. What is called
-            ``read`` is the line of :meth:`Task.prepare` for this resolution; two data sets that differ in it only
-            are the same.
-        plain: ``train`` without random augmentation, for features that are computed once; ``train`` where None.
-        augmented: ``train`` with the random augmentation of fine-tuning; ``train`` where None.
-        augmentation: in words, that of fine-tuning; kept in its records.
-    """
-
-    train: Dataset[tuple[Tensor, Tensor]]
-    test: Dataset[tuple[Tensor, Tensor]]
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    plain: Dataset[tuple[Tensor, Tensor]] | None = None
-    augmented: Dataset[tuple[Tensor, Tensor]] | None = None
-    augmentation: str = "none"
 
 
 @dataclass(frozen=True)
@@ -169,6 +147,17 @@ class Task(Plugin):
             DataError: the data are missing or broken.
         """
 
+    def hold_out(self, splits: Splits, share: float) -> Splits:
+        """Return ``splits`` with a share of the training set as the validation set; called where there is none yet.
+
+        The samples are chosen by their number only, so they are the same at every resolution, for every model and
+        every seed. Overridden where a sample is not independent of its neighbours, as in a text.
+
+        Raises:
+            DataError: the training set is too small.
+        """
+        return hold_out(splits, share)
+
     def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
         """Wrap a freshly built module with what training needs around it, such as normalisation fitted to ``train``."""
         return module
@@ -176,6 +165,13 @@ class Task(Plugin):
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the scalar training loss of one batch."""
+
+    def losses(self) -> Mapping[str, Callable[[Tensor, Tensor], Tensor]]:
+        """Return further losses by name, which users select with ``--loss NAME``; none by default.
+
+        Tasks of kind ``field`` also have ``rel_l2``, ``mse``, ``h1`` and ``derivative`` without naming them here.
+        """
+        return {}
 
     @abstractmethod
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:

@@ -151,9 +151,8 @@ def _train_and_evaluate(
     cell: Cell, posed: Posed, prepared: Prepared, files: Files, report: Report, findings: _Findings
 ) -> None:
     report({"stage": "data"})
-    with named_after(cell.task):
-        splits = posed.task.splits(cell.resolution, posed.options)
-    findings.record = replace(findings.record, data=dict(splits.identity))
+    splits = _data(cell, posed)
+    findings.record = replace(findings.record, data={**splits.identity, "samples": splits.sizes})
     with findings.keeper.stage("training"):
         if posed.model.fit(prepared.module, splits.train):
             trained = Trained(prepared.module, prepared.module, splits.test)
@@ -168,6 +167,16 @@ def _train_and_evaluate(
     if failure is not None:
         findings.fail(failure)
     findings.evaluations += (evaluator.other(resolution) for resolution in cell.eval_resolutions)
+
+
+def _data(cell: Cell, posed: Posed) -> Splits:
+    """Return the data of a cell, with a validation set if it asks for one."""
+    share = getattr(cell.training, "validation", 0.0)
+    with named_after(cell.task):
+        splits = posed.task.splits(cell.resolution, posed.options)
+        if not share:
+            return replace(splits, validation=None)
+        return posed.task.hold_out(splits, share) if splits.validation is None else splits
 
 
 def _trained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,20 +36,41 @@ def training_setup(
         case "finetune":
             return _finetune(cell, model, problem, module, whole, data)
         case _:
-            return TrainingSetup(whole, data.train, data.test, task.loss)
+            return TrainingSetup(whole, data.train, data.test, task.loss, validation=data.validation)
 
 
 def _linear_probe(
     cell: Cell, task: Task, model: Model, module: nn.Module, whole: nn.Module, data: Splits
 ) -> TrainingSetup:
-    """Freeze everything but the head, and compute the features of both sets once, without augmentation."""
+    """Freeze everything but the head, and compute the features of each set once, without augmentation."""
     head = model.head(module)
     if head is None:
         raise Unsupported(f"{cell.plugin} does not define head(), which a linear probe needs")
     whole.requires_grad_(False)
     head.requires_grad_(True)
-    train, test = (features(whole, head, dataset, cell) for dataset in (data.plain or data.train, data.test))
-    return TrainingSetup(head, train, test, task.loss, notes={"trained_parameters": _count(list(head.parameters()))})
+    train = features(whole, head, data.plain or data.train, cell)
+    validation = None if data.validation is None else features(whole, head, data.validation, cell)
+    # Nothing reads the test set before the end.
+    test = _Later(len(data.test), lambda: features(whole, head, data.test, cell))  # type: ignore[arg-type]
+    notes = {"trained_parameters": _count(list(head.parameters()))}
+    return TrainingSetup(head, train, test, task.loss, notes=notes, validation=validation)
+
+
+class _Later(Dataset[Batch]):
+    """A dataset of ``size`` samples that is made when the first of them is read."""
+
+    def __init__(self, size: int, make: Callable[[], Dataset[Batch]]) -> None:
+        self.size, self.make = size, make
+
+    @cached_property
+    def made(self) -> Dataset[Batch]:
+        return self.make()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.made[index]
 
 
 @torch.no_grad()
@@ -99,7 +121,7 @@ def _finetune(
         return F.cross_entropy(prediction, target, label_smoothing=settings.label_smoothing)
 
     extras = Extras(mix=_mixing(settings, problem.outputs), average=average, first=first, first_epochs=settings.warm_up)
-    return TrainingSetup(whole, data.augmented or data.train, data.test, loss, extras, notes)
+    return TrainingSetup(whole, data.augmented or data.train, data.test, loss, extras, notes, data.validation)
 
 
 def _mixing(settings: FineTuning, classes: int) -> Callable[[Tensor, Tensor], Batch]:

@@ -35,7 +35,8 @@ class TrainingSetup:
 
     Attributes:
         module: the whole model, or only its head, on features.
-        train, test: what it is trained and evaluated on.
+        train, validation, test: what it is trained on, what weights are selected on, if anything, and what it is
+            evaluated on.
         loss: of a batch of predictions and targets.
         extras: what the loop does in addition.
         notes: further entries in the record of the training.
@@ -47,3 +48,4 @@ class TrainingSetup:
     loss: Callable[[Tensor, Tensor], Tensor]
     extras: Extras = field(default_factory=Extras)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    validation: Dataset[Batch] | None = None

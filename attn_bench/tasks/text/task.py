@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from attn_bench.plugin import (
     Splits,
     Task,
     TrainingDefaults,
+    held_out_count,
 )
 from attn_bench.tasks.text.byte_scores import TEXT_METRICS, byte_cross_entropy, byte_scores
 from attn_bench.tasks.text.corpora import Corpus, CorpusName, download_corpus, folder_of, read_corpus
@@ -137,6 +138,19 @@ class Text(Task):
         }
         return Splits(train_set, test_set, {**identity, "n_train": len(train_set), "n_test": len(test_set)})
 
+    def hold_out(self, splits: Splits, share: float) -> Splits:
+        """Hold out the last bytes of the training part, which stand before those to test on: the same at any length."""
+        windows = cast("Windows", splits.train)
+        end = windows.bytes
+        first = end - held_out_count(end, share, "bytes")
+        train, validation = windows.between(0, first), windows.between(first, end)
+        if not min(len(train), len(validation)):
+            raise DataError(
+                f"{self.name}: a context of {windows.length} bytes is longer than one of the parts: {first} bytes to "
+                f"train on, {end - first} for validation; choose shorter contexts, a longer text or validation: 0"
+            )
+        return replace(splits, train=train, validation=validation)
+
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross-entropy of the bytes to predict, in nats."""
         return byte_cross_entropy(prediction, target)
@@ -212,9 +226,19 @@ class MaskedText(Text):
         rate = options.mask_rate
         sets = [MaskedBytes(part[1:], resolution, rate, (options.seed, i)) for i, part in enumerate((train, test))]
         for split, data in zip(("train", "test"), sets, strict=True):
-            if not data.mask[: len(data) * resolution].any():
-                raise DataError(
-                    f"{self.name}: no byte is masked of the {len(data) * resolution} to {split} on at a mask_rate of "
-                    f"{rate}; choose a larger one, or a longer text"
-                )
+            self._check_masked(data, f"to {split} on")
         return sets
+
+    def hold_out(self, splits: Splits, share: float) -> Splits:
+        """Hold out the last bytes, of which one at least must be masked."""
+        found = super().hold_out(splits, share)
+        self._check_masked(cast("MaskedBytes", found.train), "to train on")
+        self._check_masked(cast("MaskedBytes", found.validation), "for validation")
+        return found
+
+    def _check_masked(self, data: MaskedBytes, purpose: str) -> None:
+        if not data.masked:
+            raise DataError(
+                f"{self.name}: no byte is masked of the {len(data) * data.length} {purpose} at a mask_rate of "
+                f"{data.rate}; choose a larger one, or a longer text"
+            )

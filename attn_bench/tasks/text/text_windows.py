@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +27,17 @@ class NextByte(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, stretch: Bytes, length: int) -> None:
         self.stretch, self.length = stretch, length
 
+    @property
+    def bytes(self) -> int:
+        """Number of bytes that can be predicted."""
+        return len(self.stretch) - 1
+
+    def between(self, first: int, end: int) -> NextByte:
+        """Return windows in which the bytes from ``first`` to before ``end`` of these are predicted."""
+        return NextByte(self.stretch[first : end + 1], self.length)
+
     def __len__(self) -> int:
-        return (len(self.stretch) - 1) // self.length
+        return self.bytes // self.length
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         _check(index, len(self))
@@ -49,11 +59,27 @@ class MaskedBytes(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, stretch: Bytes, length: int, rate: float, seed: tuple[int, ...]) -> None:
-        self.stretch, self.length = stretch, length
+        self.stretch, self.length, self.rate = stretch, length, rate
         self.mask = np.random.default_rng(seed).random(len(stretch)) < rate
 
+    @property
+    def bytes(self) -> int:
+        """Number of bytes, masked or not."""
+        return len(self.stretch)
+
+    @property
+    def masked(self) -> bool:
+        """Whether any byte of the windows is masked."""
+        return bool(self.mask[: len(self) * self.length].any())
+
+    def between(self, first: int, end: int) -> MaskedBytes:
+        """Return windows of the bytes from ``first`` to before ``end`` of these, with their masks."""
+        found = copy(self)
+        found.stretch, found.mask = self.stretch[first:end], self.mask[first:end]
+        return found
+
     def __len__(self) -> int:
-        return len(self.stretch) // self.length
+        return self.bytes // self.length
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         _check(index, len(self))

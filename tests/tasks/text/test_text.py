@@ -72,6 +72,32 @@ def test_every_length_trains_on_the_same_bytes(task):
     assert seen[0] == seen[1] == seen[2]
 
 
+@pytest.mark.parametrize("task", [Text(), MaskedText()])
+def test_validation_is_the_end_of_the_training_bytes_the_same_at_every_length(task):
+    options = task.options(**SMALL)
+    parts = []
+    for length in (64, 128):
+        whole = task.splits(length, options)
+        found = task.hold_out(whole, 0.25)
+        both = [*found.train, *found.validation]
+        assert len(both) == len(whole.train)
+        # Masks stay where they are.
+        assert all(torch.equal(*pair) for one, other in zip(both, whole.train) for pair in zip(one, other))
+        assert found.test is whole.test
+        parts.append(torch.cat([target for _, target in found.validation]))
+    assert torch.equal(*parts)
+    assert len(parts[0]) == 1024
+
+
+def test_a_validation_part_shorter_than_a_context_is_refused():
+    task = Text()
+    with pytest.raises(DataError, match="3686 bytes to train on, 410 for validation; choose shorter contexts"):
+        task.hold_out(task.splits(512, task.options(**SMALL)), 0.1)
+    task = MaskedText()
+    with pytest.raises(DataError, match="no byte is masked of the 64 for validation"):
+        task.hold_out(task.splits(64, task.options(**SMALL, mask_rate=0.002, seed=2)), 1 / 64)
+
+
 def test_the_seed_moves_only_the_training_stretch():
     first, again, other = (Text().splits(64, Text.options(seed=seed, **SMALL)).identity for seed in (0, 0, 1))
     assert first == again

@@ -1,0 +1,92 @@
+"""The parts of a task's data, and how a validation set is held out of the training set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from attn_bench.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import Dataset
+
+# Of the samples held out, whatever the seed of the task or the model.
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train, validation and test sets of one resolution.
+
+    Attributes:
+        train: map-style dataset of (input, target) tensors, without the batch axis.
+        test: the same.
+        identity: what the data are, JSON values only (recipe, sizes, checksum); kept in the record. What is called
+            ``read`` is the line of :meth:`Task.prepare` for this resolution; two data sets that differ in it only
+            are the same.
+        plain: ``train`` without random augmentation, for features that are computed once; ``train`` where None.
+        augmented: ``train`` with the random augmentation of fine-tuning; ``train`` where None.
+        augmentation: in words, that of fine-tuning; kept in its records.
+        validation: decides between weights and between settings. None, as most tasks leave it: the harness holds out a
+            share of ``train`` (:meth:`Task.hold_out`). A published one is used as it is.
+    """
+
+    train: Dataset[tuple[Tensor, Tensor]]
+    test: Dataset[tuple[Tensor, Tensor]]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    plain: Dataset[tuple[Tensor, Tensor]] | None = None
+    augmented: Dataset[tuple[Tensor, Tensor]] | None = None
+    augmentation: str = "none"
+    validation: Dataset[tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of samples of each part."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: 0 if part is None else len(part) for name, part in parts.items()}  # type: ignore[arg-type]
+
+
+def hold_out(splits: Splits, share: float) -> Splits:
+    """Return ``splits`` with ``share`` of the training set, at least one sample, as the validation set.
+
+    It is read without random augmentation. The order of both parts is that of the training set.
+
+    Raises:
+        DataError: nothing would be left to train on.
+    """
+    import numpy as np
+
+    size = splits.sizes["train"]
+    count = held_out_count(size, share)
+    # This generator's numbers are the same in every version of NumPy.
+    order = np.random.RandomState(SEED).permutation(size)
+    held, kept = np.sort(order[:count]).tolist(), np.sort(order[count:]).tolist()
+    return replace(
+        splits,
+        train=part(splits.train, kept),
+        plain=None if splits.plain is None else part(splits.plain, kept),
+        augmented=None if splits.augmented is None else part(splits.augmented, kept),
+        validation=part(splits.train if splits.plain is None else splits.plain, held),
+    )
+
+
+def held_out_count(size: int, share: float, what: str = "samples") -> int:
+    """Return how many of ``size`` samples are held out; raises DataError if none would be left to train on."""
+    count = max(1, round(share * size))
+    if count >= size:
+        raise DataError(
+            f"the training set has {size} {what}, too few to hold out {share:g} of them for validation; "
+            "use validation: 0, or more data"
+        )
+    return count
+
+
+def part(dataset: Dataset[tuple[Tensor, Tensor]], indices: Sequence[int]) -> Dataset[tuple[Tensor, Tensor]]:
+    """Return the samples ``indices`` of ``dataset``; of tensors in memory again tensors in memory."""
+    from torch.utils.data import Subset, TensorDataset
+
+    if type(dataset) is TensorDataset:
+        return TensorDataset(*(tensor[list(indices)] for tensor in dataset.tensors))  # type: ignore[return-value]
+    return Subset(dataset, indices)

@@ -1,0 +1,87 @@
+"""The losses that a training can use instead of its task's own.
+
+Predictions and targets of fields are (B, C, *grid), in physical units: tasks normalise inside the module that is
+trained (:meth:`attn_bench.plugin.Task.adapt`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attn_bench.plugin import Problem, Task
+from attn_bench.tasks.shared.field_metrics import relative_l2_loss
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+# The weight of the differences in the derivative loss.
+DIFFERENCES = 0.1
+
+
+def loss_of(task: Task, problem: Problem, name: str) -> Loss:
+    """Return the loss called ``name``: the task's own (``task``), another that it offers, or one of fields.
+
+    Raises:
+        ValueError: there is none of this name for the problem.
+    """
+    known = {**(FIELD_LOSSES if problem.kind == "field" else {}), **task.losses(), "task": task.loss}
+    if name not in known:
+        raise ValueError(f"there is no loss {name} for {task.name} ({problem.kind}); there are: {', '.join(known)}")
+    return known[name]
+
+
+def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean over the batch, channels and points of the squared error."""
+    return F.mse_loss(prediction, target)
+
+
+def relative_h1(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean over the batch and channels of ||error||_H1 / ||target||_H1, by neuraloperator's ``H1Loss``.
+
+    The H1 norm is the root of the summed squares of a field and of its derivatives on the unit square, which are
+    central differences with a spacing of 1/N; at the edges one-sided ones, of third order.
+    """
+    return _h1_loss(target.dim() - 2)(prediction, target)
+
+
+@cache
+def _h1_loss(dimensions: int) -> Any:
+    from neuralop.losses import H1Loss
+
+    # Without its eps, which fields in large units need not notice and those in small ones would.
+    return H1Loss(dimensions, reduction="mean", eps=0.0, periodic_in_x=False, periodic_in_y=False)
+
+
+def derivative_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the relative L2 error plus 0.1 times the sum of those of the central differences along each axis.
+
+    As Neural-Solver-Library, Transolver, LaMO and HO-FNO train on Darcy flow: for the differences, the outermost points
+    of the prediction are 0, and both fields go on with 0 outside the grid. So it is meant for fields that are 0 on
+    the boundary, on a grid with both ends.
+    """
+    axes = range(2, target.dim())
+    inner = prediction[(..., *[slice(1, -1)] * len(axes))]
+    bounded = F.pad(inner, [1, 1] * len(axes))
+    pairs = [(_difference(bounded, axis), _difference(target, axis)) for axis in axes]
+    differences = torch.stack([relative_l2_loss(*pair) for pair in pairs]).sum()
+    return relative_l2_loss(prediction, target) + DIFFERENCES * differences
+
+
+def _difference(field: Tensor, axis: int) -> Tensor:
+    """Return what follows a point along an axis less what precedes it: relative errors need no constant factor."""
+    margin = [0] * (2 * (field.dim() - 1 - axis)) + [1, 1]
+    padded = F.pad(field, margin)
+    size = field.shape[axis]
+    return padded.narrow(axis, 2, size) - padded.narrow(axis, 0, size)
+
+
+FIELD_LOSSES: Mapping[str, Loss] = {
+    "rel_l2": relative_l2_loss,
+    "mse": mean_squared_error,
+    "h1": relative_h1,
+    "derivative": derivative_loss,
+}
