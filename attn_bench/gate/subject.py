@@ -14,7 +14,7 @@ from attn_bench.plugin import KINDS, Kind, Model, Problem
 from attn_bench.running.measure.steps import random_batch
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
-from attn_bench.running.train.loop import autocast
+from attn_bench.running.train.step import autocast
 
 # Grids that a plugin is tried on: the first of a kind that it serves is the one that it is checked on.
 SIDES = (16, 32, 64, 128, 224, 256)

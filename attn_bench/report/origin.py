@@ -85,9 +85,10 @@ def _training(record: Record, asked: Training) -> dict[str, str]:
         "Budget": f"{asked.budget:g} {asked.budget_unit}",
         "Optimizer steps": None if steps is None else str(steps),
         "Batch size in training": str(record.cell.execution.batch_size),
-        "Learning rate": f"{asked.learning_rate:g} at its peak, one cycle",
-        "Weight decay": f"{asked.weight_decay:g} (AdamW)",
-        "Gradients clipped to": f"{asked.clip_norm:g}",
+        "Optimizer": asked.optimizer,
+        "Learning rate": f"{asked.learning_rate:g} at its peak, {asked.schedule}",
+        "Weight decay": f"{asked.weight_decay:g}",
+        "Gradients clipped to": f"{asked.clip_norm:g}" if asked.clip_norm else "not clipped",
         "Regime": record.cell.regime,
         "Training samples": None if samples is None else str(samples),
     }

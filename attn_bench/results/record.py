@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,8 +25,39 @@ Count = Annotated[int, Field(ge=0)]
 # Whole numbers, unless a plugin's own rule says otherwise.
 Operations = Annotated[int | float, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
+Part = Literal["validation", "test"]
 # It names a file.
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values along a training: after which step, after how many seconds of training, and what.
+
+    A value that is not finite is None.
+    """
+
+    steps: tuple[Count, ...] = ()
+    seconds: tuple[Number, ...] = ()
+    values: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A training along the way.
+
+    Attributes:
+        loss: mean training loss since the point before, at most a few hundred points.
+        error: the task's first metric, of the weights that would be evaluated if training ended there (their moving
+            average, if there is one); empty where nothing is evaluated along the training.
+        metric: the name of that metric.
+        part: what it is evaluated on.
+    """
+
+    loss: Series = field(default_factory=Series)
+    error: Series = field(default_factory=Series)
+    metric: str | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -36,8 +67,12 @@ class TrainingResult:
     Attributes:
         steps: of the optimizer.
         epochs: passes over the data.
-        seconds: of wall-clock time.
+        seconds: of wall-clock time, without ``evaluation_seconds``.
+        evaluation_seconds: that the evaluations along the training took.
         loss: mean of the last pass.
+        curve: the training along the way; None in older records.
+        selected_step: after which step the weights were kept, if those were not the last.
+        selected_on: the part of the data by whose error they were chosen; None if they are the last.
         warning: why it started over, where a checkpoint could not be used.
         notes: what the regime says besides, such as the augmentation or how many parameters were trained.
     """
@@ -45,7 +80,11 @@ class TrainingResult:
     steps: Count | None = None
     epochs: Number | None = None
     seconds: Number | None = None
+    evaluation_seconds: Number | None = None
     loss: float | None = None
+    curve: Curve | None = None
+    selected_step: Count | None = None
+    selected_on: Part | None = None
     warning: str | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
 

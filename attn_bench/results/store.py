@@ -170,6 +170,14 @@ class Store:
         environments = {id: values for id in used if (values := self.environment(id)) is not None}
         return pd.DataFrame(rows(records, environments, self.run_info().metrics))
 
+    def curves(self) -> pd.DataFrame:
+        """Return the training curves of every record (see :func:`load`)."""
+        import pandas as pd
+
+        from attn_bench.results.table import curve_rows
+
+        return pd.DataFrame(curve_rows(self.records()))
+
     def write_table(self) -> pd.DataFrame:
         """Write ``table.csv`` and ``table.parquet`` and return the table; an empty one has no columns to write."""
         self._keep_run_info()
@@ -205,13 +213,21 @@ def _say_once(line: str) -> None:
     logging.getLogger("attn_bench").warning(line)
 
 
-def load(path: str | os.PathLike[str]) -> pd.DataFrame:
+def load(path: str | os.PathLike[str], *, curves: bool = False) -> pd.DataFrame:
     """Return the table of a results folder: one row per cell, and one more per further resolution it was evaluated at.
 
+    Args:
+        curves: return the training curves instead, one row per point: the columns ``cell``, ``model``, ``task``,
+            ``resolution`` and ``seed``; ``part`` (``train``, ``validation`` or ``test``) and ``quantity`` (``loss`` or
+            the task's first metric); ``step``, ``epoch``, ``seconds`` and ``value``.
+
     Raises:
-        UserError: the folder contains no results.
+        UserError: the folder contains no results, or no curves.
     """
-    table = Store.open(Path(path)).table()
+    store = Store.open(Path(path))
+    table = store.curves() if curves else store.table()
+    if table.empty and curves:
+        raise UserError(f"{path}: no cell has a training curve")
     if table.empty:
         raise UserError(f"{path}: no finished cells yet; rerun the same command to continue")
     return table

@@ -86,7 +86,17 @@ SETTINGS = (
     Column("regime", "cell.regime", "`scratch`, `linear-probe` or `finetune`"),
     Column("train_steps", "training.steps", "steps of the optimizer"),
     Column("train_epochs", "training.epochs", "passes over the training set"),
-    Column("train_seconds", "training.seconds", "wall-clock time of training"),
+    Column("train_seconds", "training.seconds", "wall-clock time of training, without evaluations"),
+    Column("evaluation_seconds", "training.evaluation_seconds", "time of the evaluations along the training"),
+    Column("learning_rate", "cell.training.learning_rate", "peak learning rate"),
+    Column("optimizer", "cell.training.optimizer", "optimizer of the training"),
+    Column("schedule", "cell.training.schedule", "learning-rate schedule"),
+    Column(
+        "selected_on", "training.selected_on",
+        "part of the data on which the evaluated weights were chosen along the training (`--select`): `validation`, or "
+        "`test`, with which the metrics are too good; empty for the last weights",
+    ),
+    Column("selected_step", "training.selected_step", "after which step those weights were kept"),
     Column("train_loss", "training.loss", "mean loss of the last pass over the training set"),
     Column(
         "effective", _json("effective"),
@@ -112,6 +122,26 @@ def measured() -> Iterator[Column]:
     """Yield the columns of what is measured, with those of the intervals."""
     for column in quantities.MEASURED:
         yield from column.columns() if isinstance(column, quantities.Quantity) else (column,)
+
+
+def curve_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return one row per point of the training curves: where training was, and the value of a quantity on a part.
+
+    The part ``train`` has the ``loss``, ``validation`` or ``test`` the task's first metric.
+    """
+    found = []
+    for record, label in zip(records, labels(records)):
+        curve = record.training.curve if record.training else None
+        if record.training is None or curve is None:
+            continue
+        cell: dict[str, Any] = {"cell": record.id, "model": label, "task": record.cell.task}
+        cell |= {"resolution": record.cell.resolution, "seed": record.cell.seed}
+        per_epoch = (record.training.epochs or 0) / (record.training.steps or 1)
+        for part, quantity, series in (("train", "loss", curve.loss), (curve.part, curve.metric, curve.error)):
+            for step, seconds, value in zip(series.steps, series.seconds, series.values):
+                where = {"part": part, "quantity": quantity, "step": step, "epoch": step * per_epoch}
+                found.append({**cell, **where, "seconds": seconds, "value": value})
+    return found
 
 
 def rows(

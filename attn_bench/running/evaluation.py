@@ -20,7 +20,7 @@ from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
 from attn_bench.running.prepare import Posed
 from attn_bench.running.train.loop import Diverged, predict
-from attn_bench.running.train.setup import Batch
+from attn_bench.running.train.step import Batch
 from attn_bench.sweep.cell import Cell
 
 SHOWN_SAMPLES = 3

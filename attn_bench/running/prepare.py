@@ -18,7 +18,7 @@ from attn_bench.running.cell_failures import Failure, refusals
 from attn_bench.running.measure.steps import Steps, build, random_batch
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
-from attn_bench.running.train.loop import autocast
+from attn_bench.running.train.step import autocast
 from attn_bench.sweep.cell import Cell, unsupported
 
 # Samples in the first calls: with one, a loss could broadcast an output that does not depend on the sample.

@@ -26,9 +26,10 @@ from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable
-from attn_bench.running.train.loop import Progress, autocast, train
+from attn_bench.running.train.loop import Progress, train
 from attn_bench.running.train.regimes import training_setup
 from attn_bench.running.train.setup import TrainingSetup
+from attn_bench.running.train.step import autocast
 from attn_bench.sweep import versions
 from attn_bench.sweep.cell import Cell
 
@@ -192,13 +193,12 @@ def _trained(
             "nothing to train: no parameter requires a gradient; let fit() return True to evaluate it untrained"
         )
     setup = training_setup(cell, posed.task, posed.model, posed.problem, module, whole, splits)
-    compiled: nn.Module = torch.compile(setup.module, dynamic=False) if cell.execution.compile else setup.module  # type: ignore[assignment]
 
     def show(progress: Progress) -> None:
         report({"stage": "training", **asdict(progress)})
 
     result = train(
-        replace(setup, module=compiled),
+        setup,
         cell.training,
         cell.execution,
         seed=cell.seed,

@@ -11,7 +11,7 @@ from typing import Any
 
 from attn_bench.plugin import Model, OptionError, Problem
 from attn_bench.plugins.fingerprint import Source
-from attn_bench.sweep.groups import BUDGETS, Execution, FineTuning, Measuring, Regime, Training
+from attn_bench.sweep.groups import BUDGETS, SCHEDULES, Execution, FineTuning, Measuring, Regime, Training
 
 # Bound before any plugin is imported: none of them can change how an id is computed.
 _canonical = JSONEncoder(sort_keys=True, separators=(",", ":")).encode
@@ -108,8 +108,23 @@ def upgrade_cell(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Values of unexpected types are left for the check of the record to reject.
     """
-    if "execution" in values:
-        return dict(values)
+    return _with_recipe(dict(values) if "execution" in values else _grouped(values))
+
+
+def _with_recipe(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a cell with the settings of training that were fixed once, and ``ema`` among them."""
+    training, finetuning = values.get("training"), values.get("finetuning")
+    if isinstance(training, Mapping) and "schedule" not in training:
+        old = {"optimizer": "adamw", "schedule": "one-cycle", **SCHEDULES["one-cycle"], "validation": 0.0}
+        values["training"] = {**old, **training}
+        if isinstance(finetuning, Mapping) and "ema" in finetuning:
+            values["training"]["ema"] = finetuning["ema"]
+            values["finetuning"] = {name: value for name, value in finetuning.items() if name != "ema"}
+    return values
+
+
+def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a cell, written with every setting beside the model and the task, with its groups."""
     old = {"measure": True, "cuda_graph": False, "threads": None, "protocol": "scratch", **values}
     new = {name: value for name, value in old.items() if name not in ("protocol", "training", "finetuning")}
     for group, kind in (("execution", Execution), ("measuring", Measuring)):
@@ -121,7 +136,7 @@ def upgrade_cell(values: Mapping[str, Any]) -> dict[str, Any]:
         budgets = {each: _number(unit, training.get("budget")) if each == unit else None for each in BUDGETS}
         training = budgets | {name: training[name] for name in kept if name in training}
     if isinstance(finetuning, Mapping):
-        finetuning = dataclasses.asdict(FineTuning()) | dict(finetuning)
+        finetuning = dataclasses.asdict(FineTuning()) | {"ema": 0.0, **finetuning}
     return {"training_version": None, **new, "regime": old["protocol"], "training": training, "finetuning": finetuning}
 
 

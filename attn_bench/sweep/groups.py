@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from attn_bench.errors import UserError
 from attn_bench.plugin import TrainingDefaults
 from attn_bench.sweep.fields import Also, Notation
 
@@ -22,13 +24,27 @@ Regime = Literal["scratch", "linear-probe", "finetune"]
 Retry = Literal["none", "failed", "disturbed", "all"]
 BudgetUnit = Literal["epochs", "steps", "seconds"]
 BUDGETS: tuple[BudgetUnit, ...] = ("epochs", "steps", "seconds")
+Optimizer = Literal["adamw", "adam", "lion", "muon"]
+Schedule = Literal["one-cycle", "cosine", "step", "constant"]
+Loss = Literal["task", "rel_l2", "mse", "h1", "derivative"]
+Select = Literal["last", "best", "best-on-test"]
+# The parameters of each schedule, and what they are where the user gives nothing.
+SCHEDULES: Mapping[Schedule, Mapping[str, float]] = {
+    "one-cycle": {"lr_warmup": 0.3, "lr_start": 0.04, "lr_end": 4e-6},
+    "cosine": {"lr_warmup": 0.0, "lr_start": 0.0, "lr_end": 0.0},
+    "step": {"lr_warmup": 0.0, "lr_start": 0.0, "lr_step": 0.2, "lr_factor": 0.5},
+    "constant": {"lr_warmup": 0.0, "lr_start": 0.0},
+}
 
 # The value where the user gives none and the task has a default; a cell holds the task's.
 BY_TASK: Any = None
+# The same of the schedule; where a schedule has no such parameter, a cell holds it too.
+BY_SCHEDULE: Any = None
 
 Positive = Field(gt=0, allow_inf_nan=False)
 NotNegative = Field(ge=0, allow_inf_nan=False)
 Share = Field(ge=0, lt=1)
+Factor = Field(ge=0, le=1)
 FromPath = Notation(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path)
 
 
@@ -43,14 +59,117 @@ class Training:
     seconds: Annotated[float | None, Positive, Field(description="Training budget in seconds, instead of epochs.")] = (
         None
     )
+    optimizer: Annotated[
+        Optimizer,
+        Field(
+            description="adamw, adam, lion (arXiv:2302.06675) or muon, which trains matrices with Muon and all other "
+            "parameters with AdamW; Muon's updates are scaled so that it takes the learning rates of AdamW."
+        ),
+        Also("optimiser", "opt"),
+    ] = "adamw"
     learning_rate: Annotated[float, Positive, Field(description="Peak learning rate."), Also("lr")] = BY_TASK
-    weight_decay: Annotated[float, NotNegative, Field(description="Weight decay of AdamW."), Also("wd")] = BY_TASK
+    schedule: Annotated[
+        Schedule,
+        Field(
+            description="Learning rate over the training: one-cycle (cosine up to the peak, cosine down), cosine "
+            "(down), step (times lr_factor after every lr_step) or constant."
+        ),
+        Also("scheduler", "sched", "lr_schedule", "lr_scheduler"),
+    ] = "one-cycle"
+    lr_warmup: Annotated[
+        float | None,
+        Share,
+        Field(
+            description="Share of the training in which the learning rate rises to its peak [0.3 for one-cycle, "
+            "otherwise 0]; by a line, except for one-cycle."
+        ),
+        Also("pct_start", "warmup_share", "lr_warm_up"),
+    ] = BY_SCHEDULE
+    lr_start: Annotated[
+        float | None,
+        Factor,
+        Field(description="Where that rise begins, as a share of the peak [0.04 for one-cycle, otherwise 0]."),
+        Also("div_factor", "warmup_lr"),
+    ] = BY_SCHEDULE
+    lr_end: Annotated[
+        float | None,
+        Factor,
+        Field(description="one-cycle and cosine: the last learning rate as a share of the peak [4e-6, and 0]."),
+        Also("final_div_factor", "lr_floor", "min_lr", "lr_min", "eta_min"),
+    ] = BY_SCHEDULE
+    lr_step: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="step: share of the training after which the learning rate falls, again and "
+            "again [0.2]: 100 epochs of 500.",
+        ),
+        Also("step_size", "lr_step_size"),
+    ] = BY_SCHEDULE
+    lr_factor: Annotated[
+        float | None,
+        Factor,
+        Field(description="step: the factor by which it falls [0.5]."),
+        Also("gamma", "lr_gamma", "decay_rate"),
+    ] = BY_SCHEDULE
+    loss: Annotated[
+        Loss,
+        Field(
+            description="Training loss: the task's, or for fields: rel_l2, mse, h1 or derivative (rel_l2 plus 0.1 "
+            "times that of both central differences)."
+        ),
+        Also("criterion", "train_loss"),
+    ] = "task"
+    weight_decay: Annotated[
+        float,
+        NotNegative,
+        Field(description="Weight decay; for adam it is added to the gradient (an L2 penalty)."),
+        Also("wd"),
+    ] = BY_TASK
     clip_norm: Annotated[
         float,
-        Positive,
-        Field(description="Maximum norm of the gradient (clipping)."),
+        NotNegative,
+        Field(description="Maximum norm of the gradient (clipping); 0 disables it."),
         Also("clip", "max_norm", "grad_clip"),
     ] = BY_TASK
+    ema: Annotated[
+        float,
+        Share,
+        Field(
+            description="Decay of the moving average of the weights, which is evaluated instead of them; 0 disables "
+            "it. The decay warms up to this value as in timm's ModelEmaV3."
+        ),
+        Also("ema_decay"),
+    ] = 0.0
+    validation: Annotated[
+        float,
+        Share,
+        Field(
+            description="Share of the training set that is held out for validation, the same for every seed; 0 trains "
+            "on all of it. Tasks with a validation set of their own use that."
+        ),
+        Also("val", "validation_share", "validation_split"),
+    ] = 0.1
+    validation_points: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="How often the model is evaluated along the training, at equal distances; what that takes is "
+            "not part of the seconds of training.",
+        ),
+        Also("evaluations", "validations"),
+    ] = 10
+    select: Annotated[
+        Select,
+        Field(
+            description="Which weights are evaluated in the end: the last, those with the best validation error "
+            "(best), or those with the best test error (best-on-test), as some papers report; such numbers are too "
+            "good, and the table says so."
+        ),
+        Also("selection", "checkpoint_selection"),
+    ] = "last"
 
     @property
     def budget_unit(self) -> BudgetUnit:
@@ -62,10 +181,44 @@ class Training:
         """The budget, in :attr:`budget_unit`."""
         return getattr(self, self.budget_unit)
 
+    @property
+    def lr_parameters(self) -> dict[str, float]:
+        """The parameters of the schedule, by name."""
+        given = {name: getattr(self, name) for name in SCHEDULES[self.schedule]}
+        return {**SCHEDULES[self.schedule], **{name: value for name, value in given.items() if value is not None}}
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the model is evaluated along the training."""
+        return self.validation_points > 0 and (self.validation > 0 or self.select == "best-on-test")
+
     def completed(self, defaults: TrainingDefaults) -> Training:
-        """Return these settings with the defaults of a task where nothing is given."""
+        """Return these settings with the defaults of a task, and of the schedule, where nothing is given."""
         epochs = float(defaults.epochs) if self.budget is None else self.epochs
-        return completed(dataclasses.replace(self, epochs=epochs), defaults, without=BUDGETS)
+        parameters: dict[str, Any] = dict(self.lr_parameters)
+        found = dataclasses.replace(self, epochs=epochs, **parameters)
+        if found.lr_warmup == 0:  # there is no rise
+            found = dataclasses.replace(found, lr_start=None)
+        return completed(found, defaults, without=BUDGETS)
+
+
+def check_training(given: Mapping[str, Any]) -> None:
+    """Raise UserError for settings of training, by name, of which one takes the effect of another."""
+    defaults: dict[str, Any] = {entry.name: entry.default for entry in dataclasses.fields(Training)} | {**given}
+    schedule, select = defaults["schedule"], defaults["select"]
+    for name in dict.fromkeys(name for parameters in SCHEDULES.values() for name in parameters):
+        if name in given and name not in SCHEDULES[schedule]:
+            having = [each for each, parameters in SCHEDULES.items() if name in parameters]
+            raise UserError(f"setting {name}: has no effect with schedule {schedule}; it is for {', '.join(having)}")
+    warmup = SCHEDULES[schedule]["lr_warmup"] if defaults["lr_warmup"] is None else defaults["lr_warmup"]
+    if "lr_start" in given and warmup == 0:
+        raise UserError("setting lr_start: has no effect with lr_warmup 0")
+    if select == "best" and defaults["validation"] == 0:
+        raise UserError("setting select: best needs a validation set, and validation is 0")
+    if select != "last" and defaults["validation_points"] == 0:
+        raise UserError(f"setting select: {select} needs evaluations, and validation_points is 0")
+    if "validation_points" in given and select != "best-on-test" and defaults["validation"] == 0:
+        raise UserError("setting validation_points: has no effect with validation 0")
 
 
 @dataclass(frozen=True)
@@ -92,14 +245,6 @@ class FineTuning:
             description="Fine-tuning: share of the target that is spread uniformly over all classes (arXiv:1512.00567)."
         ),
     ] = 0.1
-    ema: Annotated[
-        float,
-        Share,
-        Field(
-            description="Fine-tuning: decay of the moving average of the weights, which is evaluated in their place; "
-            "0 disables it. The decay warms up to this value as in timm's ModelEmaV3."
-        ),
-    ] = 0.0
     warm_up: Annotated[
         float,
         NotNegative,

@@ -19,7 +19,17 @@ from attn_bench.sweep import notations, versions
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.devices import check_threads, resolve_device
 from attn_bench.sweep.fields import Also, Notation, Setting, built, misnamed, settings_of
-from attn_bench.sweep.groups import BUDGETS, BY_TASK, Execution, FineTuning, Measuring, Paths, Regime, Training
+from attn_bench.sweep.groups import (
+    BUDGETS,
+    BY_TASK,
+    Execution,
+    FineTuning,
+    Measuring,
+    Paths,
+    Regime,
+    Training,
+    check_training,
+)
 from attn_bench.sweep.variants import Variant, expand
 
 T = TypeVar("T")
@@ -248,6 +258,7 @@ def _check_together(given: Mapping[str, Any], known: Mapping[str, Setting]) -> N
             raise UserError(f"setting {name}: only for fine-tuning (regime: finetune)")
     if len(budgets := [unit for unit in BUDGETS if unit in given]) > 1:
         raise UserError(f"only one training budget is allowed; given: {', '.join(budgets)}")
+    check_training(given)
     check_threads(given.get("threads"))
 
 

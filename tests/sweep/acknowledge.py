@@ -19,7 +19,11 @@ _MEASURED = ("clocks", "flops", "latency", "memory", "reference")  # environment
 _EITHER = ("running/prepare.py", "running/measure/steps.py", "running/measure/torch_state.py")
 CODE = {
     "TRAINING": ("contract/*.py", "running/evaluation.py", "running/run_cell.py", "running/train/*.py", *_EITHER),
-    "MEASURING": (*(f"running/measure/{name}.py" for name in _MEASURED), *_EITHER),
+    "MEASURING": (
+        *(f"running/measure/{name}.py" for name in _MEASURED),
+        *(f"running/train/{name}.py" for name in ("optimizer", "step")),
+        *_EITHER,
+    ),
 }
 
 

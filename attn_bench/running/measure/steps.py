@@ -19,9 +19,10 @@ from attn_bench.running.measure.calibration import calibration_ms, calibration_s
 from attn_bench.running.measure.flops import count_flops
 from attn_bench.running.measure.latency import measure_latency
 from attn_bench.running.measure.memory import is_seen, measure_memory
-from attn_bench.running.train.loop import autocast
-from attn_bench.running.train.setup import Batch
+from attn_bench.running.train.optimizer import make_optimizer
+from attn_bench.running.train.step import Batch, Step, as_called, autocast
 from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import Training
 
 
 def build(cell: Cell, model: Model, problem: Problem) -> nn.Module:
@@ -71,9 +72,9 @@ class Steps:
         self.settle = settle
         self.cell, self.problem, self.module, self.task = cell, problem, module, task
         self.inputs, self.targets = random_batch(problem, cell.execution.batch_size, cell.execution.device, cell.seed)
-        self.called: Callable[..., Any] = torch.compile(module, dynamic=False) if cell.execution.compile else module
+        self.called = as_called(module, cell.execution)
         trains = trains and any(p.requires_grad for p in module.parameters()) and cell.regime != "linear-probe"
-        self.optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6) if trains else None
+        self.train_step = self._train_step_of(cell) if trains else None
         self.names = ("forward", "train_step") if trains else ("forward",)
 
     def step(self, name: str) -> Callable[[], object]:
@@ -87,7 +88,8 @@ class Steps:
             )
         self.module.train(name == "train_step")
         if name == "train_step":
-            return self._train_step
+            assert self.train_step is not None
+            return partial(self.train_step, self.inputs, self.targets)
         return partial(self._forward, self.inputs[:1] if name == "forward_batch1" else self.inputs)
 
     def _forward(self, inputs: Tensor) -> Tensor:
@@ -95,13 +97,12 @@ class Steps:
         with torch.no_grad(), autocast(self.cell.execution.device, self.cell.execution.precision):
             return self.called(inputs)
 
-    def _train_step(self) -> None:
-        assert self.optimizer is not None
-        self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.cell.execution.device, self.cell.execution.precision):
-            prediction = self.called(self.inputs)
-        self.task.loss(prediction.float(), self.targets).backward()
-        self.optimizer.step()
+    def _train_step_of(self, cell: Cell) -> Step:
+        """Return the step that training repeats, with a learning rate that leaves the weights where they are."""
+        training = replace((cell.training or Training()).completed(self.task.defaults), learning_rate=1e-6)
+        parameters = list(self.module.parameters())
+        optimizer = make_optimizer(training, parameters)
+        return Step(self.called, self.task.loss, optimizer, parameters, training.clip_norm, cell.execution)
 
     def latency(self, name: str) -> Latency:
         """Measure the latency of a step; on the CPU, the calibration workload is timed before and after it."""
@@ -143,8 +144,7 @@ class Steps:
         if self.cell.execution.device == "cpu" and not self.is_seen:
             raise ValueError("on the CPU, memory used in the model's own threads cannot be measured")
         step = self.step(name)
-        if self.optimizer is not None:
-            self.optimizer.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         return measure_memory(step, self.cell.execution.device)
 
     @cached_property
@@ -164,8 +164,7 @@ class Steps:
 
     def recover(self) -> None:
         """Make the module usable again after a step failed halfway."""
-        if self.optimizer is not None:
-            self.optimizer.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         self.module.eval()
         gc.collect()
         if self.cell.execution.device.startswith("cuda"):

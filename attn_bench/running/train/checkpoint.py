@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attn_bench.files import UNUSABLE, atomic_write
 from attn_bench.format import clean
+from attn_bench.running.train.optimizer import AnyOptimizer
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Trainee:
     """
 
     module: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: AnyOptimizer
     average: Any = None
 
     def state(self) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""The training loop: AdamW, one-cycle learning rate, gradient clipping; resumable at any step."""
+"""The training loop, resumable at any step."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from attn_bench.results.record import TrainingResult
 from attn_bench.running.train.checkpoint import State, Trainee, restore, save
-from attn_bench.running.train.setup import Batch, TrainingSetup
+from attn_bench.running.train.optimizer import make_optimizer
+from attn_bench.running.train.schedule import learning_rate
+from attn_bench.running.train.setup import TrainingSetup
+from attn_bench.running.train.step import Batch, Step, as_called, autocast
 from attn_bench.sweep.groups import Execution, Precision, Training
 
 
@@ -32,26 +34,6 @@ class Progress:
     epoch: float
     loss: float
     seconds: float
-
-
-def one_cycle(progress: float, *, warmup: float = 0.3, start: float = 25.0, end: float = 1e4) -> float:
-    """Learning-rate factor at ``progress`` in [0, 1]: cosine up from 1/start to 1, cosine down to 1/(start * end).
-
-    The policy of Smith and Topin (arXiv:1708.07120) with the constants of ``torch.optim.lr_scheduler.OneCycleLR``,
-    as a function of progress, so that it works for budgets in seconds too.
-    """
-    if progress < warmup:
-        low, high, t = 1 / start, 1.0, progress / warmup
-    else:
-        low, high, t = 1.0, 1 / (start * end), (min(progress, 1.0) - warmup) / (1 - warmup)
-    return high + (low - high) * (1 + math.cos(math.pi * t)) / 2
-
-
-def autocast(device: str, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Context in which a forward pass runs in ``precision``."""
-    if precision == "bf16":
-        return torch.autocast(device, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 def train(
@@ -78,10 +60,13 @@ def train(
     batch_size = min(execution.batch_size, size)
     steps_per_epoch = size // batch_size
     total_steps = _total_steps(training, steps_per_epoch)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
-    trainee = Trainee(module, optimizer, extras.average)
+    parameters = list(module.parameters())
+    optimizer = make_optimizer(training, parameters)
+    average = _average(module, training.ema)
+    trainee = Trainee(module, optimizer, average)
     state, warning = (State(), None) if checkpoint is None else restore(checkpoint, trainee)
-    step = _Step(setup, training, execution, optimizer, _others(module, extras.first))
+    step = Step(as_called(module, execution), setup.loss, optimizer, parameters, training.clip_norm, execution)
+    others = _others(module, extras.first)
     losses = _Losses(state, steps_per_epoch, check_every=1 if execution.device == "cpu" else 20)
     saved = time.perf_counter()
     module.train()
@@ -92,21 +77,25 @@ def train(
     batches = _batches(setup.train, batch_size, seed, state.step, execution.device)
     while fraction() < 1:
         batch = extras.mix(*next(batches))
-        step.train_others(state.step >= extras.first_epochs * steps_per_epoch)
-        loss = step(batch, training.learning_rate * one_cycle(fraction()))
+        _train(others, state.step >= extras.first_epochs * steps_per_epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(training, fraction())
+        loss = step(*batch)
         state.step += 1
-        if extras.average is not None:
-            extras.average.update(module, state.step)
+        if average is not None:
+            average.update(module, state.step)
         if not losses.add(loss, last=state.step == total_steps):
             continue
         report(Progress(min(fraction(), 1), state.step / steps_per_epoch, _mean(state.losses), state.seconds))
         if checkpoint is not None and time.perf_counter() - saved > checkpoint_every_s:
             save(checkpoint, trainee, state)
             saved = time.perf_counter()
-    step.train_others(True)
-    if extras.average is not None:
-        _copy(extras.average.module, module)
-    return TrainingResult(state.step, state.step / steps_per_epoch, state.seconds, _mean(state.losses), warning)
+    _train(others, True)
+    if average is not None:
+        _copy(average.module, module)
+    return TrainingResult(
+        state.step, state.step / steps_per_epoch, state.seconds, loss=_mean(state.losses), warning=warning
+    )
 
 
 def _total_steps(training: Training, steps_per_epoch: int) -> int:
@@ -114,40 +103,6 @@ def _total_steps(training: Training, steps_per_epoch: int) -> int:
     if training.budget_unit == "epochs":
         return max(1, round(training.budget * steps_per_epoch))
     return int(training.budget) if training.budget_unit == "steps" else 0
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step of the optimizer.
-
-    Attributes:
-        others: parameters that are frozen at first.
-    """
-
-    setup: TrainingSetup
-    training: Training
-    execution: Execution
-    optimizer: torch.optim.Optimizer
-    others: Sequence[nn.Parameter]
-
-    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
-        """Update the parameters on ``batch`` and return its loss."""
-        inputs, targets = batch
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        with autocast(self.execution.device, self.execution.precision):
-            prediction = self.setup.module(inputs)
-        loss = self.setup.loss(prediction.float(), targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.setup.module.parameters(), self.training.clip_norm)
-        self.optimizer.step()
-        return loss.detach()
-
-    def train_others(self, train: bool) -> None:
-        """Set whether the parameters frozen at first are trained."""
-        for parameter in self.others:
-            parameter.requires_grad_(train)
 
 
 class _Losses:
@@ -223,6 +178,20 @@ def _others(module: nn.Module, chosen: Sequence[nn.Parameter]) -> list[nn.Parame
         return []
     known = {id(parameter) for parameter in chosen}
     return [p for p in module.parameters() if p.requires_grad and id(p) not in known]
+
+
+def _train(parameters: Sequence[nn.Parameter], train: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(train)
+
+
+def _average(module: nn.Module, decay: float) -> Any:
+    """Return a running mean of the weights of ``module`` (``timm.utils.ModelEmaV3``), or None without decay."""
+    if not decay:
+        return None
+    from timm.utils.model_ema import ModelEmaV3
+
+    return ModelEmaV3(module, decay=decay, use_warmup=True)
 
 
 def _mean(values: list[float]) -> float:

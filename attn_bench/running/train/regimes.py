@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from attn_bench.plugin import Model, Problem, Splits, Task, Unsupported
-from attn_bench.running.train.loop import autocast
-from attn_bench.running.train.setup import Batch, Extras, TrainingSetup
+from attn_bench.running.train.setup import Extras, TrainingSetup
+from attn_bench.running.train.step import Batch, autocast
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.groups import FineTuning
 
@@ -104,11 +104,6 @@ def _finetune(
     """Train everything on augmented images, mixed in pairs, to smoothed targets."""
     settings = cell.finetuning
     assert settings is not None
-    average = None
-    if settings.ema:
-        from timm.utils.model_ema import ModelEmaV3
-
-        average = ModelEmaV3(whole, decay=settings.ema, use_warmup=True)
     # The head of a pretrained network is new, so it is trained from the start as well.
     added = list(model.warm_up(module)) if settings.warm_up else []
     head = model.head(module) if added else None
@@ -120,7 +115,7 @@ def _finetune(
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(prediction, target, label_smoothing=settings.label_smoothing)
 
-    extras = Extras(mix=_mixing(settings, problem.outputs), average=average, first=first, first_epochs=settings.warm_up)
+    extras = Extras(mix=_mixing(settings, problem.outputs), first=first, first_epochs=settings.warm_up)
     return TrainingSetup(whole, data.augmented or data.train, data.test, loss, extras, notes, data.validation)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-Batch = tuple[Tensor, Tensor]
+from attn_bench.running.train.step import Batch
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,11 @@ class Extras:
 
     Attributes:
         mix: applied to each batch on the device before the forward pass.
-        average: a running mean of the weights (``timm.utils.ModelEmaV3``), copied to the module at the end.
         first: parameters that are the only ones trained at first.
         first_epochs: for how many epochs.
     """
 
     mix: Callable[[Tensor, Tensor], Batch] = lambda inputs, targets: (inputs, targets)
-    average: Any = None
     first: Sequence[nn.Parameter] = ()
     first_epochs: float = 0.0
 

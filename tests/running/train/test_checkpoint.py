@@ -12,7 +12,6 @@ import torch
 from test_training import SETTINGS, fresh, run
 from torch import Tensor, nn
 
-from attn_bench.running.train.setup import Extras
 
 
 class Stop(Exception):
