@@ -89,13 +89,14 @@ def test_what_is_due(tmp_path, monkeypatch):
     assert due(store, unmeasured, "failed") is None
     store.write(Record(cell, "ok", evaluations=entries, measured_version=versions.MEASURING))
     assert due(store, cell, "none") is None
-    monkeypatch.setattr(versions, "MEASURING", versions.MEASURING + 1)
+    now = versions.MEASURING
+    monkeypatch.setattr(versions, "MEASURING", now + 1)
     part = due(store, cell, "none")
     assert part is not None
     assert part.training is None
     assert due(store, unmeasured, "none") is None
     disturbed = Latency(1.0, 1.0, 1.0, 1.0, 1.0, disturbed=True)
-    monkeypatch.setattr(versions, "MEASURING", 1)
+    monkeypatch.setattr(versions, "MEASURING", now)
     for latency, retry, again in (
         (disturbed, "none", False),
         (disturbed, "disturbed", True),

@@ -141,24 +141,18 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside_and_changes_nothing(tmp_p
 
 
 def test_a_running_mean_is_restored_with_the_rest_or_not_at_all(tmp_path):
-    from timm.utils import ModelEmaV3
-
-    def averaged() -> tuple[nn.Module, Extras]:
-        module = fresh()
-        return module, Extras(average=ModelEmaV3(module, decay=0.9))
-
-    whole, extras = averaged()
-    run(whole, extras=extras)
+    settings = dataclasses.replace(SETTINGS, ema=0.9)
+    whole = fresh()
+    run(whole, settings)
     checkpoint = tmp_path / "c.pt"
     for broken in (False, True):
-        module, extras = averaged()
-        stopped(checkpoint, module, extras=extras)
+        stopped(checkpoint, fresh(), settings)
         if broken:
             content = torch.load(checkpoint, weights_only=True)
             content["average"] = None
             torch.save(content, checkpoint)
-        module, extras = averaged()
-        result = run(module, extras=extras, checkpoint=checkpoint, checkpoint_every_s=1e9)
+        module = fresh()
+        result = run(module, settings, checkpoint=checkpoint, checkpoint_every_s=1e9)
         assert bool(result.warning) == broken
         assert equal(module, whole)
 
