@@ -13,7 +13,6 @@ from test_training import SETTINGS, fresh, run
 from torch import Tensor, nn
 
 
-
 class Stop(Exception):
     pass
 
