@@ -145,7 +145,7 @@ def test_a_running_mean_is_restored_with_the_rest_or_not_at_all(tmp_path):
     run(whole, settings)
     checkpoint = tmp_path / "c.pt"
     for broken in (False, True):
-        stopped(checkpoint, fresh(), settings)
+        stopped(checkpoint, fresh(), settings=settings)
         if broken:
             content = torch.load(checkpoint, weights_only=True)
             content["average"] = None
