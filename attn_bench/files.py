@@ -102,6 +102,34 @@ def read_json(path: Path, limit_bytes: int) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def read_yaml(path: Path) -> Any:
+    """Return what a YAML file of the user holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not YAML in UTF-8, a mapping has a key twice, or it is nested too deeply.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)
+            first: dict[tuple[str, str], int] = {}
+            for key, _ in node.value:
+                name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+                if name in first:
+                    raise ValueError(f"{key.value} is given twice, in line {first[name]} and in line {line}")
+                first[name] = line
+            return node
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float) and value - value != 0:
         return None

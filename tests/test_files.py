@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from attn_bench.files import atomic_write, read_json, write_json
+from attn_bench.files import atomic_write, read_json, read_yaml, write_json
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
@@ -75,3 +75,17 @@ def test_paths_that_are_not_files_are_not_waited_for(tmp_path):
         read_json(tmp_path, 1 << 20)
     (tmp_path / "marked.json").write_bytes(b"\xef\xbb\xbf{}")
     assert read_json(tmp_path / "marked.json", 1 << 20) == {}
+
+
+def test_a_key_given_twice_in_a_yaml_file_is_named_with_both_lines(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("task: darcy\noptions:\n  mano: {dim: 8}\n  'mano': {dim: 9}\n")
+    with pytest.raises(ValueError, match=r"^mano is given twice, in line 3 and in line 4$"):
+        read_yaml(path)
+
+
+def test_yaml_that_merges_mappings_is_no_repetition(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: [*a, *b], y: 4}\n1: {1: 2, '1': 3}\n")
+    found = read_yaml(path)
+    assert found == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 1, "y": 4}, 1: {1: 2, "1": 3}}

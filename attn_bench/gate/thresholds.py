@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_bench.errors import UserError, unknown
+from attn_bench.files import read_yaml
 from attn_bench.results.quantities import METRIC_ALLOWED, groups, judged
 
 # From here on, changes of what cannot fail are shown.
@@ -174,13 +175,10 @@ def _named(name: str) -> tuple[str, str]:
 def _of_file(path: Path) -> Iterator[Given]:
     import tomllib
 
-    import yaml
-
     try:
-        content = path.read_text(encoding="utf-8")
-        values = tomllib.loads(content) if path.suffix == ".toml" else yaml.safe_load(content)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        values = tomllib.loads(path.read_text(encoding="utf-8")) if path.suffix == ".toml" else read_yaml(path)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise UserError(f"--fail-on {path}: cannot be read ({reason})") from None
     form = "write 'latency: 5%' and, for one model, 'models: {mano: {latency: 5%}}'"
     if not isinstance(values, dict) or not isinstance(values.get("models") or {}, dict):

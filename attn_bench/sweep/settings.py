@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 
 from attn_bench.errors import OptionError, UserError, unknown
+from attn_bench.files import read_yaml
 from attn_bench.plugin import Task
 from attn_bench.plugins.fingerprint import HARNESS, harness
 from attn_bench.plugins.options import changed, options_of, validated
@@ -270,16 +271,12 @@ def imported(cells: Iterable[Cell]) -> tuple[str, ...]:
 
 def read_sweep_file(path: Path) -> dict[str, Any]:
     """Read a YAML sweep file into settings; raises UserError."""
-    import yaml
-
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = read_yaml(path)
     except OSError as error:
         raise UserError(f"cannot read the sweep file {path}: {error.strerror}") from None
-    except RecursionError:
-        raise UserError(f"{path}: its values are nested too deeply; a setting needs two levels at most") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(settings, dict):
         raise UserError(f"{path} contains no settings; a sweep file is a mapping such as 'models: [mano, fno]'")
     return settings

@@ -146,7 +146,9 @@ def test_cuda_without_cuda_is_one_line():
         sweep(device="cuda").cells()
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "- a\n- b", "!!python/object:os.system {}", "", "models: " + "[" * 5000])
+@pytest.mark.parametrize(
+    "text", ["[1, 2", "- a\n- b", "!!python/object:os.system {}", "", "models: " + "[" * 5000, "seeds: 2\nseeds: 3"]
+)
 def test_an_invalid_sweep_file_gives_one_line_error(tmp_path, text):
     path = tmp_path / "sweep.yaml"
     path.write_text(text)

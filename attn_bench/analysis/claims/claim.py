@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.errors import UserError, unknown
+from attn_bench.files import read_yaml
 from attn_bench.format import clean
 from attn_bench.plugin import Complexity
 from attn_bench.results.quantities import drawn
@@ -81,16 +82,11 @@ class Claim:
 
 def read_claims(path: Path = SHIPPED) -> list[Claim]:
     """Read a file of claims, by default the one that ships; raises UserError naming what is wrong with it."""
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise UserError(f"cannot read the claims file {path}: {error.strerror}") from None
-    except RecursionError:
-        raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
-    # Of a ValueError are numbers and dates that YAML takes and Python does not.
-    except (yaml.YAMLError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not valid YAML: {clean(str(error))}") from None
     if not isinstance(content, dict) or not isinstance(content.get("claims"), list) or not content["claims"]:
         raise UserError(f"{path} contains no claims; see {SHIPPED} for the form")
