@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from example_plugin import model_code
 from places import ROOT
 from repositories import commit_all, git, plugin_project
 
@@ -25,26 +26,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 SHELL = [text for language, text in BLOCKS if language == "sh"]
 # Limits that do not depend on how busy the machine is.
 EXACT = "parameters=0,flops=0"
-MODEL = """
-from dataclasses import dataclass
-
-from attn_bench.plugin import Model
-
-
-class Averages(Model):
-    name = "averages"
-    summary = "Two convolutions."
-    kinds = frozenset({"field"})
-
-    @dataclass(frozen=True)
-    class Options:
-        dim: int = 4
-
-    def build(self, problem, options):
-        from torch import nn
-
-        return nn.Sequential(nn.Conv2d(problem.inputs, options.dim, 1), nn.GELU(), nn.Conv2d(options.dim, 1, 1))
-"""
+MODEL = model_code("averages")
 
 
 def steps(job: str) -> dict[str, str]:
@@ -88,7 +70,7 @@ class Runner:
     """A machine as GitHub's: a checkout of the pull request, and a Python without plugins."""
 
     def __init__(self, folder: Path) -> None:
-        self.checkout = plugin_project(folder / "checkout", "averages = averages:Averages", MODEL)
+        self.checkout = plugin_project(folder / "checkout", "averages = averages:Example", MODEL)
         environment = folder / "python"
         venv.create(environment, with_pip=False)
         (site,) = environment.glob("lib/python*/site-packages")
@@ -136,7 +118,7 @@ def test_the_job_on_cost_in_a_repository_of_a_plugin(runner: Runner) -> None:
     runner.run(install)
     runner.run(compare)
     assert "averages" in (runner.checkout / "gate" / "comment.md").read_text(encoding="utf-8")
-    runner.change(MODEL.replace("dim: int = 4", "dim: int = 8"))
+    runner.change(model_code("averages", option="dim: int = 8"))
     worse = runner.shell(compare)
     assert worse.returncode == 1, worse.stdout + worse.stderr
     assert "averages" in worse.stdout.splitlines()[-1]
@@ -146,7 +128,7 @@ def test_the_job_on_cost_in_a_repository_of_a_plugin(runner: Runner) -> None:
 
 @pytest.mark.slow
 def test_the_job_on_accuracy_in_a_repository_of_a_plugin(runner: Runner) -> None:
-    runner.change(MODEL.replace("options.dim, 1, 1))", "options.dim, 1, 1), nn.Threshold(1e9, 5.0))"))  # always 5
+    runner.change(MODEL.replace("problem.outputs, 1)", "problem.outputs, 1), nn.Threshold(1e9, 5.0)"))  # always 5
     *trainings, compare = steps("accuracy").values()
     for lines in trainings:
         assert "--steps 500" in lines

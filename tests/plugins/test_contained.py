@@ -16,6 +16,7 @@ import time
 import warnings
 
 import pytest
+from example_plugin import install, model_code
 
 from attn_bench.cli.listing import details, rows
 from attn_bench.errors import UserError
@@ -25,33 +26,17 @@ from attn_bench.plugins.undo import undone
 from attn_bench.sweep.settings import Sweep
 from attn_bench.sweep.variants import BROKEN
 
-MODEL = """
-from attn_bench.plugin import Model
-class Made(Model):
-    name = "made"
-    summary = "Made for a test."
-    kinds = frozenset({"field"})
-    def build(self, problem):
-        from torch import nn
-        return nn.Conv2d(1, 1, 1)
-"""
-
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """Install a model whose module starts with the given code; return the folder."""
 
-    def install(code: str, module: str) -> str:
-        info = tmp_path / "made-1.0.dist-info"
-        info.mkdir(exist_ok=True)
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: made\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[attn_bench.models]\nmade = {module}:Made\n")
-        (tmp_path / f"{module}.py").write_text(textwrap.dedent(code) + MODEL)
-        monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ["PYTHONPATH"])))
+    def make(top: str, module: str) -> str:
+        code = model_code("made", top=textwrap.dedent(top))
+        install(tmp_path, "made", module, {module: code}, monkeypatch)
         return str(tmp_path)
 
-    return install
+    return make
 
 
 ENDS = {
@@ -91,12 +76,12 @@ def test_an_import_that_ends_or_hangs_makes_one_broken_plugin(made, monkeypatch,
 @pytest.mark.parametrize(
     ("after", "why"),
     [
-        ("Made.presets = None", "its presets is of type NoneType, not Mapping"),
-        ("Made.summary = 3", "its summary is of type int, not str"),
-        ("def build(self, problem, *, act=1): pass\nMade.build = build", "its build() takes options as keywords"),
-        ("Made.Options = type('O', (), {'__annotations__': {'act': 'Nowhere'}, 'act': 1})", "is not a dataclass"),
-        ("Made.__init__ = lambda self: 1 / 0", "ZeroDivisionError"),
-        ("Made = property(lambda self: 1 / 0)", "is not a subclass of attn_bench.plugin.Model"),
+        ("Example.presets = None", "its presets is of type NoneType, not Mapping"),
+        ("Example.summary = 3", "its summary is of type int, not str"),
+        ("def build(self, problem, *, act=1): pass\nExample.build = build", "its build() takes options as keywords"),
+        ("Example.Options = type('O', (), {'__annotations__': {'act': 'Nowhere'}, 'act': 1})", "is not a dataclass"),
+        ("Example.__init__ = lambda self: 1 / 0", "ZeroDivisionError"),
+        ("Example = property(lambda self: 1 / 0)", "is not a subclass of attn_bench.plugin.Model"),
     ],
 )
 def test_a_plugin_that_does_not_keep_the_contract_is_broken_and_says_how(made, tmp_path, after, why):

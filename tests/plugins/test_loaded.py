@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import pytest
+from example_plugin import install, model_code
 
 import attn_bench
 from attn_bench.plugins import fingerprint
@@ -91,40 +91,21 @@ def test_another_harness_is_noticed():
         check_loaded({HARNESS: Source("", "/elsewhere/attn_bench/__init__.py")})
 
 
-MODEL = """
-from dataclasses import dataclass
-from ld_helper import WIDTH
-from attn_bench.plugin import Model
-class Edits(Model):
-    name = "edits"
-    summary = "Edits a module of its own in build."
-    kinds = frozenset({"field"})
-    @dataclass(frozen=True)
-    class Options:
-        edit: bool = True
-    def build(self, problem, options):
-        from torch import nn
-        if options.edit:
-            import ld_helper
-            from pathlib import Path
-            Path(ld_helper.__file__).write_text("WIDTH = 9")
-        import ld_late
-        return nn.Sequential(nn.Conv2d(1, WIDTH, 1), nn.Conv2d(WIDTH, 1, 1))
-"""
+WRITES = "if options.edit: import ld_helper, pathlib; pathlib.Path(ld_helper.__file__).write_text('WIDTH = 9')"
 
 
 @pytest.fixture
 def edits(tmp_path, monkeypatch):
     """Install the model in a folder of its own and return that."""
     folder = tmp_path / "edits"
-    (folder / "edits-1.0.dist-info").mkdir(parents=True)
-    (folder / "edits-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: edits\nVersion: 1.0\n")
-    (folder / "edits-1.0.dist-info/entry_points.txt").write_text("[attn_bench.models]\nedits = ld_edits:Edits\n")
-    (folder / "ld_edits.py").write_text(MODEL)
-    (folder / "ld_helper.py").write_text("WIDTH = 4")
-    (folder / "ld_late.py").write_text("")
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder), os.environ["PYTHONPATH"])))
+    code = model_code(
+        "edits",
+        top="from ld_helper import WIDTH",
+        option="edit: bool = True",
+        first=f"{WRITES}\n        import ld_late",
+        channels="WIDTH",
+    )
+    install(folder, "edits", "ld_edits", {"ld_edits": code, "ld_helper": "WIDTH = 4", "ld_late": ""}, monkeypatch)
     yield folder
     for name in ("ld_edits", "ld_helper", "ld_late"):
         sys.modules.pop(name, None)

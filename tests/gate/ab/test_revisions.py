@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from example_plugin import model_code
 from places import ROOT, TOYS
 from repositories import commit_all, git, plugin_project
 
@@ -167,30 +168,14 @@ def test_a_model_that_cannot_be_trained_any_more_never_passes(toys: list[str], t
     assert "new has no train_step" in {finding.note for finding in comparison.regressions}
 
 
-MIX = """
-from dataclasses import dataclass
-
-from attn_bench.plugin import Model
-
-
-class Mix(Model):
-    name = "uninstalled-mix"
-    summary = "A model of a project that is not installed."
-    kinds = frozenset({"field"})
-
-    @dataclass(frozen=True)
-    class Options:
-        width: int = 4
-
-    def build(self, problem, options):
-        from torch import nn
-
-        return nn.Sequential(nn.LazyConv2d(options.width, 1), nn.GELU(), nn.LazyConv2d(problem.outputs, 1))
-"""
-
-
 def project(folder: Path, before: str = "pass", requires: str = "[]") -> Path:
-    return plugin_project(folder, "uninstalled-mix = uninstalled_mix:Mix", MIX, before=before, requires=requires)
+    return plugin_project(
+        folder,
+        "uninstalled-mix = uninstalled_mix:Example",
+        model_code("uninstalled-mix"),
+        before=before,
+        requires=requires,
+    )
 
 
 def test_models_of_a_project_that_is_not_installed_are_found_in_what_was_built(
@@ -202,7 +187,7 @@ def test_models_of_a_project_that_is_not_installed_are_found_in_what_was_built(
     for name in ("pip/__init__.py", "signal.py"):
         (folder / name).write_text("raise RuntimeError('the current folder is on the import path')")
     settings = {"models": ["uninstalled-mix"], "task": "darcy", "resolutions": [8], "train": False}
-    options = {"options": {"uninstalled-mix": {"width": 8}}}
+    options = {"options": {"uninstalled-mix": {"dim": 8}}}
     with pytest.raises(UserError, match="unknown model 'uninstalled-mix'"):
         Sweep.from_settings(settings).cells()
     before = (list(sys.path), set(sys.modules))
@@ -210,7 +195,7 @@ def test_models_of_a_project_that_is_not_installed_are_found_in_what_was_built(
         assert not (folder / "build").exists()
         with imported_from(target):
             made = Plan.of(Sweep.from_settings(settings | options), Thresholds())
-    assert [(cell.plugin, cell.options) for cell in made.cells] == [("uninstalled-mix", {"width": 8})]
+    assert [(cell.plugin, cell.options) for cell in made.cells] == [("uninstalled-mix", {"dim": 8})]
     assert made.cells[0].model_version.startswith("uninstalled_mix==1+")
     assert (sys.path, "uninstalled_mix" in sys.modules) == (before[0], False)
 
