@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -116,11 +115,3 @@ def _median_log(samples: Sequence[float]) -> float:
 def _draws(blocks: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return the medians of draws with replacement, (DRAWS,)."""
     return np.median(generator.choice(blocks, (DRAWS, len(blocks))), axis=1)
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a value is a number that a float can hold."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False

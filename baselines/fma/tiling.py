@@ -65,14 +65,6 @@ def ancestors(fine: Grid, level: int) -> Tensor:
     return number(coordinates(fine) >> (level - 1), cells_of(fine, 2 ** (level - 1)))
 
 
-def block_lists(fine: Grid, causal: bool = False) -> list[Tensor]:
-    """Return the cells that every fine cell sees: its near field, then its interaction lists of level 1, 2, ..."""
-    lists = [near_lists(fine, causal)]
-    for level in range(1, level_count(fine) + 1):
-        lists.append(interaction_lists(cells_of(fine, 2 ** (level - 1)), causal)[ancestors(fine, level)])
-    return lists
-
-
 def coordinates(cells: Grid) -> Tensor:
     """Return where every cell lies, row by row, (cells, D)."""
     return torch.cartesian_prod(*(torch.arange(size) for size in cells)).view(math.prod(cells), len(cells))

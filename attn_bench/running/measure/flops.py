@@ -12,7 +12,8 @@ Conventions:
 - attention counts every pair of query and key, masked or not, unless its own rule says otherwise.
 
 Any other operator without a rule is listed in ``Flops.unknown``, never ignored. A kernel launched without
-an operator (raw Triton, ctypes) is invisible: wrap it with ``torch.library.custom_op`` and register a rule.
+an operator (raw Triton, ctypes) is invisible: wrap it with ``torch.library.custom_op`` and give it a rule with
+:func:`torch.utils.flop_counter.register_flop_formula`.
 """
 
 from __future__ import annotations
@@ -53,32 +54,6 @@ def count_flops(call: Callable[[], Any]) -> Flops:
         raise ValueError("no operator was seen; operators in the model's own threads cannot be counted")
     counts = {name: count for name, count in counter.counts.most_common() if count}
     return Flops(sum(counts.values()), counts, tuple(sorted(counter.unknown)))
-
-
-def register_flop_rule(operator: Any, rule: Rule) -> None:
-    """Register how many floating-point operations a call of ``operator`` takes.
-
-    A plugin that does not import the harness can call :func:`torch.utils.flop_counter.register_flop_formula` instead,
-    which uses the same registry.
-
-    Args:
-        operator: the operator, e.g. ``torch.ops.mylib.attention``, or its name, ``"mylib::attention"``.
-        rule: called with the operator's arguments and ``out_val=``, its result; returns the count.
-
-    Raises:
-        ValueError: no operator has that name, or it already has a rule.
-    """
-    if isinstance(operator, str):
-        namespace, _, name = operator.partition("::")
-        try:
-            operator = getattr(getattr(torch.ops, namespace), name)
-        except AttributeError:
-            raise ValueError(f"no operator {operator!r}; define it with torch.library.custom_op first") from None
-    operator = getattr(operator, "_opoverload", operator)  # of torch.library.custom_op
-    operator = getattr(operator, "_overloadpacket", operator)
-    if operator in flop_counter.flop_registry:
-        raise ValueError(f"operator {operator} already has a rule")
-    flop_counter.register_flop_formula(operator, get_raw=True)(rule)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from baselines.fma.tiling import block_lists, cells_of, interaction_lists, level_count, near_lists
+from baselines.fma.tiling import ancestors, cells_of, interaction_lists, level_count, near_lists
 
 LENGTHS = [1, 16, 17, 31, 64, 100, 129, 255, 256, 1000, 1024, 1537, 2048, 3000, 4095, 4096]
 GRIDS = [(4, 4), (5, 7), (8, 8), (1, 64), (16, 16), (33, 9), (43, 43), (64, 64), (50, 61)]
@@ -16,6 +16,13 @@ def token_cells(grid, side):
         along = (torch.arange(grid[axis]) // side).view([-1 if a == axis else 1 for a in range(len(grid))])
         number = number * cells + along
     return number.flatten()
+
+
+def block_lists(fine, causal):
+    """The cells that every fine cell sees: its near field, then its interaction lists of level 1, 2, ..."""
+    yield near_lists(fine, causal)
+    for level in range(1, level_count(fine) + 1):
+        yield interaction_lists(cells_of(fine, 2 ** (level - 1)), causal)[ancestors(fine, level)]
 
 
 def coverage(grid, side, causal):
