@@ -24,6 +24,17 @@ def not_two_axes(name: str, grid: tuple[int, ...]) -> str | None:
     return None if len(grid) == 2 else f"{name} serves grids of two axes; this one is {grid}"
 
 
+def window_exceeds_grid(name: str, size: int, grid: tuple[int, ...]) -> str | None:
+    """Say that the option ``name``, a side in tokens, is larger than every axis of a grid of tokens, or return None.
+
+    Such a window sees the whole grid, as one of the grid's size does, but takes memory for tokens that do not exist.
+    """
+    if size > max(grid):
+        tokens = " x ".join(map(str, grid))
+        return f"{name} {size} is larger than the grid of tokens, {tokens}; it must be <= {max(grid)}"
+    return None
+
+
 def patch_exceeds_grid(patch_size: int, grid: tuple[int, ...]) -> str | None:
     """Say that a patch is larger than the grid, or return None."""
     if patch_size > min(grid):

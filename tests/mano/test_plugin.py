@@ -51,6 +51,13 @@ def test_bad_values_are_option_errors_of_one_line():
         assert "\n" not in str(caught.value)
 
 
+def test_a_window_that_is_larger_than_the_grid_of_tokens_is_refused():
+    reason = lambda size, problem: MANOModel().unsupported(problem, "cpu", MANOModel.Options(window_size=size))  # noqa: E731
+    assert reason(16, PROBLEM) is None
+    assert reason(17, PROBLEM) == "window_size 17 is larger than the grid of tokens, 16 x 12; it must be <= 16"
+    assert "16 x 15; it must be <= 16" in reason(1000, Problem("image", 1, 10, (32, 30)))  # patches of 2 x 2
+
+
 def test_several_numbers_are_written_in_brackets():
     levels = options_of(MANOSwinV2)["levels"]
     assert levels.parse([1, 2, 1, 1], "mano-swinv2") == (1, 2, 1, 1)
