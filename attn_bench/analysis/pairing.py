@@ -131,8 +131,7 @@ def _versions(cell: Cell) -> tuple[str, str, int | None]:
 
 def _settings(cell: Cell) -> Cell:
     """Return a cell without its seed, and without what the code was: measured or not, it is the same cell."""
-    measuring = replace(cell.measuring, measure=True)
-    return replace(cell, seed=0, measuring=measuring, model_version="", task_version="", training_version=None)
+    return replace(cell.without_versions(), seed=0, measuring=replace(cell.measuring, measure=True))
 
 
 def _partners(base: Mapping[str, Cell], new: Mapping[str, Cell]) -> dict[str, Cell]:

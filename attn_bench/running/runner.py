@@ -15,6 +15,7 @@ from attn_bench.errors import DiskError, UserError
 from attn_bench.format import clean
 from attn_bench.plugin import PrepareContext, Task
 from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.results.older import why_again
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
@@ -87,6 +88,8 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     store = Store.create(out, sweep.task)
     parts, there = _due(store, cells, running.retry)
     watcher.on_cells(cells, there)
+    if again := why_again((cell for cell in cells if store.read(cell.id) is None), store.records()):
+        watcher.on_warning(again)
     task = TASKS.load(sweep.task)
     for line in dict.fromkeys(filter(None, (_unserved(part, task) for part in parts))):
         watcher.on_warning(line)

@@ -90,6 +90,10 @@ class Cell:
         """Return this cell without its training."""
         return dataclasses.replace(self, training=None, training_version=None, eval_resolutions=())
 
+    def without_versions(self) -> Cell:
+        """Return this cell without what says which code runs it."""
+        return dataclasses.replace(self, model_version="", task_version="", training_version=None)
+
 
 # The groups of settings that a cell carries.
 GROUPS: Mapping[str, type] = {

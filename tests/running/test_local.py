@@ -18,6 +18,7 @@ import attn_bench
 from attn_bench.errors import UserError
 from attn_bench.running.local import Limits
 from attn_bench.running.runner import Watcher, run, run_sweep
+from attn_bench.sweep import versions
 from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 
@@ -54,6 +55,18 @@ def test_a_second_call_runs_only_what_is_missing(tmp_path):
     table = go(["toy"], steps=3)
     assert ran == ["toy"]
     assert len(table) == 4
+
+
+def test_a_cell_that_older_code_trained_is_trained_again_and_the_run_says_why(tmp_path, monkeypatch):
+    said = []
+    run_sweep(sweep(["toy"]), tmp_path, watcher=Watcher(on_warning=said.append))
+    was = versions.TRAINING
+    monkeypatch.setattr(versions, "TRAINING", was + 1)
+    table = run_sweep(sweep(["toy", "toy:wide"]), tmp_path, watcher=Watcher(on_warning=said.append))
+    assert said == [
+        f"1 cell has a result of other code and runs again; changed: the training code (version {was}, now {was + 1})"
+    ]
+    assert table.model.tolist() == ["toy (version 1)", "toy (version 2)", "toy:wide"]
 
 
 def test_after_an_out_of_memory_larger_resolutions_are_skipped(tmp_path):

@@ -1,0 +1,45 @@
+"""Says why cells run although the results folder holds results of the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from attn_bench.results.record import Record
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.variants import BROKEN
+
+
+def why_again(cells: Iterable[Cell], records: Iterable[Record]) -> str | None:
+    """Return a line on those of ``cells`` that have a record of other code only; None if there are none.
+
+    Args:
+        cells: those without a record of their own.
+        records: of the folder.
+    """
+    before = {
+        _settings(record.cell): record.cell
+        for record in sorted(records, key=lambda record: record.started or "")
+        if record.cell.model_version != BROKEN
+    }
+    found = [(old, cell) for cell in cells if not cell.broken and (old := before.get(_settings(cell))) is not None]
+    if not found:
+        return None
+    reasons = dict.fromkeys(reason for old, cell in found for reason in _changed(old, cell))
+    some = "1 cell has a result" if len(found) == 1 else f"{len(found)} cells have results"
+    return f"{some} of other code and {'runs' if len(found) == 1 else 'run'} again; changed: {', '.join(reasons)}"
+
+
+def _settings(cell: Cell) -> str:
+    """Return what identifies a cell but for the versions of the code."""
+    return replace(cell.without_versions(), eval_resolutions=()).id
+
+
+def _changed(old: Cell, new: Cell) -> Iterator[str]:
+    if old.training_version != new.training_version:
+        was = "unknown" if old.training_version is None else old.training_version
+        yield f"the training code (version {was}, now {new.training_version})"
+    if old.model_version != new.model_version:
+        yield f"the code of {new.plugin}"
+    if old.task_version != new.task_version:
+        yield f"the code of {new.task}"
