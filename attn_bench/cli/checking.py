@@ -10,6 +10,7 @@ import typer
 from attn_bench.cli.flags import takes
 from attn_bench.errors import UserError
 from attn_bench.sweep.fields import settings_of
+from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 
 MARKS = {True: "ok", False: "FAIL", None: "-"}
@@ -20,6 +21,7 @@ def check(
     model: Annotated[str, typer.Argument(metavar="NAME[:PRESET]", help="Model to check.")],
     given: Mapping[str, Any] = {},
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
+    timeout: Annotated[str, typer.Option(metavar="FLOAT", help="Limit for each promise, in seconds.")] = "600",
     compile: Annotated[bool, typer.Option("--compile", help="Check causality under torch.compile as well.")] = False,
 ) -> None:
     """Test a model against the plugin contract, on small problems of every kind that it serves.
@@ -35,12 +37,13 @@ def check(
     settings = settings_of(Sweep)
     options = settings["set"].read(given.get("set", []))
     usable = resolve_device(settings["device"].read(Text(device)))
+    limit = settings_of(Running)["timeout"].read(Text(timeout))
     (variant,) = expand((model,), options)
     for owner in options:
         if owner not in (variant.plugin, variant.label):
             raise UserError(f"--set {owner}.…: only {variant.plugin} is checked; set its options")
     failed = 0
-    for outcome in outcomes(variant.plugin, variant.options, device=usable, compiled=compile):
+    for outcome in outcomes(variant.plugin, variant.options, device=usable, compiled=compile, timeout_s=limit):
         failed += outcome.holds is False
         print(f"{MARKS[outcome.holds]:<5}{outcome.promise}: {outcome.note}", flush=True)
     if failed:

@@ -1,7 +1,7 @@
-"""Checks the promises of a plugin in a separate process, which the plugin may crash.
+"""Checks the promises of a plugin in a separate process, which the plugin may crash or block.
 
-``python -P -m attn_bench.gate.check DESCRIPTOR`` reads a request from standard input and writes to the descriptor a
-line of JSON for each promise, and an empty one at the end.
+``python -P -m attn_bench.gate.check DESCRIPTOR`` reads a request from standard input and writes messages
+(:mod:`attn_bench.running.messages`) to the descriptor: the names of the promises, and what comes of each.
 """
 
 from __future__ import annotations
@@ -11,30 +11,43 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import import_module
 from json import dumps, loads
-from typing import Any
+from typing import IO, Any
 
 from attn_bench.gate.outcome import Outcome
+from attn_bench.running.messages import READY, RESULT, UNSENT, Receiver, Sender, decode
 from attn_bench.running.processes import how_ended, kill_tree, last_words, surroundings
 
+# What one promise may take by default: compiling a large model on a busy machine takes minutes.
+TIMEOUT_S = 600.0
 
-def check(plugin: str, options: Mapping[str, Any], *, device: str = "cpu", compiled: bool = False) -> Iterator[Outcome]:
+
+def check(
+    plugin: str,
+    options: Mapping[str, Any],
+    *,
+    device: str = "cpu",
+    compiled: bool = False,
+    timeout_s: float = TIMEOUT_S,
+) -> Iterator[Outcome]:
     """Yield what comes of each promise (:func:`attn_bench.gate.promises.outcomes`), as soon as it is known.
 
-    A process that ends too early is an outcome, too.
+    A process that ends too early, takes too long or sends something else is an outcome, too, and the last.
 
     Args:
         plugin: its registered name.
         options: of the model, by name, validated.
         device: ``"cpu"`` or ``"cuda"``.
         compiled: check causality under torch.compile, too.
+        timeout_s: what the import and each promise may take.
     """
     request = {"plugin": plugin, "options": dict(options), "device": device, "compiled": compiled}
     read, write = os.pipe()
-    with tempfile.TemporaryFile() as log, os.fdopen(read, encoding="utf-8") as answers:
+    with tempfile.TemporaryFile() as log, os.fdopen(read, "rb") as pipe:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "attn_bench.gate.check", str(write)],
             stdin=subprocess.PIPE,
@@ -47,27 +60,61 @@ def check(plugin: str, options: Mapping[str, Any], *, device: str = "cpu", compi
         os.close(write)
         try:
             assert process.stdin is not None
-            with process.stdin:
+            with contextlib.suppress(BrokenPipeError), process.stdin:
                 process.stdin.write(dumps(request).encode())
-            for line in answers:
-                if line == "\n":
-                    return
-                yield Outcome(**loads(line))
-            said = last_words(log)
-            yield Outcome("process", False, f"{how_ended(process.wait())}{f': {said}' if said else ''}")
+            yield from _followed(process, Receiver(pipe.fileno(), READY + RESULT), timeout_s, log)
         finally:
             kill_tree(process)
+
+
+def _followed(
+    process: subprocess.Popen[bytes], answers: Receiver, timeout_s: float, log: IO[bytes]
+) -> Iterator[Outcome]:
+    """Yield the outcomes that a process sends; where they end too early, why is the last."""
+    awaited, deadline, why = ["import"], time.monotonic() + timeout_s, ""
+    while awaited and not why:
+        ended = process.poll() is not None  # asked first: what it sent before can be read
+        messages = answers.available(0 if ended else min(max(deadline - time.monotonic(), 0), 1))
+        for kind, content in messages:
+            values = decode(content)
+            if kind == READY and values is not None and awaited == ["import"]:
+                awaited = list(map(str, values.get("promises", ())))
+            elif (outcome := _outcome(values)) is not None and [outcome.promise] == awaited[:1]:
+                del awaited[0]
+                yield outcome
+            else:
+                answers.broken = True
+            deadline = time.monotonic() + timeout_s
+        if answers.broken:
+            why = "the model wrote to the pipe of the answers"
+        elif ended and not messages and not answers.ready():
+            said = last_words(log)
+            how = "the model closed the pipe of the answers" if process.returncode == UNSENT else ""
+            why = f"{how or how_ended(process.returncode)}{f': {said}' if said else ''}"
+        elif time.monotonic() > deadline:
+            why = f"not finished within {timeout_s:g} s (--timeout)"
+    if why:
+        yield Outcome(awaited[0], False, why)
+
+
+def _outcome(values: Any) -> Outcome | None:
+    """Return the outcome that a message holds, or None if it is none."""
+    match values:
+        case {"promise": str(promise), "holds": bool() | None as holds, "note": str(note)}:
+            return Outcome(promise, holds, note)
+    return None
 
 
 def _serve(descriptor: int) -> None:
     import torch
 
-    from attn_bench.gate.promises import outcomes
+    from attn_bench.gate.promises import names, outcomes
     from attn_bench.plugins.registry import MODELS
     from attn_bench.running.measure.torch_state import Keeper
     from attn_bench.running.processes import die_with_parent
 
     die_with_parent()
+    sender = Sender(descriptor)
     request = loads(sys.stdin.buffer.read())
     name = request.pop("plugin")
     torch.set_num_threads(1)  # as in the checks, or the plugin would seem to have changed it
@@ -77,10 +124,10 @@ def _serve(descriptor: int) -> None:
         for module in model.imports:
             with contextlib.suppress(Exception):  # ``build`` says what it needs
                 import_module(module)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as answers:
-        for outcome in outcomes(model, **request, keeper=keeper):
-            print(dumps(asdict(outcome)), file=answers, flush=True)
-        print(file=answers)
+    sender.send(READY, {"promises": names(compiled=request["compiled"])})
+    for outcome in outcomes(model, **request, keeper=keeper):
+        if not sender.send(RESULT, asdict(outcome)):
+            sys.exit(UNSENT)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ NOISE = 0.05
 # iteration has converged, and less than the second is a matter of rounding.
 SEEN, ROUNDING = 0.02, 1e-4
 LISTED = 4
+# The promise that is checked last, of all that was done before.
+STATE = "global state"
 
 
 class DoesNotApply(Exception):
@@ -55,7 +57,7 @@ def outcomes(
     with _one_thread():
         keeper = keeper or Keeper(0)
         subject = Subject(model, options, device, keeper)
-        promises = {**PROMISES, **({"causality, compiled": _causality_compiled} if compiled else {})}
+        promises = _promises(compiled)
         runs = True
         for name, check in promises.items():
             with keeper.stage(name):
@@ -63,7 +65,16 @@ def outcomes(
             yield outcome
             runs = runs and not (check is _shapes and outcome.holds is False)
         changed = keeper.changed_by_model()
-        yield Outcome("global state", not changed, "; ".join(changed) or "unchanged")
+        yield Outcome(STATE, not changed, "; ".join(changed) or "unchanged")
+
+
+def names(*, compiled: bool = False) -> list[str]:
+    """Return the promises that :func:`outcomes` checks, in order."""
+    return [*_promises(compiled), STATE]
+
+
+def _promises(compiled: bool) -> Mapping[str, Callable[[Subject], str]]:
+    return {**PROMISES, **({"causality, compiled": _causality_compiled} if compiled else {})}
 
 
 @contextlib.contextmanager
@@ -213,7 +224,10 @@ def _flops(subject: Subject) -> str:
         with torch.no_grad():
             counted = count_flops(lambda: module(x))  # noqa: B023
         if counted.unknown:
-            raise Broken(f"{described(problem)}: no FLOP rule for {_listed(counted.unknown)}")
+            raise Broken(
+                f"{described(problem)}: no FLOP rule for {_listed(counted.unknown)} "
+                "(torch.utils.flop_counter.register_flop_formula adds one)"
+            )
         if not counted.total and list(module.parameters()):
             raise Broken(f"{described(problem)}: no operator was counted; the work is done outside torch's operators")
         notes.append(f"{described(problem)}: {counted.total:,}")

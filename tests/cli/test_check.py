@@ -50,7 +50,7 @@ def test_options_and_device_are_handed_on(attn_bench, monkeypatch):
     asked: list[object] = []
     monkeypatch.setattr("attn_bench.gate.check.check", check)
     assert attn_bench("toy:wide", "--set", "toy.act=tanh", "--compile")[0] == 0
-    assert asked == [(("toy", {"width": 16, "act": "tanh"}), {"device": "cpu", "compiled": True})]
+    assert asked == [(("toy", {"width": 16, "act": "tanh"}), {"device": "cpu", "compiled": True, "timeout_s": 600})]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,8 @@ def test_options_and_device_are_handed_on(attn_bench, monkeypatch):
         (("toy-import",), "needs a library that is not there"),
         (("toy", "--set", "toy.width=x"), "option toy.width must be a valid integer"),
         (("toy", "--set", "fno.norm=none"), "--set fno"),
+        (("toy", "--timeout", "0"), "--timeout: must be > 0 (given: '0')"),
+        (("toy", "--timeout", "soon"), "--timeout: must be a valid number (given: 'soon')"),
         (("toy", "--device", "tpu"), "--device: must be 'auto', 'cpu' or 'cuda' (given: 'tpu')"),
     ],
 )

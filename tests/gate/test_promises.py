@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attn_bench.gate.check import check
-from attn_bench.gate.promises import PROMISES, outcomes
+from attn_bench.gate.promises import PROMISES, names, outcomes
 from attn_bench.plugin import Mixer
 from attn_bench.plugins.options import options_of
 from attn_bench.plugins.registry import MODELS
@@ -85,10 +85,35 @@ def test_without_an_output_nothing_else_is_checked():
 
 def test_each_promise_has_one_line_in_the_order_they_are_made():
     made = [outcome.promise for outcome in outcomes(*small("toy"))]
-    assert made == [*PROMISES, "global state"]
+    assert made == names() == [*PROMISES, "global state"]
 
 
 def test_a_process_that_ends_is_a_broken_promise():
     (outcome,) = check("toy-dies", {})
-    assert (outcome.promise, outcome.holds) == ("process", False)
+    assert (outcome.promise, outcome.holds) == ("shapes", False)
     assert outcome.note == "exit code 3: last words"
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("write", "the model wrote to the pipe of the answers"),
+        ("write_on", "the model wrote to the pipe of the answers"),
+        ("close", "the model closed the pipe of the answers"),
+        ("kill_group", "ended by SIGKILL"),
+    ],
+)
+def test_a_model_that_disturbs_its_check_breaks_a_promise(how, says):
+    *_, last = check("rogue", {"how": how})
+    assert (last.holds, last.note.partition(":")[0]) == (False, says)
+
+
+def test_a_model_that_hangs_breaks_a_promise():
+    *_, last = check("rogue", {"how": "loop"}, timeout_s=5)
+    assert (last.holds, last.note) == (False, "not finished within 5 s (--timeout)")
+
+
+def test_what_a_model_replaces_in_its_process_reaches_no_answer():
+    found = {outcome.promise: outcome.holds for outcome in check("rogue", {"how": "patch"})}
+    assert list(found) == names()
+    assert found["shapes"]
