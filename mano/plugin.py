@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.nn.size_checks import not_two_axes, window_exceeds_grid
+from attn_bench.nn.size_checks import exceeds_grid, not_two_axes
 from attn_bench.plugin import Mixer, Problem, Tokens
 from mano.levels import level_grids
 from mano.multipole_options import MultipoleOptions
@@ -58,11 +58,13 @@ class MANOModel(Mixer):
         return MultipoleAttention(options.dim, **own)
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say that a grid has one axis, or that a patch or a window is larger than the grid."""
+        """Say that a grid has one axis, or that a patch, a window or a rate is larger than the grid."""
+        grid = self.tokens(problem, options).grid
         return (
             not_two_axes(self.name, problem.grid)
             or super().unsupported(problem, device, options)
-            or window_exceeds_grid("window_size", options.window_size, self.tokens(problem, options).grid)
+            or exceeds_grid("window_size", options.window_size, grid)
+            or exceeds_grid("rate", options.rate, grid)
         )
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:

@@ -24,10 +24,10 @@ def not_two_axes(name: str, grid: tuple[int, ...]) -> str | None:
     return None if len(grid) == 2 else f"{name} serves grids of two axes; this one is {grid}"
 
 
-def window_exceeds_grid(name: str, size: int, grid: tuple[int, ...]) -> str | None:
+def exceeds_grid(name: str, size: int, grid: tuple[int, ...]) -> str | None:
     """Say that the option ``name``, a side in tokens, is larger than every axis of a grid of tokens, or return None.
 
-    Such a window sees the whole grid, as one of the grid's size does, but takes memory for tokens that do not exist.
+    A larger window sees no more than one of the grid's size, but takes memory for tokens that do not exist.
     """
     if size > max(grid):
         tokens = " x ".join(map(str, grid))

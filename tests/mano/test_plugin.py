@@ -55,6 +55,7 @@ def test_a_window_that_is_larger_than_the_grid_of_tokens_is_refused():
     reason = lambda size, problem: MANOModel().unsupported(problem, "cpu", MANOModel.Options(window_size=size))  # noqa: E731
     assert reason(16, PROBLEM) is None
     assert reason(17, PROBLEM) == "window_size 17 is larger than the grid of tokens, 16 x 12; it must be <= 16"
+    assert MANOModel().unsupported(PROBLEM, "cpu", MANOModel.Options(rate=17)).startswith("rate 17 is larger than")
     assert "16 x 15; it must be <= 16" in reason(1000, Problem("image", 1, 10, (32, 30)))  # patches of 2 x 2
 
 
