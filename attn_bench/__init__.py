@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "measure", "run"]
 
-# Before any library that asks where the user's home is.
+# Before any library looks for the user's home folder.
 settle_caches()
 
 
@@ -25,7 +25,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Late, so that importing the plugin contract does not import the runner.
+    # Lazy, so that importing the plugin contract does not import the runner.
     if name in ("run", "measure"):
         from attn_bench.running import runner
 

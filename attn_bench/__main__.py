@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def leave_current_folder() -> None:
-    """Take the current folder off the import path, where Python puts it first: it may hold files named like modules.
+    """Remove the current folder, which Python puts first, from the import path: its files may be named like modules.
 
-    Where this package itself is only found there it stays.
+    It stays if this package itself is found only there.
     """
     if sys.flags.safe_path:
         return

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 
 
 class Unsupported(Exception):
-    """Raised where a model cannot serve a problem; its message is the reason shown in the results."""
+    """Raised if a model does not support a problem; its message is the reason shown in the results."""
 
 
 class DataError(Exception):
-    """Raised by a task whose data are missing, broken or of the wrong form; its message is one line for the user."""
+    """Raised by a task if its data are missing, broken or in the wrong form; the message is one line for the user."""
 
 
 class OptionError(ValueError):
-    """Raised for an option value that cannot work, in ``build``, ``problem`` or ``splits``; its message is one line."""
+    """Raised for an invalid option value in ``build``, ``problem`` or ``splits``; its message is one line."""
 
 
 class UserError(Exception):
@@ -34,7 +34,7 @@ USER_ERRORS = (UserError, DataError, OptionError)
 
 
 def unknown(what: str, given: str, allowed: Iterable[str]) -> UserError:
-    """Build the error for a name that does not exist, with the closest one that does."""
+    """Return the error for a name that does not exist, with the closest existing one."""
     allowed = sorted(allowed)
     close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(allowed) or 'none'}"

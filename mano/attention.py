@@ -38,7 +38,7 @@ class MultipoleAttention(nn.Module):
         X_0 = X,  X_{l+1} = D X_l        O_l = A(X_l)        R_{L-1} = O_{L-1},  R_l = O_l + w_l U R_{l+1}
 
     and R_0 returned. D and U are convolutions without bias (kernel = stride = rate); A is attention within windows,
-    its tokens normalised twice, its outputs averaged where windows overlap, then projected.
+    its tokens normalized twice, its outputs averaged where windows overlap, then projected.
 
     Any grid is served. D reads cells beyond the grid as zero: they add nothing, as D has no bias and acts on raw
     features. A masks them. Every coarse cell covers at least one real cell, so none is made of padding only.
@@ -65,7 +65,7 @@ class MultipoleAttention(nn.Module):
               the real cells.
             - ``up_sampling``: U. ``"transposed"``: one transposed convolution, shared by all levels. ``"nearest"``:
               each cell is repeated.
-            - ``double_norm``: normalise tokens twice, as in the authors' module, or once.
+            - ``double_norm``: normalize tokens twice, as in the authors' module, or once.
             - ``dropout``: probability for attention weights and for outputs.
             - ``backend``: what computes it. ``"auto"``: Triton kernels on CUDA, C++ on the CPU where it serves the
               layer and there is a compiler, torch's operations otherwise. ``"cpp"``, ``"triton"`` and ``"torch"``

@@ -54,7 +54,7 @@ class MultipoleOptions:
         ),
     ] = "transposed"
     double_norm: Annotated[
-        bool, Field(description="normalise tokens twice before attention, as the authors' code does, or once")
+        bool, Field(description="normalize tokens twice before attention, as the authors' code does, or once")
     ] = True
     dropout: Annotated[
         float, Field(description="dropout probability in the attention and in the feed-forward networks")

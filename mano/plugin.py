@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class MANOModel(Mixer):
     """The Multipole Attention Neural Operator (:class:`mano.attention.MultipoleAttention` as the mixer).
 
-    A token is a point, on images a patch of 2 x 2. The attention normalises its tokens itself.
+    A token is a point, on images a patch of 2 x 2. The attention normalizes its tokens itself.
     The defaults are small enough to train on two CPU cores; learning rates from 1e-3 to 4e-3 suit them.
     The preset ``paper`` is its Darcy setting: windows of 2 x 2, rate 2, 4 heads. The paper does not give all of the
     rest; 64 channels, 8 blocks and feed-forward networks 4 times as wide are our choice.

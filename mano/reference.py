@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def attend(module: MultipoleAttention, x_BCHW: Tensor) -> Tensor:
-    """A: windows by ``F.unfold``, every token of every window normalised and projected, back by ``F.fold``."""
+    """A: windows by ``F.unfold``, every token of every window normalized and projected, back by ``F.fold``."""
     b, c, h, w = x_BCHW.shape
     k, s, heads = module.window_size, module.stride, module.heads
     rows, columns = (max(0, -(-(n - k) // s)) + 1 for n in (h, w))

@@ -1,1 +1,1 @@
-"""What the results of runs say: how costs grow, and which of two models is cheaper where."""
+"""Analysis of results: how costs scale, where one model becomes cheaper than another, and published claims."""

@@ -1,8 +1,8 @@
 """Which cells of two results folders are the same cell.
 
-Cells are paired by what they are: model, options, task, resolution, budget and the rest of a cell, but not by the
-versions of the code, which are what is compared. What is left over then and differs only in how it was run
-(:func:`_unconditioned`) is paired, too: :mod:`attn_bench.gate.conditions` says what of it does not compare.
+Cells are paired by model, options, task, resolution, budget and their other settings, but not by the versions of the
+code, which are being compared. Remaining cells that differ only in how they were run (:func:`_unconditioned`) are
+paired as well; :mod:`attn_bench.gate.conditions` says which of their numbers cannot be compared.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Case:
     """One cell over its seeds, in base and in new.
 
     Attributes:
-        key: the same for a cell of base and the cell of new that it is compared with.
-        cell: its settings, of any seed and version.
-        twice: the sides that hold a seed of it more than once, of several versions of the code.
+        key: equal for a cell of base and the cell of new that it is compared with.
+        cell: its settings, from any seed and version.
+        twice: the sides that contain a seed of it more than once, from several versions of the code.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Case:
 
     @property
     def model(self) -> str:
-        """The model's name; ``label`` adds the settings in which cells of one name differ."""
+        """The model's name; ``label`` adds the settings in which cells of the same name differ."""
         return self.cell.model
 
     @property
@@ -60,11 +60,11 @@ class Case:
         return [s for s in neither if s not in self.unserved()]
 
     def unserved(self) -> list[int]:
-        """Seeds that are unsupported on both sides: what a model does not serve is not a failure."""
+        """Seeds that are unsupported on both sides, which does not count as a failure."""
         return [s for s in self.both() if self.base[s].status == self.new[s].status == "unsupported"]
 
     def tested(self, side: Literal["base", "new"]) -> set[int]:
-        """Return the resolutions that a side was tested at, or ought to have been."""
+        """Return the resolutions that a side was evaluated at, or should have been."""
         found = {self.resolution}
         for record in (self.base if side == "base" else self.new).values():
             found |= {entry.resolution for entry in record.evaluations}
@@ -92,17 +92,17 @@ def pair(base: Sequence[Record], new: Sequence[Record]) -> list[Case]:
         earlier = side.get(record.cell.seed)
         if earlier is not None and _versions(earlier.cell) != _versions(record.cell):
             case.twice.add(name)
-        # Of a cell that was measured later than it was trained, what was measured counts.
+        # If a cell was measured later than it was trained, the measuring record counts.
         if earlier is None or record.latency or not earlier.latency:
             side[record.cell.seed] = record
     return sorted(cases.values(), key=lambda case: (case.resolution, case.label))
 
 
 def missing(cases: Sequence[Case]) -> Iterator[str]:
-    """Say which cells of base are missing in new, and which are ambiguous."""
+    """Yield lines on the cells of base that are missing in new, and on ambiguous ones."""
     for case in cases:
         for side in sorted(case.twice) if case.base else ():
-            yield f"{case.title}: {side} has it from several versions of the code; use a folder for each version"
+            yield f"{case.title}: {side} has it from several versions of the code; use one folder per version"
         if not case.new:
             yield f"{case.title}: not in new{_otherwise(case, cases)}"
         elif case.base and (seeds := sorted(case.base.keys() - case.new.keys())):
@@ -110,14 +110,14 @@ def missing(cases: Sequence[Case]) -> Iterator[str]:
 
 
 def added(cases: Sequence[Case]) -> Iterator[str]:
-    """Say which cells of new are not in base."""
+    """Yield lines on the cells of new that are not in base."""
     for case in cases:
         if not case.base:
             yield f"{case.title}: not in base, so there is nothing to compare it with"
         elif case.new and (seeds := sorted(case.new.keys() - case.base.keys())):
             yield f"{case.title}: {said(seeds)} not in base"
         elif case.new and (tested := sorted(case.tested("new") - case.tested("base"))):
-            yield f"{case.title}: tested at {', '.join(map(str, tested))} in new only"
+            yield f"{case.title}: evaluated at {', '.join(map(str, tested))} in new only"
 
 
 def said(seeds: Sequence[int]) -> str:
@@ -135,7 +135,7 @@ def _settings(cell: Cell) -> Cell:
 
 
 def _partners(base: Mapping[str, Cell], new: Mapping[str, Cell]) -> dict[str, Cell]:
-    """Return which cell of base each of new stands for, by its id, of those that differ in their conditions only."""
+    """Return the cell of base for each cell of new that differs from it only in its conditions, by id."""
     left: tuple[dict[str, list[str]], dict[str, list[str]]] = defaultdict(list), defaultdict(list)
     for side, own, other in ((left[0], base, new), (left[1], new, base)):
         for id in own.keys() - other.keys():
@@ -148,7 +148,7 @@ def _unconditioned(cell: Cell) -> Cell:
 
 
 def _otherwise(case: Case, cases: Sequence[Case]) -> str:
-    """Name the settings with which new has the model of ``case``, if it does."""
+    """Return the settings with which new has the model of ``case``, if it does."""
     for other in cases:
         if other.new and not other.base and (other.model, other.resolution) == (case.model, case.resolution):
             return f"; there with other {', '.join(_differing(case.cell, other.cell))}"
@@ -162,5 +162,5 @@ def _differing(one: Cell, other: Cell) -> list[str]:
 
 
 def identity(record: Record) -> dict[str, Any]:
-    """Return what the data of a record are, without the description in words."""
+    """Return the identity of the data of a record, without the description in words."""
     return {name: value for name, value in record.data.items() if name != "read"}

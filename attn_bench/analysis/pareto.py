@@ -11,7 +11,7 @@ T = TypeVar("T")
 def pareto_front(
     candidates: Iterable[T], cost: Callable[[T], float], score: Callable[[T], float], *, higher: bool
 ) -> list[T]:
-    """Return the candidates than which no other is both cheaper and better, cheapest first.
+    """Return the candidates that no other one beats in both cost and score, cheapest first.
 
     Args:
         higher: whether a higher score is better; a lower cost always is.

@@ -1,7 +1,7 @@
 """How latency and memory grow with the number of tokens, and at how many tokens one model becomes cheaper than another.
 
-A cost is fitted as c * tokens^exponent: least squares on logarithms. Small sizes do not follow that law: there a step
-costs what launching its kernels costs, whatever they work on. They are left out (:func:`knee`).
+A cost is fitted as c * tokens^exponent, by least squares on logarithms. Small sizes do not follow that law, as there
+the time of a step is that of launching its kernels. They are left out (:func:`knee`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ SAME_SLOPE = 0.2
 # Every token has to be read, so no cost keeps growing more slowly than this.
 FLAT = 0.7
 EXPONENTS: Mapping[str, float] = {"n": 1.0, "n log n": 1.0, "n^2": 2.0}
-# What a measured exponent may be above what is claimed: a logarithm is worth 0.1 to 0.2 at these sizes, caches as much.
+# How far a measured exponent may exceed the claim: a logarithm adds 0.1 to 0.2 at these sizes, and so do caches.
 TOLERANCE = 0.25
 FARTHEST = 64
 BENT = "not a straight line yet: measure larger sizes"
 EQUAL = "the costs are equal at these sizes, so they have no exponent"
-# No clock and no allocator tells exponents apart that are closer, though numbers without any noise seem to.
+# Clocks and allocators cannot distinguish closer exponents, even if noise-free numbers seem to.
 CLOSEST = 1e-6
 LARGEST = 1e300
 
@@ -45,8 +45,8 @@ class Fit:
         low, high: its 95 % confidence interval (Student's t on the residuals of the fit).
         first, last: range of tokens the fit is made from.
         points: how many sizes there are in that range.
-        complexity: what the model claims, if it does.
-        flag: why the exponent is not to be relied on or not as claimed, or None.
+        complexity: the complexity that the model claims, if any.
+        flag: why the exponent is unreliable or differs from the claim, or None.
     """
 
     model: str
@@ -62,7 +62,7 @@ class Fit:
     flag: str | None
 
     def at(self, tokens: float) -> float:
-        """Return the fitted cost; infinite where it is beyond what a number can hold."""
+        """Return the fitted cost; infinite if it exceeds the range of floats."""
         try:
             return math.exp(self.intercept + self.exponent * math.log(tokens))
         except OverflowError:
@@ -74,9 +74,9 @@ class Crossover:
     """The size from which ``cheaper`` costs less than ``costlier``, which costs less below it.
 
     Attributes:
-        tokens: where the curves cross: between two measured sizes, or beyond the last on the fitted lines.
-        low, high: the measured sizes around it and around where else the confidence intervals of the medians let the
-            curves cross; None beyond the last size, or where the intervals let them not cross at all.
+        tokens: where the curves cross, between two measured sizes, or beyond the last one on the fitted lines.
+        low, high: the measured sizes around every crossing that the confidence intervals of the medians allow; None
+            beyond the last size, or if the intervals allow no crossing at all.
         extrapolated: whether it is beyond the last size measured.
     """
 
@@ -91,7 +91,7 @@ class Crossover:
 
 @dataclass(frozen=True)
 class Uncrossed:
-    """Two models for which it is unknown where they change places beyond the sizes measured, and why."""
+    """Two models for which it is unknown whether their costs cross beyond the measured sizes, and why."""
 
     cost: str
     one: str
@@ -115,7 +115,7 @@ class Scaling:
 
     Attributes:
         curves: by cost and model.
-        uncrossed: pairs for which it is unknown beyond the sizes measured.
+        uncrossed: pairs for which a crossing beyond the measured sizes is unknown.
     """
 
     curves: Mapping[str, Mapping[str, Curve]]
@@ -135,7 +135,7 @@ class Scaling:
 
 
 def scaling(table: pd.DataFrame) -> Scaling | None:
-    """Analyse a table; None if no model has a cost at three sizes or more."""
+    """Analyze a table; None if no model has a cost at three or more sizes."""
     found = fits(table)
     if not found:
         return None
@@ -148,9 +148,9 @@ def scaling(table: pd.DataFrame) -> Scaling | None:
 
 
 def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
-    """Return the curve of every model with a positive, finite ``cost``, from rows that ended ``ok``.
+    """Return the curve of every model with a positive, finite ``cost``, from rows with status ``ok``.
 
-    An end of an interval that is not such a number, or not on its side of the cost, is the cost itself.
+    An end of an interval that is not positive and finite, or on the wrong side of the cost, is replaced by the cost.
     """
     import pandas as pd
 
@@ -160,7 +160,7 @@ def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
     quantity = drawn()[cost]
     ends = [name if (name := quantity.end(end)) in table.columns else cost for end in ("low", "high")]
     values = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in ("tokens", cost, *ends)}
-    # Up to what leaves room for a sum of two.
+    # The limit leaves room for a sum of two.
     numbers = pd.DataFrame(values).where(lambda frame: (frame > 0) & (frame < LARGEST))
     rows = numbers.assign(model=table["model"])[table["status"] == "ok"].dropna(subset=["tokens", cost])
     found = {}
@@ -173,12 +173,12 @@ def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
 
 
 def points_of(sequence: bool) -> str:
-    """Return what a size is counted in: on sequences, or on grids."""
+    """Return the unit of sizes, on sequences or on grids."""
     return "tokens" if sequence else "grid points"
 
 
 def is_sequence(table: pd.DataFrame) -> bool:
-    """Tell whether a resolution is the length of a sequence, of so many tokens, and not that of an axis of a grid."""
+    """Tell whether a resolution is the length of a sequence in tokens rather than that of an axis of a grid."""
     if "tokens" not in table.columns:
         return False
     known = table[table["tokens"].notna()]
@@ -186,9 +186,9 @@ def is_sequence(table: pd.DataFrame) -> bool:
 
 
 def knee(tokens: np.ndarray, cost: np.ndarray) -> int:
-    """Return the index from which on the law holds: all slopes between neighbours are near those at the large end.
+    """Return the index from which the law holds: all slopes between neighbors are close to that at the large end.
 
-    The slope at the large end is that of the last two intervals together, which halves the noise of one.
+    The slope at the large end is taken over the last two intervals, which halves the noise.
     """
     slopes = np.diff(np.log(cost)) / np.diff(np.log(tokens))
     end = float(np.mean(slopes[-2:]))
@@ -200,8 +200,8 @@ def knee(tokens: np.ndarray, cost: np.ndarray) -> int:
 def fit(model: str, cost: str, curve: Curve, complexity: str | None = None) -> Fit | None:
     """Fit the law above the knee; None with fewer than three sizes.
 
-    Where fewer than three sizes are left above the knee, the last three are fitted and the fit is flagged. Costs that
-    are all equal are flagged, too: equal costs follow no law.
+    If fewer than three sizes are left above the knee, the last three are fitted and the fit is flagged. Equal costs are
+    flagged too, as they follow no law.
     """
     from scipy import stats
 
@@ -239,7 +239,7 @@ def _flag(cost: str, exponent: float, half: float, complexity: str | None) -> st
     claimed = EXPONENTS[complexity]
     if exponent - half > claimed + TOLERANCE:
         return f"grows faster than the {complexity} it claims"
-    # Exact attention that keeps no scores needs no more memory than its inputs, so less does not contradict it.
+    # Exact attention that stores no scores needs no more memory than its inputs, so less memory is no contradiction.
     if drawn()[cost].rule == "timed" and exponent + half < claimed - TOLERANCE:
         return f"grows more slowly than the {complexity} it claims: its linear parts still outweigh the rest"
     return None
@@ -258,17 +258,17 @@ def fits(table: pd.DataFrame) -> list[Fit]:
 
 
 def crossovers(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> list[Crossover]:
-    """Return where pairs of models change places, ascending.
+    """Return where the costs of pairs of models cross, ascending.
 
-    Within the sizes that both have, curves are joined by straight lines on logarithms. Beyond them the fitted lines
-    are followed up to 64 times the largest size, if neither fit is flagged and their exponents' intervals are apart.
+    Within the sizes that both have, points are joined by straight lines on logarithms. Beyond them the fitted lines are
+    used up to 64 times the largest size, if neither fit is flagged and the intervals of the exponents do not overlap.
     """
     judged = (each for each in _pairs(table, found, cost) if isinstance(each, Crossover))
     return sorted(judged, key=lambda crossing: crossing.tokens)
 
 
 def uncrossed(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> list[Uncrossed]:
-    """Return the pairs of models that do not change places where measured, and for which it is unknown beyond."""
+    """Return the pairs of models that do not cross at the measured sizes, and may cross beyond."""
     return [each for each in _pairs(table, found, cost) if isinstance(each, Uncrossed)]
 
 
@@ -284,7 +284,7 @@ def _pairs(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> Iterator[Cro
 
 
 def _measured(cost: str, one: str, other: str, a: Curve, b: Curve) -> Crossover | None:
-    """Return the last change of places within the sizes both have."""
+    """Return the last crossing within the sizes that both have."""
     sizes, i, j = np.intersect1d(a.tokens, b.tokens, return_indices=True)
     if len(sizes) < 2:
         return None
@@ -294,17 +294,17 @@ def _measured(cost: str, one: str, other: str, a: Curve, b: Curve) -> Crossover 
     if at is None:
         return None
     cheaper, costlier = (one, other) if gap[gap != 0][-1] < 0 else (other, one)
-    # The curves cross as early or as late as the ends of the intervals let them.
+    # The earliest and the latest crossing that the ends of the intervals allow.
     ends = [_last_zero(x, np.log(p) - np.log(q)) for p, q in ((a.low[i], b.high[j]), (a.high[i], b.low[j]))]
     low = high = None
     if (known := [at, *(end for end in ends if end is not None)])[2:]:
-        # Between measured sizes a curve need not be straight, so a crossing is not known better than they are apart.
+        # A curve need not be straight between measured sizes, so a crossing is known only up to their distance.
         low, high = float(sizes[x <= min(known)][-1]), float(sizes[x >= max(known)][0])
     return Crossover(cost, cheaper, costlier, math.exp(at), low, high, False)
 
 
 def _last_zero(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Return where y changes its sign for the last time; where it is zero in between, the last such place."""
+    """Return where y changes its sign for the last time, or where it is zero for the last time before that."""
     apart = np.flatnonzero(y)
     changes = np.flatnonzero(np.sign(y[apart[:-1]]) * np.sign(y[apart[1:]]) < 0)
     if not len(changes):
@@ -316,17 +316,17 @@ def _last_zero(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def _extrapolated(cost: str, one: Fit, other: Fit) -> Crossover | Uncrossed | None:
-    """Return where two lines cross beyond the sizes, or why that is unknown; None where they drift apart."""
+    """Return where two lines cross beyond the sizes, or why that is unknown; None if they diverge."""
     reason = ""
     if one.flag or other.flag:
-        reason = "a fit with a reservation"
+        reason = "a fit is flagged"
     elif not (one.high < other.low or other.high < one.low):
         reason = "the intervals of their exponents overlap"
     if reason:
         return Uncrossed(cost, one.model, other.model, reason)
     cheaper, costlier = (one, other) if one.exponent < other.exponent else (other, one)
     last = max(one.last, other.last)
-    # Compared as a logarithm: lines that are nearly parallel cross at numbers that no float can hold.
+    # Compared as logarithms: nearly parallel lines cross at numbers that overflow a float.
     log = (cheaper.intercept - costlier.intercept) / (costlier.exponent - cheaper.exponent)
     if log > math.log(FARTHEST * last):
         return Uncrossed(cost, one.model, other.model, f"they would cross beyond {FARTHEST} times the largest size")

@@ -1,8 +1,8 @@
-"""Ratio of two sets of measurements, its confidence interval, and whether it can be chance.
+"""Ratio of two sets of measurements, its confidence interval, and whether it may be due to chance.
 
-Samples of time follow each other closely: a core that is slow now is slow a millisecond later. Taken as independent
-they look far more certain than they are. So samples are first reduced to the medians of consecutive blocks, and the
-blocks, not the samples, are drawn and ranked.
+Timing samples are strongly correlated: a core that is slow now is still slow a millisecond later. Treated as
+independent, they look far more certain than they are. So samples are first reduced to medians of consecutive blocks,
+and these blocks are resampled and ranked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 BLOCKS = 10
 DRAWS = 1000
 CONFIDENCE = 0.99
-# Ratios beyond this are this: larger ones overflow a float.
+# Larger ratios are clipped to this, or they would overflow a float.
 LARGEST_LOG = 600.0
 
 
@@ -26,9 +26,9 @@ class Ratio:
 
     Attributes:
         value: the estimate.
-        low, high: its confidence interval, of 99 % unless the function that makes it says otherwise.
-        p: two-sided p-value of the hypothesis that both are drawn from one distribution.
-        agree: whether every pair of runs shows a change to the same side.
+        low, high: its confidence interval, of 99 % unless the function that returns it says otherwise.
+        p: two-sided p-value of the hypothesis that both have the same distribution.
+        agree: whether every pair of runs shows a change in the same direction.
     """
 
     value: float
@@ -49,10 +49,10 @@ def block_medians(samples: Sequence[float], blocks: int = BLOCKS) -> np.ndarray:
 
 
 def compare_runs(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ratio:
-    """Compare runs that were taken apart: pairs of a series of samples of base and one of new, in the order taken.
+    """Compare runs taken separately: pairs of a series of samples of base and one of new, in the order taken.
 
-    The estimate is the geometric mean over pairs of the ratio of the medians, its interval from a block bootstrap of
-    every run. The p-value is that of Mann-Whitney's rank test on the blocks of all runs, each divided by the median
+    The estimate is the geometric mean over pairs of the ratio of medians; its interval comes from a block bootstrap of
+    every run. The p-value is that of the Mann-Whitney rank test on the blocks of all runs, each divided by the median
     of its pair, so that differences between pairs do not count.
 
     Raises:
@@ -73,11 +73,11 @@ def compare_runs(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ra
 
 
 def compare_paired(runs: Sequence[Sequence[float]]) -> Ratio:
-    """Compare from log ratios that were each taken within one moment, or with one seed.
+    """Compare by log ratios, each taken within a short time or with one seed.
 
-    Runs are independent of each other (pairs of processes, seeds); the log ratios within one are not. The estimate is
-    the median over runs of the median of each, which one odd process cannot move; the interval comes from drawing
-    runs, and blocks within each; the p-value from Wilcoxon's signed-rank test on the blocks.
+    Runs are independent of each other (pairs of processes, seeds); the log ratios within a run are not. The estimate is
+    the median over runs of their medians, which is robust to one odd process. The interval comes from resampling runs,
+    and blocks within each; the p-value from Wilcoxon's signed-rank test on the blocks.
 
     Raises:
         ValueError: no run, or an empty one.
@@ -104,7 +104,7 @@ def _ratio(value: float, drawn: np.ndarray, p: float, logs: Sequence[float]) -> 
 
 
 def exp(log: float) -> float:
-    """Return the ratio of a logarithm, positive and finite."""
+    """Return the ratio for a logarithm, positive and finite."""
     return math.exp(max(-LARGEST_LOG, min(log, LARGEST_LOG)))
 
 

@@ -8,15 +8,15 @@ import sys
 def main() -> None:
     """Entry point of ``attn-bench``: one line per error.
 
-    The exit status is 2 for wrong input, 130 when interrupted (143 by SIGTERM), 70 for an error that nobody foresaw,
-    whose traceback is in a log, and 74 where all went well but standard output could not be written.
+    The exit status is 2 for wrong input, 130 when interrupted (143 by SIGTERM), 70 for an unexpected error, whose
+    traceback is in a log, and 74 if only standard output could not be written.
     """
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     told: list[int] = []
     try:
-        # Here, so that an interruption is one while libraries are imported, too.
+        # Here, so that interruptions are handled while libraries are imported, too.
         from attn_bench.running.processes import interrupt_when_told
 
         told = interrupt_when_told()
@@ -28,7 +28,7 @@ def main() -> None:
             output.flush()
             if output.failure:
                 error_messages.complain(
-                    f"cannot write to standard output ({output.failure}); what went to files is whole"
+                    f"cannot write to standard output ({output.failure}); files were written completely"
                 )
                 status = status or error_messages.NOT_WRITTEN
     except KeyboardInterrupt:

@@ -38,7 +38,7 @@ def call(arguments: list[str]) -> int:
     try:
         status = command.main(arguments, prog_name="attn-bench", standalone_mode=False)
     except Exception as error:
-        # Typer's own errors about arguments; where it keeps their class differs between versions.
+        # Typer's own errors about arguments; the module of their class differs between versions.
         if not hasattr(error, "format_message"):
             raise
         raise UserError(_elsewhere(error, command.commands) or error.format_message()) from error
@@ -46,7 +46,7 @@ def call(arguments: list[str]) -> int:
 
 
 def _elsewhere(error: Any, commands: Mapping[str, Any]) -> str | None:
-    """Name the option that was probably meant, or the other commands that have it."""
+    """Suggest the option that was probably meant, or the other commands that have it."""
     option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if option is None or context is None:
         return None

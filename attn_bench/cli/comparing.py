@@ -32,7 +32,7 @@ def compare(
     new: Annotated[Path, typer.Argument(help="Results folder to check for regressions.")],
     fail_on: FailOn = None,
     confirm: Annotated[
-        bool, typer.Option("--confirm", help="Measure cells that look slower again, in three more processes.")
+        bool, typer.Option("--confirm", help="Measure cells that look slower again in three more processes.")
     ] = False,
     markdown: Markdown = None,
     junit: JUnit = None,

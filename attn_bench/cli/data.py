@@ -31,7 +31,7 @@ def data(
     resolutions, options = Sweep.of_task(task, given)
     with DataBar(f"{task} data") as bar:
         prepared = TASKS.load(task).prepare(resolutions, options, PrepareContext(bar.update, refresh))
-    for line in prepared.read or (f"{task}: nothing to make or download; its data are installed with it",):
+    for line in prepared.read or (f"{task}: nothing to generate or download; its data are installed with it",):
         print(line)
     for warning in prepared.warnings:
         print(f"warning: {warning}")

@@ -1,4 +1,4 @@
-"""How a command ends that did not end well: one line, an exit status, and a log where nobody foresaw the error."""
+"""How a command fails: one line, an exit status, and a log if the error was unexpected."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pathlib import Path
 from attn_bench.errors import USER_ERRORS
 from attn_bench.format import clean
 
-# Of sysexits.h: what failed is the program, or what it was to write to; 130 is the shell's for an interruption.
+# EX_SOFTWARE and EX_IOERR of sysexits.h; 130 is the shell's status for an interruption.
 WRONG_INPUT, FAULT, NOT_WRITTEN, INTERRUPTED = 2, 70, 74, 130
 MESSAGE = 2000
 
 
 class Unforeseen(Exception):
-    """An error that nobody foresaw (its cause), and the results folder that was worked on."""
+    """An unexpected error (its cause), and the results folder in use."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))
@@ -31,7 +31,7 @@ class Unforeseen(Exception):
 
 @contextlib.contextmanager
 def logged_in(folder: Path) -> Iterator[None]:
-    """Have the traceback of an unforeseen error written to the logs of a results folder."""
+    """Write the traceback of an unexpected error in this block to the logs of a results folder."""
     try:
         yield
     except Exception as error:
@@ -41,12 +41,12 @@ def logged_in(folder: Path) -> Iterator[None]:
 
 
 def original(error: BaseException) -> BaseException:
-    """Return the error that was unforeseen."""
+    """Return the unexpected error."""
     return error.__cause__ if isinstance(error, Unforeseen) and error.__cause__ else error
 
 
 def message(error: BaseException) -> str | None:
-    """Return what to say of an error that a user can cause, or None if it is none."""
+    """Return the message for an error that a user can cause, or None for any other error."""
     if isinstance(error, USER_ERRORS):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
@@ -55,7 +55,7 @@ def message(error: BaseException) -> str | None:
 
 
 def interrupted(error: BaseException | None) -> bool:
-    """Tell whether an error is an interruption, or what a library made of one."""
+    """Tell whether an error is an interruption, or was caused by one inside a library."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True
@@ -64,12 +64,12 @@ def interrupted(error: BaseException | None) -> bool:
 
 
 def complain(text: str) -> None:
-    """Say what is wrong, in one line on standard error."""
+    """Print what is wrong as one line on standard error."""
     print(f"attn-bench: {clean(text, MESSAGE)}", file=sys.stderr)
 
 
 class Lines(logging.Handler):
-    """Prints what the harness has to say beside its results, such as files that it skips."""
+    """Prints messages of the harness besides its results, such as files that it skips."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
@@ -77,7 +77,7 @@ class Lines(logging.Handler):
 
 
 def report_fault(error: BaseException) -> None:
-    """Log the traceback of an unforeseen error, and say in one line what happened and where the log is."""
+    """Log the traceback of an unexpected error, and print one line with what happened and where the log is."""
     folders = [error.folder / "logs"] if isinstance(error, Unforeseen) and error.folder.is_dir() else []
     error = original(error)
     what = clean("".join(traceback.format_exception_only(error)), 500)
@@ -98,13 +98,13 @@ def _log_folders() -> Iterator[Path]:
 
 
 def _log(error: BaseException, folders: list[Path]) -> Path | None:
-    """Write the traceback to the first folder that takes it."""
+    """Write the traceback to the first folder that can be written."""
     text = (
         f"attn-bench {' '.join(sys.argv[1:])}\nPython {sys.version}\n{platform.platform()}\n\n"
         f"{''.join(traceback.format_exception(error))}"
     )
     for folder in folders:
-        # Without a home folder its name is no path.
+        # Without a home folder there is no cache path.
         if folder.is_absolute() or folder.parent.is_dir():
             with contextlib.suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)

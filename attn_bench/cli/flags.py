@@ -1,4 +1,4 @@
-"""Flags of commands from the fields of settings."""
+"""Generates the flags of commands from the fields of settings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Command = Callable[..., None]
 
 
 def takes(settings: Iterable[Setting]) -> Callable[[Command], Command]:
-    """Give a command a flag for each of ``settings``; its parameter ``given`` gets those given, by name.
+    """Give a command a flag for each of ``settings``; its parameter ``given`` receives those given, by name.
 
-    A value is handed on as :class:`Text`, which the setting reads.
+    A value is passed on as :class:`Text`, which the setting parses.
     """
     known = {setting.name: setting for setting in settings}
 

@@ -1,4 +1,4 @@
-"""``attn-bench list``: what can be run."""
+"""``attn-bench list``: the models and tasks that can be run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def list_(
 
 
 def overview(registry: Registry[Any], kind: str | None = None) -> Table:
-    """Return a table with a row for every plugin, the broken ones with their error; of one kind where it is given."""
+    """Return a table with a row for every plugin, or for those of one kind; broken plugins show their error."""
     from rich.table import Table
     from rich.text import Text
 
@@ -54,14 +54,14 @@ def overview(registry: Registry[Any], kind: str | None = None) -> Table:
     for header in (registry.what, "kinds", *(("growth",) if registry.base is Model else ()), ""):
         table.add_column(header, no_wrap=header != "")
     for row in rows(registry, kind):
-        # A summary stays on one line of a narrow terminal; an error is shown whole.
+        # A summary is cut to one line on a narrow terminal; an error is shown in full.
         summary = Text(row[-1]) if row[-1].startswith(_BROKEN) else Text(row[-1], no_wrap=True, overflow="ellipsis")
         table.add_row(*map(Text, row[:-1]), summary)
     return table
 
 
 def rows(registry: Registry[Any], kind: str | None = None) -> Iterator[tuple[str, ...]]:
-    """Yield name, kinds, growth (of a model) and summary of every plugin; of a broken one its error."""
+    """Yield name, kinds, growth (of a model) and summary of every plugin, or the error of a broken one."""
     for name in registry.entries():
         try:
             plugin = registry.entry(name).load()
@@ -84,7 +84,7 @@ def kinds_of(plugin: Model | Task) -> list[str]:
 
 
 def details(entry: Entry[Any]) -> Iterator[str]:
-    """Yield lines on one plugin: its summary, kinds, origin, presets or metrics and defaults, and its options."""
+    """Yield lines about one plugin: summary, kinds, origin, presets or metrics and defaults, and options."""
     from attn_bench.plugins.options import options_of
 
     plugin, name = entry.load(), entry.name
@@ -117,5 +117,5 @@ def _flags(defaults: TrainingDefaults) -> str:
 
 
 def as_set(value: Any) -> str:
-    """Return a value as ``--set`` takes it."""
+    """Return a value in the syntax of ``--set``."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

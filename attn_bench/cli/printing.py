@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 # No line of a log is wrapped.
 LOG_WIDTH = 10_000
-# For a terminal that reports no columns.
+# For a terminal that does not report its width.
 USUAL_WIDTH = 80
 
 
 def put(shown: RenderableType) -> None:
-    """Print to standard output; in a pipe or a file no line is wrapped or padded.
+    """Print to standard output; lines in a pipe or a file are not wrapped or padded.
 
-    A table is never narrower than its numbers; a narrower terminal breaks its lines.
+    A table is never narrower than its numbers; a narrower terminal wraps its lines.
     """
     from rich.console import Console, Group
     from rich.measure import Measurement

@@ -1,4 +1,4 @@
-"""What a run shows while it is in progress: a live display on a terminal, one line per cell elsewhere."""
+"""The progress of a run: a live display on a terminal, one line per cell elsewhere."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from attn_bench.running.local import FINAL
 from attn_bench.running.runner import Watcher
 from attn_bench.sweep.cell import Cell
 
-# Where there is no terminal, a line of progress comes no more often.
+# Without a terminal, the shortest time between two progress lines.
 LINE_S = 60.0
 
 
 class Lines:
-    """Lines of progress for logs, where a display would not be seen: the first at once, others a minute later."""
+    """Progress lines for logs, in which a live display is useless: the first at once, then one a minute."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.last: float | None = None
 
     def wait(self) -> None:
-        """Let the next line, too, come a minute later: what starts now may be short."""
+        """Delay the next line by a minute, as what starts now may be short."""
         self.last = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Write a line, unless there is a terminal or the last one is recent."""
+        """Write a line, unless there is a terminal or the last line is recent."""
         if self.console.is_terminal or (self.last is not None and time.monotonic() < self.last + LINE_S):
             return
         self.wait()
@@ -42,7 +42,7 @@ class Lines:
 
 
 class DataBar:
-    """Progress of making data, on standard error."""
+    """Progress of generating data, on standard error."""
 
     def __init__(self, title: str) -> None:
         self.progress = Progress(
@@ -71,7 +71,7 @@ class DataBar:
 
 
 class Screen:
-    """Cells done, and of the cell that runs: stage, epoch, loss, time left."""
+    """The number of finished cells, and stage, epoch, loss and remaining time of the current one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -101,15 +101,15 @@ class Screen:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.progress.stop()
         if kind is KeyboardInterrupt:
-            finished = f"{self.folder} holds a table of what is finished" if self.done else "no cell was finished"
+            finished = f"{self.folder} has a table of the finished cells" if self.done else "no cell was finished"
             print(f"Interrupted: {finished}; rerun the same command to resume.", file=sys.stderr)
 
     def watcher(self) -> Watcher:
-        """Return what is told how a sweep goes."""
+        """Return the callbacks that follow a sweep."""
         return Watcher(self.on_cells, self.on_data, self.on_read, self.on_warning, self.listen)
 
     def on_cells(self, cells: Sequence[Cell], there: Sequence[str]) -> None:
-        """Learn what is to be run, and the status of each cell that is not, as it is there already."""
+        """Receive the cells, and the statuses of those that have a record already."""
         self.cells, self.done = len(cells), len(there)
         text = f"{self.cells} {'cell' if self.cells == 1 else 'cells'} into {self.folder}"
         if there:
@@ -122,16 +122,16 @@ class Screen:
         self.progress.update(self.one, description="data", visible=True)
 
     def on_data(self, done: int, total: int) -> None:
-        """Show progress of making data, in samples, or of a download, in bytes."""
+        """Show progress of generating data, in samples, or of a download, in bytes."""
         self.progress.update(self.one, completed=done, total=total, detail=f"{done}/{total}")
         self.lines.say(f"{self.data}: {done}/{total}")
 
     def on_read(self, line: str) -> None:
-        """Show what data were read or made."""
+        """Show which data were read or generated."""
         self._print(line)
 
     def on_warning(self, message: str) -> None:
-        """Show what is to be known of the data."""
+        """Show a warning about the data."""
         self._print(f"warning: {message}")
 
     def listen(self, cell: Cell, event: dict[str, Any]) -> None:
@@ -174,7 +174,7 @@ class Screen:
             self._print(f"    output and traceback: {log}")
 
     def _smaller_batch(self, cell: Cell, record: Record) -> None:
-        """Say once that the training set is smaller than a batch."""
+        """Warn once that the training set is smaller than a batch."""
         used = record.training.notes.get("batch_size") if record.training else None
         if used is not None and not self.batch_told:
             self.batch_told = True

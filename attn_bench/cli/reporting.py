@@ -12,7 +12,7 @@ from attn_bench.cli.printing import put
 
 
 def conclude(folder: Path, table: Any, *, report: bool, out: Path | None = None) -> Path | None:
-    """Write the report of a results folder if wanted, then print its table; return the report's page.
+    """Write the report of a results folder if requested, then print its table; return the page of the report.
 
     The table is printed even if the report cannot be written.
     """
@@ -36,7 +36,7 @@ def conclude(folder: Path, table: Any, *, report: bool, out: Path | None = None)
 
 
 def _not_ok(folder: Path, table: Any) -> str:
-    """Count the cells that are not ok, and say where their logs are; empty if all are ok."""
+    """Return how many cells are not ok, and where their logs are; empty if all are ok."""
     statuses = table.drop_duplicates("cell")["status"].astype(str)
     failed = statuses[statuses != "ok"].value_counts().sort_index()
     if failed.empty:

@@ -18,7 +18,7 @@ from attn_bench.sweep.settings import Sweep
 
 _SWEEP = settings_of(Sweep)
 _RUNNING = settings_of(Running)
-# What can be said of a model that is built and called, but not trained.
+# Settings of a model that is built and called, but not trained.
 CALLING = [
     setting
     for setting in _SWEEP.values()
@@ -53,12 +53,12 @@ def run(
 def measure(given: Mapping[str, Any] = {}, plots: Plots = True) -> None:
     """Measure latency, memory and FLOPs on random inputs, without training or data, and fit how they scale.
 
-    Without --task, shapes are those of darcy. Measurements already in the results folder are not repeated.
+    Without --task, the shapes are those of darcy. Measurements already in the results folder are not repeated.
     The exit status is 1 if no cell succeeded.
     """
     table = _sweep({"task": "darcy", **given, "train": False}, plots)
     if (sizes := table.loc[table["latency_forward_ms"].notna(), "resolution"].nunique()) < FEWEST_POINTS:
-        print(f"No exponents were fitted: {FEWEST_POINTS} resolutions are needed, {sizes} could be measured")
+        print(f"No exponents were fitted: {FEWEST_POINTS} resolutions are needed, only {sizes} could be measured")
 
 
 def _sweep(settings: Mapping[str, Any], plots: bool) -> Any:

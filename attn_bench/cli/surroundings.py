@@ -1,4 +1,4 @@
-"""What a command finds around it, made harmless: streams in any encoding, full or closed; warnings as errors."""
+"""Protects a command from its surroundings: streams in any encoding, full or closed, and warnings as errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from attn_bench.running.processes import without_errors
 
-# What an encoding without these characters gets in their place.
+# Replacements in encodings that lack these characters.
 SUBSTITUTES = {"±": "+-", "…": "...", "†": "+", "‡": "++"}
 REPLACE = "attn_bench.replace"
 
@@ -32,7 +32,7 @@ class Output:
     """A standard stream that raises nothing: what cannot be written is dropped.
 
     Attributes:
-        error: the first that occurred.
+        error: the first one that occurred.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -54,13 +54,13 @@ class Output:
             self.write(line)
 
     def flush(self) -> None:
-        """Hand over what was written."""
+        """Flush what was written."""
         with self._kept():
             self.stream.flush()
 
     @property
     def failure(self) -> str:
-        """Why something was not written; empty if all was, or if the reader only wanted the beginning."""
+        """Why something was not written; empty if everything was, or if the reader closed the pipe early."""
         return "" if self.error is None or self.error.errno == EPIPE else self.error.strerror or str(self.error)
 
     @contextlib.contextmanager
@@ -69,7 +69,7 @@ class Output:
             yield
         except OSError as error:
             self.error = self.error or error
-            # What is still in the buffer would fail again when Python ends.
+            # The contents of the buffer would fail again when Python exits.
             with contextlib.suppress(OSError, ValueError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self.stream.fileno())
@@ -78,7 +78,7 @@ class Output:
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[tuple[Output, Output]]:
-    """Put an :class:`Output` in the place of ``sys.stdout`` and ``sys.stderr``, and yield both."""
+    """Replace ``sys.stdout`` and ``sys.stderr`` by an :class:`Output` each, and yield both."""
     _open_descriptors()
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as null:
@@ -96,7 +96,7 @@ def standard_streams() -> Iterator[tuple[Output, Output]]:
 
 
 def _open_descriptors() -> None:
-    """Open what was closed of the first three descriptors, lest the next file that is opened becomes one of them."""
+    """Reopen any of the first three descriptors that is closed, or the next file opened would become one of them."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -106,9 +106,9 @@ def _open_descriptors() -> None:
 
 @contextlib.contextmanager
 def warnings_are_no_errors() -> Iterator[None]:
-    """Have warnings as Python has them by default where they were asked to be errors, here and in other processes.
+    """Restore Python's default warnings if they were turned into errors, here and in child processes.
 
-    A library that is imported, or that a model calls, must not end a run by a notice to its own developers.
+    A warning of a library to its own developers must not end a run.
     """
     given = os.environ.get("PYTHONWARNINGS")
     with warnings.catch_warnings():

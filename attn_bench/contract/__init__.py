@@ -1,1 +1,1 @@
-"""The parts of the contract; :mod:`attn_bench.plugin` has all of them."""
+"""The definitions of the contract, all available from :mod:`attn_bench.plugin`."""

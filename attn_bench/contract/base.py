@@ -1,4 +1,4 @@
-"""What models and tasks have in common: a name, a summary and checked options."""
+"""The base class of models and tasks: a name, a summary and checked options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attn_bench.errors import OptionError
 
 
 class Plugin(ABC):
-    """What a model and a task have in common.
+    """Base class of models and tasks.
 
     Attributes:
         name: what users write after ``--models`` or ``--task``; equal to the name of the entry point.
@@ -34,7 +34,7 @@ class Plugin(ABC):
         """Return :attr:`Options` with ``given``, each checked against its type and range.
 
         Raises:
-            OptionError: an unknown option, a value out of its range, or values that cannot work together.
+            OptionError: an unknown option, a value out of its range, or an invalid combination of values.
         """
         hints = get_type_hints(cls.Options, include_extras=True)
         names = [option.name for option in fields(cls.Options)]
@@ -50,7 +50,7 @@ class Plugin(ABC):
 
 
 def checked(annotation: Any, value: Any) -> Any:
-    """Return ``value`` as the type ``annotation``; raises ValueError, whose message goes after the option's name."""
+    """Return ``value`` converted to the type ``annotation``; the message of a ValueError follows the option's name."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -73,14 +73,14 @@ def _in_words(reason: str) -> str:
 
 
 def _too_long(found: Any) -> bool:
-    """Tell whether a whole number has more bits than a table can hold."""
+    """Tell whether an integer has more bits than a table can store."""
     if isinstance(found, list | tuple):
         return any(map(_too_long, found))
     return isinstance(found, int) and not -(2**63) <= found < 2**63
 
 
 def _counts_truth(value: Any, found: Any) -> bool:
-    """Tell whether a truth value became a number, which pydantic allows."""
+    """Tell whether a bool became a number, which pydantic allows."""
     if isinstance(value, bool):
         return isinstance(found, int | float) and not isinstance(found, bool)
     if isinstance(value, list | tuple) and isinstance(found, list | tuple):

@@ -1,4 +1,4 @@
-"""One attention module that becomes a model of every kind of problem it can serve."""
+"""The base class of attention modules, which become models of every kind of problem that they can serve."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a mixer is built for.
+    """The tokens that a mixer is built for.
 
     Attributes:
-        grid: ``(H, W)`` or ``(N,)``, after patching. At call time other grids may arrive.
-        causal: whether a token may only see itself and those before it.
-        periodic: whether the grid's opposite edges are neighbours.
+        grid: ``(H, W)`` or ``(N,)``, after patching. The mixer may be called on other grids.
+        causal: whether a token may see only itself and those before it.
+        periodic: whether the grid's opposite edges are neighbors.
     """
 
     grid: tuple[int, ...]
@@ -32,14 +32,13 @@ class Tokens:
 
 
 class Mixer(Model):
-    """One attention module; everything around it is the same for every mixer (:mod:`attn_bench.nn.transformer`).
+    """One attention module; the network around it is the same for every mixer (:mod:`attn_bench.nn.transformer`).
 
     Attributes:
-        layout: how tokens arrive: ``"grid"``, (B, *grid, dim), or ``"sequence"``, where a grid arrives row by row as
-            (B, N, dim).
-        normalises: whether the mixer normalises its input itself; it then gets the residual stream as it is.
-        kinds: every kind but causal text. A mixer that honours :attr:`Tokens.causal` adds ``"causal-text"``.
-        patch_on_images: side of a patch on images and masks where the user gives none; on fields it is 1.
+        layout: shape of the input: ``"grid"``, (B, *grid, dim), or ``"sequence"``, (B, N, dim), a grid row by row.
+            normalises: whether the mixer normalizes its input itself; if so, it gets the residual stream directly.
+        kinds: every kind but causal text. A mixer that honors :attr:`Tokens.causal` adds ``"causal-text"``.
+        patch_on_images: default side of a patch on images and masks; on fields the default is 1.
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"field", "mask", "image", "masked-text"})
@@ -51,7 +50,7 @@ class Mixer(Model):
     class Options:
         """Options of the transformer around the mixer.
 
-        A mixer adds its own in a subclass, and strikes one that it does not have with ``heads: ClassVar[None] = None``.
+        A mixer adds options in a subclass, and removes an inherited one with e.g. ``heads: ClassVar[None] = None``.
         """
 
         dim: Annotated[int, Field(ge=1, description="channels per token")] = 48
@@ -81,14 +80,14 @@ class Mixer(Model):
 
     @abstractmethod
     def mixer(self, tokens: Tokens, options: Any) -> nn.Module:
-        """Return a module that maps (B, *grid, dim) to the same shape; called once a block.
+        """Return a module that maps (B, *grid, dim) to the same shape; called once per block.
 
         Args:
             tokens: the grid, and what a token may see.
             options: an instance of :attr:`Options`.
 
         Raises:
-            OptionError: values that cannot work together.
+            OptionError: an invalid combination of values.
         """
 
     def build(self, problem: Problem, options: Any) -> nn.Module:
@@ -98,12 +97,12 @@ class Mixer(Model):
         return transformer_around(self, problem, options)
 
     def tokens(self, problem: Problem, options: Any) -> Tokens:
-        """Return what the mixer is built for: the grid of ``problem`` in patches."""
+        """Return the tokens that the mixer is built for: the grid of ``problem`` in patches."""
         patch = self.patch_size(problem, options)
         return Tokens(tuple(-(-n // patch) for n in problem.grid), causal=problem.spec.causal)
 
     def patch_size(self, problem: Problem, options: Any) -> int:
-        """Return the side of a patch: what is given, or the default of the kind; a text has none."""
+        """Return the side of a patch, as given or the default of the kind; 1 for text."""
         if problem.spec.text:
             return 1
         if options.patch_size is not None:
@@ -111,9 +110,9 @@ class Mixer(Model):
         return self.patch_on_images if problem.spec.head else 1
 
     def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
-        """Say that a patch is larger than the grid, or that a text has no patches."""
+        """Return a reason if a patch is larger than the grid, or if patches are requested for text; else None."""
         if problem.spec.text and options.patch_size not in (None, 1):
-            return f"patch_size is {options.patch_size}; a text has no patches"
+            return f"patch_size is {options.patch_size}; text has no patches"
         from attn_bench.nn.size_checks import patch_exceeds_grid
 
         return patch_exceeds_grid(self.patch_size(problem, options), problem.grid)

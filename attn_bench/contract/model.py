@@ -1,4 +1,4 @@
-"""A model family."""
+"""The base class of models."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Model(Plugin):
 
     Attributes:
         kinds: the kinds of problem it serves.
-        complexity: claimed growth of time and memory with the number of tokens, if there is a claim.
+        complexity: claimed growth of time and memory with the number of tokens, if any.
         presets: named sets of options, chosen as ``name:preset``.
         imports: modules that ``build`` needs. A cell's process imports them first; torch, torchvision, timm and
-            neuralop are there already.
-        reference: True for a constant predictor, which is never the best of a table.
+            neuralop need not be listed.
+        reference: True for a constant predictor, which is never marked as best in a table.
     """
 
     kinds: ClassVar[frozenset[Kind]]
@@ -39,14 +39,14 @@ class Model(Plugin):
     def build(self, problem: Problem, options: Any) -> nn.Module:
         """Return a module with random weights for ``problem``.
 
-        A ``field`` module is also called on other grids than ``problem.grid`` when the user asks for evaluation there;
-        it serves them or raises :class:`Unsupported`.
+        A ``field`` module is also called on grids other than ``problem.grid`` if the user requests evaluation there; it
+        accepts them or raises :class:`Unsupported`.
 
         Args:
-            options: an instance of :attr:`Options`. A model without options may leave the parameter out.
+            options: an instance of :attr:`Options`. A model without options may omit the parameter.
 
         Raises:
-            OptionError: values that cannot work together.
+            OptionError: an invalid combination of values.
         """
 
     def make(self, problem: Problem, **options: Any) -> nn.Module:
@@ -57,34 +57,34 @@ class Model(Plugin):
         return self.build(problem, chosen)
 
     def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
-        """Say why ``problem`` cannot be served on ``device`` (``cpu``, ``cuda``), or return None; imports no torch."""
+        """Return why ``problem`` cannot be served on ``device`` (``cpu``, ``cuda``), or None; does not import torch."""
         return None
 
     def fit(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> bool:
-        """Fit ``module`` to the training set in closed form and return True, or return False to be trained by gradient.
+        """Fit ``module`` to the training set in closed form and return True; False means training by gradient descent.
 
-        Called once after ``build``. A module fitted here is used as it is: not wrapped by :meth:`Task.adapt`.
+        Called once after ``build``. A module fitted here is used as it is, without :meth:`Task.adapt`.
         """
         return False
 
     def head(self, module: nn.Module) -> nn.Module | None:
         """Return the classifier's head in a built ``image`` module: the linear map from features to scores.
 
-        Called once in a forward pass, with the features; what it returns is what the module returns. None where there
-        is none: a linear probe is not supported then. Modules below :func:`attn_bench.nn.heads.with_head` have one.
+        It must be called once per forward pass, with the features, and return the module's output. None if the module
+        has no head; then a linear probe is not supported. Modules from :func:`attn_bench.nn.heads.with_head` have one.
         """
         from attn_bench.nn.heads import PooledClassifier
 
         return module.head if isinstance(module, PooledClassifier) else None
 
     def warm_up(self, module: nn.Module) -> Sequence[nn.Parameter]:
-        """Return what was added to a pretrained network and may first be trained by itself, with the head."""
+        """Return the parameters added to a pretrained network, which may be trained first, together with the head."""
         return ()
 
     def growth(self, options: Any) -> Complexity | None:
-        """Return the claimed growth with these options; overridden where it depends on them."""
+        """Return the claimed growth with these options; override it if it depends on them."""
         return self.complexity
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
-        """Settings in force in a module built for ``problem`` where they differ from those asked for."""
+        """Return the settings in effect in a module built for ``problem`` that differ from those requested."""
         return {}

@@ -1,4 +1,4 @@
-"""What has to be mapped to what; no torch."""
+"""Problems and their kinds; does not import torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Kind = Literal["field", "image", "mask", "causal-text", "masked-text"]
 
 @dataclass(frozen=True)
 class KindSpec:
-    """What a kind of problem fixes.
+    """The properties of a kind of problem.
 
     Attributes:
         text: the input is integers, (B, N), and the output's channels come last.
-        head: where the classifier is: on the mean of the features or on each of them; None without a classifier.
-        causal: an output may depend on its own point and those before it only.
-        panels: whether a few predictions are kept, which a report draws.
+        head: whether the classifier acts on the mean of the features or on each of them; None without a classifier.
+        causal: an output may depend only on its own point and those before it.
+        panels: whether a few predictions are stored for the report.
     """
 
     text: bool = False
@@ -28,7 +28,7 @@ class KindSpec:
 
     @property
     def classes(self) -> bool:
-        """Whether targets are integers, the numbers of classes, rather than real numbers."""
+        """Whether targets are class indices rather than real numbers."""
         return self.text or self.head is not None
 
 
@@ -50,7 +50,7 @@ class Normalisation(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What has to be mapped to what; ``grid`` is (H, W) or (N,).
+    """Shapes of the input, output and target; ``grid`` is (H, W) or (N,).
 
     ==========  ====================  ===================  ======================
     kind        input                 output               target
@@ -62,11 +62,11 @@ class Problem:
     ==========  ====================  ===================  ======================
 
     Attributes:
-        kind: which row of the table.
+        kind: the row of the table.
         inputs: input channels, or the size of the vocabulary.
         outputs: output channels, classes, or the size of the vocabulary.
         grid: ``(H, W)`` or ``(N,)``.
-        normalised: how inputs that were in [0, 1] are normalised, if they are.
+        normalised: how inputs originally in [0, 1] are normalized; None if they are not.
     """
 
     kind: Kind
@@ -77,7 +77,7 @@ class Problem:
 
     @property
     def spec(self) -> KindSpec:
-        """What the kind fixes."""
+        """The properties of the kind."""
         return KINDS[self.kind]
 
     @property
@@ -86,17 +86,17 @@ class Problem:
         return prod(self.grid)
 
     def input_shape(self, batch: int) -> tuple[int, ...]:
-        """Shape of what a model is given for ``batch`` samples."""
+        """Shape of the input for ``batch`` samples."""
         return (batch, *self.grid) if self.spec.text else (batch, self.inputs, *self.grid)
 
     def output_shape(self, batch: int) -> tuple[int, ...]:
-        """Shape of what a model returns for ``batch`` samples."""
+        """Shape of the output for ``batch`` samples."""
         if self.spec.text:
             return (batch, *self.grid, self.outputs)
         return (batch, self.outputs) if self.spec.head == "pooled" else (batch, self.outputs, *self.grid)
 
     def target_shape(self, batch: int) -> tuple[int, ...]:
-        """Shape of what the output is compared with for ``batch`` samples."""
+        """Shape of the target for ``batch`` samples."""
         if not self.spec.classes:
             return self.output_shape(batch)
         return (batch,) if self.spec.head == "pooled" else (batch, *self.grid)

@@ -1,4 +1,4 @@
-"""A problem with data, a loss and metrics."""
+"""The base class of tasks: a problem with data, a loss and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Direction = Literal["lower", "higher"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good a prediction is: which direction is better, its unit, and its definition."""
+    """A measure of the quality of predictions: which direction is better, its definition, and its unit."""
 
     direction: Direction
     summary: str
@@ -30,7 +30,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class TrainingDefaults:
-    """What a run of a task uses where the user says nothing."""
+    """Settings of a run that the user does not give."""
 
     resolutions: tuple[int, ...]
     epochs: float = 10
@@ -42,11 +42,11 @@ class TrainingDefaults:
 
 @dataclass(frozen=True)
 class PrepareContext:
-    """How data are to be prepared.
+    """How to prepare data.
 
     Attributes:
-        on_progress: called with what is done and the total, in units that the task chooses.
-        refresh: make or fetch again what is cached.
+        on_progress: called with the amount done and the total, in units that the task chooses.
+        refresh: generate or fetch cached data again.
     """
 
     on_progress: Callable[[int, int], object] = lambda done, total: None
@@ -55,12 +55,12 @@ class PrepareContext:
 
 @dataclass(frozen=True)
 class PreparedFile:
-    """A file, or the folder of a set, that data are read from.
+    """A file, or the folder of a data set, that data are read from.
 
     Attributes:
         split: ``train`` or ``test``.
-        state: whether it was made or downloaded now, was cached, or is a user's.
-        samples: number of samples in it that are used, where it depends on no resolution.
+        state: whether it was generated or downloaded now, was cached, or belongs to the user.
+        samples: number of samples used from it, if that does not depend on the resolution.
     """
 
     path: Path
@@ -73,12 +73,12 @@ class PreparedFile:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What :meth:`Task.prepare` made or found.
+    """The result of :meth:`Task.prepare`.
 
     Attributes:
-        read: lines that say what is read ("40 samples of 16 x 64 from rect.pt: 32 train, 8 test"). A run shows them,
-            and the warnings, before it trains.
-        warnings: lines on what to know about the data.
+        read: lines on what is read ("40 samples of 16 x 64 from rect.pt: 32 train, 8 test"). A run shows them, and the
+            warnings, before it trains.
+        warnings: lines to warn the user about the data.
         files: shown by ``attn-bench data``.
     """
 
@@ -92,9 +92,9 @@ class Task(Plugin):
 
     Attributes:
         kind: the kind of problem.
-        metrics: every metric that :meth:`evaluate` returns, in the order in which they are shown; the first is the one
-            plots show.
-        defaults: resolutions and training settings used where the user says nothing.
+        metrics: every metric that :meth:`evaluate` returns, in the order in which they are shown; figures show the
+            first.
+        defaults: resolutions and training settings that the user does not give.
         protocol: how the field trains and evaluates on it, with the source.
     """
 
@@ -104,21 +104,21 @@ class Task(Plugin):
     protocol: ClassVar[str] = ""
 
     def default_resolutions(self, options: Any) -> tuple[int, ...]:
-        """Return the resolutions used where the user gives none; overridden where options decide, as a file does."""
+        """Return the resolutions used if the user gives none; override it if options such as a file determine them."""
         return self.defaults.resolutions
 
     def resolve(self, resolutions: tuple[int, ...], options: Any) -> Any:
-        """Return ``options`` with those filled in that depend on all resolutions of a sweep together.
+        """Return ``options``, completed with those that depend on all resolutions of a sweep.
 
-        Called once before the sweep is expanded, with every resolution trained or evaluated at; the result goes into
-        each cell. Without another meaning it checks that there is a problem at each resolution. Imports no torch and
-        touches no network.
+        Called once before the sweep is expanded, with every resolution trained or evaluated at; the result becomes part
+        of each cell. By default it checks that there is a problem at each resolution. It must not import torch or use
+        the network.
 
         Args:
             options: an instance of :attr:`Options`, as in the other methods.
 
         Raises:
-            OptionError: a resolution or option cannot be served.
+            OptionError: an unsupported resolution or option.
             DataError: a file named by an option cannot be used.
         """
         for resolution in resolutions:
@@ -126,16 +126,16 @@ class Task(Plugin):
         return options
 
     def prepare(self, resolutions: tuple[int, ...], options: Any, context: PrepareContext) -> PreparedData:
-        """Make or download the data of ``resolutions`` unless they are cached; called once before cells run.
+        """Generate or download the data of ``resolutions`` unless they are cached; called once before cells run.
 
         Raises:
-            DataError: the data cannot be had.
+            DataError: the data are not available.
         """
         return PreparedData()
 
     @abstractmethod
     def problem(self, resolution: int, options: Any) -> Problem:
-        """Return the problem at ``resolution``. Imports no torch."""
+        """Return the problem at ``resolution``. It must not import torch."""
 
     @abstractmethod
     def splits(self, resolution: int, options: Any) -> Splits:
@@ -159,7 +159,7 @@ class Task(Plugin):
         return hold_out(splits, share)
 
     def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
-        """Wrap a freshly built module with what training needs around it, such as normalisation fitted to ``train``."""
+        """Wrap a newly built module for training, e.g. with normalization fitted to ``train``."""
         return module
 
     @abstractmethod

@@ -29,7 +29,7 @@ class PooledClassifier(_Classifier):
         dim: channels of the features.
         classes: number of scores.
 
-    The linear map, from normalised means to scores, is kept as ``head``: it is what a linear probe trains.
+    The linear map, from normalized means to scores, is kept as ``head``: it is what a linear probe trains.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Block(nn.Module):
         dim: channels of a token.
         mlp_ratio: hidden channels of the feed-forward network over ``dim``.
         dropout: probability behind both maps of the feed-forward network.
-        normalise: whether the mixer is given normalised tokens; without, it normalises them itself.
+        normalise: whether the mixer is given normalized tokens; without, it normalizes them itself.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Transformer(nn.Module):
         options: dim, depth, mlp_ratio and dropout.
         mixer: called once a block; returns a module from (B, *grid, dim) to (B, *grid, dim).
         axes: number of axes of the grid.
-        normalise: whether the mixer is given normalised tokens.
+        normalise: whether the mixer is given normalized tokens.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class TextTransformer(nn.Module):
         options: dim, depth, mlp_ratio and dropout.
         mixer: called once a block; returns a module from (B, N, dim) to (B, N, dim).
         causal: whether the convolution sees only the past; a causal mixer then makes the whole causal.
-        normalise: whether the mixer is given normalised tokens.
+        normalise: whether the mixer is given normalized tokens.
     """
 
     def __init__(

@@ -143,7 +143,7 @@ class Summary:
 
     @cached_property
     def scaling(self) -> Scaling | None:
-        """How costs grow, references left out; None if no model has a cost at three sizes or more."""
+        """How costs grow, references left out; None if no model has a cost at three or more sizes."""
         return scaling(self.table[~self.table["model"].astype(str).isin(self.references)])
 
     @property

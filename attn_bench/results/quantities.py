@@ -174,7 +174,7 @@ LATENCY = Group(
 )  # fmt: skip
 MEMORY = Group(
     "peak_memory", "MiB", "exact", 0.005, figure="memory_vs_resolution",
-    definition="peak memory of the step after warm-up, above what weights and inputs occupy",
+    definition="peak memory of the step after warm-up, without weights and inputs",
 )  # fmt: skip
 _measured = partial(Column, own=True)
 
@@ -204,7 +204,7 @@ MEASURED: tuple[Column, ...] = (
         column="latency_train_step_ms", where="latency.train_step.median_ms", group=LATENCY,
         label="Train step", short="train ms", axis="train-step latency",
         shown=frozenset({"report", "terminal", "figures"}),
-        summary="median latency of forward, backward and optimizer of a batch",
+        summary="median latency of a training step of a batch: forward, backward and optimizer",
     ),
     _measured("throughput_forward_per_s", _throughput, "samples per second: batch size over median forward latency"),
     _measured(
@@ -222,34 +222,34 @@ MEASURED: tuple[Column, ...] = (
     ),
     _measured(
         "sm_clock_mhz", lambda row: next((each.sm_clock_mhz for each in _latencies(row) if each.sm_clock_mhz), None),
-        "the GPU's clock while it was measured",
+        "clock of the GPU during the measurement",
     ),
     Quantity(
         column="peak_memory_forward_mib", where="memory.forward.peak_mib", group=MEMORY,
         label="Peak forward", short="fwd MiB", axis="forward peak memory", shown=frozenset({"report", "figures"}),
-        summary="peak of the forward pass after warm-up, above what weights and inputs occupy",
+        summary="peak memory of the forward pass after warm-up, without weights and inputs",
     ),
     _measured("peak_memory_forward_total_mib", "memory.forward.total_mib", "the same with weights and inputs"),
     _measured(
         "process_memory_forward_mib", "memory.forward.process_mib",
-        "largest memory of the process during the forward pass, libraries included",
+        "largest memory of the process during the forward pass, including libraries",
     ),
     Quantity(
         column="peak_memory_train_mib", where="memory.train_step.peak_mib", group=MEMORY,
         label="Peak train", short="MiB", axis="train-step peak memory",
         shown=frozenset({"report", "terminal", "figures"}),
-        summary="peak of a training step after warm-up, above what weights and inputs occupy",
+        summary="peak memory of a training step after warm-up, without weights and inputs",
     ),
     _measured("peak_memory_train_total_mib", "memory.train_step.total_mib", "the same with weights and inputs"),
     _measured(
         "process_memory_train_mib", "memory.train_step.process_mib",
-        "largest memory of the process during a training step, libraries included",
+        "largest memory of the process during a training step, including libraries",
     ),
-    Column("tokens", "tokens", "points of the grid, or tokens of the text, whatever a model makes of them"),
+    Column("tokens", "tokens", "points of the grid, or tokens of the text, before any patching"),
     Quantity(
         column="parameters", where="parameters", own=False, group=Group("parameters", rule="exact"),
         label="Parameters", short="params", axis="parameters", shown=frozenset({"report", "terminal"}), ranked=False,
-        summary="trainable numbers; a complex one counts as two",
+        summary="trainable parameters; a complex one counts as two",
     ),
     Quantity(
         column="flops", where="flops.total", label="FLOPs", short="FLOPs", axis="FLOPs", ranked=False,

@@ -61,7 +61,7 @@ IDENTITY = (
     Column("cell", "id", "id of the cell: the name of its files in `cells/`, `logs/` and `artifacts/`"),
     Column("model", lambda row: row.label, "label of the model, with the settings in which its cells differ"),
     Column("task", "cell.task", "name of the task"),
-    Column("resolution", "cell.resolution", "trained or measured at: points along an axis, or the length of a text"),
+    Column("resolution", "cell.resolution", "trained or measured at: points along an axis, or length of a text"),
     Column("eval_resolution", lambda row: row.resolution, "evaluated at"),
     Column("seed", "cell.seed", "seed of the cell"),
     Column(
@@ -71,20 +71,19 @@ IDENTITY = (
     Column("error", lambda row: _ended(row).error, "reason for any status but `ok`, in one line"),
     Column(
         "missing", lambda row: missing(row.record.errors),
-        "quantities that could not be measured though the cell is `ok`, each with its reason: a train step that batch "
-        "normalisation refuses with one sample takes no forward latency with it", own=True,
+        "quantities that could not be measured although the cell is `ok`, each with its reason", own=True,
     ),
 )  # fmt: skip
 SETTINGS = (
-    Column("reference", _is_reference, "whether the model is a constant predictor, which competes in accuracy only"),
-    Column("complexity", "complexity", "growth with the number of tokens that the model claims"),
-    Column("batch_size", "cell.execution.batch_size", "samples in a batch"),
+    Column("reference", _is_reference, "whether the model is a constant predictor, which competes only in accuracy"),
+    Column("complexity", "complexity", "complexity in the number of tokens, as the model claims"),
+    Column("batch_size", "cell.execution.batch_size", "samples per batch"),
     Column("device", "cell.execution.device", "`cpu` or `cuda`"),
     Column("device_name", _device_name, "name of the processor or the GPU"),
     Column("dtype", "cell.execution.precision", "precision in which the model ran"),
     Column("compile", "cell.execution.compile", "whether `torch.compile` was used"),
     Column("regime", "cell.regime", "`scratch`, `linear-probe` or `finetune`"),
-    Column("train_steps", "training.steps", "steps of the optimizer"),
+    Column("train_steps", "training.steps", "optimizer steps"),
     Column("train_epochs", "training.epochs", "passes over the training set"),
     Column("train_seconds", "training.seconds", "wall-clock time of training, without evaluations"),
     Column("evaluation_seconds", "training.evaluation_seconds", "time of the evaluations along the training"),
@@ -100,9 +99,9 @@ SETTINGS = (
     Column("train_loss", "training.loss", "mean loss of the last pass over the training set"),
     Column(
         "effective", _json("effective"),
-        "settings in force in the model where they differ from those asked for, as JSON; `changed_by_model` lists what "
-        "it set for the whole process (threads, default dtype, precision, ...) and in which stage; each was put back "
-        "after that stage",
+        "settings in effect in the model that differ from those requested, as JSON; `changed_by_model` lists the "
+        "process-wide settings that it changed (threads, default dtype, precision, ...) and in which stage; they were "
+        "restored after that stage",
     ),
     Column("model_version", "cell.model_version", "package, version and source digest of the model's plugin"),
     Column("options", _json("cell.options"), "options of the model that were set, as JSON"),

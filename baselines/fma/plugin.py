@@ -46,7 +46,7 @@ class FMA(Mixer):
         ] = 4
         summary: Annotated[
             Literal["grouped", "dense", "average"],
-            Field(description="how tokens are summarised: per channel, over all channels of a head, or by averages"),
+            Field(description="how tokens are summarized: per channel, over all channels of a head, or by averages"),
         ] = "grouped"
         scale_coarse: Annotated[
             bool, Field(description="add the logarithm of the number of tokens that a summary represents to its score")

@@ -68,7 +68,7 @@ class FNO(Model):
             float, Field(gt=0, description="hidden channels of the channel MLPs, divided by hidden_channels")
         ] = 0.5
         norm: Annotated[
-            Literal["none", "group_norm", "instance_norm"], Field(description="normalisation in the Fourier layers")
+            Literal["none", "group_norm", "instance_norm"], Field(description="normalization in the Fourier layers")
         ] = "none"
         skip: Annotated[
             Literal["linear", "identity", "soft-gating"], Field(description="skip connection of the Fourier layers")

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class TFNO(FNO):
-    """The model ``fno`` with its spectral weights as a factorised tensor, never multiplied out (arXiv:2310.00120)."""
+    """The model ``fno`` with its spectral weights as a factorized tensor, never multiplied out (arXiv:2310.00120)."""
 
     name = "tfno"
-    summary = "Fourier neural operator with factorised spectral weights (neuraloperator)"
+    summary = "Fourier neural operator with factorized spectral weights (neuraloperator)"
     citation = "arXiv:2310.00120"
     presets = {}
 
     @dataclass(frozen=True)
     class Options(FNO.Options):
-        """Options of the operator; those of ``fno`` and the factorisation."""
+        """Options of the operator; those of ``fno`` and the factorization."""
 
         factorization: Annotated[
             Literal["tucker", "cp", "tt"], Field(description="form of the spectral weights: Tucker, CP or tensor train")
@@ -34,5 +34,5 @@ class TFNO(FNO):
         ] = 0.4
 
     def operator(self, options: Any, **settings: Any) -> nn.Module:
-        """Return neuraloperator's FNO with factorised weights, which is its TFNO."""
+        """Return neuraloperator's FNO with factorized weights, which is its TFNO."""
         return super().operator(options, factorization=options.factorization, rank=options.rank, **settings)

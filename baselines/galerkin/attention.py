@@ -15,12 +15,12 @@ GAIN, DIAGONAL, EPSILON = 0.01, 0.01, 1e-7  # the authors' for Darcy
 
 
 def attend_galerkin(q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tensor:
-    """Return Q (K^T V) / N, (B, heads, N, D), for K and V that are normalised: linear in the points N."""
+    """Return Q (K^T V) / N, (B, heads, N, D), for K and V that are normalized: linear in the points N."""
     return q_BHND @ (k_BHND.mT @ v_BHND / k_BHND.shape[2])
 
 
 def attend_fourier(q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tensor:
-    """Return (Q K^T) V / (N sqrt(D)), (B, heads, N, D), for Q and K that are normalised: quadratic in the points N."""
+    """Return (Q K^T) V / (N sqrt(D)), (B, heads, N, D), for Q and K that are normalized: quadratic in the points N."""
     n, d = k_BHND.shape[2:]
     return q_BHND @ k_BHND.mT / (n * d**0.5) @ v_BHND
 
@@ -31,7 +31,7 @@ class NormalisedAttention(nn.Module):
     Args:
         heads: attention heads.
         head_dim: D.
-        type: ``"galerkin"`` normalises K and V, ``"fourier"`` Q and K.
+        type: ``"galerkin"`` normalizes K and V, ``"fourier"`` Q and K.
     """
 
     def __init__(self, heads: int, head_dim: int, type: Type) -> None:

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 class Galerkin(Mixer):
     """The transformer of ``full`` with attention without a softmax (:mod:`baselines.galerkin.attention`).
 
-    It normalises keys and values, with ``type`` ``fourier`` queries and keys, and nothing before: as in the authors'
+    It normalizes keys and values, with ``type`` ``fourier`` queries and keys, and nothing before: as in the authors'
     Darcy setting, the attention gets the tokens as they are. The authors also join the coordinates of a point to the
     queries, keys and values of each head; here they are channels of the input, as for all mixers. The preset ``paper``
     has the sizes of their Darcy encoder, without its convolutions before and its spectral decoder behind.
     """
 
     name = "galerkin"
-    summary = "Attention without a softmax: products of normalised keys and values"
+    summary = "Attention without a softmax: products of normalized keys and values"
     citation = "arXiv:2105.14995"
     complexity = "n"
     presets = {

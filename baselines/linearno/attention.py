@@ -24,7 +24,7 @@ class SoftmaxFeatureAttention(nn.Module):
         dim: channels.
         heads: attention heads; divides ``dim``.
         slices: G.
-        mesh: whether the points are a mesh (H, W), on which x and v see their neighbours.
+        mesh: whether the points are a mesh (H, W), on which x and v see their neighbors.
     """
 
     def __init__(self, dim: int, heads: int, slices: int, *, mesh: bool) -> None:

@@ -1,4 +1,4 @@
-"""Neighbourhood attention as a plugin."""
+"""Neighborhood attention as a plugin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Natten(Mixer):
-    """The transformer of ``full`` with the neighbourhood attention of the package natten, unchanged; only on CUDA.
+    """The transformer of ``full`` with the neighborhood attention of the package natten, unchanged; only on CUDA.
 
     Each token attends to the nearest ``kernel_size`` along each axis, every ``dilation``-th of them. Unlike in
     ``window``, a window at an edge is shifted into the grid and not cut off. NATTEN needs ``kernel_size`` times
@@ -24,7 +24,7 @@ class Natten(Mixer):
     """
 
     name = "natten"
-    summary = "Neighbourhood attention along each axis of a grid, dilated on request (natten, CUDA)"
+    summary = "Neighborhood attention along each axis of a grid, dilated on request (natten, CUDA)"
     citation = "arXiv:2204.07143"
     kinds = Mixer.kinds | {"causal-text"}
     complexity = "n"
@@ -32,7 +32,7 @@ class Natten(Mixer):
 
     @dataclass(frozen=True)
     class Options(Mixer.Options):
-        """Options of neighbourhood attention."""
+        """Options of neighborhood attention."""
 
         heads: Annotated[int, Field(ge=1, description="attention heads; must divide dim into multiples of 8")] = 3
         kernel_size: Annotated[

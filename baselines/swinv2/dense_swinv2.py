@@ -29,7 +29,7 @@ class DenseSwinV2(nn.Module):
     Any H and W. The field is padded with zeros to whole patches. Where the tokens are no multiple of the window, timm
     pads them with zeros inside each block, at the bottom and right, *and lets the real tokens attend to the padding*;
     it also shifts before it pads but masks as if it had padded first, so that some windows of a shifted block join
-    tokens of opposite edges. Both are timm's behaviour (1.0.31) and kept. Where the tokens of an axis are no more than
+    tokens of opposite edges. Both are timm's behavior (1.0.31) and kept. Where the tokens of an axis are no more than
     the window, timm takes the axis as the window and does not shift along it; see :meth:`windows`.
 
     On another grid than the last one the stage is set up anew by timm's ``set_input_size``: new masks and windows, the

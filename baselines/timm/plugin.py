@@ -23,7 +23,7 @@ class Timm(Model):
     """A model of timm as timm ships it, at the size of the images, with a classifier for their classes.
 
     ViT and SwinV2 in the sizes of the papers are among them: ``vit_tiny_patch16_224``, ``swinv2_tiny_window8_256``.
-    Two things are added: before pretrained weights, the normalisation of images that they were trained with, where the
+    Two things are added: before pretrained weights, the normalization of images that they were trained with, where the
     task has another; for masks, a decoder in place of the classifier (:class:`attn_bench.nn.pyramid.Pyramid`).
 
     Attention that grows less than the square of an image's points: ``focalnet`` (focal modulation, arXiv:2203.11926),
@@ -124,7 +124,7 @@ class Timm(Model):
         return head if isinstance(head, nn.Module) else None
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
-        """Return the normalisation of images that the weights were trained with, where the task has another.
+        """Return the normalization of images that the weights were trained with, where the task has another.
 
         Also the rows and columns of pixels beyond the last whole patch, which the network does not see.
         """

@@ -42,7 +42,7 @@ def attend_window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int) -> T
 class Stretch(NamedTuple):
     """``blocks`` blocks of ``length`` queries along an axis, from ``first`` on.
 
-    They see the keys ``start`` ... ``stop`` - 1 in pieces of ``piece``: each block its own piece and its neighbours.
+    They see the keys ``start`` ... ``stop`` - 1 in pieces of ``piece``: each block its own piece and its neighbors.
     """
 
     first: int
@@ -70,7 +70,7 @@ class Stretch(NamedTuple):
 
 
 def _stretches(n: int, before: int, after: int, aligned: int) -> list[Stretch]:
-    """Return the first block of an axis of ``n`` points, those with all their neighbours, and what is left."""
+    """Return the first block of an axis of ``n`` points, those with all their neighbors, and what is left."""
     block = -(-max(before, after, 1) // aligned) * aligned
     beyond = block if after else 0
     full = max((n - beyond) // block - 1, 0)

@@ -31,7 +31,7 @@ class PhysicsAttention(nn.Module):
         dim: channels.
         heads: attention heads; divides ``dim``.
         slices: G.
-        mesh: whether the points are a mesh (H, W), on which x and f see their neighbours.
+        mesh: whether the points are a mesh (H, W), on which x and f see their neighbors.
     """
 
     def __init__(self, dim: int, heads: int, slices: int, *, mesh: bool) -> None:

@@ -17,7 +17,7 @@ static_assert(C % LANES == 0);
 
 // ---- Steps inside a tile --------------------------------------------------------------------------------------------
 
-// One LayerNorm of every cell: the normalised vectors before weight and bias, 1 / deviation, and the result, which may
+// One LayerNorm of every cell: the normalized vectors before weight and bias, 1 / deviation, and the result, which may
 // overwrite the input.
 static inline void normalise(
     const real* x_CT, const real* weight, const real* bias, real eps, real* unit_CT, vec (&rstd)[P], real* y_CT
@@ -144,7 +144,7 @@ static inline void scatter(const Tile& tile, const real* from_TC) {
         if (tile.offset[t] >= 0) std::memcpy(tile.level[t % LANES]->out + tile.offset[t], from_TC, C * sizeof(real));
 }
 
-// Normalise the cells of a tile, in place of x_CT, and compute qkv_3FT.
+// Normalize the cells of a tile, in place of x_CT, and compute qkv_3FT.
 static inline void project(const Tile& tile, const Weights& weights, Scratch& s) {
     gather(tile, &Level::x, s.x_TC);
     transpose<T, C>(s.x_TC, s.x_CT);

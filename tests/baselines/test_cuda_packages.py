@@ -49,7 +49,7 @@ def test_natten_attends_to_the_nearest_on_a_grid(dilation):
         q, k, v = module.qkv(x)[0].chunk(3, -1)
 
         def near(i: int, n: int) -> list[int]:
-            same = list(range(i % dilation, n, dilation))  # tokens of the same residue are the neighbours
+            same = list(range(i % dilation, n, dilation))  # tokens of the same residue are the neighbors
             at = min(max(same.index(i) - 1, 0), len(same) - 3)
             return same[at : at + 3]
 

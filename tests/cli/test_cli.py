@@ -168,7 +168,7 @@ def test_measure_does_not_mention_a_sweep_file(attn_bench):
 
 def test_data_that_need_no_preparation_are_reported(attn_bench):
     status, output, _ = attn_bench("data", "toy-task")
-    assert (status, output) == (0, "toy-task: nothing to make or download; its data are installed with it\n")
+    assert (status, output) == (0, "toy-task: nothing to generate or download; its data are installed with it\n")
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_its_variable(attn_bench, monkeypatch):
@@ -231,7 +231,7 @@ def test_a_batch_larger_than_the_training_set_is_reported_once(attn_bench, tmp_p
 def test_two_resolutions_are_too_few_to_fit(attn_bench):
     status, output, _ = attn_bench("measure", *TOY, "--resolutions", "8,16", "--no-plots", "--out", "m")
     assert status == 0
-    assert "No exponents were fitted: 3 resolutions are needed, 2 could be measured" in output
+    assert "No exponents were fitted: 3 resolutions are needed, only 2 could be measured" in output
 
 
 def test_ranges_of_resolutions_double():

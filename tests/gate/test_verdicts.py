@@ -16,7 +16,7 @@ from attn_bench.gate.verdicts import exact_verdict, judge, seeds_ratio, timed_ra
 
 
 def drifting(generator: np.random.Generator, n: int = 60, level: float = 1.0) -> np.ndarray:
-    """Latencies as they come: neighbours alike, now and then a sample that was held up."""
+    """Latencies as they come: neighbors alike, now and then a sample that was held up."""
     steps = generator.normal(0, 0.004, n)
     walk = np.array([sum(steps[max(0, i - 10) : i + 1]) for i in range(n)])
     held_up = np.where(generator.random(n) < 0.05, generator.uniform(0.1, 1, n), 0)

@@ -20,7 +20,7 @@ def heads_of(x, heads):
 
 
 def point_features(features, x):
-    """Return (N, dim): a linear map, or the 3 x 3 convolution as a sum over neighbours, zero outside of the grid."""
+    """Return (N, dim): a linear map, or the 3 x 3 convolution as a sum over neighbors, zero outside of the grid."""
     if isinstance(features.map, torch.nn.Linear):
         return linear(features.map, x.reshape(-1, x.shape[-1]))
     height, width, dim = x.shape

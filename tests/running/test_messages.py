@@ -1,4 +1,4 @@
-"""What a child sends arrives as it was sent, and garbage is recognised."""
+"""What a child sends arrives as it was sent, and garbage is recognized."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_a_cell_survives_json():
         ({"epochs": -1}, "must be > 0"),
         ({"batch_size": 0}, "must be > 0"),
         ({"precision": "fp8"}, "setting precision"),
-        ({"colour": 1}, "unknown setting 'colour'"),
+        ({"color": 1}, "unknown setting 'color'"),
     ],
 )
 def test_wrong_settings_are_one_line(settings, message):

@@ -1,1 +1,1 @@
-"""Published numbers and the results held against them."""
+"""Published numbers, and how results compare with them."""

@@ -3,8 +3,8 @@
 A number is reproduced if the mean over seeds is within the claim's tolerance of it; otherwise it is better or not
 reproduced. A ratio is judged in the same way, between models of one folder with the same training settings. An exponent
 is judged by its confidence interval: see :func:`_judge_growth`. If a setting differs from the claim's protocol, the
-verdict is "not comparable" and names the setting. If the numbers decide nothing, such as costs that are equal at all
-sizes, it is "inconclusive".
+verdict is "not comparable" and names the setting. If the numbers do not decide, e.g. because costs are equal at all
+sizes, the verdict is "inconclusive".
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Verdict = Literal["reproduced", "better", "not reproduced", "inconclusive", "not comparable", "not yet run"]
-# Of these, another folder may say more.
+# With these verdicts, another folder may still decide.
 UNJUDGED = ("inconclusive", "not comparable", "not yet run")
-# Settings of two models that are compared with each other.
+# Settings that must agree between two models that are compared.
 ALIKE = ("data", "cell.training", "cell.execution.precision", "cell.execution.batch_size")
 
 
 @dataclass(frozen=True)
 class Check:
-    """What became of one claim in one variant of its model.
+    """The check of one claim on one variant of its model.
 
     Attributes:
-        model: label of the variant, empty where none was run; ``resolution`` that it was trained and tested at.
+        model: label of the variant, empty if none was run; ``resolution`` that it was trained and evaluated at.
         mean: of our seeds: the metric, the ratio or the exponent.
-        low, high: lowest and highest seed; of an exponent, its 95 % confidence interval.
+        low, high: lowest and highest seed; for an exponent, its 95 % confidence interval.
         deviation: sample standard deviation over seeds; None for one seed.
-        seeds: how many.
+        seeds: number of seeds.
         differences: settings that differ from the claim's.
-        note: what the reader has to know.
+        note: a note for the reader.
     """
 
     claim: Claim
@@ -67,7 +67,7 @@ class Check:
 
 @dataclass(frozen=True)
 class _Group:
-    """Records of one variant at one resolution, a seed each."""
+    """Records of one variant at one resolution, one per seed."""
 
     label: str
     resolution: int
@@ -78,7 +78,7 @@ class _Group:
         return self.records[0]
 
     def values(self, metric: str) -> list[float]:
-        """Return the metric of every seed that has it, tested at the resolution trained at."""
+        """Return the metric of every seed that has it, evaluated at the resolution trained at."""
         found = (
             each.metrics.get(metric)
             for record in self.records
@@ -119,12 +119,12 @@ class _Run:
 
 
 def check(claims: Iterable[Claim], folders: Sequence[Path]) -> list[Check]:
-    """Hold the results in ``folders`` against every claim; at least one check per claim, in their order.
+    """Compare the results in ``folders`` with every claim; at least one check per claim, in the order of the claims.
 
-    Results that cannot be compared are left out where others can; of several that cannot, the nearest is kept.
+    Results that cannot be compared are left out if others can; if none can, the closest one is kept.
 
     Raises:
-        UserError: a folder contains no results, or broken ones.
+        UserError: a folder contains no results, or invalid ones.
     """
     runs = [_Run(folder) for folder in folders]
     return [kept for claim in claims for kept in _kept(claim, [c for run in runs for c in _checks(claim, run)])]
@@ -212,7 +212,7 @@ def _judge_ratio(claim: Claim, run: _Run, group: _Group) -> list[Check]:
             *unlike,
             *short_training(claim, group.first),
         )
-        # Errors and scores are positive; from others no ratio follows.
+        # Errors and scores are positive; other numbers have no meaningful ratio.
         if nothing := [name for name, values in ((group.label, ours), (other.label, theirs)) if min(values) <= 0]:
             why = f"{claim.metric} of {' and '.join(nothing)} is not positive, so there is no ratio"
             found.append(
@@ -241,7 +241,7 @@ def _judge_ratio(claim: Claim, run: _Run, group: _Group) -> list[Check]:
                 run.folder,
             )
         )
-    note = f"{claim.than} was not run beside it"
+    note = f"{claim.than} was not run with the same settings"
     return found or [Check(claim, "not yet run", group.label, group.resolution, note=note, folder=run.folder)]
 
 
@@ -253,7 +253,7 @@ def _verdict(ours: float, claim: Claim, *, higher: bool) -> Verdict:
 
 
 def _judge_growth(claim: Claim, run: _Run) -> list[Check]:
-    """Judge exponents: a claim holds if the interval reaches the claimed power and leaves out the next one.
+    """Judge exponents: a claim holds if the interval reaches the claimed power and excludes the next one.
 
     A logarithm counts as part of the tolerance of the fits (:data:`attn_bench.analysis.scaling.TOLERANCE`).
     """
@@ -271,7 +271,7 @@ def _judge_growth(claim: Claim, run: _Run) -> list[Check]:
         if fit.flag == EQUAL:
             verdict, note = "inconclusive", f"{note}: {EQUAL}"
         elif fit.flag == BENT or fit.high < FLAT:
-            differences += ("sizes are too small: what is measured is not yet what grows",)
+            differences += ("sizes are too small: the growing part does not dominate yet",)
         elif fit.low > claimed + TOLERANCE:
             verdict = "not reproduced"
         elif fit.high >= claimed + 1 - TOLERANCE:
@@ -293,7 +293,7 @@ def _judge_growth(claim: Claim, run: _Run) -> list[Check]:
             )
         )
     if groups and not found:
-        note = f"{drawn()[claim.metric].axis} at three sizes or more is needed"
+        note = f"{drawn()[claim.metric].axis} is needed at three or more sizes"
         found.append(Check(claim, "not yet run", next(iter(groups)), note=note, folder=run.folder))
     return found
 

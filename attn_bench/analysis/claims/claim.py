@@ -1,4 +1,4 @@
-"""Published claims: what papers say about models, read from a data file that says how sure the reading is."""
+"""Published claims of papers about models, read from a data file that states the certainty of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "claims.yaml"
 TOLERANCE = 0.1
 ANY = "*"
-# What no published number exceeds, and what is shown of a name.
+# An upper bound on published numbers, and how many characters of a name are shown.
 LARGEST, SHOWN = 1e100, 80
 
 
@@ -31,8 +31,8 @@ class Claim:
     """What a paper says about a model; ``claims.yaml`` explains the fields.
 
     Attributes:
-        protocol: sets of settings, one of which results must have to be comparable; paths into a record
-            (``data.recipe``, ``options.pretrained``) and their values.
+        protocol: alternative sets of settings; results must match one to be comparable. Keys are paths into a record
+            (``data.recipe``, ``options.pretrained``).
     """
 
     id: str
@@ -68,7 +68,7 @@ class Claim:
         if self.relation != "grows as" and self.metric in costs:
             raise ValueError(
                 f"relation '{self.relation}' is for a metric of a task, such as rel_l2; {self.metric} is a cost, "
-                "of which a claim can only say how it grows (relation: grows as)"
+                "about which a claim can only state the growth (relation: grows as)"
             )
         for name in ("value", "epochs"):
             value = getattr(self, name)
@@ -102,7 +102,7 @@ def read_claims(path: Path = SHIPPED) -> list[Claim]:
 
 
 def _claim(path: Path, number: int, given: Any, protocols: Mapping[str, Any]) -> Claim:
-    """Return the claim that an entry of a file holds; raises UserError naming it."""
+    """Return the claim in an entry of a file; raises UserError naming the claim."""
     from pydantic import ValidationError
 
     id = given.get("id") if isinstance(given, dict) else None
@@ -117,7 +117,7 @@ def _claim(path: Path, number: int, given: Any, protocols: Mapping[str, Any]) ->
             raise unknown(f"protocol of claim {name} in {path}:", _short(protocol), protocols)
         given = given | {"protocol": protocols[protocol]}
     for key, value in given.items():
-        # YAML reads yes and no as truth values, which would be taken for numbers.
+        # YAML reads yes and no as booleans, which would count as numbers.
         if isinstance(value, bool):
             raise UserError(f"{path}: claim {name}: {key}: {str(value).lower()} is not a valid value")
     try:
@@ -137,5 +137,5 @@ def _adapter() -> TypeAdapter[Claim]:
 
 
 def _short(value: Any) -> str:
-    """Return a name as text; of what is none, its type, for its text may be of any length."""
+    """Return a name as text, or the type of anything else, whose text may be of any length."""
     return clean(value, SHOWN) if isinstance(value, str) else type(value).__name__

@@ -1,4 +1,4 @@
-"""Whether the tasks, metrics and models that claims name are there to be judged."""
+"""Checks that the tasks, metrics and models named in claims exist."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from attn_bench.errors import UserError, unknown
 from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.results.store import Store
 
-# A name that is less like one that is there belongs to a plugin that is not installed.
+# A name less similar to an existing one belongs to a plugin that is not installed.
 _MISSPELT = 0.7
 
 
 def check_names(claims: Iterable[Claim], folders: Sequence[Path]) -> None:
-    """Refuse claims that could never be judged because a name in them is misspelt.
+    """Refuse claims that could never be judged because a name in them is misspelled.
 
-    A model or a task that resembles none that is installed or in ``folders`` may be a plugin that is not installed.
+    A model or task that resembles no other in ``folders`` or among the installed ones may be a plugin that is not
+    installed.
 
     Raises:
-        UserError: the first that is misspelt, with its claim and what is there; or a folder contains no results.
+        UserError: the first misspelled name, with its claim and the existing names; or a folder contains no results.
     """
     metrics: dict[str, set[str]] = {}
     models = set(MODELS.entries())
@@ -46,7 +47,7 @@ def _check_task(claim: Claim, metrics: Mapping[str, set[str]]) -> None:
         return _refuse_if_close(f"task of claim {claim.id}", claim.task, known)
     there = set(metrics.get(claim.task, ()))
     if claim.task in installed:
-        with contextlib.suppress(UserError):  # a broken plugin; what the folders say of the task is enough
+        with contextlib.suppress(UserError):  # a broken plugin; the folders know the task well enough
             there |= set(TASKS.load(claim.task).metrics)
     if there and claim.metric not in there:
         raise unknown(f"metric of {claim.task} in claim {claim.id}", claim.metric, there)
@@ -61,7 +62,7 @@ def _check_model(claim: Claim, model: str, known: set[str]) -> None:
             presets = MODELS.load(plugin).presets
         except UserError:
             return
-        # Plugins also take the names of other libraries as presets, of which there is no list.
+        # Some plugins accept any name of another library as a preset, and have no list of these.
         if presets and preset not in presets:
             _refuse_if_close(f"preset of {plugin} in claim {claim.id}", preset, presets)
 

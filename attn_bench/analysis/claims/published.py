@@ -1,4 +1,4 @@
-"""Which settings of a record differ from those that a claim was published with."""
+"""Which settings of a record differ from the published ones of a claim."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from attn_bench.results.record import Record
 
 
 def differences_from(claim: Claim, record: Record) -> tuple[str, ...]:
-    """Return what differs from the claim, by the nearest of the sets of settings it allows; empty if comparable.
+    """Return the differences from the closest set of settings that the claim allows; empty if comparable.
 
-    The first setting of a set says what kind of data it is about, so a set that agrees there is nearer.
+    The first setting of a set identifies the data, so a set that agrees in it is closer.
     """
     found = []
     for settings in claim.protocol or ({},):
@@ -26,7 +26,7 @@ def differences_from(claim: Claim, record: Record) -> tuple[str, ...]:
 
 
 def unlike_preset(record: Record, wanted: str) -> tuple[str, ...]:
-    """Return what differs from ``wanted``, a plugin or ``plugin:preset``; by its label where it is not installed."""
+    """Return the differences from ``wanted``, a plugin or ``plugin:preset``; by label if it is not installed."""
     plugin, _, preset = wanted.partition(":")
     if not preset:
         return ()
@@ -40,17 +40,17 @@ def unlike_preset(record: Record, wanted: str) -> tuple[str, ...]:
 
 
 def short_training(claim: Claim, record: Record) -> tuple[str, ...]:
-    """Return that a model was trained for fewer epochs than the claim can be judged by; empty if it was not."""
+    """Return a difference if a model was trained for too few epochs to judge the claim; empty if not."""
     epochs = at(record, "training.epochs")
     if claim.epochs is None or not isinstance(epochs, int | float) or epochs >= claim.epochs * (1 - 1e-9):
         return ()
-    return (f"too few epochs to judge by: at least {claim.epochs:g} are needed",)
+    return (f"too few epochs: at least {claim.epochs:g} are needed",)
 
 
 def _unlike(record: Record, path: str, wanted: Any) -> str:
     given = at(record, path if path.startswith("data.") else f"cell.{path}")
     if wanted == ANY:
-        return "" if given is not None else f"{path}: not set, published: some value"
+        return "" if given is not None else f"{path}: not set, published: any value"
     close = isinstance(wanted, float) and isinstance(given, int | float) and math.isclose(given, wanted, rel_tol=1e-5)
     said, published = ("not set" if value is None else value for value in (given, wanted))
     return "" if close or given == wanted else f"{path}: {said}, published: {published}"

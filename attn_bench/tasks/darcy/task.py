@@ -27,10 +27,10 @@ class Darcy(Task):
     defaults = TrainingDefaults(resolutions=(16, 32), epochs=10, batch_size=8, learning_rate=2e-3)
     protocol = (
         "FNO (arXiv:2010.08895): 1000 training and 200 test samples, restricted from solutions on 421 x 421 nodes; "
-        "input and output normalised; relative L2 loss; 500 epochs of Adam, learning rate 1e-3 halved every 100; "
+        "input and output normalized; relative L2 loss; 500 epochs of Adam, learning rate 1e-3 halved every 100; "
         "reports the mean relative L2 error. neuraloperator's files: 1000 training samples, inputs 0 and 1; MANO "
         "(arXiv:2507.02748) reports the relative squared error (here rel_mse) on them. "
-        "Here: normalisation by channel, relative L2 loss on physical fields, and both errors."
+        "Here: normalization by channel, relative L2 loss on physical fields, and both errors."
     )
 
     Options = DarcyOptions
@@ -68,7 +68,7 @@ class Darcy(Task):
         return Splits(dataset(loaded.train), dataset(loaded.test), loaded.identity)
 
     def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
-        """Normalise input and output by the statistics of the training set."""
+        """Normalize input and output by the statistics of the training set."""
         from attn_bench.tasks.shared.normalise import normalise
 
         return normalise(module, train)

@@ -67,10 +67,10 @@ class DarcyOptions(Task.Options):
         float, Field(gt=0, lt=1, description="fraction of the file used for testing if there is no second file")
     ] = 0.2
     input_key: Annotated[
-        str | None, Field(description="key of the coefficients in the file; x, a, coeff, input etc. are recognised")
+        str | None, Field(description="key of the coefficients in the file; x, a, coeff, input etc. are recognized")
     ] = None
     target_key: Annotated[
-        str | None, Field(description="key of the solutions in the file; y, u, sol, output etc. are recognised")
+        str | None, Field(description="key of the solutions in the file; y, u, sol, output etc. are recognized")
     ] = None
     axes: Annotated[
         str | None,

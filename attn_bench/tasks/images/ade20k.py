@@ -26,7 +26,7 @@ Pairs = Sequence[tuple[Path, Path]]
 class ADE20K(PublishedSet):
     """Scene parsing on ADE20K: 20,210 training scenes, 2,000 of validation to test on; 150 classes, some points none.
 
-    The release of the SceneParse150 challenge of 2016. In its annotations 0 is unlabelled and 1 to 150 are the classes.
+    The release of the SceneParse150 challenge of 2016. In its annotations 0 is unlabeled and 1 to 150 are the classes.
     """
 
     name = "ade20k"
@@ -37,7 +37,7 @@ class ADE20K(PublishedSet):
     defaults = TrainingDefaults(resolutions=(256,), epochs=10, batch_size=16, learning_rate=1e-3, weight_decay=0.05)
     protocol = (
         "Published scores (arXiv:1608.05442 and after) are of whole validation scenes at their own sizes, usually with "
-        "pretrained networks. Here: the centre of each at the resolution asked for, scored there; not comparable."
+        "pretrained networks. Here: the center of each at the resolution asked for, scored there; not comparable."
     )
     classes, sizes = 150, (20210, 2000)
     folder = "ADEChallengeData2016"
@@ -61,8 +61,8 @@ class ADE20K(PublishedSet):
     def splits(self, resolution: int, options: Options) -> Splits:
         """Return the official splits; an image and its annotation are read when they are asked for, and cut alike.
 
-        Test scenes are resized so that their shorter side is resolution / 0.875 and cut to the centre; channels are
-        normalised by the mean and deviation of ImageNet. Annotations are resampled to the nearest point.
+        Test scenes are resized so that their shorter side is resolution / 0.875 and cut to the center; channels are
+        normalized by the mean and deviation of ImageNet. Annotations are resampled to the nearest point.
         """
         import torch
         from torchvision.transforms import v2
@@ -80,11 +80,11 @@ class ADE20K(PublishedSet):
         return Splits(scenes(train, varied if options.augment else centre), scenes(test, centre), identity)
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the cross-entropy over labelled points."""
+        """Return the cross-entropy over labeled points."""
         return cross_entropy(prediction, target)
 
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return mean intersection over union and accuracy over labelled points in per cent."""
+        """Return mean intersection over union and accuracy over labeled points in percent."""
         return mask_scores(batches)
 
     def _open(self, folder: Path) -> tuple[Pairs, Pairs]:

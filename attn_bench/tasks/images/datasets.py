@@ -65,8 +65,8 @@ class ImageSet(PublishedSet):
     def splits(self, resolution: int, options: Options) -> Splits:
         """Return the official splits; an image is read when it is asked for.
 
-        Test images are resized so that their shorter side is resolution / 0.875 and cut to the centre, or not cut
-        in cifar100 and tiny-imagenet; channels are normalised by the mean and deviation of ImageNet.
+        Test images are resized so that their shorter side is resolution / 0.875 and cut to the center, or not cut
+        in cifar100 and tiny-imagenet; channels are normalized by the mean and deviation of ImageNet.
         """
         from torchvision import transforms
 
@@ -98,7 +98,7 @@ class ImageSet(PublishedSet):
         return cross_entropy(prediction, target, smoothing=0.1)
 
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return top-1 and top-5 accuracy in per cent."""
+        """Return top-1 and top-5 accuracy in percent."""
         return class_scores(batches)
 
 

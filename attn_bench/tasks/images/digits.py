@@ -43,7 +43,7 @@ class Digits(Task):
         seed: Annotated[int, Field(ge=0, description="seed of the split, independent of the models' seeds")] = 0
 
     def problem(self, resolution: int, options: Options) -> Problem:
-        """Return one grey channel to ten classes."""
+        """Return one gray channel to ten classes."""
         if resolution < SMALLEST:
             raise OptionError(f"digits needs a resolution >= {SMALLEST} (given: {resolution})")
         return Problem("image", 1, CLASSES, (resolution, resolution))
@@ -98,5 +98,5 @@ class Digits(Task):
         return cross_entropy(prediction, target)
 
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return top-1 and top-5 accuracy in per cent."""
+        """Return top-1 and top-5 accuracy in percent."""
         return class_scores(batches)

@@ -10,20 +10,20 @@ from attn_bench.plugin import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The class of a point that is not labelled; torch's cross-entropy leaves it out.
+# The class of a point that is not labeled; torch's cross-entropy leaves it out.
 UNLABELLED = -100
 CLASS_METRICS = {
     "top1": Metric("higher", "share of images whose class has the highest score", "%"),
     "top5": Metric("higher", "share of images whose class is among the five highest scores", "%"),
 }
 MASK_METRICS = {
-    "mean_iou": Metric("higher", "intersection over union of a class, over labelled points; mean over classes", "%"),
-    "pixel_accuracy": Metric("higher", "share of labelled points whose class has the highest score", "%"),
+    "mean_iou": Metric("higher", "intersection over union of a class, over labeled points; mean over classes", "%"),
+    "pixel_accuracy": Metric("higher", "share of labeled points whose class has the highest score", "%"),
 }
 
 
 def cross_entropy(scores: Tensor, classes: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the mean cross-entropy of (B, classes, ...) scores and (B, ...) classes; 0 where nothing is labelled."""
+    """Return the mean cross-entropy of (B, classes, ...) scores and (B, ...) classes; 0 where nothing is labeled."""
     from torch.nn import functional as F
 
     total = F.cross_entropy(scores, classes, label_smoothing=smoothing, ignore_index=UNLABELLED, reduction="sum")
@@ -50,10 +50,10 @@ def class_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
 def mask_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Return :data:`MASK_METRICS` over batches of scores (B, classes, H, W) and classes (B, H, W).
 
-    Points that are not labelled do not count, nor does a class that neither occurs nor is predicted at a labelled one.
+    Points that are not labeled do not count, nor does a class that neither occurs nor is predicted at a labeled one.
 
     Raises:
-        ValueError: no point is labelled.
+        ValueError: no point is labeled.
     """
     import torch
 
@@ -64,7 +64,7 @@ def mask_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         pairs = (classes * n + scores.argmax(1))[classes != UNLABELLED]
         confusion = confusion + torch.bincount(pairs, minlength=n * n).view(n, n).cpu()
     if not confusion.any():
-        raise ValueError("no labelled points to evaluate")
+        raise ValueError("no labeled points to evaluate")
     both = confusion.diag()
     either = confusion.sum(0) + confusion.sum(1) - both
     present = either > 0

@@ -87,7 +87,7 @@ class Pathfinder(Task):
             return {"train": self.n_train, "test": self.n_test}
 
     def problem(self, resolution: int, options: Options) -> Problem:
-        """Return one grey channel to two classes: not joined, joined."""
+        """Return one gray channel to two classes: not joined, joined."""
         if not SMALLEST <= resolution <= LARGEST:
             raise OptionError(f"{self.name} needs a resolution between {SMALLEST} and {LARGEST} (given: {resolution})")
         return Problem(self.kind, 1, 2, (resolution, resolution))
@@ -152,7 +152,7 @@ class Pathfinder(Task):
         return cross_entropy(prediction, target)
 
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return the accuracy in per cent; 50 is chance."""
+        """Return the accuracy in percent; 50 is chance."""
         return {"accuracy": class_scores(batches)["top1"]}
 
     def _entry(self, resolution: int, stream: str, options: Options) -> Entry:
@@ -216,5 +216,5 @@ class PathfinderMask(Pathfinder):
     protocol = "No published one: one dot at an end of one of two long paths; the whole path, gaps included, is marked."
 
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return mean intersection over union and accuracy in per cent."""
+        """Return mean intersection over union and accuracy in percent."""
         return mask_scores(batches)

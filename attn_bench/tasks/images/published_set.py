@@ -26,13 +26,13 @@ from attn_bench.tasks.shared.cache import alone, cache_folder, users_folder
 from attn_bench.tasks.shared.fetch import check_root, fetch, md5_of, unpack
 
 SMALLEST = 16
-# Before an image is cut to its centre it is larger by this factor, as is usual for ImageNet.
+# Before an image is cut to its center it is larger by this factor, as is usual for ImageNet.
 CROP = 0.875
 NORMALISED = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class PublishedSet(Task):
-    """A public set of colour images in its published layout below one folder.
+    """A public set of color images in its published layout below one folder.
 
     Attributes:
         classes: number of classes.

@@ -39,7 +39,7 @@ def read_rgb(path: Path) -> Image:
 
 
 def as_rgb(image: Image) -> Image:
-    """Return ``image`` in mode RGB; 16-bit shades of grey are scaled by their range, which Pillow cuts off at 255.
+    """Return ``image`` in mode RGB; 16-bit shades of gray are scaled by their range, which Pillow cuts off at 255.
 
     Raises:
         ValueError: shades whose range is not known.

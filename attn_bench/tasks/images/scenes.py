@@ -40,7 +40,7 @@ class Difficulty:
         bend: standard deviation of the change of direction from dash to dash, in radians.
         width: of a dash.
         dot: radius of a dot.
-        spacing: least distance between two paths, and between parts of a path that are not neighbours.
+        spacing: least distance between two paths, and between parts of a path that are not neighbors.
     """
 
     dashes: int = 8

@@ -1,1 +1,1 @@
-"""What several tasks use: downloads, the cache, files of arrays, normalisation, metrics of fields."""
+"""What several tasks use: downloads, the cache, files of arrays, normalization, metrics of fields."""

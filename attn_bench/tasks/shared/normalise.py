@@ -1,4 +1,4 @@
-"""Normalisation of fields around a model: it sees and predicts channels of mean 0 and standard deviation 1."""
+"""Normalization of fields around a model: it sees and predicts channels of mean 0 and standard deviation 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 
 class Normalised(nn.Module):
-    """``module`` between normalisation of its input and the inverse of that of its target.
+    """``module`` between normalization of its input and the inverse of that of its target.
 
     Input and output are physical fields, (B, C, H, W) -> (B, C', H, W), at whatever resolution ``module`` serves.
 

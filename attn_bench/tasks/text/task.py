@@ -156,7 +156,7 @@ class Text(Task):
         return byte_cross_entropy(prediction, target)
 
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return bits per byte, perplexity of a byte and accuracy in per cent."""
+        """Return bits per byte, perplexity of a byte and accuracy in percent."""
         return byte_scores(batches)
 
     def _stretches(self, options: Options) -> tuple[Bytes, Bytes, Corpus]:

@@ -129,7 +129,7 @@ def test_half_is_judged_against_the_rival_of_the_same_folder(tmp_path: Path, fno
     folder = Folder(tmp_path)
     add_mano(folder, [0.008])
     found = only(folder, "mano-half-of-fno")
-    assert (found.verdict, found.note) == ("not yet run", "fno:paper was not run beside it")
+    assert (found.verdict, found.note) == ("not yet run", "fno:paper was not run with the same settings")
     options = dict(MODELS.load("fno").presets["paper"])
     folder.add("fno:paper", 16, options=options, rel_l2=fno**0.5, data=DRAWN)
     folder.add("fno:paper", 32, options=options, rel_l2=1e-9, data=DRAWN)
@@ -206,7 +206,7 @@ def test_cells_that_were_not_run_are_marked(tmp_path: Path) -> None:
     folder.add("mano:paper", 64, status="oom", error="none left", options=PAPER)
     assert only(folder, "mano-darcy-16").note == "run at 32, 64, claimed at 16"
     assert only(folder, "mano-darcy-64").note == "no rel_mse: oom"
-    assert only(folder, "mano-linear-time").note == "forward latency at three sizes or more is needed"
+    assert only(folder, "mano-linear-time").note == "forward latency is needed at three or more sizes"
     assert only(folder, "fma-time").verdict == "not yet run"
     verdicts = {c.claim.id: c.verdict for c in check(read_claims(), [folder.store.folder])}
     assert [id for id, verdict in verdicts.items() if verdict != "not yet run"] == ["mano-darcy-32"]

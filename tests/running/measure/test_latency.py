@@ -159,7 +159,7 @@ def test_other_devices_are_refused() -> None:
 
 
 def test_cuda_reads_events_after_one_synchronisation_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a fake device that does its work at the synchronisation: 2 ms a call."""
+    """On a fake device that does its work at the synchronization: 2 ms a call."""
     done = 0.0
     queue: list[Callable[[float], float]] = []
 

@@ -1,4 +1,4 @@
-"""Axes and arrays in a data file: recognised where they are unambiguous, otherwise the user has to name them."""
+"""Axes and arrays in a data file: recognized where they are unambiguous, otherwise the user has to name them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes and their annotations: cut alike, unlabelled points left out, and a run from the command line."""
+"""Scenes and their annotations: cut alike, unlabeled points left out, and a run from the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEAN, DEVIATION = (torch.tensor(values)[:, None, None] for values in ADE20K().pr
 
 
 def put(root, part, name, labels, shades=None):
-    """Write a scene whose shade of grey tells the label, unless ``shades`` are given."""
+    """Write a scene whose shade of gray tells the label, unless ``shades`` are given."""
     folder = root / "ADEChallengeData2016"
     for kind in ("images", "annotations"):
         (folder / kind / part).mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def root(tmp_path):
 
 
 def shown(image):
-    """Return the labels that the shades of a normalised image tell."""
+    """Return the labels that the shades of a normalized image tell."""
     return ((image * DEVIATION + MEAN) * 255).mean(0)
 
 
@@ -98,7 +98,7 @@ def test_points_without_a_label_change_nothing():
     scores.requires_grad_()
     task.loss(scores, nothing).backward()
     assert not scores.grad.any()
-    with pytest.raises(ValueError, match="no labelled points"):
+    with pytest.raises(ValueError, match="no labeled points"):
         task.evaluate([(scores, nothing)])
 
 

@@ -312,7 +312,7 @@ def test_fine_tuning_augments_more_and_draws_only_from_torch(tmp_path):
         return torch.stack([dataset[i % 2][0] for i in range(40)])
 
     train, augmented = drawn(splits.train), drawn(splits.augmented)
-    # Images of one colour stay so when they are cut and mirrored, but not when parts of them are erased.
+    # Images of one color stay so when they are cut and mirrored, but not when parts of them are erased.
     assert (train.amax((2, 3)) == train.amin((2, 3))).all()
     erased = (augmented == 0).any(1).flatten(1).float().mean(1) > 0.01
     assert 2 <= erased.sum() <= 20

@@ -1,4 +1,4 @@
-"""Errors, loss and normalisation of fields against numbers worked out by hand."""
+"""Errors, loss and normalization of fields against numbers worked out by hand."""
 
 from __future__ import annotations
 
