@@ -1,7 +1,7 @@
-"""Files: written whole or not at all, and read without trust; and where caches are.
+"""Files: written atomically, and read without trusting their content; and the cache folders.
 
-What is used of the standard library is bound when this module is imported, so that no plugin that patches ``json`` or
-``os`` later reaches what the harness itself writes.
+Functions of the standard library are bound when this module is imported, so that a plugin that patches ``json`` or
+``os`` later cannot affect what the harness writes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from typing import IO, Any
 from attn_bench.errors import DiskError, UserError
 
 TEMPORARY = ".tmp"
-# Added to the name of what is kept for a person to look at.
+# Added to the names of unusable files, which are kept for inspection.
 UNUSABLE = ".unusable"
 OTHERS_WRITE = S_IWGRP | S_IWOTH
-# In the order given: the metrics of a task stay in its order.
+# In the given order, so that metrics stay in the order of their task.
 _encode = JSONEncoder(indent=1, allow_nan=False).encode
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path`` that takes its place only when the block ends well.
+    """Open a temporary file in the folder of ``path`` that replaces it only if the block succeeds.
 
     Raises:
-        DiskError: it cannot be written; ``path`` is as it was.
+        DiskError: it cannot be written; ``path`` is unchanged.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(path)
-        # The mode is what the umask leaves of it.
+        # The umask applies to the mode.
         handle = open_file(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
         try:
             with open(handle, "wb") as file:
@@ -58,7 +58,7 @@ def temporary_beside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Raise a DiskError that names ``path`` in place of an OSError."""
+    """Turn an OSError into a DiskError that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -73,13 +73,13 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_regular(path: Path, limit_bytes: int) -> bytes:
-    """Return the content of a file that anybody may have put there.
+    """Return the content of an untrusted file.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is not a regular file, or larger than ``limit_bytes``.
     """
-    # A pipe must not be waited for.
+    # Opening a pipe must not block.
     with open(open_file(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC), "rb") as file:
         if not S_ISREG(fstat(file.fileno()).st_mode):
             raise ValueError("not a regular file")
@@ -90,7 +90,7 @@ def read_regular(path: Path, limit_bytes: int) -> bytes:
 
 
 def read_json(path: Path, limit_bytes: int) -> Any:
-    """Return what a JSON file holds that anybody may have written.
+    """Return the content of an untrusted JSON file.
 
     Raises:
         OSError: it cannot be read.
@@ -141,12 +141,12 @@ def _finite(value: Any) -> Any:
 
 
 def cache_folder(name: str) -> Path:
-    """Return the cache folder ``name``: below ``$ATTN_BENCH_CACHE``, or where the platform keeps caches.
+    """Return the cache folder ``name``: below ``$ATTN_BENCH_CACHE``, or in the platform's cache folder.
 
-    It is absolute, and need not be there.
+    The path is absolute; the folder may not exist.
 
     Raises:
-        UserError: there is no home folder that it could be in.
+        UserError: there is no home folder for it.
     """
     try:
         if given := os.environ.get("ATTN_BENCH_CACHE", "").strip():
@@ -154,21 +154,21 @@ def cache_folder(name: str) -> Path:
         import platformdirs
 
         found = Path(platformdirs.user_cache_dir("attn-bench"))
-    except RuntimeError:  # what "~" stands for is not known
+    except RuntimeError:  # "~" cannot be resolved
         found = Path()
     if not found.is_absolute():
         raise UserError("no home folder for the cache; set ATTN_BENCH_CACHE to an absolute path")
     return found / name
 
 
-# Variables that say where libraries write, and where they write without, below the user's home.
+# Variables for the folders that libraries write to, and their defaults below the user's home.
 _LIBRARIES = {"XDG_CACHE_HOME": ".cache", "MPLCONFIGDIR": ".config/matplotlib", "TRITON_HOME": ".triton"}
 
 
 def settle_caches() -> None:
-    """Give libraries a private folder to write to where the user has no home, or one that cannot be written.
+    """Give libraries a private folder to write to if the user has no home folder, or none that can be written.
 
-    Without, some fail, and others write to a folder named ``~``. Processes started from here inherit it.
+    Otherwise some fail, and others write to a folder named ``~``. Child processes inherit this.
     """
     home = Path("~")
     with contextlib.suppress(RuntimeError):
@@ -181,7 +181,7 @@ def settle_caches() -> None:
     }
     if not needed:
         return
-    with contextlib.suppress(OSError):  # there is no place at all: each library says so where it needs one
+    with contextlib.suppress(OSError):  # no folder can be written: a library that needs one reports it
         private = private_folder()
         if not home.is_absolute():
             given["HOME"] = str(private)
@@ -189,7 +189,7 @@ def settle_caches() -> None:
 
 
 def private_folder() -> Path:
-    """Return a folder for temporary files that nobody else can write to: the same in every process of a user.
+    """Return a folder for temporary files that only this user can write to, the same in all of the user's processes.
 
     Raises:
         OSError: there is no folder for temporary files.
@@ -204,6 +204,6 @@ def private_folder() -> Path:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Tell whether a folder can be written or, if it is not there, made."""
+    """Tell whether a folder can be written or, if it does not exist, created."""
     there = next((path for path in (folder, *folder.parents) if path.exists()), Path(folder.anchor))
     return os.access(there, os.W_OK | os.X_OK)

@@ -1,4 +1,4 @@
-"""Text: from outside made fit to be stored and shown; numbers and labels in words."""
+"""Text: cleaning untrusted text, and formatting numbers and labels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import unicodedata
 from codecs import lookup
 from collections.abc import Iterable, Mapping, Sequence
 
-lookup("utf-16-le")  # now, as a plugin may leave no way to import it later
-# Beyond this many characters for each one kept, nothing is looked at: a message may be of any length.
+lookup("utf-16-le")  # now, as a plugin may prevent importing it later
+# Input beyond this many characters per character kept is ignored, as a message may be of any length.
 _READ_FACTOR, _READ_LEAST = 8, 1 << 16
 # ECMA-48: control sequences, strings up to their terminator, and the two-character escapes.
 _ESCAPE = re.compile(
@@ -19,17 +19,17 @@ _ESCAPE = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]"
 )
-# Control characters, and those that turn the direction of the text around them.
+# Control characters, and those that change the direction of text.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
 def clean(text: str, limit: int = 500, *, lines: bool = False) -> str:
     """Return at most ``limit`` characters of ``text``, without terminal escapes, control characters, lone surrogates.
 
-    It becomes one line, with single spaces, unless ``lines`` is on: then line breaks and indentation stay.
+    The result is one line with single spaces, unless ``lines`` is true; then line breaks and indentation stay.
     """
     text = text[: max(_READ_FACTOR * limit, _READ_LEAST)]
-    # Two halves of one character are joined, a single half becomes U+FFFD.
+    # Surrogate pairs are joined; a lone surrogate becomes U+FFFD.
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     text = _ESCAPE.sub("", text)
     kept = text.splitlines() if lines else [" ".join(text.split())]
@@ -52,16 +52,16 @@ def plain(text: object, width: int = LABEL_WIDTH) -> str:
 
 
 def distinct(labels: Iterable[str], width: int = LABEL_WIDTH) -> dict[str, str]:
-    """Return the name that each label is shown by: short, and no two alike.
+    """Return a short, unique name to show for each label.
 
-    Labels that would read the same keep the part in which they differ, or get the beginning of their hash.
+    Labels that would look the same keep the part in which they differ, or get the beginning of their hash.
     """
     short = {label: plain(label, width) for label in labels}
     for alike in _alike(short):
         short |= {label: _differing(label, alike, width) for label in alike}
     digits = 4
     while twins := _alike(short):
-        # A label that is shown as it is keeps its name.
+        # A label that is shown unchanged keeps its name.
         whole = {next((label for label in alike if short[label] == label), None) for alike in twins}
         for label in (label for alike in twins for label in alike if label not in whole):
             ending = f" #{hashlib.sha256(label.encode(errors='replace')).hexdigest()[:digits]}"
@@ -71,7 +71,7 @@ def distinct(labels: Iterable[str], width: int = LABEL_WIDTH) -> dict[str, str]:
 
 
 def _alike(short: Mapping[str, str]) -> list[list[str]]:
-    """Return the groups of labels that read the same."""
+    """Return the groups of labels that look the same."""
     groups: dict[str, list[str]] = {}
     for label, name in short.items():
         groups.setdefault(unicodedata.normalize("NFKC", name), []).append(label)
@@ -79,7 +79,7 @@ def _alike(short: Mapping[str, str]) -> list[list[str]]:
 
 
 def _differing(label: str, others: Sequence[str], width: int) -> str:
-    """Cut a label so that the part stays in which it differs from others, with the word that this part is in."""
+    """Cut a label, keeping the part in which it differs from others, with the whole word around that part."""
     line, lines = plain(label, len(label) + 1), [plain(other, len(other) + 1) for other in others]
     first = _shared(lines)
     last = len(line) - _shared([each[first:][::-1] for each in lines])
@@ -99,23 +99,23 @@ def _differing(label: str, others: Sequence[str], width: int) -> str:
 
 
 def _shared(lines: Sequence[str]) -> int:
-    """Return how many characters lines have in common at their beginning."""
+    """Return the length of the common prefix of lines."""
     return next((i for i, letters in enumerate(zip(*lines)) if len(set(letters)) > 1), min(map(len, lines)))
 
 
 def for_figure(text: str) -> str:
-    """Keep matplotlib from reading ``$`` as mathematics and a leading underscore as 'not in the legend'."""
+    """Keep matplotlib from treating ``$`` as mathematics and a leading underscore as 'not in the legend'."""
     escaped = text.replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped
 
 
 def for_markdown(text: str) -> str:
-    """Escape what Markdown, its tables and HTML in it would read as markup."""
+    """Escape everything that Markdown, its tables or its HTML would treat as markup."""
     return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", html.escape(text, quote=False))
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Return ``value`` with so many significant digits, never fewer than its integer part."""
+    """Return ``value`` with ``digits`` significant digits, but all digits of its integer part."""
     if value == 0:
         return "0"
     if not math.isfinite(value):
@@ -127,7 +127,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def rounded(value: float, digits: int = 2) -> str:
-    """Return ``value`` to so many significant digits, zeros in the place of others: 303 is 300."""
+    """Return ``value`` rounded to ``digits`` significant digits, padded with zeros: 303 becomes 300."""
     return f"{float(f'{value:.{digits - 1}e}'):.0f}"
 
 
@@ -144,12 +144,12 @@ def with_spread(mean: float, spread: float | None) -> str:
 def human(value: float) -> str:
     """Return a count with a decimal prefix: 212 k, 28.3 M."""
     for factor, prefix in PREFIXES:
-        # 999.5 k would read 1000 k.
+        # 999.5 k would become 1000 k.
         if abs(value) >= factor * 0.9995:
             return f"{significant(value / factor)} {prefix}"
     return significant(value) if value % 1 else f"{value:.0f}"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """Return ``number`` and ``noun``, in the plural where it is not one."""
+    """Return ``number`` and ``noun``, in the plural unless it is one."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -1,14 +1,14 @@
-"""Leases: who may do a thing that only one process may do at a time, on this machine or on another.
+"""Leases: locks for what only one process may do at a time, on this machine or another.
 
-A lease is a file made with O_EXCL that says which host and which processes hold it. While it is held its time is
-renewed, and it is removed at the end. One whose holder is gone is taken over: at once where the processes are known to
-have ended, which can be told on their own host only, and elsewhere when its time has stood still for ``STALE_S``. That
-is watched with the clock of whoever waits, so clocks that differ between hosts do not matter.
+A lease is a file created with O_EXCL that names the host and the processes that hold it. While it is held, its
+modification time is updated; at the end it is removed. If the holder is gone, the lease is taken over: at once if its
+processes are known to have ended, which only their own host can tell, or when the time has not changed for ``STALE_S``.
+The waiting process measures that with its own clock, so differing clocks of hosts do not matter.
 
-A lease is never replaced, which two could do at once. It is continued: whoever takes over a lease with the token T
-makes the file ``NAME.T``, again with O_EXCL, so of several one wins. The last file of such a chain says who holds the
-lease. Its holder ends it by continuing it once more, removing ``NAME``, and then the rest. Whoever made a ``NAME.T``
-when the chain no longer began with ``NAME`` removes it and begins again.
+A lease is never replaced, as two processes could do so at once. It is continued: to take over a lease with the token T,
+a process creates the file ``NAME.T``, again with O_EXCL, so only one succeeds. The last file of such a chain names the
+holder. The holder ends the lease by continuing it once more, removing ``NAME``, and then the rest. A process that
+created ``NAME.T`` when the chain no longer began with ``NAME`` removes it and starts again.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _HIDDEN = "hidden"
 
 @dataclass(frozen=True)
 class _Holder:
-    """What the last file of a chain says.
+    """The content of the last file of a chain.
 
     Attributes:
         path: the file.
-        token: that no other lease has.
-        host: empty where the file cannot be read, because it is only being written or is none of ours.
-        processes: process ids and when each started.
-        beat: the file's time.
+        token: unique to the lease.
+        host: empty if the file cannot be read, because it is still being written or is not a lease.
+        processes: process ids and when each process started.
+        beat: the modification time of the file.
     """
 
     path: Path
@@ -57,15 +57,15 @@ class _Holder:
 
 @contextlib.contextmanager
 def hold(path: Path, *, wait: bool, processes: Sequence[int] = ()) -> Iterator[bool]:
-    """Hold the lease ``path`` in the block; give False, without it, if another has it and ``wait`` is off.
+    """Hold the lease ``path`` in the block; yield False, without it, if another process has it and ``wait`` is off.
 
     Args:
-        path: a file in a folder of its own, which is made, and removed when no lease is left in it.
-        processes: ids of further processes of this host that have to end before another may take over the lease of one
-            that was killed.
+        path: a file in a folder only for leases, which is created, and removed when no lease is left in it.
+        processes: ids of further processes of this host that must have ended before another process may take over the
+            lease of a killed one.
 
     Raises:
-        DiskError: no lease can be made there.
+        DiskError: the lease cannot be created.
     """
     content = _content(processes)
     with disk_errors(path):
@@ -86,7 +86,7 @@ def hold(path: Path, *, wait: bool, processes: Sequence[int] = ()) -> Iterator[b
 
 
 def _take(path: Path, content: Mapping[str, object], wait: bool) -> Path | None:
-    """Return the file that now says that this process holds the lease, or None if another does."""
+    """Return the file by which this process now holds the lease, or None if another does."""
     seen: tuple[str, int] | None = None
     since, pause = time.monotonic(), _POLL_S
     while True:
@@ -112,7 +112,7 @@ def _take(path: Path, content: Mapping[str, object], wait: bool) -> Path | None:
 
 
 def _chain(path: Path) -> list[_Holder]:
-    """Return who held the lease one after the other, as far as each left it behind."""
+    """Return the chain of holders of the lease."""
     found: list[_Holder] = []
     following = path
     while (holder := _read(following)) is not None:
@@ -127,7 +127,7 @@ def _continued(path: Path, token: str) -> Path:
 
 def _read(path: Path) -> _Holder | None:
     try:
-        # Opened, or NFS would tell of its time and content what it remembers.
+        # Opened first, or NFS would return cached times and content.
         values = read_json(path, _LARGEST_BYTES)
         found = path.stat()
         processes = tuple((int(pid), str(start)) for pid, start in values["processes"])
@@ -140,7 +140,7 @@ def _read(path: Path) -> _Holder | None:
     except (ValueError, TypeError, KeyError, OSError):
         with contextlib.suppress(FileNotFoundError):
             found = path.stat()
-            # Whoever made it had no time to write, or has it still to do.
+            # Its creator was killed before writing, or is still writing.
             return _Holder(path, f"{found.st_ino:x}x{found.st_mtime_ns:x}", "", (), found.st_mtime_ns)
         return None
 
@@ -150,7 +150,7 @@ def _content(processes: Sequence[int]) -> dict[str, object]:
 
 
 def _make(path: Path, content: Mapping[str, object]) -> bool:
-    """Make a lease file; False if there is one."""
+    """Create a lease file; False if it exists."""
     text = dumps({**content, "token": os.urandom(8).hex()}).encode()
     while True:
         try:
@@ -159,7 +159,7 @@ def _make(path: Path, content: Mapping[str, object]) -> bool:
         except FileExistsError:
             return False
         except FileNotFoundError:
-            # Another that ended a lease may remove the folder before it is used.
+            # Another process that ends a lease may remove the folder before it is used.
             path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -177,12 +177,12 @@ def _beat(path: Path, ended: threading.Event) -> None:
 
 
 def _end(path: Path, mine: Path) -> None:
-    """Give a lease up; nothing is done if another took it over."""
+    """Release a lease; does nothing if another process took it over."""
     chain = _chain(path)
     if not chain or chain[-1].path != mine:
         return
     last = _continued(path, chain[-1].token)
-    # A full disk has no room for it; then nobody else can have made it either.
+    # On a full disk it cannot be created; then no other process can have created it either.
     with contextlib.suppress(OSError):
         if not _make(last, _content(())):
             return
@@ -193,7 +193,7 @@ def _end(path: Path, mine: Path) -> None:
 
 
 def this_host() -> str:
-    """Name this host, as long as it runs and as far as its process ids are the same."""
+    """Return an id of this host, its boot and its namespace of process ids."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts += [
@@ -204,9 +204,9 @@ def this_host() -> str:
 
 
 def started(pid: int) -> str | None:
-    """Return when a process of this host started, in words that nothing but itself would use; None if it has ended."""
+    """Return a unique string for the start of a process of this host; None if it has ended."""
     with contextlib.suppress(OSError, IndexError):
-        # After the name, which may hold anything: state, ..., and as the 20th field the start in ticks since boot.
+        # After the name, which may contain anything: state, ..., and as the 20th field the start in ticks since boot.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return None if fields[0] in ("Z", "X") else fields[19]
     try:

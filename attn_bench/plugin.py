@@ -1,4 +1,4 @@
-"""The contract between the harness and its plugins; the only module of ours that a plugin has to import.
+"""The contract between the harness and its plugins; the only module of attn-bench that a plugin has to import.
 
 A plugin is a subclass of :class:`Mixer` (one attention module), :class:`Model` (a whole network) or :class:`Task`,
 named by an entry point of the group ``attn_bench.models`` or ``attn_bench.tasks``. Nothing here imports torch, and a

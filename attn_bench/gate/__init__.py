@@ -1,1 +1,1 @@
-"""Whether a change made something worse: two results folders, or two revisions, compared."""
+"""Regression checks: comparisons of two results folders or two revisions, and checks of plugins."""

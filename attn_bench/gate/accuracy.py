@@ -1,4 +1,4 @@
-"""Metrics of trained models compared over their seeds, and evaluations that succeeded on one side only."""
+"""Compares metrics of trained models over seeds, and finds evaluations that succeeded only on one side."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from attn_bench.plugin import Metric
 
 
 def accuracies(paired: Paired, metrics: Mapping[str, Metric]) -> Iterator[Finding]:
-    """Yield what became of the metrics of a cell at every resolution that base was evaluated at."""
+    """Yield findings on the metrics of a cell at every resolution that base was evaluated at."""
     evaluated_at = sorted(paired.case.tested("base"))
     for resolution in evaluated_at:
         yield from _statuses(paired, resolution)
-    # A number that was found on other data is another number.
+    # Numbers from different data cannot be compared.
     other_data = any(identity(before) != identity(after) for before, after in map(paired.records, paired.unlike))
     for metric, about in metrics.items():
         for resolution in evaluated_at:
@@ -32,7 +32,7 @@ def accuracies(paired: Paired, metrics: Mapping[str, Metric]) -> Iterator[Findin
 
 
 def _statuses(paired: Paired, resolution: int) -> Iterator[Finding]:
-    """Yield the evaluations that succeeded on one side only; their cells are ok."""
+    """Yield findings on evaluations that succeeded only on one side; their cells are ok."""
     for seed in paired.unlike:
         before, after = (record.evaluated_at(resolution) for record in paired.records(seed))
         if before is None or after is None or (before.status == "ok") == (after.status == "ok"):
@@ -54,14 +54,14 @@ def _judged(paired: Paired, found: Finding, known: list[Sides[float]]) -> Findin
         note = "one seed" if len(known) == 1 and verdict != "same" else ""
     else:
         verdict, note = _without_ratio(known, higher=found.higher), "not positive"
-    # The mean whose ratio is the mean of the ratios: what is shown agrees with the change.
+    # Geometric means, whose ratio is the mean of the ratios, so that the numbers shown agree with the change.
     mean = geometric_mean if positive else statistics.fmean
     base, new = mean([sides.base for sides in known]), mean([sides.new for sides in known])
     return replace(found, verdict=verdict, base=base, new=new, ratio=ratio, note=note)
 
 
 def _without_ratio(known: list[Sides[float]], *, higher: bool) -> Verdict:
-    """Judge from or to zero, where there is no ratio to hold against a share: every seed has to say the same."""
+    """Judge changes from or to zero, which have no ratio; all seeds have to agree."""
     each = {"same" if new == base else "better" if (new > base) == higher else "worse" for base, new in known}
     if min(map(min, known)) < 0 or each not in ({"better"}, {"worse"}):
         return "unclear"

@@ -117,12 +117,12 @@ def _serve(descriptor: int) -> None:
     sender = Sender(descriptor)
     request = loads(sys.stdin.buffer.read())
     name = request.pop("plugin")
-    torch.set_num_threads(1)  # as in the checks, or the plugin would seem to have changed it
+    torch.set_num_threads(1)  # as in the checks, or the plugin would appear to have changed it
     keeper = Keeper(0)
     with keeper.stage("import"):
         model = MODELS.load(name, contained=False)
         for module in model.imports:
-            with contextlib.suppress(Exception):  # ``build`` says what it needs
+            with contextlib.suppress(Exception):  # ``build`` reports what is missing
                 import_module(module)
     sender.send(READY, {"promises": names(compiled=request["compiled"])})
     for outcome in outcomes(model, **request, keeper=keeper):

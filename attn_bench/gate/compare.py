@@ -1,7 +1,7 @@
-"""Compares two results folders: which metric of which model got worse, and whether that can be chance.
+"""Compares two results folders: which metric of which model got worse, and whether that may be due to chance.
 
-Seeds of one cell are repeated runs of it. What ought to be compared and cannot be is a :class:`Gap`: nothing passes
-because it has no number.
+Seeds of a cell are repeated runs of it. A number that should be compared but cannot be is a :class:`Gap`, so that
+nothing passes because a number is missing.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from attn_bench.results.store import Store
 
 @dataclass(frozen=True)
 class Comparison:
-    """Verdicts, and what could not be compared.
+    """The findings, and what could not be compared.
 
     Attributes:
         findings: in the order of resolution and model.
-        obstacles: why something that ought to have been compared was not; one line each.
-        notes: what else differs, such as versions of packages.
-        failed: the cells that failed on both sides, one name per seed; obstacles say why.
+        obstacles: why something that should have been compared was not; one line each.
+        notes: other differences, such as versions of packages.
+        failed: the cells that failed on both sides, one name per seed; the obstacles give the reasons.
     """
 
     findings: tuple[Finding, ...]
@@ -42,12 +42,12 @@ class Comparison:
 
     @property
     def regressions(self) -> tuple[Finding, ...]:
-        """What got worse beyond its threshold."""
+        """Findings that got worse beyond their threshold."""
         return tuple(finding for finding in self.findings if finding.fails)
 
     @property
     def open(self) -> tuple[Finding, ...]:
-        """What may have got worse beyond its threshold, or may be chance."""
+        """Findings that may have got worse beyond their threshold, or may be due to chance."""
         return tuple(finding for finding in self.findings if finding.open)
 
     @property
@@ -57,7 +57,7 @@ class Comparison:
 
 
 class _Environments:
-    """Where the records of a folder ran, each file read once."""
+    """The environments of the records of a folder; each file is read once."""
 
     def __init__(self, store: Store) -> None:
         self.store, self.known = store, dict[str, Environment | None]()
@@ -79,7 +79,7 @@ def compare(
     Args:
         base, new: the folders.
         thresholds: how much worse a metric may get.
-        again: further records of cells of new, by :attr:`Case.key`: their latencies are further runs.
+        again: further records of cells of new, by :attr:`Case.key`; their latencies count as further runs.
 
     Raises:
         UserError: a folder contains no results, or a threshold names a metric or model that they do not have.
@@ -87,7 +87,7 @@ def compare(
     infos = Sides(base.run_info(), new.run_info())
     metrics = {**infos.base.metrics, **infos.new.metrics}
     if infos.base.task != infos.new.task:
-        return Comparison((), (f"other task: {infos.base.task} in base, {infos.new.task} in new",))
+        return Comparison((), (f"different tasks: {infos.base.task} in base, {infos.new.task} in new",))
     cases = pair(base.records(), new.records())
     thresholds = thresholds.resolved(metrics, {name for case in cases for name in (case.label, case.model)})
     environments = Sides(_Environments(base), _Environments(new))
@@ -141,7 +141,7 @@ def _unlike(case: Case, seed: int, environments: Sides[_Environments]) -> Unlike
 
 
 def _unreadable(store: Store, side: str) -> Iterator[str]:
-    """Name the files in place of records that cannot be read: their cells are not compared."""
+    """Yield lines on unreadable record files, whose cells are not compared."""
     for id in store.ids():
         if store.read(id) is None:
             yield f"cells/{id}.json of {side}: cannot be read, so its cell is not compared; rerun the cell"
@@ -158,7 +158,7 @@ def _unserved(case: Case) -> str:
 
 
 def _statuses(paired: Paired) -> Iterator[Finding]:
-    """Yield the cells that succeeded on one side only; without a number in base, nothing of new is compared."""
+    """Yield findings on cells that succeeded only on one side; without a number in base, new is not compared."""
     case = paired.case
     for seed in case.both():
         before, after = paired.records(seed)
@@ -174,7 +174,7 @@ def _statuses(paired: Paired) -> Iterator[Finding]:
 
 
 def _packages(cases: Sequence[Case], environments: Sides[_Environments]) -> Iterator[str]:
-    """Say which packages differ where something was measured; the project itself is what is compared."""
+    """Yield lines on packages that differ between the measurements, except the compared project."""
     before = _versions((record for case in cases for record in case.base.values()), environments.base)
     after = _versions((record for case in cases for record in case.new.values()), environments.new)
     names = sorted({name for name, _ in before ^ after} - {"attn-bench"})
@@ -184,7 +184,7 @@ def _packages(cases: Sequence[Case], environments: Sides[_Environments]) -> Iter
 
 
 def _versions(records: Iterable[Record], environments: _Environments) -> set[tuple[str, str]]:
-    """Return the packages, those of plugins included, and their versions that records were measured with."""
+    """Return the packages, including those of plugins, and their versions in records."""
     found: set[tuple[str, str]] = set()
     for record in records:
         if record.latency and (environment := environments.of(record)) is not None:

@@ -22,7 +22,7 @@ HEAD = ("Model", "Resolution", "Seeds", "Metric", "Base", "New", "Change", "Allo
 
 
 def headline(comparison: Comparison) -> str:
-    """Return the outcome in one line, with the models that regressed by their labels in full."""
+    """Return the outcome in one line, with the full labels of the models that regressed."""
     if comparison.regressions:
         more = f"; not compared: {_obstacles(comparison)}" if comparison.obstacles else ""
         named = _models(comparison, comparison.regressions)
@@ -43,7 +43,7 @@ def _models(comparison: Comparison, findings: Iterable[Finding]) -> str:
 
 
 def _obstacles(comparison: Comparison) -> str:
-    """Count the cells that failed on both sides and the other obstacles, with the first by name."""
+    """Return the number of cells that failed on both sides and of other obstacles, with the first one's name."""
     if not comparison.obstacles:
         return "there is nothing to compare"
     failed = len(comparison.failed)
@@ -80,7 +80,7 @@ def console(comparison: Comparison) -> RenderableType:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return the comparison as Markdown for a pull request: what changed in a table, the rest folded away."""
+    """Return the comparison as Markdown for a pull request: changes in a table, the rest folded."""
     lines = [f"### attn-bench: {for_markdown(headline(comparison))}", ""]
     lines += [f"- {for_markdown(plain(line, NOTE_WIDTH))}" for line in comparison.obstacles]
     changed, names, seeds = _changed(comparison), _names(comparison), _tells_seeds(comparison)
@@ -95,7 +95,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def junit(comparison: Comparison) -> bytes:
-    """Return JUnit XML: a test case per finding, failed where it is a regression, and one in error per obstacle."""
+    """Return JUnit XML: a test case per finding, failed if it is a regression, and a test error per obstacle."""
     suite = ElementTree.Element("testsuite", name="attn-bench")
     for finding in comparison.findings:
         of = f", seed {finding.seeds[0]}" if finding.metric == "status" and finding.seeds else ""
@@ -131,7 +131,7 @@ def _names(comparison: Comparison, width: int = LABEL_WIDTH) -> dict[str, str]:
 
 
 def _tells_seeds(comparison: Comparison) -> bool:
-    """Whether rows have to say which seeds they are about."""
+    """Whether rows have to name their seeds."""
     return len({seed for finding in comparison.findings for seed in finding.seeds}) > 1
 
 

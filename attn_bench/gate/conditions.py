@@ -1,4 +1,4 @@
-"""What makes the times of two records unlike: settings, flags of torch in force, hardware."""
+"""Conditions that must agree for two records to be comparable: settings, torch flags in effect, hardware."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 from attn_bench.results.environment import Environment
 from attn_bench.results.record import Record
 
-# Settings of a cell that training depends on as much as time.
+# Settings of a cell that affect training as well as time.
 _TRAINED_WITH = {"precision": "precision", "batch_size": "batch size"}
 _MEASURED_WITH = {"device": "device", "compile": "compile"}
-# What environments call what records say was in force; those of older records say nothing else.
+# Names in environments of what records call settings in effect; older records have only the environment.
 _CALLED = {"float32_matmul_precision": "matmul_precision"}
 _KNOWN_TO_ENVIRONMENTS = (
     *("threads", "interop_threads", "cpu_capability", "deterministic", "float32_matmul_precision"),
     *("cudnn_allow_tf32", "cudnn_benchmark"),
 )
-# These say how many threads there are to be; the number in force says it better.
+# These request a number of threads; the number in effect is more precise.
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Unlike:
-    """Why a record of base and one of new do not compare; empty where they do.
+    """Why a record of base and one of new cannot be compared; empty if they can.
 
     Attributes:
-        trained: the model was trained under other conditions, so that its accuracy does not compare either.
-        measured: times and memory do not compare.
-        hardware: times do not compare.
+        trained: reasons in the training conditions, so that accuracy cannot be compared either.
+        measured: reasons why times and memory cannot be compared.
+        hardware: reasons why times cannot be compared.
     """
 
     trained: tuple[str, ...] = ()
@@ -37,32 +37,32 @@ class Unlike:
 
     @property
     def accuracy(self) -> str:
-        """Why metrics of the trained model do not compare."""
+        """Why metrics of the trained model cannot be compared."""
         return "; ".join(self.trained)
 
     @property
     def memory(self) -> str:
-        """Why memory does not compare."""
+        """Why memory cannot be compared."""
         return "; ".join((*self.trained, *self.measured))
 
     @property
     def times(self) -> str:
-        """Why latencies do not compare."""
+        """Why latencies cannot be compared."""
         return "; ".join((*self.trained, *self.measured, *self.hardware))
 
 
 def unlike(before: Record, after: Record, environments: tuple[Environment | None, Environment | None]) -> Unlike:
-    """Return why times, memory or accuracy of two records of a cell do not compare.
+    """Return why times, memory or accuracy of two records of a cell cannot be compared.
 
     Args:
         before, after: a record of base and one of new.
-        environments: where they ran; None where that is not known.
+        environments: where they ran; None if unknown.
     """
     cells = before.cell.execution, after.cell.execution
     trained = [_differ(name, *(getattr(cell, key) for cell in cells)) for key, name in _TRAINED_WITH.items()]
     measured = [_differ(name, *(getattr(cell, key) for cell in cells)) for key, name in _MEASURED_WITH.items()]
     flags = [_flags(record, environment) for record, environment in zip((before, after), environments)]
-    # What was asked for counts where it is not known what was in force.
+    # The requested settings count if those in effect are unknown.
     if not all("threads" in side for side in flags):
         measured.append(_differ("threads", *(cell.threads for cell in cells)))
     for name in sorted(flags[0].keys() & flags[1].keys()):
@@ -81,12 +81,12 @@ def _differ(name: str, before: Any, after: Any) -> str:
 
 
 def _flags(record: Record, environment: Environment | None) -> dict[str, Any]:
-    """Return what was set for the process while it was measured, as far as that is known."""
+    """Return the process-wide settings in effect during the measurement, as far as known."""
     torch = environment.torch if environment else {}
     found = {_CALLED.get(name, name): torch[name] for name in _KNOWN_TO_ENVIRONMENTS if name in torch}
     found |= {name: value for name, value in record.in_force.items() if name != "changed_by_model"}
     if isinstance(cores := found.get("cores"), list | tuple):
-        found["cores"] = len(cores)  # which of them it was is all the same
+        found["cores"] = len(cores)  # which cores does not matter
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -101,5 +101,5 @@ def _hardware(before: Environment | None, after: Environment | None) -> tuple[st
     if before.hardware == after.hardware:
         return ()
     names = sorted(f"{side.device_name} ({side.hardware})" for side in (before, after))
-    remedy = "leave latency out of --fail-on, or measure both on one machine"
-    return (f"other hardware, {' and '.join(names)}; {remedy}",)
+    remedy = "omit latency from --fail-on, or measure both on one machine"
+    return (f"different hardware, {' and '.join(names)}; {remedy}",)

@@ -1,4 +1,4 @@
-"""Measures cells that look slower again, before they are reported."""
+"""Measures cells that look slower again before they are reported."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def compare_confirmed(
 
     Args:
         base, new, thresholds: as for :func:`attn_bench.gate.compare.compare`.
-        on_case: told what is measured again.
+        on_case: called with what is measured again.
 
     Raises:
-        UserError: as there; or the code or the machine is not what new was measured with.
+        UserError: as in ``compare``; or new was measured with other code or on another machine.
     """
     comparison = compare(base, new, thresholds)
     cases = suspects(comparison, pair(base.records(), new.records()))
@@ -44,7 +44,7 @@ def compare_confirmed(
     again: dict[str, list[Record]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="attn-bench-") as folder:
         for number in range(PROCESSES):
-            on_case(f"again, {number + 1} of {PROCESSES}: {', '.join(case.title for case in cases)}")
+            on_case(f"measuring again, {number + 1} of {PROCESSES}: {', '.join(case.title for case in cases)}")
             store = Store.create(Path(folder) / str(number), new.run_info().task)
             execute(list(cells.values()), store, modules=modules)
             for key, record in _records(cells, store):
@@ -64,7 +64,7 @@ def _cell(case: Case, new: Store) -> Cell:
     if (model.fingerprint(found[0]), task.fingerprint(found[1])) != (cell.model_version, cell.task_version):
         raise UserError(
             f"--confirm: {case.title} was measured with another version of {cell.plugin} or {cell.task} than the one "
-            "installed here; install that one, or leave out --confirm"
+            "installed here; install that one, or omit --confirm"
         )
     measured = new.environment(record.environment)
     if measured is None or measured.hardware != environment(cell.execution.device).hardware:

@@ -1,4 +1,4 @@
-"""Numbers compared that do not vary from run to run: parameters, FLOPs and peak memory."""
+"""Compares numbers that do not vary between runs: parameters, FLOPs and peak memory."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from attn_bench.gate.verdicts import Finding, exact_verdict
 from attn_bench.results.quantities import quantities
 from attn_bench.results.record import Record
 
-# The verdict that says most comes first.
+# The most significant verdict comes first.
 _ORDER = ("worse", "better", "same", "unclear")
 
 
 def exact(paired: Paired) -> Iterator[Finding]:
-    """Yield what became of the exact numbers of a cell."""
+    """Yield findings on the exact numbers of a cell."""
     for quantity in quantities(None, "exact"):
-        # What is counted of the model, and not measured of a step, is the same whatever it runs on.
+        # Counts of the model, unlike measurements of a step, are the same on any machine.
         why: Callable[[Unlike], str] = (lambda apart: apart.memory) if quantity.step else (lambda apart: "")
         if pairs := paired.numbers(quantity.name, exact_of(quantity), why):
             yield _finding(paired, quantity.name, pairs)
 
 
 def _finding(paired: Paired, metric: str, pairs: dict[int, Sides[float]]) -> Finding:
-    """Judge a number by the seed in which it got worse; every seed has the same one, or something is odd."""
+    """Judge a number by the seed in which it got worse; normally all seeds have the same number."""
     verdicts = {seed: exact_verdict(*sides)[0] for seed, sides in pairs.items()}
     seed = min(verdicts, key=lambda seed: _ORDER.index(verdicts[seed]))
     before, after = pairs[seed]
@@ -41,7 +41,7 @@ def _finding(paired: Paired, metric: str, pairs: dict[int, Sides[float]]) -> Fin
     uncounted = Sides(*map(_uncounted, paired.records(seed)))
     if metric == "flops" and verdict != "same" and uncounted.base != uncounted.new:
         names = ", ".join(sorted(uncounted.base ^ uncounted.new))
-        return replace(found, verdict="unclear", note=f"not counted on one side only: {names}")
+        return replace(found, verdict="unclear", note=f"not counted only on one side: {names}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What of two records ought to be compared and cannot be: a number that one of them lacks, or that is none."""
+"""Gaps: numbers of two records that should be compared but cannot be, because one is missing or invalid."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Missing:
     """Why a record has no number.
 
     Attributes:
-        reason: fits before "in base" or "on both sides".
-        asked: whether its cell was to have it.
-        wrong: whether it has something there that is not a number to compare.
-        failed: whether the evaluation failed, which is a finding of its own where it did not fail in base.
+        reason: can be followed by "in base" or "on both sides".
+        asked: whether the number was requested of its cell.
+        wrong: whether there is an invalid value instead.
+        failed: whether the evaluation failed, which is a separate finding if it did not fail in base.
     """
 
     reason: str
@@ -35,7 +35,7 @@ class Gap:
     """A metric of a cell that is not compared.
 
     Attributes:
-        lost: whether base has it and new does not, or it is broken, which nobody has to name to be told.
+        lost: whether new lacks a number that base has, or the number is invalid; reported even if not in ``--fail-on``.
     """
 
     model: str
@@ -54,7 +54,7 @@ class Gap:
 
 
 def latency_of(quantity: Quantity) -> Callable[[Record], Latency | Missing]:
-    """Return what reads the measurement of a step, with its samples."""
+    """Return a function that reads the measurement of a step, with its samples."""
 
     def read(record: Record) -> Latency | Missing:
         measured = record.latency.get(quantity.step or "")
@@ -68,7 +68,7 @@ def latency_of(quantity: Quantity) -> Callable[[Record], Latency | Missing]:
 
 
 def exact_of(quantity: Quantity) -> Callable[[Record], float | Missing]:
-    """Return what reads parameters, FLOPs, or the peak memory of a step."""
+    """Return a function that reads parameters, FLOPs, or the peak memory of a step."""
 
     def read(record: Record) -> float | Missing:
         value = at(record, str(quantity.where))
@@ -80,12 +80,12 @@ def exact_of(quantity: Quantity) -> Callable[[Record], float | Missing]:
 
 
 def metric_of(metric: str, tested: int) -> Callable[[Record], float | Missing]:
-    """Return what reads a metric of the trained model at a resolution."""
+    """Return a function that reads a metric of the trained model at a resolution."""
 
     def read(record: Record) -> float | Missing:
         entry = record.evaluated_at(tested)
         if entry is None:
-            return Missing("not tested", asked=record.cell.training is not None)
+            return Missing("not evaluated", asked=record.cell.training is not None)
         if entry.status != "ok":
             return Missing(f"failed ({entry.status})", failed=True)
         if metric not in entry.metrics:
@@ -108,7 +108,7 @@ def _not_measured(record: Record, quantity: Quantity) -> Missing:
 
 
 def said_of(gaps: Iterable[Gap]) -> Iterator[str]:
-    """Say what is not compared, and why: one line per reason."""
+    """Yield lines on what is not compared, and why: one per reason."""
     by_cell: dict[tuple[str, int, str], list[str]] = {}
     for gap in gaps:
         by_cell.setdefault((gap.model, gap.resolution, gap.reason), []).append(gap.metric)
@@ -121,7 +121,7 @@ def said_of(gaps: Iterable[Gap]) -> Iterator[str]:
 
 
 def _grouped(metrics: Sequence[str]) -> list[str]:
-    """Replace the members of a group by its name where all are there."""
+    """Replace the members of a group by its name if all are present."""
     found = list(dict.fromkeys(metrics))
     for name, members in groups().items():
         if set(members) <= set(found):
@@ -132,7 +132,7 @@ def _grouped(metrics: Sequence[str]) -> list[str]:
 def unnamed(
     thresholds: Thresholds, findings: Sequence[Finding], gaps: Sequence[Gap], paired: Iterable[str]
 ) -> Iterator[str]:
-    """Say what ``--fail-on`` names that no cell has on both sides.
+    """Yield lines on names in ``--fail-on`` that no cell has on both sides.
 
     Args:
         paired: labels of the cells that both sides have.

@@ -1,4 +1,4 @@
-"""What comes of checking a promise of a plugin."""
+"""The outcome of checking a promise of a plugin."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Outcome:
-    """One promise.
+    """The outcome of one promise.
 
     Attributes:
         promise: its name.
-        holds: None where the plugin does not make it.
-        note: what was seen, what is wrong, or why it is not made.
+        holds: None if the promise does not apply to the plugin.
+        note: what was observed, what is wrong, or why it does not apply.
     """
 
     promise: str

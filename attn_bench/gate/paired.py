@@ -1,4 +1,4 @@
-"""A cell of base and the cell of new that it is compared with: their numbers, seed by seed."""
+"""A cell of base with the cell of new that it is compared with: their numbers, seed by seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Sides(NamedTuple, Generic[T]):
-    """The same thing of base and of new."""
+    """A value of base and the corresponding one of new."""
 
     base: T
     new: T
@@ -25,12 +25,12 @@ class Sides(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True)
 class Paired:
-    """A cell of both sides, and what it is judged by.
+    """A cell of both sides, with everything needed to judge it.
 
     Attributes:
-        unlike: by seed that succeeded on both sides: what of it cannot be compared.
+        unlike: what cannot be compared, by seed that succeeded on both sides.
         again: further records of new.
-        gaps: what ought to be compared and cannot be; they are collected here.
+        gaps: collects what should be compared but cannot be.
     """
 
     case: Case
@@ -44,13 +44,13 @@ class Paired:
         return Sides(self.case.base[seed], self.case.new[seed])
 
     def finding(self, metric: str, seeds: Sequence[int]) -> Finding:
-        """Return a finding about ``metric`` of this cell with its threshold, which says that nothing changed."""
+        """Return a finding about ``metric`` of this cell with its threshold and the verdict that nothing changed."""
         case = self.case
         threshold = self.thresholds.of(metric, case.label)
         return Finding(case.label, case.resolution, case.resolution, metric, threshold=threshold, seeds=tuple(seeds))
 
     def gap(self, metric: str, reason: str, *, lost: bool = True) -> None:
-        """Keep that ``metric`` of this cell is not compared."""
+        """Record that ``metric`` of this cell is not compared."""
         self.gaps.append(Gap(self.case.label, self.case.resolution, metric, reason, lost))
 
     def numbers(
@@ -59,11 +59,11 @@ class Paired:
         read: Callable[[Record], T | Missing],
         reason: Callable[[Unlike], str] = lambda unlike: "",
     ) -> dict[int, Sides[T]]:
-        """Return the numbers by seed where both sides have one; keep a gap for every other seed.
+        """Return the numbers of seeds for which both sides have one; record a gap for every other seed.
 
         Args:
             read: returns a number of a record, or why it has none.
-            reason: says why numbers of two records cannot be compared, or nothing.
+            reason: returns why numbers of two records cannot be compared, or an empty string.
         """
         known: dict[int, Sides[T]] = {}
         unknown: dict[tuple[str, bool], list[int]] = {}
@@ -83,7 +83,7 @@ class Paired:
 def _gap(before: object, after: object, reason: str) -> tuple[str, bool]:
     """Return why two numbers are not compared, and whether one was lost.
 
-    There is nothing to say where neither cell was to have one, or where its failure is a finding already.
+    The reason is empty if the number was requested of neither cell, or if its failure is already a finding.
     """
     old, new = (side if isinstance(side, Missing) else None for side in (before, after))
     if old and new:
@@ -101,5 +101,5 @@ def _gap(before: object, after: object, reason: str) -> tuple[str, bool]:
 
 
 def became(before: Record | Evaluation, after: Record | Evaluation) -> str:
-    """Return the statuses of both sides, with why that of new is not ok."""
+    """Return the statuses of both sides, with the reason if new is not ok."""
     return f"{before.status} -> {after.status}{': ' if after.error else ''}{after.error or ''}"

@@ -1,6 +1,6 @@
-"""What the plugin of a model promises, and how each promise is checked.
+"""The promises of a model's plugin, and how each is checked.
 
-``attn-bench check`` tells the author of a plugin, a test does the same for those that come with the project.
+``attn-bench check`` runs the checks for authors of plugins; a test runs them for the built-in models.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from attn_bench.plugin import Model, Problem, Unsupported
 from attn_bench.running.measure.flops import count_flops
 from attn_bench.running.measure.torch_state import Keeper
 
-# What a token may change in the outputs before it, over the largest change that it makes: rounding, as of an FFT.
+# How much a token may change earlier outputs, relative to its largest change: rounding, e.g. of an FFT.
 LEAK = 1e-4
-# Noise on the parameters, so that those that start at zero hide nothing.
+# Noise added to the parameters, as parameters that start at zero could hide a dependence.
 NOISE = 0.05
-# What a sample's output may differ by, over the largest output, when it is alone: more is not a matter of how far an
-# iteration has converged, and less than the second is a matter of rounding.
+# How much a sample's output may differ without the rest of its batch, relative to the largest output: more is not
+# explained by the convergence of an iteration, and less than the second number is rounding.
 SEEN, ROUNDING = 0.02, 1e-4
 LISTED = 4
 # The promise that is checked last, of all that was done before.
@@ -35,7 +35,7 @@ STATE = "global state"
 
 
 class DoesNotApply(Exception):
-    """A promise that this plugin does not make; the message says why."""
+    """A promise does not apply to the plugin; the message says why."""
 
 
 def outcomes(
@@ -46,13 +46,13 @@ def outcomes(
     compiled: bool = False,
     keeper: Keeper | None = None,
 ) -> Iterator[Outcome]:
-    """Check every promise of a plugin and yield what comes of it, one after the other.
+    """Check every promise of a plugin and yield the outcomes one by one.
 
     Args:
         options: of the model, by name; the others have their defaults.
         device: ``"cpu"`` or ``"cuda"``.
         compiled: check causality under torch.compile, too.
-        keeper: what has watched the import of the plugin, if anything has.
+        keeper: the keeper that observed the import of the plugin, if any.
     """
     with _one_thread():
         keeper = keeper or Keeper(0)
@@ -79,7 +79,7 @@ def _promises(compiled: bool) -> Mapping[str, Callable[[Subject], str]]:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Problems this small are quickest on one thread."""
+    """Use one thread, which is fastest for small problems."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -120,7 +120,7 @@ def _batch_of_one(subject: Subject) -> str:
         differ = float((alone - together[1:2]).abs().max() / together.abs().max().clamp_min(1e-30))
         if differ > SEEN:
             raise Broken(
-                f"{described(problem)}: a sample alone and in a batch differ by {differ:.0%} of the largest output"
+                f"{described(problem)}: a sample by itself and in a batch differ by {differ:.0%} of the largest output"
             )
         most = max(most, differ)
     return (
@@ -133,7 +133,7 @@ def _batch_of_one(subject: Subject) -> str:
 def _other_grids(subject: Subject) -> str:
     problem, served = subject.problems.get("field"), []
     if problem is None:
-        raise DoesNotApply("only modules for fields are called on other grids")
+        raise DoesNotApply("applies only to models for fields")
     module, x = subject.module(problem), subject.inputs(problem)
     before, shapes = subject.output(module, problem, x), _shapes_of(module)
     for grid in _others(problem):
@@ -145,7 +145,7 @@ def _other_grids(subject: Subject) -> str:
             served.append(f"{_size(grid)} raises Unsupported ({reason})")
     if _shapes_of(module) != shapes:
         raise Broken("a call on another grid changes the parameters")
-    _close(subject.output(module, problem, x), before, "the output before and after a call on another grid")
+    _close(subject.output(module, problem, x), before, "the outputs before and after a call on another grid")
     return f"built for {_size(problem.grid)}: {', '.join(served)}"
 
 
@@ -229,7 +229,7 @@ def _flops(subject: Subject) -> str:
                 "(torch.utils.flop_counter.register_flop_formula adds one)"
             )
         if not counted.total and list(module.parameters()):
-            raise Broken(f"{described(problem)}: no operator was counted; the work is done outside torch's operators")
+            raise Broken(f"{described(problem)}: no operator was counted; the model computes outside torch's operators")
         notes.append(f"{described(problem)}: {counted.total:,}")
     return ", ".join(notes)
 
@@ -237,7 +237,7 @@ def _flops(subject: Subject) -> str:
 def _complexity(subject: Subject) -> str:
     claim = subject.model.growth(subject.model.options(**subject.options))
     if claim is None:
-        raise DoesNotApply("the model claims none")
+        raise DoesNotApply("the model does not claim one")
     found = []
     # One kind on a grid and one on a sequence are enough: within them the same module mixes tokens.
     for problem in {len(problem.grid): problem for problem in subject.problems.values()}.values():

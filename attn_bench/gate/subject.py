@@ -1,4 +1,4 @@
-"""A plugin of a model while it is checked: the problems it is given, its modules and their inputs."""
+"""A plugin under test: the problems it is tried on, its modules and their inputs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
 from attn_bench.running.train.step import autocast
 
-# Grids that a plugin is tried on: the first of a kind that it serves is the one that it is checked on.
+# Grids to try; a plugin is checked on the first one of each kind that it serves.
 SIDES = (16, 32, 64, 128, 224, 256)
 LENGTHS = (96, 128, 256, 512)
 
 
 class Broken(Exception):
-    """A promise that does not hold; the message says why."""
+    """A promise does not hold; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Subject:
         model: the plugin.
         options: of the model, by name; the others have their defaults.
         device: ``"cpu"`` or ``"cuda"``.
-        keeper: puts back what the plugin changes for its process, as soon as a call of it returns.
+        keeper: restores process-wide settings after each call of the plugin.
     """
 
     model: Model
@@ -48,7 +48,7 @@ class Subject:
 
     @cached_property
     def refused(self) -> Mapping[Kind, str]:
-        """Why the other kinds that it names are not served here."""
+        """Why its other kinds are not served here."""
         others = (kind for kind in sorted(self.model.kinds) if kind not in self.problems)
         return {kind: str(self.reason(_problem(kind, max(_sizes(kind))))) for kind in others}
 
@@ -76,10 +76,10 @@ class Subject:
         return random_batch(problem, batch, self.device, seed=0)[0]
 
     def output(self, module: nn.Module, problem: Problem, inputs: Tensor, precision: str = "float32") -> Tensor:
-        """Return what ``module`` makes of ``inputs``; in training mode with gradients.
+        """Return the output of ``module`` for ``inputs``; in training mode with gradients.
 
         Raises:
-            Broken: it is not what the problem asks for, or not finite.
+            Broken: the output does not fit the problem, or is not finite.
         """
         mode = "in training mode" if module.training else ""
         with torch.set_grad_enabled(module.training), autocast(self.device, precision):  # type: ignore[arg-type]

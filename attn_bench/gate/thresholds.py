@@ -11,7 +11,7 @@ from attn_bench.errors import UserError, unknown
 from attn_bench.files import read_yaml
 from attn_bench.results.quantities import METRIC_ALLOWED, groups, judged
 
-# From here on, changes of what cannot fail are shown.
+# Changes of metrics that cannot fail are shown from this share on.
 SHOWN = 0.05
 
 
@@ -20,16 +20,16 @@ class Thresholds:
     """Shares by which a metric may get worse: 0.05 is 5 %.
 
     Attributes:
-        common: by metric or group (``latency``, ``peak_memory``); None stands for every metric with its default.
-        by_model: the same for one model only; goes before ``common``. By its name, or by its label with the settings
-            in which cells of one name differ, which goes before the name.
+        common: by metric or group (``latency``, ``peak_memory``); None means every metric with its default.
+        by_model: the same for one model only, by its name or by its label with the settings in which cells of one name
+            differ. A label takes precedence over a name, and both over ``common``.
     """
 
     common: Mapping[str, float] | None = None
     by_model: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def of(self, metric: str, model: str) -> float | None:
-        """Return the threshold of ``metric``, or None where getting worse does not count."""
+        """Return the threshold of ``metric``, or None if getting worse does not count."""
         quantity = judged().get(metric)
         group = metric if quantity is None else quantity.group.name
         own = sorted((name for name in self.by_model if named_by(name, model)), key=len, reverse=True)
@@ -64,10 +64,10 @@ class Thresholds:
         return any(self.of(metric, model) is not None for metric in metrics)
 
     def resolved(self, metrics: Collection[str], models: Collection[str]) -> Thresholds:
-        """Return these with the full label of every model that was given as a table shortens it.
+        """Return these thresholds with full labels for models given as tables shorten them.
 
         Raises:
-            UserError: as :meth:`check` does.
+            UserError: as in :meth:`check`.
         """
         full = {name: _full(name, models) for name in self.by_model}
         found = Thresholds(self.common, {full[name]: given for name, given in self.by_model.items()})
@@ -94,21 +94,21 @@ def named_by(name: str, model: str) -> bool:
 
 
 def _full(name: str, models: Collection[str]) -> str:
-    """Return the label that ``name`` was shortened from, if it contains an ellipsis and only one fits."""
+    """Return the label that ``name`` abbreviates, if it contains an ellipsis and only one label fits."""
     start, ellipsis, end = name.partition("…")
     found = [label for label in models if label.startswith(start) and label.endswith(end)] if ellipsis else []
     return found[0] if name not in models and len(found) == 1 else name
 
 
 def read_thresholds(text: str | None) -> Thresholds:
-    """Read ``latency=5%,mano.peak_memory=2%``, or the name of a YAML or TOML file with the same.
+    """Parse ``latency=5%,mano.peak_memory=2%``, or the name of a YAML or TOML file with the same content.
 
-    A model may be given by the label that tables print, ``mano [depth=2, dim=64].latency=5%``; one with commas outside
-    brackets, or with quotes, in quotes: ``'a, b'.latency=5%``. In a file, ``latency: 5%`` stands for all models and
-    ``models: {mano: {latency: 10%}}`` for one.
+    A model may be given by its label in tables, ``mano [depth=2, dim=64].latency=5%``. A label with quotes, or with
+    commas outside brackets, must be quoted: ``'a, b'.latency=5%``. In a file, ``latency: 5%`` applies to all models and
+    ``models: {mano: {latency: 10%}}`` to one.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be parsed.
     """
     if text is None:
         return Thresholds()
@@ -128,7 +128,7 @@ Given = tuple[str, str, Any, str]
 
 
 def _collected(given: Iterable[Given], where: str) -> Thresholds:
-    """Collect shares of metrics, each with its model (empty for all), its value and the words it was given in."""
+    """Collects shares of metrics, each with its model (empty for all), its value and the text that gave it."""
     common: dict[str, float] = {}
     by_model: dict[str, dict[str, float]] = {}
     for model, metric, value, words in given:
@@ -145,11 +145,11 @@ def _parts(text: str) -> Iterator[str]:
     """Split at commas outside brackets and outside quotes around a model."""
     text = text.strip()
     if text[:1] in ("'", '"') and text[1:].find(text[0]) == len(text) - 2:
-        text = text[1:-1]  # quotes around everything, which a shell did not take off
+        text = text[1:-1]  # quotes around everything, which the shell did not remove
     part, depth, quote = "", 0, ""
     for i, character in enumerate(text):
         if quote:
-            # A quote ends where a metric follows it.
+            # A quote ends where a metric follows.
             quote = "" if character == quote and text[i + 1 : i + 2] == "." else quote
         elif character in "'\"" and not part.strip():
             quote = character
@@ -205,7 +205,7 @@ def _share(where: str, value: Any) -> float:
         share = -1.0
     if share >= 1 and not text.endswith("%"):
         raise UserError(f"--fail-on {where}: {text} means {100 * share:g} %; did you mean {text}%?")
-    # NaN compares false, too.
+    # NaN compares false, and is rejected too.
     if not 0 <= share < 10:
         raise UserError(f"--fail-on {where}: {text!r} is not a valid limit; write e.g. 5% or 0.05")
     return share

@@ -1,4 +1,4 @@
-"""Latencies compared: which runs count, what they say, and what a reader has to know about them."""
+"""Compares latencies: which runs count, the verdict, and notes for the reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attn_bench.gate.verdicts import Finding, explained, judge, timed_ratio
 from attn_bench.results.quantities import Quantity, quantities
 from attn_bench.results.record import Latency, Record
 
-# A machine that is this much slower on one side is mentioned.
+# A difference in the speed of the machine from this factor on is mentioned.
 MENTIONED = 1.02
 
 
@@ -24,10 +24,10 @@ class Runs:
     """The runs of a step that are compared, in pairs.
 
     Attributes:
-        seeds: of the pairs that both folders hold.
-        compared: the pairs in which neither run was disturbed, or all of them if there is none.
-        left_out: how many others there are.
-        again: whether a run that was measured again is among those compared.
+        seeds: of the pairs that both folders have.
+        compared: the pairs in which neither run was disturbed, or all pairs if there are none.
+        left_out: number of other pairs.
+        again: whether the compared runs include one that was measured again.
     """
 
     seeds: tuple[int, ...]
@@ -37,18 +37,18 @@ class Runs:
 
     @property
     def disturbed(self) -> list[str]:
-        """The sides with a disturbed run among those compared."""
+        """The sides with a disturbed run among the compared ones."""
         sides = {"base": [run.base for run in self.compared], "new": [run.new for run in self.compared]}
         return [name for name, latencies in sides.items() if any(latency.unquiet for latency in latencies)]
 
     @property
     def machine(self) -> float:
-        """How much slower the calibration workload was beside new."""
+        """How much slower the calibration workload was while measuring new."""
         return statistics.median(map(_machine, self.compared))
 
 
 def timed(paired: Paired) -> Iterator[Finding]:
-    """Yield what became of the latencies of a cell."""
+    """Yield findings on the latencies of a cell."""
     for quantity in quantities(None, "timed"):
         if (runs := _runs(paired, quantity)) is not None:
             yield _finding(paired, quantity.name, runs)
@@ -68,7 +68,7 @@ def _runs(paired: Paired, quantity: Quantity) -> Runs | None:
 
 
 def _again(paired: Paired, seed: int, read: Callable[[Record], Latency | Missing]) -> Iterator[Latency]:
-    """Yield the latencies of new that were measured again in the same way."""
+    """Yield the latencies of new that were measured again under the same conditions."""
     for record in paired.again:
         latency = read(record)
         if not isinstance(latency, Missing) and not unlike(paired.case.new[seed], record, (None, None)).memory:
@@ -87,7 +87,7 @@ def _finding(paired: Paired, metric: str, runs: Runs) -> Finding:
     unconfirmed = bool(paired.again) and not runs.again
     notes = [
         *_quiet(runs, changed=changed),
-        f"measured again {len(paired.again)} times, never undisturbed and in the same way"
+        f"measured again {len(paired.again)} times, but never undisturbed under the same conditions"
         if unconfirmed and changed
         else "",
         _slower(machine),
@@ -104,7 +104,7 @@ def _finding(paired: Paired, metric: str, runs: Runs) -> Finding:
 
 
 def _quiet(runs: Runs, *, changed: bool) -> Iterator[str]:
-    """Say which runs were disturbed: those compared, or those left out where that matters."""
+    """Yield notes on disturbed runs: those compared, or those left out if that matters."""
     if runs.disturbed:
         yield f"disturbed by other processes or heat in {' and '.join(runs.disturbed)}"
     elif runs.left_out and changed:
@@ -113,7 +113,7 @@ def _quiet(runs: Runs, *, changed: bool) -> Iterator[str]:
 
 
 def _slower(machine: float) -> str:
-    """Say that the machine was slower on one side, which is taken into account."""
+    """Yield a note that the machine was slower on one side, and how that is taken into account."""
     if abs(math.log(machine)) <= math.log(MENTIONED):
         return ""
     side, done = ("new", "subtracted from") if machine > 1 else ("base", "added to")
@@ -124,6 +124,6 @@ def _slower(machine: float) -> str:
 
 
 def _machine(run: Sides[Latency]) -> float:
-    """Return how much slower the calibration workload was beside new; 1 where it was not timed."""
+    """Return how much slower the calibration workload was while measuring new; 1 if it was not timed."""
     before, after = run.base.calibration_ms, run.new.calibration_ms
     return exp(math.log(after) - math.log(before)) if before and after else 1.0

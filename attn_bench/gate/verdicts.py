@@ -14,10 +14,10 @@ Verdict = Literal["same", "better", "worse", "unclear"]
 Runs = Sequence[tuple[Sequence[float], Sequence[float]]]
 
 CHANCE = 0.01
-# Two processes of the same code differ: mostly by 1 to 2 %, but one in twenty by 10 to 20 %, for its whole life.
-# Without a third process to tell, the interval has to cover that.
+# Two processes of the same code differ, mostly by 1 to 2 %, but one in twenty by 10 to 20 %, for its whole life.
+# Without a third process to decide, the interval has to cover that.
 FEW_PROCESSES = {1: 1.2, 2: 1.1}
-# Training runs that differ only in seed differ by 5 to 10 %: from one seed, only a far larger change counts.
+# Training runs that differ only in seed differ by 5 to 10 %, so with one seed only a far larger change counts.
 ONE_SEED = 1.5
 # Numbers that round to the same change need no explanation.
 AGREE = 0.005
@@ -25,18 +25,18 @@ AGREE = 0.005
 
 @dataclass(frozen=True)
 class Finding:
-    """What the comparison says about one metric of one model at one resolution.
+    """The result of the comparison for one metric of one model at one resolution.
 
     Attributes:
-        model, resolution: which; ``tested`` is the resolution evaluated at.
+        model, resolution: of the cell; ``tested`` is the resolution evaluated at.
         metric: a metric of the task, or e.g. ``latency_forward``, or ``status``.
-        verdict: ``unclear`` where a change beyond the threshold is seen that may be chance.
+        verdict: ``unclear`` if a change beyond the threshold may be due to chance.
         base, new: medians or means; None for a status.
-        ratio: new over base, where both are positive.
+        ratio: new over base, if both are positive.
         threshold: how much worse it may get; None if that does not count.
         note: for the reader.
         higher: whether higher values are better.
-        seeds: which it is about; empty where there are none to tell apart.
+        seeds: the seeds concerned; empty if seeds are not distinguished.
     """
 
     model: str
@@ -68,7 +68,7 @@ class Finding:
 
 
 def judge(ratio: Ratio, threshold: float, *, higher: bool = False) -> Verdict:
-    """Return the verdict on new over base: a change counts if it exceeds the threshold and is not chance."""
+    """Return the verdict on new over base: a change counts if it exceeds the threshold and is not due to chance."""
     ratio = ratio.inverse() if higher else ratio
     if 1 / (1 + threshold) <= ratio.value <= 1 + threshold:
         return "same"
@@ -78,17 +78,17 @@ def judge(ratio: Ratio, threshold: float, *, higher: bool = False) -> Verdict:
 
 
 def timed_ratio(runs: Runs, machine: float = 1.0) -> Ratio:
-    """Return the ratio of latencies of processes of new to those of base, taken apart.
+    """Return the ratio of latencies of processes of new to those of base, measured separately.
 
     Args:
         runs: per pair of processes, the samples of base and of new.
-        machine: how much slower a workload that never changes was when new was measured. Half of it is
-            taken off, and the interval reaches from nothing taken off to all of it.
+        machine: how much slower a fixed workload was while measuring new. Half of that is subtracted, and the interval
+            extends from subtracting nothing to subtracting all of it.
     """
     ratio = compare_runs(runs)
     if len(runs) > 2:
         ratio = compare_paired([[_log_median(new) - _log_median(base)] for base, new in runs])
-        # Ranks of so few runs cannot be significant; that every pair says the same can.
+        # Ranks of so few runs cannot be significant, but agreement of all pairs can.
         ratio = Ratio(ratio.value, ratio.low, ratio.high, 0.0 if ratio.agree else 1.0, ratio.agree)
     wide = FEW_PROCESSES.get(len(runs), 1.0) * math.exp(abs(math.log(machine)) / 2)
     by = math.sqrt(machine)
@@ -98,7 +98,7 @@ def timed_ratio(runs: Runs, machine: float = 1.0) -> Ratio:
 def seeds_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
     """Return the ratio of a metric of trained models, from pairs of base and new with the same seed, all positive.
 
-    The interval is Student's, of 95 %, as seeds are few; of one seed, what one may be off (:data:`ONE_SEED`).
+    The interval is Student's 95 % interval, as seeds are few; for one seed it is :data:`ONE_SEED`.
     """
     from scipy import stats
 
@@ -110,17 +110,17 @@ def seeds_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
     if max(logs) == min(logs):
         return Ratio(exp(middle), exp(middle), exp(middle), 0.0 if middle else 1.0, agree)
     half = float(stats.t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
-    # The interval decides; the p-value says the same and is not asked twice.
+    # The interval decides; the p-value would be redundant.
     return Ratio(exp(middle), exp(middle - half), exp(middle + half), 0.0, agree)
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Return the geometric mean of positive numbers: that of new over that of base is :func:`seeds_ratio`."""
+    """Return the geometric mean of positive numbers; the ratio of new's to base's is :func:`seeds_ratio`."""
     return exp(statistics.fmean(map(math.log, values)))
 
 
 def explained(ratio: float, base: float, new: float, pairs: int) -> str:
-    """Say why a change is not that of the two medians shown beside it; empty where it is."""
+    """Return why a change differs from that of the two medians shown; empty if it does not."""
     if abs(math.log(new) - math.log(base) - math.log(ratio)) < AGREE:
         return ""
     by = 100 * (exp(math.log(new) - math.log(base)) - 1)
@@ -131,7 +131,7 @@ def explained(ratio: float, base: float, new: float, pairs: int) -> str:
 
 
 def exact_verdict(base: float, new: float) -> tuple[Verdict, Ratio | None]:
-    """Return the verdict on numbers that do not vary from run to run: any difference is one; lower is better."""
+    """Return the verdict on numbers that do not vary between runs: any difference counts; lower is better."""
     if base == new:
         return "same", Ratio(1.0, 1.0, 1.0, 1.0, True)
     value = min(max(new / base, exp(-math.inf)), exp(math.inf)) if base > 0 and new > 0 else None

@@ -1,10 +1,10 @@
-"""Which files a plugin's results depend on, and a digest of what each of them says; nothing is imported.
+"""The files that a plugin's results depend on, and a digest of each; nothing is imported.
 
-From the plugin's module every import is followed that leads to another module of the plugin's own, wherever it stands
-in the source: helper modules beside it, its package, an editable installation, and other projects that register plugins
-(a class inherited from one of ``baselines``). Installed libraries are not followed: the environment has their versions.
-Of the harness itself ``attn_bench.tasks`` and ``attn_bench.nn`` are followed; for what trains and measures
-:mod:`attn_bench.sweep.versions` stands. Sources in other languages count where a module beside them is followed.
+Starting at the plugin's module, every import of another module of the plugin is followed, wherever it is in the source:
+helper modules beside it, its package, an editable installation, and other projects that register plugins (e.g. a class
+inherited from one of ``baselines``). Installed libraries are not followed, as the environment has their versions. In
+the harness itself ``attn_bench.tasks`` and ``attn_bench.nn`` are followed; training and measuring code is covered by
+:mod:`attn_bench.sweep.versions`. Sources in other languages count if a module in the same folder is followed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ NATIVE = (".pyx", ".pxd", ".c", ".cc", ".cpp", ".cxx", ".cu", ".cuh", ".h", ".hp
 COMPILED = (".so", ".pyd", ".dll", ".dylib", ".cubin", ".ptx")
 # The harness; its shared modules are below these.
 HARNESS, SHARED = "attn_bench", ("attn_bench.tasks", "attn_bench.nn")
-# The contract is not followed, but a mixer is built into the shared transformer.
+# The contract is not followed, but mixers use the shared transformer.
 CONTRACT, AROUND_MIXERS = "attn_bench.plugin", "attn_bench.nn.transformer"
 # Their versions are in every environment, however they are installed.
 _RECORDED = ("torch", "torchvision", "timm", "neuralop", "xformers", "triton", "numpy", "scipy")
 
 
 class Source(NamedTuple):
-    """A file that results depend on, with the digests of what it says and of its bytes."""
+    """A file that results depend on, with the digests of its normal form and of its bytes."""
 
     digest: str
     file: str
@@ -38,16 +38,16 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, file: str, content: bytes) -> Source:
-        """Return what a file with this content says: of Python its normal form counts, of all else each byte."""
+        """Return the digests of a file with this content: of its normal form if it is Python, else of its bytes."""
         digest = digest_of(content)
         return cls(read_source(content).digest if is_python(file) else digest, file, digest)
 
 
 def sources(module: str, paths: Sequence[str] = ()) -> dict[str, Source]:
-    """Return every file that ``module`` stands on, its own first, by the name of the module, or of the file in it.
+    """Return every file that ``module`` depends on, its own first, by the name of the module, or of the file in it.
 
     Args:
-        paths: what the module adds to ``sys.path``.
+        paths: entries that the module adds to ``sys.path``.
 
     Raises:
         UserError: the source of a module cannot be found or read.
@@ -56,15 +56,15 @@ def sources(module: str, paths: Sequence[str] = ()) -> dict[str, Source]:
 
 
 def harness() -> Source:
-    """Return where the harness itself is; its versions stand for what it says."""
+    """Return the location of the harness itself, whose code is covered by versions."""
     return Source("", str(Path(__file__).parents[1] / "__init__.py"))
 
 
 def digest(module: str, beside: Iterable[Source] = ()) -> str | None:
-    """Return the digest of what one module says now; None if it is not found or cannot be read.
+    """Return the current digest of one module; None if it is not found or cannot be read.
 
     Args:
-        beside: files in whose folders it may be too.
+        beside: files in whose folders it may also be.
     """
     spec = Locator().find(module, list(dict.fromkeys(os.path.dirname(source.file) for source in beside)))
     try:
@@ -74,7 +74,7 @@ def digest(module: str, beside: Iterable[Source] = ()) -> str | None:
 
 
 def combined(found: Mapping[str, Source]) -> str:
-    """Return one digest of all that ``found`` says, 32 bits in hexadecimal digits; where the files are is not in it."""
+    """Return one digest of all files in ``found``, 32 bits in hexadecimal; it does not depend on where they are."""
     return digest_of("".join(f"{name} {found[name].digest}\n" for name in sorted(found)).encode())[:8]
 
 
@@ -82,7 +82,7 @@ class _Following:
     def __init__(self, locator: Locator) -> None:
         self._locator = locator
         self._sources: dict[str, Source] = {}
-        # Of each folder with a module that is followed, the package that it is, or one of the single modules in it.
+        # For each folder with a followed module: its package, or one of the single modules in it.
         self._folders: dict[str, tuple[str, bool]] = {}
 
     def all(self, module: str) -> dict[str, Source]:
@@ -133,10 +133,10 @@ class _Following:
         return read_source(content) if is_python(spec.origin) else Code("")
 
     def _imported(self, name: str, spec: ModuleSpec, code: Code) -> Iterator[str]:
-        """Yield the absolute names of what a module imports; of some it only may."""
+        """Yield the absolute names of the modules that a module imports or may import."""
         assert spec.origin is not None
         package, folder = _package(name, spec), os.path.dirname(spec.origin)
-        # As far up as the folder that the package is in: there a plugin finds what it extends sys.path with.
+        # Up to the folder that contains the package, which a plugin may add to sys.path.
         beside = [folder]
         for _ in package.split(".") if package else ():
             beside.append(os.path.dirname(beside[-1]))
@@ -167,7 +167,7 @@ class _Following:
             yield from (f"{package}.{each}" for each in _modules(folder))
 
     def _all_of(self, name: str, folder: str) -> Iterator[str]:
-        """Yield all modules of the package that a module is in, or all that lie beside a single one."""
+        """Yield all modules of the package that a module is in, or all modules in the folder of a single one."""
         waiting = [next((each for each in SHARED if name.startswith(each)), name.partition(".")[0])]
         if waiting == [name] and os.path.basename(folder) not in SITES:
             yield from _modules(folder)
@@ -209,10 +209,10 @@ def _modules(folder: str) -> list[str]:
 
 
 def _native(folder: str, package: bool, followed: Container[str]) -> list[Path]:
-    """Return the sources in other languages in the folder of a module, or what was compiled if there are none.
+    """Return the sources in other languages in the folder of a module, or compiled files if there are none.
 
-    Of folders below, those that are not packages: other packages count if they are imported. What lies below the folder
-    of a single module is somebody else's.
+    Subfolders that are not packages are included; packages count only if they are imported. Subfolders beside a single
+    module do not belong to it.
     """
     sources: list[Path] = []
     compiled: list[Path] = []

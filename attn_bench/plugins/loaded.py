@@ -1,4 +1,4 @@
-"""Compares what a process has imported with the files that the fingerprint of its sweep is of."""
+"""Compares the modules that a process has imported with the files in the fingerprint of its sweep."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from attn_bench.plugins.sourcecode import digest_of
 
 
 class AnotherCopy(Exception):
-    """Other code was imported than what the sweep's fingerprint is of."""
+    """The imported code differs from that in the sweep's fingerprint."""
 
 
 def check_loaded(expected: Mapping[str, Source]) -> dict[str, str]:
-    """Return the digests of further modules of the plugins' own that were imported, by name.
+    """Return the digests of further imported modules of the plugins, by name.
 
     Args:
         expected: the files behind a cell's versions, by the names of their modules.
 
     Raises:
-        AnotherCopy: a module in ``expected`` was imported from a file that says something else, or one of the other
-            files in it was edited.
+        AnotherCopy: a module in ``expected`` was imported from a file with different code, or another file in it was
+            edited.
     """
     for name, source in expected.items():
         module = sys.modules.get(name)
@@ -41,8 +41,8 @@ def _difference(name: str, ran: str, fingerprinted: str) -> str:
     if _same(ran, fingerprinted):
         return f"{name} was edited while the sweep ran ({ran}); run the same command again"
     return (
-        f"another copy of {name} is on the path: {ran} ran, the sweep's fingerprint is of {fingerprinted}; "
-        "install the one you mean, or take the other off the path"
+        f"another copy of {name} is on the path: {ran} ran, but the sweep's fingerprint is of {fingerprinted}; "
+        "install the one you mean, or remove the other from the path"
     )
 
 
@@ -52,9 +52,9 @@ def _same(file: str, other: str) -> bool:
 
 def _says(file: str, source: Source) -> bool:
     content = _read(file)
-    if content is None:  # in an archive, or gone
+    if content is None:  # in an archive, or deleted
         return _same(file, source.file)
-    # Most files are as they were, byte by byte.
+    # Most files are unchanged, byte by byte.
     return digest_of(content) == source.content or Source.of(file, content).digest == source.digest
 
 
@@ -67,7 +67,7 @@ def _read(file: str) -> bytes | None:
 
 
 def _further(expected: Mapping[str, Source]) -> Iterator[tuple[str, str]]:
-    """Yield the imported modules that lie where the expected ones do, but are not among them."""
+    """Yield the imported modules that are in the same places as the expected ones, but not among them."""
     packages, folders = set(), set()
     for name, source in expected.items():
         if "/" in name or name == HARNESS:

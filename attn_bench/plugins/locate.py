@@ -1,4 +1,4 @@
-"""Where a module would be imported from, found as the import system finds it, but without importing anything."""
+"""Finds where a module would be imported from, as the import system does, but without importing anything."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-# They register plugins: a distribution that does is not somebody else's library.
+# Groups of plugins: a distribution that registers one is not an ordinary library.
 _GROUPS = (b"[attn_bench.models]", b"[attn_bench.tasks]")
 _STANDARD = tuple({os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib")})
 SITES = ("site-packages", "dist-packages")
 
 
 class Locator:
-    """Finds modules along ``sys.path`` as it is now, and ``paths`` after it."""
+    """Finds modules along the current ``sys.path``, followed by ``paths``."""
 
     def __init__(self, paths: Sequence[str] = ()) -> None:
         self._paths = (*sys.path, *paths)
@@ -30,7 +30,7 @@ class Locator:
 
         Args:
             name: with dots.
-            beside: folders to look in where it is nowhere else, as a plugin that extends ``sys.path`` does.
+            beside: folders to search last, for plugins that extend ``sys.path``.
         """
         top = name.partition(".")[0]
         if top not in self._found:
@@ -44,11 +44,11 @@ class Locator:
         return self._found[name]
 
     def is_library(self, name: str, file: str) -> bool:
-        """Tell whether a module is of the standard library, or installed with a distribution that has no plugins."""
+        """Tell whether a module belongs to the standard library or to a distribution without plugins."""
         if os.path.realpath(file).startswith(_STANDARD) and not any(site in Path(file).parts for site in SITES):
             return True
         depth = name.count(".") + Path(file).name.startswith("__init__.")
-        # Within a package each file is of the distribution that the package is of.
+        # All files of a package belong to the distribution of the package.
         top = self._found.get(name.partition(".")[0])
         if top is not None and top.origin and "." in name:
             return self.is_library(name.partition(".")[0], top.origin)
@@ -64,11 +64,11 @@ def _search(name: str, within: list[str] | None, paths: Sequence[str]) -> Module
     for finder in sys.meta_path:
         try:
             if finder is PathFinder:
-                # It would need the parent of a namespace package to be imported.
+                # This would require importing the parent of a namespace package.
                 spec = _on(paths if within is None else within, name)
             else:
                 spec = finder.find_spec(name, within, None)
-        except Exception:  # a finder of somebody else's
+        except Exception:  # a third-party finder
             continue
         if spec is not None:
             return spec
@@ -76,7 +76,7 @@ def _search(name: str, within: list[str] | None, paths: Sequence[str]) -> Module
 
 
 def _on(paths: Sequence[str], name: str) -> ModuleSpec | None:
-    """Search folders and archives; what has no ``__init__`` is a namespace package of all that bear the name."""
+    """Search folders and archives; folders without ``__init__`` form a namespace package of that name."""
     portions: list[str] = []
     for path in paths:
         finder = pkgutil.get_importer(path or os.getcwd())
@@ -92,7 +92,7 @@ def _on(paths: Sequence[str], name: str) -> ModuleSpec | None:
 
 
 class _Claim:
-    """What one installed distribution says that it brought."""
+    """The files that one installed distribution lists as its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -101,19 +101,19 @@ class _Claim:
         self._tops = _bytes(folder / "top_level.txt").decode("utf-8", "replace").split()
 
     def covers(self, relative: str) -> bool:
-        """Tell whether a file came with a library; its path is relative to the folder that the claim is in."""
+        """Tell whether a file belongs to a library; its path is relative to the folder of the distribution."""
         if self.plugins:
             return False
         if self._record != b"\n":
             return f"\n{relative},".encode() in self._record
-        # Distributions of Linux leave out the list of files; beside sources such a folder covers what is edited there.
+        # Linux packages omit the list of files; beside sources, such a folder describes an editable installation.
         top = relative.partition("/")[0].partition(".")[0]
         called = self._folder.name.partition("-")[0].lower() == top.lower()
         return self._folder.parent.name in SITES and (called or top in self._tops)
 
 
 def _claims(root: str, name: str) -> Iterator[_Claim]:
-    """Yield what is installed in ``root``, first what is called as the module is."""
+    """Yield the distributions installed in ``root``, first those named like the module."""
     top = name.partition(".")[0].lower()
     try:
         names = [each for each in os.listdir(root) if each.endswith((".dist-info", ".egg-info"))]

@@ -20,11 +20,11 @@ from attn_bench.errors import UserError, unknown
 
 
 class Text(str):
-    """A value as it was typed on the command line: what it means is the option's to say."""
+    """A value as typed on the command line; the option decides how to read it."""
 
 
 def _alternatives(annotation: Any) -> list[str]:
-    """Return what a value may be, as a person would write it: the values of a Literal, the members of a union."""
+    """Return the allowed values in readable form: the values of a Literal, the members of a union."""
     origin, members = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _alternatives(members[0])
@@ -48,17 +48,17 @@ class Option:
 
     @property
     def type_name(self) -> str:
-        """The annotation as a person would write it, e.g. ``"int | None"``."""
+        """The annotation in readable form, e.g. ``"int | None"``."""
         return " | ".join(_alternatives(self.annotation))
 
     def parse(self, value: Any, owner: str) -> Any:
-        """Return ``value`` as the option's type.
+        """Return ``value`` converted to the option's type.
 
-        :class:`Text` is taken as it stands by an option that is text, whatever it looks like (``0001``, ``null``);
-        else as YAML, where as it stands it is not of the type. Any other value is one of YAML or Python.
+        An option of type text takes :class:`Text` literally, whatever it looks like (``0001``, ``null``). Other options
+        parse it as YAML if it is not of their type literally. Any other value comes from YAML or Python.
 
         Raises:
-            UserError: it is not of the type or out of range.
+            UserError: it has the wrong type or is out of range.
         """
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         reasons = []
@@ -75,7 +75,7 @@ class Option:
         raise UserError(f"option {owner}.{self.name} {reasons[0]}{hint}")
 
     def _readings(self, value: Any) -> list[Any]:
-        """Return what ``value`` may mean, the likeliest first."""
+        """Return the possible readings of ``value``, the most likely first."""
         if not isinstance(value, Text):
             return [value]
         text, members = str(value), _members(self.annotation)
@@ -83,9 +83,9 @@ class Option:
             return [text]
         meant = []
         with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
-            # Numbers in lists are text first, too.
+            # Numbers in lists are tried as text first, too.
             meant = [yaml.load(text, yaml.BaseLoader), yaml.load(text, yaml.SafeLoader)]
-        # YAML 1.1 takes 010 for 8, 1:30 for 90 and 2020-01-01 for a date.
+        # YAML 1.1 reads 010 as 8, 1:30 as 90 and 2020-01-01 as a date.
         if meant and (re.match(r"[-+]?0\d|[^\[{]*:", text) or isinstance(meant[1], datetime.date)):
             meant.pop()
         return [*meant[1:], text] if members & {str, Any} else [text, *meant]
@@ -113,7 +113,7 @@ def _description(annotation: Any) -> str:
 
 
 def validated(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``given`` with every value as its option's type.
+    """Return ``given`` with every value converted to its option's type.
 
     Raises:
         UserError: an unknown option, or a value of the wrong type or out of range.

@@ -21,12 +21,12 @@ from attn_bench.plugins.undo import undone
 T = TypeVar("T", bound=Model | Task)
 GROUPS: Mapping[type, str] = {Model: "attn_bench.models", Task: "attn_bench.tasks"}
 OWN = "attn-bench"
-# What modules added to the import path when they were imported, where the path was put back.
+# Entries that modules added to the import path when they were imported; the path itself was restored.
 _ADDED: dict[str, tuple[str, ...]] = {}
 
 
 class BrokenPlugin(UserError):
-    """A plugin that cannot be used; ``why`` says why not."""
+    """A plugin cannot be used, for the reason ``why``."""
 
     def __init__(self, name: str, origin: str, why: str) -> None:
         self.why = why
@@ -35,7 +35,7 @@ class BrokenPlugin(UserError):
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered name: where its code is and which package brings it."""
+    """One registered name: where its code is and which package registers it."""
 
     name: str
     target: str
@@ -57,14 +57,14 @@ class Entry(Generic[T]):
         """Import the plugin and return an instance.
 
         Args:
-            contained: keep what the import does from this process; a process that has only this plugin to run need not.
+            contained: protect this process from side effects of the import; unnecessary if it runs only this plugin.
 
         Raises:
-            UserError: it fails to import, or what it names is not a plugin.
+            UserError: the import fails, or its target is not a plugin.
         """
         if not contained:
             return self._load()
-        # What comes with the harness, and what is imported, does not end the process.
+        # Plugins of the harness, and modules already imported, do not end the process.
         if self.package != OWN and self.module not in sys.modules:
             given = {name: getattr(self, name) for name in ("name", "target", "package", "version")}
             if (why := refusal(GROUPS[self.base], given)) is not None:
@@ -114,13 +114,13 @@ class Entry(Generic[T]):
                 raise self._broken(f"its {attribute} is of type {type(value).__name__}, not {kind.__name__}")
         if not is_dataclass(plugin.Options):
             raise self._broken("its Options is not a dataclass")
-        options_of(plugin)  # raises what is wrong with the annotations
+        options_of(plugin)  # raises if the annotations are invalid
 
     def _broken(self, why: str) -> BrokenPlugin:
         return BrokenPlugin(self.name, self.origin, why)
 
     def sources(self) -> dict[str, Source]:
-        """Return the files that the plugin's results depend on, as they are now, by the names of their modules.
+        """Return the current files that the plugin's results depend on, by the names of their modules.
 
         Raises:
             UserError: one of them cannot be found or read.
@@ -131,7 +131,7 @@ class Entry(Generic[T]):
             raise self._broken(str(error)) from None
 
     def fingerprint(self, found: Mapping[str, Source] | None = None) -> str:
-        """Version of the package and a digest of the plugin's sources: an edited plugin makes other cells.
+        """Version of the package and a digest of the plugin's sources; an edited plugin thus gets new cells.
 
         Args:
             found: the sources, if they are known.
@@ -140,7 +140,7 @@ class Entry(Generic[T]):
 
 
 def _old_form(plugin: type[Plugin]) -> str | None:
-    """Say which method has the form of version 1 of the contract, or return None."""
+    """Return a description of the first method in the form of version 1 of the contract, or None."""
     names = (
         ("build", "unsupported", "growth") if issubclass(plugin, Model) else ("resolve", "prepare", "problem", "splits")
     )
@@ -158,7 +158,7 @@ def _why(error: BaseException) -> str:
 
 
 def _points(group: str) -> list[metadata.EntryPoint]:
-    """Return what is registered in a group; a distribution whose metadata are damaged registers nothing."""
+    """Return the entries registered in a group; distributions with damaged metadata are ignored."""
     try:
         return list(metadata.entry_points(group=group))
     except Exception:
@@ -170,7 +170,7 @@ def _points(group: str) -> list[metadata.EntryPoint]:
 
 
 def _named(distribution: metadata.Distribution | None) -> tuple[str, str]:
-    """Return name and version of a distribution, empty where its metadata do not say."""
+    """Return name and version of a distribution, empty if its metadata lack them."""
     try:
         return (distribution.name or "", distribution.version or "") if distribution else ("", "")
     except Exception:
@@ -185,7 +185,7 @@ class Registry(Generic[T]):
         self.base: type[T] = base
 
     def entries(self) -> dict[str, list[Entry[T]]]:
-        """Every registered name with the distinct targets that claim it (more than one is an error on use)."""
+        """Every registered name with its distinct targets (more than one is an error on use)."""
         found: dict[str, list[Entry[T]]] = {}
         for point in sorted(_points(self.group), key=lambda point: (point.name, point.value)):
             entry = Entry(point.name, point.value, *_named(point.dist), self.base)
@@ -198,16 +198,16 @@ class Registry(Generic[T]):
         """Return the entry registered as ``name``.
 
         Raises:
-            UserError: there is none, or several packages claim the name.
+            UserError: there is none, or several packages register the name.
         """
         entries = self.entries()
         if name not in entries:
             raise unknown(self.what, name, entries)
-        claims = entries[name]
-        if len(claims) > 1:
-            rivals = " and ".join(f"{claim.target} ({claim.origin})" for claim in claims)
-            raise UserError(f"{self.what} {name!r} is registered twice: {rivals}; uninstall one of them")
-        return claims[0]
+        registered = entries[name]
+        if len(registered) > 1:
+            origins = " and ".join(f"{entry.target} ({entry.origin})" for entry in registered)
+            raise UserError(f"{self.what} {name!r} is registered twice: {origins}; uninstall one of them")
+        return registered[0]
 
     def load(self, name: str, *, contained: bool = True) -> T:
         """Return an instance of the plugin registered as ``name``; see :meth:`Entry.load`. Raises UserError."""

@@ -1,4 +1,4 @@
-"""What Python source says, apart from comments, docstrings and formatting, and what it imports; nothing is run."""
+"""Digests of Python source without comments, docstrings and formatting, and its imports; nothing is run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-# What imports a module whose name need not stand in the source.
+# Functions that import a module whose name may not be in the source.
 _IMPORTING = ("import_module", "__import__")
 _SEARCHING = ("iter_modules", "walk_packages", "spec_from_file_location", "SourceFileLoader", "run_path", "run_module")
-# Versions of Python differ in these, or they follow from the rest.
+# Fields that differ between versions of Python, or follow from the rest.
 _SKIPPED = ("ctx", "kind", "type_comment", "type_ignores")
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -29,13 +29,13 @@ class Import(NamedTuple):
 
 @dataclass(frozen=True)
 class Code:
-    """What is known of one source file.
+    """The analysis of one source file.
 
     Attributes:
         digest: of its normal form; the same for every version of Python.
-        imports: in any part of it, but not under ``if TYPE_CHECKING``; a plugin's ``imports`` count as well.
-        literals: texts that may be names of modules, where it imports one that it keeps in a variable.
-        searches: whether it imports modules whose names are not written there at all.
+        imports: anywhere in it except under ``if TYPE_CHECKING``; a plugin's ``imports`` count as well.
+        literals: strings that may be names of modules, if it imports a module by a variable.
+        searches: whether it imports modules whose names do not occur in it.
     """
 
     digest: str
@@ -46,7 +46,7 @@ class Code:
 
 @lru_cache(maxsize=4096)
 def read_source(source: bytes) -> Code:
-    """Return what ``source`` says; what is not Python counts byte by byte and imports nothing."""
+    """Return the analysis of ``source``; if it is not Python, its bytes count and it imports nothing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -69,7 +69,7 @@ def digest_of(content: bytes) -> str:
 
 
 class _Reader:
-    """Goes through a syntax tree once, for its normal form and its imports."""
+    """Traverses a syntax tree once, for its normal form and its imports."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -88,7 +88,7 @@ class _Reader:
             self.said.append(type(node).__name__)
             for name in node._fields:
                 value = getattr(node, name, None)
-                # Fields that newer versions add are empty where the source could be read by older ones.
+                # Fields added by newer versions are empty for source that older versions can parse.
                 if value is None or value == [] or name in _SKIPPED:
                     continue
                 self.said.append(name)
@@ -149,7 +149,7 @@ def _says_nothing(node: Any) -> bool:
 
 
 def _joined(parts: Iterable[ast.expr]) -> list[ast.expr]:
-    """Return the parts of an f-string with texts side by side put together, which versions of Python do differently."""
+    """Return the parts of an f-string with adjacent texts joined, as versions of Python differ in this."""
     joined: list[ast.expr] = []
     for part in parts:
         if isinstance(part, ast.Constant) and joined and isinstance(joined[-1], ast.Constant):
@@ -164,5 +164,5 @@ def _constant(value: Any) -> str:
         return f"str {len(value)} {value}"
     if isinstance(value, bytes):
         return f"bytes {value.hex()}"
-    # The digits of a number may be too many for repr.
+    # A number may have too many digits for repr.
     return f"int {value:x}" if type(value) is int else f"{type(value).__name__} {value!r}"

@@ -64,13 +64,13 @@ def refusal(group: str, entry: dict[str, str]) -> str | None:
 
 
 def _follow(process: subprocess.Popen[bytes], read: int) -> tuple[bytes, bytes, bool]:
-    """Wait for the answer of a trial; return it, the end of what was printed, and whether it came in time."""
+    """Wait for the answer of a trial; return it, the end of the output, and whether it came in time."""
     assert process.stdout is not None
     output = process.stdout.fileno()
     answer = printed = b""
     open_ends, end = {read, output}, time.monotonic() + LIMIT_S
     while not answer.endswith(b"\n"):
-        # Copies of the process may hold its ends open when it has ended itself.
+        # Forked copies of the process may keep its pipes open after it has ended.
         ended = process.poll() is not None
         ready = select(list(open_ends), [], [], 0 if ended else min(0.05, max(0.0, end - time.monotonic())))[0]
         for descriptor in ready:

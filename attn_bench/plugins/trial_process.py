@@ -1,8 +1,8 @@
 """The process in which a plugin's import is tried.
 
 ``python -P -m attn_bench.plugins.trial_process DESCRIPTOR``
-reads which plugin from standard input and writes one line of JSON
-to the descriptor: null if it can be used, or why it cannot. Ending without a line means that it cannot be used either.
+reads the plugin from standard input and writes one line of JSON
+to the descriptor: null if it can be used, or why it cannot. Ending without a line also means that it cannot.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from attn_bench.plugins.registry import GROUPS, BrokenPlugin, Entry
 
 
 def main(answers: int) -> None:
-    """Try one plugin and write to the descriptor ``answers`` what is wrong with it."""
-    # Bound before the plugin is there, which may replace any of them.
+    """Try one plugin and write what is wrong with it to the descriptor ``answers``."""
+    # Bound before the plugin is imported, which may replace any of them.
     write, leave, own = os.write, os._exit, os.getpid
     group, entry = loads(sys.stdin.buffer.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -37,7 +37,7 @@ def main(answers: int) -> None:
 def _end_with(
     parent: int, parent_now: Callable[[], int], sleep: Callable[[float], None], leave: Callable[[int], NoReturn]
 ) -> None:
-    """End this process when the one that started it has ended, however that came about."""
+    """End this process when its parent has ended for any reason."""
     while parent_now() == parent:
         sleep(1.0)
     leave(1)

@@ -1,4 +1,4 @@
-"""Keeps what the import of somebody's module does to a process from reaching the rest of it."""
+"""Undoes the side effects of importing a plugin's module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-# Functions that the harness calls through these modules. Attributes that are added, such as caches, stay.
+# The harness calls functions of these modules. Added attributes, such as caches, stay.
 _PATCHED = (
     *("os", "os.path", "io", "json", "json.encoder", "json.decoder", "hashlib", "math", "time"),
     *("tempfile", "shutil", "subprocess", "threading"),
@@ -24,11 +24,11 @@ Undo = Callable[[], object]
 
 @contextlib.contextmanager
 def undone() -> Iterator[None]:
-    """Run a block in silence, and put back afterwards what it changed of the process, as far as that is cheap.
+    """Run a block silently, and afterwards undo its changes to the process, as far as that is cheap.
 
-    What is printed goes nowhere, on the descriptors as well. Put back are the import path, arguments and streams, the
-    environment, the current folder, signal handlers, filters of warnings, the root of ``logging``, functions of the
-    standard library and of the harness that were replaced, modules that were exchanged, and torch's global settings.
+    Its output is discarded, on the descriptors as well. It restores the import path, arguments and streams, the
+    environment, the current folder, signal handlers, warning filters, the root of ``logging``, replaced functions of
+    the standard library and of the harness, replaced modules, and torch's global settings.
     """
     process = os.getpid()
     with _silence(), warnings.catch_warnings():
@@ -37,7 +37,7 @@ def undone() -> Iterator[None]:
             yield
         finally:
             if os.getpid() != process:
-                os._exit(0)  # a copy of this process, which the block has started and left
+                os._exit(0)  # a forked copy of this process that left the block
             for undo in reversed(back):
                 with contextlib.suppress(Exception):
                     undo()
@@ -45,18 +45,18 @@ def undone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Send descriptors 1 and 2 nowhere, and streams that stand for something else, as in a notebook."""
+    """Discard output to descriptors 1 and 2, and to streams that go elsewhere, as in a notebook."""
     saved: dict[int, int] = {}
     replaced = [(name, getattr(sys, name)) for name in ("stdout", "stderr") if _descriptor(getattr(sys, name)) is None]
     _flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         for descriptor in (1, 2):
-            with contextlib.suppress(OSError):  # closed: there is nothing to be kept from
+            with contextlib.suppress(OSError):  # closed already
                 saved[descriptor] = os.dup(descriptor)
                 os.dup2(nowhere, descriptor)
         for name, _ in replaced:
-            # Never closed: a handler may keep it.
+            # Never closed, as a handler may keep it.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         yield
     finally:
@@ -108,7 +108,7 @@ def _surroundings() -> Iterator[Undo]:
                 os.environ[name] = value
 
     yield put_back
-    with contextlib.suppress(OSError):  # the folder may be gone
+    with contextlib.suppress(OSError):  # the folder may have been deleted
         folder = os.getcwd()
         yield lambda: os.chdir(folder)
     mask = os.umask(0o022)
@@ -117,7 +117,7 @@ def _surroundings() -> Iterator[Undo]:
 
 
 def _signals() -> Iterator[Undo]:
-    """Handlers belong to the main thread; what is not Python's cannot be put back."""
+    """Signal handlers, which belong to the main thread; handlers not set by Python cannot be restored."""
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
 
     def put_back() -> None:
@@ -132,7 +132,7 @@ def _signals() -> Iterator[Undo]:
 
 def _logging() -> Iterator[Undo]:
     if (logging := sys.modules.get("logging")) is None:
-        # One that is imported in the block starts without handlers.
+        # A logger created in the block starts without handlers.
         yield lambda: sys.modules["logging"].root.handlers.clear() if "logging" in sys.modules else None
         return
     root, disabled = logging.root, logging.root.manager.disable

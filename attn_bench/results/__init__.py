@@ -1,1 +1,1 @@
-"""Records, the folder that holds them, and their table."""
+"""Records, the results folder, and its table."""

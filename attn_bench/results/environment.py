@@ -16,7 +16,7 @@ _canonical = JSONEncoder(sort_keys=True, default=str).encode
 
 @dataclass(frozen=True)
 class Cpu:
-    """A processor, and how much of it and of memory there is."""
+    """A processor, its cores, and the memory."""
 
     model: str
     cores: int | None
@@ -28,7 +28,7 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as NVML sees it."""
+    """A GPU as NVML reports it."""
 
     name: str
     memory_gib: int | None
@@ -40,7 +40,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Gpus:
-    """The GPUs; none where there is no driver."""
+    """The GPUs; none if there is no driver."""
 
     driver: str | None = None
     devices: tuple[Gpu, ...] = ()
@@ -65,7 +65,7 @@ class Python:
 
 @dataclass(frozen=True)
 class Git:
-    """The checkout that attn-bench was imported from; without a revision where it is an installed copy."""
+    """The checkout that attn-bench was imported from; without a revision if it is an installed copy."""
 
     revision: str | None = None
     dirty: bool = False
@@ -78,7 +78,7 @@ class Environment:
     Attributes:
         device_name: the device that models ran on.
         versions: of packages, by name.
-        torch: flags and versions; empty where torch was not loaded.
+        torch: flags and versions; empty if torch was not loaded.
         variables: environment variables that change speed or memory.
     """
 
@@ -94,12 +94,12 @@ class Environment:
 
     @property
     def id(self) -> str:
-        """A short hash of all of it, software and flags included."""
+        """A short hash of everything, including software and flags."""
         return _hash(as_json(self))
 
     @property
     def hardware(self) -> str:
-        """A short hash of the hardware: measurements compare only where it is equal."""
+        """A short hash of the hardware; only measurements with equal hashes can be compared."""
         return _hash(
             {
                 "cpu": {name: getattr(self.cpu, name) for name in ("model", "cores", "usable_cores", "memory_gib")},
@@ -114,7 +114,7 @@ class Environment:
 
     @classmethod
     def from_json(cls, values: Any) -> Environment:
-        """Return the environment that ``values`` hold, whoever made them; raises ValueError if they hold none."""
+        """Return the environment in untrusted ``values``; raises ValueError if they contain none."""
         return validated(cls, plain(values))
 
 

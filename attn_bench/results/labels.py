@@ -1,4 +1,4 @@
-"""The label that a model is shown by: its name, with what tells its cells apart."""
+"""The labels of models: the name, with whatever distinguishes their cells."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from attn_bench.results.record import Record
 from attn_bench.results.validation import as_json
 
-# A model's label, and the settings in which its cells differ; None where one is left to its default.
+# A model's label, and the settings in which its cells differ; None means the default.
 Kind = tuple[str, tuple[tuple[str, str | None], ...]]
 
-# What tells cells of one model apart without being a setting of it.
+# Distinguishes cells of one model without being a setting of the model.
 _AXES = {"model", "resolution", "seed", "eval_resolutions", "measuring.measure", "sources", "broken"}
 _FINETUNING = "finetuning."
 _VERSION = "_version"
@@ -21,15 +21,15 @@ DEFAULT = "default"
 
 
 def labels(records: Sequence[Record]) -> list[str]:
-    """Return a label per record; cells of one model that differ in a setting get it appended: never mixed.
+    """Return a label per record; settings in which cells of one model differ are appended, so they are never mixed.
 
-    Versions of a model are told apart by those of its package, ``mano (0.2.0)``, or numbered by when they were first
-    run where these are equal: ``mano (version 2)``.
+    Versions of a model are distinguished by the version of its package, ``mano (0.2.0)``, or, if equal, numbered
+    in the order of their first runs: ``mano (version 2)``.
     """
     by_model: dict[str, list[dict[str, str]]] = defaultdict(list)
     settings = []
     for record in records:
-        # A setting that is not given is not a difference to speak of; an option may be None on purpose.
+        # A setting that is not given is not mentioned as a difference; an option may be None on purpose.
         flat = {
             key: value
             for key, value in _flatten(as_json(record.cell)).items()
@@ -57,7 +57,7 @@ def labels(records: Sequence[Record]) -> list[str]:
 
 
 def _versions(key: str, values: Collection[str | None]) -> dict[str | None, str]:
-    """Return the words for each version of something that cells depend on, given in the order of their first run."""
+    """Return the text for each version of something that cells depend on, given in the order of their first runs."""
     packages = ["unknown" if value is None else value.rpartition("==")[2].partition("+")[0] for value in values]
     if len(set(packages)) < len(packages):
         packages = [f"version {number}" for number in range(1, len(values) + 1)]
@@ -66,7 +66,7 @@ def _versions(key: str, values: Collection[str | None]) -> dict[str | None, str]
 
 
 def _named(kinds: Iterable[Kind], words: Mapping[tuple[str, str], Mapping[str | None, str]]) -> dict[Kind, str]:
-    """Name each kind of cell: its model, what tells its versions apart, and settings; no two names are the same."""
+    """Return a unique name for each kind of cell: its model, its version if needed, and differing settings."""
     short = {}
     for kind in kinds:
         model, shown = kind
@@ -87,7 +87,7 @@ def _named(kinds: Iterable[Kind], words: Mapping[tuple[str, str], Mapping[str | 
 
 
 def _differs(key: str, flats: Sequence[Mapping[str, str]]) -> bool:
-    """Tell whether cells differ in a setting; those of fine-tuning are compared where it was done."""
+    """Tell whether cells differ in a setting; settings of fine-tuning are compared only between fine-tuned cells."""
     compared = [flat for flat in flats if key in flat] if key.startswith(_FINETUNING) else flats
     return len({flat.get(key) for flat in compared}) > 1
 

@@ -1,8 +1,8 @@
-"""One row is one thing: records of one cell that differ only in what else was asked of it become one record.
+"""Merges records of one cell that differ only in what else was requested, so that a row appears once.
 
 Cells that differ only in the further resolutions they are evaluated at, or in whether they are measured, train the same
-model with the same seed. Where two of their records hold the same number, that of the newer one is taken, and that of
-one that ended ok before that of one that did not.
+model with the same seed. If two of their records contain the same quantity, a record with status ok takes precedence,
+then the newer one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OF_MEASURING = ("latency", "peak_memory", "flops")
 
 
 def merged(records: Sequence[Record]) -> list[Record]:
-    """Return ``records`` with those of one cell made one, each in the place of its first."""
+    """Return ``records`` with those of one cell merged, each in the place of the first."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(replace(record.cell, eval_resolutions=()).id, []).append(record)
@@ -25,13 +25,13 @@ def merged(records: Sequence[Record]) -> list[Record]:
 
 
 def completed(record: Record, measured: Record) -> Record:
-    """Return ``record`` with what measuring its cell again, without training it, found."""
+    """Return ``record`` with the results of measuring its cell again, without training."""
     kept = {name: reason for name, reason in record.errors.items() if not name.startswith(_OF_MEASURING)}
     return replace(
         _with_measurements(record, measured),
         status=measured.status,
         error=measured.error,
-        # One that was ended from outside says neither.
+        # A record of a cell that was ended from outside has neither.
         environment=measured.environment or record.environment,
         started=measured.started or record.started,
         errors={**kept, **measured.errors},
@@ -42,7 +42,7 @@ def completed(record: Record, measured: Record) -> Record:
 
 
 def renewed(record: Record, again: Record) -> Record:
-    """Return ``again``, of the cell of ``record`` run again, with what only ``record`` measured."""
+    """Return ``again``, a rerun of the cell of ``record``, completed with measurements that only ``record`` has."""
     lost = record.cell.measuring.measure and not again.cell.measuring.measure
     return _one([again, record]) if lost and record.status == again.status == "ok" else again
 
@@ -84,7 +84,7 @@ def _measured(cell: Cell, measure: bool) -> Cell:
 
 
 def _evaluation(records: Sequence[Record], resolution: int) -> Evaluation | None:
-    """Return the first entry of ``resolution`` that is ok, or else the first, or else why there is none."""
+    """Return the first ok entry for ``resolution``, else the first one, else one that says why there is none."""
     found = list(_evaluations(records, resolution))
     return next((entry for entry in found if entry.status == "ok"), found[0] if found else None)
 

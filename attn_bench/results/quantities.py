@@ -1,7 +1,7 @@
-"""What is measured: each column of the results table is one row of :data:`MEASURED`, and is spelled only there.
+"""The measured quantities: each is one row of :data:`MEASURED`, and is defined only there.
 
-The table, its documentation, figures, pages, the fits of growth, and the gate read these rows. A new quantity takes a
-row here and the code that measures it; a metric of a task becomes one through :func:`of_metric`.
+The table, its documentation, figures, pages, fits of growth, and the gate use these rows. A new quantity takes a row
+here and the code that measures it; :func:`of_metric` makes a quantity of a metric of a task.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from attn_bench.plugin import Direction, Metric
 from attn_bench.results.environment import Environment
 from attn_bench.results.record import Evaluation, Latency, Record
 
-# How two values are compared: samples of time by a test, numbers that do not vary by equality, metrics over seeds.
+# How two values are compared: timing samples by a test, numbers that do not vary by equality, metrics over seeds.
 Rule = Literal["timed", "exact", "accuracy"]
 # "report": the tables of report and page; "figures": drawn against resolution and fitted against tokens.
 Place = Literal["report", "terminal", "figures", "trade-off"]
-# The share by which a metric of a task may get worse if the user says nothing.
+# The default share by which a metric of a task may get worse.
 METRIC_ALLOWED = 0.03
 _ENDS = {
     "low": "lower end of the 95 % confidence interval of the median `{}`",
@@ -31,13 +31,13 @@ _ENDS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What a row of the table is made from: a record, evaluated at one resolution.
+    """The source of a row of the table: a record, evaluated at one resolution.
 
     Attributes:
         label: of the model.
-        resolution: evaluated at.
+        resolution: of the evaluation.
         evaluation: at that resolution, None if there is none.
-        environment: that the cell ran in, None if unknown.
+        environment: of the cell, None if unknown.
     """
 
     record: Record
@@ -58,8 +58,8 @@ class Column:
 
     Attributes:
         column: its name.
-        where: keys into a record, with dots between them, or a function of the row.
-        summary: what it means, in Markdown.
+        where: keys into a record, separated by dots, or a function of the row.
+        summary: its definition, in Markdown.
         own: whether only rows of the resolution trained at have it.
     """
 
@@ -77,16 +77,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Group:
-    """What quantities of one kind share.
+    """A group of quantities of one kind.
 
     Attributes:
-        name: which stands for all of them in ``--fail-on``; that of the quantity itself where it is the only one.
+        name: means all of them in ``--fail-on``; the name of the quantity itself if it is the only one.
         unit: of the values.
         rule: how two values are compared; None if they are not.
-        allowed: the share by which a value may get worse if the user says nothing: 0.05 is 5 %.
+        allowed: the default share by which a value may get worse: 0.05 is 5 %.
         better: the direction that is better.
         figure: name of the figure that shows them against resolution.
-        definition: what is measured, below a figure or a table.
+        definition: shown below figures and tables.
     """
 
     name: str
@@ -105,14 +105,14 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity(Column):
-    """A column of numbers that are shown and compared.
+    """A column of numbers that are displayed and compared.
 
     Attributes:
         group: its kind.
         label: head of its column; the unit is added.
         short: head of its column in a terminal.
-        axis: what it is, on an axis and in a sentence.
-        shown: where.
+        axis: its name on an axis and in a sentence.
+        shown: where it is shown.
         ranked: whether the best value of a resolution is marked.
     """
 
@@ -126,12 +126,12 @@ class Quantity(Column):
 
     @property
     def name(self) -> str:
-        """The column without its unit: what the gate and messages call it."""
+        """The column without its unit, as used by the gate and in messages."""
         return self.column.removesuffix(f"_{self.unit.lower()}")
 
     @property
     def unit(self) -> str:
-        """Of its values; empty for a plain number."""
+        """The unit of its values; empty for a plain number."""
         return self.group.unit
 
     @property
@@ -146,7 +146,7 @@ class Quantity(Column):
 
     @property
     def step(self) -> str | None:
-        """The step of the model that it is measured of, as records name it; None if it is of none."""
+        """The step of the model that it measures, as named in records; None if it measures no step."""
         parts = self.where.split(".") if isinstance(self.where, str) else []
         return parts[1] if len(parts) == 3 else None
 
@@ -264,14 +264,14 @@ MEASURED: tuple[Column, ...] = (
 
 
 def at(values: Any, path: str) -> Any:
-    """Return what is under keys with dots between them, in mappings or dataclasses; None if it is not there."""
+    """Return the value under keys separated by dots, in mappings or dataclasses; None if there is none."""
     for key in path.split("."):
         values = values.get(key) if isinstance(values, Mapping) else getattr(values, key, None)
     return values
 
 
 def of_metric(name: str, metric: Metric) -> Quantity:
-    """Return the quantity that a metric of a task is."""
+    """Return the quantity for a metric of a task."""
     return Quantity(
         column=name, where=lambda row: row.evaluation.metrics.get(name) if row.evaluation else None, own=False,
         group=Group(name, metric.unit, "accuracy", METRIC_ALLOWED, metric.direction, definition=metric.summary),
@@ -280,7 +280,7 @@ def of_metric(name: str, metric: Metric) -> Quantity:
 
 
 def quantities(place: Place | None = None, *rules: Rule) -> list[Quantity]:
-    """Return the measured quantities that are shown at a place and compared by one of some rules, metrics left out."""
+    """Return the measured quantities, without metrics, that are shown at a place and compared by one of some rules."""
     found = [column for column in MEASURED if isinstance(column, Quantity)]
     found = [quantity for quantity in found if place is None or place in quantity.shown]
     return [quantity for quantity in found if not rules or quantity.rule in rules]

@@ -1,7 +1,7 @@
-"""What became of one cell: dataclasses all the way, read and written here only.
+"""The record of one cell: nested dataclasses, read and written only here.
 
-Whatever a process or a file claims to hold is checked by :meth:`Record.from_json`. A process in which something is
-measured makes records and does not read any, so that it need not build what checks them.
+:meth:`Record.from_json` checks everything that comes from a process or a file. A measuring process creates records but
+reads none, so it need not build the validators.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ERROR_CHARACTERS = 10_000
 
 Number = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
-# Whole numbers, unless a plugin's own rule says otherwise.
+# Integers, unless a plugin's rule returns something else.
 Operations = Annotated[int | float, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
 Part = Literal["validation", "test"]
@@ -62,7 +62,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training did.
+    """The result of training.
 
     Attributes:
         steps: of the optimizer.
@@ -91,7 +91,7 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The trained model evaluated at one resolution; ``metrics`` are empty where that failed."""
+    """The trained model evaluated at one resolution; ``metrics`` are empty if that failed."""
 
     resolution: Size
     status: Status
@@ -105,24 +105,24 @@ class Latency:
 
     Attributes:
         median_ms: median of the samples.
-        low_ms, high_ms: 95 % confidence interval of the median, from order statistics: no distribution is assumed,
-            only that samples are independent. Below six samples it is their range.
+        low_ms, high_ms: 95 % confidence interval of the median, from order statistics; it assumes no distribution,
+            only independent samples. With fewer than six samples it is their range.
         p10_ms, p90_ms: quantiles of the samples.
         samples_ms: every sample, in the order taken; each is the mean over ``calls_per_sample`` calls.
         warmup_steps: calls made before the first sample.
         warm: the last two warm-up windows agreed; False if the time for warming up ran out first.
         converged: the interval is within the target; False if time or samples ran out first.
         calls_per_sample: calls timed together.
-        host_share: share of the sampling time that the measuring thread was on a core.
-        disturbed: other processes took the cores from a step on the CPU (``host_share`` below 0.9): its threads wait
-            for each other at every operator, so the latency can be a hundred times that of a quiet machine.
+        host_share: share of the sampling time during which the measuring thread was on a core.
+        disturbed: other processes took the cores from a step on the CPU (``host_share`` below 0.9). Its threads wait
+            for each other at every operator, so the latency can be a hundred times that on a quiet machine.
         l2_flushed: whether the L2 cache of the device was overwritten before each sample.
-        sm_clock_mhz: median clock of the GPU's multiprocessors while it was measured; None on the CPU or without NVML.
-        clock_limits: what kept that clock from being higher at any time.
-        discarded: samples left out because heat or power supply slowed the GPU down meanwhile.
-        throttled: that was so for most of the time, and those samples are in; the latency is that of a hot machine.
-        calibration_ms: time of a workload that never changes, measured before and after (CPU).
-        compile_seconds: what the first call took, which compiles; None where nothing is compiled.
+        sm_clock_mhz: median clock of the GPU's multiprocessors meanwhile; None on the CPU or without NVML.
+        clock_limits: everything that limited that clock at any time.
+        discarded: samples left out because heat or power supply slowed the GPU down.
+        throttled: that was so most of the time, and those samples are included; the latency is that of a hot machine.
+        calibration_ms: time of a fixed workload, measured before and after (CPU).
+        compile_seconds: duration of the first call, which compiles; None if nothing is compiled.
     """
 
     median_ms: Number
@@ -147,7 +147,7 @@ class Latency:
 
     @property
     def unquiet(self) -> bool:
-        """Whether other processes took the cores, or heat slowed the GPU down: the time is not that of the model."""
+        """Whether other processes took the cores, or heat slowed the GPU down, so that the time is not the model's."""
         return self.disturbed or self.throttled
 
 
@@ -157,11 +157,11 @@ class Memory:
 
     Attributes:
         peak_mib: above the baseline.
-        total_mib: with the baseline.
-        baseline_mib: tensors that were there before the step and stayed: weights, inputs, state of the optimizer.
-        reserved_mib: peak that the caching allocator held from the device, fragmentation included (CUDA).
-        process_mib: the process as seen from outside: NVML's figure (CUDA), or the peak resident size since the
-            process began (CPU).
+        total_mib: including the baseline.
+        baseline_mib: tensors that existed before the step and stayed: weights, inputs, state of the optimizer.
+        reserved_mib: peak reserved by the caching allocator, including fragmentation (CUDA).
+        process_mib: memory of the process: NVML's figure (CUDA), or the peak resident size since the process began
+            (CPU).
     """
 
     peak_mib: float
@@ -177,8 +177,8 @@ class Flops:
 
     Attributes:
         total: their sum; a lower bound if ``unknown`` is not empty.
-        by_operator: per operator, largest first; those that count 0 are left out.
-        unknown: operators that were executed and have no rule.
+        by_operator: per operator, largest first; operators that count 0 are left out.
+        unknown: executed operators without a rule.
     """
 
     total: Operations
@@ -188,27 +188,27 @@ class Flops:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one cell.
+    """The record of one cell.
 
     Attributes:
-        status: ``ok``, or why it is not.
+        status: ``ok``, or how it failed.
         error: one line for any other status.
-        id: of the cell, as the version of attn-bench that ran it computed it; it names the file.
-        environment: name of the file under ``environments/`` that says where it ran.
+        id: of the cell, as computed by the version of attn-bench that ran it; it names the file.
+        environment: name of the file under ``environments/`` that describes where it ran.
         tokens: points of the grid.
-        complexity: growth with the number of tokens that the model claims.
+        complexity: claimed growth with the number of tokens.
         reference: whether the model is a constant predictor; None in older records.
         parameters: trainable parameters (a complex one counts as two).
         flops: of one forward pass of one sample.
-        effective: settings in force where they differ from those asked for.
-        evaluations: one for each resolution evaluated at, that trained at first.
+        effective: settings in effect that differ from those requested.
+        evaluations: one for each resolution evaluated at, starting with that trained at.
         latency, memory: by step: ``forward``, ``train_step`` and others.
-        data: what the data were.
-        errors: why a quantity is missing where the status does not tell, by quantity.
-        in_force: what was set for the whole process while it was measured
-            (:mod:`attn_bench.running.measure.torch_state`), and what the model had changed: ``changed_by_model``.
-        measured_version: of the harness's code that measured (:mod:`attn_bench.sweep.versions`).
-        imported: modules of the plugins' own that were imported besides those of the fingerprint, with their digests.
+        data: identity of the data.
+        errors: why a quantity is missing if the status does not say so, by quantity.
+        in_force: process-wide settings in effect while it was measured
+            (:mod:`attn_bench.running.measure.torch_state`), and the model's changes: ``changed_by_model``.
+        measured_version: version of the measuring code (:mod:`attn_bench.sweep.versions`).
+        imported: modules of the plugins imported in addition to those of the fingerprint, with their digests.
         seconds: wall-clock time of the cell.
         started: UTC time, ISO 8601.
     """
@@ -242,7 +242,7 @@ class Record:
 
     @property
     def packages(self) -> dict[str, str]:
-        """Versions of the packages that the model and the task are plugins of, by name."""
+        """Versions of the packages of the model's and the task's plugin, by name."""
         versions = (self.cell.model_version, self.cell.task_version)
         named = (version.rpartition("+")[0].partition("==") for version in versions)
         return {package: version for package, equals, version in named if package and equals}
@@ -257,20 +257,20 @@ class Record:
         return next((each for each in self.evaluations if each.resolution == resolution), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values; what a plugin says is passed on as it is."""
+        """Return JSON values; values from a plugin are passed on unchanged."""
         return {"schema": SCHEMA, **as_json(self), "cell": self.cell.to_json()}
 
     @classmethod
     def from_json(cls, values: Any, cell: Cell | None = None) -> Record:
-        """Return the record that ``values`` hold, whoever made them: JSON from a cell's process or from a file.
+        """Return the record in untrusted ``values``, JSON from a cell's process or from a file.
 
-        Text is cleaned and cut, numbers that are not finite become None, and what the schema does not know is dropped.
+        Text is cleaned and cut, numbers that are not finite become None, and unknown keys are dropped.
 
         Args:
-            cell: the cell that it has to be of; any where None.
+            cell: the cell that it must belong to; None accepts any.
 
         Raises:
-            ValueError: they hold none; says in one line what is wrong.
+            ValueError: it is not a valid record; says in one line what is wrong.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"{type(values).__name__} instead of a record")

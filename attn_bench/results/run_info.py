@@ -1,4 +1,4 @@
-"""``run.json``: what the last sweep that was written to a results folder was about."""
+"""``run.json``: describes the last sweep that wrote to a results folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunInfo:
 
     @classmethod
     def from_json(cls, values: Any) -> RunInfo:
-        """Return what ``values`` hold, whoever made them; raises ValueError saying what is wrong."""
+        """Return the content of untrusted ``values``; raises ValueError saying what is wrong."""
         schema = values.get("schema") if isinstance(values, Mapping) else None
         if newer(schema):
             raise ValueError(f"written by a newer attn-bench (schema {schema}, this one reads {SCHEMA})")

@@ -1,4 +1,4 @@
-"""Records, the folder they are kept in, and the pandas table of it.
+"""The results folder: its records, and its pandas table.
 
 Layout of a results folder::
 
@@ -11,7 +11,7 @@ Layout of a results folder::
     leases/<id>          who runs a cell, while it runs
     table.csv, table.parquet  the table of all records
 
-What could not be used and had to make room is kept with ``.unusable`` added to its name.
+Unusable files that are in the way are renamed with the suffix ``.unusable``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
-# A record of thousands of samples has a few hundred KiB.
+# A record with thousands of samples has a few hundred KiB.
 _LARGEST_BYTES = 32 << 20
 
 
@@ -51,19 +51,19 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, task: str) -> Store:
-        """Open ``folder`` for writing, making it if need be.
+        """Open ``folder`` for writing, creating it if needed.
 
         Raises:
-            UserError: it cannot be written, or holds something else.
+            UserError: it cannot be written, or contains something else.
         """
         store = cls(folder)
         try:
             if folder.exists() and not folder.is_dir():
                 raise UserError(f"--out {folder}: is a file; name a folder")
-            # A runner killed early leaves nothing but a temporary file, which is hidden.
+            # A runner killed early leaves only a temporary file, which is hidden.
             held = any(path.is_file() and not _hidden(path.relative_to(folder)) for path in folder.rglob("*"))
             if held and (existing := store.run_info().task) != task:
-                raise UserError(f"--out {folder}: holds results of task {existing!r}; name another folder")
+                raise UserError(f"--out {folder}: contains results of task {existing!r}; name another folder")
             (folder / "cells").mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-", suffix=TEMPORARY):
                 pass
@@ -83,7 +83,7 @@ class Store:
         store = cls(folder)
         if not folder.is_dir():
             what = (
-                "is a file, not a results folder" if folder.exists() else "no such folder; 'attn-bench run' makes one"
+                "is a file, not a results folder" if folder.exists() else "no such folder; 'attn-bench run' creates one"
             )
             raise UserError(f"{folder}: {what}")
         store.run_info()
@@ -105,12 +105,12 @@ class Store:
         write_json(self.folder / "run.json", info.to_json())
 
     def path(self, kind: Literal["cells", "artifacts", "checkpoints", "logs", "environments"], id: str) -> Path:
-        """Return where something of a cell is kept."""
+        """Return the path of a file of a cell."""
         suffix = {"cells": "json", "artifacts": "npz", "checkpoints": "pt", "logs": "txt", "environments": "json"}[kind]
         return self.folder / kind / f"{id}.{suffix}"
 
     def write(self, record: Record) -> None:
-        """Keep a record; takes the place of an earlier one of the same cell, and one that is unusable is set aside."""
+        """Write a record; it replaces an earlier one of the same cell, and an unusable file is set aside."""
         self._keep_run_info()
         path = self.path("cells", record.id)
         if os.path.lexists(path) and self.read(record.id) is None:
@@ -124,15 +124,15 @@ class Store:
             self.write_run_info(self._info)
 
     def read(self, id: str) -> Record | None:
-        """Return the record of a cell, or None if there is none that can be used; says so where one is broken."""
+        """Return the record of a cell, or None if there is no usable one; prints a line if it is broken."""
         return self._read(self.path("cells", id), lambda values: _named(values, id))
 
     def write_environment(self, environment: Environment) -> None:
-        """Keep an environment that records refer to by its id."""
+        """Write an environment, which records refer to by its id."""
         write_json(self.path("environments", environment.id), environment.to_json())
 
     def environment(self, id: str | None) -> Environment | None:
-        """Return an environment that a record refers to, or None if there is none that can be used."""
+        """Return an environment that a record refers to, or None if there is no usable one."""
         return None if id is None else self._read(self.path("environments", id), Environment.from_json)
 
     def _read(self, path: Path, check: Callable[[Any], T]) -> T | None:
@@ -145,16 +145,16 @@ class Store:
             return None
 
     def ids(self) -> Iterator[str]:
-        """Yield the names of the files that ought to be records; those of hidden ones are left out."""
+        """Yield the names of the files that should be records, without hidden files."""
         for path in sorted((self.folder / "cells").glob("*.json")):
             if not _hidden(Path(path.name)):
                 yield path.stem
 
     def records(self) -> list[Record]:
-        """Return what is known of every cell, in the order of resolution, model and seed.
+        """Return the records of all cells, in the order of resolution, model and seed.
 
-        Records that differ only in what else was asked of a cell are one (:mod:`.merge`). A file that holds
-        no record is skipped and said once.
+        Records that differ only in what else was requested of a cell are merged (:mod:`.merge`). A file that is not a
+        valid record is skipped and reported once.
         """
         records = merged([record for id in self.ids() if (record := self.read(id)) is not None])
         return sorted(records, key=lambda r: (r.cell.resolution, r.cell.model, r.cell.seed, r.id))
@@ -179,7 +179,7 @@ class Store:
         return pd.DataFrame(curve_rows(self.records()))
 
     def write_table(self) -> pd.DataFrame:
-        """Write ``table.csv`` and ``table.parquet`` and return the table; an empty one has no columns to write."""
+        """Write ``table.csv`` and ``table.parquet`` and return the table; an empty table is not written."""
         self._keep_run_info()
         table = self.table()
         if table.empty:
@@ -209,7 +209,7 @@ def _reason(error: Exception) -> str:
 
 @functools.cache
 def _say_once(line: str) -> None:
-    # To standard error wherever nobody configured logging.
+    # To standard error unless logging is configured.
     logging.getLogger("attn_bench").warning(line)
 
 

@@ -19,7 +19,7 @@ from attn_bench.results.record import Evaluation, Record
 
 
 def missing(errors: Mapping[str, str]) -> str | None:
-    """Return which quantities are missing and why, those with one reason together; None if none is."""
+    """Return which quantities are missing and why, grouped by reason; None if none is missing."""
     names: dict[str, list[str]] = defaultdict(list)
     for quantity, reason in errors.items():
         names[reason].append(quantity)
@@ -27,7 +27,7 @@ def missing(errors: Mapping[str, str]) -> str | None:
 
 
 def _ended(row: Row) -> Record | Evaluation:
-    """Return whose status and error a row has: the cell's, or those of an evaluation at a further resolution."""
+    """Return the object with status and error of a row: the cell's record, or a further evaluation."""
     return row.record if row.own or row.evaluation is None else row.evaluation
 
 
@@ -36,7 +36,7 @@ def _device_name(row: Row) -> str | None:
 
 
 def _is_reference(row: Row) -> bool:
-    """Tell whether the model of a row is a constant predictor, from its plugin where an older record does not say."""
+    """Tell whether the model of a row is a constant predictor; for older records, its plugin says so."""
     recorded = row.record.reference
     return _plugin_is_reference(row.record.cell.plugin) if recorded is None else recorded
 
@@ -45,7 +45,7 @@ def _is_reference(row: Row) -> bool:
 def _plugin_is_reference(name: str) -> bool:
     try:
         return MODELS.load(name).reference
-    except UserError:  # it is not installed, or broken
+    except UserError:  # not installed, or broken
         return False
 
 
@@ -118,7 +118,7 @@ def columns(metrics: Mapping[str, Metric]) -> list[Column]:
 
 
 def measured() -> Iterator[Column]:
-    """Yield the columns of what is measured, with those of the intervals."""
+    """Yield the columns of measured quantities, with their intervals."""
     for column in quantities.MEASURED:
         yield from column.columns() if isinstance(column, quantities.Quantity) else (column,)
 
@@ -148,7 +148,7 @@ def rows(
 ) -> list[dict[str, Any]]:
     """Return one row per record and resolution evaluated at, with the same columns in every row.
 
-    What was measured is in the row of the resolution trained at; rows of further resolutions hold metrics only.
+    Measurements are in the row of the resolution trained at; rows of further resolutions contain only metrics.
     """
     shown = columns(metrics)
     table = []

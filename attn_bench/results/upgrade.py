@@ -1,4 +1,4 @@
-"""Records of earlier versions in the form that this one reads."""
+"""Upgrades records of earlier versions to the current form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attn_bench.sweep.cell import upgrade_cell
 
 SCHEMA = 2
 
-# What schema 1 did not always have.
+# Keys that schema 1 did not always have.
 _ADDED: Mapping[str, Any] = {
     **{"tokens": None, "complexity": None, "measured_version": None, "reference": None},
     **{"errors": {}, "in_force": {}, "imported": {}},
@@ -18,10 +18,10 @@ _OF_TRAINING = ("steps", "epochs", "seconds", "loss", "warning", "notes")
 
 
 def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a record of any earlier schema as one of :data:`SCHEMA`; what is not one comes back as it is.
+    """Return the JSON of a record of any earlier schema in the form of :data:`SCHEMA`; other values are unchanged.
 
     Raises:
-        ValueError: it is of a newer schema.
+        ValueError: it has a newer schema.
     """
     found = {**values}
     if newer(schema := found.setdefault("schema", 1)):
@@ -45,7 +45,7 @@ def _from_1(values: dict[str, Any]) -> dict[str, Any]:
     for quantity, prefix in (("latency", "latency_"), ("memory", "peak_memory_")):
         if isinstance(steps := found.get(quantity), dict):
             found[quantity] = {name: _step(values) for name, values in steps.items() if not _failed(values)}
-            # In the place of what could not be measured stood why.
+            # The reason was in the place of the missing quantity.
             why |= {f"{prefix}{name}": values["error"] for name, values in steps.items() if _failed(values)}
     if isinstance(found["errors"], dict):
         found["errors"] = why | found["errors"]

@@ -1,4 +1,4 @@
-"""Dataclasses as JSON values, and back where the values hold what the dataclass says."""
+"""Converts dataclasses to JSON values and validates them on the way back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEPTH, _ITEMS, _LARGEST = 12, 100_000, 2**63
 
 
 def as_json(value: Any) -> Any:
-    """Return a dataclass, and those in it, as mappings, and sequences as lists; all else as it is."""
+    """Return nested dataclasses as mappings and sequences as lists; anything else is unchanged."""
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: as_json(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
@@ -29,10 +29,10 @@ def as_json(value: Any) -> Any:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Return JSON values of bounded size with cleaned text, in which numbers that are not finite are None.
+    """Return JSON values of bounded size with cleaned text; numbers that are not finite become None.
 
     Raises:
-        ValueError: a value of another type, nested too deeply, a list too long, or a whole number too large.
+        ValueError: a value of another type, too deep nesting, too long a list, or too large an integer.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -42,7 +42,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         return value if value - value == 0 else None
     if isinstance(value, int):
         if abs(value) >= _LARGEST:
-            raise ValueError("a whole number of more than 64 bits")
+            raise ValueError("an integer of more than 64 bits")
         return value
     if not isinstance(value, Mapping | list | tuple):
         raise ValueError(f"{type(value).__name__} is not JSON")
@@ -56,15 +56,15 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def validated(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Return the dataclass ``kind`` that ``values``, which are :func:`plain`, hold; what it does not know is dropped.
+    """Return a ``kind`` built from ``values``, which come from :func:`plain`; unknown keys are dropped.
 
     Raises:
-        ValueError: they do not hold one; says in one line where and why.
+        ValueError: they are invalid; says in one line where and why.
     """
     from pydantic import ValidationError
 
     try:
-        # From text: only there a list is a tuple, and yet the text "16" is not a number.
+        # From text, as only there a list may be a tuple while the text "16" is not a number.
         found: T = _adapter(kind).validate_json(dumps(values), strict=True)  # type: ignore[arg-type]
         return found
     except ValidationError as error:

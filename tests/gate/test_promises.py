@@ -59,7 +59,7 @@ def test_a_compiled_model_is_causal(name):
         ("toy-ignores-seed", "seeds", "different seeds give the same network; build ignores torch's seed"),
         ("toy-sets-dtype", "global state", "default_dtype float64 (not float32): shapes, batch of one"),
         ("toy-quadratic", "complexity", "from masked-text 512 to masked-text 2048; it claims n"),
-        ("toy-sees-batch", "batch of one", "a sample alone and in a batch differ by"),
+        ("toy-sees-batch", "batch of one", "a sample by itself and in a batch differ by"),
         ("toy-detached", "gradients", "causal-text 96: no parameter has a gradient"),
         ("toy-state-aside", "state_dict", "the outputs of a network and of one that loads its state differ by"),
         ("toy-uncounted", "FLOPs", "aten.linalg_inv_ex"),

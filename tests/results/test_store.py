@@ -96,7 +96,7 @@ def test_wrong_folders_are_one_line(tmp_path):
     with pytest.raises(UserError, match="contains no results"):
         Store.create(tmp_path / "full", "toy-task")
     store = store_in(tmp_path)
-    with pytest.raises(UserError, match="holds results of task 'toy-task'"):
+    with pytest.raises(UserError, match="contains results of task 'toy-task'"):
         Store.create(store.folder, "darcy")
     (store.folder / "run.json").write_text('{"schema": 99}')
     with pytest.raises(UserError, match="written by a newer attn-bench \\(schema 99, this one reads 2\\)"):

@@ -18,7 +18,7 @@ from attn_bench.gate.ab.checkouts import Repository, run
 
 WORKING_TREE = "working tree"
 PROJECT_FILES = ("pyproject.toml", "setup.py")
-# A line of pip, of a build backend or of Python that says what is wrong.
+# A line of output of pip, a build backend or Python that says what is wrong.
 _ERROR = re.compile(r"(?:ERROR|error|fatal error)\b|[\w.]*(?:Error|Exception|Exit|Interrupt|Warning)\b", re.ASCII)
 _SUMMARY = re.compile(r"subprocess-exited-with-error|metadata-generation-failed|Failed to build|did not run success")
 
@@ -30,10 +30,10 @@ def built(repository: Path, revision: str | None) -> Iterator[Path]:
     Args:
         repository: a folder of the project in a git work tree; the project is what the nearest pyproject.toml or
             setup.py at or above it describes, or the whole work tree.
-        revision: a branch, tag or commit; None stands for the work tree as it is, uncommitted changes included.
+        revision: a branch, tag or commit; None means the current work tree, including uncommitted changes.
 
     Raises:
-        UserError: no git repository, no such revision, or it cannot be built.
+        UserError: there is no git repository or no such revision, or it cannot be built.
     """
     where = Repository(repository)
     project = _project(where.folder, where.root)
@@ -62,7 +62,7 @@ def _last_meaningful(done: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def _log(done: subprocess.CompletedProcess[bytes]) -> Path:
-    """Keep all that pip said, and return where."""
+    """Store the whole output of pip, and return the path."""
     handle, name = tempfile.mkstemp(prefix="attn-bench-pip-", suffix=".log")
     with os.fdopen(handle, "wb") as file:
         file.write(done.stdout + done.stderr)
@@ -79,7 +79,7 @@ def _project(folder: Path, root: Path) -> Path:
 
 @contextlib.contextmanager
 def imported_from(folder: Path) -> Iterator[None]:
-    """Have plugins found and imported from ``folder`` first; but not where it holds the harness, which runs already."""
+    """Find and import plugins from ``folder`` first, unless it contains the harness, which is already running."""
     if (folder / "attn_bench").is_dir():
         yield
         return

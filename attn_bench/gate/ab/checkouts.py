@@ -1,7 +1,7 @@
-"""Folders with a revision of a git repository, or with its work tree as it is, to build from.
+"""Folders to build from, with a revision of a git repository or with its current work tree.
 
-Git runs with its own messages in English, without hooks, and without the variables by which a hook that starts this
-points it at another repository. Of a run that was killed, the next one removes what it left in the repository.
+Git runs with messages in English, without hooks, and without the variables by which a calling hook would point it at
+another repository. The leftovers of a killed run in the repository are removed by the next run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from attn_bench.running.processes import kill_tree
 
 PREFIX = "attn-bench-ab-"
 SOURCE, LEASE = "source", "lease"
-# As ``git rev-parse --local-env-vars`` lists them, but for what holds settings, among them whom to trust.
+# As listed by ``git rev-parse --local-env-vars``, except those with settings, such as trusted folders.
 _LOCAL = (
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_PREFIX"),
     *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE"),
@@ -37,14 +37,14 @@ SUGGESTED = 0.6
 
 
 def surroundings() -> dict[str, str]:
-    """Return the environment of git, and of what builds with its help."""
+    """Return the environment of git and of builds that use it."""
     kept = {name: value for name, value in os.environ.items() if name not in _LOCAL}
     return {**kept, "LC_ALL": "C", "LANGUAGE": "", "GIT_TERMINAL_PROMPT": "0"}
 
 
 def run(command: Sequence[str], folder: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Run a command to its end; when interrupted, end it with all that it started."""
-    # In a session of its own, so that Ctrl-C does not reach what cleans up.
+    """Run a command to completion; when interrupted, end it and everything it started."""
+    # In its own session, so that Ctrl-C does not interrupt the cleanup.
     process = subprocess.Popen(
         command, cwd=folder, env=surroundings(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, start_new_session=True,
@@ -110,18 +110,18 @@ class Repository:
         remote, _, branch = revision.partition("/")
         if not branch or remote not in self._lines("remote"):
             remote, branch = "origin", revision
-        # An ancestor or a commit is fetched with the history that it is in.
+        # An ancestor or a commit is fetched with the history that contains it.
         if not re.fullmatch(r"[\w./-]+", branch) or re.fullmatch(r"[0-9a-f]{7,64}|HEAD", branch):
             return whole
-        # A clone of one branch fetches no other unless told where to put it.
+        # A clone of a single branch fetches another one only with an explicit destination.
         return f"'git fetch {remote} {branch}:refs/remotes/{remote}/{branch}', or the whole history with {whole}"
 
     @contextlib.contextmanager
     def checkout(self, revision: str | None) -> Iterator[Path]:
-        """Yield a folder with a revision, or with the work tree as it is, uncommitted and untracked files included.
+        """Yield a folder with a revision, or with the current work tree, including uncommitted and untracked files.
 
         Raises:
-            UserError: no such revision, or it cannot be written.
+            UserError: there is no such revision, or the folder cannot be written.
         """
         commit = None
         if revision is not None or self._has_commits():
@@ -133,7 +133,7 @@ class Repository:
             if commit is None:
                 source.mkdir()
             else:
-                # Before it is made: it may be interrupted half-way.
+                # Before it is created, as that may be interrupted.
                 stack.callback(self._remove, source)
                 self._git("worktree", "add", "--detach", "--quiet", str(source), commit)
                 self._add_submodules(source, commit, lenient=revision is None)
@@ -142,7 +142,7 @@ class Repository:
             yield source
 
     def remove_leftovers(self) -> None:
-        """Remove the worktrees of runs that were killed, as far as their processes are known to have ended."""
+        """Remove the worktrees of killed runs whose processes are known to have ended."""
         for entry in self._entries():
             source = self._place(entry)
             if source is None or source.name != SOURCE or not source.parent.name.startswith(PREFIX):
@@ -160,14 +160,14 @@ class Repository:
         return not self._try(self.root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").returncode
 
     def _add_submodules(self, source: Path, commit: str, *, lenient: bool) -> None:
-        """Fill in submodules at the commits that a revision has of them, where they are there."""
+        """Check out the submodules that exist here at the commits recorded in a revision."""
         for line in self._git("ls-tree", "-r", "-z", commit).split(b"\0"):
             about, _, path = line.partition(b"\t")
             if not about.startswith(b"160000 "):
                 continue
             place, there = os.fsdecode(path), about.split()[2].decode()
             if not (self.root / place / ".git").exists():
-                continue  # left out here, so left out there
+                continue  # not checked out here either
             packed = self._try(self.root / place, "archive", "--format=tar", there)
             if packed.returncode and not lenient:
                 raise UserError(
@@ -179,7 +179,7 @@ class Repository:
                     archive.extractall(source / place, filter="data")
 
     def _copy_work_tree(self, source: Path) -> None:
-        """Make ``source`` what the work tree is: building there leaves nothing in the user's folders."""
+        """Copy the work tree to ``source``, so that building leaves nothing in the user's folders."""
         for name in filter(None, self._git("ls-files", "-z", "--deleted").split(b"\0")):
             with contextlib.suppress(OSError):
                 (source / os.fsdecode(name)).unlink()
@@ -201,19 +201,19 @@ class Repository:
                 raise UserError(f"{given}: cannot be copied to be built ({clean(str(error))})") from None
 
     def _remove(self, source: Path) -> None:
-        """Take a worktree out of the repository, however far it was made."""
+        """Remove a worktree from the repository, even an incomplete one."""
         self._try(self.root, "worktree", "remove", "--force", "--force", str(source))
         for entry in self._entries():
             if self._place(entry) == source:
                 shutil.rmtree(entry, ignore_errors=True)
         with contextlib.suppress(OSError):
-            self._worktrees().rmdir()  # where it was the last
+            self._worktrees().rmdir()  # if it was the last
 
     def _worktrees(self) -> Path:
         return self.root / self._line("rev-parse", "--git-common-dir") / "worktrees"
 
     def _entries(self) -> list[Path]:
-        """Return where the repository keeps what it knows of each worktree."""
+        """Return the folder in which the repository stores information about each worktree."""
         folder = self._worktrees()
         return sorted(folder.iterdir()) if folder.is_dir() else []
 
@@ -228,7 +228,7 @@ class Repository:
         return [os.fsdecode(line) for line in self._git(*arguments).split(b"\n") if line]
 
     def _line(self, *arguments: str, at: Path | None = None) -> str:
-        # A path may end with a space.
+        # Not strip(): a path may end with a space.
         return os.fsdecode(self._git(*arguments, at=at)).removesuffix("\n")
 
     def _git(self, *arguments: str, at: Path | None = None) -> bytes:
@@ -262,7 +262,7 @@ class Repository:
 
 
 def _owned(said: str) -> str:
-    """Return the folder that git names as that of another user."""
+    """Return the folder that git says belongs to another user."""
     return said.partition("dubious ownership in repository at '")[2].partition("'\n")[0].removesuffix("'").strip()
 
 
@@ -271,7 +271,7 @@ def _git_folders(folder: str, names: list[str]) -> list[str]:
 
 
 def _in_environment(root: Path, path: Path, known: set[Path]) -> bool:
-    """Tell whether a file belongs to a virtual environment in the work tree, which nobody builds."""
+    """Tell whether a file belongs to a virtual environment in the work tree, which is not built."""
     for parent in path.parents:
         if parent in known:
             return True

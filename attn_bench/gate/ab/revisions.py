@@ -1,8 +1,8 @@
-"""Compares two revisions of a project with attention models in it, on this machine and now.
+"""Compares two revisions of a project with attention models on this machine.
 
-Both are built from git, each into a separate folder that stands first on the import path; packages they depend on
-are those installed. The models of both then take turns (:mod:`attn_bench.gate.ab.turns`), so that whatever the
-machine does meanwhile affects both alike.
+Both are built from git, each into a separate folder that comes first on the import path; they use the installed
+dependencies. The models of both then run alternately (:mod:`attn_bench.gate.ab.turns`), so that disturbances of the
+machine affect both equally.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from attn_bench.results.quantities import Quantity, quantities
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep, imported
 
-# Enough to pass over one odd pair of processes, and what is added where they disagree; the fewest that prove anything.
+# Enough to ignore one odd pair of processes; how many are added if they disagree; the fewest that are conclusive.
 PROCESSES, MORE_PROCESSES, FEWEST = 5, 12, 2
-# A change that is smaller than this share of the threshold in both of two pairs counts as none.
+# A change smaller than this share of the threshold in both of two pairs counts as no change.
 CLOSE = 0.4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared, and how long.
+    """What is compared, and for how long.
 
     Attributes:
         cells: one per model and resolution; models are built, not trained.
         thresholds: how much worse a metric may get.
-        processes: pairs of processes per cell; fewer where two already agree that nothing changed.
-        seconds: how long one pair takes turns at a step.
+        processes: pairs of processes per cell; fewer if two already agree that nothing changed.
+        seconds: how long one pair alternates at a step.
     """
 
     cells: Sequence[Cell]
@@ -50,7 +50,7 @@ class Plan:
     seconds: float = 1.0
 
     def pair(self, number: int) -> str:
-        """Say which pair of processes of a cell is next, and how many there will be."""
+        """Return which pair of processes of a cell is next, and how many there will be."""
         if number <= FEWEST < self.processes:
             return f"pair {number} of {FEWEST}, or of {self.processes} if they disagree"
         if number <= self.processes:
@@ -79,10 +79,10 @@ def compare_revisions(
     Args:
         base: a branch, tag or commit.
         new: the same, or None for the work tree as it is.
-        planned: returns what is compared. It is called when both are built, with the models that new registers, so the
-            project itself need not be installed.
+        planned: returns the plan. It is called when both are built, with the models that new registers, so the project
+            itself need not be installed.
         repository: a folder of the project, which pip can install.
-        on_stage: told what is done.
+        on_stage: called with a description of each stage.
 
     Raises:
         UserError: a revision cannot be built, or its processes do not start.
@@ -108,7 +108,7 @@ def compare_revisions(
 def compare_sides(
     base: Side, new: Side, plan: Plan, on_stage: Callable[[str], None] = lambda stage: None
 ) -> Comparison:
-    """Compare the models that two running sides serve."""
+    """Compare the models served by two running sides."""
     findings: list[Finding] = []
     obstacles: list[str] = []
     failed_both: list[str] = []
@@ -144,7 +144,7 @@ def compare_sides(
 
 
 def _needs_more(outcomes: Sequence[Outcome], cell: Cell, plan: Plan) -> bool:
-    """Tell whether another pair of processes would tell more."""
+    """Tell whether another pair of processes would help to decide."""
     if any(any(outcome.errors) for outcome in outcomes):
         return False
     if len(outcomes) < FEWEST:
@@ -201,12 +201,12 @@ def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -
             continue
         verdict, exact = exact_verdict(before, after)
         if metric == "flops" and sides[0]["uncounted"] != sides[1]["uncounted"]:
-            verdict = "unclear"  # other operators have no rule: the sums are not of the same things
+            verdict = "unclear"  # different operators lack a rule, so the sums are not comparable
         yield replace(finding(metric, verdict), base=before, new=after, ratio=exact)
 
 
 def _gap(cell: Cell, quantity: Quantity, base: bool, new: bool) -> Iterator[Gap]:
-    """Yield that a metric is not compared, unless new lost a whole step, which is a regression."""
+    """Yield a gap for a metric that is not compared, unless new lost a whole step, which is a regression."""
     if base and quantity.step:
         return
     where = "on both sides" if base == new else "in new" if base else "in base"

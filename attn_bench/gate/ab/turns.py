@@ -1,8 +1,8 @@
 """Times two revisions of a model against each other: two short processes take turns every few milliseconds.
 
-Whatever slows the machine down then slows both down alike. What remains is what differs between
-any two processes of the same code, such as where their memory is: on two shared cores 1 to 2 %, and 10 to 20 % for
-one process in twenty. So one pair of processes proves nothing, and several are compared.
+Whatever slows the machine down then slows both down equally. What remains are the differences between any two processes
+of the same code, such as memory placement: on two shared cores 1 to 2 %, and 10 to 20 % for one process in twenty. So
+one pair of processes proves nothing, and several are compared.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ TURN_MS = 6.0
 LEAD_S = 0.002
 SECONDS = 1.0
 FEWEST_ROUNDS = 6
-# A model that takes longer to be built, or for one step, hangs.
+# A model that takes longer to build or to run a step counts as hanging.
 LONGEST_S = 600
-# Bytes of an answer, and of what is read at once.
+# Bytes of an answer, and of one read.
 LONGEST_LINE, CHUNK = 1 << 20, 1 << 16
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one pair of processes showed.
+    """The measurements of one pair of processes.
 
     Attributes:
         logs: per step, log of the time of new over that of base, one per turn in the order taken.
         medians_ms: per step, of base and of new.
-        exact: parameters, FLOPs and peak memory in MiB by step, of base and of new; None where not asked for.
+        exact: parameters, FLOPs and peak memory in MiB by step, of base and of new; None if not requested.
         errors: why base or new could not be run.
     """
 
@@ -62,8 +62,8 @@ class Side:
 
     Args:
         name: of the revision, for errors.
-        paths: what stands first on the import path.
-        modules: those of known libraries are imported once.
+        paths: the first entries of the import path.
+        modules: needed by the models; those of known libraries are imported once.
     """
 
     def __init__(self, name: str, paths: Sequence[str] = (), modules: Sequence[str] = ()) -> None:
@@ -104,7 +104,7 @@ class Side:
         return self.ask(open=cell.to_json())["steps"]
 
     def close(self) -> None:
-        """End the process of the model, if one runs."""
+        """End the process of the model, if one is running."""
         if self.running:
             self._send({"close": True})
             while "closed" not in self._read():
@@ -136,7 +136,7 @@ class Side:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
 
     def _read(self) -> dict[str, Any]:
-        """Return the next answer; lines that are none, which a model may have written, are passed over."""
+        """Return the next answer; other lines, which a model may have written, are skipped."""
         deadline = time.monotonic() + LONGEST_S
         while (answer := decode(self._line(deadline))) is None:
             continue
@@ -170,13 +170,13 @@ class ModelFailed(Exception):
 def alternate(
     base: Side, new: Side, cells: tuple[Cell, Cell], *, first: int = 0, seconds: float = SECONDS, exact: bool = False
 ) -> Outcome:
-    """Let a model of base and one of new take turns at every step that they share.
+    """Let a model of base and one of new take turns at every step that both have.
 
     Args:
-        cells: what base and new run.
+        cells: the cells of base and new.
         first: 0 if base has the first turn, 1 if new has.
-        seconds: how long at each step; six rounds at least.
-        exact: whether to measure what needs no clock, too.
+        seconds: how long at each step; at least six rounds.
+        exact: whether to measure parameters, FLOPs and memory, too.
     """
     sides = (base, new)
     logs: dict[str, list[float]] = {}
@@ -205,10 +205,10 @@ def alternate(
 def _take_turns(
     sides: tuple[Side, Side], step: str, first: int, seconds: float
 ) -> tuple[list[float], tuple[float, float]]:
-    """Return log ratios of new over base: each turn against the mean of the turns of the other before and after it.
+    """Return log ratios of new over base: each turn against the mean of the other's turns before and after it.
 
-    So a drift that is steady over three turns cancels, and both are always timed in the same state: just after the
-    other had the cores. The medians of base and of new in milliseconds come with them.
+    So a linear drift over three turns cancels, and both are always timed in the same state, just after the other used
+    the cores. Also returns the medians of base and new in milliseconds.
     """
     for side in sides:
         warm_ms = side.time(step=step, warm=WARM_S)

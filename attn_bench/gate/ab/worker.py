@@ -1,8 +1,8 @@
 """Serves steps of one revision's models to :mod:`attn_bench.gate.ab.turns`, a short process per model.
 
-``python -m attn_bench.gate.ab.worker`` reads one JSON request a line from standard input and answers each with one
-line on standard output. ``open`` forks a process that builds a model and answers what follows until ``close``:
-``warm`` and ``run`` time a step, ``exact`` returns what needs no clock.
+``python -m attn_bench.gate.ab.worker`` reads one JSON request per line from standard input and answers each with one
+line on standard output. ``open`` forks a process that builds a model and answers all requests until ``close``:
+``warm`` and ``run`` time a step, ``exact`` returns parameters, FLOPs and memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(modules: list[str]) -> None:
     adopt_orphans()
 
     def reply(values: dict[str, Any]) -> None:
-        # A line of its own, whatever the model has written there.
+        # On its own line, whatever the model has written there.
         line = memoryview(b"\n" + "".join(chunks(values, 0)).encode() + b"\n")
         while line:
             line = line[write(answers, line) :]
@@ -57,7 +57,7 @@ def main(modules: list[str]) -> None:
 
 
 def _wait(child: int) -> int:
-    """Wait for a child to end, and end it where nobody sends requests any more; return its exit code."""
+    """Wait for a child to end, and end it if no more requests can come; return its exit code."""
     if hasattr(os, "pidfd_open"):
         ended, events = os.pidfd_open(child), poll()
         events.register(ended, POLLIN)
@@ -71,7 +71,7 @@ def _wait(child: int) -> int:
 
 
 def _request() -> dict[str, Any] | None:
-    """Read one line, and no byte beyond it: the rest belongs to the process that is forked next."""
+    """Read one line and not a byte more, as the rest belongs to the process that is forked next."""
     line = b""
     while not line.endswith(b"\n"):
         if not (byte := read(0, 1)):
@@ -144,4 +144,4 @@ def _time(step: Callable[[], object], device: str) -> float:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
-    os._exit(0)  # without the tear-down of libraries that were only imported
+    os._exit(0)  # skips the tear-down of libraries that were only imported
