@@ -1,10 +1,10 @@
-"""The Darcy solver beside scipy's direct sparse solver: time for a sample, and the difference of the solutions.
+"""Compares the Darcy solver with scipy's direct sparse solver: time per sample, and the difference of the solutions.
 
     python benchmarks/darcy_solver.py [--nodes 65 129 257 421] [--rounds 5] [--out results/darcy-solver]
 
 Both solve the same systems: coefficients of the recipe ``fno``, second-order finite differences, double precision. Ours
-solves a batch as the task does when it makes data, one sample on each thread; the direct solver takes one sample at a
-time, its matrix already assembled. They are timed in turn, and ratios are medians over rounds.
+solves a batch as the task does when it generates data, one sample per thread; the direct solver takes one sample at a
+time, with its matrix already assembled. They are timed alternately, and ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def main() -> None:
                 "nodes": n,
                 "samples at once": count,
                 "iterations": iterations,
-                "ours, ms a sample": round(1e3 * statistics.median(taken), 2),
-                "spsolve, ms a sample": round(1e3 * statistics.median(taken_directly), 2),
+                "ours, ms per sample": round(1e3 * statistics.median(taken), 2),
+                "spsolve, ms per sample": round(1e3 * statistics.median(taken_directly), 2),
                 "times faster": round(statistics.median(b / a for a, b in zip(taken, taken_directly, strict=True)), 1),
                 "relative difference": f"{difference:.1e}",
             }
@@ -86,7 +86,7 @@ def main() -> None:
     header = "| " + " | ".join(table.columns) + " |\n|" + " --: |" * len(table.columns)
     body = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False))
     text = (
-        "# The Darcy solver beside a direct one\n\n"
+        "# The Darcy solver compared with a direct one\n\n"
         f"    python {' '.join(sys.argv)}\n\n{header}\n{body}\n\n"
         f"{where.device_name}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"scipy {scipy.__version__}. Medians of {options.rounds} rounds, in turn; the direct solver's time does not "

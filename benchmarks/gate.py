@@ -1,4 +1,4 @@
-"""How often the gate of ``attn-bench ab`` is wrong: with nothing changed, and with planted regressions of known size.
+"""How often the gate of ``attn-bench ab`` is wrong, without changes and with planted regressions of known size.
 
     python benchmarks/gate.py [--same 200] [--planted 100] [--lanes 2] [--out results/gate]
 
@@ -38,12 +38,12 @@ from attn_bench.running.measure.machine import environment
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep, imported
 
-SLOWER, HUNGRIER = 0.10, 0.01
+SLOWER, LARGER = 0.10, 0.01
 LOCK = threading.Lock()
 KINDS = {
     "nothing": {},
     "latency + 10 %": {"PLANTED_LATENCY": str(SLOWER)},
-    "memory + 1 %": {"PLANTED_MEMORY": str(HUNGRIER)},
+    "memory + 1 %": {"PLANTED_MEMORY": str(LARGER)},
 }
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--same", type=int, default=200, help="comparisons with nothing planted")
     parser.add_argument("--planted", type=int, default=100, help="comparisons with a planted slow-down")
-    parser.add_argument("--hungrier", type=int, default=20, help="comparisons with a planted allocation")
+    parser.add_argument("--memory", type=int, default=20, help="comparisons with a planted allocation")
     parser.add_argument("--models", default="mano,fno,swinv2,vit")
     parser.add_argument("--resolution", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=0.4, help="measuring time for each step and pair of processes")
@@ -76,7 +76,7 @@ def main() -> None:
     plan = dataclasses.replace(Plan.of(sweep, Thresholds()), seconds=options.seconds)
     path = options.out / "comparisons.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    asked = dict(zip(KINDS, (options.same, options.planted, options.hungrier)))
+    asked = dict(zip(KINDS, (options.same, options.planted, options.memory)))
     for kind, number in asked.items():
         waiting = iter(range(sum(line["planted"] == kind for line in lines), number))
 

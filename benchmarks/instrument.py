@@ -2,8 +2,8 @@
 
     python benchmarks/instrument.py [--device cuda] [--repeats 30] [--seconds 0.5] [--out results/instrument]
 
-Each instrument measures the forward passes of five models in turn, so that a machine that slows down or speeds up does
-so for all. For each model: the median over repeats, its ratio to ours in the same repeat, and the spread of the repeats
+The instruments measure the forward passes of five models alternately, so that changes of the machine's speed affect all
+of them. For each model: the median over repeats, its ratio to ours in the same repeat, and the spread of the repeats
 (half the distance of their quartiles, and half their range). The instruments agree where the ratio differs from 1 by
 less than the former. Repeats in which other processes took the cores are left out.
 
@@ -78,7 +78,7 @@ def instruments(device: str, seconds: float) -> dict[str, Instrument]:
     if device.startswith("cuda"):
         from triton.testing import do_bench
 
-        # It flushes the L2 cache before each call, which we do on request only.
+        # It flushes the L2 cache before each call, which we do only on request.
         found["do_bench"] = lambda step: do_bench(step, rep=int(seconds * 1e3), return_mode="median")
         found["attn-bench, L2 flushed"] = lambda step: (
             measure_latency(step, device, sampling=Sampling(max_seconds=seconds, flush_l2=True)).median_ms
@@ -163,7 +163,9 @@ def main() -> None:
     console.print(f"The overhead of a cell is {later:.2f} s; of the first of a run {first:.1f} s.")
     text = console.export_text()
     with atomic_write(given.out / "table.md") as file:
-        file.write(f"# Our instrument beside others\n\n    python {' '.join(sys.argv)}\n\n```\n{text}```\n".encode())
+        file.write(
+            f"# Our instrument compared with others\n\n    python {' '.join(sys.argv)}\n\n```\n{text}```\n".encode()
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Time and memory of multipole attention beside its slow reference and other attention of the same width.
+"""Time and memory of multipole attention, its slow reference and other attention of the same width.
 
     python benchmarks/mano_attention.py [--device cuda] [--grids 16 32 64] [--out results/mano-attention]
 
-Implementations are timed in turn, so that a machine that slows down or speeds up does so for all. Time is the median
+Implementations are timed alternately, so that changes of the machine's speed affect all of them. Time is the median
 over the rounds; ``times_faster`` is the median over the rounds of the slow reference's time over this one's; memory is
 the peak of one step above weights and inputs. The batch has about 32768 points, and 20 samples at most. The allocator
 keeps freed memory, as in the cells of a run.
@@ -147,7 +147,7 @@ def seconds(step: Step, device: str) -> float:
 
 
 def take_turns(work: dict[str, Step], device: str, rounds: int) -> dict[str, list[float]]:
-    """Time every step once a round, in seconds."""
+    """Time every step once per round, in seconds."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, step in work.items():
@@ -156,7 +156,7 @@ def take_turns(work: dict[str, Step], device: str, rounds: int) -> dict[str, lis
 
 
 def machine_rates(device: str) -> tuple[float, float]:
-    """Measure the copy bandwidth (bytes read and written a second) and the matrix rate (operations a second)."""
+    """Measure the copy bandwidth (bytes read and written per second) and the matrix rate (operations per second)."""
     source = torch.randn(64 * 2**20 if device == "cpu" else 2**28, device=device)
     target = torch.empty_like(source)
     n = 2048 if device == "cpu" else 8192
@@ -190,14 +190,14 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.Da
 
     Args:
         options: of the command line.
-        bandwidth: bytes read and written a second.
-        rate: floating-point operations a second.
+        bandwidth: bytes read and written per second.
+        rate: floating-point operations per second.
     """
     rows: list[dict[str, object]] = []
     slow: set[tuple[str, str]] = set()
     for grid in options.grids:
         torch.manual_seed(0)
-        torch.compiler.reset()  # or it gives up after a few grids
+        torch.compiler.reset()  # or it would give up after a few grids
         batch = max(1, min(20, 32768 // grid**2))
         x = torch.randn(batch, grid, grid, options.dim, device=options.device)
         found = implementations(grid, options.dim, options.heads, options.device)
@@ -205,7 +205,7 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.Da
         for kind in (FORWARD, BOTH):
             work = {name: steps(module, x)[kind] for name, module in modules.items() if (name, kind) not in slow}
             for name in list(work):
-                # Costs grow with the grid: what is too slow here is not tried on larger grids either.
+                # Costs grow with the grid, so implementations too slow here are not tried on larger grids.
                 if min(seconds(work[name], options.device) for _ in range(2)) > options.limit:
                     slow.add((name, kind))
                     del work[name]
@@ -298,7 +298,7 @@ def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, co
 
 
 def targets(frame: pd.DataFrame) -> list[str]:
-    """Return one line for each target on the CPU, for the grids that were measured."""
+    """Return one line for each target on the CPU, for the measured grids."""
     rows = frame.set_index(["pass", "implementation", "grid"]).sort_index()
     slow, lines = rows.loc[BOTH, REFERENCE], []
 
@@ -348,9 +348,11 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--limit", type=float, default=2.0, help="leave out what takes longer than this many seconds")
+    parser.add_argument(
+        "--limit", type=float, default=2.0, help="skip implementations that take longer than this many seconds"
+    )
     parser.add_argument("--threads", type=int, help="threads on the CPU")
-    parser.add_argument("--no-step", action="store_true", help="leave out the training step")
+    parser.add_argument("--no-step", action="store_true", help="skip the training step")
     parser.add_argument("--out", type=Path, help="write table.csv, table.md and cost.png into this folder")
     options = parser.parse_args()
     if not ALLOCATOR.items() <= os.environ.items():

@@ -36,11 +36,11 @@ def _worse(self: Steps, name: str) -> Callable[[], object]:
     return planted
 
 
-def _hungrier(self: Steps, name: str) -> dict[str, Any]:
+def _with_more_memory(self: Steps, name: str) -> dict[str, Any]:
     self.planted_bytes = 0
     self.planted_bytes = int(MEMORY * _memory(self, name)["peak_mib"] * 2**20)
     return _memory(self, name)
 
 
 Steps.step = _worse
-Steps.memory = _hungrier
+Steps.memory = _with_more_memory

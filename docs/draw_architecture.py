@@ -18,13 +18,13 @@ FOLDED = {"mano": "mano", "baselines": "baselines"}
 
 
 def arrows() -> set[tuple[str, str]]:
-    """Return which folder imports which, without what everybody may import and without implied arrows."""
+    """Return which folder imports which, without modules that all may import and without implied arrows."""
     graph = grimp.build_graph("attn_bench", *FOLDED)
     found = set()
     for module in graph.modules:
         for imported in graph.find_modules_directly_imported_by(module):
             source, target = _folder(module), _folder(imported)
-            # The contract builds a mixer into the shared transformer, late: not a step of the way.
+            # The contract imports the shared transformer lazily, to build a mixer into it; this is not a step of a run.
             if source and target and source != target and (source, target) != ("contract", "nn"):
                 found.add((source, target))
     names = sorted({name for arrow in found for name in arrow})

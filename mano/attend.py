@@ -1,9 +1,9 @@
 """Attention inside many small windows, stored so that the windows are the last, contiguous axis.
 
 Axes in names: A heads, E channels of a head, P cells of a window, M windows.
-A window of 2 x 2 cells has 4 queries and 4 keys: a batch of matrix products of that size is all overhead. With the
-windows last, every score is a sum of products of contiguous vectors, one step for all windows at once. Windows of more
-than ``SMALL`` cells are computed as matrix products.
+A window of 2 x 2 cells has 4 queries and 4 keys, so small that batched matrix products would be mostly overhead. With
+the windows last, every score is a sum of products of contiguous vectors, computed for all windows at once. Windows of
+more than ``SMALL`` cells are computed as matrix products.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def attend(qkv_3AEPM: Tensor, real_PM: Tensor | None = None, drop_APPM: Tensor |
 
     Args:
         qkv_3AEPM: queries, keys and values.
-        real_PM: which cells may be attended to (each window needs one); all of them where None. The output of the
-            other cells has no meaning, and no gradient if it is dropped.
+        real_PM: which cells may be attended to (each window needs one); None means all. The output of the other cells
+            is undefined, and has no gradient if it is dropped.
         drop_APPM: factors of the attention probabilities (dropout).
     """
     q, k, v = qkv_3AEPM.unbind(0)

@@ -1,4 +1,4 @@
-"""Reading weights of the authors' module (https://github.com/AlexColagrande/MANO)."""
+"""Converts weights of the authors' module (https://github.com/AlexColagrande/MANO)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of multipole attention. Imports no torch."""
+"""The options of multipole attention. Does not import torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MultipoleOptions:
     """Options of :class:`mano.attention.MultipoleAttention`, which explains what they do.
 
     Raises:
-        OptionError: a value cannot work.
+        OptionError: an invalid value.
     """
 
     heads: Annotated[int, Field(description="attention heads; must divide dim unless head_dim is set")] = 4
@@ -86,5 +86,5 @@ class MultipoleOptions:
 
     @property
     def distance(self) -> int:
-        """Distance between windows, in cells: ``stride``, or ``window_size`` where it is unset."""
+        """Distance between windows, in cells: ``stride``, or ``window_size`` if it is unset."""
         return self.window_size if self.stride is None else self.stride

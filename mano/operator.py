@@ -12,7 +12,7 @@ from mano.plugin import MANOModel
 class MANO(Transformer):
     """Map a field (B, in_channels, H, W) to a field (B, out_channels, H, W); any grid, the same parameters.
 
-    :class:`attn_bench.nn.transformer.Transformer` with multipole attention for its mixer, on points (no patches).
+    :class:`attn_bench.nn.transformer.Transformer` with multipole attention as its mixer, on points (no patches).
 
     Args:
         in_channels: channels of the input field.
@@ -20,7 +20,7 @@ class MANO(Transformer):
         **options: fields of :class:`mano.plugin.MANOModel.Options`, by name.
 
     Raises:
-        OptionError: an option that cannot work.
+        OptionError: an invalid option.
     """
 
     def __init__(self, in_channels: int, out_channels: int, **options: Any) -> None:

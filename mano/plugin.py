@@ -43,7 +43,7 @@ class MANOModel(Mixer):
             Mixer.Options.__post_init__(self)
 
         def check_heads(self) -> None:
-            """Raise OptionError unless the heads divide the channels or have channels of their own."""
+            """Raise OptionError unless the heads divide the channels or head_dim is set."""
             if self.head_dim is None:
                 super().check_heads()
 

@@ -1,4 +1,4 @@
-"""Multipole attention as the equations (arXiv:2507.02748) say it, slowly: unfold, attend, fold, level by level.
+"""Multipole attention, a slow, literal implementation of the equations (arXiv:2507.02748) with unfold and fold.
 
 Tests and benchmarks compare the fast implementations with it; ``MultipoleAttention(backend="reference")`` runs it.
 """

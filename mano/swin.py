@@ -29,12 +29,12 @@ class MultipoleBlock(nn.Module):
 
         X_0 = X,  X_{l+1} = D X_l        R_{L-1} = A(X_{L-1}),  R_l = A(X_l) + U R_{l+1}
 
-    and R_0 in the place of A(X); what follows it in the block is timm's. D and U are convolutions without bias, kernel
-    and stride 2, shared by the levels of the block and its only new parameters: with one level there are none.
+    and R_0 replaces A(X); the rest of the block is timm's. D and U are convolutions without bias, kernel and stride 2,
+    shared by the levels of the block, and its only new parameters: with one level there are none.
 
-    The finest level is timm's own computation, including what it does at the border of a grid that is no multiple of
-    the window. The coarser ones pad to whole windows too, but nothing attends to the padding. Their windows are those
-    of the finest level, shifted in every second block unless the grid is a single window.
+    The finest level is timm's own computation, including its treatment of the border of a grid that is not a multiple
+    of the window. The coarser levels are padded to whole windows too, but nothing attends to the padding. Their windows
+    are as in the finest level, shifted in every second block unless the grid is a single window.
 
     Args:
         block: timm's block; kept as ``block``, weights and all.
@@ -71,7 +71,7 @@ class MultipoleBlock(nn.Module):
         return result
 
     def set_input_size(self, *args: Any, **options: Any) -> None:
-        """Set up for another grid, as timm's block does."""
+        """Set up for another grid, like timm's block."""
         self.block.set_input_size(*args, **options)
 
     def grids(self, grid: tuple[int, int]) -> list[tuple[int, int]]:
@@ -104,7 +104,7 @@ def _down_sample(x_BHWC: Tensor, down: nn.Conv2d) -> Tensor:
 def _mask(
     grid: Sequence[int], padded: Sequence[int], window: tuple[int, int], shift: Sequence[int], like: Tensor
 ) -> Tensor:
-    """Return what is added to the scores: (windows, cells, cells), 0 or a number that softmax takes to 0."""
+    """Return the mask added to the scores: (windows, cells, cells), 0 or a number that softmax maps to 0."""
     at = [torch.arange(n, device=like.device) for n in padded]
     real = [(i + s) % n < size for i, s, n, size in zip(at, shift, padded, grid, strict=True)]
     beyond = [i >= n - s for i, s, n in zip(at, shift, padded, strict=True)]
@@ -114,7 +114,7 @@ def _mask(
     windows = window_partition(cells[None], window).flatten(1, 2)  # windows, cells, (real, beyond rows, beyond columns)
     side = windows[..., 1:]
     allowed = (side[:, :, None] == side[:, None]).all(3) & windows[:, None, :, 0]
-    # A cell of padding attends to anything: its output is dropped, but it must not be NaN.
+    # A padding cell may attend to anything, as its output is dropped, but the output must not be NaN.
     allowed |= ~windows[:, :, None, 0]
     return torch.zeros_like(allowed, dtype=like.dtype).masked_fill(~allowed, torch.finfo(like.dtype).min)
 
@@ -123,7 +123,7 @@ def add_multipole(model: SwinTransformerV2, levels: Sequence[int] = LEVELS, *, z
     """Replace every block of ``model`` by a :class:`MultipoleBlock` around it.
 
     Args:
-        model: timm's SwinV2; changed in place, and used as before.
+        model: timm's SwinV2; changed in place, and called as before.
         levels: of each stage.
         zero_up: start with U at zero, so that the outputs are those of ``model`` before.
 
@@ -145,15 +145,15 @@ def _stages(model: SwinTransformerV2) -> list[SwinTransformerV2Stage]:
 
 
 def multipole_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of every D and U, which a warm-up phase trains with only the classifier besides."""
+    """Return the weights of every D and U, which a warm-up phase trains together with only the classifier."""
     blocks = [module for module in model.modules() if isinstance(module, MultipoleBlock) and module.levels > 1]
     return [weight for block in blocks for part in (block.down, block.up) for weight in part.parameters()]
 
 
 def windows(model: nn.Module) -> list[dict[str, Any]]:
-    """Return for each stage the grid, the window size and shift in force, and the grids of the levels.
+    """Return for each stage the grid, the window size and shift in effect, and the grids of the levels.
 
-    On a grid that is no larger than the window, timm takes the grid as the window and does not shift.
+    On a grid that is not larger than the window, timm uses the grid as the window and does not shift.
 
     Args:
         model: timm's SwinV2 after :func:`add_multipole`, or a module that it is a part of.
@@ -189,13 +189,13 @@ def mano_swinv2(
         levels: levels of each stage.
         pretrained: start from timm's weights, downloaded from the hub.
         weights: start from a local ``.safetensors`` or ``.pth`` file of timm's weights instead; nothing is unpickled.
-        zero_up: start with U at zero: at first the network computes what timm's does.
+        zero_up: start with U at zero, so that the network initially computes the same as timm's.
         **options: of timm's model: ``img_size``, ``window_size``, ``num_classes``, ``in_chans``, ``drop_path_rate``,
             and for a network of another size ``embed_dim``, ``depths``, ``num_heads``, ``patch_size``. Name the
             window with ``img_size``, or timm scales it with the image.
 
     Raises:
-        ValueError: ``variant`` is not a SwinV2 of timm, ``levels`` do not fit it, or the weights cannot be had or
+        ValueError: ``variant`` is not a SwinV2 of timm, ``levels`` do not fit it, or the weights are not available or
             belong to another model.
     """
     known = timm.list_models("swinv2_*", exclude_filters="swinv2_cr_*")

@@ -84,7 +84,7 @@ class MANOSwinV2(Model):
             heads, dim = self.heads, self.embed_dim
             if dim is not None and (heads is None or any((dim << i) % n for i, n in enumerate(heads))):
                 raise OptionError(
-                    f"embed_dim is {dim} and heads {heads}; the heads of each stage have to be given and divide its "
+                    f"embed_dim is {dim} and heads {heads}; the heads of each stage must be given and divide its "
                     "channels, which double from stage to stage"
                 )
 
@@ -92,7 +92,7 @@ class MANOSwinV2(Model):
         """Return the network with a classifier for the problem, or a decoder.
 
         Raises:
-            OptionError: a value cannot work.
+            OptionError: an invalid value.
         """
         from mano.swin import mano_swinv2
 
@@ -120,7 +120,7 @@ class MANOSwinV2(Model):
         return segmenter(module, problem.outputs)
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say that a patch is larger than the image."""
+        """Return a reason if a patch is larger than the image; else None."""
         return patch_exceeds_grid(options.patch_size, problem.grid)
 
     def head(self, module: nn.Module) -> nn.Module | None:
@@ -134,7 +134,7 @@ class MANOSwinV2(Model):
         return multipole_parameters(module)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
-        """Return grid, window, shift and levels of each stage, and the pixels beyond the last whole patch."""
+        """Return grid, window, shift and levels of each stage, and the pixels beyond the last complete patch."""
         from mano.swin import windows
 
         found: dict[str, Any] = {"stages": windows(module)}

@@ -1,1 +1,1 @@
-"""What the plugins of models share."""
+"""Building blocks shared by the plugins of models."""

@@ -1,4 +1,4 @@
-"""Matrix products on the CPU at the rate of the machine."""
+"""Fast matrix products on the CPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends
 def product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     """Return a b^T, (M, N); not differentiable. Either factor may be a transposed view.
 
-    In float32 torch multiplies with MKL, which keeps its AVX-512 code for Intel's processors: on an AMD EPYC (Zen 5)
-    it reaches 200 GFLOP/s on two cores where oneDNN, which is part of torch too, reaches 450.
+    In float32 torch uses MKL, which reserves its AVX-512 code for Intel processors: on two cores of an AMD EPYC (Zen 5)
+    it reaches 200 GFLOP/s, while oneDNN, which is also part of torch, reaches 450.
     """
     if _ONEDNN is not None and a_MK.dtype == torch.float32 and a_MK.device.type == "cpu":
         return _ONEDNN(a_MK, b_NK, None, "none", [], "")
@@ -21,11 +21,10 @@ def product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` that in float32 on the CPU runs as a convolution, which oneDNN computes, its backward pass too.
+    """``nn.Linear`` that in float32 on the CPU runs as a convolution, forward and backward, which oneDNN computes.
 
-    The mixers and transformers of this project all use it, so that their times compare mixers and not libraries of
-    matrix products. It takes (B, N, C) and (B, H, W, C); anything else, and other devices and dtypes, go to
-    ``nn.Linear``.
+    All mixers and transformers of this project use it, so that their times compare mixers and not libraries. It takes
+    (B, N, C) and (B, H, W, C); for anything else, and other devices and dtypes, it is ``nn.Linear``.
     """
 
     def forward(self, input: Tensor) -> Tensor:

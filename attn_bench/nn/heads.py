@@ -1,4 +1,4 @@
-"""From features at every point to classes, of the image or of every point; the same for every model."""
+"""Heads that map features at every point to classes of the image or of every point; the same for every model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class _Classifier(nn.Module):
 class PooledClassifier(_Classifier):
     """Map an image (B, C, H, W) to scores (B, classes): features at every point, their mean, LayerNorm, a linear map.
 
-    The same head for every model, so that only what makes the features differs.
+    All models share this head, so that they differ only in the features.
 
     Args:
         features: maps (B, C, H, W) to (B, dim, H, W); kept as ``features``.
         dim: channels of the features.
         classes: number of scores.
 
-    The linear map, from normalized means to scores, is kept as ``head``: it is what a linear probe trains.
+    The linear map from normalized means to scores is the attribute ``head``, which a linear probe trains.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -53,11 +53,11 @@ class PointClassifier(_Classifier):
 
 
 def with_head(problem: Problem, dim: int, build: Callable[[int], nn.Module]) -> nn.Module:
-    """Return a model of fields for ``problem``: itself for a field, its features below a head for an image or a mask.
+    """Return a model for ``problem`` from a model of fields: itself for fields, with a head for images and masks.
 
     Args:
         dim: channels of the features.
-        build: returns the model of fields with as many output channels as it is told.
+        build: returns the model of fields with the given number of output channels.
     """
     match problem.spec.head:
         case "pooled":

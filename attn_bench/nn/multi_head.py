@@ -1,4 +1,4 @@
-"""Multi-head attention in which only the attention itself is left open."""
+"""Multi-head attention around any attention function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MultiHead(nn.Module):
     QKV without bias and an output projection with bias, as in MANO; no positions.
 
     Attributes:
-        on_grid: whether ``attend`` is given the grid; otherwise its axes are one sequence, the last of them fastest.
+        on_grid: whether ``attend`` receives the grid; otherwise its axes are flattened to one sequence, row by row.
 
     Args:
         dim: channels.

@@ -1,4 +1,4 @@
-"""Patches of a grid as tokens, and the way back from patch tokens to a field."""
+"""Patches of a grid as tokens, and the map from patch tokens back to a field."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 
 class Patched(nn.Module):
-    """Apply an operator to patches in the place of points: (B, C, *grid) -> (B, out_channels, *grid).
+    """Apply an operator to patches instead of points: (B, C, *grid) -> (B, out_channels, *grid).
 
     A patch is one token with all of its values. As the operator's first and last maps are linear in the channels, this
-    is the patch embedding of a vision transformer and a linear un-embedding. Grids that are no multiple of the patch
-    are completed with zeros at the bottom and right, which are cut off again.
+    is the patch embedding of a vision transformer and a linear un-embedding. Grids that are not a multiple of the patch
+    are padded with zeros at the bottom and right, and the result is cropped.
 
     Args:
         operator: maps (B, C * p, *coarse) to (B, out_channels * p, *coarse) with p points in a patch.
@@ -39,10 +39,10 @@ class Patched(nn.Module):
 
 
 class PatchUnembed(nn.Module):
-    """Map tokens (B, H', W', dim) to a field (B, out_channels, H, W): one linear map a token, to its patch.
+    """Map tokens (B, H', W', dim) to a field (B, out_channels, H, W): one linear map per token, to its patch.
 
-    What reaches beyond ``grid``, where H or W is no multiple of ``patch_size``, is cut off at the bottom and right,
-    where the patch embedding padded.
+    If H or W is not a multiple of ``patch_size``, the result is cropped at the bottom and right, where the patch
+    embedding padded.
 
     Args:
         dim: channels of a token.

@@ -1,4 +1,4 @@
-"""Models of timm with pretrained weights, or an error of one line."""
+"""Models of timm with pretrained weights, and one-line errors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import nn
 def create_timm(
     model: str, *, pretrained: bool = False, weights: str | Path | None = None, **options: Any
 ) -> nn.Module:
-    """Return ``timm.create_model(model, **options)``, with pretrained weights if they are asked for.
+    """Return ``timm.create_model(model, **options)``, with pretrained weights if requested.
 
-    Where the number of classes is another one the classifier is new; everything else has to be in ``weights``, which
-    timm itself does not ask for then: from a file of another model it would take what has the same name, if anything.
+    If the number of classes differs, the classifier is new; all other parameters have to be in ``weights``. timm does
+    not check that, and would take parameters of the same name from a file of another model.
 
     Args:
-        model: a name of timm's.
-        pretrained: take timm's weights, downloaded from the hub.
-        weights: take those of a local ``.safetensors`` or ``.pth`` file instead; nothing is unpickled.
+        model: a name in timm.
+        pretrained: use timm's weights, downloaded from the hub.
+        weights: use those of a local ``.safetensors`` or ``.pth`` file instead; nothing is unpickled.
         **options: of the model.
 
     Raises:
-        ValueError: the weights cannot be had, or are not those of this model.
+        ValueError: the weights are not available, or not those of this model.
     """
     if weights is None and not pretrained:
         return timm.create_model(model, **options)
@@ -33,11 +33,11 @@ def create_timm(
         try:
             return timm.create_model(model, pretrained=True, **options)
         except (OSError, RuntimeError) as error:
-            reason = f"timm's weights of {model} cannot be had ({_one_line(error)})"
+            reason = f"timm's weights of {model} are not available ({_one_line(error)})"
             raise ValueError(f"{reason}; without a network, set weights=FILE") from None
     if not Path(weights).is_file():
         raise ValueError(f"{weights}: no such file")
-    # Elsewhere than after seeding, where a file of untrained weights may have begun.
+    # From another random state, as a file of untrained weights may come from the same seed.
     torch.rand(1)
     generator = torch.get_rng_state()
     random = timm.create_model(model, **options)
@@ -45,7 +45,7 @@ def create_timm(
     try:
         loaded = timm.create_model(model, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}, **options)
     except Exception as error:
-        # Anything from struct.error to KeyError, where a file is broken.
+        # A broken file can cause anything from struct.error to KeyError.
         raise ValueError(f"{weights} cannot be loaded as weights of {model} ({_one_line(error)})") from None
     if missing := _left_random(random, loaded):
         raise ValueError(f"{weights} lacks {len(missing)} of the weights of {model}, e.g. {missing[0]}")
@@ -57,7 +57,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _left_random(random: Any, loaded: Any) -> list[str]:
-    """Return the names of the parameters that are in both as they were drawn, but for the classifier's."""
+    """Return the names of the parameters, except the classifier's, that kept their initial random values."""
     classifiers = loaded.get_classifier()
     new = {
         id(parameter)
@@ -67,6 +67,6 @@ def _left_random(random: Any, loaded: Any) -> list[str]:
     return [
         name
         for (name, own), drawn in zip(loaded.named_parameters(), random.parameters(), strict=True)
-        # Constants, such as the zeros of a bias, may be the same after training.
+        # Constants, such as a bias of zeros, may be unchanged by training.
         if id(own) not in new and torch.equal(own, drawn) and own.min() < own.max()
     ]

@@ -17,16 +17,16 @@ DIM = 64
 class Pyramid(nn.Module):
     """Map an image (B, C, H, W) to features (B, dim, H, W).
 
-    LayerNorm and a linear map to ``dim`` channels for the last features of each resolution that ``backbone`` has, all
-    resampled to the finest of these resolutions (bilinear), their sum, resampled to the image. As in the decoder of
-    SegFormer (arXiv:2105.15203, section 3.2) but without its hidden layer.
+    The last features at each resolution of ``backbone`` pass LayerNorm and a linear map to ``dim`` channels, are
+    resampled to the finest of these resolutions (bilinear) and summed, and the sum is resampled to the image. This is
+    the decoder of SegFormer (arXiv:2105.15203, section 3.2) without its hidden layer.
 
     Args:
-        backbone: a model of timm for (B, C, H, W); its classifier and last norm are taken off.
+        backbone: a model of timm for (B, C, H, W); its classifier and last norm are removed.
         dim: channels of the features.
 
     Raises:
-        OptionError: timm cannot say what is between the layers of this model.
+        OptionError: timm provides no intermediate features of this model.
     """
 
     def __init__(self, backbone: Any, dim: int) -> None:
@@ -58,6 +58,6 @@ def segmenter(backbone: nn.Module, classes: int) -> PointClassifier:
     """Return ``backbone`` with a decoder: images (B, C, H, W) to scores (B, classes, H, W).
 
     Raises:
-        OptionError: as :class:`Pyramid`.
+        OptionError: as in :class:`Pyramid`.
     """
     return PointClassifier(Pyramid(backbone, DIM), DIM, classes)

@@ -1,4 +1,4 @@
-"""A pretrained network behind the normalization of images that it was trained with."""
+"""A pretrained network that receives images normalized as in its training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attn_bench.plugin import Normalisation
 
 
 class Renormalised(nn.Module):
-    """Turn images (B, C, H, W) that are normalized by ``given`` into ones that are by ``wanted``, and call ``model``.
+    """Change the normalization of images (B, C, H, W) from ``given`` to ``wanted``, and call ``model``.
 
     Args:
         model: the network; kept as ``model``.

@@ -1,4 +1,4 @@
-"""Checks that several models share; imports no torch."""
+"""Checks shared by several models; does not import torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_heads(dim: int, heads: int) -> None:
 
 
 def not_two_axes(name: str, grid: tuple[int, ...]) -> str | None:
-    """Say that a grid has not two axes, which ``name`` needs, or return None."""
+    """Return a reason if a grid does not have two axes, which ``name`` needs; else None."""
     return None if len(grid) == 2 else f"{name} serves grids of two axes; this one is {grid}"
 
 
@@ -36,7 +36,7 @@ def exceeds_grid(name: str, size: int, grid: tuple[int, ...]) -> str | None:
 
 
 def patch_exceeds_grid(patch_size: int, grid: tuple[int, ...]) -> str | None:
-    """Say that a patch is larger than the grid, or return None."""
+    """Return a reason if a patch is larger than the grid; else None."""
     if patch_size > min(grid):
         size = " x ".join(map(str, grid))
         return f"patch_size {patch_size} is larger than the grid, {size}; it must be <= {min(grid)}"

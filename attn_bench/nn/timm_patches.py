@@ -1,4 +1,4 @@
-"""The patches that a network of timm cuts images into; imports no torch by itself."""
+"""The patches that a network of timm cuts images into; does not import torch itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_patches(module: nn.Module, grid: tuple[int, ...]) -> None:
     patch = max(embed.patch_size)
     if reason := patch_exceeds_grid(patch, grid):
         raise OptionError(reason)
-    # Networks of a fixed size leave out what is beyond the last whole patch.
+    # Networks of a fixed size ignore pixels beyond the last complete patch.
     takes_any = embed.dynamic_img_pad or (embed.img_size is not None and embed.strict_img_size)
     if not takes_any and any(n % side for n, side in zip(grid, embed.patch_size, strict=True)):
         size = " x ".join(map(str, grid))
@@ -27,9 +27,9 @@ def check_patches(module: nn.Module, grid: tuple[int, ...]) -> None:
 
 
 def pixels_left_out(module: nn.Module) -> list[int]:
-    """Return how many rows and columns at the bottom and right of an image belong to no whole patch.
+    """Return how many rows and columns at the bottom and right of an image belong to no complete patch.
 
-    timm's networks of a fixed size do not see them.
+    timm's networks of a fixed size ignore them.
     """
     embed = _patch_embed(module)
     if embed is None or embed.img_size is None:

@@ -1,4 +1,4 @@
-"""One transformer for every mixer of tokens, on fields and on text: only the mixer differs, in cost too."""
+"""The transformer around every mixer, for fields and for text, so that models differ only in the mixer."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from attn_bench.nn.patches import Patched
 from attn_bench.plugin import Mixer, Problem
 
 MixerFactory = Callable[[], nn.Module]
-# Tokens to one side whose embeddings tell a token where it is.
+# Tokens on each side that the positional convolution covers.
 REACH = 3
 
 
 class Block(nn.Module):
-    """x + mixer(LN x), then x + feed_forward(x), on (B, H, W, dim) or (B, N, dim), whichever the mixer takes.
+    """x + mixer(LN x), then x + feed_forward(x), on (B, H, W, dim) or (B, N, dim), depending on the mixer.
 
     Args:
         mixer: maps tokens to tokens of the same shape.
         dim: channels of a token.
         mlp_ratio: hidden channels of the feed-forward network over ``dim``.
         dropout: probability behind both maps of the feed-forward network.
-        normalise: whether the mixer is given normalized tokens; without, it normalizes them itself.
+        normalise: whether the mixer receives normalized tokens; otherwise it normalizes them itself.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Transformer(nn.Module):
     """Map a field (B, in_channels, *grid) to a field (B, out_channels, *grid); a grid is (H, W) or (N,).
 
     Input and coordinates, one linear map to ``dim`` channels, ``depth`` blocks, LayerNorm, and a head of two linear
-    maps with tanh between: the operator of MANO (arXiv:2507.02748). Every point is a token. It serves any grid that
-    its mixer serves.
+    maps with tanh in between: the operator of MANO (arXiv:2507.02748). Every point is a token. It accepts any grid
+    that its mixer accepts.
 
     Args:
         in_channels: channels of the input field.
@@ -85,7 +85,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         dim = options.dim
-        # The maps from and to the few channels of a field gain nothing from oneDNN.
+        # oneDNN does not help for maps from and to the few channels of a field.
         self.embed = nn.Linear(in_channels + axes, dim)
         self.blocks = _blocks(options, mixer, normalise)
         self.norm = nn.LayerNorm(dim)
@@ -93,7 +93,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(append_coordinates(x).movedim(1, -1))
-        for block in self.blocks:  # a call of the Sequential would hold its input until it ends
+        for block in self.blocks:  # calling the Sequential would keep its input alive until the end
             x = block(x)
         return self.head(self.norm(x)).movedim(-1, 1)
 
@@ -101,17 +101,17 @@ class Transformer(nn.Module):
 class TextTransformer(nn.Module):
     """Map tokens (B, N), integers below ``inputs``, to scores (B, N, outputs).
 
-    An embedding of each token, ``depth`` blocks, LayerNorm and a linear head of its own. Position comes from a
-    depthwise convolution of the embeddings, added to them, which serves any length (conditional positional encoding,
-    Chu et al., arXiv:2102.10882). Trained briefly on bytes it is far ahead of sinusoids. Order beyond its reach is left
-    to the mixer; a causal one can tell how much came before (Haviv et al., arXiv:2203.16634).
+    An embedding of each token, ``depth`` blocks, LayerNorm and a separate linear head. Positions come from a depthwise
+    convolution of the embeddings, added to them, which works for any length (conditional positional encoding, Chu et
+    al., arXiv:2102.10882). In short training on bytes it is far better than sinusoids. Positions beyond its reach are
+    left to the mixer; a causal mixer can infer them from the number of earlier tokens (Haviv et al., arXiv:2203.16634).
 
     Args:
         inputs: size of the vocabulary.
-        outputs: scores a token.
+        outputs: scores per token.
         options: dim, depth, mlp_ratio and dropout.
         mixer: called once a block; returns a module from (B, N, dim) to (B, N, dim).
-        causal: whether the convolution sees only the past; a causal mixer then makes the whole causal.
+        causal: whether the convolution sees only the past; with a causal mixer the whole network is then causal.
         normalise: whether the mixer is given normalized tokens.
     """
 
@@ -143,7 +143,7 @@ class TextTransformer(nn.Module):
 
 
 class RowByRow(nn.Module):
-    """Hand a grid of tokens, (B, *grid, dim), row by row to a mixer of sequences, (B, N, dim)."""
+    """Pass a grid of tokens, (B, *grid, dim), row by row to a mixer of sequences, (B, N, dim)."""
 
     def __init__(self, mixer: nn.Module) -> None:
         super().__init__()
@@ -156,10 +156,11 @@ class RowByRow(nn.Module):
 def transformer_around(plugin: Mixer, problem: Problem, options: Mixer.Options) -> nn.Module:
     """Return the transformer that serves the kind of ``problem`` around the mixers of ``plugin``.
 
-    On images and masks it makes features, below the head that all models share (:func:`attn_bench.nn.heads.with_head`).
+        For images and masks it computes features for the head that all models share
+    (:func:`attn_bench.nn.heads.with_head`).
 
-    Raises:
-        OptionError: values that cannot work together.
+            Raises:
+            OptionError: an invalid combination of values.
     """
     tokens = plugin.tokens(problem, options)
 

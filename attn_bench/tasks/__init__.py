@@ -1,1 +1,1 @@
-"""The built-in tasks, one package each, and what they share. Registered by entry point like anyone's."""
+"""The built-in tasks, one package each, and their shared code; registered by entry points like any plugin."""

@@ -24,7 +24,7 @@ def build(layer: str, dim: int, heads: int) -> nn.Module:
             # It expands the channels by two.
             return layers.Mamba2(hidden_size=dim, num_heads=heads, head_dim=2 * head_dim, layer_idx=0)
         case "rwkv7":
-            # Its initial weights depend on the depth, which has to be above one.
+            # Its initial weights depend on the depth, which must be above one.
             return layers.RWKV7Attention(hidden_size=dim, head_dim=head_dim, layer_idx=0, num_hidden_layers=2)
     raise ValueError(f"unknown layer {layer!r}")
 

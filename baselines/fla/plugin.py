@@ -21,8 +21,8 @@ class FLA(Mixer):
 
     ``fla:gla`` (Gated Linear Attention, arXiv:2312.06635), ``fla:deltanet`` (arXiv:2406.06484), ``fla:gated-deltanet``
     (arXiv:2412.06464), ``fla:retnet`` (arXiv:2307.08621), ``fla:mamba2`` (arXiv:2405.21060) and ``fla:rwkv7``
-    (arXiv:2503.14456), with the library's defaults but for channels and heads. Each layer is built as the first of a
-    network, so that RWKV-7 has no residual of the first layer's values.
+    (arXiv:2503.14456), with the library's defaults except for channels and heads. Each layer is built as the first of a
+    network, so RWKV-7 does not mix in the values of the first layer.
     """
 
     name = "fla"
@@ -47,7 +47,7 @@ class FLA(Mixer):
         return OutputOnly(build(options.layer, options.dim, options.heads))
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say that the library is missing, or that its kernels do not run here."""
+        """Return a reason if the library is missing or its kernels do not run here; else None."""
         if find_spec("fla") is None or find_spec("transformers") is None:
             return "flash-linear-attention is not installed; install it: pip install 'attn-bench[fla]'"
         if device != "cuda":

@@ -12,7 +12,7 @@ from attn_bench.nn.fast_linear import Linear
 def route(q_HMD: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tensor:
     """Return softmax(K Q^T) softmax(Q K^T) V of each head, (B, heads, N, D), without a scale.
 
-    M latent queries gather the values of N tokens; the same keys, as queries, fetch them back.
+    M latent queries gather the values of N tokens; the keys, as queries, scatter them back.
     """
     q_BHMD = q_HMD.expand(len(k_BHND), -1, -1, -1)
     z_BHMD = F.scaled_dot_product_attention(q_BHMD, k_BHND, v_BHND, scale=1.0)

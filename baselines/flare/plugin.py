@@ -17,7 +17,7 @@ class FLARE(Mixer):
     """The transformer of ``full`` with FLARE (:class:`baselines.flare.attention.FLAREAttention`).
 
     The preset ``paper`` has the sizes of the authors' Darcy script. Their feed-forward networks are residual networks
-    of five maps of ``dim`` channels; with ``mlp_ratio`` 2.5 ours have as many parameters.
+    of five maps of ``dim`` channels; with ``mlp_ratio`` 2.5 ours have the same number of parameters.
     """
 
     name = "flare"

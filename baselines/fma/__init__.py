@@ -1,1 +1,1 @@
-"""Fast Multipole Attention (arXiv:2310.11960): exact attention to what is near, to summaries of what is far."""
+"""Fast Multipole Attention (arXiv:2310.11960): attention to near tokens, and to summaries of far ones."""

@@ -22,37 +22,36 @@ from baselines.fma.tree import Tree
 
 
 class FastMultipoleAttention(nn.Module):
-    """Fast Multipole Attention on sequences or grids: (B, \\*grid, dim) to the same, for any grid of the same axes.
+    """Fast Multipole Attention on sequences or grids: (B, \\*grid, dim) to the same, for any grid with as many axes.
 
-    On a sequence (N,), a query reads the tokens of its fine cell, an interval of ``cell_size`` = m, and of those beside
-    it (causal: its cell up to itself, and the one before), and of the intervals further away, of width m 2^(l-1) at
-    level l, ``rank`` summaries each: one softmax over all of them, in O(N (m + rank log(N / m))). Up to 2 m tokens that
-    is exact attention, and is computed as such. Section 3 of arXiv:2310.11960.
+    On a sequence (N,), a query reads the tokens of its fine cell, an interval of ``cell_size`` = m, and of the adjacent
+    cells (causal: its cell up to itself, and the one before). Of intervals further away, of width m 2^(l-1) at level l,
+    it reads ``rank`` summaries each. One softmax over all of them takes O(N (m + rank log(N / m))). Up to 2 m tokens
+    this is exact attention, and is computed as such. Section 3 of arXiv:2310.11960.
 
-    On a grid (H, W), a query reads the tokens of the 3 x 3 fine cells around it, and of every level of the quadtree the
-    classical interaction list (children of the 3 x 3 cells around its cell's parent, less those around its cell: at
-    most 27), ``rank`` summaries of each. The code of the paper's 2D variant is not published: this is our reading.
-    Where everything is near, it is exact attention. Cells are squares, so a grid much longer than wide is completed to
-    much more than it has.
+    On a grid (H, W), a query reads the tokens of the 3 x 3 fine cells around it, and at every level of the quadtree
+    ``rank`` summaries of each cell in the classical interaction list (children of the 3 x 3 cells around its cell's
+    parent, without those around its cell: at most 27). The paper's 2D code is not published; this is our reading. If
+    everything is near, it is exact attention. Cells are squares, so a grid much longer than wide needs much padding.
 
-    Ours, where the paper says nothing or its published code is at fault: what is beyond the grid is masked; the kernels
-    start as averages (:class:`baselines.fma.summaries.Summaries`); dropout acts on the output.
+    Our choices, where the paper is silent or its published code is faulty: cells beyond the grid are masked; the
+    kernels start as averages (:class:`baselines.fma.summaries.Summaries`); dropout acts on the output.
 
-    With ``query_downsampling`` scores, softmax and values are O(N) (learned kernels still read every token at every
-    level; averages are made of averages, so that all is O(N)): the tokens of a part, of which one summary of a level's
-    keys is made, share one query to that level, and the results of all levels are merged with the near field as one
-    softmax over everything read (the paper up-samples products; to share a query and to repeat its result is our
-    reading). The query is a summary of the part's tokens; if causal, of the part before, as a query that mixed in
+    With ``query_downsampling`` scores, softmax and values are O(N). (Learned kernels still read every token at every
+    level; averages are computed from averages, so that everything is O(N).) The tokens of a part, which has one summary
+    among a level's keys, share one query to that level, and the results of all levels are merged with the near field
+    as one softmax over everything read (the paper up-samples products; sharing a query and repeating its result is our
+    reading). The query is a summary of the part's tokens; if causal, of the part before, as a query that includes
     later tokens would leak.
 
     Args:
         dim: channels.
-        grid: grid up to which every level has weights of its own, (N,) or (H, W); larger grids stretch the last
-            level's.
+        grid: grid up to which every level has its own weights, (N,) or (H, W); larger grids stretch those of the last
+            level.
         cell_size: side of a fine cell, in tokens.
         heads: attention heads; must divide ``dim``.
         rank: summaries of a cell, one number or one for each level (the last for all further levels); must divide its
-            tokens, and means all of them where it is more. On a grid, with a power of 4 each stands for a square.
+            tokens; a larger number means all of them. On a grid, a power of 4 makes each represent a square.
         summary: how tokens become summaries: ``grouped``, ``dense`` or ``average``.
         causal: whether a token reads nothing after it; sequences only.
         scale_coarse: whether to add the logarithm of the number of tokens that a summary represents to its score.
@@ -60,7 +59,7 @@ class FastMultipoleAttention(nn.Module):
         dropout: dropout probability of the output.
 
     Raises:
-        OptionError: a value cannot work.
+        OptionError: an invalid value.
     """
 
     def __init__(
@@ -188,6 +187,6 @@ def _merge(fine: tuple[Tensor, Tensor], coarse: tuple[Tensor, Tensor]) -> tuple[
 
 
 def _put(x_GMI: Tensor, blocks: Tensor, tokens: int) -> Tensor:
-    """Put blocks (G, M, I, ...) where they belong among all tokens, (G, T, ...), zeros elsewhere."""
+    """Place blocks (G, M, I, ...) at their positions among all tokens, (G, T, ...), with zeros elsewhere."""
     every = x_GMI.new_zeros(len(x_GMI), tokens // x_GMI.shape[2], *x_GMI.shape[2:])
     return every.index_copy(1, blocks, x_GMI).flatten(1, 2)

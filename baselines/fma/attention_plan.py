@@ -28,14 +28,14 @@ class Reads:
 
 @dataclass(frozen=True, eq=False)
 class AttentionPlan:
-    """What the attention of one grid needs.
+    """The index lists for the attention on one grid.
 
     Attributes:
-        blocks: fine cells that lie on the grid, as runs of tokens; None where all do.
+        blocks: fine cells on the grid, as runs of tokens; None if all are.
         stretch: of every level, tokens of a part over those of them on the grid, (cells * rank,); None where all are.
         near: near field and all levels, rows of tokens before those of level 1, 2, ...; with queries down-sampled the
             near field alone.
-        far: with queries down-sampled, what the queries of every level's cells read of its summaries.
+        far: with queries down-sampled, the summaries that the queries of each level read.
     """
 
     blocks: Tensor | None
@@ -55,10 +55,10 @@ def attention_plan(
         levels: width and rank of every level.
         causal: queries read what is not after them.
         scale_coarse: add the logarithm of the number of tokens that a summary represents to its score.
-        separate: the levels apart, for queries down-sampled.
-        device: where the lists go.
+        separate: whether to separate the levels, for queries down-sampled.
+        device: device of the lists.
     """
-    # The lists outlive the call, so they must be ordinary tensors even if it is in inference mode.
+    # The lists outlive the call, so they must be ordinary tensors even in inference mode.
     with torch.inference_mode(False), torch.no_grad():
         return _plan(tree, levels, causal, scale_coarse, separate, device)
 
@@ -98,7 +98,7 @@ def _rows(lists: Tensor, places: Tensor, rows: int, there: Tensor) -> Tensor:
         lists: cells that every block sees; -1 for none.
         places: which run of rows every cell is.
         rows: of a cell.
-        there: which rows stand for something.
+        there: which rows exist.
     """
     runs = places[lists.clamp(min=0)][..., None] * rows + torch.arange(rows)
     return runs.where((lists >= 0)[..., None] & there[runs], -1).flatten(1)

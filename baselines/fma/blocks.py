@@ -90,7 +90,7 @@ def attend_blocks_backward(
         return backward(do_GNE, delta_GN, inputs, diagonal, lse_GN)
     k_GTE, v_GTE = k_GTE.contiguous(), v_GTE.contiguous()
     dq = q_GNE.new_empty(q_GNE.shape)
-    # What many blocks read is summed in float32 at least.
+    # Gradients of rows that many blocks read are summed at least in float32.
     dk, dv = (torch.zeros_like(x, dtype=lse_GN.dtype).flatten(0, 1) for x in (k_GTE, v_GTE))
     with torch.autocast(q_GNE.device.type, enabled=False):
         for chunk in _chunks(q_GNE, index_MS):

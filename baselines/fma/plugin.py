@@ -64,7 +64,7 @@ class FMA(Mixer):
         """Return Fast Multipole Attention in one or two dimensions.
 
         Raises:
-            OptionError: a value cannot work.
+            OptionError: an invalid value.
         """
         from baselines.fma.attention import FastMultipoleAttention
 

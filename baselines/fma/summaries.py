@@ -16,7 +16,7 @@ Summary = Literal["grouped", "dense", "average"]
 class Summaries(nn.Module):
     """Map the tokens of every cell of a level to ``rank`` summaries: a convolution with kernel = stride = cell.
 
-    Straight from tokens at every level, with weights of its own, the same for all heads (Section 3 of
+    Every level has its own weights, applied directly to tokens and shared by all heads (Section 3 of
     arXiv:2310.11960). Kernels start as the mean of each part of the cell, so that all kinds start as ``average`` and
     a rank of all tokens as the identity; they are kept relative to 1 / tokens of a part, as the same learning rate
     then suits narrow kernels and wide ones. Levels beyond those with weights take the last

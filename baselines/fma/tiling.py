@@ -1,16 +1,16 @@
-"""Who sees whom at which level: near fields and interaction lists of Fast Multipole Attention, in 1D and in 2D.
+"""Near fields and interaction lists of Fast Multipole Attention, in 1D and in 2D.
 
 The tokens of a grid are cut into fine cells of side m (intervals in 1D, squares in 2D). At level l = 1, 2, ... a cell
 has side m 2^(l-1), so level 1 are the fine cells and each cell of level l + 1 is the parent of 2^D cells of level l.
 
 - The near field of a fine cell is itself and the cells that touch it.
-- The interaction list of a cell at level l is what its parent's near field holds of level l, less its own near field.
+- The interaction list of a cell at level l are the cells of level l in its parent's near field but not in its own.
 
-A query sees its near field token by token, and at every level the list of the cell of that level it lies in. With as
-many levels as :func:`level_count` says, these cover every cell exactly once. In 1D the lists are, for an interval a,
-{a - 2, a + 2, a + 3} where a is even and {a - 3, a - 2, a + 2} where it is odd; causal ones keep what is below a.
+A query sees its near field token by token, and at every level the interaction list of its cell. With the number of
+levels given by :func:`level_count`, these cover every cell exactly once. In 1D the lists are, for an interval a,
+{a - 2, a + 2, a + 3} if a is even and {a - 3, a - 2, a + 2} if it is odd; causal lists keep those below a.
 
-Cells are numbered row by row. Lists are padded with -1, which stands for no cell.
+Cells are numbered row by row. Lists are padded with -1, which means no cell.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The order in which Fast Multipole Attention keeps tokens and summaries, and the rows that every block reads.
+"""The order in which Fast Multipole Attention stores tokens and summaries, and the rows that every block reads.
 
 Tokens lie cell by cell: those of a cell of any level side by side, in it those of each of its 2^D children, and so on
 as far as the side can be halved. So a cell is a run of tokens at every level, in 2D as in 1D (where this is the order

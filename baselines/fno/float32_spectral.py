@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# neuraloperator's import resets the process's warning filters.
+# Importing neuraloperator resets the process's warning filters.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from neuralop import models
@@ -22,7 +22,7 @@ __all__ = ["Float32SpectralConv", "NeuralopFNO", "frequencies", "off_by_one_on_o
 
 
 class _PlainState:
-    """neuraloperator adds its options to a network's state, which torch refuses to load where it is part of another."""
+    """Removes neuraloperator's options from a network's state, which torch refuses to load as part of another."""
 
     state_dict = nn.Module.state_dict
     load_state_dict = nn.Module.load_state_dict
@@ -48,7 +48,7 @@ class Float32SpectralConv(SpectralConv):  # type: ignore[misc]
 
 
 def off_by_one_on_odd_rows() -> bool:
-    """Tell whether the installed neuraloperator puts row frequencies back in the wrong place on an odd number of rows.
+    """Tell whether the installed neuraloperator misplaces row frequencies on an odd number of rows.
 
     2.0.0 does: it undoes ``fftshift`` with ``fftshift``, which is not its inverse there, so that each output frequency
     is one too low along the rows (neuraloperator pull request 688 corrects it).
@@ -79,7 +79,7 @@ def frequencies(convolution: Any, grid: tuple[int, ...]) -> list[int]:
 def quiet_uno(**settings: Any) -> NeuralopUNO:
     """Return neuraloperator's UNO with :class:`Float32SpectralConv`, built without printing its options.
 
-    UNO has a parameter for its convolution but hands it to none of its blocks.
+    UNO has a parameter for its convolution but does not pass it to its blocks.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         return NeuralopUNO(operator_block=partial(FNOBlocks, conv_module=Float32SpectralConv), **settings)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class FNO(Model):
-    """neuraloperator's FNO as it is, with its spectral convolutions kept in float32 under autocast.
+    """neuraloperator's FNO, unchanged except that its spectral convolutions stay in float32 under autocast.
 
-    One set of weights runs on any grid. On a grid with fewer frequencies than ``n_modes`` asks for, the others are
-    left out; :meth:`effective` says how many are used. neuraloperator 2.0.0 misplaces the row frequencies by one where
-    the number of rows is odd (43, 85): trained on such a grid it learns around that, evaluated there after training
-    on an even grid it does not; :meth:`effective` says so too.
+    One set of weights runs on any grid. On a grid with fewer frequencies than ``n_modes``, the others are left out;
+    :meth:`effective` reports how many are used. neuraloperator 2.0.0 misplaces the row frequencies by one if the number
+    of rows is odd (43, 85). A model trained on such a grid adapts to that; one evaluated there after training on an
+    even grid does not. :meth:`effective` reports this too.
 
     The preset ``paper`` is the two-dimensional FNO of the paper: 12 modes, that is 24 row frequencies (both signs) and
     12 column frequencies, width 32, 4 layers, linear lifting, 128 channels in the projection, no channel MLP.
@@ -86,7 +86,7 @@ class FNO(Model):
         """Return the operator with neuraloperator's random weights.
 
         Raises:
-            OptionError: a value cannot work.
+            OptionError: an invalid value.
         """
         from attn_bench.nn.heads import with_head
 
@@ -96,7 +96,7 @@ class FNO(Model):
         return with_head(problem, options.hidden_channels, operator)
 
     def operator(self, options: Any, **settings: Any) -> nn.Module:
-        """Return neuraloperator's module with ``settings`` and those of the options that it alone has."""
+        """Return neuraloperator's module with ``settings`` and the options that only FNO has."""
         from baselines.fno.float32_spectral import Float32SpectralConv, NeuralopFNO
 
         return NeuralopFNO(
@@ -111,7 +111,7 @@ class FNO(Model):
 
     @staticmethod
     def shared(options: Any) -> dict[str, Any]:
-        """Return the settings that every operator of neuraloperator has under the same name."""
+        """Return the settings that all operators of neuraloperator share."""
         return {
             "hidden_channels": options.hidden_channels,
             "channel_mlp_expansion": options.channel_mlp_expansion,
@@ -121,7 +121,7 @@ class FNO(Model):
         }
 
     def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
-        """Say that a grid has one axis."""
+        """Return a reason if a grid has one axis; else None."""
         return not_two_axes(self.name, problem.grid)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""neuraloperator's tensorised Fourier neural operator as a plugin."""
+"""neuraloperator's tensorized Fourier neural operator as a plugin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TFNO(FNO):
-    """The model ``fno`` with its spectral weights as a factorized tensor, never multiplied out (arXiv:2310.00120)."""
+    """The model ``fno`` with its spectral weights as a factorized tensor that is never expanded (arXiv:2310.00120)."""
 
     name = "tfno"
     summary = "Fourier neural operator with factorized spectral weights (neuraloperator)"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class UNO(FNO):
-    """neuraloperator's UNO as it is: Fourier layers whose grid halves on the way down and doubles on the way up.
+    """neuraloperator's UNO, unchanged: Fourier layers whose grid halves on the way down and doubles on the way up.
 
     One layer on the full grid, ``levels`` layers that halve it, one on the coarsest grid, ``levels`` that double it and
     one on the full grid, joined across as in a U-Net. Each halving doubles the channels and halves ``n_modes``. All
@@ -63,10 +63,10 @@ class UNO(FNO):
         )
 
     def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
-        """Say that a grid has one axis, or is too small to be halved."""
+        """Return a reason if a grid has one axis or is too small to be halved; else None."""
         if len(problem.grid) == 2 and min(problem.grid) < 2**options.levels:
             size = " x ".join(map(str, problem.grid))
-            return f"levels is {options.levels}; a grid of {size} cannot be halved so often"
+            return f"levels is {options.levels}; a grid of {size} cannot be halved that often"
         return super().unsupported(problem, device, options)
 
     def convolutions(self, operator: Any, grid: tuple[int, ...]) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:

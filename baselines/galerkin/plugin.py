@@ -17,9 +17,9 @@ class Galerkin(Mixer):
     """The transformer of ``full`` with attention without a softmax (:mod:`baselines.galerkin.attention`).
 
     It normalizes keys and values, with ``type`` ``fourier`` queries and keys, and nothing before: as in the authors'
-    Darcy setting, the attention gets the tokens as they are. The authors also join the coordinates of a point to the
+    Darcy setting, the attention gets the tokens directly. The authors also append the coordinates of a point to the
     queries, keys and values of each head; here they are channels of the input, as for all mixers. The preset ``paper``
-    has the sizes of their Darcy encoder, without its convolutions before and its spectral decoder behind.
+    has the sizes of their Darcy encoder, without its convolutions and its spectral decoder.
     """
 
     name = "galerkin"

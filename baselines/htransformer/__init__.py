@@ -1,1 +1,1 @@
-"""H-Transformer-1D (arXiv:2107.11906), of the package h-transformer-1d."""
+"""H-Transformer-1D (arXiv:2107.11906), from the package h-transformer-1d."""

@@ -18,13 +18,13 @@ LONGEST = 4096
 class AnyLengthHierarchical(nn.Module):
     """Map tokens (B, N, dim) to the same shape by the library's ``HAttention1D``, or ``CausalHAttention1D``.
 
-    It pads a sequence to a power of two. A bidirectional one is given a mask then. Blocks are smaller than
-    ``block_size`` where the sequence has fewer than four of them (causal: two).
+    It pads a sequence to a power of two; a bidirectional module then gets a mask. Blocks are smaller than
+    ``block_size`` if the sequence has fewer than four of them (causal: two).
 
     Args:
-        length: tokens of the sequence; a causal module takes no longer one, or none longer than 4096.
+        length: tokens of the sequence; a causal module accepts at most this length, or 4096 if that is more.
         block_size: tokens of a block.
-        causal: whether a token sees none that come after it.
+        causal: whether a token sees no later ones.
         **settings: of the library's module.
 
     Raises:

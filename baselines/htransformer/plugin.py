@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class HTransformer(Mixer):
     """The transformer of ``full`` with the hierarchical attention of the package h-transformer-1d, unchanged.
 
-    Each token sees its own block of tokens exactly and coarser means of what is further away. A grid is read as one
+    Each token sees its own block of tokens exactly, and coarser means of tokens further away. A grid is read as one
     sequence, row by row. The package differs from the paper, which shows in its results:
 
     - Bidirectional, its coarsest level has four blocks and joins them in pairs: the two halves of the padded sequence
@@ -28,7 +28,7 @@ class HTransformer(Mixer):
     - Each level's scores are shifted by their own maximum before levels are added up, and a block of padding counts in
       the denominator.
 
-    :meth:`effective` says which share of pairs of tokens a layer connects.
+    :meth:`effective` reports the share of pairs of tokens that a layer connects.
     """
 
     name = "htransformer"

@@ -18,7 +18,7 @@ class SoftmaxFeatureAttention(nn.Module):
 
     With features x_i and values v_i of each head (:class:`PointFeatures`), Q_i is the softmax over G of W x_i + b and
     K_jg that over the points j of W' x_j + b'; W and W' are shared by the heads. It is Transolver's attention with an
-    identity in the place of attention among slices exactly where K's logits are the log-softmax over G of Q's.
+    identity instead of attention between slices exactly if K's logits are the log-softmax over G of Q's.
 
     Args:
         dim: channels.

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class LinearNO(Mixer):
     """The transformer of ``full`` with LinearNO (:class:`baselines.linearno.attention.SoftmaxFeatureAttention`).
 
-    Our reading of the paper's abstract and its published summaries: Transolver without attention among the slices, and
-    with two projections, for queries and for keys, in the place of one. Features and values come from the same maps as
+    Our reading of the paper's abstract and its published summaries: Transolver without attention between slices, and
+    with two projections, for queries and for keys, instead of one. Features and values come from the same maps as
     Transolver's, and so do the sizes of the preset ``paper``.
     """
 

@@ -1,1 +1,1 @@
-"""The training mean: what a model that ignores its input achieves."""
+"""The training mean: a constant predictor, which ignores its input."""

@@ -22,7 +22,7 @@ class MeanTokens(nn.Module):
     def fit(self, train: Dataset[tuple[Tensor, Tensor]]) -> None:
         """Set the scores to the log-probabilities of the targets of ``train``; negative targets do not count.
 
-        Every token is counted once more than it occurs (Laplace), or one that is not in ``train`` would cost infinity.
+        Every count is increased by one (Laplace), or a token that is not in ``train`` would have infinite loss.
         """
         size = len(self.scores)
         counts = torch.ones(size, dtype=torch.float64)

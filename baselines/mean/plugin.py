@@ -1,4 +1,4 @@
-"""The mean training target as a plugin: what a model that ignores its input achieves."""
+"""The mean training target as a plugin: a constant predictor, which ignores its input."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Mean(Model):
-    """Predicts the mean of the training targets, whatever the input: the error that learning has to beat.
+    """Predicts the mean of the training targets for any input; trained models have to beat its error.
 
-    Fitted in closed form, without trainable parameters. On fields the mean at each point, only on the grid that it was
-    fitted on (:mod:`baselines.mean.mean_field`); on text the frequency of each token, so that its bits per byte are the
-    unigram entropy (:mod:`baselines.mean.mean_tokens`).
+    It is fitted in closed form, without trainable parameters. On fields it predicts the mean at each point, only on the
+    grid that it was fitted on (:mod:`baselines.mean.mean_field`); on text the frequency of each token, so that its bits
+    per byte are the unigram entropy (:mod:`baselines.mean.mean_tokens`).
     """
 
     name = "mean"

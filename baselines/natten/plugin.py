@@ -19,8 +19,8 @@ class Natten(Mixer):
     """The transformer of ``full`` with the neighborhood attention of the package natten, unchanged; only on CUDA.
 
     Each token attends to the nearest ``kernel_size`` along each axis, every ``dilation``-th of them. Unlike in
-    ``window``, a window at an edge is shifted into the grid and not cut off. NATTEN needs ``kernel_size`` times
-    ``dilation`` to fit into the grid. It has no backward pass on a CPU.
+    ``window``, a window at an edge is shifted into the grid instead of cropped. NATTEN needs ``kernel_size``
+    times ``dilation`` to fit into the grid. It has no backward pass on a CPU.
     """
 
     name = "natten"
@@ -55,7 +55,7 @@ class Natten(Mixer):
         return options.kernel_size or (127 if len(tokens.grid) == 1 else 7)
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say that natten is missing, has no backward pass here, or that the window does not fit into the grid."""
+        """Return a reason if natten is missing, cannot train here, or the window does not fit the grid; else None."""
         if find_spec("natten") is None:
             return "natten is not installed; install it: pip install 'attn-bench[natten]'"
         if device != "cuda":

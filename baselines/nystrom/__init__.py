@@ -1,1 +1,1 @@
-"""Nyström attention (arXiv:2102.03902), of the package nystrom-attention."""
+"""Nyström attention (arXiv:2102.03902), from the package nystrom-attention."""

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 def landmarks_used(n: int, most: int) -> int:
-    """Return into how many stretches ``n`` tokens are cut: <= ``most``, all of one length but perhaps the first.
+    """Return the number of stretches for ``n`` tokens: <= ``most``, all of one length except perhaps the first.
 
-    With exactly ``most`` some would consist of padding alone (300 tokens in 64 stretches of 5).
+    With exactly ``most`` some could consist only of padding (300 tokens in 64 stretches of 5).
     """
     return -(-n // -(-n // most))
 
@@ -19,12 +19,11 @@ def landmarks_used(n: int, most: int) -> int:
 class AnyLengthNystrom(nn.Module):
     """Map tokens (B, N, dim) to the same shape by ``nystrom_attention.NystromAttention``.
 
-    Where the landmarks do not divide the sequence, the library pads it; it is given a mask then, so that padding
-    takes no part.
+        If the landmarks do not divide the sequence, the library pads it; it then gets a mask that excludes the padding.
 
     Args:
-        landmarks: at most as many; see :func:`landmarks_used`.
-        **settings: of the library's module.
+        landmarks: maximum number; see :func:`landmarks_used`.
+            **settings: of the library's module.
     """
 
     def __init__(self, landmarks: int, **settings: Any) -> None:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class Nystrom(Mixer):
     """The transformer of ``full`` with the Nyström attention of the package nystrom-attention, unchanged.
 
-    Softmax attention by way of landmarks, the means of stretches of the sequence: softmax(Q L_k^T)
+    Softmax attention via landmarks, the means of stretches of the sequence: softmax(Q L_k^T)
     softmax(L_q L_k^T)^+ softmax(L_q K^T) V, plus a convolution of the values along the sequence. A grid is read as one
     sequence, row by row. The library, like the authors' code, scales the start of the pseudo-inverse's iteration by the
-    largest column sum of the whole batch: before it has converged, an output depends a little on the rest of its batch.
+    largest column sum of the whole batch: without convergence, an output depends slightly on the rest of its batch.
     """
 
     name = "nystrom"

@@ -26,15 +26,15 @@ class DenseSwinV2(nn.Module):
     before the stage, LayerNorm and an un-embedding after it. The stage keeps the weights it starts with; timm's
     classifiers then zero the norms of every block, which trains worse here (Darcy 16 x 16: 0.063 against 0.043).
 
-    Any H and W. The field is padded with zeros to whole patches. Where the tokens are no multiple of the window, timm
+    Any H and W. The field is padded with zeros to whole patches. If the tokens are not a multiple of the window, timm
     pads them with zeros inside each block, at the bottom and right, *and lets the real tokens attend to the padding*;
     it also shifts before it pads but masks as if it had padded first, so that some windows of a shifted block join
-    tokens of opposite edges. Both are timm's behavior (1.0.31) and kept. Where the tokens of an axis are no more than
-    the window, timm takes the axis as the window and does not shift along it; see :meth:`windows`.
+    tokens of opposite edges. Both are timm's behavior (1.0.31) and are kept. If an axis has no more tokens than the
+    window, timm uses the axis as the window and does not shift along it; see :meth:`windows`.
 
-    On another grid than the last one the stage is set up anew by timm's ``set_input_size``: new masks and windows, the
-    same parameters. A window that was clamped grows again on a larger grid, and its position bias with it: timm
-    scales relative positions by the window in force.
+    When the grid changes, timm's ``set_input_size`` sets up the stage again: new masks and windows, the same
+    parameters. A clamped window grows again on a larger grid, and its position bias with it, as timm scales relative
+    positions by the current window.
 
     Args:
         in_channels: channels of the input field.
@@ -89,7 +89,7 @@ class DenseSwinV2(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.inference_mode(False)
     def _resize(self, tokens: Grid) -> None:
-        # Outside inference mode: buffers made within it could not be used in training later.
+        # Not in inference mode, as its buffers could not be used in training later.
         self.stage.set_input_size(tokens, self.window_size)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

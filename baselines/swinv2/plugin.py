@@ -46,10 +46,10 @@ class SwinV2(Model):
         coordinates: Annotated[bool, Field(description="add the coordinates of each point as two inputs")] = True
 
     def build(self, problem: Problem, options: Options) -> nn.Module:
-        """Return the operator with random weights; for images and masks below a head.
+        """Return the operator with random weights; for images and masks with a head.
 
         Raises:
-            OptionError: a value cannot work.
+            OptionError: an invalid value.
         """
         from attn_bench.nn.heads import with_head
         from baselines.swinv2.dense_swinv2 import DenseSwinV2
@@ -58,13 +58,13 @@ class SwinV2(Model):
         return with_head(problem, options.dim, lambda outputs: DenseSwinV2(problem.inputs, outputs, grid, options))
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say that a grid has one axis, or that a patch is larger than the grid."""
+        """Return a reason if a grid has one axis, or a patch is larger than the grid; else None."""
         return not_two_axes(self.name, problem.grid) or patch_exceeds_grid(options.patch_size, problem.grid)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return rows and columns of patches, and window and shift of each block in patches, on the problem's grid.
 
-        ``attends_to_padding`` says that the patches are no whole windows there.
+        ``attends_to_padding`` is true if the patches are not a multiple of the window there.
         """
         swin = cast("DenseSwinV2", getattr(module, "features", module))
         grid = (problem.grid[0], problem.grid[1])

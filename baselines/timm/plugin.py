@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# Families whose stages need images of a least side, and sides that are multiples of something.
+# Families whose stages need images with a minimum side, or sides that are multiples of a number.
 SIDES = {"focalnet": (32, 1), "maxvit": (32, 1), "hiera": (32, 32)}
 
 
 class Timm(Model):
-    """A model of timm as timm ships it, at the size of the images, with a classifier for their classes.
+    """An unchanged model of timm, at the size of the images, with a classifier for their classes.
 
-    ViT and SwinV2 in the sizes of the papers are among them: ``vit_tiny_patch16_224``, ``swinv2_tiny_window8_256``.
-    Two things are added: before pretrained weights, the normalization of images that they were trained with, where the
-    task has another; for masks, a decoder in place of the classifier (:class:`attn_bench.nn.pyramid.Pyramid`).
+    This includes ViT and SwinV2 in the sizes of the papers: ``vit_tiny_patch16_224``, ``swinv2_tiny_window8_256``.
+    Two things are added: pretrained models get images normalized as in their training, if the task normalizes
+    differently; for masks, a decoder replaces the classifier (:class:`attn_bench.nn.pyramid.Pyramid`).
 
     Attention that grows less than the square of an image's points: ``focalnet`` (focal modulation, arXiv:2203.11926),
     ``maxvit`` (windows and grids, arXiv:2204.01697), ``xcit`` (between channels, arXiv:2106.09681), ``efficientvit``
@@ -63,7 +63,7 @@ class Timm(Model):
         """Return timm's model.
 
         Raises:
-            OptionError: there is no such model, its weights cannot be had, or its patches do not fit the images.
+            OptionError: there is no such model, its weights are not available, or its patches do not fit the images.
         """
         import timm
 
@@ -87,7 +87,7 @@ class Timm(Model):
             try:
                 module = create_timm(options.model, img_size=problem.grid, **settings)
             except TypeError:
-                # Convolutional networks do not take the size of their images.
+                # Convolutional networks have no parameter for the image size.
                 module = create_timm(options.model, **settings)
         except ValueError as error:
             raise OptionError(str(error)) from None
@@ -105,7 +105,7 @@ class Timm(Model):
         return module
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say that the images are too small for the stages of this family, or of sides that they cannot halve."""
+        """Return a reason if images are too small for the stages of this family, or cannot be halved; else None."""
         for family, (least, multiple) in SIDES.items():
             if options.model.startswith(family) and any(n < least or n % multiple for n in problem.grid):
                 size = " x ".join(map(str, problem.grid))
@@ -124,9 +124,9 @@ class Timm(Model):
         return head if isinstance(head, nn.Module) else None
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
-        """Return the normalization of images that the weights were trained with, where the task has another.
+        """Return the normalization of images that the weights were trained with, if the task has another.
 
-        Also the rows and columns of pixels beyond the last whole patch, which the network does not see.
+        Also return the rows and columns of pixels beyond the last complete patch, which the network ignores.
         """
         from attn_bench.nn.renormalised import Renormalised
 

@@ -1,1 +1,1 @@
-"""Transformers that differ only in the mixer of tokens."""
+"""Exact, windowed and linear attention as mixers."""

@@ -37,7 +37,7 @@ def _compiled() -> Any:
 
 
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, before: int, after: int) -> Tensor:
-    """Return what :func:`baselines.transformer.sliding_window.attend_window` returns.
+    """Return the same as :func:`baselines.transformer.sliding_window.attend_window`.
 
     On a CPU it is not compiled and has no backward pass.
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class FullAttention(Mixer):
     """A transformer with exact softmax attention between all points of a grid, or all tokens of a text.
 
-    The upper bound of what an approximation can see and the cost it has to beat
+    It is the upper bound of what an approximation can see, and the cost that it has to beat
     (:func:`baselines.transformer.softmax_attention.attend`). The defaults are those of ``mano``.
-    ``backend`` chooses the kernels, not the result; the row's ``effective`` names them.
+    ``backend`` selects the kernels and does not change the result; the column ``effective`` names them.
     """
 
     name = "full"
@@ -42,7 +42,7 @@ class FullAttention(Mixer):
         backend: Annotated[
             Literal["auto", "math", "flash", "memory-efficient", "cudnn", "xformers"],
             Field(
-                description="kernels: those of PyTorch's SDPA by name or as it chooses (auto), or xformers; on a CPU "
+                description="kernels: those of PyTorch's SDPA, by name or its own choice (auto), or xformers; on a CPU "
                 "only auto, math and flash"
             ),
         ] = "auto"
@@ -55,7 +55,7 @@ class FullAttention(Mixer):
         return MultiHead(options.dim, options.heads, partial(attend, backend=options.backend, causal=tokens.causal))
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say why the kernels cannot run here, or what any mixer cannot serve."""
+        """Return a reason if the kernels cannot run here, or a mixer does not support the problem; else None."""
         if options.backend in ("xformers", "memory-efficient", "cudnn") and device != "cuda":
             return f"backend is {options.backend}, which runs only on CUDA, not {device}; set backend=auto"
         if options.backend == "xformers" and find_spec("xformers") is None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Linear(Mixer):
     """The transformer of ``full`` with linear attention (:mod:`baselines.transformer.linear_attention`).
 
-    The whole context at linear cost, summed up in one matrix a head. A grid is read as one sequence, row by row.
+    The whole context at linear cost, summarized in one matrix per head. A grid is read as one sequence, row by row.
     """
 
     name = "linear"

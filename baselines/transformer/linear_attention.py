@@ -1,4 +1,4 @@
-"""Linear attention: a product of features in the place of the softmax (Katharopoulos et al., arXiv:2006.16236)."""
+"""Linear attention: a product of features instead of the softmax (Katharopoulos et al., arXiv:2006.16236)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK = 32
-# As in the authors' code: features can underflow to zero, all of a token's together.
+# As in the authors' code, since all features of a token can underflow to zero.
 EPSILON = 1e-6
 
 
@@ -28,7 +28,7 @@ def _causal_sums(q_BHND: Tensor, k_BHND: Tensor, v_BHNE: Tensor) -> Tensor:
     chunk = min(CHUNK, n)
     q, k, v = (F.pad(t, (0, 0, 0, -n % chunk)).unflatten(2, (-1, chunk)) for t in (q_BHND, k_BHND, v_BHNE))
     products = k[:, :, :-1].transpose(-1, -2) @ v[:, :, :-1]
-    # Shifted before it is summed: taking a chunk's own product off again would leave its rounding errors behind.
+    # Shifted before summing, as subtracting a chunk's own product would leave rounding errors.
     before = F.pad(products, (0, 0, 0, 0, 1, 0)).cumsum(2)
     inside = (q @ k.transpose(-1, -2)).tril() @ v
     return (inside + q @ before.to(q.dtype)).flatten(2, 3)[:, :, :n]

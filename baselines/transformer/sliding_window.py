@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from attn_bench.nn.multi_head import MultiHead
 
-# The side of a block is a multiple of this, by the number of axes: larger blocks suit the kernels better, smaller ones
-# waste less of what the mask hides.
+# The side of a block is a multiple of this, by number of axes: larger blocks suit the kernels better, smaller ones
+# compute fewer masked scores.
 ALIGNED = {1: 16, 2: 2}
 
 
@@ -22,7 +22,7 @@ def attend_window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int) -> T
 
     Queries go in blocks of side max(before, after) or a little more, each with its own, the previous and, if ``after``
     is above zero, the next block of keys, under one mask that all of them share: time and memory are linear in the
-    points. The first and the last queries of an axis, whose window is cut off, have calls of their own, so that no
+    points. The first and the last queries of an axis, whose windows are cropped, are computed separately, so that no
     padding is needed.
 
     Args:
@@ -108,15 +108,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, stretches: tuple[Stretch, ...], bef
 
 
 class WindowAttention(MultiHead):
-    """Multi-head attention of each token to those near it.
+    """Multi-head attention of each token to nearby tokens.
 
     Args:
         dim: channels.
         heads: attention heads; divides ``dim``.
         window_size: causal: a token sees itself and the window_size - 1 before it; otherwise itself and
             window_size // 2 on each side, along each axis of the grid.
-        causal: whether a token sees none that come after it.
-        attend: computes it, as :func:`attend_window` does.
+        causal: whether a token sees no later ones.
+        attend: computes the attention, like :func:`attend_window`.
     """
 
     on_grid = True

@@ -18,20 +18,20 @@ SDPA = {
     "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-# On CUDA these take no float32.
+# On CUDA these do not support float32.
 HALF_ONLY = ("flash", "cudnn")
 
 
 def attend(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, backend: Backend = "auto", causal: bool = False) -> Tensor:
     """Return softmax(Q K^T / sqrt(D)) V of each head, (B, N, heads, D), through the kernels of ``backend``.
 
-    ``xformers`` is ``xformers.ops.memory_efficient_attention``, which runs only on CUDA and wants D in multiples of 8:
-    it gets zeros behind q, k and v, which change nothing in the result. All others are
-    ``torch.nn.functional.scaled_dot_product_attention``, which chooses its kernels itself where ``backend`` is
-    ``auto``. With ``causal`` a query sees itself and what is before it.
+    ``xformers`` is ``xformers.ops.memory_efficient_attention``, which runs only on CUDA and needs multiples of 8 for D:
+    q, k and v are padded with zeros, which do not change the result. All others are
+    ``torch.nn.functional.scaled_dot_product_attention``, which selects its kernels itself if ``backend`` is ``auto``.
+    With ``causal`` a query sees itself and earlier tokens.
 
     Raises:
-        Unsupported: these kernels do not take this dtype.
+        Unsupported: these kernels do not support this dtype.
     """
     if backend == "xformers":
         from xformers.ops import LowerTriangularMask, memory_efficient_attention

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class SlidingWindow(Mixer):
     """The transformer of ``full`` with attention within a sliding window (:mod:`baselines.transformer.sliding_window`).
 
-    What a model that only looks nearby can do: ``depth`` blocks reach ``depth`` windows far. Exact within the window,
-    which is cut off at the edges of the grid.
+    Shows what a local model can achieve: ``depth`` blocks reach ``depth`` windows far. Attention is exact within the
+    window, which is cropped at the edges of the grid.
     """
 
     name = "window"
@@ -37,8 +37,8 @@ class SlidingWindow(Mixer):
             int | None,
             Field(
                 ge=1,
-                description="tokens seen: on causal text the last ones and itself, elsewhere half of them on each side "
-                "of a token, along each axis; where unset 128 on a text, 7 (a window of 7 x 7) on a grid",
+                description="tokens seen: on causal text the token and those before it, otherwise half of them on each "
+                "side of a token, along each axis; if unset, 128 on text and 7 (7 x 7) on a grid",
             ),
         ] = None
         backend: Annotated[
@@ -58,7 +58,7 @@ class SlidingWindow(Mixer):
         return WindowAttention(options.dim, options.heads, size, tokens.causal)
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say that FlexAttention cannot be trained here, or what any mixer cannot serve."""
+        """Return a reason if FlexAttention cannot train here, or a mixer does not support the problem; else None."""
         if options.backend == "flex" and device != "cuda":
             return f"backend is flex, which has no backward pass on {device}; set backend=blocks"
         return super().unsupported(problem, device, options)

@@ -1,1 +1,1 @@
-"""Transolver: attention among slices of the points."""
+"""Transolver: attention between slices of the points."""

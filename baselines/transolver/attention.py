@@ -21,11 +21,12 @@ class PhysicsAttention(nn.Module):
     """Map tokens (B, *grid, dim) to (B, *grid, dim) through G slices, in time linear in the points.
 
     With features x_i and values f_i of each head (:class:`PointFeatures`), weights s_i = softmax over G of
-    (W x_i + b) / clamp(tau, 0.1, 5), slices z_g (:func:`slice_tokens`) and z' = softmax(Q K^T / sqrt(D)) V among them,
+    (W x_i + b) / clamp(tau, 0.1, 5), slices z_g (:func:`slice_tokens`) and z' = softmax(Q K^T / sqrt(D)) V between
+    them,
 
         out_i = sum_g s_ig z'_g,
 
-    then a linear map. W and the maps to Q, K and V are shared by the heads; tau is one number a head.
+    then a linear map. W and the maps to Q, K and V are shared by the heads; tau is one number per head.
 
     Args:
         dim: channels.

@@ -15,7 +15,7 @@ class DenseViT(nn.Module):
     ``trunk`` is timm's ``VisionTransformer`` up to and with its last norm: patch embedding, learned position
     embedding, blocks with exact attention over all patches; no class token, no head. Added here: the un-embedding.
 
-    Any H and W: timm pads the field with zeros at the bottom and right to whole patches. On other grids than ``grid``
+    Any H and W: timm pads the field with zeros at the bottom and right to whole patches. On grids other than ``grid``
     timm interpolates the position embedding (bicubic, antialiased), with the same parameters.
 
     Args:
@@ -34,7 +34,7 @@ class DenseViT(nn.Module):
         self.patch_size = patch_size
         h, w = self.tokens(grid)
         self.trunk = VisionTransformer(
-            # Whole patches: timm rounds the position embedding's grid down but pads the field up.
+            # Complete patches, as timm rounds the grid of the position embedding down but pads the field.
             img_size=(h * patch_size, w * patch_size),
             patch_size=patch_size,
             in_chans=in_channels,

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class ViT(Model):
     """timm's vision transformer with a dense output (:class:`baselines.vit.dense_vit.DenseViT`).
 
-    The blocks are timm's; a linear map from each token to its patch of the output field is added. It grows as the
-    square of the number of patches. The presets ``patch2``, ``patch4`` and ``patch8`` set only the patch size.
+    The blocks are timm's; a linear map from each token to its patch of the output field is added. Its cost grows as
+    the square of the number of patches. The presets ``patch2``, ``patch4`` and ``patch8`` set only the patch size.
     """
 
     name = "vit"
@@ -43,14 +43,14 @@ class ViT(Model):
         ] = 0.0
 
     def patch_size(self, problem: Problem, options: Options) -> int:
-        """Return the side of a patch: what is given, or the default of the kind."""
+        """Return the side of a patch, as given or the default of the kind."""
         return options.patch_size or (2 if problem.kind == "field" else 4)
 
     def build(self, problem: Problem, options: Options) -> nn.Module:
-        """Return the transformer with timm's random weights; for images and masks below a head.
+        """Return the transformer with timm's random weights; for images and masks with a head.
 
         Raises:
-            OptionError: a value cannot work.
+            OptionError: an invalid value.
         """
         from attn_bench.nn.heads import with_head
         from baselines.vit.dense_vit import DenseViT
@@ -61,7 +61,7 @@ class ViT(Model):
         )
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
-        """Say that a grid has one axis, or that a patch is larger than the grid."""
+        """Return a reason if a grid has one axis, or a patch is larger than the grid; else None."""
         refused = not_two_axes(self.name, problem.grid)
         return refused or patch_exceeds_grid(self.patch_size(problem, options), problem.grid)
 

@@ -1,6 +1,6 @@
 """Triton kernels of windowed attention: all levels at once, any window size and stride, forward and backward.
 
-A program takes a block of tokens and one head. It loops over the windows that hold its tokens and over the cells of
+A program takes a block of tokens and one head. It loops over the windows that contain its tokens and over the cells of
 each, so that scores exist only in registers. Queries, keys and values are read from memory once, as the cells of a
 window are adjacent and come from the cache after that; every output is written once, by one program, whatever the
 overlap. For the backward pass, the logarithm of the sum of the exponentials of the scores is stored for each token,
@@ -51,7 +51,7 @@ def _block(tokens, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
 
 @triton.jit
 def _holds(index, window_row, count, WINDOW: tl.constexpr, STRIDE: tl.constexpr):
-    """Tell whether there is such a window, along one axis, that holds the cell."""
+    """Tell whether there is such a window, along one axis, that contains the cell."""
     return (window_row >= 0) & (window_row < count) & (index < window_row * STRIDE + WINDOW)
 
 
@@ -59,7 +59,7 @@ def _holds(index, window_row, count, WINDOW: tl.constexpr, STRIDE: tl.constexpr)
 def _window(
     slot, row, column, rows, columns, inside, WINDOW: tl.constexpr, STRIDE: tl.constexpr, SLOTS: tl.constexpr
 ):  # fmt: skip
-    """Return row and column of the window in a slot of each token, and whether there is one that holds the token."""
+    """Return row and column of the window in a slot of each token, and whether one exists that contains the token."""
     window_row, window_column = row // STRIDE - slot // SLOTS, column // STRIDE - slot % SLOTS
     held = inside & _holds(row, window_row, rows, WINDOW, STRIDE)
     return window_row, window_column, held & _holds(column, window_column, columns, WINDOW, STRIDE)
@@ -67,7 +67,7 @@ def _window(
 
 @triton.jit
 def _covering(index, count, WINDOW: tl.constexpr, STRIDE: tl.constexpr):
-    """Return how many windows hold a cell, along one axis."""
+    """Return how many windows contain a cell, along one axis."""
     last = tl.minimum(index // STRIDE, count - 1)
     first = (tl.maximum(index - WINDOW + 1, 0) + STRIDE - 1) // STRIDE
     return last - first + 1
@@ -95,7 +95,7 @@ def _forward(
         window_row, window_column, held = _window(
             slot, row, column, rows, columns, inside, WINDOW, STRIDE, SLOTS
         )  # fmt: skip
-        # Finite, so that no difference of infinities arises where a token has no such window.
+        # Finite, so that no difference of infinities arises if a token has no such window.
         top = tl.full((BLOCK,), -1e30, tl.float32)
         weight = tl.zeros((BLOCK,), tl.float32)
         o = tl.zeros((BLOCK, CHANNELS), tl.float32)

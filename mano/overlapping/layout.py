@@ -45,11 +45,11 @@ class Windows(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """Most windows along one axis that hold the same cell."""
+        """Maximum number of windows along one axis that contain the same cell."""
         return ceil_div(self.window_size, self.stride)
 
     def split(self, x_TF: Tensor) -> Tensor:
-        """Lay tokens out in windows, copying those that several windows hold: (T, F) -> (F, P, M)."""
+        """Lay tokens out in windows, copying those in several windows: (T, F) -> (F, P, M)."""
         parts = []
         for x, grid in zip(x_TF.split([self.batch * h * w for h, w in self.grids]), self.grids, strict=True):
             x_FBHW = x.view(self.batch, *grid, -1).permute(3, 0, 1, 2)
@@ -57,7 +57,7 @@ class Windows(NamedTuple):
         return torch.cat(parts, 2)
 
     def join(self, x_FPM: Tensor) -> Tensor:
-        """Sum over the windows that hold a token: (F, P, M) -> (T, F)."""
+        """Sum over the windows that contain a token: (F, P, M) -> (T, F)."""
         counts = [self.batch * math.prod(window_counts(grid, self.window_size, self.stride)) for grid in self.grids]
         parts = [
             sum_windows(x, self.window_size, self.stride, self.batch, grid).flatten(1)
@@ -66,7 +66,7 @@ class Windows(NamedTuple):
         return torch.cat(parts, 1).t().contiguous()
 
     def coverage(self, like: Tensor) -> Tensor:
-        """Return how many windows hold each token, (T, 1)."""
+        """Return how many windows contain each token, (T, 1)."""
         counts = [
             coverage(self.window_size, self.stride, grid, like).flatten().repeat(self.batch) for grid in self.grids
         ]
@@ -90,7 +90,7 @@ def to_windows(x_FBHW: Tensor, size: int, stride: int) -> Tensor:
 
 
 def sum_windows(x_FPM: Tensor, size: int, stride: int, batch: int, grid: Grid) -> Tensor:
-    """Sum over the windows that hold a cell, dropping the added cells: (F, P, M) -> (F, B, H, W)."""
+    """Sum over the windows that contain a cell, dropping the added cells: (F, P, M) -> (F, B, H, W)."""
     f, (h, w) = len(x_FPM), grid
     rows, columns = window_counts(grid, size, stride)
     extent = (_extent(rows, size, stride), _extent(columns, size, stride))
@@ -99,7 +99,7 @@ def sum_windows(x_FPM: Tensor, size: int, stride: int, batch: int, grid: Grid) -
 
 
 def coverage(size: int, stride: int, grid: Grid, like: Tensor) -> Tensor:
-    """Return how many windows hold each cell, (H, W)."""
+    """Return how many windows contain each cell, (H, W)."""
     counts = []
     for n, windows in zip(grid, window_counts(grid, size, stride), strict=True):
         first = stride * torch.arange(windows, device=like.device)
@@ -119,7 +119,7 @@ def real_cells(size: int, stride: int, batch: int, grid: Grid, device: torch.dev
 
 
 def fits(size: int, stride: int, grid: Grid) -> bool:
-    """Tell whether the windows end where the grid does."""
+    """Tell whether the windows end exactly at the edge of the grid."""
     return all(_extent(m, size, stride) == n for n, m in zip(grid, window_counts(grid, size, stride), strict=True))
 
 

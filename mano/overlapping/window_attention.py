@@ -26,13 +26,13 @@ def window_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attend within the windows of every level and average where they overlap: (T, 3F) -> (T, F).
 
-    The second result is what the kernel stores for the backward pass; empty where the kernel is not used.
+    The second result is stored by the kernel for the backward pass; empty if the kernel is not used.
 
     Args:
         qkv_TF: queries, keys and values, heads inside.
-        windows: the numbers of :class:`mano.overlapping.layout.Windows`; operators of torch take no other tuples.
+        windows: the numbers of :class:`mano.overlapping.layout.Windows`; torch operators accept only plain tuples.
         factors: of the attention probabilities (dropout), (A, P, P, M).
-        use_kernel: whether the kernel may be used where it serves.
+        use_kernel: whether the kernel may be used if it supports the input.
     """
     layout = Windows(*windows)
     if use_kernel and _has_kernel(qkv_TF, factors):

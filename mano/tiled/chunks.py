@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from mano.levels import ceil_div
 
 Chunk = list[tuple[int, slice]]
-"""For each part its level and its rows."""
+"""The level and the rows of each part."""
 
 
 ALIASED, ADDED = 64, 16
-"""Channels are rows of M numbers: where M is a multiple of 64, rows fall on the same few sets of the first cache, and a
+"""Channels are rows of M numbers: if M is a multiple of 64, rows map to the same few sets of the L1 cache, and a
 transposed copy takes three times as long."""
 
 
@@ -29,7 +29,7 @@ def cut(rows: Sequence[int], tokens: Sequence[int], limit: int) -> list[Chunk]:
     Args:
         rows: of each level.
         tokens: cells of a row of each level.
-        limit: about how many cells a chunk may have; it has at least one row.
+        limit: approximate maximum of cells in a chunk; it has at least one row.
     """
     total = sum(r * t for r, t in zip(rows, tokens, strict=True))
     count = ceil_div(total, limit)
@@ -66,7 +66,7 @@ def windows(xs: Sequence[Tensor], window_size: int) -> list[Tensor]:
 
 
 def window_chunks(levels: Sequence[Tensor], limit: int) -> Iterator[tuple[Chunk, slice]]:
-    """Cut the windows of all levels into chunks of about ``limit`` cells; with each, say which windows it holds."""
+    """Cut the windows of all levels into chunks of about ``limit`` cells; each comes with its windows."""
     start = 0
     for chunk in cut([x.shape[2] for x in levels], [x[:, :, 0, :, 0].numel() for x in levels], limit):
         stop = start + sum((rows.stop - rows.start) * levels[level].shape[3] for level, rows in chunk)
@@ -85,7 +85,7 @@ def real(xs: Sequence[Tensor], window_size: int) -> list[Tensor] | None:
 def gather(levels: Sequence[Tensor], chunk: Chunk, fill: float) -> Tensor:
     """Return the cells of a chunk, (T, C); the same cell of all its windows is stored contiguously.
 
-    Where the number of windows is a multiple of ``ALIASED``, a few windows of ``fill`` are added.
+    If the number of windows is a multiple of ``ALIASED``, a few windows of ``fill`` are added.
     """
     parts = [levels[level][:, :, rows] for level, rows in chunk]
     k, _, _, _, c = parts[0].shape

@@ -1,9 +1,9 @@
-"""C++ built for this machine at first use, and kept.
+"""Compiles C++ for this machine at first use, and caches it.
 
-The compiler is ``$CXX``, or ``c++``. What it builds is kept in the cache folder ``kernels``, under a name that stands
-for sources, compiler and processor: machines may share the folder. Code that somebody else could have written is not
-run: folder and file belong to the user (or root) and nobody else can write to them, or a private folder takes their
-place; and what was looked at is what is loaded, not what has its name by then.
+The compiler is ``$CXX``, or ``c++``. Libraries are cached in the folder ``kernels``, under a name that identifies
+sources, compiler and processor, so machines may share the folder. Code that another user could have written is never
+run: folder and file must belong to the user (or root) and be writable by nobody else, or a private folder is used
+instead. The file that was checked is the one that is loaded, even if its name has been reused.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from attn_bench.errors import UserError
 from attn_bench.files import OTHERS_WRITE, cache_folder, temporary_beside
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
-# A compiler that takes longer hangs; building takes about ten seconds on a slow core.
+# A compiler that takes longer counts as hanging; building takes about ten seconds on a slow core.
 PROBE_S, BUILD_S = 30, 300
-# A library that is kept ends with the SHA-256 of what is before it, in hexadecimal; loaders ignore what is at the end.
+# A cached library ends with the SHA-256 of the bytes before, in hexadecimal; loaders ignore data at the end.
 SUM_BYTES = 64
 
 _loads = itertools.count()
@@ -39,10 +39,10 @@ class BuildError(Exception):
 
 
 def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.CDLL:
-    """Return the shared library of a C++ file, compiled for this processor if that was not done before.
+    """Return the shared library of a C++ file, compiled for this processor unless it is cached.
 
     Args:
-        name: its file's name begins so.
+        name: prefix of the file name.
         sources: the file, then those that it includes.
         options: of the compiler, besides ``FLAGS``.
 
@@ -51,13 +51,13 @@ def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.
     """
     try:
         command = [*shlex.split(os.environ.get("CXX") or "c++"), *FLAGS]
-        # What the compiler predefines names it and the processor's instructions.
+        # The compiler's predefined macros identify it and the processor's instructions.
         target = _run([*command, "-dM", "-E", "-x", "c++", os.devnull], PROBE_S)
         parts = (*(source.read_bytes() for source in sources), target, " ".join([*command, *options]).encode())
         digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
         file = f"{name}-{digest}.so"
         if (kept := _kept(file)) is not None:
-            # One that cannot be loaded was built on a machine with other libraries.
+            # A library that cannot be loaded was built on a machine with other libraries.
             with contextlib.suppress(OSError):
                 return _loaded(kept)
         with tempfile.TemporaryDirectory(prefix="attn-bench-building-") as folder:
@@ -66,7 +66,7 @@ def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.
             content = _with_sum(built.read_bytes())
             with contextlib.suppress(OSError, UserError):
                 return _loaded(_written(_made(cache_folder("kernels")), file, content))
-            # The cache cannot be written, or nothing in it be run.
+            # The cache cannot be written, or libraries in it cannot be loaded.
             return _loaded(_written(Path(_own_folder().name), file, content))
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines()
@@ -79,7 +79,7 @@ def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.
 
 
 def _run(command: Sequence[str], seconds: float) -> bytes:
-    """Return what a command writes to standard output; one that takes longer is ended, with what it started."""
+    """Return the standard output of a command; after a timeout it is ended with all that it started."""
     environment = os.environ | {"LC_ALL": "C"}  # errors in English, to find them
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -97,10 +97,10 @@ def _run(command: Sequence[str], seconds: float) -> bytes:
 
 
 def _kept(file: str) -> int | None:
-    """Return a descriptor of a library in the cache, or None if there is none that is whole and to be trusted."""
+    """Return a descriptor of a library in the cache, or None if there is no complete and trusted one."""
     try:
         with _folder(cache_folder("kernels")) as folder:
-            # A pipe must not be waited for.
+            # Opening a pipe must not block.
             descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except (OSError, UserError):
         return None
@@ -117,7 +117,7 @@ def _with_sum(content: bytes) -> bytes:
 
 
 def _made(folder: Path) -> Path:
-    """Make a folder, unless it is there, that only the user can write to."""
+    """Create a folder that only the user can write to, unless it exists."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -125,7 +125,7 @@ def _made(folder: Path) -> Path:
 
 
 def _written(path: Path, file: str, content: bytes) -> int:
-    """Write a file of a safe folder at once, in place of one that is there; return a descriptor of it.
+    """Write a file in a safe folder atomically, replacing an existing one; return a descriptor of it.
 
     Raises:
         OSError: the folder is not safe, or cannot be written.
@@ -148,7 +148,7 @@ def _written(path: Path, file: str, content: bytes) -> int:
 
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[int]:
-    """Open a folder that nobody else can write to; raises OSError for any other, and for links."""
+    """Open a folder that only the user can write to; raises OSError for any other, and for links."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not _is_safe(folder, stat.S_ISDIR):
@@ -159,23 +159,23 @@ def _folder(path: Path) -> Iterator[int]:
 
 
 def _is_safe(descriptor: int, is_of_kind: Callable[[int], bool]) -> bool:
-    """Tell whether a file or folder is the user's, or root's, and nobody else can write to it."""
+    """Tell whether a file or folder belongs to the user or root, and nobody else can write to it."""
     found = os.fstat(descriptor)
     return is_of_kind(found.st_mode) and found.st_uid in (0, os.getuid()) and not found.st_mode & OTHERS_WRITE
 
 
 def _loaded(descriptor: int) -> ctypes.CDLL:
-    """Load the library of an open file; raises OSError if that cannot be done."""
+    """Load the library of an open file; raises OSError if that fails."""
     by_descriptor = Path(f"/proc/self/fd/{descriptor}")
     if by_descriptor.exists():
         try:
-            # The loader takes a name that it knows for the same library, whatever it stands for by then: so each load
-            # has a name of its own, and the descriptor stays open.
+            # The loader assumes that a known name is the same library, even if the file has changed. So each load uses
+            # a new name, and the descriptor stays open.
             return ctypes.CDLL(f"{by_descriptor.parent}/{'./' * next(_loads)}{descriptor}")
         except OSError:
             os.close(descriptor)
             raise
-    # There is no such name on other systems than Linux.
+    # Only Linux has such names.
     copy = Path(_own_folder().name) / f"{next(_loads)}.so"
     copy.write_bytes(_content(descriptor)[:-SUM_BYTES])
     return ctypes.CDLL(str(copy))

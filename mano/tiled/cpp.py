@@ -1,6 +1,6 @@
 """Multipole attention in C++ (``tiles.cpp``), compiled for the sizes of a layer at its first use.
 
-Where there is no compiler, one warning says so, and :mod:`mano.tiled.eager` computes the same with torch, slower.
+Without a compiler there is one warning, and :mod:`mano.tiled.eager` computes the same with torch, but slower.
 
 Axes in names: B batch, H W grid, C channels, O those of the coarse grid, F = heads * head_dim, N x N cells that a
 coarse cell becomes.
@@ -27,12 +27,12 @@ REALS = {torch.float32: "float", torch.float64: "double"}
 REGISTER_BYTES = 64
 """Channels must fill the widest vector registers there are."""
 MAX_WINDOW, MAX_CHANNELS = 4, 512
-"""Larger layers gain little: their time is that of the matrix products."""
+"""Larger layers gain little, as matrix products dominate their time."""
 
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """What the C++ is compiled for.
+    """The sizes that the C++ is compiled for.
 
     Attributes:
         dtype: of all tensors.
@@ -52,7 +52,7 @@ class LayerSizes:
     norms: int
 
     def served(self) -> bool:
-        """Tell whether the C++ serves such a layer."""
+        """Tell whether the C++ supports such a layer."""
         widest = max(self.channels, self.heads * self.head_dim)
         return (
             self.dtype in REALS
@@ -218,7 +218,7 @@ def backward(library: Library, grad_BHWC: Tensor, levels: Levels, weights: Weigh
 
 @functools.cache
 def library(layer: LayerSizes) -> Library | None:
-    """Return the C++ for a layer, built if need be; None if it does not serve the layer or cannot be built."""
+    """Return the C++ for a layer, built if needed; None if it does not support the layer or cannot be built."""
     if not layer.served():
         return None
     try:
@@ -235,14 +235,14 @@ def serves(dtype: torch.dtype, *sizes: int) -> bool:
 
 
 def library_for(x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Library | None:
-    """Return the C++ for a layer if there is any and its tensors fit together."""
+    """Return the C++ for a layer if there is any and the shapes of its tensors match."""
     qkv, down = weights.qkv, weights.down
     head_dim, norms = len(qkv) // 3 // sizes.heads, len(weights.norms) // 2
     layer = LayerSizes(x_BHWC.dtype, x_BHWC.shape[-1], sizes.heads, head_dim, sizes.window_size, down.shape[-1], norms)
     c, f, rate = layer.channels, layer.heads * head_dim, layer.rate
     shapes = [(3 * f, c), (c, f), (c,), (c, c, rate, rate), (c, c, rate, rate), *[(c,)] * (2 * norms)]
     tensors = [*weights[:5], *weights.norms]
-    # What does not fit would be read as if it did; torch's operations say what is wrong.
+    # C++ would read mismatched tensors out of bounds; torch's operations raise an error.
     fit = len(tensors) == len(shapes) and all(
         (w.shape, w.dtype, w.device) == (shape, x_BHWC.dtype, x_BHWC.device)
         for w, shape in zip(tensors, shapes, strict=True)

@@ -24,7 +24,7 @@ def forward(x_BHWC: Tensor, weights: Weights, sizes: Sizes, store_probabilities:
     """Return X_l, R_l and probabilities if they are stored (:func:`mano.tiled.tiled_multipole.tiled_multipole`)."""
     side = sizes.window_size
     with torch.autocast("cpu", enabled=False):
-        down = weights.down.contiguous(memory_format=torch.channels_last)  # as convolutions want it
+        down = weights.down.contiguous(memory_format=torch.channels_last)  # the layout that convolutions need
         xs = [x_BHWC]
         for _ in weights.level_weights:
             xs.append(down_sample(xs[-1], down))
@@ -41,7 +41,7 @@ def forward(x_BHWC: Tensor, weights: Weights, sizes: Sizes, store_probabilities:
                 probabilities[..., place] = p_APPM[..., : place.stop - place.start]
             out_CT = product(weights.out, o_AEPM.view(-1, len(y_TC)).t()).add_(weights.bias[:, None])
             chunks.scatter(out_CT.t(), outputs, chunk)
-            del y_TC, o_AEPM, p_APPM, out_CT  # not to be held while the next chunk is computed
+            del y_TC, o_AEPM, p_APPM, out_CT  # not kept while the next chunk is computed
         results = chunks.crop(results, xs)
         for l in reversed(range(len(weights.level_weights))):
             scale = weights.level_weights[l].to(weights.up.dtype)
@@ -53,7 +53,7 @@ def backward(grad_BHWC: Tensor, levels: Levels, weights: Weights, sizes: Sizes) 
     """Return the gradients; see :func:`mano.tiled.tiled_multipole.tiled_multipole_backward`."""
     side, (xs, (_, *coarse), probabilities) = sizes.window_size, levels
     stored = probabilities.numel() > 0
-    # What is summed over chunks and levels is summed in float32 at least.
+    # Sums over chunks and levels are at least in float32.
     sums = Weights.unpack([torch.zeros_like(w, dtype=wide_dtype(w.dtype)) for w in weights.pack()])
     layer = _Layer(weights, sums, sizes)
     down, up = (weight.contiguous(memory_format=torch.channels_last) for weight in (weights.down, weights.up))

@@ -1,6 +1,6 @@
-"""What the implementations of :mod:`mano.tiled.tiled_multipole` exchange: weights, sizes, and tensors of all levels.
+"""Data exchanged by the implementations of :mod:`mano.tiled.tiled_multipole`: weights, sizes, tensors of all levels.
 
-An operator of torch takes and returns lists of tensors; each class here says what is where in one of them.
+A torch operator takes and returns lists of tensors; each class here defines the layout of such a list.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Levels(NamedTuple):
 
     @classmethod
     def unpack(cls, x_BHWC: Tensor, tensors: Sequence[Tensor]) -> Levels:
-        """Return the levels of what the operator returned for ``x_BHWC``."""
+        """Return the levels from the operator's result for ``x_BHWC``."""
         result, *rest, probabilities = tensors
         coarse = len(rest) // 2
         return cls([x_BHWC, *rest[:coarse]], [result, *rest[coarse:]], probabilities)

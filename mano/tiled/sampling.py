@@ -1,6 +1,6 @@
 """D and U: convolutions whose kernel is their stride, on (B, H, W, C) in memory.
 
-Where the rate does not divide a grid, D completes it with zeros at the bottom and right, and U cuts the result there.
+If the rate does not divide a grid, D pads it with zeros at the bottom and right, and U crops the result there.
 
 Axes in names: B batch, H W grid, C and O channels, Q channels of the rate x rate cells that a coarse cell becomes.
 """
@@ -38,7 +38,7 @@ def add_up_sampled(fine_BHWO: Tensor, x_BHWC: Tensor, weight: Tensor) -> None:
         up = product(x_BHWC.view(-1, c), weight_QC).view(b, h, w, rate, rate, -1).transpose(2, 3)
         fine_BHWO += up.reshape(b, rate * h, rate * w, -1)[:, : fine_BHWO.shape[1], : fine_BHWO.shape[2]]
         return
-    # Every row becomes rows of its own: all samples are one high grid, worked through without a tensor of its size.
+    # Rows are independent: all samples form one tall grid, processed without a temporary tensor of its size.
     x, fine = x_BHWC.view(b * h, w, c), fine_BHWO.view(b * h, rate, w, rate, -1)
     for chunk in cut([b * h], [rate * rate * w], ROWS_CELLS):
         rows = chunk[0][1]

@@ -1,11 +1,11 @@
-"""Multipole attention whose windows tile the grids, on the CPU: in chunks that stay in cache, little of it stored.
+"""Multipole attention whose windows tile the grids, on the CPU: in chunks that stay in cache, with little storage.
 
-The operator ``mano::tiled_multipole`` goes through the cells of all levels a few at a time: what a chunk needs between
-its input and its output is never written to memory, and the backward pass computes it again (a sixth more matrix
-products) instead of reading it back. Stored are X_l and R_l of the coarse levels, two thirds of the input.
-Few large tensors are allocated: the first touch of fresh memory can cost as much as the arithmetic on it.
+The operator ``mano::tiled_multipole`` processes the cells of all levels a few at a time: intermediate results of a
+chunk are never written to memory, and the backward pass computes them again (a sixth more matrix products) instead of
+reading them back. X_l and R_l of the coarse levels are stored, two thirds of the input.
+Few large tensors are allocated, as the first touch of fresh memory can cost as much as the arithmetic on it.
 
-Most layers run in C++ (:mod:`mano.tiled.cpp`), a few windows at a time. Layers that it does not serve, and machines
+Most layers run in C++ (:mod:`mano.tiled.cpp`), a few windows at a time. Layers that it does not support, and machines
 without a C++ compiler, take torch's operations (:mod:`mano.tiled.eager`), a few thousand cells at a time; these also
 store the attention probabilities of small windows, which take many steps to compute and for 2 x 2 are a third of the
 input.
@@ -39,7 +39,7 @@ def tiled_multipole(
     store_probabilities: bool,
     use_cpp: bool,
 ) -> list[Tensor]:
-    """Return R_0 and what the backward pass needs, as :meth:`Levels.pack` orders them.
+    """Return R_0 and the tensors for the backward pass, in the order of :meth:`Levels.pack`.
 
     Cells that complete the last windows beyond a grid are not attended to.
 
@@ -50,8 +50,8 @@ def tiled_multipole(
         window_size: side of a window, in cells, and distance between windows.
         eps: of the LayerNorms.
         store_probabilities: whether to store the attention probabilities, which C++ cannot; without, the backward pass
-            computes them again. Shapes must depend on nothing but the arguments: compiled graphs are kept on disk.
-        use_cpp: whether C++ may be used where it serves the layer.
+            computes them again. Shapes must depend only on the arguments, as compiled graphs are cached on disk.
+        use_cpp: whether C++ may be used if it supports the layer.
     """
     layer, sizes = Weights.unpack(weights), Sizes(heads, window_size, eps)
     library = cpp.library_for(x_BHWC, layer, sizes) if use_cpp and not store_probabilities else None
@@ -148,7 +148,7 @@ def _flops_backward(
     out_val: list[Tensor],
 ) -> int:
     levels, layer = Levels.unpack(x, [grad, *stored]), Weights.unpack(weights)
-    # Two products for each of the forward pass, and once more those that are computed again.
+    # Two products for each one of the forward pass, and those that are computed again.
     attentions = 5 if levels.probabilities.numel() else 6
     return _attention_flops(levels.xs, layer.qkv, window_size, 11, attentions) + 4 * _scaling_flops(
         levels.xs, layer.down

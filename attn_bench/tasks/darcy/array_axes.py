@@ -1,4 +1,4 @@
-"""Which axis of an array is what: said by the option ``darcy.axes``, or without doubt."""
+"""The meaning of the axes of an array, given by the option ``darcy.axes`` or unambiguous from the shape."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Axes:
         shape: (N, H, W), with ``axes`` or in the usual order.
 
     Raises:
-        ValueError: the array has other axes; the message goes after its name.
+        ValueError: the array has other axes; the message follows its name.
     """
 
     def __init__(self, shape: Sequence[int], axes: str | None) -> None:
@@ -50,7 +50,7 @@ class Axes:
         if axes is not None:
             letters = axes.replace("c", "") if len(shape) == 3 else axes
             if (len(letters), len(shape), shape.count(1)) == (3, 4, 1):
-                # The channel that was not named can only be the axis of one.
+                # A channel that was not named can only be the axis of size one.
                 letters = letters[: shape.index(1)] + "c" + letters[shape.index(1) :]
             if len(letters) != len(shape):
                 raise ValueError(f"has {len(shape)} axes (shape {shape}), but darcy.axes={axes} names {len(axes)}")
@@ -61,9 +61,9 @@ class Axes:
             return "nchw" if shape[1] == 1 else "nhwc"
         remedy = ""
         if len(shape) == 4:
-            said = "say the order with --set darcy.axes=, as in hwcn"
+            said = "give the order with --set darcy.axes=, e.g. hwcn"
             remedy = f"; {said if 1 in shape else 'store the channel to use'}"
-        raise ValueError(f"has shape {shape}; expected is {USUAL}{remedy}")
+        raise ValueError(f"has shape {shape}; expected {USUAL}{remedy}")
 
     def ordered(self, values: np.ndarray) -> np.ndarray:
         """Return an array of this order as (N, H, W)."""
@@ -72,16 +72,16 @@ class Axes:
 
 
 def check_without_doubt(path: object, name: str, shape: Shape, matlab: bool) -> None:
-    """Raise DataError where (N, H, W) may as well be another order, as whoever made the file never said.
+    """Raise DataError if the array may have another order than (N, H, W).
 
-    There is no doubt where the last two axes are equal and the first is not. Where they differ, the first must be equal
-    to neither and not the smallest, and in MATLAB's files, whose users often keep samples on the last axis, there is
-    always doubt.
+    The order is clear if the last two axes are equal and the first is not. If they differ, the first must be equal to
+    neither and not the smallest. In MATLAB files, whose users often keep samples on the last axis, it is never clear
+    then.
     """
     n, h, w = shape
     if not (n == h if h == w else matlab or n in (h, w) or n < min(h, w)):
         return
     raise DataError(
-        f"{path}: {name!r} has the shape {shape}, and which of its axes are the samples is not certain; say it with "
+        f"{path}: {name!r} has the shape {shape}, in which the axis of the samples is ambiguous; give it with "
         f"--set darcy.axes=nhw ({n} samples of {h} x {w}) or --set darcy.axes=hwn ({w} samples of {n} x {h})"
     )

@@ -6,8 +6,8 @@ mode is left out, which conditions the field on having mean zero; neuraloperator
 with the unconditioned field. The overall scale does not matter, as the field is only compared with zero.
 
 A sample is a function, not an array: its coefficients depend only on (seed, stream, index), and the same MODES x MODES
-of them are used on every grid. What is cut off at alpha = 2, tau = 3 is 0.3 % of the field's standard deviation.
-Coefficients come from numpy's Philox generator, seeded for each sample on its own, so sample 7 is the same
+of them are used on every grid. The truncation at alpha = 2, tau = 3 removes 0.3 % of the field's standard deviation.
+Coefficients come from numpy's Philox generator, seeded separately for each sample, so sample 7 is the same
 whether 10 or 1000 are drawn, on every platform.
 """
 

@@ -1,4 +1,4 @@
-"""Draws coefficients, solves for them, and restricts both to the resolutions asked for."""
+"""Draws coefficients, solves the equation, and restricts both to the requested resolutions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from attn_bench.tasks.shared.array_formats.contents import check_memory
 
 # Counts changes that alter the data; part of the cache's key.
 VERSION = 1
-# Nodes solved at once: what stays in a core's cache is fastest; a GPU wants to be filled.
+# Nodes solved at once: on a CPU they should fit in a core's cache; a GPU needs many.
 CPU_NODES, CUDA_NODES = 70_000, 1 << 24
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """What fixes every sample, whatever the resolution and however many there are."""
+    """Everything that determines the samples, independent of resolution and number of samples."""
 
     recipe: Recipe
     layout: Layout
@@ -65,10 +65,10 @@ def generate(
     On the CPU each of torch's threads solves its own samples, which is faster than sharing each operation among them.
 
     Args:
-        on_samples: called with the number of further samples that are done.
+        on_samples: called with the number of further finished samples.
 
     Raises:
-        OptionError: no such device.
+        OptionError: the device does not exist.
         DataError: the solver does not converge, or there is not enough memory.
     """
     if device == "cuda" and not torch.cuda.is_available():
@@ -108,7 +108,7 @@ def _solved(distribution: Distribution, field: GaussianField, stream: Stream, ch
 
 
 def on_threads(make: Callable[[range], range], chunks: Sequence[range], workers: int) -> Iterator[range]:
-    """Yield the chunks in order, each after ``make`` was called with it on a separate thread with one of torch's."""
+    """Yield the chunks in order, each after ``make`` processed it in its own thread with one torch thread."""
     if workers == 1:
         yield from map(make, chunks)
         return
@@ -118,5 +118,5 @@ def on_threads(make: Callable[[range], range], chunks: Sequence[range], workers:
         yield from pool.map(make, chunks)
     finally:
         pool.shutdown(cancel_futures=True)
-        # The number is partly the process's own, not the thread's.
+        # The number is partly per process, not per thread.
         torch.set_num_threads(threads)

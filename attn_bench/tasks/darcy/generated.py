@@ -1,4 +1,4 @@
-"""Data of our own making, cached: one entry for each stream (train, test) and resolution."""
+"""Generated data, cached: one entry for each stream (train, test) and resolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Generated(Source):
-    """Draws and solves what is not in the cache, for all resolutions in one go."""
+    """Draws and solves samples that are not in the cache, for all resolutions at once."""
 
     def resolved(self, resolutions: Sequence[int]) -> dict[str, Any]:
         """Choose the grid on which everything is solved."""
@@ -32,7 +32,7 @@ class Generated(Source):
         return resolution, resolution
 
     def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> PreparedData:
-        """Generate what is missing; progress counts samples of both streams."""
+        """Generate missing data; progress counts samples of both streams."""
         distribution = self._distribution(resolutions)
         counts = self._counts()
         manifests = {
@@ -50,7 +50,7 @@ class Generated(Source):
             context.on_progress(done, total)
 
         if total:
-            count_on(0)  # a fine grid takes its time, and which one was chosen should be seen before
+            count_on(0)  # a fine grid takes long, and the chosen one should be shown before
         for stream, count in counts.items():
             if missing := [r for r in resolutions if (stream, r) in made]:
                 from attn_bench.tasks.darcy.generate import generate
@@ -128,7 +128,7 @@ class Generated(Source):
 
     def _entry(self, distribution: Distribution, stream: Stream, resolution: int) -> Entry:
         parameters = distribution.to_json()
-        # Shown to models only; the samples are the same.
+        # Only what models see differs; the samples are the same.
         del parameters["binary"]
         parameters |= {"stream": stream, "samples": self._counts()[stream], "resolution": resolution}
         return Entry(

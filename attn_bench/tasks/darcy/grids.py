@@ -1,4 +1,4 @@
-"""Which points a resolution means, and which resolutions are restrictions of one fine grid.
+"""The points of a resolution, and the resolutions that are restrictions of one fine grid.
 
 ``fno``: R nodes, both ends included; the fine grid has ``fine`` nodes and (R - 1) divides (fine - 1).
 ``dyadic``: the points i / R, left end included, right end not; the fine grid has ``fine`` intervals and R divides fine.
@@ -76,14 +76,14 @@ def choose_for_file(
     A resolution is a size of the first axis; the second is restricted with the same stride.
 
     Raises:
-        OptionError: there is none; the message names the resolutions that can be had.
+        OptionError: there is none; the message names the available resolutions.
     """
     check_sizes(resolutions)
     candidates = LAYOUTS if layout == "auto" else (layout,)
     for candidate in candidates:
         if all(file_stride(grid, resolution, candidate) for resolution in resolutions):
             return candidate
-    alone = [r for r in resolutions if not any(file_stride(grid, r, candidate) for candidate in candidates)]
+    single = [r for r in resolutions if not any(file_stride(grid, r, candidate) for candidate in candidates)]
     possible = {candidate: _given_by(grid, candidate) for candidate in candidates}
     offers = " or ".join(
         f"{', '.join(map(str, values))}{f' (layout {candidate})' if len(values) > 1 else ''}"
@@ -91,13 +91,13 @@ def choose_for_file(
         if len(values) > (1 if len(candidates) > 1 and candidate == "fno" else 0)
     )
     raise OptionError(
-        f"{name} has a grid of {grid[0]} x {grid[1]}; it cannot give resolution {_words(alone or resolutions)}. "
+        f"{name} has a grid of {grid[0]} x {grid[1]}; it cannot give resolution {_words(single or resolutions)}. "
         f"Restricted to every n-th point it gives {offers or 'none'}: set --resolutions to these"
     )
 
 
 def _given_by(grid: tuple[int, int], layout: Layout) -> list[int]:
-    """Return the resolutions that a file's grid gives, finest first; a file may claim any size, so strides end."""
+    """Return the resolutions that a file's grid gives, finest first; strides are bounded, as the grid may be huge."""
     less = 1 if layout == "fno" else 0
     strides = range(1, min((grid[0] - less) // (SMALLEST - less), LONGEST_STRIDE) + 1)
     found = dict.fromkeys((grid[0] - less) // stride + less for stride in strides)
@@ -105,7 +105,7 @@ def _given_by(grid: tuple[int, int], layout: Layout) -> list[int]:
 
 
 def file_stride(grid: tuple[int, int], resolution: int, layout: Layout) -> int | None:
-    """Return the stride that takes a file's grid to ``resolution``, or None if there is none."""
+    """Return the stride from a file's grid to ``resolution``, or None if there is none."""
     less = 1 if layout == "fno" else 0
     if not SMALLEST <= resolution <= grid[0]:
         return None
@@ -121,7 +121,7 @@ def _candidates(resolutions: Sequence[int], layout: Layout | Literal["auto"]) ->
 
 
 def _fine(layout: Layout, resolutions: Sequence[int], limited: bool) -> int | None:
-    """Choose a fine grid at least twice, and below 64 four times, as fine as what is asked for."""
+    """Choose a fine grid at least twice as fine as requested, or four times below 64."""
     if layout == "fno":
         return FNO_FINE
     least = max([128, *(4 * r if r <= 64 else max(256, 2 * r) for r in resolutions)])

@@ -24,15 +24,15 @@ class PairFile:
 
     Args:
         path: the file.
-        input_key, target_key: names of the arrays; found by usual names where None.
-        axes: order of their axes, e.g. ``"hwn"``; the usual one where None and there is no doubt.
+        input_key, target_key: names of the arrays; None looks for the usual names.
+        axes: order of their axes, e.g. ``"hwn"``; None means the usual one, if that is unambiguous.
 
     Attributes:
         samples, grid: N and (H, W).
-        names: of both arrays, as they can be shown.
+        names: of both arrays, for display.
 
     Raises:
-        DataError: they are not to be found, do not belong together, or which is which is open.
+        DataError: they are missing, do not belong together, or are ambiguous.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PairFile:
         """
         numbers = self.samples * self.grid[0] * self.grid[1]
         read = sum(self._contents.arrays[name].nbytes for name in (self._input, self._target))
-        # As single precision, and once more in two splits.
+        # In single precision, and a second time in two splits.
         check_memory(f"{self.path}: reading both arrays", read + 4 * 4 * numbers, "give a smaller file")
         return Fields(self._values(self._input), self._values(self._target))
 
@@ -89,7 +89,7 @@ class PairFile:
 def _chosen(
     path: Path, contents: Contents, role: str, key: str | None, candidates: Iterable[str], partner: str | None
 ) -> str:
-    """Return the name of the array that plays ``role``; of several, the one in the folder of its named partner."""
+    """Return the name of the array for ``role``; if there are several, the one in the folder of its named partner."""
     if key is not None:
         if key in contents.arrays:
             return key
@@ -103,7 +103,7 @@ def _chosen(
     if partner is not None and len(found) > 1:
         folder = partner.rpartition("/")[0]
         found = [name for name in found if name.rpartition("/")[0] == folder] or found
-    say = f"say which with --set darcy.{role}_key="
+    say = f"select one with --set darcy.{role}_key="
     if len(found) > 1:
         first, last = found[:-1][:LISTED], shown(found[-1])
         words = (

@@ -1,4 +1,4 @@
-"""The two published distributions of coefficients, and what a user may change about them."""
+"""The two published distributions of coefficients, and their adjustable numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Recipe:
 
     Attributes:
         alpha: smoothness of the field.
-        tau: its inverse length.
+        tau: its inverse length scale.
         a_high, a_low: the two values of the coefficient.
         forcing: the constant right-hand side.
         binary: whether a model sees 1 and 0 in place of ``a_high`` and ``a_low``.
@@ -34,7 +34,7 @@ class Recipe:
 RECIPES: dict[RecipeName, Recipe] = {
     # Li et al., arXiv:2010.08895, section 5.2 and appendix A.3.2.
     "fno": Recipe(alpha=2.0, tau=3.0, a_high=12.0, a_low=3.0, forcing=1.0, binary=False),
-    # Not documented by its authors: fitted to the files that neuraloperator ships, whose inputs are 0 and 1.
+    # Not documented by its authors; fitted to neuraloperator's files, whose inputs are 0 and 1.
     "neuralop": Recipe(alpha=3.0, tau=10.0, a_high=1.0, a_low=1 / 18.6, forcing=2.75, binary=True),
 }
 

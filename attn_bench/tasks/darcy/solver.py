@@ -2,11 +2,12 @@
 
 Second-order finite differences: a and u live on the n x n nodes (both ends included), and the coefficient of the face
 between two nodes is the mean of theirs. The linear systems are solved by conjugate gradients, preconditioned by the
-same operator with a = 1, which sine transforms invert. The condition number of what is left is at most max(a) / min(a)
-whatever the resolution, so the number of iterations depends only on the contrast: about 25 for a contrast of 4.
+same operator with a = 1, which sine transforms invert. The condition number of the preconditioned system is at most
+max(a) / min(a) at any resolution, so the number of iterations depends only on the contrast: about 25 for a contrast of
+4.
 
-The preconditioner works in single precision: it only has to be close to the inverse, and is twice as fast so. Residual
-and solution are in double precision.
+The preconditioner works in single precision, which is twice as fast, as it only has to approximate the inverse.
+Residual and solution are in double precision.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 
 class NotConverged(ArithmeticError):
-    """Raised where the residual is still above the tolerance after the last iteration allowed."""
+    """Raised if the residual is still above the tolerance after the maximum number of iterations."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,16 @@ class Solution:
 def solve(
     a: Tensor, forcing: float | Tensor = 1.0, *, tolerance: float = 1e-10, max_iterations: int = 1000
 ) -> Solution:
-    """Solve for a batch of coefficients on the device they are on.
+    """Solve for a batch of coefficients on their device.
 
     Args:
         a: coefficients at the nodes, all positive, shape (B, n, n) with n >= 3.
         forcing: right-hand side f: a number, or a tensor that broadcasts to (B, n, n).
         tolerance: the Euclidean norm of the residual at the end, relative to that of the right-hand side.
-        max_iterations: give up after so many.
+        max_iterations: maximum number of iterations.
 
     Raises:
-        ValueError: the shape of ``a`` is none of these, or ``a`` is not positive and finite everywhere.
+        ValueError: ``a`` has another shape, or is not positive and finite everywhere.
         NotConverged: the tolerance is not reached.
     """
     if a.ndim != 3 or a.shape[1] != a.shape[2] or a.shape[1] < 3:
@@ -79,13 +80,13 @@ def solve(
         p.mul_(_column(beta))
         p[:, :-1, :-1] += z
         operator(p, out=q)
-        # A sample that has converged takes steps of length zero until the others have.
+        # A converged sample takes steps of length zero until the others converge.
         step = _column(torch.where(active, rz / _dot(p, q), 0.0))
         u.addcmul_(p, step)
         r.addcmul_(q, step, value=-1)
     worst = float((_norm(r) / goal).nan_to_num(posinf=math.inf).max()) * tolerance
     raise NotConverged(
-        f"relative residual {worst:.1e} after {max_iterations} iterations where {tolerance:.1e} is asked for; "
+        f"relative residual {worst:.1e} after {max_iterations} iterations, but {tolerance:.1e} is required; "
         f"the coefficient's contrast is {float(a.max() / a.min()):.3g}"
     )
 
@@ -126,8 +127,8 @@ class _InverseLaplacian:
         return self._sine(self._sine(r * self.scale, 2), 1)
 
     def _sine(self, x: Tensor, axis: int) -> Tensor:
-        # The transform of a sequence that starts with 0 and continues with as many zeros: its imaginary part is the sum
-        # over sin(pi j k / intervals), up to sign, and starts with 0 again. Two of them leave the sign as it was.
+        # The transform of a sequence that starts with 0 and is padded with as many zeros: its imaginary part is the sum
+        # over sin(pi j k / intervals), up to sign, and starts with 0 again. Two transforms cancel the sign.
         return torch.fft.rfft(x, 2 * self.intervals, axis).narrow(axis, 0, self.intervals).imag
 
 

@@ -1,4 +1,4 @@
-"""Where the data of one set of options come from: generated, a file of the user's, or a download."""
+"""The source of the data for one set of options: generated, a file of the user, or a download."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Fields:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Both splits at one resolution, and what they are."""
+    """Both splits at one resolution, and their identity."""
 
     train: Fields
     test: Fields
@@ -32,7 +32,7 @@ class Loaded:
 
 
 class Source(ABC):
-    """Data of one set of options. Making one checks nothing and is cheap."""
+    """Data for one set of options. Creating a source checks nothing and is cheap."""
 
     def __init__(self, options: DarcyOptions) -> None:
         self.options = options
@@ -47,12 +47,12 @@ class Source(ABC):
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Those to use where the user gives none; empty if the source has no preference."""
+        """The resolutions used if the user gives none; empty if the source has no preference."""
         return ()
 
     @abstractmethod
     def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> PreparedData:
-        """Make sure that :meth:`load` will succeed, and describe what it will read."""
+        """Make sure that :meth:`load` will succeed, and describe the data that it will read."""
 
     @abstractmethod
     def load(self, resolution: int) -> Loaded:

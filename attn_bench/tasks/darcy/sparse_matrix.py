@@ -1,4 +1,4 @@
-"""The equations of the Darcy task as one sparse matrix: the slow, obvious form that the solver is tested against."""
+"""The equations of the Darcy task as one sparse matrix: a slow, direct form that the solver is tested against."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Darcy(Task):
     Options = DarcyOptions
 
     def resolve(self, resolutions: tuple[int, ...], options: DarcyOptions) -> DarcyOptions:
-        """Fill in the layout, and the fine grid or the file's checksum, that all resolutions share."""
+        """Set the layout, and the fine grid or the file's checksum, which all resolutions share."""
         return replace(options, **_source_of(options).resolved(resolutions))
 
     def default_resolutions(self, options: DarcyOptions) -> tuple[int, ...]:
@@ -44,14 +44,14 @@ class Darcy(Task):
         return _source_of(options).resolutions or self.defaults.resolutions
 
     def prepare(self, resolutions: tuple[int, ...], options: DarcyOptions, context: PrepareContext) -> PreparedData:
-        """Generate or download what is not in the cache, or check the user's file; describe the files.
+        """Generate or download data that are not in the cache, or check the user's file; describe the files.
 
-        Progress is in samples where data are generated and in bytes where they are downloaded.
+        Progress is in samples for generated data and in bytes for downloads.
         """
         return _source_of(self.resolve(resolutions, options)).prepare(resolutions, context)
 
     def problem(self, resolution: int, options: DarcyOptions) -> Problem:
-        """Return one channel to one channel on the grid of ``resolution``."""
+        """Return the problem from one channel to one channel on the grid of ``resolution``."""
         return Problem("field", 1, 1, _source_of(options).grid(resolution))
 
     def splits(self, resolution: int, options: DarcyOptions) -> Splits:
@@ -83,7 +83,7 @@ class Darcy(Task):
 
 
 def _source_of(options: DarcyOptions) -> Source:
-    """Return the source that the options mean."""
+    """Return the source selected by the options."""
     if options.data is not None:
         from attn_bench.tasks.darcy.user_file import UserFile
 

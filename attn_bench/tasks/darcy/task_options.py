@@ -76,8 +76,8 @@ class DarcyOptions(Task.Options):
         str | None,
         Field(
             description="order of the axes in the file, one letter each: n (samples), h, w, c (channels), e.g. hwn or "
-            "nchw. Not needed for (n, h, w) where h = w and n differs, nor, in files not from MATLAB, where all three "
-            "differ and n is not the smallest"
+            "nchw. Not needed for (n, h, w) if h = w and n differs, nor, except for MATLAB files, if all three differ "
+            "and n is not the smallest"
         ),
     ] = None
     data_checksum: Annotated[str | None, Field(description="set by the run: identifies the content of the file")] = None

@@ -1,4 +1,4 @@
-"""Data from a file of the user's, split by a seed or tested on a second file."""
+"""Data from a file of the user, split by a seed or with a second file for testing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from attn_bench.tasks.shared.cache import sha256_of
 if TYPE_CHECKING:
     import numpy as np
 
-# Norms whose squares single precision holds, with room for a sum over the points of a large grid.
+# Norms whose squares fit in single precision, with room for a sum over the points of a large grid.
 SMALLEST_NORM, LARGEST_NORM = 1e-16, 1e17
 
 
 class UserFile(Source):
-    """One file with everything, or one to train on and one to test on."""
+    """One file with all data, or one for training and one for testing."""
 
     def __init__(self, options: DarcyOptions) -> None:
         super().__init__(options)
@@ -33,14 +33,14 @@ class UserFile(Source):
         self.paths = [_absolute(name) for name in names]
 
     def resolved(self, resolutions: Sequence[int]) -> dict[str, Any]:
-        """Choose the layout, make paths absolute, and note what the files hold."""
+        """Choose the layout, make paths absolute, and store the checksums of the files."""
         layout = self._layout(resolutions)
         names = dict(zip(("data", "test_data"), map(str, self.paths)))
         return {**names, "layout": layout, "data_checksum": self._checksum()}
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """The file's own."""
+        """The resolution of the file."""
         return (self._pairs[0].grid[0],)
 
     def grid(self, resolution: int) -> tuple[int, int]:
@@ -48,7 +48,7 @@ class UserFile(Source):
         return resolution, -(-self._pairs[0].grid[1] // self._stride(resolution))
 
     def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> PreparedData:
-        """Load everything once, so that what is wrong with it is known before anything runs."""
+        """Load everything once, so that errors are found before anything runs."""
         whole, checksum = self._read()
         loaded = self._restricted(whole, checksum, resolutions[0])
         for resolution in resolutions[1:]:
@@ -154,10 +154,10 @@ class UserFile(Source):
 
 
 def loaded_from(train: Fields, test: Fields, options: DarcyOptions, identity: dict[str, Any]) -> Loaded:
-    """Cut both splits to the sizes asked for, and add the sizes to ``identity``.
+    """Cut both splits to the requested sizes, and add the sizes to ``identity``.
 
     Raises:
-        OptionError: there are fewer samples than that.
+        OptionError: there are fewer samples.
     """
     import numpy as np
 
@@ -178,7 +178,7 @@ def loaded_from(train: Fields, test: Fields, options: DarcyOptions, identity: di
 def _absolute(name: str) -> Path:
     try:
         return Path(name).expanduser().absolute()
-    except RuntimeError as error:  # a user or a home folder that is not there
+    except RuntimeError as error:  # a user or a home folder that does not exist
         raise DataError(f"{name}: cannot be found ({error}); use an absolute path") from None
 
 
@@ -203,7 +203,7 @@ def _check_targets(path: Path, targets: np.ndarray) -> None:
 
 
 def _constant(pair: PairFile, train: Fields) -> str | None:
-    """Say so where one number is all that an array holds."""
+    """Return warnings about arrays that are constant."""
     for name, values in zip(pair.names, (train.inputs, train.targets)):
         if (values == values.flat[0]).all():
             return f"{clean(pair.path.name)}: {name!r} is {values.flat[0]:g} everywhere in the training samples"

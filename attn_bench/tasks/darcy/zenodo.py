@@ -1,4 +1,4 @@
-"""neuraloperator's own files, as published on Zenodo: an archive a resolution, a file a split."""
+"""neuraloperator's files on Zenodo: one archive per resolution, one file per split."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ RESOLUTIONS = (16, 32, 64, 128, 421)
 SPLITS = ("train", "test")
 INSTEAD = (
     f"Without a network: give a copy of a file of https://zenodo.org/records/{RECORD} with --data, "
-    "or leave darcy.source=generate for a draw of the same distribution"
+    "or use darcy.source=generate for samples of the same distribution"
 )
 
 
 class Zenodo(Source):
-    """Downloads what is not in the cache."""
+    """Downloads files that are not in the cache."""
 
     def resolved(self, resolutions: Sequence[int]) -> dict[str, Any]:
         """Check that the resolutions are published."""
@@ -47,7 +47,7 @@ class Zenodo(Source):
         return resolution, resolution
 
     def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> PreparedData:
-        """Download what is missing, one archive after the other; progress counts bytes of one archive."""
+        """Download missing archives one by one; progress counts bytes of one archive."""
         files, read = list[PreparedFile](), list[str]()
         for resolution in resolutions:
             manifest = None if context.refresh else self._manifest(resolution)
@@ -96,7 +96,7 @@ class Zenodo(Source):
         return cache_folder("darcy") / f"zenodo-{RECORD}"
 
     def _manifest(self, resolution: int) -> dict[str, Any] | None:
-        """Return the manifest if there is one; raises DataError if files are not as it says."""
+        """Return the manifest if there is one; raises DataError if files do not match it."""
         path = self._folder() / f"darcy_{resolution}.json"
         if not path.exists():
             return None
@@ -107,7 +107,7 @@ class Zenodo(Source):
             intact = False
         if not intact:
             raise DataError(
-                f"the downloaded data are damaged: {self._folder()} does not hold what {path.name} says; download them "
+                f"the downloaded data are damaged: {self._folder()} does not match {path.name}; download them "
                 f"again with 'attn-bench data darcy --refresh' and the same options, or delete {path}"
             )
         return dict(manifest)
@@ -161,7 +161,7 @@ def _name(split: str, resolution: int) -> str:
 
 
 def _extract(archive: Path, name: str, target: Path) -> None:
-    """Write the member whose last path component is ``name``, wherever it says it wants to go, to ``target``."""
+    """Write the member whose last path component is ``name``, whatever its path, to ``target``."""
     try:
         with tarfile.open(archive) as opened:
             member = next((m for m in opened.getmembers() if m.isfile() and Path(m.name).name == name), None)

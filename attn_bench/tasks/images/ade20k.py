@@ -24,7 +24,7 @@ Pairs = Sequence[tuple[Path, Path]]
 
 
 class ADE20K(PublishedSet):
-    """Scene parsing on ADE20K: 20,210 training scenes, 2,000 of validation to test on; 150 classes, some points none.
+    """Scene parsing on ADE20K: 20,210 training and 2,000 test (validation) scenes; 150 classes, some points unlabeled.
 
     The release of the SceneParse150 challenge of 2016. In its annotations 0 is unlabeled and 1 to 150 are the classes.
     """
@@ -36,8 +36,8 @@ class ADE20K(PublishedSet):
     metrics = MASK_METRICS
     defaults = TrainingDefaults(resolutions=(256,), epochs=10, batch_size=16, learning_rate=1e-3, weight_decay=0.05)
     protocol = (
-        "Published scores (arXiv:1608.05442 and after) are of whole validation scenes at their own sizes, usually with "
-        "pretrained networks. Here: the center of each at the resolution asked for, scored there; not comparable."
+        "Published scores (arXiv:1608.05442 and later) are for whole validation scenes at their own sizes, usually "
+        "with pretrained networks. Here only the center of each is scored, at the given resolution; not comparable."
     )
     classes, sizes = 150, (20210, 2000)
     folder = "ADEChallengeData2016"
@@ -59,9 +59,9 @@ class ADE20K(PublishedSet):
         ] = True
 
     def splits(self, resolution: int, options: Options) -> Splits:
-        """Return the official splits; an image and its annotation are read when they are asked for, and cut alike.
+        """Return the official splits; an image and its annotation are read on access, and cropped equally.
 
-        Test scenes are resized so that their shorter side is resolution / 0.875 and cut to the center; channels are
+        Test scenes are resized so that their shorter side is resolution / 0.875 and cropped to the center; channels are
         normalized by the mean and deviation of ImageNet. Annotations are resampled to the nearest point.
         """
         import torch
@@ -71,7 +71,7 @@ class ADE20K(PublishedSet):
         train, test, identity = self.opened(options.root)
         tensor = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*NORMALISED)]
         centre = [v2.Resize(round(resolution / CROP)), v2.CenterCrop(resolution), *tensor]
-        # A quarter of a scene at least: of less, few points would tell their class.
+        # At least a quarter of a scene: smaller crops do not show enough context.
         varied = [v2.RandomResizedCrop(resolution, scale=(0.25, 1.0)), v2.RandomHorizontalFlip(), *tensor]
 
         def scenes(pairs: Pairs, steps: list[Any]) -> Dataset[tuple[Tensor, Tensor]]:
@@ -105,7 +105,7 @@ class ADE20K(PublishedSet):
         return None if found is None else f"{files[1]} is not an annotation of it: {found}"
 
     def _count_classes(self, folder: Path, split: Any) -> int:
-        # Reading every annotation would take minutes; this file has one row a class, below its header.
+        # Reading every annotation would take minutes; this file has one row per class, below its header.
         rows = (folder / "objectInfo150.txt").read_text(encoding="utf-8").splitlines()
         return sum(bool(row.strip()) for row in rows[1:])
 
@@ -128,13 +128,13 @@ def _mask_fault(mask: Image, size: tuple[int, int], *, whole: bool) -> str | Non
     if channels == 1 and mask.size == size and largest <= ADE20K.classes:
         return None
     return (
-        f"one channel of its size with values up to {ADE20K.classes} is expected; it has shape "
+        f"expected one channel of its size with values up to {ADE20K.classes}; it has shape "
         f"{(channels, *mask.size[::-1])} and values up to {largest}"
     )
 
 
 class _Scenes:
-    """Images and annotations as tensors (3, R, R) and (R, R), changed together."""
+    """Images and annotations as tensors (3, R, R) and (R, R), transformed together."""
 
     def __init__(self, pairs: Pairs, transform: Callable[[Any, Any], tuple[Tensor, Tensor]]) -> None:
         self.pairs, self.transform = pairs, transform

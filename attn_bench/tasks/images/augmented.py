@@ -1,4 +1,4 @@
-"""Images in memory, changed at random each time they are asked for."""
+"""Images in memory, randomly transformed on each access."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def augmented(
     dataset: Dataset[tuple[Tensor, Tensor]], transform: Callable[[Tensor], Tensor]
 ) -> Dataset[tuple[Tensor, Tensor]]:
-    """Return ``dataset`` with its images, (C, H, W), sent through ``transform``, which draws from torch's generator."""
+    """Return ``dataset`` with its images, (C, H, W), passed through ``transform``, which uses torch's generator."""
     return cast("Dataset[tuple[Tensor, Tensor]]", _Augmented(dataset, transform))
 
 

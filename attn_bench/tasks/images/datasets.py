@@ -1,4 +1,4 @@
-"""The public image classification sets, from the files in which their authors publish them."""
+"""Public image classification data sets, read from the files published by their authors."""
 
 from __future__ import annotations
 
@@ -30,43 +30,43 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
-# Of Flowers-102.
+# Flowers-102.
 SPECIES = 102
 
 
 class ImageSet(PublishedSet):
-    """A public set of images, each of one class.
+    """A public set of images with one class each.
 
     Attributes:
-        crop: share of a test image's shorter side that is left of it.
+        crop: share of a test image's shorter side that is kept.
     """
 
     kind = "image"
     metrics = CLASS_METRICS
     protocol = (
         "Top-1 on the official test split, trained on the official training split only; a linear probe or fine-tuning "
-        "of a pretrained network. Of flowers102 and pets the mean over classes is published as well (arXiv:1805.08974)."
+        "of a pretrained network. For flowers102 and pets the mean over classes is published too (arXiv:1805.08974)."
     )
     defaults = TrainingDefaults(resolutions=(224,), epochs=10, batch_size=32, learning_rate=1e-3, weight_decay=0.05)
     crop: ClassVar[float] = CROP
 
     @dataclass(frozen=True)
     class Options(PublishedSet.Options):
-        """Options of every public set of images with a class each."""
+        """Options of every public set of images with one class each."""
 
         augment: Annotated[
             bool,
             Field(
                 description="crop training images at random positions and sizes, mirror half; in fine-tuning "
-                "change them by RandAugment (arXiv:1909.13719) and random erasing (arXiv:1708.04896) too"
+                "also apply RandAugment (arXiv:1909.13719) and random erasing (arXiv:1708.04896)"
             ),
         ] = True
 
     def splits(self, resolution: int, options: Options) -> Splits:
-        """Return the official splits; an image is read when it is asked for.
+        """Return the official splits; an image is read on access.
 
-        Test images are resized so that their shorter side is resolution / 0.875 and cut to the center, or not cut
-        in cifar100 and tiny-imagenet; channels are normalized by the mean and deviation of ImageNet.
+        Test images are resized so that their shorter side is resolution / 0.875 and cropped to the center, or not
+        cropped in cifar100 and tiny-imagenet; channels are normalized by the mean and deviation of ImageNet.
         """
         from torchvision import transforms
 
@@ -74,7 +74,7 @@ class ImageSet(PublishedSet):
         tensor = [transforms.ToTensor(), transforms.Normalize(*NORMALISED)]
         centre = [transforms.Resize(round(resolution / self.crop)), transforms.CenterCrop(resolution), *tensor]
         cut = [transforms.RandomResizedCrop(resolution), transforms.RandomHorizontalFlip()]
-        # What DeiT is trained with (arXiv:2012.12877, table 9). torchvision's, which draw only from torch's generator.
+        # As in DeiT (arXiv:2012.12877, table 9), with torchvision's transforms, which draw only from torch's generator.
         strongly_varied = [*cut, transforms.RandAugment(2, 9), *tensor, transforms.RandomErasing(0.25)]
         train, test, identity = self.opened(options.root)
 
@@ -103,7 +103,7 @@ class ImageSet(PublishedSet):
 
 
 class _Images:
-    """A dataset of PIL images as one of tensors, which torchvision's own ``transform`` would do without being typed."""
+    """A dataset of PIL images as one of tensors; typed, unlike torchvision's own ``transform``."""
 
     def __init__(self, dataset: Any, transform: Callable[[Any], Tensor]) -> None:
         self.dataset, self.transform = dataset, transform
@@ -117,7 +117,7 @@ class _Images:
 
 
 class Flowers102(ImageSet):
-    """Oxford Flowers-102: 1,020 training images, 6,149 to test on."""
+    """Oxford Flowers-102: 1,020 training and 6,149 test images."""
 
     name = "flowers102"
     summary = "Oxford Flowers-102: 102 species, 1,020 training images."
@@ -149,7 +149,7 @@ class Flowers102(ImageSet):
 
 
 class Food101(ImageSet):
-    """Food-101: 75,750 training images, 25,250 to test on."""
+    """Food-101: 75,750 training and 25,250 test images."""
 
     name = "food101"
     summary = "Food-101: 101 dishes, 750 training images each."
@@ -179,7 +179,7 @@ class Food101(ImageSet):
 
 
 class Pets(ImageSet):
-    """Oxford-IIIT Pets: 3,680 training images, 3,669 to test on."""
+    """Oxford-IIIT Pets: 3,680 training and 3,669 test images."""
 
     name = "pets"
     summary = "Oxford-IIIT Pets: 37 breeds of cats and dogs."
@@ -207,7 +207,7 @@ class Pets(ImageSet):
 
 
 class Cars(ImageSet):
-    """Stanford Cars: 8,144 training images, 8,041 to test on. Its authors' server is gone."""
+    """Stanford Cars: 8,144 training and 8,041 test images. The authors' server no longer exists."""
 
     name = "cars"
     summary = "Stanford Cars: 196 models."
@@ -238,7 +238,7 @@ class Cars(ImageSet):
 
 
 class ImageNet(ImageSet):
-    """ImageNet-1k as folders of images; its images may only be had from its authors."""
+    """ImageNet-1k as folders of images; its images are available only from its authors."""
 
     name = "imagenet"
     summary = "ImageNet-1k, or 1000 other classes, as folders of images."
@@ -276,7 +276,7 @@ class TinyImageNet(ImageSet):
         val = part_of(folder, "val")
         images, annotations = find(val, "images"), find(val, "val_annotations.txt")
         if images is None or not images_below(images):
-            # Many sort these images into folders of classes, and leave the list there or not.
+            # Many users sort these images into folders of classes, with or without keeping the list.
             return train, classified(val, self.classes, names, besides=images.name if images else None)[0]
         if annotations is None:
             raise ValueError(
@@ -290,7 +290,7 @@ class TinyImageNet(ImageSet):
 
 
 class CIFAR100(ImageSet):
-    """CIFAR-100 from its binary files (the others are pickles): 50,000 training images, 10,000 to test on."""
+    """CIFAR-100 from its binary files (the others are pickles): 50,000 training and 10,000 test images."""
 
     name = "cifar100"
     summary = "CIFAR-100: 100 classes at 32 x 32."

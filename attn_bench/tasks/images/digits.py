@@ -21,7 +21,7 @@ SMALLEST, CLASSES, COUNT = 8, 10, 1797
 
 
 class Digits(Task):
-    """scikit-learn's 1,797 handwritten digits: images that are on every machine."""
+    """scikit-learn's 1,797 handwritten digits, which need no download."""
 
     name = "digits"
     summary = "Handwritten digits (scikit-learn), resampled to the resolution; needs no download."
@@ -43,13 +43,13 @@ class Digits(Task):
         seed: Annotated[int, Field(ge=0, description="seed of the split, independent of the models' seeds")] = 0
 
     def problem(self, resolution: int, options: Options) -> Problem:
-        """Return one gray channel to ten classes."""
+        """Return the problem from one gray channel to ten classes."""
         if resolution < SMALLEST:
             raise OptionError(f"digits needs a resolution >= {SMALLEST} (given: {resolution})")
         return Problem("image", 1, CLASSES, (resolution, resolution))
 
     def prepare(self, resolutions: tuple[int, ...], options: Options, context: PrepareContext) -> PreparedData:
-        """Say how many images there are; they come with scikit-learn."""
+        """Describe the images, which are part of scikit-learn."""
         test = math.ceil(options.test_fraction * COUNT)
         counts = f"{COUNT - test} train, {test} test"
         return PreparedData(read=(f"{COUNT} images of {CLASSES} classes from scikit-learn: {counts}",))
@@ -83,7 +83,7 @@ class Digits(Task):
         def part(indices: list[int]) -> Dataset[tuple[Tensor, Tensor]]:
             return cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(images[indices], classes[indices]))
 
-        # Little is cut away, and nothing is mirrored, or a digit would become another or none.
+        # Small crops and no mirroring, or a digit would become another one.
         crop = v2.RandomResizedCrop(resolution, scale=(0.7, 1.0), ratio=(0.9, 1.1))
         return Splits(
             part(train),

@@ -1,4 +1,4 @@
-"""Looks at every file of a set of images before anything is trained on them, once for each state of the files."""
+"""Checks every file of a set of images before training, once for each state of the files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from attn_bench.files import cache_folder, read_json, write_json
 from attn_bench.plugin import DataError
 from attn_bench.tasks.images.reading import quiet
 
-# Counts changes of what is looked at.
+# Counts changes of these checks.
 VERSION = 1
-# Files of up to this size together are decoded, at about 50 MB/s on two cores; of larger sets that would take an hour.
+# Sets up to this total size are decoded, at about 50 MB/s on two cores; for larger sets that would take an hour.
 DECODED_BYTES = 2 << 30
 WORKERS = 16
 
-# An image, or an image and its annotation.
+# An image, or an image with its annotation.
 Item = tuple[Path, ...]
 Fault = Callable[..., str | None]
 
@@ -27,19 +27,19 @@ Fault = Callable[..., str | None]
 def check_files(
     task: str, folder: Path, items: Sequence[Item], fault: Fault, on_progress: Callable[[int, int], object]
 ) -> None:
-    """Refuse files that cannot be read, by name and number.
+    """Refuse files that cannot be read; the error gives their number and the first one's name.
 
-    That they can is kept in the cache with a digest of their names, sizes and times, and not looked at again.
+    A success is cached under a digest of their names, sizes and times, and not checked again.
 
     Args:
         task: name of the task.
-        folder: that the files are below.
-        items: the files, those that belong together in one tuple.
+        folder: folder that contains the files.
+        items: the files, with those that belong together in one tuple.
         fault: called with the files of an item and ``whole``, whether to decode them; returns what is wrong, or None.
-        on_progress: called with the items looked at and all.
+        on_progress: called with the number of checked items and of all items.
 
     Raises:
-        DataError: some cannot be read.
+        DataError: some files cannot be read.
     """
     digest, size = _state(items)
     where = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
@@ -60,12 +60,12 @@ def check_files(
             f"{count} of {len(items)} images of {task} cannot be read, the first: {first[0]} ({first[1]}); "
             "replace or remove such files"
         )
-    with contextlib.suppress(Exception):  # without a cache they are looked at again
+    with contextlib.suppress(Exception):  # without a cache they are checked again
         write_json(kept, {"digest": digest})
 
 
 def _state(items: Sequence[Item]) -> tuple[str, int]:
-    """Return a digest of what tells that files are as they were, and their size in bytes together."""
+    """Return a digest that changes when the files change, and their total size in bytes."""
     digest, size = hashlib.sha256(str(VERSION).encode()), 0
     for item in items:
         for path in item:

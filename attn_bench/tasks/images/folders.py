@@ -1,4 +1,4 @@
-"""Images in folders, one a class, or named by a list; what programs and systems leave beside them is ignored."""
+"""Images in class folders, or named by a list; files that programs and systems leave there are ignored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Labelled:
     """Images and their classes, numbers from 0.
 
     Attributes:
-        classes: number of classes that the files of the set have.
+        classes: number of classes in the files.
     """
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], classes: int | None = None) -> None:
@@ -39,12 +39,12 @@ class Labelled:
 
 
 def is_clutter(name: str) -> bool:
-    """Tell whether a file or folder is hidden, or of a system rather than of a person."""
+    """Tell whether a file or folder is hidden, or was created by a system rather than a person."""
     return name.startswith(".") or name.lower() in CLUTTER
 
 
 def find(folder: Path, relative: str) -> Path | None:
-    """Return a file or folder below ``folder``, written in upper or lower case, or None.
+    """Return a file or folder below ``folder``, ignoring upper and lower case, or None.
 
     Raises:
         DataError: a folder cannot be read.
@@ -61,7 +61,7 @@ def find(folder: Path, relative: str) -> Path | None:
 
 
 def part_of(folder: Path, relative: str) -> Path:
-    """Return what :func:`find` found before."""
+    """Return the cached result of :func:`find`."""
     return find(folder, relative) or folder / relative
 
 
@@ -87,8 +87,8 @@ def classified(
     """Return the images of a folder of class folders, and the classes' names.
 
     Args:
-        most: number of classes that there can be.
-        names: all classes, in order; those that there are where None.
+        most: maximum number of classes.
+        names: all classes, in order; None means those found.
         besides: a folder that is not a class.
 
     Raises:
@@ -115,15 +115,15 @@ def listed(
 ) -> Labelled:
     """Return the images of a list of file names below ``folder`` and their classes.
 
-    A name written in another case is found; one that is not there is left for the check of the files.
+    Upper and lower case are ignored; missing files are left to the check of the files.
 
     Args:
         source: the list's name, for messages.
         classes: the labels are below this number.
-        present: number of classes that the files of the set have; those that are listed where None.
+        present: number of classes in the files of the set; None means those listed.
 
     Raises:
-        ValueError: a label out of range, or an image listed twice, or none.
+        ValueError: a label is out of range, an image is listed twice, or no image is listed.
     """
     rows, seen = list(rows), set()
     for name, label in rows:
@@ -157,7 +157,7 @@ def apart(train: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[Path]:
-    """Raise a ValueError that names ``path`` in place of what its reader raises, which may be of any kind."""
+    """Turn any exception of a reader into a ValueError that names ``path``."""
     try:
         yield path
     except Exception as error:

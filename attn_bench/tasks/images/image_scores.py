@@ -1,4 +1,4 @@
-"""Losses and metrics of classes, one an image or one a point."""
+"""Losses and metrics for one class per image or per point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attn_bench.plugin import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The class of a point that is not labeled; torch's cross-entropy leaves it out.
+# The class of an unlabeled point, which torch's cross-entropy ignores.
 UNLABELLED = -100
 CLASS_METRICS = {
     "top1": Metric("higher", "share of images whose class has the highest score", "%"),
@@ -50,14 +50,14 @@ def class_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
 def mask_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Return :data:`MASK_METRICS` over batches of scores (B, classes, H, W) and classes (B, H, W).
 
-    Points that are not labeled do not count, nor does a class that neither occurs nor is predicted at a labeled one.
+    Unlabeled points do not count, nor do classes that neither occur nor are predicted at labeled points.
 
     Raises:
         ValueError: no point is labeled.
     """
     import torch
 
-    # Whole numbers: in float32 large counts would stop growing.
+    # Integers, as large counts would stop growing in float32.
     confusion = torch.zeros((1, 1), dtype=torch.int64)
     for scores, classes in batches:
         n = scores.shape[1]

@@ -48,10 +48,10 @@ LEVELS: Mapping[Level, Mapping[str, Any]] = {
 
 
 class Pathfinder(Task):
-    """Are two dots joined by a dashed path? Long range, and nothing local gives it away.
+    """Are two dots joined by a dashed path? This needs long range, as no local feature gives the answer away.
 
-    The distance of the dots, the best clue besides the paths, is right in 58 % (easy) and 53 % (medium, hard) if one
-    knows between which bounds.
+    The distance of the dots, the best other clue, gives at most 58 % (easy) and 53 % (medium, hard), with the best
+    bounds.
     """
 
     name: ClassVar[str] = "pathfinder"
@@ -62,8 +62,8 @@ class Pathfinder(Task):
     defaults = TrainingDefaults(resolutions=(32, 64), epochs=10, batch_size=16, learning_rate=1e-3)
     protocol = (
         "Linsley et al. (arXiv:1805.08315) and Long Range Arena (arXiv:2011.04006) report accuracy on their own images "
-        "at 32 x 32 and 128 x 128, from 160,000 training images. Here: scenes of our own making, drawn at the "
-        "resolution asked for, half of them positive; accuracy on scenes not trained on."
+        "at 32 x 32 and 128 x 128, from 160,000 training images. Here: generated scenes, drawn at the given "
+        "resolution, half of them positive; accuracy on test scenes."
     )
 
     @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class Pathfinder(Task):
             return {"train": self.n_train, "test": self.n_test}
 
     def problem(self, resolution: int, options: Options) -> Problem:
-        """Return one gray channel to two classes: not joined, joined."""
+        """Return the problem from one gray channel to two classes: not joined, joined."""
         if not SMALLEST <= resolution <= LARGEST:
             raise OptionError(f"{self.name} needs a resolution between {SMALLEST} and {LARGEST} (given: {resolution})")
         return Problem(self.kind, 1, 2, (resolution, resolution))
 
     def prepare(self, resolutions: tuple[int, ...], options: Options, context: PrepareContext) -> PreparedData:
-        """Draw what is not in the cache."""
+        """Draw scenes that are not in the cache."""
         files = []
         counts = options.counts
         total = sum(counts.values()) * len(resolutions)
@@ -137,7 +137,7 @@ class Pathfinder(Task):
         identity = {"source": "drawn", **asdict(options), "resolution": resolution, "sha256": checksums}
         if self.kind == "mask":
             return Splits(datasets["train"], datasets["test"], identity)
-        # Joined stays joined in a mirror; cutting a part out could remove a dot.
+        # Mirroring preserves the answer; cropping could remove a dot.
         flips = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()])
         return Splits(
             datasets["train"],
@@ -191,7 +191,7 @@ class Pathfinder(Task):
 
 
 class _Drawn:
-    """Images (1, R, R) from -1 to 1 and their targets, kept as bytes: as numbers, 4,000 large ones are 12 GiB."""
+    """Images (1, R, R) from -1 to 1 and their targets, stored as bytes; as floats, 4,000 large ones take 12 GiB."""
 
     def __init__(self, images: np.ndarray, targets: np.ndarray) -> None:
         self.images, self.targets = images, targets
@@ -207,7 +207,7 @@ class _Drawn:
 
 
 class PathfinderMask(Pathfinder):
-    """Which points lie on the path that begins at the dot?"""
+    """Which points are on the path that begins at the dot?"""
 
     name = "pathfinder-mask"
     summary = "Pathfinder as segmentation: mark the dashed path that begins at the dot."

@@ -1,4 +1,4 @@
-"""What public sets of images have in common: where their files come from, and whether all of them are there."""
+"""The base class of public sets of images: finds, downloads and checks their files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from attn_bench.tasks.shared.cache import alone, cache_folder, users_folder
 from attn_bench.tasks.shared.fetch import check_root, fetch, md5_of, unpack
 
 SMALLEST = 16
-# Before an image is cut to its center it is larger by this factor, as is usual for ImageNet.
+# The share kept by the center crop, as is usual for ImageNet.
 CROP = 0.875
 NORMALISED = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -36,14 +36,14 @@ class PublishedSet(Task):
 
     Attributes:
         classes: number of classes.
-        folder: the folder below ``root`` that its files are in.
-        layout: what has to be there, for messages.
-        parts: files and folders of it that are always needed, below ``folder``.
-        marks: others, without which a folder that the user names is not taken for ``folder`` itself.
-        address: where its archives are.
-        archives: name and checksum of each; empty where nothing can be downloaded.
-        archives_in: the folder that they are to be unpacked in.
-        sizes: published sizes of training and test split.
+        folder: the folder of its files below ``root``.
+        layout: the required files, for messages.
+        parts: required files and folders below ``folder``.
+        marks: further files that must exist for a user's folder to count as ``folder`` itself.
+        address: address of its archives.
+        archives: name and checksum of each; empty if nothing can be downloaded.
+        archives_in: the folder to unpack them in.
+        sizes: published sizes of the training and test split.
     """
 
     classes: ClassVar[int]
@@ -69,15 +69,15 @@ class PublishedSet(Task):
         ] = None
 
     def problem(self, resolution: int, options: Any) -> Problem:
-        """Return three channels to the classes of the set."""
+        """Return the problem from three channels to the classes of the set."""
         if resolution < SMALLEST:
             raise OptionError(f"{self.name} needs a resolution >= {SMALLEST} (given: {resolution})")
         return Problem(self.kind, 3, self.classes, (resolution, resolution), NORMALISED)
 
     def prepare(self, resolutions: tuple[int, ...], options: Any, context: PrepareContext) -> PreparedData:
-        """Download and unpack the archives into the cache, if the files are not there, unless a root is named.
+        """Download and unpack the archives into the cache if files are missing and no root is given.
 
-        Progress counts bytes of one archive. Warns of a set that is there in part.
+        Progress counts bytes of one archive. Warns if the set is incomplete.
         """
         given, refresh = options.root, context.refresh
         root = self._root(given)
@@ -97,23 +97,22 @@ class PublishedSet(Task):
             f"{len(train)} train, {len(test)} test"
         )
         partial = (
-            f"{folder} holds a part of {self.name}: {identity['n_train']} training and {identity['n_test']} test "
-            f"images, where {self.sizes[0]} and {self.sizes[1]} are published; its scores cannot be compared with "
-            "published ones"
+            f"{folder} contains only a part of {self.name}: {identity['n_train']} of {self.sizes[0]} training and "
+            f"{identity['n_test']} of {self.sizes[1]} test images; its scores cannot be compared with published ones"
         )
         return PreparedData((read,), () if identity["complete"] else (partial,), files)
 
     def opened(
         self, root: str | None, on_progress: Callable[[int, int], object] = lambda done, total: None
     ) -> tuple[Any, Any, dict[str, Any]]:
-        """Return training and test set as :meth:`_open` has them, and what they are.
+        """Return training and test set from :meth:`_open`, and their identity.
 
-        A set with the published number of training images is taken to be the whole one. Of any other the identity
-        says that it is not complete.
+        A set with the published number of training images counts as complete. For any other the identity says that it
+        is incomplete.
 
         Raises:
-            DataError: the set is not there or not in its layout, some of its files cannot be read, or it is the whole
-                one but for its test images or classes.
+            DataError: the set is missing or not in its layout, some of its files cannot be read, or a complete set has
+                the wrong number of test images or classes.
         """
         folder = self._located(self._root(root), root)
         try:
@@ -125,7 +124,7 @@ class PublishedSet(Task):
         except DataError:
             raise
         except Exception as error:
-            # What the readers of broken files raise is not documented: from KeyError to RuntimeError.
+            # Broken files raise undocumented errors, from KeyError to RuntimeError.
             what = " ".join(f"{type(error).__name__}: {error}".removeprefix("ValueError: ").split())[:300]
             raise DataError(f"{folder} is not {self.name} as published ({what})") from None
         check_files(self.name, folder, [*self._files(train), *self._files(test)], self._fault, on_progress)
@@ -133,10 +132,10 @@ class PublishedSet(Task):
         return train, test, identity
 
     def _located(self, root: Path, given: str | None) -> Path:
-        """Return the folder of the set: below ``root``, in another of its name as archives unpack, or ``root`` itself.
+        """Return the folder of the set: below ``root``, in a nested folder of its name as archives unpack, or ``root``.
 
         Raises:
-            DataError: none of them is, or not all of it is there.
+            DataError: there is none, or it is incomplete.
         """
         lacking = {
             folder: [part for part in self.parts if find(folder, part) is None]
@@ -149,15 +148,15 @@ class PublishedSet(Task):
             raise DataError(f"{root} does not contain {self.name}. {self._instead()}")
         if missing:
             there = [part for part in self.parts if part not in missing]
-            remedy = f"fetch it again with 'attn-bench data {self.name} --refresh'" if given is None else "put it there"
+            remedy = f"fetch it again with 'attn-bench data {self.name} --refresh'" if given is None else "add it"
             raise DataError(
-                f"{folder} holds a part of {self.name}: {' and '.join(missing)} is missing ({', '.join(there)} is "
-                f"there); {remedy}"
+                f"{folder} contains only a part of {self.name}: {' and '.join(missing)} is missing "
+                f"({', '.join(there)} exists); {remedy}"
             )
         return folder
 
     def _check_sums(self, folder: Path) -> None:
-        """Compare files that are published as they are, not in an archive, with their checksums."""
+        """Check the checksums of files that are published without an archive."""
         for name, md5 in self.archives:
             path = part_of(folder, name)
             if path.suffix == ".mat" and (found := md5_of(path)) != md5:
@@ -171,23 +170,23 @@ class PublishedSet(Task):
                 raise ValueError(f"{found} classes of {split} images instead of {self.classes}")
 
     def _open(self, folder: Path) -> tuple[Any, Any]:
-        """Return training and test set; for classification those of (PIL image, class)."""
+        """Return training and test set; for classification, of (PIL image, class)."""
         raise NotImplementedError
 
     def _files(self, split: Any) -> Sequence[Item]:
-        """Return the files that are read when a sample of a split is, for each."""
+        """Return the files that each sample of a split reads."""
         return [(path,) for path in split.paths]
 
     def _fault(self, *files: Path, whole: bool) -> str | None:
-        """Return what is wrong with the files of a sample, or None; with ``whole`` all of them is looked at."""
+        """Return what is wrong with the files of a sample, or None; with ``whole`` they are decoded completely."""
         return fault(*files, whole=whole)
 
     def _count_classes(self, folder: Path, split: Any) -> int:
-        """Return the number of classes that the files of a whole set have."""
+        """Return the number of classes in the files of a complete set."""
         return int(split.classes)
 
     def _download(self, root: Path, on_progress: Callable[[int, int], object]) -> None:
-        """Fetch all archives, unpack them aside, and move the whole into place when it is complete."""
+        """Fetch all archives, unpack them elsewhere, and move the complete set into place."""
         import shutil
 
         aside = root / ".incoming"
@@ -204,7 +203,7 @@ class PublishedSet(Task):
                 unpack(archive, aside / self.archives_in)
         shutil.rmtree(root / self.folder, ignore_errors=True)
         (aside / self.folder).replace(root / self.folder)
-        # Whatever else the archive has is not needed.
+        # Other files in the archive are not needed.
         shutil.rmtree(aside)
 
     def _is_there(self, root: Path) -> bool:

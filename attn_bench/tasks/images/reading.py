@@ -1,4 +1,4 @@
-"""Image files: read as RGB whatever they hold, and refused with a reason where that cannot be."""
+"""Reads image files of any mode as RGB, or refuses them with a reason."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from attn_bench.plugin import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Those that decode here, whatever a file is called: others, such as EPS, start programs.
+# The formats decoded, whatever the name of the file: others, such as EPS, start programs.
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-# Of an image's sides: beyond, the shorter one cannot be enlarged to a resolution within memory.
+# Largest ratio of an image's sides: beyond it, resizing the shorter side to a resolution would exhaust memory.
 LARGEST_RATIO = 1000
-# What a whole file of a format ends with, but for some bytes that programs append.
+# The end of a complete file of a format, except for bytes that programs append.
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL_BYTES = 4096
 
 
 def read_rgb(path: Path) -> Image:
-    """Return an image in mode RGB, as it is stored: its EXIF orientation is not applied, as the published scores.
+    """Return an image in mode RGB, as stored: as in published scores, its EXIF orientation is not applied.
 
     Raises:
         DataError: the file cannot be read.
@@ -39,10 +39,10 @@ def read_rgb(path: Path) -> Image:
 
 
 def as_rgb(image: Image) -> Image:
-    """Return ``image`` in mode RGB; 16-bit shades of gray are scaled by their range, which Pillow cuts off at 255.
+    """Return ``image`` in mode RGB; 16-bit shades of gray are scaled by their range, as Pillow would clip them at 255.
 
     Raises:
-        ValueError: shades whose range is not known.
+        ValueError: the range of the shades is unknown.
     """
     import numpy as np
     from PIL import Image
@@ -50,11 +50,11 @@ def as_rgb(image: Image) -> Image:
     if not image.mode.startswith(("I", "F")):
         return image.convert("RGB")
     values = np.asarray(image)
-    # Integers of 32 bits are what some versions of Pillow make of 16.
+    # Some versions of Pillow read 16 bits as integers of 32.
     largest = 1 if image.mode == "F" else 65535
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= largest):
         raise ValueError(
-            f"its shades are between {values.min():g} and {values.max():g}; save it with 8 or 16 bits a shade"
+            f"its shades are between {values.min():g} and {values.max():g}; save it with 8 or 16 bits per shade"
         )
     return Image.fromarray(np.rint(values * (255 / largest)).astype(np.uint8)).convert("RGB")
 
@@ -63,14 +63,14 @@ def fault(path: Path, *, whole: bool) -> str | None:
     """Return why an image cannot be read, or None.
 
     Args:
-        whole: decode all of it; otherwise its header, and whether it has an end, if its format tells.
+        whole: decode it completely; otherwise check its header, and its end if the format allows it.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return "it is not a file"
         with path.open("rb") as file, _opened(file) as image:
             if whole or image.mode.startswith(("I", "F")) or not _has_an_end(file, image.format):
-                # A JPEG at an eighth of its size: all of it is decoded, and little computed.
+                # A JPEG at an eighth of its size: everything is decoded with little computation.
                 image.draft("RGB", (image.width // 8, image.height // 8))
                 as_rgb(image)
     except Exception as error:
@@ -80,7 +80,7 @@ def fault(path: Path, *, whole: bool) -> str | None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Pillow's words about odd files from the user, and from becoming errors; not for several threads."""
+    """Suppress Pillow's warnings about odd files, which may be errors; not thread-safe."""
     logger = logging.getLogger("PIL")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -115,11 +115,11 @@ def _has_an_end(file: IO[bytes], kind: str | None) -> bool:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Return in a few words why a file cannot be read."""
+    """Return briefly why a file cannot be read."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, FileNotFoundError):
-        return "it is a link to a file that is not there" if path.is_symlink() else "it is not there"
+        return "it is a link to a missing file" if path.is_symlink() else "it does not exist"
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image" if path.stat().st_size else "it is empty"
     if isinstance(error, OSError) and error.strerror:

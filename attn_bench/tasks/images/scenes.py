@@ -1,11 +1,11 @@
-"""Scenes of Pathfinder: dashed paths on a dark ground, and two dots at ends of paths.
+"""Scenes of Pathfinder: dashed paths on a dark background, and two dots at ends of paths.
 
 After Linsley et al., "Learning long-range spatial dependencies with horizontal gated recurrent units" (2018), whose
-task is to tell whether the two dots lie at the ends of one path. Written anew from that description: scenes are
-curves in the unit square, so that one scene can be drawn at any resolution, and its samples are reproducible by index.
+task is to decide whether the two dots are at the ends of one path. This is a new implementation of that description:
+scenes are curves in the unit square, so that a scene can be drawn at any resolution, and are reproducible by index.
 
 Every scene has two long paths and some short ones. In a positive scene the dots are at both ends of the same long
-path, in a negative one at an end of each. Both have the same parts, so nothing local tells them apart.
+path, in a negative one at an end of each. Both have the same parts, so no local feature distinguishes them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from PIL import Image, ImageDraw
 Stream = Literal["train", "test"]
 _STREAM_KEYS: dict[Stream, int] = {"train": 0, "test": 1}
 SUPERSAMPLING = 4
-# Restarts of a scene whose paths found no room, and of a path that ran into another.
+# Restarts of a scene whose paths did not fit, and of a path that ran into another.
 ATTEMPTS, TRIES = 5000, 60
-# Dots of a negative scene are as far apart as those of a positive one, up to this. At 0.03 a distance near the usual
-# one told 81 % of easy scenes apart.
+# The distance of the dots in a negative scene equals that in a positive one up to this. With 0.03, whether the distance
+# is near the usual one classified 81 % of easy scenes.
 ALIKE = 0.005
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What makes scenes hard; lengths are shares of the image's side.
+    """The difficulty of scenes; lengths are shares of the image's side.
 
     Attributes:
         dashes: of each long path.
@@ -40,7 +40,7 @@ class Difficulty:
         bend: standard deviation of the change of direction from dash to dash, in radians.
         width: of a dash.
         dot: radius of a dot.
-        spacing: least distance between two paths, and between parts of a path that are not neighbors.
+        spacing: minimum distance between two paths, and between parts of a path that are not neighbors.
     """
 
     dashes: int = 8
@@ -60,7 +60,7 @@ class Scene:
 
     Attributes:
         paths: in the unit square.
-        dots: where the dots are, (2, 2).
+        dots: positions of the dots, (2, 2).
         positive: whether both are on the first path.
     """
 
@@ -95,7 +95,7 @@ def scene(seed: int, stream: Stream, index: int, difficulty: Difficulty) -> Scen
 def _paths(
     generator: np.random.Generator, paths: list[np.ndarray], lengths: list[int], difficulty: Difficulty
 ) -> list[np.ndarray] | None:
-    """Return ``paths`` and one more of each length, or None if one found no room."""
+    """Return ``paths`` and one more of each length, or None if one did not fit."""
     for dashes in lengths:
         path = _path(generator, dashes, paths, difficulty)
         if path is None:
@@ -105,9 +105,9 @@ def _paths(
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
-    """Return an end of each path, as far apart as the ends of the first, or None if no pair of ends is.
+    """Return an end of each path, as far apart as the ends of the first, or None if there is no such pair.
 
-    So that the distance of the dots gives nothing away.
+    This way the distance of the dots does not give the answer away.
     """
     usual = np.hypot(*(one[0] - one[1]))
     pairs = [np.stack([a, b]) for a in one for b in other]
@@ -117,7 +117,7 @@ def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
 
 
 def _path(generator: np.random.Generator, dashes: int, others: list[np.ndarray], d: Difficulty) -> np.ndarray | None:
-    """Return the corners of a path that keeps its distance from the others and itself, or None if it ran into them."""
+    """Return the corners of a path that keeps its distance from the others and itself, or None if it collides."""
     step, margin = d.dash + d.gap, d.spacing / 2
     taken = np.concatenate(others) if others else np.empty((0, 2))
     for _ in range(TRIES):
@@ -125,7 +125,7 @@ def _path(generator: np.random.Generator, dashes: int, others: list[np.ndarray],
         heading = generator.uniform(0, 2 * math.pi)
         while len(points) <= dashes:
             ahead = points[-1] + step * np.array([math.cos(heading), math.sin(heading)])
-            # Between corners a path is nowhere farther from one than half a step.
+            # No point of a path is farther from a corner than half a step.
             near = d.spacing + step / 2
             far = [*points[:-2]] if len(points) > 2 else []
             if (ahead < margin).any() or (ahead > 1 - margin).any():
@@ -156,7 +156,7 @@ def draw(shown: Scene, resolution: int, difficulty: Difficulty, dots: int = 2) -
 
 
 def draw_path(shown: Scene, which: int, resolution: int, difficulty: Difficulty) -> np.ndarray:
-    """Return where path ``which`` runs, gaps included, as a mask (resolution, resolution) of 0 and 1."""
+    """Return path ``which``, including gaps, as a mask (resolution, resolution) of 0 and 1."""
     image, pen, size = _canvas(resolution)
     width = max(1, round(1.6 * difficulty.width * size))
     pen.line([tuple(point) for point in shown.paths[which] * size], fill=255, width=width, joint="curve")

@@ -1,1 +1,1 @@
-"""What several tasks use: downloads, the cache, files of arrays, normalization, metrics of fields."""
+"""Code shared by several tasks: downloads, the cache, array files, normalization, metrics of fields."""

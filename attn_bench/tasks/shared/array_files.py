@@ -1,7 +1,7 @@
-"""Named arrays in .pt, .npz, .mat and .h5 files, through one door that reads shapes before it reads data.
+"""Named arrays in .pt, .npz, .mat and .h5 files; shapes are read before data.
 
-Which format a file has is told by its content. Nothing is unpickled, nothing is read that is in another file, and
-what a file claims to hold is held against its size and the memory that is free.
+The content of a file determines its format. Nothing is unpickled, nothing is read from another file, and claimed sizes
+are checked against the size of the file and free memory.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from attn_bench.plugin import DataError
 from attn_bench.tasks.shared.array_formats.contents import MOST_PACKED, Contents, StoredArray, in_units, shown
 
 SUFFIXES = (".pt", ".npz", ".mat", ".h5", ".hdf5")
-# Of files whose format torch had before version 1.6: a pickled number.
+# Start of torch's file format before version 1.6: a pickled number.
 OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# How files start that are often taken for these, and what to do.
+# Starts of files that are often confused with these formats, and what to do.
 OTHER = {
-    b"\x93NUMPY": "it is a single array of numpy's; put both into one file with numpy.savez(FILE, x=x, y=y)",
+    b"\x93NUMPY": "it is a single numpy array; put both into one file with numpy.savez(FILE, x=x, y=y)",
     b"\x1f\x8b": "it is compressed by gzip; unpack it",
     b"CDF": "it is netCDF 3; convert it to netCDF 4, which is HDF5, with nccopy -k nc4",
     b"# Created by Octave": "it is Octave's text format; save it with save -v7",
-    b"version https://git-lfs": "it is the place holder of Git LFS; get the file with git lfs pull",
-    b"<": "it is a page of the web, so the download went wrong",
-    b"\x00\x00\x00\x00": "if it is of MATLAB 4, its arrays have two axes only; save them with save -v7",
-    b"\x80": "it is a Python pickle, which is not read because that can run any program; use numpy.savez or torch.save",
+    b"version https://git-lfs": "it is a placeholder of Git LFS; get the file with git lfs pull",
+    b"<": "it is a web page, so the download failed",
+    b"\x00\x00\x00\x00": "if it is from MATLAB 4, its arrays have only two axes; save them with save -v7",
+    b"\x80": "it is a Python pickle, which is not read because it can run any code; use numpy.savez or torch.save",
 }
 _Result = TypeVar("_Result")
 
 
 def open_arrays(path: Path) -> Contents:
-    """Return what a file holds, unread.
+    """Return the contents of a file, without reading the data.
 
     Raises:
-        DataError: the file is missing, of another kind, or damaged; or an array is read that is too large.
+        DataError: the file is missing, of another kind, or damaged; or an array is too large when it is read.
     """
     size = _size(path)
     contents = _guarded(path, lambda: _reader(path)(path))
@@ -70,7 +70,7 @@ def _size(path: Path) -> int:
 
 
 def _reader(path: Path) -> Callable[[Path], Contents]:
-    """Return what reads the format that the content of a file shows."""
+    """Return the reader for the format of a file, which its content determines."""
     from attn_bench.tasks.shared.array_formats.hdf5 import is_hdf5, open_hdf5
 
     with path.open("rb") as file:
@@ -89,7 +89,9 @@ def _reader(path: Path) -> Callable[[Path], Contents]:
 
         return open_mat
     elif not start.startswith(OLD_TORCH):
-        why = next((why for sign, why in OTHER.items() if start.lstrip().startswith(sign)), "its content is another")
+        why = next(
+            (why for sign, why in OTHER.items() if start.lstrip().startswith(sign)), "its content has another format"
+        )
         raise DataError(f"{path}: is not a {', '.join(SUFFIXES)} file with plain arrays, or a damaged one; {why}")
     from attn_bench.tasks.shared.array_formats.pt import open_pt
 
@@ -111,7 +113,7 @@ def _checked(path: Path, name: str, array: StoredArray, size: int) -> StoredArra
 def _guarded(path: Path, action: Callable[[], _Result]) -> _Result:
     try:
         with warnings.catch_warnings():
-            # What a library warns of on the way, an error says or nobody needs.
+            # Warnings of libraries are either repeated by errors or useless.
             warnings.simplefilter("ignore")
             return action()
     except DataError:
@@ -119,7 +121,7 @@ def _guarded(path: Path, action: Callable[[], _Result]) -> _Result:
     except MemoryError:
         raise DataError(f"{path}: not enough memory to read it") from None
     except Exception as error:
-        # What the readers raise on a broken file is not documented by any of them: from struct.error to KeyError.
+        # Readers raise undocumented errors on broken files, from struct.error to KeyError.
         raise DataError(f"{path}: {_reason(error, path)}") from None
 
 
@@ -130,6 +132,6 @@ def _reason(error: Exception, path: Path) -> str:
         return refused(error)
     if "filter" in str(error) and isinstance(error, OSError):
         return "is compressed by a filter of HDF5 that is not installed here (often: pip install hdf5plugin)"
-    # The key of a table that no user knows.
+    # An internal key, which no user knows.
     why = "" if isinstance(error, KeyError) else f" ({clean(f'{type(error).__name__}: {error}', 120)})"
-    return f"no {path.suffix} file with plain arrays, or a damaged one{why}"
+    return f"not a {path.suffix} file with plain arrays, or a damaged one{why}"

@@ -1,8 +1,8 @@
-"""Arrays on disk that are expensive to make: one data file and one manifest an entry, checked on every load.
+"""A cache on disk for expensive arrays: one data file and one manifest per entry, checked on every load.
 
-An entry is ``NAME.json``, the manifest, which names the data file ``NAME-DIGEST.npz`` by its content and holds its
-checksum. The data file is written first and the manifest last, each under another name and then moved into place: a
-reader sees the old entry or the new one, whole, and two processes that make the same entry leave one that is valid.
+An entry is ``NAME.json``, the manifest, which names the data file ``NAME-DIGEST.npz`` by its content and contains its
+checksum. The data file is written first and the manifest last, each under a temporary name and then renamed: a
+reader sees the complete old or new entry, and two processes that write the same entry leave a valid one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def users_folder(given: str) -> Path:
-    """Return the folder that a user names; raises DataError where it is not known what ``~`` in it stands for."""
+    """Return the folder that a user names; raises DataError if ``~`` in it cannot be resolved."""
     try:
         return Path(given).expanduser()
     except RuntimeError:
@@ -36,19 +36,19 @@ def users_folder(given: str) -> Path:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Make ``folder`` for what is written there in the block; raises DataError in place of an OSError."""
+    """Create ``folder`` for files written in the block; raises DataError instead of OSError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise DataError(
-            f"cannot write to the cache {folder} ({error.strerror or error}); ATTN_BENCH_CACHE=FOLDER names another"
+            f"cannot write to the cache {folder} ({error.strerror or error}); set ATTN_BENCH_CACHE to another folder"
         ) from error
 
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let no other process that asks for the same fetch something to ``folder`` while the block runs; wait for it.
+    """Keep other processes from fetching to ``folder`` while the block runs; waits for them first.
 
     Raises:
         DataError: the folder cannot be written.
@@ -69,13 +69,13 @@ def sha256_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is cached for ``parameters`` in ``folder``, if anything.
+    """The cache entry for ``parameters`` in ``folder``, which may not exist.
 
     Attributes:
-        folder: where entries live; made when one is stored.
-        label: first part of the file names, for people.
-        parameters: JSON values that say exactly what the data are; equal parameters mean equal data.
-        remedy: what a user does about a corrupt entry, for messages.
+        folder: folder of the entries; created when one is stored.
+        label: readable first part of the file names.
+        parameters: JSON values that determine the data; equal parameters mean equal data.
+        remedy: what a user can do about a damaged entry, for messages.
     """
 
     folder: Path
@@ -91,19 +91,19 @@ class Entry:
 
     @property
     def manifest_path(self) -> Path:
-        """The file that makes the entry exist."""
+        """The file that defines the entry."""
         return self.folder / f"{self.name}.json"
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest of an entry whose data are intact, or None if there is no entry.
 
         Raises:
-            DataError: there is one and it is damaged.
+            DataError: the entry is damaged.
         """
         return self._steadily(self._manifest)
 
     def _steadily(self, read: Callable[[], T]) -> T:
-        """Return what ``read`` does, again where another process replaced the entry meanwhile."""
+        """Return the result of ``read``; repeats it if another process replaced the entry meanwhile."""
         while True:
             before = self._data_file()
             try:
@@ -126,7 +126,7 @@ class Entry:
         except (ValueError, KeyError, TypeError):
             raise self._corrupt(self.manifest_path, "is not a valid manifest") from None
         if not intact:
-            raise self._corrupt(self.manifest_path, "describes other data than its name says")
+            raise self._corrupt(self.manifest_path, "describes other data than its name")
         try:
             found = sha256_of(path)
         except OSError as error:
@@ -149,11 +149,11 @@ class Entry:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return {name: stored[name] for name in stored.files}, manifest
-        except Exception as error:  # of zip archives too
+        except Exception as error:  # including errors of zip archives
             raise self._corrupt(path, f"cannot be read ({error})") from None
 
     def store(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Write ``arrays``, in place of an entry that is there, and return the manifest.
+        """Write ``arrays``, replacing an existing entry, and return the manifest.
 
         Raises:
             DataError: the folder cannot be written.
@@ -198,7 +198,7 @@ class Entry:
 
 @contextlib.contextmanager
 def temporary(folder: Path, name: str) -> Iterator[Path]:
-    """Yield a path that no other process uses, next to where the file will go; remove what is left there."""
+    """Yield a path that no other process uses, in the folder of the final file; remove leftovers there."""
     path = folder / f".{name}-{uuid.uuid4().hex}.tmp"
     try:
         yield path

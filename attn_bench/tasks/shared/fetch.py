@@ -1,4 +1,4 @@
-"""Downloads a file, resuming where an earlier attempt stopped; unpacks archives that stay in their folder."""
+"""Downloads files, resuming earlier attempts, and unpacks archives, which cannot write outside their folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attn_bench.tasks.shared.cache import sha256_of, temporary, writing
 
 TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 20
-# Some servers refuse Python's default name.
+# Some servers refuse Python's default user agent.
 AGENT = "attn-bench"
 SHA256_DIGITS = 64
 
@@ -31,21 +31,21 @@ def md5_of(path: Path) -> str:
 
 
 def check_root(task: str, root: str | None, *, refresh: bool) -> None:
-    """Raise OptionError if files of the user's, which are never written, are to be fetched again."""
+    """Raise OptionError if a refresh is requested for a user's folder, which is read-only."""
     if root is not None and refresh:
         raise OptionError(f"{task}.root is a read-only folder; --refresh cannot be used with it")
 
 
 def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], object], instead: str) -> None:
-    """Make sure that ``path`` holds the file of ``url`` with ``checksum``.
+    """Make sure that ``path`` is the file at ``url`` with ``checksum``.
 
-    What arrives is kept in ``<path>.part`` until it is complete and right; the next call asks only for the rest, if the
-    server can do that.
+    A partial download is kept in ``<path>.part`` until it is complete and correct; the next call requests only the rest
+    if the server supports that.
 
     Args:
-        checksum: SHA-256 or MD5 in hexadecimal, whichever is published; told apart by their length.
-        on_bytes: called with the bytes there are and those expected (0 where the server does not say).
-        instead: what a user without a network does, for messages.
+        checksum: SHA-256 or MD5 in hexadecimal, distinguished by length.
+        on_bytes: called with the bytes received and expected (0 if unknown).
+        instead: what a user without a network can do, for messages.
 
     Raises:
         DataError: no network, or content with another checksum.
@@ -70,7 +70,7 @@ def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], ob
                     there += len(chunk)
                     on_bytes(there, total)
     except urllib.error.HTTPError as error:
-        # Nothing is left to send: what is there is complete, or wrong.
+        # Nothing is left to send: the file is complete, or wrong.
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise DataError(f"downloading {url} failed ({error}). {instead}") from None
     except (OSError, http.client.HTTPException) as error:
@@ -87,7 +87,7 @@ def fetch(url: str, path: Path, checksum: str, on_bytes: Callable[[int, int], ob
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip archive into ``folder``; a member that would leave it is refused before anything is written.
+    """Unpack a tar or zip archive into ``folder``; members outside of it are refused before anything is written.
 
     Raises:
         DataError: such a member, or a damaged archive.
@@ -107,10 +107,10 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def unzip(archive: Path, members: Iterable[str], folder: Path) -> None:
-    """Write ``members`` of a zip archive below ``folder``, each whole or not at all.
+    """Write ``members`` of a zip archive below ``folder``, each completely or not at all.
 
     Raises:
-        DataError: a member that is not there, or a damaged archive.
+        DataError: a member is missing, or the archive is damaged.
     """
     try:
         with zipfile.ZipFile(archive) as opened:

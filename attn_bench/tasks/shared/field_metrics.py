@@ -28,11 +28,11 @@ def relative_l2_loss(prediction: Tensor, target: Tensor) -> Tensor:
 def relative_errors(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Return ``rel_l2`` and ``rel_mse`` over (prediction, target) batches, computed in double precision.
 
-    A target that is zero everywhere has no relative error: both are infinite then (never NaN for that reason), even
-    where the prediction is zero too. Tasks refuse such data when they load them.
+    A target that is zero everywhere has no relative error: both are then infinite, not NaN, even if the prediction is
+    zero too. Tasks refuse such data when they load them.
 
     Raises:
-        ValueError: there is no sample, or shapes differ.
+        ValueError: there are no samples, or shapes differ.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Normalization of fields around a model: it sees and predicts channels of mean 0 and standard deviation 1."""
+"""Normalization around a model of fields: it sees and predicts channels of mean 0 and standard deviation 1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 class Normalised(nn.Module):
     """``module`` between normalization of its input and the inverse of that of its target.
 
-    Input and output are physical fields, (B, C, H, W) -> (B, C', H, W), at whatever resolution ``module`` serves.
+    Input and output are physical fields, (B, C, H, W) -> (B, C', H, W), at any resolution that ``module`` accepts.
 
     Args:
         module: the model.
@@ -52,12 +52,12 @@ def channel_statistics(fields: Tensor) -> tuple[Tensor, Tensor]:
     values = fields.double()
     mean = values.mean((0, 2, 3))
     std = values.std((0, 2, 3), correction=0)
-    # Relative to the mean, because the sum of equal numbers need not be exact.
+    # Relative to the mean, as the sum of equal numbers may be inexact.
     return mean, torch.where(std > 1e-12 * mean.abs(), std, 1.0)
 
 
 def normalise(module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> Normalised:
-    """Wrap ``module`` with the statistics of the training set only."""
+    """Wrap ``module`` with the statistics of the training set."""
     if isinstance(train, TensorDataset):
         inputs, targets = train.tensors
     else:

@@ -1,1 +1,1 @@
-"""Text, byte by byte: predict the next byte, or bytes that are masked."""
+"""Text as bytes: predict the next byte, or masked bytes."""

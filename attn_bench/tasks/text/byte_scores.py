@@ -11,11 +11,11 @@ from attn_bench.plugin import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The target of a byte that is not to be predicted.
+# The target of a byte that is not predicted.
 NOT_COUNTED = -100
 TEXT_METRICS = {
     "bits_per_byte": Metric("lower", "mean of -log2 of the probability given to each byte of the test set", "bit"),
-    "perplexity": Metric("lower", "2 to the bits per byte: of a byte, not of a word"),
+    "perplexity": Metric("lower", "2 to the power of bits per byte: per byte, not per word"),
     "accuracy": Metric("higher", "share of bytes that have the highest probability", "%"),
 }
 
@@ -30,7 +30,7 @@ def byte_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Return :data:`TEXT_METRICS` over batches of scores (B, N, 256) and targets (B, N).
 
     Raises:
-        ValueError: there is no byte to predict.
+        ValueError: there are no bytes to predict.
     """
     nats, right, total = 0.0, 0, 0
     for scores, targets in batches:
@@ -40,7 +40,7 @@ def byte_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     if not total:
         raise ValueError("no bytes to evaluate")
     bits = nats / total / math.log(2)
-    # Of a model that diverged; beyond 1024 Python raises an error in place of returning infinity.
+    # Beyond 1024, after divergence, Python would raise an error instead of returning infinity.
     perplexity = 2**bits if bits < 1024 else math.inf
     return {"bits_per_byte": bits, "perplexity": perplexity, "accuracy": 100 * right / total}
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 CorpusName = Literal["stdlib", "enwik8", "wikitext-103"]
 
-# Not sources of the library: what users installed, tests, tables of characters, texts of the help system.
+# Not sources of the library: installed packages, tests, character tables, help texts.
 SKIPPED = frozenset(
     {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "idlelib", "lib2to3", "encodings"}
     | {"pydoc_data"}
 )
-# Of 256: files whose name has a hash that begins below this are to be tested on, a tenth of them.
+# Files whose name has a hash with a first byte below this, a tenth, are for testing.
 TEST_SHARE = 26
-# What files of zip and gzip begin with.
+# The first bytes of zip and gzip files.
 ARCHIVED = (b"PK\3\4", b"\x1f\x8b\x08")
 ENWIK8_BYTES = 100_000_000
 ENWIK8_TRAIN, ENWIK8_TEST = 90_000_000, 5_000_000
@@ -36,7 +36,7 @@ ENWIK8_TRAIN, ENWIK8_TEST = 90_000_000, 5_000_000
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and test bytes, and what they are."""
+    """Training and test bytes, and their identity."""
 
     train: Bytes
     test: Bytes
@@ -45,7 +45,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Archive:
-    """Where a published corpus is, its SHA-256, and the files of it that are needed, training part first."""
+    """Address of a published corpus, its SHA-256, and its required files, training part first."""
 
     url: str
     sha256: str
@@ -67,15 +67,15 @@ ARCHIVES = {
 
 
 def read_corpus(task: str, name: CorpusName, root: str | None) -> Corpus:
-    """Return a corpus; files of published ones are mapped, not read.
+    """Return a corpus; files of published corpora are memory-mapped.
 
     Args:
         task: the task's name, for messages.
         name: which corpus.
-        root: the user's folder of the published files; a folder in the cache where unset.
+        root: the user's folder with the published files; if unset, a folder in the cache.
 
     Raises:
-        DataError: files are missing or not those published.
+        DataError: files are missing or differ from the published ones.
     """
     if name == "stdlib":
         return standard_library(folder_of(name, root))
@@ -84,7 +84,7 @@ def read_corpus(task: str, name: CorpusName, root: str | None) -> Corpus:
         raise DataError(f"{folder} is a file; set {task}.root to its folder")
     paths = {file: _found(folder, file) for file in archive.files}
     if missing := [file for file, path in paths.items() if not path.is_file()]:
-        what = "a folder in its place" if paths[missing[0]].is_dir() else "not there"
+        what = "a folder in its place" if paths[missing[0]].is_dir() else "missing"
         raise DataError(f"{folder} does not contain {missing[0]} ({what}). {instead(task, name)}")
     parts = [_mapped(path) for path in paths.values()]
     if name == "enwik8":
@@ -97,11 +97,11 @@ def read_corpus(task: str, name: CorpusName, root: str | None) -> Corpus:
 def download_corpus(
     task: str, name: CorpusName, root: str | None, on_bytes: Callable[[int, int], object], refresh: bool
 ) -> None:
-    """Fetch and unpack a published corpus into the cache unless its files are there, or ``root`` is to hold them.
+    """Fetch and unpack a published corpus into the cache unless its files exist or ``root`` is given.
 
     Raises:
-        OptionError: ``refresh`` of a folder of the user's.
-        DataError: no network, or other content than was published.
+        OptionError: ``refresh`` with a folder of the user.
+        DataError: no network, or the content differs from the published one.
     """
     check_root(task, root, refresh=refresh)
     if name == "stdlib" or root is not None:
@@ -120,14 +120,14 @@ def download_corpus(
 
 
 def folder_of(name: CorpusName, root: str | None) -> Path:
-    """Return where the files of a corpus are, or are to be."""
+    """Return the folder for the files of a corpus."""
     if name == "stdlib":
         return Path(sysconfig.get_path("stdlib"))
     return users_folder(root) if root is not None else cache_folder("text") / name
 
 
 def instead(task: str, name: CorpusName) -> str:
-    """Say what a user does whose machine cannot download."""
+    """Return what a user without a network can do."""
     files = " and ".join(ARCHIVES[name].files)
     return (
         f"Run 'attn-bench data {task} --set {task}.corpus={name}', or put {files} below a folder and name it with "
@@ -138,7 +138,7 @@ def instead(task: str, name: CorpusName) -> str:
 def standard_library(folder: Path) -> Corpus:
     """Return the ``.py`` files of a Python installation, split and ordered by the hash of their relative paths.
 
-    So every machine with the same Python has the same corpus, and a file is in the same part in every version.
+    Every machine with the same Python thus has the same corpus, and a file is in the same part in every version.
 
     Raises:
         DataError: there are no sources.
@@ -166,7 +166,7 @@ def standard_library(folder: Path) -> Corpus:
 
 
 def _sources(folder: Path) -> list[Path]:
-    """Return the sources below ``folder`` but those of :data:`SKIPPED` and those that differ between machines."""
+    """Return the sources below ``folder`` except those in :data:`SKIPPED` and those that differ between machines."""
     return [
         path
         for path in folder.rglob("*.py")
@@ -182,7 +182,7 @@ def _digest(path: Path) -> bytes:
 
 
 def _found(folder: Path, file: str) -> Path:
-    """Return the path of a corpus's file in ``folder``, which may be the folder itself that the archive unpacks."""
+    """Return the path of a corpus's file in ``folder``, which may itself be the unpacked folder of the archive."""
     inside = folder / Path(file).name
     return inside if not (folder / file).exists() and inside.exists() else folder / file
 

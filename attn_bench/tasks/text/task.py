@@ -37,9 +37,9 @@ BYTES, SMALLEST = 256, 8
 
 
 class Text(Task):
-    """Predict each byte from those before it; the resolution is the length of the context.
+    """Predict each byte from the preceding ones; the resolution is the length of the context.
 
-    The same bytes are trained and tested on at every length, cut into more or fewer windows.
+    Every length uses the same bytes for training and testing, cut into more or fewer windows.
     """
 
     name: ClassVar[str] = "text"
@@ -49,10 +49,10 @@ class Text(Task):
     metrics = TEXT_METRICS
     defaults = TrainingDefaults(resolutions=(512, 2048), epochs=1, batch_size=1, learning_rate=8e-3)
     protocol: ClassVar[str] = (
-        "Bits per byte on the test set, in windows that do not overlap: a byte sees what its window has before it. "
-        "enwik8: the first 90 MB to train on, the last 5 MB to test on; WikiText-103: its own test set, raw; both are "
-        "used whole with train_bytes and test_bytes null. stdlib: files by the hash of their path, nine tenths to "
-        "train on."
+        "Bits per byte on the test set, in windows that do not overlap: a byte sees only earlier bytes of its window. "
+        "enwik8: the first 90 MB for training, the last 5 MB for testing; WikiText-103: its own test set, raw; null "
+        "for train_bytes and test_bytes uses all of both. stdlib: files are split by the hash of their path, nine "
+        "tenths for training."
     )
 
     @dataclass(frozen=True)
@@ -93,22 +93,20 @@ class Text(Task):
         longest = max(resolutions)
         for name in ("train_bytes", "test_bytes"):
             if (count := getattr(options, name)) is not None and count < longest:
-                raise OptionError(
-                    f"{self.name}.{name} is {count}; a context of {longest} needs as many, better a multiple of it"
-                )
+                raise OptionError(f"{self.name}.{name} is {count}; a context of {longest} needs at least that many")
         return super().resolve(resolutions, options)
 
     def problem(self, resolution: int, options: Options) -> Problem:
-        """Return bytes to scores of the next byte, at a context of ``resolution`` bytes."""
+        """Return the problem from bytes to scores of the next byte, with a context of ``resolution`` bytes."""
         if resolution < SMALLEST:
             raise OptionError(f"{self.name} needs a context >= {SMALLEST} bytes (given: {resolution})")
         return Problem(self.kind, BYTES, BYTES, (resolution,))
 
     def prepare(self, resolutions: tuple[int, ...], options: Options, context: PrepareContext) -> PreparedData:
-        """Download the corpus, if it is a published one and not there; progress counts bytes.
+        """Download a published corpus if it is missing; progress counts bytes.
 
         Raises:
-            DataError: it cannot be had, or is shorter than a context.
+            DataError: it is not available, or is shorter than a context.
         """
         download_corpus(self.name, options.corpus, options.root, context.on_progress, context.refresh)
         train, test, _ = self._stretches(options)
@@ -129,7 +127,7 @@ class Text(Task):
         train_set, test_set = self._windows(train, test, resolution, options)
         identity = {
             **found.identity,
-            # The first byte of both is only seen, not predicted.
+            # The first byte of each is only seen, not predicted.
             "train_bytes": len(train) - 1,
             "test_bytes": len(test) - 1,
             "seed": options.seed,
@@ -160,14 +158,14 @@ class Text(Task):
         return byte_scores(batches)
 
     def _stretches(self, options: Options) -> tuple[Bytes, Bytes, Corpus]:
-        """Return the bytes to train and to test on, each with one in front, and the corpus that they are of."""
+        """Return the training and test bytes, each with one byte before them, and their corpus."""
         found: Corpus = read_corpus(self.name, options.corpus, options.root)
         train = self._stretch(found.train, options.train_bytes, options.seed, "train")
         test = self._stretch(found.test, options.test_bytes, None, "test")
         return train, test, found
 
     def _windows(self, train: Bytes, test: Bytes, resolution: int, options: Any) -> Sequence[Windows]:
-        """Return training and test windows; raises DataError if there is none of one of them."""
+        """Return training and test windows; raises DataError if either is empty."""
         from attn_bench.tasks.text.text_windows import NextByte
 
         self._check_length(train, test, resolution)
@@ -176,12 +174,12 @@ class Text(Task):
     def _check_length(self, train: Bytes, test: Bytes, resolution: int) -> None:
         if min(len(train), len(test)) <= resolution:
             raise DataError(
-                f"{self.name}: a context of {resolution} bytes is longer than the text: {len(train) - 1} bytes to "
-                f"train on, {len(test) - 1} to test on; choose shorter contexts (--resolutions) or a longer text"
+                f"{self.name}: a context of {resolution} bytes is longer than the text: {len(train) - 1} training "
+                f"bytes, {len(test) - 1} test bytes; choose shorter contexts (--resolutions) or a longer text"
             )
 
     def _stretch(self, data: Bytes, count: int | None, seed: int | None, split: str) -> Bytes:
-        """Return ``count`` bytes and the one before them: at a place drawn with ``seed``, or the first without."""
+        """Return ``count`` bytes and the one before them, at a position drawn with ``seed``, or at the start."""
         import numpy as np
 
         count = max(len(data) - 1, 0) if count is None else count
@@ -200,7 +198,7 @@ class MaskedText(Text):
     kind = "masked-text"
     protocol = (
         "Metrics over masked bytes only; every masked byte is replaced by the mask, none is kept or exchanged. "
-        "Corpora and windows are those of the task text."
+        "Corpora and windows are as in the task text."
     )
 
     @dataclass(frozen=True)
@@ -210,12 +208,12 @@ class MaskedText(Text):
         mask_rate: Annotated[float, Field(gt=0, lt=1, description="probability that a byte is masked")] = 0.15
 
     def problem(self, resolution: int, options: Text.Options) -> Problem:
-        """Return bytes and the mask (256) to scores of the byte that was there."""
+        """Return the problem from bytes and the mask (256) to scores of the original byte."""
         causal = super().problem(resolution, options)
         return Problem(self.kind, BYTES + 1, BYTES, causal.grid)
 
     def splits(self, resolution: int, options: Any) -> Splits:
-        """Return windows of ``resolution`` bytes, some of them masked, with the bytes that were there."""
+        """Return windows of ``resolution`` bytes, some masked, with the original bytes."""
         found = super().splits(resolution, options)
         return replace(found, identity={**found.identity, "mask_rate": options.mask_rate})
 

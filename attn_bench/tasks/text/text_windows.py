@@ -1,4 +1,4 @@
-"""Windows of a fixed length, cut one after the other from a stretch of bytes."""
+"""Consecutive windows of a fixed length from a stretch of bytes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BYTES = 256
 
 
 class NextByte(Dataset[tuple[Tensor, Tensor]]):
-    """Windows of ``length`` bytes, each with those that come one later.
+    """Windows of ``length`` bytes, each with the same window shifted by one byte as target.
 
-    The first byte of ``stretch`` is predicted by nothing; all others are targets once, but for an incomplete window.
+    The first byte of ``stretch`` is not predicted; all others are targets once, except in an incomplete last window.
     """
 
     def __init__(self, stretch: Bytes, length: int) -> None:
@@ -47,14 +47,14 @@ class NextByte(Dataset[tuple[Tensor, Tensor]]):
 
 
 class MaskedBytes(Dataset[tuple[Tensor, Tensor]]):
-    """Windows of ``length`` bytes in which masked ones read 256, and targets that hold only those.
+    """Windows of ``length`` bytes in which masked bytes are 256, and targets with only the masked bytes.
 
-    The mask belongs to the stretch, so that the same bytes are masked whatever the length.
+    The mask is drawn for the stretch, so that the same bytes are masked at every length.
 
     Args:
         stretch: the bytes.
         length: of a window.
-        rate: the chance of a byte to be masked.
+        rate: the probability that a byte is masked.
         seed: of the mask.
     """
 

@@ -113,11 +113,11 @@ def test_a_channel_axis_of_only_one_array(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((16,), "expected is"),
-        ((16, 16), "expected is"),
-        ((40, 1, 1, 16, 16), "expected is"),
+        ((16,), "; expected "),
+        ((16, 16), "; expected "),
+        ((40, 1, 1, 16, 16), "; expected "),
         ((40, 3, 16, 16), "store the channel to use"),
-        ((16, 16, 1, 40), "say the order with --set darcy.axes="),
+        ((16, 16, 1, 40), "give the order with --set darcy.axes="),
     ],
 )
 def test_other_shapes_are_refused_with_what_was_found(tmp_path, shape, message):
@@ -134,9 +134,9 @@ def test_invalid_axes_are_refused(axes):
 
 def test_two_pairs_are_asked_about(tmp_path):
     path = saved(tmp_path / "a.npz", {**pair(6, 8, 8), "a": pair(6, 8, 8)["x"], "u": pair(6, 8, 8)["y"]})
-    with pytest.raises(DataError, match=r"x and a may both be the input; say which with --set darcy.input_key=x"):
+    with pytest.raises(DataError, match=r"x and a may both be the input; select one with --set darcy.input_key=x"):
         said(8, data=path)
-    with pytest.raises(DataError, match=r"y and u may both be the target; say which with --set darcy.target_key=y"):
+    with pytest.raises(DataError, match=r"y and u may both be the target; select one with --set darcy.target_key=y"):
         said(8, data=path, input_key="x")
     assert said(8, data=path, input_key="a", target_key="u").endswith("input 'a', target 'u'")
 

@@ -107,7 +107,7 @@ def test_unpublished_layouts_give_one_line_error(root):
         ADE20K().splits(32, ADE20K.options(root=str(root / "ADEChallengeData2016")))
     labels = np.full((60, 90), 151)
     put(root, "training", "ADE_train_00000000", labels)
-    with pytest.raises(DataError, match=r"values up to 150 is expected; it has shape .* values up to 151"):
+    with pytest.raises(DataError, match=r"values up to 150; it has shape .* values up to 151"):
         ADE20K().splits(32, ADE20K.options(root=str(root))).train[0]
     put(root, "training", "ADE_train_00000000", labels[:50] - 1, np.zeros((60, 90), np.uint8))
     with pytest.raises(DataError, match=r"it has shape \(1, 50, 90\)"):
@@ -125,7 +125,9 @@ def test_unpublished_layouts_give_one_line_error(root):
 def test_from_python_a_part_of_a_set_is_a_warning(root):
     options = {"ade20k": {"root": str(root)}}
     cells = Sweep.from_settings({"models": ["vit"], "task": "ade20k", "device": "cpu", "options": options}).cells()
-    with pytest.warns(UserWarning, match="holds a part of ade20k: 4 training and 1 test images"):
+    with pytest.warns(
+        UserWarning, match="contains only a part of ade20k: 4 of 20210 training and 1 of 2000 test images"
+    ):
         prepare_data("ade20k", cells, SILENT)
 
 
@@ -138,7 +140,7 @@ def test_a_run_from_the_command_line(root, tmp_path):
     assert ended.returncode == 0, ended.stderr
     warnings = [line for line in ended.stderr.splitlines() if "warning" in line]
     assert len(warnings) == 1
-    assert "holds a part of ade20k: 4 training and 1 test images, where 20210 and 2000 are published" in warnings[0]
+    assert "contains only a part of ade20k: 4 of 20210 training and 1 of 2000 test images" in warnings[0]
     (row,) = load(tmp_path / "r").to_dict("records")
     assert row["status"] == "ok"
     assert 0 <= row["mean_iou"] <= row["pixel_accuracy"] <= 100

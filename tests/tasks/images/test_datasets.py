@@ -207,7 +207,7 @@ def test_partial_sets_are_flagged(monkeypatch, tmp_path, server, task, files, tr
     else:
         write(tmp_path / task.name, files)
     described = task().prepare((32,), task.options(root=root), PrepareContext())
-    found = f"holds a part of {task.name}: {sizes[0]} training and {sizes[1]} test images, where {task.sizes[0]} and"
+    found = f"only a part of {task.name}: {sizes[0]} of {task.sizes[0]} training and {sizes[1]} of {task.sizes[1]} test"
     (warning,) = described.warnings
     assert found in warning
     assert "\n" not in warning

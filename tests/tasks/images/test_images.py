@@ -314,7 +314,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch, name, model
         raise FileNotFoundError("the hub\nis not there")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
-    message = f"weights of {model} cannot be had .*the hub is not there.*weights=FILE"
+    message = f"weights of {model} are not available .*the hub is not there.*weights=FILE"
     with pytest.raises(OptionError, match=message) as caught:
         option = {"timm": "model", "mano-swinv2": "variant"}[name]
         MODELS.load(name).make(Problem("image", 3, 3, (32, 32)), pretrained=True, **{option: model})

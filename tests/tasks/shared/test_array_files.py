@@ -68,14 +68,14 @@ def test_the_format_is_told_by_the_content(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x93NUMPY\x01\x00v\x00", "a single array of numpy's; put both into one file with numpy.savez"),
+        (b"\x93NUMPY\x01\x00v\x00", "a single numpy array; put both into one file with numpy.savez"),
         (gzip.compress(b"x"), "compressed by gzip; unpack it"),
         (b"CDF\x01" + bytes(100), "netCDF 3"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\n<!DOCTYPE html>", "the download went wrong"),
         (pickle.dumps({"x": VALUES}), "a Python pickle, which is not read"),
         (b"# Created by Octave 9.2", "save -v7"),
-        (b"x,y\n1,2\n", "its content is another"),
+        (b"x,y\n1,2\n", "its content has another format"),
     ],
 )
 def test_files_that_are_taken_for_these(tmp_path, content, message):
@@ -151,10 +151,10 @@ def test_tensors_of_every_kind(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"x": VALUES, "y": VALUES}, r"holds numpy arrays \(numpy\S+\), which would have to be unpickled.*numpy.savez"),
-        (torch.nn.Linear(2, 2), r"holds Python objects \(torch.nn.modules.linear.Linear\)"),
+        ({"x": VALUES, "y": VALUES}, r"contains numpy arrays \(numpy\S+\), which require unpickling.*numpy.savez"),
+        (torch.nn.Linear(2, 2), r"contains Python objects \(torch.nn.modules.linear.Linear\)"),
         (TENSOR, r"contains only a Tensor of shape \(6, 8, 8\); a dict"),
-        (3, "holds 'int'; a dict"),
+        (3, "contains 'int'; a dict"),
     ],
 )
 def test_other_things_that_torch_saves(tmp_path, content, message):
@@ -191,7 +191,7 @@ def test_npz_members_that_are_no_arrays(tmp_path):
     found = open_arrays(path)
     assert not found.arrays
     assert {name: other.what for name, other in found.others.items()} == {
-        "o": "Python objects", "t": "text", "s": "a table of p", "d": "dates", "read.me": "no array",
+        "o": "Python objects", "t": "text", "s": "a table of p", "d": "dates", "read.me": "not an array",
         "x": "present more than once under this name",
     }  # fmt: skip
 
@@ -259,7 +259,7 @@ def test_data_stored_in_another_file_are_not_read(tmp_path):
     found = open_arrays(tmp_path / "mine.h5")
     assert set(found.arrays) == {"own"}
     assert {name: other.what for name, other in found.others.items()} == {
-        "external": "kept in another file (external storage)",
+        "external": "stored in another file (external storage)",
         "link": "a link to another file",
         "group": "a link to another file",
         "soft": "a link to /group/x",

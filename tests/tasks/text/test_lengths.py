@@ -38,7 +38,7 @@ def refused(root, match, task=Text, resolutions=(64,), **options):
 @pytest.mark.parametrize(("train", "test"), [(4000, 64), (64, 4000), (1, 1)])
 def test_a_text_shorter_than_a_context_is_refused_with_both_lengths(tmp_path, task, train, test):
     put(tmp_path, bytes(train), bytes(test))
-    refused(tmp_path, f"context of 64 bytes .* {train - 1} bytes to train on, {test - 1} to test on", task)
+    refused(tmp_path, f"context of 64 bytes .* {train - 1} training bytes, {test - 1} test bytes", task)
 
 
 def test_one_window_is_enough(tmp_path):
@@ -60,10 +60,10 @@ def test_bytes_of_any_kind_and_one_long_line_are_a_text(tmp_path):
 
 def test_a_mask_without_a_byte_is_refused(tmp_path):
     put(tmp_path, bytes(4000), bytes(100))
-    refused(tmp_path, r"no byte is masked of the 3968 to train on at a mask_rate of 1e-09", MaskedText, mask_rate=1e-9)
+    refused(tmp_path, r"none of the 3968 train bytes is masked at a mask_rate of 1e-09", MaskedText, mask_rate=1e-9)
     rate = 0.01
     seeds = [s for s in range(50) if not (np.random.default_rng((s, 1)).random(99) < rate)[:64].any()]
-    refused(tmp_path, "no byte is masked of the 64 to test on", MaskedText, mask_rate=rate, seed=seeds[0])
+    refused(tmp_path, "none of the 64 test bytes is masked", MaskedText, mask_rate=rate, seed=seeds[0])
 
 
 def test_files_that_are_not_text_are_named(tmp_path):
@@ -72,7 +72,7 @@ def test_files_that_are_not_text_are_named(tmp_path):
     (folder / "wiki.test.raw").write_bytes(gzip.compress(bytes(4000)))
     refused(tmp_path, r"wiki\.test\.raw is an archive")
     (folder / "wiki.test.raw").unlink()
-    refused(tmp_path, r"does not contain wikitext-103-raw/wiki\.test\.raw \(not there\)")
+    refused(tmp_path, r"does not contain wikitext-103-raw/wiki\.test\.raw \(missing\)")
     (folder / "wiki.test.raw").mkdir()
     refused(tmp_path, r"does not contain wikitext-103-raw/wiki\.test\.raw \(a folder in its place\)")
     refused(folder / "wiki.train.raw", r"wiki\.train\.raw is a file; set text\.root to its folder")

@@ -1,1 +1,1 @@
-"""The formats that arrays are read from, one module each; ``array_files.py`` beside this folder chooses one."""
+"""The formats of array files, one module each; ``array_files.py`` in the parent folder chooses one."""

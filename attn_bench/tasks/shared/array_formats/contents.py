@@ -1,4 +1,4 @@
-"""What a file holds: arrays that can be read, and what else is there under a name."""
+"""The contents of a file: readable arrays, and other named items."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 NAME_LIMIT = 60
 LISTED = 10
-# How deeply things are looked for in others, and how many.
+# Maximum nesting, and maximum number of items.
 DEEPEST, MOST_ITEMS = 16, 10_000
-# deflate packs at most 1032 bytes into one; what claims more is not in the file.
+# deflate packs at most 1032 bytes into one; an array that claims more is not in the file.
 MOST_PACKED = 1100
 
 
@@ -28,8 +28,8 @@ class StoredArray:
     """An array of a file.
 
     Attributes:
-        shape: its axes in the order in which its author sees them.
-        nbytes: memory that reading takes.
+        shape: its axes in the order that its author sees.
+        nbytes: memory needed to read it.
         read: returns the values.
     """
 
@@ -40,7 +40,7 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Something that is not an array of real numbers: what it is ("a sparse tensor"), and what its author can do."""
+    """An item that is not an array of real numbers: what it is ("a sparse tensor"), and what its author can do."""
 
     what: str
     remedy: str
@@ -55,8 +55,8 @@ class Contents:
 
     Attributes:
         path: the file.
-        arrays: what can be read.
-        others: what cannot.
+        arrays: readable arrays.
+        others: other items.
         matlab: whether MATLAB wrote it, whose users often keep samples on the last axis.
     """
 
@@ -66,7 +66,7 @@ class Contents:
     matlab: bool = False
 
     def add(self, name: str, item: StoredArray | Unusable) -> None:
-        """Keep ``item``; two of one name are both unusable. Raises DataError where there are too many."""
+        """Add ``item``; two items with one name are both unusable. Raises DataError if there are too many."""
         if len(self.arrays) + len(self.others) == MOST_ITEMS:
             raise DataError(f"{self.path}: contains more than {MOST_ITEMS} items; save only the two arrays")
         if name in self.arrays or name in self.others:
@@ -78,7 +78,7 @@ class Contents:
             self.others[name] = item
 
     def listed(self) -> str:
-        """Return names with shapes, or with what they are, in one line."""
+        """Return names with shapes or descriptions, in one line."""
         names = [f"{shown(name)} {array.shape}" for name, array in self.arrays.items()]
         names += [f"{shown(name)} ({other.what})" for name, other in self.others.items()]
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
@@ -86,7 +86,7 @@ class Contents:
 
 
 def shown(name: str) -> str:
-    """Return a name from a file as it can be shown."""
+    """Return a name from a file in a form that is safe to display."""
     return clean(name, NAME_LIMIT)
 
 
@@ -108,19 +108,19 @@ def unusable(dtype: np.dtype) -> Unusable | None:
 
 
 def check_memory(what: str, needed: int, remedy: str) -> None:
-    """Raise DataError where ``needed`` bytes, which ``what`` takes, are more than this process can have."""
+    """Raise DataError if ``what`` needs more bytes than this process can allocate."""
     free = free_memory()
     if needed > free:
         raise DataError(f"{what} needs {in_units(needed)} of memory, but {in_units(free)} are free; {remedy}")
 
 
 def free_memory() -> int:
-    """Return the bytes that this process can still have: of the machine, and of its control group."""
+    """Return the bytes that this process can still allocate, by the machine and its control group."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # there is no such group, or it has no limit
+    with contextlib.suppress(OSError, ValueError):  # no such group, or no limit
         free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return max(free, 0)
 

@@ -1,4 +1,4 @@
-"""Data sets of HDF5 files, MATLAB's of version 7.3 among them. What is in another file is not read."""
+"""Data sets of HDF5 files, including MATLAB's version 7.3. Data in other files are not read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COPY = "copy it into one file: new['x'] = old['x'][()]"
 
 
 def is_hdf5(path: Path) -> bool:
-    """Tell by the signature, which stands at the start or after a block of 512 x 2^n bytes of the author's."""
+    """Detect the signature, which is at the start or after a user block of 512 x 2^n bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
         offset = 0
@@ -42,10 +42,10 @@ def is_hdf5(path: Path) -> bool:
 
 
 def open_hdf5(path: Path) -> Contents:
-    """Return the data sets of a file by their paths, unread.
+    """Return the data sets of a file by their paths, without reading the data.
 
-    MATLAB writes arrays with their axes reversed, and marks what it writes: these are put back, and those of other
-    programs under the name .mat stay as they are.
+    MATLAB writes arrays with reversed axes, and marks them; their order is restored. Arrays of other programs in .mat
+    files stay as they are.
 
     Raises:
         DataError: another program has the file open for writing.
@@ -58,11 +58,11 @@ def open_hdf5(path: Path) -> Contents:
 
 
 def _below(path: Path, group: Any, contents: Contents, prefix: str, seen: set[int]) -> Iterator[Named]:
-    """Yield what is in a group and the groups in it, each once, however links run."""
+    """Yield the items of a group and of its subgroups, each once even with cyclic links."""
     seen.add(h5py.h5o.get_info(group.id).addr)
     for key in group:
         name, link = f"{prefix}{key}", group.get(key, getlink=True)
-        # MATLAB keeps what cells point to below '#refs#'.
+        # MATLAB stores the contents of cells below '#refs#'.
         if name.startswith("#"):
             continue
         if isinstance(link, h5py.ExternalLink):
@@ -90,8 +90,8 @@ def _opened(path: Path) -> h5py.File:
     except OSError as error:
         if "unable to lock file" in str(error) or "already open" in str(error):
             raise DataError(
-                f"{path}: is open for writing elsewhere, or its writer was stopped; close it there, "
-                "or run 'h5clear -s FILE' if nobody has it open"
+                f"{path}: is open for writing elsewhere, or its writer was interrupted; close it there, "
+                "or run 'h5clear -s FILE' if no program has it open"
             ) from None
         raise
 
@@ -103,7 +103,7 @@ def _item(path: Path, name: str, item: Any) -> StoredArray | Unusable:
         return wrong
     empty = bool(matlab) and "MATLAB_empty" in item.attrs
     shape = (0,) if empty else item.shape[::-1] if matlab else item.shape
-    # A chunk is unpacked whole, and may be larger than what is used of it.
+    # A chunk is decompressed completely, and may be larger than the part used.
     numbers = max(math.prod(shape), math.prod(item.chunks or (0,)))
 
     def read() -> np.ndarray:
@@ -142,7 +142,7 @@ def _type(item: Any, matlab: str) -> Unusable | None:
 def _place(item: Any) -> Unusable | None:
     plan, numbers = item.id.get_create_plist(), math.prod(item.shape)
     if plan.get_external_count():
-        return Unusable("kept in another file (external storage)", _COPY)
+        return Unusable("stored in another file (external storage)", _COPY)
     if plan.get_layout() == h5py.h5d.VIRTUAL:
         return Unusable("assembled from other data sets (virtual)", _COPY)
     if plan.get_layout() == h5py.h5d.CHUNKED:

@@ -1,8 +1,8 @@
-"""Variables of MATLAB's files of version 5 to 7.2; a scalar struct's fields go by names like ``data/coeff``.
+"""Variables of MATLAB files of version 5 to 7.2; fields of a scalar struct have names like ``data/coeff``.
 
-Read here and not by scipy, whose reader takes sizes and types as they stand in the file, which ends the process where
-the file is damaged. The format is "MAT-File Format" by MathWorks, level 5: a file is a sequence of elements, each a tag
-(type, bytes) and its data, padded to 8 bytes; an element of type 15 is another one packed by zlib.
+scipy is not used, as its reader trusts sizes and types in the file, so that a damaged file can crash the process. The
+format is "MAT-File Format" by MathWorks, level 5: a file is a sequence of elements, each a tag
+(type, bytes) and its data, padded to 8 bytes; an element of type 15 is another element compressed by zlib.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PLAIN = "save plain arrays: save('FILE.mat', 'x', 'y', '-v7.3')"
 
 
 def open_mat(path: Path) -> Contents:
-    """Return the variables of a file, unread, and the fields of structs in it.
+    """Return the variables of a file and the fields of its structs, without reading the data.
 
     Raises:
         ValueError, EOFError: the file is damaged.
@@ -45,16 +45,16 @@ def open_mat(path: Path) -> Contents:
             kind, count = struct.unpack(f"{order}II", file.read(8))
             offset += 8 + count
             if kind not in (MATRIX, PACKED) or offset > size:
-                raise ValueError("no variable where one should be")
+                raise ValueError("a variable is missing")
             variable = _Variable(path, order, offset - count, count, kind == PACKED)
             for name, item in variable.items():
-                if name:  # what MATLAB keeps for itself has none
+                if name:  # MATLAB's internal data have none
                     contents.add(name, item)
     return contents
 
 
 class _Stream:
-    """Bytes of a file, unpacked on the way where ``packed``; ``at`` counts those that were read."""
+    """Bytes of a file, decompressed if ``packed``; ``at`` counts the bytes read."""
 
     def __init__(self, file: IO[bytes], count: int, packed: bool) -> None:
         self.file, self.left, self.at = file, count, 0
@@ -72,12 +72,12 @@ class _Stream:
 
     def skip(self, count: int) -> None:
         if count < 0:
-            raise ValueError("an element is longer than what holds it")
+            raise ValueError("an element is longer than its container")
         while count:
             count -= len(self.read(min(count, BLOCK)))
 
     def some(self, most: int) -> bytes:
-        """Return one byte or more, or none at the end."""
+        """Return at least one byte, or none at the end."""
         part = b""
         while not part:
             waiting = self.unpacker.unconsumed_tail if self.unpacker else b""
@@ -92,7 +92,7 @@ class _Stream:
 
 @dataclass(frozen=True)
 class _Variable:
-    """One element of a file: where its data are, and whether they are packed."""
+    """One element of a file: the position of its data, and whether they are compressed."""
 
     path: Path
     order: str
@@ -160,12 +160,12 @@ class _Variable:
             stream = _Stream(file, self.count, self.packed)
             stream.skip(at)
             found = stream.read(count)
-            while stream.some(BLOCK):  # to the end, where zlib's checksum is
+            while stream.some(BLOCK):  # to the end, which has zlib's checksum
                 pass
             return found
 
     def _tag(self, stream: _Stream) -> tuple[int, int, bytes | None]:
-        """Return type and bytes of an element, and its data where they are in the tag."""
+        """Return type and bytes of an element, and its data if they are in the tag."""
         raw = stream.read(8)
         kind, count = struct.unpack(f"{self.order}II", raw)
         if kind >> 16:
@@ -177,7 +177,7 @@ class _Variable:
         if inline is not None:
             return inline
         if count > most:
-            raise ValueError(f"{count} bytes where at most {most} are expected")
+            raise ValueError(f"{count} bytes, but at most {most} are expected")
         data = stream.read(count)
         stream.skip(-count % 8)
         return data

@@ -1,4 +1,4 @@
-"""Arrays of .npz files: their headers are read without their data, and nothing is unpickled."""
+"""Arrays of .npz files: headers are read without the data, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from attn_bench.tasks.shared.array_formats.contents import Contents, StoredArray
 
 
 def open_npz(path: Path) -> Contents:
-    """Return the arrays of a .npz file, unread; raises DataError where one is larger than its part of the file."""
+    """Return the arrays of a .npz file without reading data; raises DataError if one exceeds its part of the file."""
     contents = Contents(path)
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             if not member.is_dir():
-                item = _item(path, archive, member) if name != member.filename else Unusable("no array", "leave it out")
+                item = (
+                    _item(path, archive, member) if name != member.filename else Unusable("not an array", "remove it")
+                )
                 contents.add(name, item)
     return contents
 

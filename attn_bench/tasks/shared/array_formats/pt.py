@@ -1,4 +1,4 @@
-"""Tensors of .pt files, loaded with ``weights_only`` and mapped into memory: nothing is executed, nothing is read."""
+"""Tensors of .pt files, loaded with ``weights_only`` and mapped into memory: no code is executed, no data are read."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _INSTEAD = "save only tensors, torch.save({'x': x, 'y': y}, FILE), or numpy arra
 
 
 def open_pt(path: Path) -> Contents:
-    """Return the tensors of a file, those in dicts and lists within it by the names on the way (``train/x``).
+    """Return the tensors of a file; those in nested dicts and lists are named by their path (``train/x``).
 
     Raises:
-        DataError: it holds something else, or what only unpickling could read.
+        DataError: it contains something else, or something that requires unpickling.
     """
     if zipfile.is_zipfile(path):
         _check_archive(path)
@@ -34,7 +34,7 @@ def open_pt(path: Path) -> Contents:
     if isinstance(content, Tensor):
         raise DataError(f"{path}: contains only a Tensor of shape {tuple(content.shape)}; {_NEEDED}")
     if not isinstance(content, Mapping | list | tuple):
-        raise DataError(f"{path}: holds {clean(type(content).__name__, NAME_LIMIT)!r}; {_NEEDED}")
+        raise DataError(f"{path}: contains {clean(type(content).__name__, NAME_LIMIT)!r}; {_NEEDED}")
     contents = Contents(path)
     for name, value in _flat(content):
         contents.add(name, _item(value))
@@ -57,7 +57,7 @@ def _loaded(path: Path) -> Any:
         name = str(path)
         name.encode()
     except UnicodeEncodeError:
-        # torch maps no file whose name is not UTF-8; what is mapped stays when the link is gone.
+        # torch cannot map a file whose name is not UTF-8; a mapping stays valid when the link is deleted.
         with tempfile.TemporaryDirectory() as folder:
             os.symlink(path, link := os.path.join(folder, "data.pt"))
             return _unpickled(link)
@@ -70,18 +70,18 @@ def _unpickled(name: str) -> Any:
     except RuntimeError as error:
         if "mmap" not in str(error):
             raise
-        # Files of the format before torch 1.6 cannot be mapped.
+        # The format before torch 1.6 cannot be mapped.
         return torch.load(name, map_location="cpu", weights_only=True)
 
 
 def refused(error: Exception) -> str:
-    """Say in a line what torch refused to unpickle, in place of its own advice, part of which cannot work."""
+    """Return one line on what torch refused to unpickle, instead of torch's advice, part of which does not apply."""
     named = re.search(r"GLOBAL (\S+) was not an allowed global|Trying to load unsupported GLOBAL (\S+)", str(error))
     if not named:
         return f"is not a .pt file with only tensors in torch's usual form, or is damaged; {_INSTEAD}"
     what = clean(named[1] or named[2], NAME_LIMIT)
     kind = "numpy arrays" if what.startswith("numpy") else "Python objects"
-    return f"holds {kind} ({what}), which would have to be unpickled, and that can run any program; {_INSTEAD}"
+    return f"contains {kind} ({what}), which require unpickling, and that can run any code; {_INSTEAD}"
 
 
 def _flat(content: Any, prefix: str = "", above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -116,7 +116,7 @@ def _item(value: Any) -> StoredArray | Unusable:
         return Unusable(str(value.dtype).removeprefix("torch."), "it must contain real numbers")
 
     def read() -> np.ndarray:
-        # numpy has no bfloat16 and no numbers of 8 bits with a point.
+        # numpy has no bfloat16 and no 8-bit floats.
         plain = value.detach().resolve_neg()
         known = plain.dtype in (torch.float16, torch.float32, torch.float64) or not plain.is_floating_point()
         return (plain if known else plain.float()).numpy()
