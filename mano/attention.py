@@ -37,14 +37,14 @@ class MultipoleAttention(nn.Module):
 
         X_0 = X,  X_{l+1} = D X_l        O_l = A(X_l)        R_{L-1} = O_{L-1},  R_l = O_l + w_l U R_{l+1}
 
-    and R_0 returned. D and U are convolutions without bias (kernel = stride = rate); A is attention within windows,
-    its tokens normalized twice, its outputs averaged where windows overlap, then projected.
+    and R_0 is returned. D and U are convolutions without bias (kernel = stride = rate); A is attention within windows,
+    with tokens normalized twice and outputs averaged where windows overlap, then projected.
 
-    Any grid is served. D reads cells beyond the grid as zero: they add nothing, as D has no bias and acts on raw
-    features. A masks them. Every coarse cell covers at least one real cell, so none is made of padding only.
+    Any grid is supported. D reads cells beyond the grid as zero; they add nothing, as D has no bias and acts on raw
+    features. A masks them. Every coarse cell covers at least one real cell, so none consists only of padding.
 
-    The parameters depend neither on the grid nor on the number of levels. The levels do depend on the grid, so compile
-    with ``torch.compile(..., dynamic=False)``: symbolic sizes take minutes. There is no second derivative.
+    The levels depend on the grid, so compile with ``torch.compile(..., dynamic=False)``: symbolic sizes take minutes.
+    There is no second derivative.
 
     Args:
         dim: channels.
@@ -52,14 +52,14 @@ class MultipoleAttention(nn.Module):
             reads it.
         **options: fields of :class:`mano.multipole_options.MultipoleOptions`, by name:
 
-            - ``heads``, ``head_dim``: attention heads, and channels of each; ``dim // heads`` where unset.
+            - ``heads``, ``head_dim``: attention heads, and channels of each; ``dim // heads`` if unset.
             - ``window_size``, ``stride``: side of a window, and distance between windows, in cells. ``stride`` is
-              ``window_size`` where unset; a smaller one lets windows overlap.
-            - ``rate``: factor between the grids of two levels.
-            - ``levels``: most levels to use; as many as the grid has (:func:`mano.levels.level_grids`) where unset.
-              On a grid with fewer, those it has.
+              ``window_size`` if unset; a smaller one makes windows overlap.
+            - ``rate``: factor between the grids of successive levels.
+            - ``levels``: maximum number of levels; if unset, all levels of the grid (:func:`mano.levels.level_grids`).
+              A grid with fewer levels uses those it has.
             - ``level_weights``: w_l. ``"sum"``: 1, the paper's text. ``"harmonic"``: 1 / (i + 1) for merge i, counted
-              from the coarsest, as in the authors' module. ``"learned"``: one gate for each merge, harmonic at first.
+              from the coarsest, as in the authors' module. ``"learned"``: one gate for each merge, initially harmonic.
             - ``down_sampling``: D. ``"conv"``: one convolution, shared by all levels. ``"conv-per-level"``: ``merges``
               of them, one for each level, finest first; further levels share the last. ``"average"``: the mean of
               the real cells.
@@ -67,12 +67,12 @@ class MultipoleAttention(nn.Module):
               each cell is repeated.
             - ``double_norm``: normalize tokens twice, as in the authors' module, or once.
             - ``dropout``: probability for attention weights and for outputs.
-            - ``backend``: what computes it. ``"auto"``: Triton kernels on CUDA, C++ on the CPU where it serves the
+            - ``backend``: the implementation. ``"auto"``: Triton kernels on CUDA, C++ on the CPU where it supports the
               layer and there is a compiler, torch's operations otherwise. ``"cpp"``, ``"triton"`` and ``"torch"``
               insist on one; ``"reference"`` reads the equations literally (:mod:`mano.reference`), slowly.
 
     Raises:
-        OptionError: an option that cannot work.
+        OptionError: an invalid option.
         RuntimeError: in a call, ``backend`` cannot serve the layer or the device.
     """
 

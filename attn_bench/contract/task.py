@@ -151,7 +151,7 @@ class Task(Plugin):
         """Return ``splits`` with a share of the training set as the validation set; called where there is none yet.
 
         The samples are chosen by their number only, so they are the same at every resolution, for every model and
-        every seed. Overridden where a sample is not independent of its neighbours, as in a text.
+        every seed. Override it if neighboring samples are not independent, as in a text.
 
         Raises:
             DataError: the training set is too small.

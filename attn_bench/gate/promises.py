@@ -116,8 +116,8 @@ def _batch_of_one(subject: Subject) -> str:
     most = 0.0
     for problem in subject.problems.values():
         module, three = subject.module(problem), subject.inputs(problem, 3)
-        alone, together = (subject.output(module, problem, x) for x in (three[1:2], three))
-        differ = float((alone - together[1:2]).abs().max() / together.abs().max().clamp_min(1e-30))
+        single, together = (subject.output(module, problem, x) for x in (three[1:2], three))
+        differ = float((single - together[1:2]).abs().max() / together.abs().max().clamp_min(1e-30))
         if differ > SEEN:
             raise Broken(
                 f"{described(problem)}: a sample by itself and in a batch differ by {differ:.0%} of the largest output"

@@ -68,7 +68,7 @@ class Transformer(nn.Module):
         in_channels: channels of the input field.
         out_channels: channels of the output field.
         options: dim, depth, mlp_ratio and dropout.
-        mixer: called once a block; returns a module from (B, *grid, dim) to (B, *grid, dim).
+        mixer: called once per block; returns a module from (B, *grid, dim) to (B, *grid, dim).
         axes: number of axes of the grid.
         normalise: whether the mixer is given normalized tokens.
     """
@@ -110,7 +110,7 @@ class TextTransformer(nn.Module):
         inputs: size of the vocabulary.
         outputs: scores per token.
         options: dim, depth, mlp_ratio and dropout.
-        mixer: called once a block; returns a module from (B, N, dim) to (B, N, dim).
+        mixer: called once per block; returns a module from (B, N, dim) to (B, N, dim).
         causal: whether the convolution sees only the past; with a causal mixer the whole network is then causal.
         normalise: whether the mixer is given normalized tokens.
     """

@@ -137,7 +137,7 @@ class Training:
         float,
         Share,
         Field(
-            description="Decay of the moving average of the weights, which is evaluated instead of them; 0 disables "
+            description="Decay of the moving average of the weights, which is evaluated in their place; 0 disables "
             "it. The decay warms up to this value as in timm's ModelEmaV3."
         ),
         Also("ema_decay"),
@@ -147,7 +147,7 @@ class Training:
         Share,
         Field(
             description="Share of the training set that is held out for validation, the same for every seed; 0 trains "
-            "on all of it. Tasks with a validation set of their own use that."
+            "on all of it. Tasks with their own validation set use that."
         ),
         Also("val", "validation_share", "validation_split"),
     ] = 0.1
@@ -156,17 +156,17 @@ class Training:
         Field(
             ge=0,
             le=1000,
-            description="How often the model is evaluated along the training, at equal distances; what that takes is "
-            "not part of the seconds of training.",
+            description="Number of evaluations during training, at equal distances; their time does not count as "
+            "training time.",
         ),
         Also("evaluations", "validations"),
     ] = 10
     select: Annotated[
         Select,
         Field(
-            description="Which weights are evaluated in the end: the last, those with the best validation error "
+            description="Which weights are evaluated at the end: the last, those with the best validation error "
             "(best), or those with the best test error (best-on-test), as some papers report; such numbers are too "
-            "good, and the table says so."
+            "optimistic, and the table says so."
         ),
         Also("selection", "checkpoint_selection"),
     ] = "last"
@@ -203,7 +203,7 @@ class Training:
 
 
 def check_training(given: Mapping[str, Any]) -> None:
-    """Raise UserError for settings of training, by name, of which one takes the effect of another."""
+    """Raise UserError for training settings, by name, that have no effect because of another one."""
     defaults: dict[str, Any] = {entry.name: entry.default for entry in dataclasses.fields(Training)} | {**given}
     schedule, select = defaults["schedule"], defaults["select"]
     for name in dict.fromkeys(name for parameters in SCHEDULES.values() for name in parameters):

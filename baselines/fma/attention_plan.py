@@ -34,7 +34,7 @@ class AttentionPlan:
         blocks: fine cells on the grid, as runs of tokens; None if all are.
         stretch: of every level, tokens of a part over those of them on the grid, (cells * rank,); None where all are.
         near: near field and all levels, rows of tokens before those of level 1, 2, ...; with queries down-sampled the
-            near field alone.
+            only the near field.
         far: with queries down-sampled, the summaries that the queries of each level read.
     """
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FMA(Mixer):
-    """The transformer of ``full`` with Fast Multipole Attention in the place of exact attention.
+    """The transformer of ``full`` with Fast Multipole Attention instead of exact attention.
 
     In 1D on text, causal or not, in 2D on fields and images (:class:`baselines.fma.attention.FastMultipoleAttention`;
     the paper's code of 2D is not published, this is our reading). Every level of the problem's grid has weights of its

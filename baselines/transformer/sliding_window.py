@@ -75,15 +75,15 @@ def _stretches(n: int, before: int, after: int, aligned: int) -> list[Stretch]:
     beyond = block if after else 0
     full = max((n - beyond) // block - 1, 0)
 
-    def alone(first: int, last: int) -> Stretch:
+    def separate(first: int, last: int) -> Stretch:
         start, stop = max(first - before, 0), min(last + after, n)
         return Stretch(first, last - first, 1, start, stop, stop - start)
 
     if not full:
-        return [alone(0, n)]
+        return [separate(0, n)]
     inner = Stretch(block, block, full, 0, (full + 1) * block + beyond, block)
-    rest = [alone((full + 1) * block, n)] if (full + 1) * block < n else []
-    return [alone(0, block), inner, *rest]
+    rest = [separate((full + 1) * block, n)] if (full + 1) * block < n else []
+    return [separate(0, block), inner, *rest]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, stretches: tuple[Stretch, ...], before: int, after: int) -> Tensor:

@@ -217,7 +217,7 @@ def test_a_crossing_at_a_measured_size_is_one() -> None:
     rows = table({"flat": lambda n: 1024 * n, "steep": lambda n: n**2})
     (crossing,) = crossovers(rows, fits(rows), COST)
     assert (crossing.cheaper, crossing.tokens, crossing.extrapolated) == ("flat", pytest.approx(1024), False)
-    # Equal at the last size alone: who is cheaper beyond it is not known from there.
+    # Equal only at the last size: who is cheaper beyond it is not known from there.
     rows = table({"flat": lambda n: 1e3 * n if n < 4**9 else n**1.5, "steep": lambda n: n**1.5})
     for crossing in crossovers(rows, fits(rows), COST):
         assert crossing.cheaper == "flat"

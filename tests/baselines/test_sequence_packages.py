@@ -53,7 +53,7 @@ def test_values_of_padding_have_no_weight_in_nystrom_attention():
 
 def attended(module: AnyLengthHierarchical, n: int) -> torch.Tensor:
     """Return which tokens' values are in the output of which token, (N, N)."""
-    module.attention.to_qkv.weight.data[:16] = 0  # an output depends on values alone
+    module.attention.to_qkv.weight.data[:16] = 0  # outputs depend only on values
     x = torch.randn(1, n, 8, requires_grad=True)
     y = module(x)
     rows = [torch.autograd.grad(y[0, i].sum(), x, retain_graph=True)[0] for i in range(n)]

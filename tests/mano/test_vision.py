@@ -75,7 +75,7 @@ def block_of(grid, shift, levels=3, window=4):
 
 
 def slow_attention(block, x, shift):
-    """timm's formula for one head and cell at a time: who shares a window is decided by position alone."""
+    """timm's formula for one head and cell at a time: only positions decide who shares a window."""
     b, h, w, c = x.shape
     (wh, ww), attn = block.window_size, block.attn
     bias_qkv = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])

@@ -86,7 +86,7 @@ def test_every_part_says_what_it_is_for(made: tuple[Folder, str, Page]) -> None:
     assert "0" * 64 in run  # the data's checksum
     assert all(word in run for word in ("10 epochs", "0.002 at its peak", "0.0001 (AdamW)"))
     front = page.text("front")
-    # The cheaper model is the more accurate one here, so the front is that model alone, where it did not fail.
+    # The cheaper model is the more accurate one here, so the front is only that model, where it did not fail.
     assert re.findall(r"^at (\d+): (\S+)", front, re.M) == [("16", "vit"), ("32", "vit"), ("64", "mano")]
     growth = page.text("growth")
     assert re.search(r"mano\s*n\s*1\.00\s*1\.00 to 1\.00; 256 to 4096", growth)

@@ -1,6 +1,6 @@
 """The losses that a training can use instead of its task's own.
 
-Predictions and targets of fields are (B, C, *grid), in physical units: tasks normalise inside the module that is
+Predictions and targets of fields are (B, C, *grid), in physical units: tasks normalize inside the module that is
 trained (:meth:`attn_bench.plugin.Task.adapt`).
 """
 

@@ -17,7 +17,7 @@ from attn_bench.plugin import DataError, OptionError, PrepareContext, PreparedDa
 from attn_bench.tasks.darcy.pairs import PairFile
 from attn_bench.tasks.darcy.source import Fields, Loaded, Source
 from attn_bench.tasks.darcy.task_options import N_TEST, N_TRAIN
-from attn_bench.tasks.shared.cache import alone, cache_folder, sha256_of, temporary
+from attn_bench.tasks.shared.cache import cache_folder, exclusive, sha256_of, temporary
 from attn_bench.tasks.shared.fetch import TIMEOUT_S, fetch
 
 RECORD = "12784353"
@@ -115,7 +115,7 @@ class Zenodo(Source):
     def _download(self, resolution: int, context: PrepareContext) -> dict[str, Any]:
         folder = self._folder()
         archive = folder / f"darcy_{resolution}.tgz"
-        with alone(folder):
+        with exclusive(folder):
             # Another process may have downloaded them meanwhile.
             if not context.refresh and (there := self._manifest(resolution)) is not None:
                 return there

@@ -22,7 +22,7 @@ from attn_bench.plugin import (
 from attn_bench.tasks.images.file_checks import Item, check_files
 from attn_bench.tasks.images.folders import find, part_of
 from attn_bench.tasks.images.reading import fault
-from attn_bench.tasks.shared.cache import alone, cache_folder, users_folder
+from attn_bench.tasks.shared.cache import cache_folder, exclusive, users_folder
 from attn_bench.tasks.shared.fetch import check_root, fetch, md5_of, unpack
 
 SMALLEST = 16
@@ -85,7 +85,7 @@ class PublishedSet(Task):
         if given is None and (refresh or not self._is_there(root)):
             if not self.archives:
                 raise DataError(f"{self.name} cannot be downloaded automatically. {self._instead()}")
-            with alone(root):
+            with exclusive(root):
                 if refresh or not self._is_there(root):
                     self._download(root, context.on_progress)
         train, test, identity = self.opened(given, context.on_progress)

@@ -21,7 +21,7 @@ from attn_bench.files import cache_folder
 from attn_bench.lease import hold
 from attn_bench.plugin import DataError
 
-__all__ = ["Entry", "alone", "cache_folder", "sha256_of", "temporary", "users_folder", "writing"]
+__all__ = ["Entry", "cache_folder", "exclusive", "sha256_of", "temporary", "users_folder", "writing"]
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Keep other processes from fetching to ``folder`` while the block runs; waits for them first.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.plugin import DataError
-from attn_bench.tasks.shared.cache import alone, cache_folder, users_folder
+from attn_bench.tasks.shared.cache import cache_folder, exclusive, users_folder
 from attn_bench.tasks.shared.fetch import check_root, fetch, unzip
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def download_corpus(
         return all((folder / file).is_file() for file in archive.files)
 
     if refresh or not is_there():
-        with alone(folder):
+        with exclusive(folder):
             if refresh or not is_there():
                 path = folder / archive.url.rpartition("/")[2]
                 fetch(archive.url, path, archive.sha256, on_bytes, instead(task, name))

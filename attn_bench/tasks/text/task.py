@@ -223,20 +223,20 @@ class MaskedText(Text):
         self._check_length(train, test, resolution)
         rate = options.mask_rate
         sets = [MaskedBytes(part[1:], resolution, rate, (options.seed, i)) for i, part in enumerate((train, test))]
-        for split, data in zip(("train", "test"), sets, strict=True):
-            self._check_masked(data, f"to {split} on")
+        for purpose, data in zip(("training", "testing"), sets, strict=True):
+            self._check_masked(data, purpose)
         return sets
 
     def hold_out(self, splits: Splits, share: float) -> Splits:
-        """Hold out the last bytes, of which one at least must be masked."""
+        """Hold out the last bytes; at least one of them must be masked."""
         found = super().hold_out(splits, share)
-        self._check_masked(cast("MaskedBytes", found.train), "to train on")
-        self._check_masked(cast("MaskedBytes", found.validation), "for validation")
+        self._check_masked(cast("MaskedBytes", found.train), "training")
+        self._check_masked(cast("MaskedBytes", found.validation), "validation")
         return found
 
     def _check_masked(self, data: MaskedBytes, purpose: str) -> None:
         if not data.masked:
             raise DataError(
-                f"{self.name}: no byte is masked of the {len(data) * data.length} {purpose} at a mask_rate of "
+                f"{self.name}: none of the {len(data) * data.length} bytes for {purpose} is masked at a mask_rate of "
                 f"{data.rate}; choose a larger one, or a longer text"
             )

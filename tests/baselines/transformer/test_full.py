@@ -97,7 +97,7 @@ def test_xformers_agrees_with_sdpa():
     if not torch.cuda.is_available() or FullAttention().unsupported(
         Problem("field", 1, 1, (16, 16)), "cuda", FullAttention.options(backend="xformers")
     ):
-        pytest.skip("xformers attends on CUDA alone")
+        pytest.skip("xformers runs only on CUDA")
     q, k, v = torch.randn(3, 2, 64, 4, 12, device="cuda")
     for causal in (False, True):
         expected = attend(q, k, v, "auto", causal)

@@ -12,7 +12,7 @@ import pytest
 
 from attn_bench.plugin import DataError
 from attn_bench.tasks.shared import cache
-from attn_bench.tasks.shared.cache import Entry, alone, cache_folder, sha256_of, temporary, users_folder
+from attn_bench.tasks.shared.cache import Entry, cache_folder, exclusive, sha256_of, temporary, users_folder
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_temporary_files_go(tmp_path):
 
 
 def _fetch_alone(folder, log):
-    with alone(folder):
+    with exclusive(folder):
         with log.open("a") as file:
             file.write("begin ")
         time.sleep(0.05)
@@ -195,7 +195,7 @@ def test_two_processes_fetch_one_after_the_other(tmp_path):
 def test_a_cache_that_cannot_be_written_is_one_line_that_names_the_variable(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cannot write .*ATTN_BENCH_CACHE") as error:
-        with alone(tmp_path / "file/set"):
+        with exclusive(tmp_path / "file/set"):
             pass
     assert "\n" not in str(error.value)
 

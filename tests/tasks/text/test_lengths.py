@@ -60,10 +60,12 @@ def test_bytes_of_any_kind_and_one_long_line_are_a_text(tmp_path):
 
 def test_a_mask_without_a_byte_is_refused(tmp_path):
     put(tmp_path, bytes(4000), bytes(100))
-    refused(tmp_path, r"none of the 3968 train bytes is masked at a mask_rate of 1e-09", MaskedText, mask_rate=1e-9)
+    refused(
+        tmp_path, r"none of the 3968 bytes for training is masked at a mask_rate of 1e-09", MaskedText, mask_rate=1e-9
+    )
     rate = 0.01
     seeds = [s for s in range(50) if not (np.random.default_rng((s, 1)).random(99) < rate)[:64].any()]
-    refused(tmp_path, "none of the 64 test bytes is masked", MaskedText, mask_rate=rate, seed=seeds[0])
+    refused(tmp_path, "none of the 64 bytes for testing is masked", MaskedText, mask_rate=rate, seed=seeds[0])
 
 
 def test_files_that_are_not_text_are_named(tmp_path):

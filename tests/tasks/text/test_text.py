@@ -94,7 +94,7 @@ def test_a_validation_part_shorter_than_a_context_is_refused():
     with pytest.raises(DataError, match="3686 bytes to train on, 410 for validation; choose shorter contexts"):
         task.hold_out(task.splits(512, task.options(**SMALL)), 0.1)
     task = MaskedText()
-    with pytest.raises(DataError, match="no byte is masked of the 64 for validation"):
+    with pytest.raises(DataError, match="none of the 64 bytes for validation is masked"):
         task.hold_out(task.splits(64, task.options(**SMALL, mask_rate=0.002, seed=2)), 1 / 64)
 
 
