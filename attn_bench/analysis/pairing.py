@@ -130,7 +130,7 @@ def _versions(cell: Cell) -> tuple[str, str, int | None]:
 
 
 def _settings(cell: Cell) -> Cell:
-    """Return a cell without its seed, and without what the code was: measured or not, it is the same cell."""
+    """Return a cell without its seed, the versions of the code, and whether it was measured."""
     return replace(cell.without_versions(), seed=0, measuring=replace(cell.measuring, measure=True))
 
 

@@ -22,7 +22,7 @@ def check(
     given: Mapping[str, Any] = {},
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
     timeout: Annotated[str, typer.Option(metavar="FLOAT", help="Limit for each promise, in seconds.")] = "600",
-    compile: Annotated[bool, typer.Option("--compile", help="Check causality under torch.compile as well.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Also check causality under torch.compile.")] = False,
 ) -> None:
     """Test a model against the plugin contract, on small problems of every kind that it serves.
 

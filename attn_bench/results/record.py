@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 Operations = Annotated[int | float, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
 Part = Literal["validation", "test"]
-# It names a file.
+# It is part of a file name.
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 

@@ -81,7 +81,7 @@ class Claim:
 
 
 def read_claims(path: Path = SHIPPED) -> list[Claim]:
-    """Read a file of claims, by default the one that ships; raises UserError naming what is wrong with it."""
+    """Read a file of claims, by default the built-in one; raises UserError saying what is wrong with it."""
     try:
         content = read_yaml(path)
     except OSError as error:
