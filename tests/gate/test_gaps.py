@@ -411,7 +411,7 @@ def test_measured_again_and_always_disturbed_is_unclear(whole: Records) -> None:
         comparison = confirmed(whole, slow, again)
         assert comparison.status == status
         found = next(f for f in comparison.findings if (f.model, f.metric) == ("mano", "latency_forward"))
-        assert (found.verdict == "unclear") == ("measured again 3 times, never" in found.note) == (status == 2)
+        assert (found.verdict == "unclear") == ("measured again 3 times, but never" in found.note) == (status == 2)
     here = changed(slow, lambda r: r.update(in_force={"threads": 2}))
     assert confirmed(whole, here, [slower_threads] * 3).status == 2
 

@@ -97,7 +97,7 @@ def test_values_that_are_not_positive_have_no_ratio(tmp_path: Path, made: Folder
         ({"epochs": math.nan}, "claim mine: epochs must be"),
         ({"resolution": -16}, "claim mine: resolution must be"),
         ({"metric": "latency_forward_ms"}, "claim mine: relation 'equals' is for a metric of a task, such as rel_l2"),
-        ({"relation": "at most times", "than": "vit", "metric": "peak_memory_train_mib"}, "is a cost, of which"),
+        ({"relation": "at most times", "than": "vit", "metric": "peak_memory_train_mib"}, "is a cost, about which"),
         ({"relation": "equal"}, "claim mine: relation: Input should be 'equals'"),
         ({"vaule": 1}, "claim mine in .*'vaule'; did you mean 'value'"),
         ({3: 1}, "unknown key of claim mine in .* 'int'; "),

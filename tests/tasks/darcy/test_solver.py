@@ -76,7 +76,7 @@ def test_boundary_is_zero_and_inside_is_positive():
 
 
 def test_says_when_it_does_not_converge():
-    with pytest.raises(NotConverged, match=r"after 3 iterations where 1.0e-10 is asked for.*contrast is 4"):
+    with pytest.raises(NotConverged, match=r"after 3 iterations, but 1.0e-10 is required.*contrast is 4"):
         solve(draw(33, 1), max_iterations=3)
 
 

@@ -72,7 +72,7 @@ def test_the_format_is_told_by_the_content(tmp_path):
         (gzip.compress(b"x"), "compressed by gzip; unpack it"),
         (b"CDF\x01" + bytes(100), "netCDF 3"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"\n<!DOCTYPE html>", "the download went wrong"),
+        (b"\n<!DOCTYPE html>", "the download failed"),
         (pickle.dumps({"x": VALUES}), "a Python pickle, which is not read"),
         (b"# Created by Octave 9.2", "save -v7"),
         (b"x,y\n1,2\n", "its content has another format"),
