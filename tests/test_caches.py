@@ -80,7 +80,7 @@ def test_where_home_cannot_be_written_it_stays_and_caches_are_elsewhere(bare, mo
     assert cache_folder("darcy").is_relative_to(bare / "tmp")
 
 
-def test_a_usual_user_is_left_alone(bare, monkeypatch):
+def test_nothing_changes_for_a_usual_user(bare, monkeypatch):
     monkeypatch.setenv("HOME", str(bare / "home"))
     settle_caches()
     assert not any(name in os.environ for name in VARIABLES[2:])
@@ -108,7 +108,7 @@ def test_a_private_folder_is_neither_a_link_nor_a_file(bare):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-def test_a_private_folder_of_somebody_else_is_not_used(bare):
+def test_a_private_folder_of_another_user_is_not_used(bare):
     first = private_folder()
     os.chown(first, 54321, 54321)
     assert private_folder() != first

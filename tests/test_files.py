@@ -84,7 +84,7 @@ def test_a_key_given_twice_in_a_yaml_file_is_named_with_both_lines(tmp_path):
         read_yaml(path)
 
 
-def test_yaml_that_merges_mappings_is_no_repetition(tmp_path):
+def test_yaml_merge_keys_are_not_repetitions(tmp_path):
     path = tmp_path / "file.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: [*a, *b], y: 4}\n1: {1: 2, '1': 3}\n")
     found = read_yaml(path)

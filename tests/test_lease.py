@@ -168,7 +168,7 @@ def test_a_zombie_has_ended():
 
 
 @pytest.mark.parametrize("skew_s", [-1e6, 0, 1e6])
-def test_a_holder_on_another_host_is_followed_when_its_heart_stands_still(path, monkeypatch, skew_s):
+def test_a_lease_of_another_host_is_taken_over_when_its_time_stops(path, monkeypatch, skew_s):
     path.parent.mkdir()
     path.write_text(json.dumps({"host": "elsewhere", "token": "abc", "processes": [[os.getpid(), "1"]]}))
     os.utime(path, (time.time() + skew_s,) * 2)
@@ -212,7 +212,7 @@ def test_a_lease_that_was_taken_away_is_left_to_who_took_it(path):
     assert sorted(path.parent.iterdir()) == [path, taken]
 
 
-def test_who_takes_over_what_is_over_already_begins_again(path, monkeypatch):
+def test_taking_over_an_ended_lease_starts_again(path, monkeypatch):
     """Between its look and its grasp, another took the lease over, ended it, and a third made a new one."""
     path.parent.mkdir()
     path.write_text(json.dumps({"host": lease.this_host(), "token": "old", "processes": [[os.getpid(), "1"]]}))

@@ -23,14 +23,14 @@ class Splits:
     Attributes:
         train: map-style dataset of (input, target) tensors, without the batch axis.
         test: the same.
-        identity: what the data are, JSON values only (recipe, sizes, checksum); kept in the record. What is called
-            ``read`` is the line of :meth:`Task.prepare` for this resolution; two data sets that differ in it only
-            are the same.
-        plain: ``train`` without random augmentation, for features that are computed once; ``train`` where None.
-        augmented: ``train`` with the random augmentation of fine-tuning; ``train`` where None.
-        augmentation: in words, that of fine-tuning; kept in its records.
-        validation: decides between weights and between settings. None, as most tasks leave it: the harness holds out a
-            share of ``train`` (:meth:`Task.hold_out`). A published one is used as it is.
+        identity: identifies the data, JSON values only (recipe, sizes, checksum); stored in the record. The key
+            ``read`` has the line of :meth:`Task.prepare` for this resolution; data sets that differ only in it are the
+            same.
+        plain: ``train`` without random augmentation, for features that are computed once; None means ``train``.
+        augmented: ``train`` with the random augmentation of fine-tuning; None means ``train``.
+        augmentation: description of that of fine-tuning, stored in its records.
+        validation: a published validation set, for selecting weights and settings. With None, as in most tasks, the
+            harness holds out a share of ``train`` (:meth:`Task.hold_out`).
     """
 
     train: Dataset[tuple[Tensor, Tensor]]
@@ -54,7 +54,7 @@ def hold_out(splits: Splits, share: float) -> Splits:
     It is read without random augmentation. The order of both parts is that of the training set.
 
     Raises:
-        DataError: nothing would be left to train on.
+        DataError: no training samples would be left.
     """
     import numpy as np
 

@@ -11,10 +11,10 @@ from attn_bench.sweep.variants import BROKEN
 
 
 def why_again(cells: Iterable[Cell], records: Iterable[Record]) -> str | None:
-    """Return a line on those of ``cells`` that have a record of other code only; None if there are none.
+    """Return a line on the ``cells`` that only have a record from other code; None if there are none.
 
     Args:
-        cells: those without a record of their own.
+        cells: cells without their own record.
         records: of the folder.
     """
     before = {
@@ -31,7 +31,7 @@ def why_again(cells: Iterable[Cell], records: Iterable[Record]) -> str | None:
 
 
 def _settings(cell: Cell) -> str:
-    """Return what identifies a cell but for the versions of the code."""
+    """Return what identifies a cell, except the versions of the code."""
     return replace(cell.without_versions(), eval_resolutions=()).id
 
 

@@ -32,7 +32,7 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 @dataclass(frozen=True)
 class Series:
-    """Values along a training: after which step, after how many seconds of training, and what.
+    """Values during training: the step, the seconds of training, and the value.
 
     A value that is not finite is None.
     """
@@ -44,10 +44,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """A training along the way.
+    """The course of training.
 
     Attributes:
-        loss: mean training loss since the point before, at most a few hundred points.
+        loss: mean training loss since the previous point, at most a few hundred points.
         error: the task's first metric, of the weights that would be evaluated if training ended there (their moving
             average, if there is one); empty where nothing is evaluated along the training.
         metric: the name of that metric.
@@ -68,13 +68,13 @@ class TrainingResult:
         steps: of the optimizer.
         epochs: passes over the data.
         seconds: of wall-clock time, without ``evaluation_seconds``.
-        evaluation_seconds: that the evaluations along the training took.
-        loss: mean of the last pass.
-        curve: the training along the way; None in older records.
-        selected_step: after which step the weights were kept, if those were not the last.
-        selected_on: the part of the data by whose error they were chosen; None if they are the last.
-        warning: why it started over, where a checkpoint could not be used.
-        notes: what the regime says besides, such as the augmentation or how many parameters were trained.
+        evaluation_seconds: duration of the evaluations during training.
+        loss: mean over the last pass.
+        curve: the course of training; None in older records.
+        selected_step: the step of the weights used, if they are not the last.
+        selected_on: the part of the data whose error selected them; None if they are the last.
+        warning: why it started over, if a checkpoint could not be used.
+        notes: further facts about the regime, such as the augmentation or how many parameters were trained.
     """
 
     steps: Count | None = None

@@ -81,14 +81,16 @@ class Training:
         Share,
         Field(
             description="Share of the training in which the learning rate rises to its peak [0.3 for one-cycle, "
-            "otherwise 0]; by a line, except for one-cycle."
+            "otherwise 0]; linearly, except for one-cycle."
         ),
         Also("pct_start", "warmup_share", "lr_warm_up"),
     ] = BY_SCHEDULE
     lr_start: Annotated[
         float | None,
         Factor,
-        Field(description="Where that rise begins, as a share of the peak [0.04 for one-cycle, otherwise 0]."),
+        Field(
+            description="Initial learning rate of that rise, as a share of the peak [0.04 for one-cycle, otherwise 0]."
+        ),
         Also("div_factor", "warmup_lr"),
     ] = BY_SCHEDULE
     lr_end: Annotated[
@@ -102,8 +104,8 @@ class Training:
         Field(
             gt=0,
             le=1,
-            description="step: share of the training after which the learning rate falls, again and "
-            "again [0.2]: 100 epochs of 500.",
+            description="step: share of the training after which the learning rate falls each time "
+            "[0.2, e.g. every 100 of 500 epochs].",
         ),
         Also("step_size", "lr_step_size"),
     ] = BY_SCHEDULE
@@ -189,7 +191,7 @@ class Training:
 
     @property
     def evaluates(self) -> bool:
-        """Whether the model is evaluated along the training."""
+        """Whether the model is evaluated during training."""
         return self.validation_points > 0 and (self.validation > 0 or self.select == "best-on-test")
 
     def completed(self, defaults: TrainingDefaults) -> Training:

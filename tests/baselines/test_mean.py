@@ -7,7 +7,7 @@ from attn_bench.plugin import Problem
 from baselines.mean.plugin import Mean
 
 
-def test_predicts_the_mean_target_whatever_the_input():
+def test_predicts_the_mean_target_for_any_input():
     targets = torch.randn(70, 2, 5, 4) + 1e4  # more than one batch, and large enough for float32 sums to lose digits
     model = Mean()
     module = model.make(Problem("field", 3, 2, (5, 4)))

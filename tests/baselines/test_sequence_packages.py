@@ -24,7 +24,7 @@ def test_nystrom_is_the_packages(n):
 
 @pytest.mark.parametrize("n", [1, 2, 7, 63, 64, 65, 300, 1849])
 @pytest.mark.parametrize("most", [1, 16, 64])
-def test_no_stretch_of_a_landmark_is_padding_alone(n, most):
+def test_no_stretch_of_a_landmark_is_only_padding(n, most):
     used = landmarks_used(n, most)
     assert 1 <= used <= min(n, most)
     stretch = -(-n // used)

@@ -27,6 +27,6 @@ def test_masks_of_other_sizes_are_served(preset):
     ("preset", "grid", "reason"),
     [("focalnet", (8, 8), ">= 32"), ("maxvit", (64, 8), ">= 32"), ("hiera", (48, 40), "multiples of 32")],
 )
-def test_what_the_stages_cannot_halve_is_unsupported(preset, grid, reason):
+def test_sizes_that_the_stages_cannot_halve_are_unsupported(preset, grid, reason):
     options = Timm.options(**Timm.presets[preset])
     assert reason in Timm().unsupported(Problem("image", 3, 5, grid), "cpu", options)

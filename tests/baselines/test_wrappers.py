@@ -91,7 +91,7 @@ def test_fno_runs_in_bfloat16():
         assert FNO().make(field(16))(torch.randn(1, 1, 16, 16)).isfinite().all()
 
 
-def test_importing_neuraloperator_leaves_the_warning_filters_alone():
+def test_importing_neuraloperator_keeps_the_warning_filters():
     code = (
         "import torch, warnings; before = list(warnings.filters); import baselines.fno.float32_spectral; "
         "assert list(warnings.filters) == before"

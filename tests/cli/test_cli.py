@@ -246,7 +246,7 @@ def test_help_and_version(attn_bench):
     assert attn_bench("--version")[1].startswith("attn-bench ")
 
 
-def test_the_default_sweep_file_says_what_the_command_line_does():
+def test_the_default_sweep_file_equals_the_command_line():
     """``sweeps/quick.yaml`` spells out the defaults; the same cells must come of both."""
     from attn_bench.sweep.settings import Sweep, read_sweep_file
 

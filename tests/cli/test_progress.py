@@ -49,7 +49,7 @@ def test_a_long_training_prints_progress_and_a_short_one_does_not(clock, cells, 
     assert capsys.readouterr().err.splitlines()[1:] == ["toy at 8, seed 0: 61% of training, epoch 1.0, loss 0.5000"]
 
 
-def test_what_is_there_already_is_counted(cells, capsys):
+def test_existing_cells_are_counted(cells, capsys):
     Screen(Path("r")).on_cells(cells, ["ok"])
     Screen(Path("r")).on_cells(cells, ["timeout", "skipped"])
     Screen(Path("r")).on_cells(cells, ["unsupported", "ok"])

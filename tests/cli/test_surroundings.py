@@ -187,7 +187,7 @@ def test_a_full_device_costs_nothing_but_the_output(
     assert "cannot write to standard output (No space left on device)" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(
+def test_a_reader_that_closes_early_is_not_an_error(
     call: Call, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read, write = os.pipe()

@@ -163,7 +163,7 @@ def test_a_machine_that_got_slower_is_named(base: Path) -> None:
     assert noted == {"mano"}
 
 
-def test_what_is_exact_is_compared_exactly(base: Path) -> None:
+def test_exact_numbers_are_compared_exactly(base: Path) -> None:
     def grow(record: dict[str, Any]) -> None:
         record["memory"]["forward"]["peak_mib"] *= 1.01
 
@@ -272,7 +272,7 @@ def test_data_are_the_same_however_they_are_named(base: Path) -> None:
     assert judged(base, new).status == 0
 
 
-def test_other_hardware_leaves_what_is_exact(base: Path) -> None:
+def test_exact_numbers_are_compared_on_other_hardware(base: Path) -> None:
     new = changed(base)
     path = new / "environments" / "env.json"
     environment = json.loads(path.read_text())

@@ -196,7 +196,7 @@ def test_a_number_that_one_folder_lacks_does_not_pass(whole: Records, path: str,
     assert judged(whole, lacking, "fno.latency=5%").status == 0
 
 
-def test_folders_without_measurements_or_training_are_no_pass_of_what_is_named(whole: Records) -> None:
+def test_folders_without_measurements_or_training_do_not_pass(whole: Records) -> None:
     def unmeasured(record: dict[str, Any]) -> None:
         record |= {"latency": {}, "memory": {}, "flops": None}
         record["cell"]["measuring"]["measure"] = False
@@ -475,7 +475,7 @@ def test_a_label_is_found_in_full_or_as_a_table_shortens_it(whole: Records) -> N
         ("mano [dim=64].latency", "'64].latency' is not a valid limit"),
     ],
 )
-def test_misspelt_names_are_refused(
+def test_misspelled_names_are_refused(
     whole: Records, fail_on: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     folder = Folder(tmp_path / "x")
@@ -567,7 +567,7 @@ def thresholds_wanted(fail_on: str | None) -> dict[str, list[str]]:
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=2), st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=2))
-def test_what_is_shown_of_a_trained_metric_is_what_is_judged(whole: Records, base: Any, new: Any) -> None:
+def test_the_trained_metric_shown_is_the_one_judged(whole: Records, base: Any, new: Any) -> None:
     def put(values: list[float]) -> Change:
         return lambda r: r["evaluations"][0]["metrics"].update(rel_l2=values[r["cell"]["seed"]])
 

@@ -75,7 +75,7 @@ def test_a_library_with_a_valid_sum_in_a_safe_folder_is_loaded(source, compilati
     assert len(compilations) == 1
 
 
-def test_it_is_readable_by_the_user_only_whatever_the_umask(source, compilations):
+def test_only_the_user_can_read_it_with_any_umask(source, compilations):
     before = os.umask(0)
     try:
         assert answer(source) == 42
@@ -162,7 +162,7 @@ def test_what_others_could_have_written_is_not_run(source, compilations, exposed
         assert os.listdir(compiler._own_folder().name), "built in a private folder"
 
 
-def test_what_was_looked_at_is_loaded_whatever_has_its_name_by_then(source, monkeypatch):
+def test_the_checked_file_is_loaded_even_if_its_name_is_reused(source, monkeypatch):
     answer(source)
     (kept,) = kernels(source).iterdir()
     load = compiler._loaded

@@ -255,7 +255,7 @@ def test_without_a_compiler(cxx, reason, fresh, monkeypatch):
     assert "CXX" in str(line.message)
 
 
-def test_the_compilers_own_words_are_shown(fresh, monkeypatch, tmp_path):
+def test_the_compilers_message_is_shown(fresh, monkeypatch, tmp_path):
     script = tmp_path / "c++"
     script.write_text("#!/bin/sh\necho 'warning: odd' >&2\necho 'fatal error: no such option' >&2\nexit 1\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)

@@ -64,7 +64,7 @@ def test_learned_gates_start_harmonic():
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("grid", [(1, 1), (1, 9), (8, 1), (5, 7), (3, 16)])
 @pytest.mark.usefixtures("form")
-def test_any_grid_is_served_alone_and_together(grid, options):
+def test_any_grid_is_supported_in_one_sample_and_in_a_batch(grid, options):
     torch.manual_seed(0)
     attention = MultipoleAttention(16, **options)
     x = torch.randn(3, *grid, 16)

@@ -185,7 +185,7 @@ def test_a_pickle_is_not_executed(tmp_path):
     assert not marker.exists()
 
 
-def test_what_is_in_force_is_visible():
+def test_effective_settings_are_visible():
     found = windows(small(img_size=64, window_size=8))
     assert [stage["grid"] for stage in found] == [(16, 16), (8, 8), (4, 4), (2, 2)]
     assert [stage["window_size"] for stage in found] == [(8, 8), (8, 8), (4, 4), (2, 2)]

@@ -203,7 +203,7 @@ def _mask() -> int:
     return mask
 
 
-def test_what_an_import_changes_of_the_process_is_put_back(made, capfd):
+def test_changes_of_the_process_by_an_import_are_undone(made, capfd):
     made(CHANGES, "changes_all")
     before = state()
     assert MODELS.load("made").name == "made"
@@ -212,7 +212,7 @@ def test_what_an_import_changes_of_the_process_is_put_back(made, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_is_written_and_hashed_uses_functions_of_before(monkeypatch, tmp_path):
+def test_writing_and_hashing_use_the_original_functions(monkeypatch, tmp_path):
     """Where they are not put back either: the process of a cell, a thread that the plugin has started."""
     from attn_bench.files import write_json
 

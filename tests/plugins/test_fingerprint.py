@@ -302,7 +302,7 @@ def test_what_mano_shares_with_others_counts_for_mano_and_what_it_does_not_use_d
     assert not {"baselines.fno", "attn_bench.plugin", "torch"} & found.keys()
 
 
-def test_a_mixer_stands_on_the_transformer_around_it_and_a_model_does_not(root):
+def test_a_mixer_depends_on_the_shared_transformer_and_a_model_does_not(root):
     model = "from attn_bench.plugin import {}\n"
     write(root, fp_mixer=model.format("Mixer"), fp_model=model.format("Model"), fp_any="import attn_bench.plugin as p")
     assert "attn_bench.nn.transformer" in fingerprint.sources("fp_mixer")
@@ -310,7 +310,7 @@ def test_a_mixer_stands_on_the_transformer_around_it_and_a_model_does_not(root):
     assert list(fingerprint.sources("fp_model")) == ["fp_model"]
 
 
-def test_what_a_task_shares_with_others_counts_and_the_harness_does_not():
+def test_shared_code_of_tasks_counts_and_the_harness_does_not():
     found = TASKS.entry("darcy").sources()
     assert {
         "attn_bench.tasks.darcy.solver",

@@ -84,7 +84,7 @@ def ticks(axes: Axes) -> list[list[Text]]:
 
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
-def test_no_two_names_are_alike(labels: list[str]) -> None:
+def test_names_are_unique(labels: list[str]) -> None:
     names = list(distinct(labels).values())
     assert len(set(names)) == len({drawable(name) for name in names}) == len(labels)
     assert max(map(len, names)) <= 32
@@ -214,7 +214,7 @@ def test_twenty_five_sizes_and_their_failures_do_not_collide() -> None:
     assert {"16", "400"} <= shown
 
 
-def test_lines_on_one_another_take_turns_and_points_stand_around_each_other() -> None:
+def test_overlapping_lines_are_dashed_and_overlapping_points_are_rings() -> None:
     table = pd.DataFrame(
         [row(m, r, rel_l2=0.1 + off, latency_forward_ms=r) for m, off in (("a", 0), ("b", 1e-5), ("c", 1e-4), ("d", 1))
          for r in (16, 32, 64)]

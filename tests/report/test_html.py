@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, str, Page]:
     return (folder, *page_of(folder))
 
 
-def test_every_value_stands_in_the_table(made: tuple[Folder, str, Page]) -> None:
+def test_every_value_is_in_the_table(made: tuple[Folder, str, Page]) -> None:
     folder, html, page = made
     summary = summarise(folder.store.table(), METRICS)
     text = page.text("results-table")
@@ -135,7 +135,7 @@ def test_every_column_of_the_table_is_documented(made: tuple[Folder, str, Page])
     assert unnamed == list(METRICS)
 
 
-def test_claims_that_the_results_bear_on_stand_beside_them(made: tuple[Folder, str, Page]) -> None:
+def test_claims_about_the_results_are_shown(made: tuple[Folder, str, Page]) -> None:
     folder, _, page = made
     claims = page.text("claims")
     assert re.search(

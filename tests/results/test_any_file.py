@@ -100,9 +100,7 @@ def changes(draw: Any) -> tuple[str, Callable[[Path], None]]:
 
 
 @given(changes())
-def test_whatever_a_file_holds_is_read_or_skipped_or_refused_in_one_line(
-    made: Path, drawn: tuple[str, Callable[[Path], None]]
-) -> None:
+def test_any_file_is_read_skipped_or_refused_in_one_line(made: Path, drawn: tuple[str, Callable[[Path], None]]) -> None:
     kind, change = drawn
     path = kinds(made)[kind]
     whole = path.read_bytes()
@@ -115,7 +113,7 @@ def test_whatever_a_file_holds_is_read_or_skipped_or_refused_in_one_line(
 
 @pytest.mark.parametrize("kind", ["record", "environment", "run", "artifact"])
 @pytest.mark.parametrize("other", ["directory", "pipe", "dangling", "loop", "huge", "device"])
-def test_what_is_not_a_file_is_not_waited_for(made: Path, tmp_path: Path, kind: str, other: str) -> None:
+def test_pipes_do_not_block(made: Path, tmp_path: Path, kind: str, other: str) -> None:
     folder = tmp_path / "r"
     shutil.copytree(made, folder)
     path = kinds(folder)[kind]

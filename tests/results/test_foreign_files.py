@@ -222,7 +222,7 @@ def test_what_an_older_version_could_not_measure_is_missing(folder):
     assert table.missing["mano"] == "latency_forward, peak_memory_forward: boom"
 
 
-def test_every_record_that_ships_is_whole(caplog):
+def test_every_shipped_record_is_complete(caplog):
     folders = sorted(path.parent for path in SHIPPED.glob("*/run.json"))
     assert folders
     for folder in folders:
@@ -242,7 +242,7 @@ JSON = st.recursive(
 
 
 @given(st.data())
-def test_whatever_a_process_sends_is_a_record_or_a_value_error(data):
+def test_anything_a_process_sends_is_a_record_or_a_value_error(data):
     """One field, at any depth, is anything at all."""
     (source,) = SHIPPED.glob("quick/cells/28d48b2c64fb12bf.json")
     values = json.loads(source.read_text())

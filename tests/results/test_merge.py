@@ -145,7 +145,7 @@ def test_a_cell_that_is_trained_again_keeps_what_was_measured():
     assert renewed(before, record(cell(), 2.0, day=2)).latency["forward"].median_ms == 2.0
 
 
-def test_measuring_again_takes_the_place_of_what_was_disturbed_and_keeps_what_was_trained():
+def test_measuring_again_replaces_disturbed_latencies_and_keeps_the_training():
     noisy = Latency(9.0, 9.0, 9.0, 9.0, 9.0, disturbed=True)
     before = replace(record(cell(), 1.0, day=1, seconds=5.0), latency={"forward": noisy})
     measured = record(cell(training=None), 2.0, day=2, evaluations=(), training=None, seconds=1.0)

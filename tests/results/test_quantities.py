@@ -59,7 +59,7 @@ def test_a_new_quantity_is_in_the_table_the_page_and_the_gate(tmp_path: Path, mo
     assert {f.metric for f in compare(base, new, read_thresholds("latency=5%")).regressions} == {"latency_decode"}
 
 
-def test_every_quantity_is_told_from_the_others() -> None:
+def test_quantities_are_distinct() -> None:
     found = quantities.quantities()
     for each in ({q.column for q in found}, {q.name for q in found}, {q.axis for q in found}):
         assert len(each) == len(found)

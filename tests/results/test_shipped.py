@@ -42,7 +42,7 @@ def test_no_leases_locks_or_logs_are_committed() -> None:
         ("results/quick/table.csv", False),
     ],
 )
-def test_leftovers_are_recognised(path: str, leftover: bool) -> None:
+def test_leftovers_are_recognized(path: str, leftover: bool) -> None:
     assert is_leftover(PurePosixPath(path)) is leftover
 
 

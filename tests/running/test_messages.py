@@ -98,7 +98,7 @@ def test_messages_arrive_in_pieces_and_a_truncated_one_does_not_arrive(pipe):
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"])
-def test_what_is_no_object_is_none(content):
+def test_anything_but_an_object_is_none(content):
     assert decode(content) is None
 
 

@@ -88,7 +88,7 @@ def test_a_library_that_starts_threads_is_left_to_the_cells(tmp_path, monkeypatc
         assert "timm" not in psutil.Process(server.pid()).cmdline()
 
 
-def test_names_of_the_current_folder_are_nobodys(tmp_path):
+def test_modules_of_the_current_folder_are_not_imported(tmp_path):
     for package in ("torch", "attn_bench", "toy_plugins", "numpy"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise ImportError('not this one')")
@@ -179,7 +179,7 @@ def started(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_told_to_end_it_ends_soon_and_leaves_nothing(tmp_path, started, number, status):
+def test_a_terminated_run_ends_soon_and_leaves_nothing(tmp_path, started, number, status):
     run = started("rogue:stop-server")
     family = psutil.Process(run.pid).children(recursive=True)
     assert len(family) >= 2

@@ -122,7 +122,7 @@ def test_every_way_to_fail_is_a_row_and_the_good_model_is_untouched(tmp_path, mo
 
 
 @pytest.mark.slow
-def test_what_is_measured_is_as_it_is_without_rogues_before_it(tmp_path):
+def test_rogues_do_not_change_later_measurements(tmp_path):
     rogues = ["rogue:bomb", "rogue:close", "rogue:lose-modules", "rogue:message", "rogue:write", "imports-exits"]
     tables = [run(models, tmp_path / models[0], "--threads", "1")[1] for models in ([*rogues, "toy"], ["toy"])]
     beside, alone = (values(table[table.model == "toy"]) for table in tables)

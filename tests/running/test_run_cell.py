@@ -172,7 +172,7 @@ def test_questions_about_a_module_fail_separately(ran, monkeypatch):
     )
 
 
-def test_work_in_threads_of_the_models_own_is_not_counted_as_none(ran):
+def test_work_in_the_models_own_threads_is_not_counted_as_zero(ran):
     record = ran("own-threads", **MEASURED)
     assert list(record.latency) == STEPS
     assert record.flops is None

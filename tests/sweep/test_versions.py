@@ -9,7 +9,7 @@ from acknowledge import CODE, KEPT, current
 
 
 @pytest.mark.parametrize("name", CODE)
-def test_a_change_of_what_trains_or_measures_was_decided_upon(name):
+def test_changes_of_training_and_measuring_code_are_acknowledged(name):
     kept, now = json.loads(KEPT.read_text())[name], current()[name]
     files = kept["files"].keys() | now["files"].keys()
     changed = sorted(file for file in files if kept["files"].get(file) != now["files"].get(file))

@@ -152,7 +152,7 @@ def test_a_file_without_a_list_of_claims_gives_one_line_error(tmp_path: Path, te
         ),
     ],
 )
-def test_a_misspelt_name_is_refused_with_a_suggestion(
+def test_a_misspelled_name_is_refused_with_a_suggestion(
     tmp_path: Path, made: Folder, claim: Any, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     file = written(tmp_path, claim)

@@ -126,7 +126,7 @@ def test_linear_attention_survives_features_that_underflow():
 
 
 @pytest.mark.parametrize(("causal", "seen"), [(True, [4, 5, 6, 7]), (False, [1, 2, 3, 4, 5, 6, 7])])
-def test_without_a_mixer_only_neighbours_see_a_token(causal, seen):
+def test_without_a_mixer_only_neighbors_see_a_token(causal, seen):
     class Zero(torch.nn.Module):
         def forward(self, x):
             return torch.zeros_like(x)

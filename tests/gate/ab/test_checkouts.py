@@ -309,7 +309,7 @@ def test_a_signal_while_a_worktree_is_made_leaves_nothing(repository: Path) -> N
     assert "sleep 61.5" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(repository: Path, holder: subprocess.Popen[str]) -> None:
+def test_leftovers_of_a_killed_run_are_removed_by_the_next(repository: Path, holder: subprocess.Popen[str]) -> None:
     assert holder.stdout is not None
     source = Path(holder.stdout.readline().strip())
     own = repository.with_name(f"{PREFIX}mine") / "source"

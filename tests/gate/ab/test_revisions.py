@@ -239,7 +239,7 @@ def test_a_folder_that_pip_cannot_build_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_a_job_that_is_cancelled_while_it_builds_leaves_nothing(tmp_path: Path) -> None:
+def test_a_job_canceled_during_a_build_leaves_nothing(tmp_path: Path) -> None:
     started = tmp_path / "started"
     folder = project(tmp_path / "proj", f"open({str(started)!r}, 'w').close(); import time; time.sleep(62.5)")
     command = [sys.executable, "-P", "-m", "attn_bench", "ab", "--base", "main", "--models", "uninstalled-mix"]

@@ -26,7 +26,7 @@ def cell(model: str) -> Cell:
     return one
 
 
-def test_what_a_model_writes_into_answers_or_replaces_is_passed_over():
+def test_output_of_a_model_among_answers_is_skipped():
     with Side("base", [PLUGINS]) as side:
         for model in ("rogue:write", "rogue:patch", "rogue:move"):
             assert side.open(cell(model)) == ["forward", "train_step"]

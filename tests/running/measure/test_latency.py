@@ -158,7 +158,7 @@ def test_other_devices_are_refused() -> None:
         measure_latency(lambda: None, "tpu")
 
 
-def test_cuda_reads_events_after_one_synchronisation_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_reads_events_after_one_synchronization(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a fake device that does its work at the synchronization: 2 ms a call."""
     done = 0.0
     queue: list[Callable[[float], float]] = []

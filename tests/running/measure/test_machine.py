@@ -46,7 +46,7 @@ def test_it_names_no_person_machine_or_folder(monkeypatch: pytest.MonkeyPatch, t
     }
 
 
-def test_two_machines_are_told_apart_by_their_hardware_only() -> None:
+def test_only_hardware_distinguishes_two_machines() -> None:
     values = environment()
     other = replace(values, versions={**values.versions, "torch": "1.0"})
     assert other.hardware == values.hardware

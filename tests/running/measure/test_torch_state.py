@@ -46,7 +46,7 @@ def as_before():
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_is_found_named_and_put_back(name):
+def test_a_change_is_found_named_and_undone(name):
     before = TorchState.read()
     keeper = Keeper(0)
     with keeper.stage("build"):
@@ -60,7 +60,7 @@ def test_a_change_is_found_named_and_put_back(name):
     assert keeper.in_force()[name] == wanted
 
 
-def test_what_is_changed_while_measuring_was_in_force():
+def test_changes_while_measuring_are_recorded():
     keeper = Keeper(0)
     for name, measures in (("training", False), ("measuring", True)):
         with keeper.stage(name, measures=measures):
@@ -69,7 +69,7 @@ def test_what_is_changed_while_measuring_was_in_force():
     assert keeper.in_force()["changed_by_model"] == ["default_dtype float64 (not float32): training, measuring"]
 
 
-def test_a_stage_that_fails_is_put_back_too():
+def test_changes_of_a_failed_stage_are_undone():
     keeper = Keeper(0)
     with pytest.raises(ZeroDivisionError), keeper.stage("training"):
         torch.set_grad_enabled(False)

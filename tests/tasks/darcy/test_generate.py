@@ -120,7 +120,7 @@ def test_published_sizes_are_taken_from_421():
         (([17], "fno"), "it has 4, 5, 6, 7, 8"),
     ],
 )
-def test_grids_that_cannot_be_had_are_named_with_those_that_can(arguments, message):
+def test_unavailable_grids_are_named_with_available_ones(arguments, message):
     with pytest.raises(OptionError, match=message):
         choose(*arguments)
 

@@ -67,7 +67,7 @@ def test_data_are_made_once(cache, monkeypatch):
     assert (tensors(Darcy().splits(16, options).train)[1] == first).all()
 
 
-def test_what_is_damaged_is_named_and_refresh_repairs_it(cache):
+def test_damaged_entries_are_named_and_refresh_repairs_them(cache):
     options = Darcy().resolve((16,), Darcy.options(**SMALL))
     Darcy().prepare((16,), options, PrepareContext())
     path = next(cache.glob("train-*.npz"))
@@ -138,7 +138,7 @@ def test_planning_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_normalisation_is_fitted_to_the_training_set(cache):
+def test_normalization_is_fitted_to_the_training_set(cache):
     splits = Darcy().splits(16, Darcy.options(**SMALL))
     wrapped = Darcy().adapt(torch.nn.Identity(), splits.train)
     inputs, targets = tensors(splits.train)

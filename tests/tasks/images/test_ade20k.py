@@ -65,7 +65,7 @@ def test_image_and_annotation_are_cut_alike(root):
     assert not all(torch.equal(train[0][1], classes) for _ in range(5)), "cut at one place"
 
 
-def test_test_scenes_are_cut_to_their_centre(root):
+def test_test_scenes_are_center_crops(root):
     splits = ADE20K().splits(28, ADE20K.options(root=str(root), augment=False))
     image, classes = splits.test[0]
     # 60 x 90 becomes 32 x 48, of which rows 2 to 29 and columns 10 to 37 are left.

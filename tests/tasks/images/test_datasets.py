@@ -266,7 +266,7 @@ def test_a_broken_set_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_test_images_are_the_centre_normalised(tmp_path):
+def test_test_images_are_normalized_center_crops(tmp_path):
     pixels = np.zeros((60, 80, 3), np.uint8)
     pixels[20:40, 30:50] = 255
     for part in ("train", "val"):

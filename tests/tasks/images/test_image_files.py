@@ -83,7 +83,7 @@ def labels(dataset):
     ],
     ids=["png16", "tiff16", "tiff16-big-endian", "pgm16", "tiff32", "tiff-float", "png8"],
 )
-def test_shades_of_grey_are_scaled_by_their_range(tmp_path, name, values):
+def test_shades_of_gray_are_scaled_by_their_range(tmp_path, name, values):
     Image.fromarray(values).save(tmp_path / name)
     read = np.asarray(read_rgb(tmp_path / name)).astype(float)
     assert read.shape == (30, 40, 3)
@@ -127,7 +127,7 @@ def made(mode, kind, **options):
     ],
     ids=["cmyk", "palette", "alpha", "webp", "animated", "exif"],
 )
-def test_other_colours_and_kinds_are_read_as_torchvision_does_and_without_warnings(tmp_path, content):
+def test_other_modes_are_read_like_torchvision_without_warnings(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -149,7 +149,7 @@ def test_pillow_says_nothing_of_odd_files(tmp_path, capfd, caplog):
     assert caplog.text == ""
 
 
-def test_two_shades_and_grey_with_alpha(tmp_path):
+def test_two_shades_and_gray_with_alpha(tmp_path):
     Image.fromarray(RAMP > 127).save(tmp_path / "a.png")
     assert set(np.unique(read_rgb(tmp_path / "a.png"))) == {0, 255}
     Image.new("LA", (4, 4), (77, 3)).save(tmp_path / "b.png")
@@ -417,7 +417,7 @@ def test_wrong_lists_are_named(tmp_path, task, files, name, content, message):
     refused(task, tmp_path, message)
 
 
-def test_of_an_incomplete_layout_only_what_is_missing_is_asked_for(tmp_path):
+def test_only_missing_files_of_an_incomplete_layout_are_requested(tmp_path):
     write(tmp_path, {name: content for name, content in PETS.items() if "test.txt" not in name})
     refused(Pets, tmp_path, r"annotations/test\.txt is missing \(images, annotations/trainval\.txt is there\); put it")
     write(tmp_path, {"oxford-iiit-pet/annotations/test.txt": PETS_LISTS["annotations/test.txt"]})

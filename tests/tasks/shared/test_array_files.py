@@ -53,7 +53,7 @@ def marked(group, name, values, kind):
     group[name].attrs["MATLAB_class"] = np.bytes_(kind)
 
 
-def test_the_format_is_told_by_the_content(tmp_path):
+def test_the_content_determines_the_format(tmp_path):
     torch.save({"x": TENSOR}, tmp_path / "a.h5")
     torch.save({"x": TENSOR}, tmp_path / "b.MAT", _use_new_zipfile_serialization=False)
     with (tmp_path / "c.pt").open("wb") as file:
@@ -214,7 +214,7 @@ def test_structs_are_opened_and_other_matlab_types_are_named(tmp_path, compresse
     }  # fmt: skip
 
 
-def test_matlab_s_hdf5_is_told_from_python_s(tmp_path):
+def test_matlab_s_hdf5_is_distinguished_from_python_s(tmp_path):
     with h5py.File(tmp_path / "mine.mat", "w") as file:
         marked(file, "x", VALUES[:, :4], "double")
         marked(file.create_group("data"), "y", VALUES[:, :4], "single")

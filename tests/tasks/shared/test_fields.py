@@ -33,7 +33,7 @@ def test_shapes_that_differ_are_refused_and_not_broadcast():
         relative_errors([])
 
 
-def test_a_model_sees_and_predicts_normalised_channels():
+def test_a_model_sees_and_predicts_normalized_channels():
     torch.manual_seed(0)
     inputs = torch.randn(50, 2, 4, 4) * torch.tensor([3.0, 0.1]).view(2, 1, 1) + torch.tensor([7.0, -1.0]).view(2, 1, 1)
     targets = torch.randn(50, 1, 4, 4) * 1e-3 + 5
