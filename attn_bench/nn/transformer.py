@@ -156,11 +156,11 @@ class RowByRow(nn.Module):
 def transformer_around(plugin: Mixer, problem: Problem, options: Mixer.Options) -> nn.Module:
     """Return the transformer that serves the kind of ``problem`` around the mixers of ``plugin``.
 
-        For images and masks it computes features for the head that all models share
+    For images and masks it computes features for the head that all models share
     (:func:`attn_bench.nn.heads.with_head`).
 
-            Raises:
-            OptionError: an invalid combination of values.
+    Raises:
+        OptionError: an invalid combination of values.
     """
     tokens = plugin.tokens(problem, options)
 

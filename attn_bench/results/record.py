@@ -49,7 +49,7 @@ class Curve:
     Attributes:
         loss: mean training loss since the previous point, at most a few hundred points.
         error: the task's first metric, of the weights that would be evaluated if training ended there (their moving
-            average, if there is one); empty where nothing is evaluated along the training.
+            average, if there is one); empty if nothing is evaluated during training.
         metric: the name of that metric.
         part: what it is evaluated on.
     """

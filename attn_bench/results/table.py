@@ -86,16 +86,16 @@ SETTINGS = (
     Column("train_steps", "training.steps", "optimizer steps"),
     Column("train_epochs", "training.epochs", "passes over the training set"),
     Column("train_seconds", "training.seconds", "wall-clock time of training, without evaluations"),
-    Column("evaluation_seconds", "training.evaluation_seconds", "time of the evaluations along the training"),
+    Column("evaluation_seconds", "training.evaluation_seconds", "duration of the evaluations during training"),
     Column("learning_rate", "cell.training.learning_rate", "peak learning rate"),
-    Column("optimizer", "cell.training.optimizer", "optimizer of the training"),
+    Column("optimizer", "cell.training.optimizer", "training optimizer"),
     Column("schedule", "cell.training.schedule", "learning-rate schedule"),
     Column(
         "selected_on", "training.selected_on",
-        "part of the data on which the evaluated weights were chosen along the training (`--select`): `validation`, or "
+        "part of the data on which the evaluated weights were chosen (`--select`): `validation`, or "
         "`test`, with which the metrics are too good; empty for the last weights",
     ),
-    Column("selected_step", "training.selected_step", "after which step those weights were kept"),
+    Column("selected_step", "training.selected_step", "the step of those weights"),
     Column("train_loss", "training.loss", "mean loss of the last pass over the training set"),
     Column(
         "effective", _json("effective"),
