@@ -113,7 +113,7 @@ class Screen:
         self.cells, self.done = len(cells), len(there)
         text = f"{self.cells} {'cell' if self.cells == 1 else 'cells'} into {self.folder}"
         if there:
-            text += f", {'all' if self.done == self.cells else self.done} there already"
+            text += f", {'all' if self.done == self.cells else self.done} already there"
         if failed := sum(status not in FINAL for status in there):
             text += f" ({failed} not ok: --retry failed runs {'it' if failed == 1 else 'them'} again)"
         self._print(text)

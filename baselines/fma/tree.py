@@ -1,9 +1,9 @@
 """The order in which Fast Multipole Attention stores tokens and summaries, and the rows that every block reads.
 
-Tokens lie cell by cell: those of a cell of any level side by side, in it those of each of its 2^D children, and so on
-as far as the side can be halved. So a cell is a run of tokens at every level, in 2D as in 1D (where this is the order
-of the sequence), and with p summaries each stands for a p-th of the run, in 2D a square where p is a power of 4 and
-the side one of 2. The grid is completed to whole cells of the last level; what lies beyond it is read by no query.
+Tokens are stored cell by cell: the tokens of a cell of any level are contiguous, and within them those of each of its
+2^D children, and so on as long as the side can be halved. So a cell is a run of tokens at every level, in 2D as in 1D
+(where this is the order of the sequence). With p summaries, each represents a p-th of the run, in 2D a square if p is
+a power of 4 and the side a power of 2. The grid is padded to whole cells of the last level; no query reads the padding.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Tree:
 
     @property
     def levels(self) -> int:
-        """Levels that have interaction lists; none where everything is near."""
+        """Levels that have interaction lists; none if everything is near."""
         return level_count(self.fine)
 
     @property
@@ -61,7 +61,7 @@ class Tree:
         return run
 
     def gather(self, x: Tensor) -> Tensor:
-        """Complete a grid with zeros and lay it out cell by cell: (B, \\*grid, C) to (B, tokens, C)."""
+        """Pad a grid with zeros and store it cell by cell: (B, \\*grid, C) to (B, tokens, C)."""
         beyond: list[int] = [0, 0]
         for size, whole in reversed(list(zip(self.grid, self._whole, strict=True))):
             beyond += [0, whole - size]
@@ -80,7 +80,7 @@ class Tree:
 
     @cached_property
     def real(self) -> Tensor:
-        """Tell which tokens lie on the grid, (tokens,)."""
+        """Tell which tokens are on the grid, (tokens,)."""
         return self.gather(torch.ones(1, *self.grid, 1))[0, :, 0] > 0
 
     @property

@@ -150,7 +150,7 @@ def test_a_build_that_returns_none_names_the_place_of_the_traceback(attn_bench, 
     log = Path(errors.rpartition("output and traceback: ")[2].splitlines()[0])
     assert "Traceback" in log.read_text(encoding="utf-8")
     status, _, errors = attn_bench("run", *arguments, "--no-measure", "--no-plots", "--out", "r")
-    assert errors == "1 cell into r, all there already (1 not ok: --retry failed runs it again)\n"
+    assert errors == "1 cell into r, all already there (1 not ok: --retry failed runs it again)\n"
 
 
 def test_a_folder_without_a_finished_cell_is_one_line(attn_bench, tmp_path):

@@ -54,9 +54,9 @@ def test_existing_cells_are_counted(cells, capsys):
     Screen(Path("r")).on_cells(cells, ["timeout", "skipped"])
     Screen(Path("r")).on_cells(cells, ["unsupported", "ok"])
     assert capsys.readouterr().err.splitlines() == [
-        "2 cells into r, 1 there already",
-        "2 cells into r, all there already (2 not ok: --retry failed runs them again)",
-        "2 cells into r, all there already",
+        "2 cells into r, 1 already there",
+        "2 cells into r, all already there (2 not ok: --retry failed runs them again)",
+        "2 cells into r, all already there",
     ]
 
 

@@ -138,7 +138,7 @@ def test_half_is_judged_against_the_rival_of_the_same_folder(tmp_path: Path, fno
     assert found.model == "mano:paper / fno:paper"
 
 
-def test_rivals_trained_on_other_data_are_not_comparable(tmp_path: Path) -> None:
+def test_models_trained_on_other_data_are_not_comparable(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     add_mano(folder, [0.008])
     folder.add("vit", 16, rel_l2=0.02**0.5, data=DRAWN | {"n_test": 100})
