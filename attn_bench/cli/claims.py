@@ -16,11 +16,11 @@ def claims(
         Path | None, typer.Option(help="YAML file of claims to check instead of the built-in ones.")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Also list claims the results say nothing about.")] = False,
-    markdown: Annotated[Path | None, typer.Option(help="Markdown file to write with all claims.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Markdown file to write, with all claims.")] = None,
 ) -> None:
     """Show which published numbers the results reproduce, and which cannot be compared and why."""
-    from attn_bench.analysis.claims.checks import check
     from attn_bench.analysis.claims.claim import SHIPPED, read_claims
+    from attn_bench.analysis.claims.judges import check
     from attn_bench.analysis.claims.names import check_names
     from attn_bench.files import atomic_write
     from attn_bench.plugins.registry import MODELS

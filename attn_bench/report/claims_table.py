@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.claims.checks import UNJUDGED, Check
 from attn_bench.analysis.claims.claim import Claim
@@ -50,7 +50,9 @@ def rows(checks: Iterable[Check]) -> list[Row]:
             ours=ours(check),
             verdict=check.verdict,
             holds=None if check.verdict in UNJUDGED else check.verdict != "not reproduced",
-            remarks=tuple(text for text in (where(check), *check.differences, check.note) if text),
+            remarks=tuple(
+                text for text in (where(check), *check.differences, check.note, *contested(check.claim)) if text
+            ),
         )
         for check in touched(checks)
     ]
@@ -62,26 +64,47 @@ def touched(checks: Iterable[Check]) -> list[Check]:
 
 
 def published(claim: Claim) -> str:
-    """Return what a claim states: a value, a factor, or a growth."""
-    if claim.relation == "grows as":
-        return f"grows as {claim.growth}"
-    value = f"{claim.value:g}"
-    return f"{claim.metric} {value}" if claim.relation == "equals" else f"{value} x that of {claim.than}"
+    """Return what a claim states: a value, a factor, an order, or a growth."""
+    than = f"that of {claim.than}{_options(claim.than_options)}"
+    match claim.relation:
+        case "grows as":
+            return f"grows as {claim.growth}"
+        case "improves with":
+            return f"{claim.metric} improves with {claim.option}"
+        case "better than":
+            return f"{claim.metric} better than {than}"
+        case "more by":
+            return f"{claim.metric} at least {claim.value:g} more than {than}"
+        case "equals":
+            return f"{claim.metric} {claim.value:g}"
+    return f"{'at most ' if claim.relation == 'at most times' else ''}{claim.value:g} x {than}"
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return f" with {', '.join(f'{name} {value}' for name, value in options.items())}" if options else ""
 
 
 def ours(check: Check) -> str:
-    """Return our mean with its spread or interval and the number of seeds, or a dash."""
-    if check.mean is None:
+    """Return our estimate with its interval and the number of seeds, or a dash."""
+    estimate = check.estimate
+    if estimate is None:
         return "-"
+    interval = "" if estimate.low is None else f"{estimate.low:.3g} to {estimate.high:.3g}"
     if check.claim.relation == "grows as":
-        return f"exponent {check.mean:.2f} ({check.low:.2f} to {check.high:.2f})"
-    times = " x" if check.claim.relation == "at most times" else ""
-    return f"{with_spread(check.mean, check.deviation)}{times}, {count(check.seeds, 'seed')}"
+        return f"exponent {estimate.value:.2f} ({interval})"
+    times = "" if check.claim.relation in ("equals", "more by") else " x"
+    shown = f"{with_spread(estimate.value, estimate.deviation)}{times}, {count(estimate.seeds, 'seed')}"
+    return f"{shown}, 95 % interval {interval}" if interval else shown
 
 
 def source(claim: Claim) -> str:
     """Return the source of a claim, and how it was read."""
     return ", ".join(part for part in (claim.paper, CERTAINTY[claim.certainty]) if part)
+
+
+def contested(claim: Claim) -> list[str]:
+    """Return what others measured."""
+    return [f"contested: {other}" for other in claim.contested]
 
 
 def where(check: Check) -> str:
@@ -95,7 +118,9 @@ def remark(check: Check, most: int = 3) -> str:
     shown = list(check.differences[:most])
     if more := len(check.differences) - len(shown):
         shown.append(f"and {count(more, 'more setting')}")
-    return "; ".join(plain(part, NOTE_WIDTH) for part in (where(check), *shown, check.note) if part)
+    return "; ".join(
+        plain(part, NOTE_WIDTH) for part in (where(check), *shown, check.note, *contested(check.claim)) if part
+    )
 
 
 def headline(checks: Sequence[Check]) -> str:
@@ -115,7 +140,7 @@ def console(checks: Sequence[Check]) -> RenderableType:
         claim = check.claim
         text = Text(f"{claim.says}\n", "bold")
         text.append(f"published: {published(claim)} ({source(claim)})", "not bold")
-        if check.mean is not None:
+        if check.estimate is not None:
             text.append(f"\nours: {ours(check)}", "not bold")
         if remarks := remark(check):
             text.append(f"\n{remarks}", "not bold dim")

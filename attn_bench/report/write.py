@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from attn_bench.analysis.claims.checks import Check, check
+from attn_bench.analysis.claims.checks import Check
 from attn_bench.analysis.claims.claim import read_claims
+from attn_bench.analysis.claims.judges import check
 from attn_bench.errors import DiskError
 from attn_bench.files import atomic_write
 from attn_bench.report.html import html_page

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_results import METRICS, Folder
 
-from attn_bench.analysis.claims.checks import check
 from attn_bench.analysis.claims.claim import read_claims
+from attn_bench.analysis.claims.judges import check
 from attn_bench.errors import UserError
 from attn_bench.gate.compare import compare
 from attn_bench.gate.thresholds import Thresholds

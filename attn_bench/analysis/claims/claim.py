@@ -1,4 +1,4 @@
-"""Published claims of papers about models, read from a data file that states the certainty of each."""
+"""Published claims: what papers say about models, read from a data file that says how sure the reading is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import difflib
 import functools
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.errors import UserError, unknown
-from attn_bench.files import read_yaml
 from attn_bench.format import clean
 from attn_bench.plugin import Complexity
 from attn_bench.results.quantities import drawn
@@ -22,6 +21,18 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "claims.yaml"
 TOLERANCE = 0.1
 ANY = "*"
+Relation = Literal["equals", "times", "at most times", "better than", "more by", "improves with", "grows as"]
+# Between two models.
+RATIOS = ("times", "at most times", "better than", "more by")
+_NEEDED: Mapping[Relation, tuple[str, ...]] = {
+    "equals": ("value", "task"),
+    "times": ("value", "than"),
+    "at most times": ("value", "than"),
+    "better than": ("than",),
+    "more by": ("value", "than"),
+    "improves with": ("option",),
+    "grows as": ("growth",),
+}
 # An upper bound on published numbers, and how many characters of a name are shown.
 LARGEST, SHOWN = 1e100, 80
 
@@ -31,6 +42,9 @@ class Claim:
     """What a paper says about a model; ``claims.yaml`` explains the fields.
 
     Attributes:
+        options, than_options: values of options that the model, and the one it is compared with, must have.
+        option: of the model, whose growing values ``improves with`` is about.
+        contested: what others measured, with the source.
         protocol: alternative sets of settings; results must match one to be comparable. Keys are paths into a record
             (``data.recipe``, ``options.pretrained``).
     """
@@ -40,24 +54,23 @@ class Claim:
     certainty: Literal["table", "paper", "abstract", "cited"]
     model: str
     metric: str
-    relation: Literal["equals", "at most times", "grows as"]
+    relation: Relation
     paper: str = ""
     than: str | None = None
     task: str | None = None
     resolution: int | None = None
     value: float | None = None
     growth: Complexity | None = None
+    option: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    than_options: Mapping[str, Any] = field(default_factory=dict)
+    contested: tuple[str, ...] = ()
     tolerance: float = TOLERANCE
     epochs: float | None = None
     protocol: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        needed: dict[str, tuple[str, ...]] = {
-            "equals": ("value", "task"),
-            "at most times": ("value", "task", "than"),
-            "grows as": ("growth",),
-        }
-        for name in needed[self.relation]:
+        for name in _NEEDED[self.relation]:
             if getattr(self, name) is None:
                 raise ValueError(f"relation '{self.relation}' needs {name}")
         costs = drawn()
@@ -65,10 +78,10 @@ class Claim:
             close = difflib.get_close_matches(self.metric, costs, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(costs)}"
             raise ValueError(f"metric {clean(self.metric, SHOWN)!r} is not a cost; {hint}")
-        if self.relation != "grows as" and self.metric in costs:
+        if self.relation in ("equals", "improves with") and self.metric in costs:
             raise ValueError(
                 f"relation '{self.relation}' is for a metric of a task, such as rel_l2; {self.metric} is a cost, "
-                "about which a claim can only state the growth (relation: grows as)"
+                "about which a claim can state its growth (grows as) or its ratio to that of another model (times)"
             )
         for name in ("value", "epochs"):
             value = getattr(self, name)
@@ -81,12 +94,17 @@ class Claim:
 
 
 def read_claims(path: Path = SHIPPED) -> list[Claim]:
-    """Read a file of claims, by default the built-in one; raises UserError saying what is wrong with it."""
+    """Read a file of claims, by default the one that ships; raises UserError naming what is wrong with it."""
+    import yaml
+
     try:
-        content = read_yaml(path)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the claims file {path}: {error.strerror}") from None
-    except ValueError as error:
+    except RecursionError:
+        raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
+    # Of a ValueError are numbers and dates that YAML takes and Python does not.
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not valid YAML: {clean(str(error))}") from None
     if not isinstance(content, dict) or not isinstance(content.get("claims"), list) or not content["claims"]:
         raise UserError(f"{path} contains no claims; see {SHIPPED} for the form")
@@ -102,7 +120,7 @@ def read_claims(path: Path = SHIPPED) -> list[Claim]:
 
 
 def _claim(path: Path, number: int, given: Any, protocols: Mapping[str, Any]) -> Claim:
-    """Return the claim in an entry of a file; raises UserError naming the claim."""
+    """Return the claim that an entry of a file holds; raises UserError naming it."""
     from pydantic import ValidationError
 
     id = given.get("id") if isinstance(given, dict) else None
@@ -117,7 +135,7 @@ def _claim(path: Path, number: int, given: Any, protocols: Mapping[str, Any]) ->
             raise unknown(f"protocol of claim {name} in {path}:", _short(protocol), protocols)
         given = given | {"protocol": protocols[protocol]}
     for key, value in given.items():
-        # YAML reads yes and no as booleans, which would count as numbers.
+        # YAML reads yes and no as truth values, which would be taken for numbers.
         if isinstance(value, bool):
             raise UserError(f"{path}: claim {name}: {key}: {str(value).lower()} is not a valid value")
     try:
@@ -137,5 +155,5 @@ def _adapter() -> TypeAdapter[Claim]:
 
 
 def _short(value: Any) -> str:
-    """Return a name as text, or the type of anything else, whose text may be of any length."""
+    """Return a name as text; of what is none, its type, for its text may be of any length."""
     return clean(value, SHOWN) if isinstance(value, str) else type(value).__name__

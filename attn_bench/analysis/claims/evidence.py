@@ -1,0 +1,173 @@
+"""What results folders hold about a claim: values of a model's seeds at one resolution, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attn_bench.analysis.claims.claim import LARGEST
+from attn_bench.analysis.scaling import Fit, fits
+from attn_bench.errors import UserError
+from attn_bench.plugins.options import options_of
+from attn_bench.plugins.registry import MODELS
+from attn_bench.results.labels import labels
+from attn_bench.results.quantities import Quantity, at, quantities
+from attn_bench.results.record import Record
+from attn_bench.results.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records of one variant at one resolution, one for each seed."""
+
+    label: str
+    resolution: int
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    def values(self, metric: str) -> list[float]:
+        """Return a metric, evaluated at the resolution trained at, or a cost, of every seed that has it."""
+        measured = {quantity.column: quantity for quantity in quantities()}
+        found = (_cost(record, measured[metric]) if metric in measured else self._metric(record, metric)
+                 for record in self.records if record.status == "ok" or metric not in measured)  # fmt: skip
+        return [value for value in found if value is not None and abs(value) < LARGEST]
+
+    def option(self, name: str) -> Any:
+        """Return the value of an option of the model; its default where it is not set, None where there is none."""
+        given = self.first.cell.options
+        if name in given:
+            return given[name]
+        try:
+            known = options_of(MODELS.load(self.first.cell.plugin)).get(name)
+        except UserError:
+            return None
+        return None if known is None or known.default is dataclasses.MISSING else known.default
+
+    def has(self, options: Mapping[str, Any]) -> bool:
+        """Tell whether options of the model have these values."""
+        return all(self.option(name) == value for name, value in options.items())
+
+    def _metric(self, record: Record, metric: str) -> float | None:
+        evaluation = record.evaluated_at(self.resolution)
+        return evaluation.metrics.get(metric) if evaluation is not None and evaluation.status == "ok" else None
+
+
+def _cost(record: Record, quantity: Quantity) -> float | None:
+    value = at(record, quantity.where) if isinstance(quantity.where, str) else None
+    return None if value is None else float(value)
+
+
+class Run:
+    """A results folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+        self.store = Store.open(folder)
+        info = self.store.run_info()
+        self.task, self.metrics = info.task, tuple(info.metrics)
+        self._higher = {name for name, metric in info.metrics.items() if metric.direction == "higher"}
+        groups: dict[tuple[str, int], Group] = {}
+        records = self.store.records()
+        for label, record in zip(labels(records), records):
+            key = (label, record.cell.resolution)
+            groups.setdefault(key, Group(*key)).records.append(record)
+        self.groups = list(groups.values())
+
+    def of(self, model: str, options: Mapping[str, Any]) -> list[Group]:
+        """Return the groups of a plugin whose options have these values."""
+        plugin = model.partition(":")[0]
+        return [group for group in self.groups if group.first.cell.plugin == plugin and group.has(options)]
+
+    def higher(self, metric: str) -> bool:
+        """Tell whether higher values of a metric are better."""
+        return metric in self._higher
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The results table."""
+        return self.store.table()
+
+    @cached_property
+    def fits(self) -> list[Fit]:
+        """Fits of the growth of every cost of every model."""
+        return fits(self.table)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, or the ratio or difference of two.
+
+    Attributes:
+        low, high: its 95 % confidence interval by Student's t; None where there are fewer than two seeds.
+        deviation: sample standard deviation; None where there are fewer than two seeds.
+        seeds: how many.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    deviation: float | None
+    seeds: int
+
+    def holds(self, value: float) -> bool:
+        """Tell whether the interval contains ``value``."""
+        return self.low is not None and self.high is not None and self.low <= value <= self.high
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """Return the mean of the values of seeds."""
+    middle = statistics.fmean(values)
+    if len(values) < 2:
+        return Estimate(middle, None, None, None, len(values))
+    deviation = statistics.stdev(values)
+    half = _t(len(values) - 1) * deviation / math.sqrt(len(values))
+    return Estimate(middle, middle - half, middle + half, deviation, len(values))
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """Return the ratio of two means of positive values; the interval is that of its logarithm."""
+    middle = statistics.fmean(ours) / statistics.fmean(theirs)
+    seeds = min(len(ours), len(theirs))
+    if seeds < 2:
+        return Estimate(middle, None, None, None, seeds)
+    shares = [(statistics.stdev(each) / statistics.fmean(each), len(each)) for each in (ours, theirs)]
+    half = _t(seeds - 1) * math.sqrt(sum(share**2 / n for share, n in shares))
+    factor = math.exp(min(half, math.log(LARGEST)))
+    spread = middle * math.hypot(*(share for share, _ in shares))
+    return Estimate(middle, middle / factor, min(middle * factor, LARGEST), min(spread, LARGEST), seeds)
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """Return the difference of two means."""
+    middle = statistics.fmean(ours) - statistics.fmean(theirs)
+    seeds = min(len(ours), len(theirs))
+    if seeds < 2:
+        return Estimate(middle, None, None, None, seeds)
+    variances = [(statistics.variance(each), len(each)) for each in (ours, theirs)]
+    half = _t(seeds - 1) * math.sqrt(sum(variance / n for variance, n in variances))
+    return Estimate(middle, middle - half, middle + half, math.sqrt(sum(v for v, _ in variances)), seeds)
+
+
+def _t(freedom: int) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+
+def failed(group: Group) -> Iterable[str]:
+    """Return the statuses of seeds that are not ok, once each."""
+    return dict.fromkeys(record.status for record in group.records if record.status != "ok")
