@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from attn_bench.plugins.registry import TASKS
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.results.table import missing
@@ -155,7 +156,11 @@ class Screen:
     def _line(self, cell: Cell, record: Record) -> None:
         words = [f"[{self.done}/{self.cells}]", cell.title + ":", record.status]
         for evaluation in record.evaluations[:1]:
-            words += [f"{name} {value:.4g}" for name, value in evaluation.metrics.items() if value is not None]
+            about = TASKS.load(cell.task).metrics
+            shown = {
+                name: value for name, value in evaluation.metrics.items() if name in about and not about[name].detail
+            }
+            words += [f"{name} {value:.4g}" for name, value in shown.items() if value is not None]
         if record.seconds is not None:
             words.append(f"{record.seconds:.0f} s")
         if record.error:

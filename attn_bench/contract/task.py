@@ -21,11 +21,19 @@ Direction = Literal["lower", "higher"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of the quality of predictions: which direction is better, its definition, and its unit."""
+    """A measure of the quality of predictions.
+
+    Attributes:
+        direction: which is better.
+        summary: its definition, shown in the table's documentation, on pages and by ``attn-bench list tasks NAME``.
+        unit: of its values; empty for a plain number.
+        detail: shown only in a separate table of reports; comparisons judge it only if ``--fail-on`` names it.
+    """
 
     direction: Direction
     summary: str
     unit: str = ""
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,8 @@ class Task(Plugin):
 
     Attributes:
         kind: the kind of problem.
-        metrics: every metric that :meth:`evaluate` returns, in the order in which they are shown; figures show the
-            first.
+        metrics: every metric that :meth:`evaluate` and :meth:`sample_metrics` return, in the order in which they are
+            shown; figures show the first.
         defaults: resolutions and training settings that the user does not give.
         protocol: how the field trains and evaluates on it, with the source.
     """
@@ -102,6 +110,15 @@ class Task(Plugin):
     metrics: ClassVar[Mapping[str, Metric]]
     defaults: ClassVar[TrainingDefaults]
     protocol: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse metrics whose columns would have one name."""
+        super().__init_subclass__(**kwargs)
+        metrics = getattr(cls, "metrics", {})
+        for name in metrics:
+            stem, _, end = name.rpartition("_")
+            if end in ("low", "high") and stem in metrics:
+                raise TypeError(f"metric {name}: this is the column of the interval of {stem}; rename it")
 
     def default_resolutions(self, options: Any) -> tuple[int, ...]:
         """Return the resolutions used if the user gives none; override it if options such as a file determine them."""
@@ -175,4 +192,16 @@ class Task(Plugin):
 
     @abstractmethod
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return every metric over an iterable of (prediction, target) batches."""
+        """Return metrics over an iterable of (prediction, target) batches; the first of :attr:`metrics` at least."""
+
+    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+        """Return metrics of each sample of a test batch, (B,) each; NaN where a sample has no such metric.
+
+        Optional: of a metric returned here, a run also reports the 95 % confidence interval of the mean over test
+        samples. That mean is the metric where :meth:`evaluate` does not return it. So what needs the inputs is returned
+        here, and what is slow as well, as :meth:`evaluate` is also called along a training.
+
+        Args:
+            inputs: of the batch; None where the module got features of them (a linear probe).
+        """
+        return {}

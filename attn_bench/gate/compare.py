@@ -90,6 +90,7 @@ def compare(
         return Comparison((), (f"different tasks: {infos.base.task} in base, {infos.new.task} in new",))
     cases = pair(base.records(), new.records())
     thresholds = thresholds.resolved(metrics, {name for case in cases for name in (case.label, case.model)})
+    metrics = {n: about for n, about in metrics.items() if not about.detail or thresholds.names_metric(n)}
     environments = Sides(_Environments(base), _Environments(new))
     findings: list[Finding] = []
     gaps: list[Gap] = []

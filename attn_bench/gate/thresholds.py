@@ -45,6 +45,10 @@ class Thresholds:
         """Whether the metrics that can fail were named, rather than every metric with its default."""
         return self.common is not None
 
+    def names_metric(self, metric: str) -> bool:
+        """Tell whether a threshold is given for this metric, of any model."""
+        return any(metric in given for given in (self.common or {}, *self.by_model.values()))
+
     def names_model(self, model: str) -> bool:
         """Tell whether a threshold is given for this model only."""
         return any(named_by(name, model) for name in self.by_model)

@@ -18,7 +18,8 @@ from attn_bench.results.record import Evaluation, Latency, Record
 # How two values are compared: timing samples by a test, numbers that do not vary by equality, metrics over seeds.
 Rule = Literal["timed", "exact", "accuracy"]
 # "report": the tables of report and page; "figures": drawn against resolution and fitted against tokens.
-Place = Literal["report", "terminal", "figures", "trade-off"]
+# "details": a table of the report for metrics that say more about an error; "parts": those of a training step.
+Place = Literal["report", "terminal", "figures", "trade-off", "details", "parts"]
 # The default share by which a metric of a task may get worse.
 METRIC_ALLOWED = 0.03
 _ENDS = {
@@ -26,6 +27,10 @@ _ENDS = {
     "high": "upper end of the 95 % confidence interval of the median `{}`",
     "p10": "10 % quantile of the samples of `{}`",
     "p90": "90 % quantile of the samples of `{}`",
+}
+_SAMPLED = {
+    "low": "lower end of the 95 % confidence interval of the mean `{}` over test samples, where it is such a mean",
+    "high": "upper end of the 95 % confidence interval of the mean `{}` over test samples",
 }
 
 
@@ -87,6 +92,7 @@ class Group:
         better: the direction that is better.
         figure: name of the figure that shows them against resolution.
         definition: shown below figures and tables.
+        judged: whether comparisons judge them.
     """
 
     name: str
@@ -96,6 +102,7 @@ class Group:
     better: Direction = "lower"
     figure: str = ""
     definition: str = ""
+    judged: bool = True
 
     @property
     def words(self) -> str:
@@ -156,11 +163,14 @@ class Quantity(Column):
 
     def end(self, end: str) -> str:
         """Return the column that holds the ``low`` or ``high`` end of its interval, or its ``p10`` or ``p90``."""
-        return f"{self.name}_{end}_{self.unit.lower()}"
+        return f"{self.name}_{end}_{self.unit.lower()}" if self.rule == "timed" else f"{self.column}_{end}"
 
     def columns(self) -> Iterable[Column]:
-        """Yield it and, if it is timed, the columns of its interval and its quantiles."""
+        """Yield it, the ends of its interval if it is timed or a metric, and its quantiles if it is timed."""
         yield self
+        if self.rule == "accuracy":
+            for end, summary in _SAMPLED.items():
+                yield Column(self.end(end), partial(_end_of, self.column, end), summary.format(self.column))
         if self.rule == "timed" and isinstance(self.where, str):
             measured = self.where.rpartition(".")[0]
             for end, summary in _ENDS.items():
@@ -171,6 +181,12 @@ class Quantity(Column):
 LATENCY = Group(
     "latency", "ms", "timed", 0.05, figure="latency_vs_resolution",
     definition="median over samples, of a batch; a training step is forward, backward and optimizer",
+)  # fmt: skip
+# They explain a step's latency, which is what is compared.
+PARTS = Group(
+    "latency_parts", "ms", "timed", judged=False,
+    definition="the parts of a training step, measured in one run of their own: forward pass in training mode with the "
+    "loss, backward pass, and optimizer: clipping of the gradient, update of the parameters, and dropping the gradient",
 )  # fmt: skip
 MEMORY = Group(
     "peak_memory", "MiB", "exact", 0.005, figure="memory_vs_resolution",
@@ -205,6 +221,22 @@ MEASURED: tuple[Column, ...] = (
         label="Train step", short="train ms", axis="train-step latency",
         shown=frozenset({"report", "terminal", "figures"}),
         summary="median latency of a training step of a batch: forward, backward and optimizer",
+    ),
+    Quantity(
+        column="latency_train_forward_ms", where="latency.train_forward.median_ms", group=PARTS,
+        label="Forward and loss", short="tr fwd ms", axis="forward part of a train step", shown=frozenset({"parts"}),
+        summary="part of a training step: median latency of the forward pass in training mode and of the loss",
+    ),
+    Quantity(
+        column="latency_backward_ms", where="latency.backward.median_ms", group=PARTS,
+        label="Backward", short="bwd ms", axis="backward part of a train step", shown=frozenset({"parts"}),
+        summary="part of a training step: median latency of the backward pass",
+    ),
+    Quantity(
+        column="latency_optimizer_ms", where="latency.optimizer.median_ms", group=PARTS,
+        label="Optimizer", short="opt ms", axis="optimizer part of a train step", shown=frozenset({"parts"}),
+        summary="part of a training step: median latency of clipping the gradient, updating the parameters and "
+        "dropping the gradient",
     ),
     _measured("throughput_forward_per_s", _throughput, "samples per second: batch size over median forward latency"),
     _measured(
@@ -272,18 +304,24 @@ def at(values: Any, path: str) -> Any:
 
 def of_metric(name: str, metric: Metric) -> Quantity:
     """Return the quantity for a metric of a task."""
+    shown = frozenset[Place]({"details"} if metric.detail else {"report", "terminal"})
     return Quantity(
         column=name, where=lambda row: row.evaluation.metrics.get(name) if row.evaluation else None, own=False,
         group=Group(name, metric.unit, "accuracy", METRIC_ALLOWED, metric.direction, definition=metric.summary),
-        label=name, short=name, axis=name, shown=frozenset({"report", "terminal"}), summary=metric.summary,
+        label=name, short=name, axis=name, shown=shown, summary=metric.summary,
     )  # fmt: skip
 
 
+def _end_of(metric: str, end: str, row: Row) -> float | None:
+    interval = row.evaluation.intervals.get(metric) if row.evaluation else None
+    return getattr(interval, end) if interval else None
+
+
 def quantities(place: Place | None = None, *rules: Rule) -> list[Quantity]:
-    """Return the measured quantities, without metrics, that are shown at a place and compared by one of some rules."""
+    """Return the measured quantities, without metrics, that are shown at a place and judged by one of some rules."""
     found = [column for column in MEASURED if isinstance(column, Quantity)]
     found = [quantity for quantity in found if place is None or place in quantity.shown]
-    return [quantity for quantity in found if not rules or quantity.rule in rules]
+    return [quantity for quantity in found if not rules or (quantity.group.judged and quantity.rule in rules)]
 
 
 def drawn() -> dict[str, Quantity]:

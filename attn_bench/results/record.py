@@ -90,13 +90,34 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """How sure a metric is that is a mean over test samples.
+
+    Attributes:
+        low, high: 95 % confidence interval of the mean, by Student's t: of one trained model over samples like these.
+        standard_error: of the mean.
+        samples: that have the metric.
+    """
+
+    low: float | None
+    high: float | None
+    standard_error: Number | None
+    samples: Count
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """The trained model evaluated at one resolution; ``metrics`` are empty if that failed."""
+    """The trained model evaluated at one resolution; ``metrics`` are empty if that failed.
+
+    Attributes:
+        intervals: by metric, of those that are means over test samples.
+    """
 
     resolution: Size
     status: Status
     error: str | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

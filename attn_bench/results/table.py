@@ -113,8 +113,8 @@ SETTINGS = (
 
 def columns(metrics: Mapping[str, Metric]) -> list[Column]:
     """Return every column of the table of a task with these metrics, in order."""
-    found = [*IDENTITY, *(quantities.of_metric(name, metric) for name, metric in metrics.items())]
-    return [*found, *measured(), *SETTINGS]
+    named = (quantities.of_metric(name, metric) for name, metric in metrics.items())
+    return [*IDENTITY, *(column for metric in named for column in metric.columns()), *measured(), *SETTINGS]
 
 
 def measured() -> Iterator[Column]:

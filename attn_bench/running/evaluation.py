@@ -19,6 +19,7 @@ from attn_bench.running.cell_failures import Failure, failures_to, named_after, 
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
 from attn_bench.running.prepare import Posed
+from attn_bench.running.sample_metrics import SampleMetrics
 from attn_bench.running.train.loop import Diverged, predict
 from attn_bench.running.train.step import Batch
 from attn_bench.sweep.cell import Cell
@@ -87,6 +88,7 @@ class Evaluator:
     ) -> tuple[Evaluation, Failure | None]:
         cell, task, failures = self.cell, self.posed.task, list[Failure]()
         metrics: dict[str, float] = {}
+        samples, last = SampleMetrics(task), _Last()
         with failures_to(failures.append), self.keeper.stage(f"evaluation at {resolution}"):
             batches = predict(
                 module,
@@ -94,17 +96,19 @@ class Evaluator:
                 batch_size=cell.execution.batch_size,
                 precision=cell.execution.precision,
                 device=cell.execution.device,
-                call=self._call(resolution),
+                call=last.kept(self._call(resolution)),
             )
+            # A head is given features of the inputs.
+            batches = samples.watch(batches, lambda: last.inputs if module is self.trained.whole else None)
             scores = task.evaluate(shown.watch(batches) if shown else batches)
-            found = {name: float(value) for name, value in scores.items()}
+            found = samples.means() | {name: float(value) for name, value in scores.items()}
             if bad := [name for name, value in found.items() if not isfinite(value)]:
                 raise Diverged(f"not finite after training: {', '.join(bad)}")
-            metrics = found
+            metrics = {name: found[name] for name in (*task.metrics, *found) if name in found}
         failure = failures[0] if failures else None
         if failure is not None:
             return Evaluation(resolution, failure.status, failure.reason, metrics), failure
-        return Evaluation(resolution, "ok", metrics=metrics), None
+        return Evaluation(resolution, "ok", metrics=metrics, intervals=samples.intervals()), None
 
     def _call(self, resolution: int) -> Callable[[nn.Module, Tensor], Any]:
         problem = self.posed.task.problem(resolution, self.posed.options)
@@ -117,6 +121,22 @@ class Evaluator:
             return output
 
         return call
+
+
+class _Last:
+    """Keeps the inputs of the last call."""
+
+    inputs: Tensor | None = None
+
+    def kept(self, call: Callable[[nn.Module, Tensor], Any]) -> Callable[[nn.Module, Tensor], Any]:
+        """Return ``call``, which also keeps its inputs."""
+
+        def calling(module: nn.Module, inputs: Tensor) -> Any:
+            # A module may write to what it is given.
+            self.inputs = inputs.clone()
+            return call(module, inputs)
+
+        return calling
 
 
 class _Shown:

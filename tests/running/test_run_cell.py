@@ -15,6 +15,7 @@ from attn_bench.results.store import Store
 from attn_bench.results.table import rows
 from attn_bench.running import prepare
 from attn_bench.running.measure.latency import Sampling, measure_latency
+from attn_bench.running.measure.parts import measure_parts
 from attn_bench.running.measure.torch_state import Keeper, TorchState
 from attn_bench.running.run_cell import Files, run_cell
 from attn_bench.sweep.settings import Sweep
@@ -22,6 +23,7 @@ from attn_bench.sweep.settings import Sweep
 MEASURED = {"train": False}
 TRAINED = {"measure": False, "steps": 3}
 STEPS = ["forward", "train_step"]
+PARTS = ["train_forward", "backward", "optimizer"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,10 +38,10 @@ def frozen():
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
     """Measure for a moment, and leave the process as it was."""
-    short = functools.partial(
-        measure_latency, sampling=Sampling(min_samples=2, min_seconds=0, max_seconds=0, warmup_seconds=0)
-    )
-    monkeypatch.setattr("attn_bench.running.measure.steps.measure_latency", short)
+    sampling = Sampling(min_samples=2, min_seconds=0, max_seconds=0, warmup_seconds=0)
+    for measure in (measure_latency, measure_parts):
+        short = functools.partial(measure, sampling=sampling)
+        monkeypatch.setattr(f"attn_bench.running.measure.steps.{measure.__name__}", short)
     monkeypatch.setattr("attn_bench.running.measure.steps.calibration_ms", lambda step: 1.0)
     state = TorchState.read()
     yield
@@ -85,7 +87,8 @@ WORKING = [
 def test_what_works_in_a_script_is_measured_trained_and_compared(ran, how):
     measured = ran(how, **MEASURED)
     assert (measured.status, measured.error, measured.errors) == ("ok", None, {})
-    assert list(measured.latency) == list(measured.memory) == STEPS
+    assert list(measured.memory) == STEPS
+    assert list(measured.latency) == [*STEPS, *PARTS]
     trained = ran(how, eval_resolutions=[12], **TRAINED)
     assert (trained.status, trained.error, trained.errors) == ("ok", None, {})
     assert [entry.status for entry in trained.evaluations] == ["ok", "ok"]
@@ -129,12 +132,12 @@ def test_each_quantity_fails_separately(ran, monkeypatch):
     def fail(*_):
         raise RuntimeError("not today")
 
-    for broken, quantity in (("measure_memory", "peak_memory"), ("count_flops", "flops")):
+    for broken, quantity in (("measure_memory", "peak_memory"), ("count_flops", "flops"), ("measure_parts", "latency")):
         with monkeypatch.context() as patch:
             patch.setattr(f"attn_bench.running.measure.steps.{broken}", fail)
             record = ran("plain", **MEASURED)
         assert record.status == "ok"
-        assert list(record.latency) == STEPS
+        assert list(record.latency) == [*STEPS, *(PARTS if quantity != "latency" else [])]
         assert all(name.startswith(quantity) for name in record.errors)
         assert set(record.errors.values()) == {"RuntimeError: not today"}
         assert (record.flops is None) == (quantity == "flops")
@@ -152,10 +155,10 @@ def test_a_forward_pass_that_cannot_be_timed_is_the_status_of_the_cell(ran, monk
 
 
 def test_an_out_of_memory_in_the_train_step_keeps_the_forward_pass(ran, monkeypatch):
-    def fail(self):
+    def fail(self, inputs, targets):
         raise torch.OutOfMemoryError("tried to allocate 12 GiB")
 
-    monkeypatch.setattr("attn_bench.running.measure.steps.Steps._train_step", fail)
+    monkeypatch.setattr("attn_bench.running.train.step.Step.__call__", fail)
     record = ran("plain", **MEASURED)
     assert record.status == "oom"
     assert list(record.latency) == list(record.memory) == ["forward"]
@@ -174,7 +177,7 @@ def test_questions_about_a_module_fail_separately(ran, monkeypatch):
 
 def test_work_in_the_models_own_threads_is_not_counted_as_zero(ran):
     record = ran("own-threads", **MEASURED)
-    assert list(record.latency) == STEPS
+    assert list(record.latency) == [*STEPS, *PARTS]
     assert record.flops is None
     assert record.memory == {}
     assert list(record.errors) == ["peak_memory_forward", "peak_memory_train", "flops"]

@@ -15,10 +15,17 @@ from attn_bench.sweep import versions
 
 KEPT = Path(__file__).with_name("versions.json")
 PACKAGE = Path(attn_bench.__file__).parent
-_MEASURED = ("clocks", "flops", "latency", "memory", "reference")  # environment.py only describes a machine
+_MEASURED = ("calibration", "clocks", "flops", "latency", "memory", "parts")  # environment.py only describes a machine
 _EITHER = ("running/prepare.py", "running/measure/steps.py", "running/measure/torch_state.py")
 CODE = {
-    "TRAINING": ("contract/*.py", "running/evaluation.py", "running/run_cell.py", "running/train/*.py", *_EITHER),
+    "TRAINING": (
+        "contract/*.py",
+        "running/evaluation.py",
+        "running/run_cell.py",
+        "running/sample_metrics.py",
+        "running/train/*.py",
+        *_EITHER,
+    ),
     "MEASURING": (
         *(f"running/measure/{name}.py" for name in _MEASURED),
         *(f"running/train/{name}.py" for name in ("optimizer", "step")),

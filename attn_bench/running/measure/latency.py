@@ -100,14 +100,36 @@ def measure_latency(
     Raises:
         ValueError: a device that cannot be timed.
     """
+    flush_l2 = sampling.flush_l2 and device.startswith("cuda")
+
+    def sampler(clocks: Clocks | None) -> Sampler:
+        return CudaSampler(step, device, clocks, flush_l2=flush_l2) if clocks else HostSampler(step, clock)
+
+    (latency,) = measured(sampler, device, sampling, (float,), clock=clock, thread_clock=thread_clock)
+    return latency
+
+
+def measured(
+    sampler_of: Callable[[Clocks | None], Sampler],
+    device: str,
+    sampling: Sampling,
+    parts: Sequence[Callable[[Any], float]],
+    *,
+    clock: Clock,
+    thread_clock: Clock,
+) -> list[Latency]:
+    """Return the latency of each of some ``parts`` of what a sampler times, as :func:`measure_latency` does.
+
+    Args:
+        sampler_of: returns the sampler; called with the clocks of the device on CUDA, otherwise with None.
+        parts: functions of a sample.
+    """
     kind = device.partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device {device!r} cannot be timed; use 'cpu' or 'cuda'")
     flush_l2 = sampling.flush_l2 and kind == "cuda"
     clocks = Clocks.of(device) if kind == "cuda" else Clocks(None, None)
-    sampler: Sampler = (
-        CudaSampler(step, device, clocks, flush_l2=flush_l2) if kind == "cuda" else HostSampler(step, clock)
-    )
+    sampler = sampler_of(clocks if kind == "cuda" else None)
     with _no_gc():
         call_ms, steps, warm = _warm_up(sampler, clock, sampling)
         # The cache is cold only for the first call after a flush.
@@ -117,17 +139,20 @@ def measure_latency(
         samples, slowed = _sample(sampler, calls, call_ms, clock, sampling)
         wall, on_core = clock() - start, thread_clock() - thread_start
     share = on_core / wall if wall else 1.0
-    return Latency(
-        **_statistics(samples, slowed, sampling.target),
-        warmup_steps=steps,
-        warm=warm,
-        calls_per_sample=calls,
-        host_share=share,
-        disturbed=kind == "cpu" and share < QUIET_SHARE,
-        l2_flushed=flush_l2,
-        sm_clock_mhz=clocks.sm_mhz(),
-        clock_limits=clocks.limits(),
-    )
+    return [
+        Latency(
+            **_statistics(list(map(part, samples)), list(map(part, slowed)), sampling.target),
+            warmup_steps=steps,
+            warm=warm,
+            calls_per_sample=calls,
+            host_share=share,
+            disturbed=kind == "cpu" and share < QUIET_SHARE,
+            l2_flushed=flush_l2,
+            sm_clock_mhz=clocks.sm_mhz(),
+            clock_limits=clocks.limits(),
+        )
+        for part in parts
+    ]
 
 
 def _statistics(samples: list[float], slowed: list[float], target: float) -> dict[str, Any]:

@@ -19,10 +19,14 @@ from attn_bench.running.measure.calibration import calibration_ms, calibration_s
 from attn_bench.running.measure.flops import count_flops
 from attn_bench.running.measure.latency import measure_latency
 from attn_bench.running.measure.memory import is_seen, measure_memory
+from attn_bench.running.measure.parts import measure_parts
 from attn_bench.running.train.optimizer import make_optimizer
 from attn_bench.running.train.step import Batch, Step, as_called, autocast
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.groups import Training
+
+# Of a training step, in order: the first includes the loss, the last clipping and dropping the gradient.
+PARTS = ("train_forward", "backward", "optimizer")
 
 
 def build(cell: Cell, model: Model, problem: Problem) -> nn.Module:
@@ -120,6 +124,21 @@ class Steps:
             calibration_ms=(before + after) / 2 if before and after else None,
             compile_seconds=compile_seconds,
         )
+
+    def parts(self) -> dict[str, Latency]:
+        """Measure the latency of the parts of a training step, by name (:data:`PARTS`)."""
+        self.step("train_step")
+        step = self.train_step
+        assert step is not None
+        parts = (
+            lambda _: step.forward(self.inputs, self.targets),
+            lambda loss: step.backward(loss),
+            lambda _: step.update(),
+        )
+        with _no_recompilation() if self.cell.execution.compile else contextlib.nullcontext():
+            measured = measure_parts(parts, self.cell.execution.device)
+        self.settle()
+        return dict(zip(PARTS, measured))
 
     def graph_latency(self) -> Latency:
         """Measure a forward pass replayed from a CUDA graph: only the device's time, without launching operators."""

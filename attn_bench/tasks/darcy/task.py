@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from attn_bench.plugin import PrepareContext, PreparedData, Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.darcy.source import Fields, Source
 from attn_bench.tasks.darcy.task_options import DarcyOptions
-from attn_bench.tasks.shared.field_metrics import FIELD_METRICS, relative_errors, relative_l2_loss
+from attn_bench.tasks.shared.field_metrics import (
+    FIELD_METRICS,
+    INTERFACE_METRICS,
+    field_errors,
+    interface_errors,
+    relative_errors,
+    relative_l2_loss,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +30,7 @@ class Darcy(Task):
     summary = "Darcy flow: predict the pressure from a piecewise constant permeability, -div(a grad u) = f."
     citation = "arXiv:2010.08895"
     kind = "field"
-    metrics = FIELD_METRICS
+    metrics = FIELD_METRICS | INTERFACE_METRICS
     defaults = TrainingDefaults(resolutions=(16, 32), epochs=10, batch_size=8, learning_rate=2e-3)
     protocol = (
         "FNO (arXiv:2010.08895): 1000 training and 200 test samples, restricted from solutions on 421 x 421 nodes; "
@@ -80,6 +87,11 @@ class Darcy(Task):
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Return both relative errors; infinite for a target that is zero everywhere, which no loaded data have."""
         return relative_errors(batches)
+
+    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+        """Return every error of each sample."""
+        errors = field_errors(prediction, target)
+        return errors if inputs is None else errors | interface_errors(inputs[:, 0], prediction, target)
 
 
 def _source_of(options: DarcyOptions) -> Source:

@@ -1,4 +1,7 @@
-"""Relative errors of fields: norms are over channels and points of a sample, means over samples."""
+"""Errors of fields: norms are over channels and points of a sample, metrics are means over samples.
+
+Fields have the shape (B, C, *grid), on any number of axes, which need not be of one length.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,50 @@ from attn_bench.plugin import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Wavenumbers up to which an error is of low and of mid frequency (PDEBench, arXiv:2210.07182, appendix B).
+LOW, MID = 4, 12
+# The coefficient jumps where it changes by more than this share of its range in the sample.
+JUMP = 0.5
+
 FIELD_METRICS = {
     "rel_l2": Metric("lower", "mean over samples of ||prediction - target|| / ||target||, Euclidean norms"),
     "rel_mse": Metric("lower", "mean over samples of ||prediction - target||^2 / ||target||^2, Euclidean norms"),
+    "rel_h1": Metric(
+        "lower",
+        "mean over samples of the relative error in the norm (||u||^2 + ||grad u||^2)^(1/2); differences are central, "
+        "one-sided at the ends, on a domain of side 1",
+        detail=True,
+    ),
+    "rel_max": Metric("lower", "mean over samples of max |prediction - target| / max |target|", detail=True),
+    "rel_mse_low_freq": Metric(
+        "lower",
+        f"part of rel_mse in wavenumbers up to {LOW} (length of the wave vector, in cycles per side, by discrete "
+        "Fourier transform of the error); low, mid and high add up to rel_mse",
+        detail=True,
+    ),
+    "rel_mse_mid_freq": Metric("lower", f"part of rel_mse in wavenumbers above {LOW} and up to {MID}", detail=True),
+    "rel_mse_high_freq": Metric(
+        "lower", f"part of rel_mse in wavenumbers above {MID}, where the grid has any", detail=True
+    ),
+    "rel_mse_boundary": Metric(
+        "lower",
+        "mean over samples of the mean squared error of the outermost points of the grid, over the mean square of the "
+        "target at all points",
+        detail=True,
+    ),
+}
+INTERFACE_METRICS = {
+    "rel_mse_interface": Metric(
+        "lower",
+        "mean over samples of the mean squared error of the points within one cell of a jump of the coefficient, over "
+        "the mean square of the target at all points; a jump is a change by more than half the range of the sample",
+        detail=True,
+    ),
+    "rel_mse_elsewhere": Metric(
+        "lower",
+        "the same of all other points; weighted by the numbers of points, both add up to rel_mse in each sample",
+        detail=True,
+    ),
 }
 
 
@@ -36,15 +80,134 @@ def relative_errors(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float
     """
     import torch
 
-    ratios = []
-    for prediction, target in batches:
-        if prediction.shape != target.shape:
-            raise ValueError(f"the prediction has shape {tuple(prediction.shape)}, the target {tuple(target.shape)}")
-        target = target.double().flatten(1)
-        error = torch.linalg.vector_norm(prediction.double().flatten(1) - target, dim=1)
-        norm = torch.linalg.vector_norm(target, dim=1)
-        ratios.append(torch.where(norm > 0, error / norm, torch.inf).cpu())
+    ratios = [_relative(*_difference(prediction, target)).cpu() for prediction, target in batches]
     if not ratios:
         raise ValueError("no samples to evaluate")
     ratio = torch.cat(ratios)
     return {"rel_l2": float(ratio.mean()), "rel_mse": float(ratio.square().mean())}
+
+
+def field_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Return :data:`FIELD_METRICS` of each sample of a batch, (B,) each; NaN where there is no such error.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    error, target = _difference(prediction, target)
+    rel_l2 = _relative(error, target)
+    h1 = _ratio(_squares(error) + _gradient_squares(error), _squares(target) + _gradient_squares(target)).sqrt()
+    largest = _ratio(error.abs().flatten(1).amax(1), target.abs().flatten(1).amax(1))
+    low, middle, high = (_ratio(part, _squares(target)) for part in _bands(error))
+    return {
+        "rel_l2": rel_l2,
+        "rel_mse": rel_l2.square(),
+        "rel_h1": h1,
+        "rel_max": largest,
+        "rel_mse_low_freq": low,
+        "rel_mse_mid_freq": middle,
+        "rel_mse_high_freq": high,
+        "rel_mse_boundary": _at(_outermost(error), error, target),
+    }
+
+
+def interface_errors(coefficient: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Return :data:`INTERFACE_METRICS` of each sample of a batch, (B,) each; NaN where there is no such point.
+
+    Args:
+        coefficient: (B, *grid).
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    error, target = _difference(prediction, target)
+    near = near_jumps(coefficient)[:, None]
+    return {"rel_mse_interface": _at(near, error, target), "rel_mse_elsewhere": _at(~near, error, target)}
+
+
+def near_jumps(coefficient: Tensor) -> Tensor:
+    """Return which points of fields (B, *grid) are within one cell, diagonals included, of a jump.
+
+    A jump is a change by more than :data:`JUMP` of the range of the sample.
+    """
+    from torch.nn import functional as F
+
+    field, axes = coefficient.double()[:, None], coefficient.ndim - 1
+    pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[axes]
+    change = pool(field, 3, stride=1, padding=1) + pool(-field, 3, stride=1, padding=1)
+    values = field.flatten(1)
+    whole = (values.amax(1) - values.amin(1)).view(-1, *[1] * axes)
+    return change[:, 0] > JUMP * whole
+
+
+def _difference(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return error and target in double precision."""
+    if prediction.shape != target.shape:
+        raise ValueError(f"the prediction has shape {tuple(prediction.shape)}, the target {tuple(target.shape)}")
+    target = target.double()
+    return prediction.double() - target, target
+
+
+def _relative(error: Tensor, target: Tensor) -> Tensor:
+    import torch
+
+    return _ratio(*(torch.linalg.vector_norm(field.flatten(1), dim=1) for field in (error, target)))
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    import torch
+
+    return torch.where(whole > 0, part / whole, torch.inf)
+
+
+def _squares(field: Tensor) -> Tensor:
+    return field.flatten(1).square().sum(1)
+
+
+def _gradient_squares(field: Tensor) -> Tensor:
+    """Return the sum of the squares of all first derivatives, (B,); of an axis of two points there is none."""
+    import torch
+
+    total = field.new_zeros(len(field))
+    for axis in range(2, field.ndim):
+        if (n := field.shape[axis]) > 2:
+            (slope,) = torch.gradient(field, spacing=1 / n, dim=[axis], edge_order=2)
+            total = total + _squares(slope)
+    return total
+
+
+def _bands(error: Tensor) -> list[Tensor]:
+    """Return the squares of the error in low, middle and high wavenumbers, (B,) each, which add up to all of them.
+
+    NaN for a band that the grid has no wavenumber in.
+    """
+    import torch
+
+    axes = range(2, error.ndim)
+    power = torch.fft.fftn(error, dim=tuple(axes), norm="ortho").abs().square().sum(1)
+    squared = error.new_zeros(error.shape[2:])
+    for i, axis in enumerate(axes):
+        n = error.shape[axis]
+        waves = torch.fft.fftfreq(n, d=1 / n, dtype=error.dtype, device=error.device)
+        squared = squared + waves.square().view(-1, *[1] * (len(axes) - 1 - i))
+    masks = (squared <= LOW**2, (squared > LOW**2) & (squared <= MID**2), squared > MID**2)
+    return [power[:, mask].sum(1) if mask.any() else power.new_full((len(power),), torch.nan) for mask in masks]
+
+
+def _outermost(field: Tensor) -> Tensor:
+    """Return which points of the grid are its outermost, (*grid)."""
+    import torch
+
+    outer = torch.zeros(field.shape[2:], dtype=torch.bool, device=field.device)
+    for axis in range(outer.ndim):
+        outer.transpose(0, axis)[[0, -1]] = True
+    return outer
+
+
+def _at(points: Tensor, error: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error at ``points`` over the mean square of the target everywhere, (B,).
+
+    Args:
+        points: whether a point counts; broadcasts to the shape of ``error``.
+    """
+    chosen = points.expand_as(error)
+    return _ratio(_squares(error * chosen) / chosen.flatten(1).sum(1), target.flatten(1).square().mean(1))

@@ -1,0 +1,66 @@
+"""Metrics of single test samples: their means, and how sure these are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from attn_bench.plugin import Task
+from attn_bench.results.record import Interval
+from attn_bench.running.train.step import Batch
+
+CONFIDENCE = 0.95
+
+
+class SampleMetrics:
+    """Asks a task for the metrics of each sample (:meth:`attn_bench.plugin.Task.sample_metrics`)."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.batches: list[dict[str, Tensor]] = []
+
+    def watch(self, batches: Iterable[Batch], inputs: Callable[[], Tensor | None]) -> Iterator[Batch]:
+        """Yield ``batches`` of predictions and targets, and keep their metrics.
+
+        Args:
+            inputs: returns those of the batch that came last.
+
+        Raises:
+            ValueError: the task returns something else than a number for each sample.
+        """
+        for prediction, target in batches:
+            found = self.task.sample_metrics(inputs(), prediction, target)
+            for name, values in found.items():
+                if values.shape != (len(target),):
+                    raise ValueError(
+                        f"sample_metrics of {self.task.name} must return {name} of shape ({len(target)},), one number "
+                        f"for each sample (returned: {tuple(values.shape)})"
+                    )
+            self.batches.append({name: values.detach().double().cpu() for name, values in found.items()})
+            yield prediction, target
+
+    def values(self) -> dict[str, Tensor]:
+        """Return what the samples that have a metric have, by metric."""
+        names = dict.fromkeys(name for batch in self.batches for name in batch)
+        joined = {name: torch.cat([batch[name] for batch in self.batches if name in batch]) for name in names}
+        return {name: known for name, values in joined.items() if len(known := values[~values.isnan()])}
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each metric that a sample has."""
+        return {name: float(values.mean()) for name, values in self.values().items()}
+
+    def intervals(self) -> dict[str, Interval]:
+        """Return the interval of each mean of at least two samples."""
+        return {name: interval(values) for name, values in self.values().items() if len(values) > 1}
+
+
+def interval(values: Tensor) -> Interval:
+    """Return the 95 % confidence interval of the mean of independent samples, (n,), n >= 2, by Student's t."""
+    from scipy.special import stdtrit
+
+    mean, error = float(values.mean()), float(values.std() / math.sqrt(len(values)))
+    reach = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * error
+    return Interval(mean - reach, mean + reach, error, len(values))
