@@ -20,7 +20,14 @@ from attn_bench.report.page import extent
 from attn_bench.report.pictures import Drawn, findings
 from attn_bench.report.reproduce import steps
 from attn_bench.report.summary import Summary
-from attn_bench.report.tables import definitions, text
+from attn_bench.report.tables import (
+    EQUAL_TIMES_NOTE,
+    definitions,
+    equal_times_heads,
+    error_text,
+    seconds,
+    text,
+)
 from attn_bench.results.quantities import MEMORY
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -47,6 +54,8 @@ def html_page(summary: Summary, drawn: Drawn, origin: Origin, checks: Sequence[C
         finalize=visible,
     )
     environment.globals |= {"count": count, "text": text, "interval": rows.interval, "exponent": growth.exponent}
+    environment.globals |= {"error_text": error_text, "seconds": seconds, "equal_times_heads": equal_times_heads()}
+    environment.globals |= {"equal_times_note": EQUAL_TIMES_NOTE}
     css, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     files = {picture.name: (out / f"{picture.name}.svg").read_bytes() for picture in drawn.pictures}
     return environment.get_template("page.html.j2").render(
@@ -72,6 +81,7 @@ def _results(summary: Summary, drawn: Drawn) -> dict[str, Any]:
     """Return the results for the template, by the names that it uses."""
     found = drawn.scaling
     quantities = summary.shown("report")
+    details = summary.shown("details")
     memory = [quantity for quantity in quantities if quantity.group == MEMORY]
     # Evaluations of a cell at other resolutions are not cells.
     statuses = summary.table.drop_duplicates("cell")["status"].astype(str)
@@ -84,6 +94,8 @@ def _results(summary: Summary, drawn: Drawn) -> dict[str, Any]:
         "models": rows.models(summary),
         "quantities": quantities,
         "definitions": definitions(summary),
+        "details": details,
+        "details_definitions": definitions(summary, "details"),
         "fronts": rows.fronts(summary),
         "costs": found.costs if found else [],
         "exponents": growth.fitted(found, summary) if found else [],

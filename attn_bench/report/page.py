@@ -11,7 +11,7 @@ from attn_bench.report import scaling_table as growth
 from attn_bench.report.origin import Origin
 from attn_bench.report.pictures import Drawn, Picture
 from attn_bench.report.summary import Summary
-from attn_bench.report.tables import cost_note
+from attn_bench.report.tables import EQUAL_TIMES, cost_note, equal_times_table, trainings_table
 
 
 def markdown_page(summary: Summary, drawn: Drawn, table: str, origin: Origin, checks: Sequence[Check]) -> str:
@@ -20,12 +20,16 @@ def markdown_page(summary: Summary, drawn: Drawn, table: str, origin: Origin, ch
         f"# attn-bench: {for_markdown(plain(summary.settings.get('task', 'field')))}",
         f"{extent(summary)} {cost_note(summary)}.",
         *([f"Training: {for_markdown(text)}."] if (text := _training(origin)) else []),
+        *([trainings_table(drawn.trainings, summary)] if drawn.trainings else []),
         "## Results",
         table.rstrip(),
         *map(_figure, [*drawn.plots, *filter(None, [drawn.trade_off])]),
     ]
     if drawn.growth and drawn.scaling:
         parts += [_figure(drawn.growth), growth.markdown(drawn.scaling, summary)]
+    parts += map(_figure, filter(None, (drawn.parts, drawn.training)))
+    if drawn.equal_times:
+        parts.append(f"### {EQUAL_TIMES}\n\n{equal_times_table(drawn.equal_times, summary)}")
     parts += map(_figure, drawn.panels)
     if touched := claims_table.touched(checks):
         parts.append(f"## Claims of papers\n\n{claims_table.markdown(touched).rstrip()}")

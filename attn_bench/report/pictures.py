@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 from attn_bench.analysis.scaling import Scaling
 from attn_bench.errors import DiskError
 from attn_bench.format import clean, plain, significant
-from attn_bench.report.summary import DISTURBED, Entry, Summary
-from attn_bench.results.quantities import Group, Quantity, quantities
+from attn_bench.report.curves import Curve, EqualTime, equal_times, read_curves
+from attn_bench.report.summary import DISTURBED, ON_TEST, Entry, Summary
+from attn_bench.report.trainings import Trainings, read_trainings
+from attn_bench.results.quantities import PARTS, Group, Quantity, quantities
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +51,10 @@ class Drawn:
         trade_off: error against latency.
         growth: cost against tokens.
         panels: fields, by resolution.
+        parts: of a training step.
+        training: curves along the training.
+        equal_times: errors after equal times of training, from these curves.
+        trainings: how models were trained, where not all were trained alike.
         scaling: the fits shown in ``growth``.
         notes: what could not be shown, and why.
         files: paths of all figures.
@@ -63,11 +69,15 @@ class Drawn:
     notes: tuple[str, ...]
     files: tuple[Path, ...]
     marks: Mapping[str, str] = field(default_factory=dict)
+    parts: Picture | None = None
+    training: Picture | None = None
+    equal_times: tuple[EqualTime, ...] = ()
+    trainings: Trainings | None = None
 
     @property
     def pictures(self) -> list[Picture]:
         """Every figure."""
-        return [*self.plots, *filter(None, (self.trade_off, self.growth)), *self.panels]
+        return [*self.plots, *filter(None, (self.trade_off, self.growth, self.parts, self.training)), *self.panels]
 
 
 def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
@@ -77,8 +87,10 @@ def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
         DiskError: ``out`` cannot be written.
     """
     # matplotlib takes a second to import; the table for the terminal does not need it.
+    from attn_bench.report.curves_figure import training_curves
     from attn_bench.report.figures import cost_vs_resolution, error_vs_resolution
     from attn_bench.report.panels import field_panel, read_samples
+    from attn_bench.report.parts_figure import train_step_parts
     from attn_bench.report.scaling_figure import figure as scaling_figure
     from attn_bench.report.style import marks, save, style
     from attn_bench.report.trade_off import error_vs_latency
@@ -87,7 +99,7 @@ def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
     panels: list[Picture] = []
     notes: list[str] = []
     files: list[Path] = []
-    grown = trade_off = None
+    grown = trade_off = parts = training = None
 
     def saved(name: str, make: Callable[[], Figure | None]) -> bool:
         found = attempt(name, notes, lambda: None if (figure := make()) is None else save(figure, out, name))
@@ -105,6 +117,12 @@ def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
         found = attempt("scaling", notes, lambda: summary.scaling)
         if found is not None and saved("scaling", partial(scaling_figure, found, summary)):
             grown = _growth(summary, flagged=any(fit.flag for fit in found.fits))
+        if saved("train_step_parts", partial(train_step_parts, summary)):
+            parts = _parts(summary)
+        trainings = attempt("how models were trained", notes, lambda: read_trainings(folder, summary))
+        curves = attempt("training curves", notes, lambda: read_curves(folder, summary)) or []
+        if saved("training_curves", partial(training_curves, curves, summary)):
+            training = _training(summary, curves)
         for resolution in summary.resolutions:
             samples, unread = read_samples(folder, summary, resolution)
             notes += unread
@@ -112,7 +130,10 @@ def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
             if samples and saved(name, partial(field_panel, samples, summary.names)):
                 panels.append(_panel(summary, name, resolution, {model: s.rel_l2 for model, s in samples.items()}))
         looks = attempt("the marks of models", notes, lambda: marks(summary)) or {}
-    return Drawn(tuple(plots), trade_off, grown, tuple(panels), found, tuple(notes), tuple(files), looks)
+    return Drawn(
+        tuple(plots), trade_off, grown, tuple(panels), found, tuple(notes), tuple(files), looks, parts, training,
+        tuple(equal_times(curves, higher=summary.primary.higher)), trainings,
+    )  # fmt: skip
 
 
 def attempt(what: str, notes: list[str], make: Callable[[], T]) -> T | None:
@@ -141,7 +162,9 @@ def _errors(summary: Summary) -> Picture:
     metric = summary.primary
     caption = f"{plain(metric.summary, 200) or metric.label}; {metric.group.better} is better."
     if summary.max_seeds > 1:
-        caption += f" Mean over up to {summary.max_seeds} seeds; bars from the lowest to the highest."
+        caption += f" Mean over up to {summary.max_seeds} seeds."
+    if summary.metric_bars:
+        caption += f" Bars: {summary.metric_bars}."
     return _picture(summary, "error_vs_resolution", f"{metric.axis} against resolution", caption, metric)
 
 
@@ -158,8 +181,8 @@ def _trade_off(summary: Summary) -> Picture:
         "A point per model and resolution; larger points are higher resolutions. Rings and dotted steps: the Pareto "
         "front, where no other model at that resolution is both faster and better." + _bars(summary)
     )
-    if summary.max_seeds > 1:
-        caption += " Vertical bars: errors from the lowest to the highest seed."
+    if summary.metric_bars:
+        caption += f" Vertical bars: {summary.metric_bars}."
     title = f"{summary.primary.axis} against {cost.axis}"
     return _picture(summary, "error_vs_latency", title, caption, summary.primary, cost)
 
@@ -210,6 +233,37 @@ def findings(summary: Summary) -> list[str]:
     firsts = {quantity.group: quantity for quantity in reversed(quantities("figures"))}
     each = (summary.primary, *reversed(firsts.values()))
     return [text for quantity in each if (text := finding(summary, quantity))]
+
+
+def _parts(summary: Summary) -> Picture:
+    title = "Parts of a training step"
+    definition = PARTS.definition
+    caption = (
+        f"{definition[:1].upper()}{definition[1:]}. Percentages are shares of the sum of the medians, which "
+        "need not be the median of the whole step."
+    )
+    backward = next(quantity for quantity in quantities("parts") if quantity.step == "backward")
+    said = [
+        f"{summary.names[entry.model]} at {entry.resolution} {_value(entry, backward)}"
+        for entry in summary.entries
+        if backward.column in entry.values
+    ]
+    spoken = f" Backward pass: {', '.join(said)}." if len(said) <= MOST_SPOKEN else ""
+    return Picture("train_step_parts", title, caption, f"{title}: forward and loss, backward, optimizer.{spoken}")
+
+
+def _training(summary: Summary, curves: Sequence[Curve]) -> Picture:
+    title = "Loss and error along the training"
+    caption = (
+        "By step and by second, a curve for each training. The seconds are those of training, without the evaluations "
+        "along it. The loss is a mean over the steps since the point before"
+    )
+    parts = dict.fromkeys(curve.part for curve in curves if curve.part)
+    if parts:
+        caption += f"; {summary.primary.axis} is that of the {' or '.join(parts)} set"
+    if "test" in parts:
+        caption += f" ({ON_TEST}: by the test error the weights were chosen)"
+    return Picture("training_curves", title, f"{caption}.", f"{title}; the table below has errors after equal times.")
 
 
 def _growth(summary: Summary, *, flagged: bool) -> Picture:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 REQUIRED = ("cell", "model", "resolution", "seed", "status")
 DISTURBED = "‡"
+ON_TEST = "§"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Entry:
         disturbed: seeds whose latencies other processes or heat disturbed.
         gaps: quantities that seeds lack though they are ok, with the reason.
         changed: process-wide settings that the model changed, and in which stage.
+        on_test: seeds whose weights were chosen by their test error.
     """
 
     model: str
@@ -78,6 +80,7 @@ class Entry:
     disturbed: int = 0
     gaps: tuple[Failure, ...] = ()
     changed: tuple[str, ...] = ()
+    on_test: int = 0
 
     @property
     def transfer(self) -> bool:
@@ -104,7 +107,9 @@ class Entry:
         return stat.mean if stat else None
 
     def sign(self, quantity: Quantity) -> str:
-        """Return the mark of a latency that was disturbed."""
+        """Return the mark of a latency that was disturbed, or of an error by which the weights were chosen."""
+        if quantity.rule == "accuracy":
+            return ON_TEST if self.on_test else ""
         return DISTURBED if self.disturbed and quantity.rule == "timed" else ""
 
 
@@ -174,6 +179,14 @@ class Summary:
             key=lambda e: (e.resolution, order.index(e.model), e.transfer, e.eval_resolution),
         )
 
+    @property
+    def detailed(self) -> list[Entry]:
+        """The entries, at the resolution trained at, that have a metric which says more about an error."""
+        details = self.shown("details")
+        return [
+            entry for entry in self.rows if not entry.transfer and any(each.column in entry.values for each in details)
+        ]
+
     def failures(self) -> Iterator[tuple[Entry, Failure]]:
         """Yield each failure of an entry; a failed training is not repeated for other resolutions."""
         untrained = {(e.model, e.resolution, failure.status) for e in self.entries for failure in e.failures}
@@ -213,18 +226,43 @@ class Summary:
             "high and are not compared; run with --retry disturbed to measure again"
         )
 
+    @property
+    def on_test(self) -> str:
+        """Say which metrics are too good as weights were chosen by them; empty if none was."""
+        if not any(entry.on_test for entry in self.entries):
+            return ""
+        return (
+            f"{ON_TEST} best on test: the weights with the best test error along the training, as some papers report; "
+            "such an error is too good, and is not compared with others"
+        )
+
+    @property
+    def metric_bars(self) -> str:
+        """Say what the interval of a metric is; empty if there is none."""
+        stats = [entry.values[self.primary.column] for entry in self.entries if self.primary.column in entry.values]
+        several = any(stat.n > 1 for stat in stats)
+        parts = ["from the lowest to the highest seed"] if several else []
+        if any(stat.n == 1 and stat.high > stat.low for stat in stats):
+            alone = " of a model with one seed" if several else ""
+            parts.append(f"the 95 % confidence interval over test samples{alone}")
+        return ", or ".join(parts)
+
     def has(self, quantity: Quantity) -> bool:
         """Tell whether any entry has a value of a quantity."""
         return any(quantity.column in entry.values for entry in self.entries)
 
     def candidates(self, quantity: Quantity, resolution: int) -> list[Entry]:
-        """Return the entries that compete in a quantity: references only in accuracy, no disturbed latencies."""
+        """Return the entries that compete in a quantity: references only in accuracy, no disturbed latencies.
+
+        Errors by which weights were chosen compete only with each other.
+        """
         excluded = () if quantity.rule == "accuracy" else self.references
-        return [
+        found = [
             entry for entry in self.entries
-            if entry.resolution == resolution and quantity.column in entry.values
-            and entry.model not in excluded and not entry.sign(quantity)
+            if entry.resolution == resolution and quantity.column in entry.values and entry.model not in excluded
         ]  # fmt: skip
+        unmarked = [entry for entry in found if not entry.sign(quantity)]
+        return unmarked if unmarked or quantity.rule != "accuracy" else found
 
     def best(self, quantity: Quantity, resolution: int) -> list[Entry]:
         """Return the entries with the best value as displayed, at a resolution where at least two compete."""
@@ -308,6 +346,7 @@ def _entry(key: tuple[str, int, int], rows: Sequence[Mapping[str, Any]], each: S
         disturbed=sum(_number(row.get("disturbed")) == 1 for row in rows),
         gaps=tuple(Failure("missing", reason, tuple(seeds)) for reason, seeds in gaps.items()),
         changed=tuple(dict.fromkeys(text for row in rows for text in _changed(row.get("effective")))),
+        on_test=sum(row.get("selected_on") == "test" for row in rows),
     )
 
 
@@ -324,21 +363,16 @@ def _changed(effective: Any) -> list[str]:
 
 
 def _stat(rows: Sequence[Mapping[str, Any]], quantity: Quantity) -> Stat | None:
-    values, lows, highs = [], [], []
-    for row in rows:
-        value = _number(row.get(quantity.column))
-        if value is None:
-            continue
-        low, high = (
-            _number(row.get(quantity.end(end))) if quantity.rule == "timed" else None for end in ("low", "high")
-        )
-        values.append(value)
-        lows.append(value if low is None else low)
-        highs.append(value if high is None else high)
+    rows = [row for row in rows if _number(row.get(quantity.column)) is not None]
+    values = [value for row in rows if (value := _number(row[quantity.column])) is not None]
     if not values:
         return None
+    bounds = list(values)
+    # Trainings differ by more than the test error of one is uncertain, so with several seeds their range says more.
+    if quantity.rule == "timed" or (quantity.rule == "accuracy" and len(values) == 1):
+        bounds += (bound for row in rows for end in ("low", "high") if (bound := _number(row.get(quantity.end(end)))))
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Stat(statistics.fmean(values), min(lows), max(highs), deviation, len(values))
+    return Stat(statistics.fmean(values), min(bounds), max(bounds), deviation, len(values))
 
 
 def _number(value: Any) -> float | None:

@@ -6,14 +6,23 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attn_bench.format import for_markdown, human, plain, significant, with_spread
+from attn_bench.report.curves import SHARES, EqualTime
 from attn_bench.report.summary import Entry, Summary
-from attn_bench.results.quantities import Quantity
+from attn_bench.report.trainings import Trainings
+from attn_bench.results.quantities import Place, Quantity
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 NOTHING = "-"
 REASON_WIDTH = 300
+DETAILS = "Errors in detail"
+EQUAL_TIMES = "Errors after equal times of training"
+EQUAL_TIMES_NOTE = (
+    "The last error found by then, mean over seeds. The last of these times is that of the fastest training at the "
+    "resolution. A schedule is made for the whole training: a slower model is caught in the middle of its own here; "
+    "`--seconds` trains all models for equal times."
+)
 
 
 def text(quantity: Quantity, entry: Entry, *, spread: bool = True, short: bool = False) -> str:
@@ -31,7 +40,7 @@ def text(quantity: Quantity, entry: Entry, *, spread: bool = True, short: bool =
     if not spread or quantity.rule == "exact" or stat.deviation is None:
         return significant(stat.mean) + entry.sign(quantity)
     if short:
-        return f"{significant(stat.mean)}±{significant(stat.deviation, 1)}"
+        return f"{significant(stat.mean)}±{significant(stat.deviation, 1)}{entry.sign(quantity)}"
     return with_spread(stat.mean, stat.deviation) + entry.sign(quantity)
 
 
@@ -69,6 +78,8 @@ def markdown_table(summary: Summary) -> str:
     ]
     heads = ["Resolution", "Model", *map(head, shown), *(["Status"] if failing else [])]
     parts = [lines(heads, [0, *range(2, 2 + len(shown))], rows), _notes(summary)]
+    if summary.shown("details"):
+        parts.append(f"### {DETAILS}\n\n{_details_table(summary)}")
     if summary.transfers:
         parts.append(f"### Evaluated at resolutions not trained at\n\n{_transfer_table(summary)}")
     if failed := [
@@ -91,8 +102,7 @@ def _notes(summary: Summary) -> str:
     else:
         notes.append("One seed.")
     notes.append(f"{cost_note(summary)}.")
-    if summary.disturbed:
-        notes.append(f"{summary.disturbed}.")
+    notes += (f"{said}." for said in (summary.disturbed, summary.on_test) if said)
     metrics = {metric.label for metric in summary.metrics}
     defined = [
         f"{f'`{name}`' if name in metrics else name}: {for_markdown(plain(what, 200))}"
@@ -101,13 +111,78 @@ def _notes(summary: Summary) -> str:
     return " ".join(notes) + ("\n\n" + "; ".join(defined) + "." if defined else "")
 
 
-def definitions(summary: Summary) -> list[tuple[str, str]]:
-    """Return the definitions of the columns shown: the heads that share one, and the definition."""
+def _details_table(summary: Summary) -> str:
+    """Return the metrics that say more about an error, beside the primary one, and their definitions."""
+    shown = [summary.primary, *summary.shown("details")]
+    rows = [
+        [
+            str(entry.resolution),
+            for_markdown(summary.names[entry.model]),
+            *(f"**{value}**" if summary.is_best(of, entry) else value for of in shown for value in [text(of, entry)]),
+        ]
+        for entry in summary.detailed
+    ]
+    heads = ["Resolution", "Model", *map(head, shown)]
+    defined = (f"- `{name}`: {for_markdown(plain(what, 300))}" for name, what in definitions(summary, "details"))
+    return "\n\n".join((lines(heads, [0, *range(2, len(heads))], rows), "\n".join(defined)))
+
+
+def definitions(summary: Summary, place: Place = "report") -> list[tuple[str, str]]:
+    """Return the definitions of the columns at a place: the heads that share one, and the definition."""
     found: dict[str, list[str]] = {}
-    for quantity in summary.shown("report"):
+    for quantity in summary.shown(place):
         if quantity.group.definition:
             found.setdefault(quantity.group.definition, []).append(quantity.label)
     return [(", ".join(labels), what) for what, labels in found.items()]
+
+
+def trainings_table(found: Trainings, summary: Summary) -> str:
+    """Return how models were trained, where they differ, as a Markdown table."""
+    heads = ["Model", "Resolutions", *(name.capitalize() for name in found.heads), *(["Tried"] if found.tuned else [])]
+    rows = [
+        [
+            for_markdown(summary.names[row.model]),
+            ", ".join(map(str, row.resolutions)),
+            *map(for_markdown, row.settings),
+            *([row.tried or NOTHING] if found.tuned else []),
+        ]
+        for row in found.rows
+    ]
+    return lines(heads, (), rows)
+
+
+def equal_times_table(found: Sequence[EqualTime], summary: Summary) -> str:
+    """Return the errors after equal times of training as a Markdown table, with a note on it."""
+    rows = [
+        [
+            str(at.resolution),
+            for_markdown(summary.names[model]),
+            *(
+                f"{f'**{error_text(error)}**' if at.is_best(model, i) else error_text(error)} ({seconds(time)})"
+                for i, (error, time) in enumerate(zip(errors, at.seconds))
+            ),
+            f"{error_text(at.ends[model][1])} ({seconds(at.ends[model][0])})",
+        ]
+        for at in found
+        for model, errors in at.errors.items()
+    ]
+    heads = ["Resolution", "Model", *equal_times_heads()]
+    return f"{lines(heads, [0, *range(2, len(heads))], rows)}\n\n{EQUAL_TIMES_NOTE}"
+
+
+def equal_times_heads() -> list[str]:
+    """Return the heads of the columns of errors after equal times, and of that of the last."""
+    return [*(f"After {share:.0%} of the fastest" for share in SHARES), "At its end"]
+
+
+def seconds(time: float) -> str:
+    """Return a time in seconds for a table."""
+    return f"{significant(time, 2)} s"
+
+
+def error_text(value: float | None) -> str:
+    """Return an error for a table."""
+    return NOTHING if value is None else significant(value)
 
 
 def cost_note(summary: Summary) -> str:
@@ -178,6 +253,5 @@ def console_table(summary: Summary) -> Group:
     for quantity in shown:
         if quantity.short == quantity.unit:
             notes.append(Text(f"{quantity.short}: {quantity.axis}.", "dim"))
-    if summary.disturbed:
-        notes.append(Text(f"{summary.disturbed}."))
+    notes += (Text(f"{said}.") for said in (summary.disturbed, summary.on_test) if said)
     return Group(table, *notes)

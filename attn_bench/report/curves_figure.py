@@ -1,0 +1,93 @@
+"""The figure of training curves: loss and error, by step and by second, a row of panels for each resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from attn_bench.report.axes import value_axis
+from attn_bench.report.curves import Curve
+from attn_bench.report.style import Legend, Look, drawable, heading, looks
+from attn_bench.report.summary import Summary
+from attn_bench.results.record import Series
+
+PANEL_WIDTH, PANEL_HEIGHT, ROW_EDGE = 2.9, 2.5, 0.35
+MARKER = 4
+# Curves with more points have no markers.
+POINTS_MARKED = 40
+
+Of = Callable[[Curve], Series]
+
+
+def training_curves(curves: Sequence[Curve], summary: Summary) -> Figure | None:
+    """Draw the loss and the error of each training, by step on the left and by second on the right.
+
+    None if nothing was recorded along a training.
+    """
+    look = looks(summary)
+    curves = [curve for curve in curves if curve.model in look and curve.loss.values]
+    if not curves:
+        return None
+    drawn: list[tuple[str, Of]] = [("training loss", lambda curve: curve.loss)]
+    if any(known(curve.error) for curve in curves):
+        parts = " and ".join(dict.fromkeys(curve.part for curve in curves if curve.part is not None))
+        drawn.append((f"{summary.primary.axis}, {parts}", lambda curve: curve.error))
+    resolutions = sorted({curve.resolution for curve in curves})
+    models = [look[model] for model in look if any(curve.model == model for curve in curves)]
+    legend = Legend(models, {}, (PANEL_HEIGHT + ROW_EDGE) * len(resolutions))
+    size = (
+        2 * PANEL_WIDTH * len(drawn) + legend.width,
+        max(legend.height, (PANEL_HEIGHT + ROW_EDGE) * len(resolutions)),
+    )
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(resolutions), 2 * len(drawn), squeeze=False)
+    for row, resolution in zip(grid, resolutions):
+        own = [curve for curve in curves if curve.resolution == resolution]
+        for i, (title, series) in enumerate(drawn):
+            _draw(row[2 * i : 2 * i + 2], own, series, look, higher=i == 1 and summary.primary.higher)
+            row[2 * i].set_ylabel(drawable(title))
+        if len(resolutions) > 1:
+            row[0].set_title(f"{'length' if summary.sequence else 'resolution'} {resolution}", loc="left")
+    for i, axes in enumerate(grid[-1]):
+        axes.set_xlabel("seconds of training" if i % 2 else "step")
+    legend.draw(figure)
+    heading(figure, summary, "loss and error along the training")
+    return figure
+
+
+def known(series: Series) -> list[float]:
+    """Return the values of a series that are numbers."""
+    return [value for value in series.values if value is not None]
+
+
+def _draw(
+    panels: Sequence[Axes],
+    curves: Sequence[Curve],
+    of: Callable[[Curve], Series],
+    look: dict[str, Look],
+    *,
+    higher: bool,
+) -> None:
+    """Draw one quantity of trainings by step and by second, on axes that share their values."""
+    by_step, by_second = panels
+    by_second.sharey(by_step)
+    by_second.tick_params(axis="y", labelleft=False)
+    seen = [value for curve in curves for value in known(of(curve))]
+    if not seen:
+        by_step.text(0.5, 0.5, "no value", transform=by_step.transAxes, ha="center", va="center", color="0.4")
+        return
+    value_axis(by_step, seen, higher=higher)
+    several = len({curve.seed for curve in curves}) > 1
+    for axes, places in ((by_step, "steps"), (by_second, "seconds")):
+        for curve in curves:
+            series, its = of(curve), look[curve.model]
+            few = len(series.values) <= POINTS_MARKED
+            axes.plot(
+                getattr(series, places), [float("nan") if value is None else value for value in series.values],
+                color=its.color, linewidth=1.2, alpha=0.6 if several else 0.9,
+                marker=its.marker if few else "", markersize=MARKER, markeredgecolor="white", markeredgewidth=0.5,
+            )  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.margins(x=0.03)

@@ -1,0 +1,96 @@
+"""How models were trained, where not all were trained alike: the settings that differ, and what tuning tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from attn_bench.format import significant
+from attn_bench.report.summary import Summary
+from attn_bench.results.record import Record
+from attn_bench.results.store import Store
+
+NOT_SAID = "-"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model at the resolutions where it was trained in one way.
+
+    Attributes:
+        settings: by name, those in which trainings differ.
+        tried: what tuning tried, round by round, with the errors on the validation set; empty without tuning.
+    """
+
+    model: str
+    resolutions: tuple[int, ...]
+    settings: tuple[str, ...]
+    tried: str
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The ways in which the models of a task were trained.
+
+    Attributes:
+        heads: names of the settings in which they differ.
+        tuned: whether a model was tuned.
+    """
+
+    heads: tuple[str, ...]
+    rows: tuple[Trained, ...]
+    tuned: bool
+
+
+def read_trainings(folder: Path, summary: Summary) -> Trainings | None:
+    """Return how the models of a summary were trained; None if all were trained alike, without tuning."""
+    table = summary.table.drop_duplicates("cell")
+    labels = dict(zip(table["cell"].astype(str), table["model"].astype(str)))
+    records = [record for record in Store(folder).records() if record.id in labels and record.cell.training]
+    settings = {record.id: _settings(record) for record in records}
+    names = dict.fromkeys(name for each in settings.values() for name in each)
+    differing = [name for name in names if len({each.get(name, NOT_SAID) for each in settings.values()}) > 1]
+    ways: dict[tuple[str, tuple[str, ...], str], list[int]] = {}
+    for record in records:
+        values = tuple(settings[record.id].get(name, NOT_SAID) for name in differing)
+        ways.setdefault((labels[record.id], values, _tried(record)), []).append(record.cell.resolution)
+    tuned = any(map(_trials, records))
+    if not differing and not tuned:
+        return None
+    order = {model: i for i, model in enumerate((*summary.models, *summary.references))}
+    rows = [
+        Trained(model, tuple(sorted(set(resolutions))), values, tried)
+        for (model, values, tried), resolutions in ways.items()
+    ]
+    rows.sort(key=lambda row: (order[row.model], row.resolutions))
+    return Trainings(tuple(name.replace("_", " ") for name in differing), tuple(rows), tuned)
+
+
+def _settings(record: Record) -> dict[str, str]:
+    assert record.cell.training is not None
+    return {name: _text(value) for name, value in asdict(record.cell.training).items() if value is not None}
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _tried(record: Record) -> str:
+    rounds = [
+        f"{budget:g} {unit}: {', '.join(map(_trial, trials))}"
+        for (budget, unit), trials in groupby(_trials(record), key=lambda trial: (trial.budget, trial.budget_unit))
+    ]
+    spent = sum(trial.seconds or 0 for trial in _trials(record))
+    return f"{'; '.join(rounds)} ({significant(spent, 2)} s)" if rounds else ""
+
+
+def _trials(record: Record) -> Sequence[Any]:
+    return getattr(record, "trials", ())
+
+
+def _trial(trial: Any) -> str:
+    values = ", ".join(_text(value) for value in trial.values.values())
+    return f"{values} ({trial.status if trial.score is None else significant(trial.score)})"
