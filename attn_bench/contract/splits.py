@@ -21,7 +21,8 @@ class Splits:
     """Train, validation and test sets of one resolution.
 
     Attributes:
-        train: map-style dataset of (input, target) tensors, without the batch axis.
+        train: map-style dataset of (input, target) tensors, without the batch axis. One that can read many samples at
+            once may have a method ``batch(indices: Tensor) -> (inputs, targets)``, as a ``TensorDataset`` needs not.
         test: the same.
         identity: identifies the data, JSON values only (recipe, sizes, checksum); stored in the record. The key
             ``read`` has the line of :meth:`Task.prepare` for this resolution; data sets that differ only in it are the

@@ -9,6 +9,7 @@ from typing import Any
 
 from attn_bench.results.record import Record
 from attn_bench.results.validation import as_json
+from attn_bench.sweep.groups import SCHEDULES
 
 # A model's label, and the settings in which its cells differ; None means the default.
 Kind = tuple[str, tuple[tuple[str, str | None], ...]]
@@ -32,7 +33,7 @@ def labels(records: Sequence[Record]) -> list[str]:
         # A setting that is not given is not mentioned as a difference; an option may be None on purpose.
         flat = {
             key: value
-            for key, value in _flatten(as_json(record.cell)).items()
+            for key, value in _flatten(as_json(record.cell)).items() - _of_schedule(record)
             if key not in _AXES and (value != str(None) or key.startswith(("options.", "task_options.")))
         }
         settings.append(flat)
@@ -90,6 +91,16 @@ def _differs(key: str, flats: Sequence[Mapping[str, str]]) -> bool:
     """Tell whether cells differ in a setting; settings of fine-tuning are compared only between fine-tuned cells."""
     compared = [flat for flat in flats if key in flat] if key.startswith(_FINETUNING) else flats
     return len({flat.get(key) for flat in compared}) > 1
+
+
+def _of_schedule(record: Record) -> set[tuple[str, str]]:
+    """Return the parameters that a learning-rate schedule has unless a user says otherwise, flattened."""
+    training = record.cell.training
+    return (
+        {(f"training.{name}", str(value)) for name, value in SCHEDULES[training.schedule].items()}
+        if training
+        else set()
+    )
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

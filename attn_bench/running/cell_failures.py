@@ -16,7 +16,7 @@ import torch
 from attn_bench.errors import DiskError
 from attn_bench.format import clean
 from attn_bench.plugin import Model, OptionError, Unsupported
-from attn_bench.running.train.loop import Diverged
+from attn_bench.running.train.course import Diverged
 
 FailedStatus = Literal["oom", "crashed", "diverged", "unsupported"]
 REFUSALS = (AssertionError, ValueError, NotImplementedError)

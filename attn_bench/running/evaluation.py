@@ -20,7 +20,8 @@ from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
 from attn_bench.running.prepare import Posed
 from attn_bench.running.sample_metrics import SampleMetrics
-from attn_bench.running.train.loop import Diverged, predict
+from attn_bench.running.train.batches import predict
+from attn_bench.running.train.course import Diverged
 from attn_bench.running.train.step import Batch
 from attn_bench.sweep.cell import Cell
 

@@ -18,7 +18,7 @@ from torch import nn
 from attn_bench.plugin import Splits
 from attn_bench.plugins.loaded import check_loaded
 from attn_bench.results.environment import Environment
-from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record
+from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record, TrainingResult
 from attn_bench.results.store import Store
 from attn_bench.running.cell_failures import Failure, failures_to, named_after
 from attn_bench.running.evaluation import Evaluator, Trained
@@ -26,6 +26,7 @@ from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable
+from attn_bench.running.train.course import Diverged
 from attn_bench.running.train.loop import Progress, train
 from attn_bench.running.train.regimes import training_setup
 from attn_bench.running.train.setup import TrainingSetup
@@ -197,17 +198,16 @@ def _trained(
     def show(progress: Progress) -> None:
         report({"stage": "training", **asdict(progress)})
 
-    result = train(
-        setup,
-        cell.training,
-        cell.execution,
-        seed=cell.seed,
-        checkpoint=files.checkpoint,
-        report=show,
-    )
-    findings.record = replace(
-        findings.record, training=replace(result, notes={**setup.notes, **_smaller_batch(cell, setup)})
-    )
+    def keep(result: TrainingResult) -> None:
+        notes = {**setup.notes, **_smaller_batch(cell, setup)}
+        findings.record = replace(findings.record, training=replace(result, notes=notes))
+
+    try:
+        keep(train(setup, cell.training, cell.execution, seed=cell.seed, checkpoint=files.checkpoint, report=show))
+    except Diverged as error:
+        if error.result is not None:
+            keep(error.result)
+        raise
     return Trained(whole, setup.module, setup.test)
 
 

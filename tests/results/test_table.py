@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from made_results import EXECUTION, TRAINING, Folder
 
+import attn_bench
+from attn_bench.errors import UserError
+from attn_bench.plugin import TrainingDefaults
 from attn_bench.results.labels import labels
-from attn_bench.results.record import Record
+from attn_bench.results.record import Curve, Record, Series, TrainingResult
 from attn_bench.sweep.cell import Cell
 
 
@@ -42,6 +46,41 @@ def test_settings_of_one_name_are_written_out() -> None:
     ]
     pair = labels([record(), record(training=replace(TRAINING, epochs=None, steps=7))])
     assert pair == ["mano [epochs=10.0]", "mano [steps=7]"]
+
+
+def test_a_schedule_is_named_without_the_parameters_that_it_always_has() -> None:
+    defaults = TrainingDefaults(resolutions=(16,))
+    ours = TRAINING.completed(defaults)
+    cosine = replace(TRAINING, schedule="cosine").completed(defaults)
+    floor = replace(TRAINING, schedule="cosine", lr_end=0.1).completed(defaults)
+    assert labels([record(training=ours), record(training=cosine), record(training=floor)]) == [
+        "mano [schedule=one-cycle]",
+        "mano [schedule=cosine]",
+        "mano [lr_end=0.1, schedule=cosine]",
+    ]
+
+
+def test_the_curves_are_a_frame_of_points(tmp_path: Any) -> None:
+    store = Folder(tmp_path).store
+    curve = Curve(
+        Series((2, 4), (0.5, 1.0), (3.0, 2.0)), Series((4,), (1.0,), (0.25,)), metric="rel_l2", part="validation"
+    )
+    store.write(replace(record(), training=TrainingResult(steps=4, epochs=2.0, curve=curve)))
+    store.write(record("fno", plugin="fno"))
+    points = attn_bench.load(tmp_path, curves=True)
+    assert points[["part", "quantity", "step", "epoch", "seconds", "value"]].values.tolist() == [
+        ["train", "loss", 2, 1.0, 0.5, 3.0],
+        ["train", "loss", 4, 2.0, 1.0, 2.0],
+        ["validation", "rel_l2", 4, 2.0, 1.0, 0.25],
+    ]
+    assert set(points.model) == {"mano"}
+
+
+def test_a_folder_without_curves_says_so(tmp_path: Any) -> None:
+    folder = Folder(tmp_path)
+    folder.add("mano", 16, 0)
+    with pytest.raises(UserError, match="no cell has a training curve"):
+        attn_bench.load(tmp_path, curves=True)
 
 
 def test_no_label_is_that_of_something_else() -> None:

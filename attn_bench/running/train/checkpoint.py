@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -18,16 +17,8 @@ from torch import Tensor, nn
 
 from attn_bench.files import UNUSABLE, atomic_write
 from attn_bench.format import clean
+from attn_bench.running.train.course import State
 from attn_bench.running.train.optimizer import AnyOptimizer
-
-
-@dataclass
-class State:
-    """Progress of training: steps done, seconds taken, losses of the last pass."""
-
-    step: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -53,9 +44,9 @@ class Trainee:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Load what :meth:`state` returned; raises any exception if it does not fit."""
-        _load(self.module, state["module"])
+        load_weights(self.module, state["module"])
         if self.average is not None:
-            _load(self.average.module, state["average"])
+            load_weights(self.average.module, state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generators"]["cpu"])
         if "cuda" in state["generators"]:
@@ -66,7 +57,7 @@ def save(path: Path, trainee: Trainee, state: State) -> None:
     """Write a checkpoint if possible; without one a later run starts over, but this one continues."""
     # Torch raises a RuntimeError if the disk is full, and a module may add anything to its state.
     with contextlib.suppress(Exception), atomic_write(path) as file:
-        torch.save(trainee.state() | asdict(state), file)
+        torch.save(trainee.state() | state.content(), file)
 
 
 def restore(path: Path, trainee: Trainee) -> tuple[State, str | None]:
@@ -83,8 +74,10 @@ def restore(path: Path, trainee: Trainee) -> tuple[State, str | None]:
         if not S_ISREG(path.stat().st_mode):
             raise ValueError("not a regular file")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        state = _checked_state(content)
+        state = State.of(content)
         trainee.load(content)
+        if state.best is not None:
+            _check_alike(trainee.module, state.best)
         _check_numbers(trainee)
     except Exception as error:
         aside = path.with_name(path.name + UNUSABLE)
@@ -100,13 +93,6 @@ def restore(path: Path, trainee: Trainee) -> tuple[State, str | None]:
     return state, None
 
 
-def _checked_state(content: Any) -> State:
-    step, seconds, losses = content["step"], content["seconds"], content["losses"]
-    if type(step) is not int or step < 0 or not all(map(math.isfinite, [seconds, *losses])) or seconds < 0:
-        raise ValueError(f"step {step!r} after {seconds!r} s")
-    return State(step, float(seconds), [float(loss) for loss in losses])
-
-
 def _check_numbers(trainee: Trainee) -> None:
     """Refuse weights that are not finite and moments of other shapes, which the optimizer would accept."""
     for name, parameter in trainee.module.named_parameters():
@@ -117,7 +103,17 @@ def _check_numbers(trainee: Trainee) -> None:
             raise ValueError(f"{name} is not finite")
 
 
-def _load(module: nn.Module, state: Mapping[str, Any]) -> None:
+def _check_alike(module: nn.Module, best: Mapping[str, Any]) -> None:
+    """Refuse best weights of another module."""
+    if best.keys() != module.state_dict().keys():
+        raise ValueError("the best weights have other names")
+    for name, parameter in module.named_parameters():
+        if best[name].shape != parameter.shape:
+            raise ValueError(f"the best {name} has another shape")
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load what ``state_dict`` of ``module`` returned; raises any exception if it does not fit."""
     # Some buffers change shape with the batch.
     for name, buffer in list(module.named_buffers()):
         if name in state and state[name].shape != buffer.shape:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from attn_bench.results.record import TrainingResult
-from attn_bench.running.train.checkpoint import State, Trainee, restore, save
+from attn_bench.results.record import Part, TrainingResult
+from attn_bench.running.train.batches import batches, predict
+from attn_bench.running.train.checkpoint import Trainee, load_weights, restore, save
+from attn_bench.running.train.course import POINTS, Diverged, State
 from attn_bench.running.train.optimizer import make_optimizer
 from attn_bench.running.train.schedule import learning_rate
 from attn_bench.running.train.setup import TrainingSetup
-from attn_bench.running.train.step import Batch, Step, as_called, autocast
-from attn_bench.sweep.groups import Execution, Precision, Training
+from attn_bench.running.train.step import Step, as_called
+from attn_bench.sweep.groups import Execution, Training
 
-
-class Diverged(Exception):
-    """The loss is no longer finite."""
+# Losses are read in groups of at most so many, as reading them waits for the device.
+GROUP = 20
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Progress:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Every:
+    """How often something is done, in seconds; 0 does it after every step."""
+
+    report: float = 0.5
+    checkpoint: float = 30.0
+
+
 def train(
     setup: TrainingSetup,
     training: Training,
@@ -43,59 +53,184 @@ def train(
     *,
     seed: int,
     checkpoint: Path | None = None,
-    checkpoint_every_s: float = 30.0,
+    every: Every = Every(),
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainingResult:
     """Train the module of ``setup`` in place.
 
     The order of the samples depends only on ``seed`` and the epoch, and a checkpoint holds everything else, so an
-    interrupted run that resumes from ``checkpoint`` ends where it would have ended (budgets in epochs and steps).
-    An incomplete last batch of an epoch is dropped, so that every step has the same shape.
+    interrupted run that resumes from ``checkpoint`` ends exactly where it would have ended (budgets in epochs and
+    steps).
 
     Raises:
-        Diverged: the loss is not finite.
+        Diverged: the loss is not finite; its ``result`` is what was done until then.
     """
-    module, extras = setup.module, setup.extras
-    size = len(setup.train)  # type: ignore[arg-type]
-    batch_size = min(execution.batch_size, size)
-    steps_per_epoch = size // batch_size
-    total_steps = _total_steps(training, steps_per_epoch)
-    parameters = list(module.parameters())
-    optimizer = make_optimizer(training, parameters)
-    average = _average(module, training.ema)
-    trainee = Trainee(module, optimizer, average)
-    state, warning = (State(), None) if checkpoint is None else restore(checkpoint, trainee)
-    step = Step(as_called(module, execution), setup.loss, optimizer, parameters, training.clip_norm, execution)
-    others = _others(module, extras.first)
-    losses = _Losses(state, steps_per_epoch, check_every=1 if execution.device == "cpu" else 20)
-    saved = time.perf_counter()
-    module.train()
+    loop = _Loop(setup, training, execution, every)
+    warning = None if checkpoint is None else loop.restore(checkpoint)
+    found = batches(setup.train, loop.batch_size, seed, loop.state.step, execution.device)
+    reported = saved = time.perf_counter()
+    setup.module.train()
+    try:
+        while loop.fraction < 1:
+            loop.advance(*setup.extras.mix(*next(found)))
+            now = time.perf_counter()
+            if now - reported >= every.report:
+                report(loop.progress())
+                reported = now
+            if checkpoint is not None and now - saved > every.checkpoint:
+                loop.save(checkpoint)
+                saved = time.perf_counter()
+        loop.read()
+        report(loop.progress())
+        return loop.finished(warning)
+    except Diverged as error:
+        error.result = loop.result(warning)
+        raise
 
-    def fraction() -> float:
-        return state.step / total_steps if total_steps else state.seconds / training.budget
 
-    batches = _batches(setup.train, batch_size, seed, state.step, execution.device)
-    while fraction() < 1:
-        batch = extras.mix(*next(batches))
-        _train(others, state.step >= extras.first_epochs * steps_per_epoch)
+class _Loop:
+    """A training between two steps.
+
+    Attributes:
+        total_steps: of the budget; 0 if it is in seconds.
+        began: when training would have begun if it had done nothing else since.
+        pending: losses that were not read yet.
+    """
+
+    def __init__(self, setup: TrainingSetup, training: Training, execution: Execution, every: Every) -> None:
+        self.setup, self.training, self.execution, self.every = setup, training, execution, every
+        size = len(setup.train)  # type: ignore[arg-type]
+        self.batch_size = min(execution.batch_size, size)
+        self.steps_per_epoch = size // self.batch_size
+        self.total_steps = _total_steps(training, self.steps_per_epoch)
+        parameters = list(setup.module.parameters())
+        optimizer = make_optimizer(training, parameters)
+        self.step = Step(
+            as_called(setup.module, execution), setup.loss, optimizer, parameters, training.clip_norm, execution
+        )
+        self.trainee = Trainee(setup.module, optimizer, _average(setup.module, training.ema))
+        self.others = _others(setup.module, setup.extras.first)
+        self.state = State()
+        self.pending: list[Tensor] = []
+        self.began = self.read_at = time.perf_counter()
+
+    def restore(self, checkpoint: Path) -> str | None:
+        """Continue from a checkpoint, if there is one; return why not, if it cannot be used."""
+        self.state, warning = restore(checkpoint, self.trainee)
+        self.began = time.perf_counter() - self.state.seconds
+        return warning
+
+    def save(self, checkpoint: Path) -> None:
+        """Write a checkpoint; what that takes is no training."""
+        self.read()
+        start = time.perf_counter()
+        save(checkpoint, self.trainee, self.state)
+        self.began += time.perf_counter() - start
+
+    @property
+    def fraction(self) -> float:
+        """The share of the budget that is used."""
+        if self.total_steps:
+            return self.state.step / self.total_steps
+        # On another device than the CPU, the steps that were begun are not all done.
+        done = time.perf_counter() - self.began if self.execution.device == "cpu" else self.state.seconds
+        return done / self.training.budget
+
+    def advance(self, inputs: Tensor, targets: Tensor) -> None:
+        """Take a step, and evaluate if it is time; raises Diverged."""
+        before, optimizer = self.fraction, self.step.optimizer
+        if self.others:
+            frozen = self.state.step < self.setup.extras.first_epochs * self.steps_per_epoch
+            _require_grad(self.others, not frozen)
+        rate = learning_rate(self.training, before)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(training, fraction())
-        loss = step(*batch)
-        state.step += 1
-        if average is not None:
-            average.update(module, state.step)
-        if not losses.add(loss, last=state.step == total_steps):
-            continue
-        report(Progress(min(fraction(), 1), state.step / steps_per_epoch, _mean(state.losses), state.seconds))
-        if checkpoint is not None and time.perf_counter() - saved > checkpoint_every_s:
-            save(checkpoint, trainee, state)
-            saved = time.perf_counter()
-    _train(others, True)
-    if average is not None:
-        _copy(average.module, module)
-    return TrainingResult(
-        state.step, state.step / steps_per_epoch, state.seconds, loss=_mean(state.losses), warning=warning
-    )
+            group["lr"] = rate
+        self.pending.append(self.step(inputs, targets))
+        self.state.step += 1
+        if self.trainee.average is not None:
+            self.trainee.average.update(self.setup.module, self.state.step)
+        now = time.perf_counter()
+        waited = len(self.pending) >= GROUP or now - self.read_at >= self.every.report
+        if (point := _passed(before, self.fraction, POINTS)) or waited:
+            self.read(point=point)
+        if self._evaluates and _passed(before, self.fraction, self.training.validation_points):
+            self.read()
+            self._evaluate()
+
+    def read(self, *, point: bool = False) -> None:
+        """Bring the state up to date; raises Diverged."""
+        if not self.pending:
+            return
+        losses = torch.stack(self.pending).tolist()
+        self.pending.clear()
+        # The losses were waited for, so this is the time of finished work.
+        self.read_at = time.perf_counter()
+        self.state.add(losses, self.steps_per_epoch, self.read_at - self.began, point=point)
+
+    def progress(self) -> Progress:
+        """Return what is displayed."""
+        self.read()
+        state = self.state
+        return Progress(min(self.fraction, 1), state.step / self.steps_per_epoch, state.mean_loss, state.seconds)
+
+    @property
+    def _part(self) -> Part:
+        return "test" if self.training.select == "best-on-test" else "validation"
+
+    @property
+    def _evaluates(self) -> bool:
+        data = self.setup.test if self._part == "test" else self.setup.validation
+        return self.training.evaluates and data is not None and self.setup.score is not None
+
+    @property
+    def _evaluated(self) -> nn.Module:
+        """What would be evaluated if training ended here."""
+        return self.setup.module if self.trainee.average is None else self.trainee.average.module
+
+    def _evaluate(self) -> None:
+        """Add a point to the curve of the error, and keep the weights if they are the best ones so far."""
+        start, state, score = time.perf_counter(), self.state, self.setup.score
+        assert score is not None
+        data = self.setup.test if self._part == "test" else self.setup.validation
+        assert data is not None
+        execution, module = self.execution, self._evaluated
+        # Whether a training is watched changes nothing of it.
+        with _same_generators(execution.device):
+            found = predict(
+                module, data, batch_size=execution.batch_size, precision=execution.precision, device=execution.device
+            )
+            state.error.add(state.step, state.seconds, float(score.evaluate(found)[score.metric]))
+        self.setup.module.train()
+        if self.training.select != "last" and state.is_best(score.higher):
+            state.best, state.best_step = deepcopy(dict(module.state_dict())), state.step
+        taken = time.perf_counter() - start
+        state.evaluation_seconds += taken
+        self.began += taken
+
+    def finished(self, warning: str | None) -> TrainingResult:
+        """Leave the module with the weights that are to be evaluated, and return what was done."""
+        _require_grad(self.others, True)
+        if self.state.best is not None:
+            load_weights(self.setup.module, self.state.best)
+        elif self.trainee.average is not None:
+            _copy(self.trainee.average.module, self.setup.module)
+        return self.result(warning)
+
+    def result(self, warning: str | None) -> TrainingResult:
+        """Return what was done."""
+        state, score = self.state, self.setup.score
+        named = (score.metric, self._part) if score is not None and state.error.steps else (None, None)
+        return TrainingResult(
+            state.step,
+            state.step / self.steps_per_epoch,
+            state.seconds,
+            evaluation_seconds=state.evaluation_seconds,
+            loss=state.mean_loss,
+            curve=state.curve(*named),
+            selected_step=state.best_step,
+            selected_on=None if state.best_step is None else self._part,
+            warning=warning,
+        )
 
 
 def _total_steps(training: Training, steps_per_epoch: int) -> int:
@@ -105,27 +240,17 @@ def _total_steps(training: Training, steps_per_epoch: int) -> int:
     return int(training.budget) if training.budget_unit == "steps" else 0
 
 
-class _Losses:
-    """The losses of a training run, read in groups, as reading waits for the device."""
+def _passed(before: float, after: float, points: int) -> bool:
+    """Tell whether one of ``points`` marks, at equal distances up to 1, is between two shares of a budget."""
+    # What rounding leaves below a mark is on it.
+    return math.floor(min(after, 1) * points + 1e-9) > math.floor(min(before, 1) * points + 1e-9)
 
-    def __init__(self, state: State, kept: int, *, check_every: int) -> None:
-        self.state, self.kept, self.check_every = state, kept, check_every
-        self.began = time.perf_counter() - state.seconds
-        self.pending: list[Tensor] = []
 
-    def add(self, loss: Tensor, *, last: bool) -> bool:
-        """Add the loss of a step and tell whether ``state`` is up to date; raises Diverged."""
-        self.pending.append(loss)
-        state = self.state
-        if state.step % self.check_every and not last:
-            return False
-        # The losses were waited for, so this is the time of finished work.
-        state.losses = [*state.losses, *torch.stack(self.pending).tolist()][-self.kept :]
-        self.pending.clear()
-        state.seconds = time.perf_counter() - self.began
-        if not all(map(math.isfinite, state.losses[-self.check_every :])):
-            raise Diverged(f"the loss is {state.losses[-1]} at step {state.step}, epoch {state.step // self.kept + 1}")
-        return True
+def _same_generators(device: str) -> Any:
+    """Return a block after which torch's generators are as they were before it."""
+    if device == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[torch.device(device)]) if device.startswith("cuda") else nullcontext()
 
 
 @torch.no_grad()
@@ -134,53 +259,15 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
         own.copy_(other)
 
 
-@torch.no_grad()
-def predict(
-    module: nn.Module,
-    dataset: Dataset[Batch],
-    *,
-    batch_size: int,
-    precision: Precision,
-    device: str,
-    call: Callable[[nn.Module, Tensor], Any] = lambda module, inputs: module(inputs),
-) -> Iterator[Batch]:
-    """Yield (prediction, target) batches over ``dataset`` in order, in float32, on ``device``.
-
-    Args:
-        call: calls the module with a batch and returns what it returned.
-    """
-    module.eval()
-    for inputs, targets in DataLoader(dataset, batch_size=batch_size):
-        with autocast(device, precision):
-            prediction = call(module, inputs.to(device))
-        # Gradients are on in threads that the model started.
-        yield prediction.detach().float(), targets.to(device)
-
-
-def _batches(dataset: Dataset[Batch], batch_size: int, seed: int, first_step: int, device: str) -> Iterator[Batch]:
-    size = len(dataset)  # type: ignore[arg-type]
-    epoch, skip = divmod(first_step, size // batch_size)
-    while True:
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch)).tolist()
-        batches = [order[i : i + batch_size] for i in range(0, size - batch_size + 1, batch_size)]
-        # Its own generator, or a resumed run would draw from torch's once more than an uninterrupted one.
-        loader = DataLoader(
-            dataset, batch_sampler=batches[skip:], pin_memory=device == "cuda", generator=torch.Generator()
-        )
-        for inputs, targets in loader:
-            yield inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        epoch, skip = epoch + 1, 0
-
-
 def _others(module: nn.Module, chosen: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the trainable parameters of ``module`` that are not in ``chosen``; none if ``chosen`` is empty."""
+    """Return the trainable parameters of ``module`` that are not among ``chosen``; none if nothing is chosen."""
     if not chosen:
         return []
     known = {id(parameter) for parameter in chosen}
     return [p for p in module.parameters() if p.requires_grad and id(p) not in known]
 
 
-def _train(parameters: Sequence[nn.Parameter], train: bool) -> None:
+def _require_grad(parameters: Sequence[nn.Parameter], train: bool) -> None:
     for parameter in parameters:
         parameter.requires_grad_(train)
 
@@ -192,7 +279,3 @@ def _average(module: nn.Module, decay: float) -> Any:
     from timm.utils.model_ema import ModelEmaV3
 
     return ModelEmaV3(module, decay=decay, use_warmup=True)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan

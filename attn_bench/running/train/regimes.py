@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from attn_bench.plugin import Model, Problem, Splits, Task, Unsupported
-from attn_bench.running.train.setup import Extras, TrainingSetup
+from attn_bench.running.train.batches import in_order
+from attn_bench.running.train.setup import Extras, Score, TrainingSetup
 from attn_bench.running.train.step import Batch, autocast
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.groups import FineTuning
@@ -32,11 +34,12 @@ def training_setup(
     """
     match cell.regime:
         case "linear-probe":
-            return _linear_probe(cell, task, model, module, whole, data)
+            setup = _linear_probe(cell, task, model, module, whole, data)
         case "finetune":
-            return _finetune(cell, model, problem, module, whole, data)
+            setup = _finetune(cell, model, problem, module, whole, data)
         case _:
-            return TrainingSetup(whole, data.train, data.test, task.loss, validation=data.validation)
+            setup = TrainingSetup(whole, data.train, data.test, task.loss, validation=data.validation)
+    return replace(setup, score=Score.of(task))
 
 
 def _linear_probe(
@@ -85,7 +88,7 @@ def features(whole: nn.Module, head: nn.Module, dataset: Dataset[Batch], cell: C
     whole.eval()
     found, targets = [], []
     try:
-        for inputs, target in DataLoader(dataset, batch_size=cell.execution.batch_size):
+        for inputs, target in in_order(dataset, cell.execution.batch_size):
             with autocast(cell.execution.device, cell.execution.precision):
                 prediction = whole(inputs.to(cell.execution.device))
             # Values that are not finite are left for training to report.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from attn_bench.plugin import Task
 from attn_bench.running.train.step import Batch
 
 
@@ -28,6 +29,27 @@ class Extras:
 
 
 @dataclass(frozen=True)
+class Score:
+    """The number that says how good a module is along its training: the first metric of its task.
+
+    Attributes:
+        metric: its name.
+        higher: whether higher is better.
+        evaluate: returns the metrics over (prediction, target) batches.
+    """
+
+    metric: str
+    higher: bool
+    evaluate: Callable[[Iterable[Batch]], Mapping[str, float]]
+
+    @classmethod
+    def of(cls, task: Task) -> Score | None:
+        """Return that of a task; None if it has no metrics."""
+        name = next(iter(task.metrics), None)
+        return None if name is None else cls(name, task.metrics[name].direction == "higher", task.evaluate)
+
+
+@dataclass(frozen=True)
 class TrainingSetup:
     """A module, and the data it is trained on and evaluated on at the resolution trained at.
 
@@ -38,6 +60,7 @@ class TrainingSetup:
         loss: of a batch of predictions and targets.
         extras: what the loop does in addition.
         notes: further entries in the record of the training.
+        score: what is evaluated along the training.
     """
 
     module: nn.Module
@@ -47,3 +70,4 @@ class TrainingSetup:
     extras: Extras = field(default_factory=Extras)
     notes: Mapping[str, Any] = field(default_factory=dict)
     validation: Dataset[Batch] | None = None
+    score: Score | None = None

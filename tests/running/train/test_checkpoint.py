@@ -12,6 +12,8 @@ import torch
 from test_training import SETTINGS, fresh, run
 from torch import Tensor, nn
 
+from attn_bench.running.train.loop import Every
+
 
 class Stop(Exception):
     pass
@@ -40,7 +42,7 @@ def stopped(path: Path, module: nn.Module, at: int = 7, **options: Any) -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        run(module, checkpoint=path, checkpoint_every_s=0, report=stop, **options)
+        run(module, checkpoint=path, every=Every(0, 0), report=stop, **options)
 
 
 def equal(ours: nn.Module, theirs: nn.Module) -> bool:
@@ -57,7 +59,7 @@ def test_a_stopped_run_ends_where_it_would_have_ended(tmp_path, stop_at, make):
     resumed = make()
     with torch.no_grad():
         next(resumed.parameters()).zero_()
-    result = run(resumed, checkpoint=checkpoint, checkpoint_every_s=1e9)
+    result = run(resumed, checkpoint=checkpoint, every=Every(checkpoint=1e9))
     assert result.steps == 24
     assert result.warning is None
     assert equal(resumed, whole)
@@ -129,7 +131,7 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside_and_changes_nothing(tmp_p
     torch.manual_seed(1)
     run(whole)
     torch.manual_seed(1)
-    result = run(again, checkpoint=checkpoint, checkpoint_every_s=1e9)
+    result = run(again, checkpoint=checkpoint, every=Every(checkpoint=1e9))
     assert equal(again, whole)
     assert result.steps == 24
     assert result.warning is not None
@@ -151,7 +153,7 @@ def test_a_running_mean_is_restored_with_the_rest_or_not_at_all(tmp_path):
             content["average"] = None
             torch.save(content, checkpoint)
         module = fresh()
-        result = run(module, settings, checkpoint=checkpoint, checkpoint_every_s=1e9)
+        result = run(module, settings, checkpoint=checkpoint, every=Every(checkpoint=1e9))
         assert bool(result.warning) == broken
         assert equal(module, whole)
 
@@ -174,7 +176,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_nothing(tmp_path):
     settings = dataclasses.replace(SETTINGS, epochs=1)
     (tmp_path / "file").write_text("")
     for module, path in ((fresh(), tmp_path / "file" / "c.pt"), (Odd(), tmp_path / "c.pt")):
-        assert run(module, settings, checkpoint=path, checkpoint_every_s=0).steps == 4
+        assert run(module, settings, checkpoint=path, every=Every(0, 0)).steps == 4
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -25,7 +25,9 @@ from attn_bench.results.store import Store
 from attn_bench.results.table import rows
 from attn_bench.running.measure.latency import Sampling, measure_latency
 from attn_bench.running.run_cell import Files, run_cell
-from attn_bench.running.train.loop import Diverged, predict, train
+from attn_bench.running.train.batches import predict
+from attn_bench.running.train.course import Diverged
+from attn_bench.running.train.loop import Every, train
 from attn_bench.running.train.regimes import training_setup
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep, read_sweep_file
@@ -246,7 +248,7 @@ def test_the_mean_of_the_weights_is_what_is_left():
     path = []
     one = cell("finetune")
     module, _, chosen = made(one)
-    trained(one, chosen, report=lambda _: path.append(module[5].weight.detach().clone()))
+    trained(one, chosen, every=Every(0), report=lambda _: path.append(module[5].weight.detach().clone()))
     mean = path[0].clone()
     for step, weight in enumerate(path[1:], 1):
         decay = min(0.6, 1 - (1 + step) ** (-2 / 3))
@@ -266,7 +268,7 @@ def test_the_warm_up_trains_only_added_parameters_and_the_head():
         now = {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
         moved.append((progress.epoch, now))
 
-    trained(one, chosen, report=look)
+    trained(one, chosen, report=look, every=Every(0))
     alone = {"0.weight", "5.weight", "5.bias"}
     assert all(now == alone for epoch, now in moved if epoch <= 2)
     assert all(now > alone for epoch, now in moved if epoch > 2.3)
@@ -289,9 +291,9 @@ def test_fine_tuning_that_was_stopped_ends_where_it_would_have_ended(tmp_path, s
 
     checkpoint = tmp_path / "c.pt"
     with pytest.raises(Stop):
-        trained(one, made(one)[2], checkpoint=checkpoint, checkpoint_every_s=0, report=stop)
+        trained(one, made(one)[2], checkpoint=checkpoint, every=Every(0, 0), report=stop)
     resumed, _, chosen = made(one)
-    trained(one, chosen, checkpoint=checkpoint, checkpoint_every_s=1e9)
+    trained(one, chosen, checkpoint=checkpoint, every=Every(checkpoint=1e9))
     for name, value in resumed.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name]), name
 
