@@ -22,7 +22,6 @@ from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.prepare import Posed, pose, prepare, set_flags
 from attn_bench.running.train import loop as training_loop
 from attn_bench.running.train.batches import batches
-from attn_bench.running.train.optimizer import clip
 from attn_bench.running.train.regimes import training_setup
 from attn_bench.running.train.setup import TrainingSetup
 from attn_bench.sweep.cell import Cell
@@ -91,10 +90,10 @@ def parts(cell: Cell, steps: int) -> dict[str, float]:
         with timed("backward"):
             step.backward(loss)
         with timed("clip"):
-            clip(step.parameters, step.clip_norm)
+            step.optimizer.clip(step.clip_norm)
         with timed("optimizer"):
             step.optimizer.step()
-            step.optimizer.zero_grad(set_to_none=True)
+            step.optimizer.zero_grad()
     return {name: median(values) for name, values in times.items()}
 
 
@@ -116,8 +115,8 @@ def main() -> None:
         measured, looped = compare(cell, turns, steps)
         shares = parts(cell, turns * steps)
         rest = looped - sum(shares.values())
-        row = (cell.model, cell.resolution, f"{measured:.2f}", f"{looped:.2f}", f"{looped / measured:.3f}")
-        row += tuple(f"{value:.2f}" for value in (*shares.values(), rest))
+        times = [f"{value:.2f}" for value in (*shares.values(), rest)]
+        row = (cell.model, cell.resolution, f"{measured:.2f}", f"{looped:.2f}", f"{looped / measured:.3f}", *times)
         print("".join(f"{text:>{size + 1}}" for text, size in zip(row, width)), flush=True)
 
 

@@ -20,7 +20,7 @@ from attn_bench.running.measure.flops import count_flops
 from attn_bench.running.measure.latency import measure_latency
 from attn_bench.running.measure.memory import is_seen, measure_memory
 from attn_bench.running.measure.parts import measure_parts
-from attn_bench.running.train.optimizer import make_optimizer
+from attn_bench.running.train.optimizer import Update
 from attn_bench.running.train.step import Batch, Step, as_called, autocast
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.groups import Training
@@ -104,9 +104,8 @@ class Steps:
     def _train_step_of(self, cell: Cell) -> Step:
         """Return the step that training repeats, with a learning rate that leaves the weights where they are."""
         training = replace((cell.training or Training()).completed(self.task.defaults), learning_rate=1e-6)
-        parameters = list(self.module.parameters())
-        optimizer = make_optimizer(training, parameters)
-        return Step(self.called, self.task.loss, optimizer, parameters, training.clip_norm, cell.execution)
+        optimizer = Update(training, self.module.parameters())
+        return Step(self.called, self.task.loss, optimizer, training.clip_norm, cell.execution)
 
     def latency(self, name: str) -> Latency:
         """Measure the latency of a step; on the CPU, the calibration workload is timed before and after it."""
@@ -163,8 +162,13 @@ class Steps:
         if self.cell.execution.device == "cpu" and not self.is_seen:
             raise ValueError("on the CPU, memory used in the model's own threads cannot be measured")
         step = self.step(name)
-        self.module.zero_grad(set_to_none=True)
+        self._drop_gradients()
         return measure_memory(step, self.cell.execution.device)
+
+    def _drop_gradients(self) -> None:
+        self.module.zero_grad(set_to_none=True)
+        if self.train_step is not None:
+            self.train_step.optimizer.zero_grad()
 
     @cached_property
     def is_seen(self) -> bool:
@@ -183,7 +187,7 @@ class Steps:
 
     def recover(self) -> None:
         """Make the module usable again after a step failed halfway."""
-        self.module.zero_grad(set_to_none=True)
+        self._drop_gradients()
         self.module.eval()
         gc.collect()
         if self.cell.execution.device.startswith("cuda"):

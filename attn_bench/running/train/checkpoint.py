@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attn_bench.files import UNUSABLE, atomic_write
 from attn_bench.format import clean
 from attn_bench.running.train.course import State
-from attn_bench.running.train.optimizer import AnyOptimizer
+from attn_bench.running.train.optimizer import Update
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Trainee:
     """
 
     module: nn.Module
-    optimizer: AnyOptimizer
+    optimizer: Update
     average: Any = None
 
     def state(self) -> dict[str, Any]:
@@ -94,9 +94,9 @@ def restore(path: Path, trainee: Trainee) -> tuple[State, str | None]:
 
 
 def _check_numbers(trainee: Trainee) -> None:
-    """Refuse weights that are not finite and moments of other shapes, which the optimizer would accept."""
-    for name, parameter in trainee.module.named_parameters():
-        moments = [m for m in trainee.optimizer.state.get(parameter, {}).values() if isinstance(m, Tensor) and m.dim()]
+    """Refuse weights that are not finite, and moments of the wrong shape, which the optimizer would accept."""
+    names = [name for name, _ in trainee.module.named_parameters()]
+    for name, (parameter, moments) in zip(names, trainee.optimizer.moments(), strict=True):
         if any(moment.shape != parameter.shape for moment in moments):
             raise ValueError(f"the optimizer's state of {name} has another shape")
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (parameter, *moments)):

@@ -18,7 +18,7 @@ from attn_bench.results.record import Part, TrainingResult
 from attn_bench.running.train.batches import batches, predict
 from attn_bench.running.train.checkpoint import Trainee, load_weights, restore, save
 from attn_bench.running.train.course import POINTS, Diverged, State
-from attn_bench.running.train.optimizer import make_optimizer
+from attn_bench.running.train.optimizer import Update
 from attn_bench.running.train.schedule import learning_rate
 from attn_bench.running.train.setup import TrainingSetup
 from attn_bench.running.train.step import Step, as_called
@@ -103,11 +103,8 @@ class _Loop:
         self.batch_size = min(execution.batch_size, size)
         self.steps_per_epoch = size // self.batch_size
         self.total_steps = _total_steps(training, self.steps_per_epoch)
-        parameters = list(setup.module.parameters())
-        optimizer = make_optimizer(training, parameters)
-        self.step = Step(
-            as_called(setup.module, execution), setup.loss, optimizer, parameters, training.clip_norm, execution
-        )
+        optimizer = Update(training, setup.module.parameters())
+        self.step = Step(as_called(setup.module, execution), setup.loss, optimizer, training.clip_norm, execution)
         self.trainee = Trainee(setup.module, optimizer, _average(setup.module, training.ema))
         self.others = _others(setup.module, setup.extras.first)
         self.state = State()
@@ -138,14 +135,11 @@ class _Loop:
 
     def advance(self, inputs: Tensor, targets: Tensor) -> None:
         """Take a step, and evaluate if it is time; raises Diverged."""
-        before, optimizer = self.fraction, self.step.optimizer
+        before = self.fraction
         if self.others:
             frozen = self.state.step < self.setup.extras.first_epochs * self.steps_per_epoch
             _require_grad(self.others, not frozen)
-        rate = learning_rate(self.training, before)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        self.pending.append(self.step(inputs, targets))
+        self.pending.append(self.step(inputs, targets, learning_rate(self.training, before)))
         self.state.step += 1
         if self.trainee.average is not None:
             self.trainee.average.update(self.setup.module, self.state.step)

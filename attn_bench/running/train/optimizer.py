@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,81 +11,101 @@ from torch import Tensor, nn
 from attn_bench.sweep.groups import Training
 
 
-class Several:
-    """Optimizers of different parameters that step, and are saved, as one."""
+class Update:
+    """What changes parameters by their gradients: one optimizer, or several for different parameters, as one.
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self.optimizers = optimizers
+    Complex parameters are optimized as the pairs of real numbers that they are, as torch's and timm's optimizers do
+    themselves: so all parameters are real, which fused kernels and norms are several times faster for.
+    """
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of all of them."""
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+    def __init__(self, training: Training, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        # The same memory, seen as real numbers.
+        self._views = [(p, nn.Parameter(torch.view_as_real(p.detach()))) for p in self.parameters if p.is_complex()]
+        known = {id(parameter): view for parameter, view in self._views}
+        self.real = [known.get(id(parameter), parameter) for parameter in self.parameters]
+        matrices = [p for p in self.parameters if p.ndim == 2 and not p.is_complex()]
+        self.optimizers = _optimizers(training, self.real, matrices)
 
-    @property
-    def state(self) -> dict[Tensor, dict[str, Any]]:
-        """The state of each parameter."""
-        return {parameter: state for optimizer in self.optimizers for parameter, state in optimizer.state.items()}
+    def clip(self, largest: float) -> None:
+        """Scale the gradients down so that their norm is at most ``largest``; 0 leaves them as they are."""
+        self._see_gradients()
+        if largest:
+            nn.utils.clip_grad_norm_(self.real, largest)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=set_to_none)
-
-    def step(self) -> None:
+    def step(self, learning_rate: float | None = None) -> None:
         """Change the parameters by their gradients."""
+        self._see_gradients()
         for optimizer in self.optimizers:
+            if learning_rate is not None:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate
             optimizer.step()
 
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        for _, view in self._views:
+            view.grad = None
+
+    def _see_gradients(self) -> None:
+        for parameter, view in self._views:
+            view.grad = None if parameter.grad is None else torch.view_as_real(parameter.grad)
+
+    def moments(self) -> list[tuple[Tensor, list[Tensor]]]:
+        """Return every parameter, as real numbers, with what the optimizer keeps for each of its numbers."""
+        states = {id(p): state for optimizer in self.optimizers for p, state in optimizer.state.items()}
+        return [
+            (p, [value for value in states.get(id(p), {}).values() if isinstance(value, Tensor) and value.dim()])
+            for p in self.real
+        ]
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of all of them."""
+        """Return the state of all optimizers."""
         return {str(i): optimizer.state_dict() for i, optimizer in enumerate(self.optimizers)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what :meth:`state_dict` returned."""
+        """Load what :meth:`state_dict` returned."""
         for i, optimizer in enumerate(self.optimizers):
             optimizer.load_state_dict(state[str(i)])
 
 
-AnyOptimizer = torch.optim.Optimizer | Several
-
-
-def make_optimizer(training: Training, parameters: Iterable[nn.Parameter]) -> AnyOptimizer:
-    """Return the optimizer that ``training`` names, for ``parameters``; fused where they are real."""
-    own = list(parameters)
+def _optimizers(
+    training: Training, parameters: list[nn.Parameter], matrices: list[nn.Parameter]
+) -> list[torch.optim.Optimizer]:
     shared: dict[str, Any] = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
     match training.optimizer:
         case "adamw":
-            return torch.optim.AdamW(_fused(own), **shared)
+            return [torch.optim.AdamW(_groups(parameters), **shared)]
         case "adam":
-            return torch.optim.Adam(_fused(own), **shared)
+            return [torch.optim.Adam(_groups(parameters), **shared)]
         case "lion":
             from timm.optim.lion import Lion
 
-            return Lion(own, **shared)
+            return [Lion(parameters, **shared, foreach=True)]
         case "muon":
-            matrices = [p for p in own if p.ndim == 2 and not p.is_complex()]
             known = {id(p) for p in matrices}
-            others = [p for p in own if id(p) not in known]
+            others = [p for p in parameters if id(p) not in known]
             # With this scale its updates are as large as AdamW's, whose learning rates serve it then.
             muon = [torch.optim.Muon(matrices, **shared, adjust_lr_fn="match_rms_adamw")] if matrices else []
-            return Several([*muon, *([torch.optim.AdamW(_fused(others), **shared)] if others else [])])
+            return [*muon, *([torch.optim.AdamW(_groups(others), **shared)] if others else [])]
 
 
-def _fused(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-    """Split ``parameters`` into those that torch's fused kernels take and complex ones, which they do not."""
-    real = [p for p in parameters if not p.is_complex()]
-    other = [p for p in parameters if p.is_complex()]
-    groups: list[dict[str, Any]] = [{"params": real, "fused": True}, {"params": other, "foreach": True}]
+def _groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """Split ``parameters`` into those that fused kernels take, and those whose memory has gaps, which they misread."""
+    dense = [p for p in parameters if _is_dense(p)]
+    known = {id(p) for p in dense}
+    others = [p for p in parameters if id(p) not in known]
+    groups: list[dict[str, Any]] = [{"params": dense, "fused": True}, {"params": others}]
     return [group for group in groups if group["params"]]
 
 
-def clip(parameters: Iterable[nn.Parameter], largest: float) -> None:
-    """Scale the gradients down so that their norm is at most ``largest``; 0 leaves them as they are."""
-    if not largest:
-        return
-    # The norm of complex numbers is that of their parts, which is several times faster to compute.
-    own = list(parameters)
-    grads = [torch.view_as_real(p.grad) if p.is_complex() else p.grad for p in own if p.grad is not None]
-    norm = nn.utils.get_total_norm(grads, foreach=True)
-    nn.utils.clip_grads_with_norm_(own, largest, norm, foreach=True)
+def _is_dense(tensor: Tensor) -> bool:
+    """Tell whether a tensor takes up its memory without gaps, in whatever order of its axes."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True

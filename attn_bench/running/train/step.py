@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attn_bench.running.train.optimizer import AnyOptimizer, clip
+from attn_bench.running.train.optimizer import Update
 from attn_bench.sweep.groups import Execution, Precision
 
 Batch = tuple[Tensor, Tensor]
@@ -35,22 +35,21 @@ class Step:
     Attributes:
         called: maps inputs to predictions.
         loss: of a batch of float32 predictions and targets.
-        optimizer: of ``parameters``.
+        optimizer: of the parameters.
         clip_norm: maximum norm of the gradient; 0 disables clipping.
     """
 
     called: Callable[..., Any]
     loss: Callable[[Tensor, Tensor], Tensor]
-    optimizer: AnyOptimizer
-    parameters: Iterable[nn.Parameter]
+    optimizer: Update
     clip_norm: float
     execution: Execution
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor, targets: Tensor, learning_rate: float | None = None) -> Tensor:
         """Change the parameters by the gradient of a batch and return its loss."""
         loss = self.forward(inputs, targets)
         self.backward(loss)
-        self.update()
+        self.update(learning_rate)
         return loss.detach()
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -63,8 +62,8 @@ class Step:
         """Compute the gradients."""
         loss.backward()
 
-    def update(self) -> None:
+    def update(self, learning_rate: float | None = None) -> None:
         """Clip the gradients, change the parameters by them, and drop them."""
-        clip(self.parameters, self.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.clip(self.clip_norm)
+        self.optimizer.step(learning_rate)
+        self.optimizer.zero_grad()

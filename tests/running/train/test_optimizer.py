@@ -6,12 +6,17 @@ import pytest
 import torch
 from test_resume import Mixed
 from timm.optim.lion import Lion
-from torch import nn
+from torch import Tensor, nn
 
-from attn_bench.running.train.optimizer import Several, clip, make_optimizer
+from attn_bench.running.train.optimizer import Update
 from attn_bench.sweep.groups import Training
 
 RATES = {"lr": 1e-2, "weight_decay": 0.1}
+
+
+def update(module: nn.Module, name: str) -> Update:
+    settings = {"learning_rate": RATES["lr"], "weight_decay": RATES["weight_decay"]}
+    return Update(Training(optimizer=name, **settings), module.parameters())
 
 
 def theirs(name: str, module: nn.Module) -> list[torch.optim.Optimizer]:
@@ -33,8 +38,7 @@ def theirs(name: str, module: nn.Module) -> list[torch.optim.Optimizer]:
 @pytest.mark.parametrize("name", ["adamw", "adam", "lion", "muon"])
 def test_updates_are_those_of_the_libraries(name):
     ours, reference = Mixed(), Mixed()
-    training = Training(optimizer=name, learning_rate=RATES["lr"], weight_decay=RATES["weight_decay"])
-    optimizer, others = make_optimizer(training, ours.parameters()), theirs(name, reference)
+    optimizer, others = update(ours, name), theirs(name, reference)
     x = torch.randn(3, 1, 8, 8)
     for _ in range(4):
         for module in (ours, reference):
@@ -49,15 +53,49 @@ def test_updates_are_those_of_the_libraries(name):
         torch.testing.assert_close(own, other, msg=name)
 
 
-def test_muon_trains_matrices_only_and_a_model_without_any():
-    optimizer = make_optimizer(Training(optimizer="muon", learning_rate=1e-2, weight_decay=0.0), Mixed().parameters())
-    assert isinstance(optimizer, Several)
-    first, _ = optimizer.optimizers
+def test_muon_trains_only_matrices_and_a_model_may_have_none():
+    first, _ = update(Mixed(), "muon").optimizers
     assert isinstance(first, torch.optim.Muon)
     assert [tuple(p.shape) for group in first.param_groups for p in group["params"]] == [(8, 8)]
-    assert len(optimizer.param_groups) == 3
-    vectors = nn.Conv2d(1, 1, 3)
-    make_optimizer(Training(optimizer="muon", learning_rate=1e-2, weight_decay=0.0), vectors.parameters())
+    (only,) = update(nn.Conv2d(1, 1, 3), "muon").optimizers
+    assert isinstance(only, torch.optim.AdamW)
+
+
+def test_parameters_with_gaps_or_other_orders_of_axes_are_updated_right():
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.gaps = nn.Parameter(torch.randn(4, 6)[:, ::2])
+            self.turned = nn.Parameter(torch.randn(3, 4).t())
+            self.repeated = nn.Parameter(torch.randn(1, 3).expand(1, 3))
+            self.complex = nn.Parameter(torch.randn(3, 4, dtype=torch.complex64).t())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x @ (self.gaps * self.turned * self.complex.abs() + self.repeated)).square().sum()
+
+    ours, reference = Odd(), Odd()
+    optimizer, (other,) = update(ours, "adamw"), theirs("adamw", reference)
+    for _ in range(3):
+        for module in (ours, reference):
+            module(torch.ones(2, 4)).backward()
+        optimizer.step()
+        other.step()
+        optimizer.zero_grad()
+        reference.zero_grad()
+    for (name, own), theirs_ in zip(ours.named_parameters(), reference.parameters()):
+        torch.testing.assert_close(own, theirs_, msg=name)
+
+
+def test_a_parameter_without_gradient_stays_as_it_is():
+    module = Mixed()
+    module.modes.requires_grad_(False)
+    before = module.modes.clone()
+    optimizer = update(module, "adamw")
+    module(torch.randn(3, 1, 8, 8)).square().sum().backward()
+    optimizer.clip(1.0)
+    optimizer.step(0.1)
+    assert torch.equal(module.modes, before)
 
 
 @pytest.mark.parametrize("largest", [0.01, 0.5, 1e6])
@@ -66,16 +104,17 @@ def test_clipping_is_torchs(largest):
     x = 10 * torch.randn(3, 1, 8, 8)
     for module in (ours, reference):
         module.eval()(x).square().sum().backward()
-    clip(list(ours.parameters()), largest)
+    update(ours, "adamw").clip(largest)
     nn.utils.clip_grad_norm_(reference.parameters(), largest, foreach=False)
     for own, other in zip(ours.parameters(), reference.parameters()):
         torch.testing.assert_close(own.grad, other.grad)
 
 
-def test_clipping_can_be_switched_off_and_needs_no_gradient():
+def test_clipping_can_be_disabled_and_needs_no_gradient():
     module = Mixed()
-    clip(list(module.parameters()), 1.0)
+    optimizer = update(module, "adamw")
+    optimizer.clip(1.0)
     module.eval()(torch.randn(3, 1, 8, 8)).square().sum().mul(1e3).backward()
     before = [p.grad.clone() for p in module.parameters()]
-    clip(list(module.parameters()), 0.0)
+    optimizer.clip(0.0)
     assert all(torch.equal(p.grad, grad) for p, grad in zip(module.parameters(), before))
