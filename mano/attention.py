@@ -7,7 +7,7 @@ levels, F = heads * head_dim.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,8 +147,13 @@ class MultipoleAttention(nn.Module):
             x_BCHW = x_BHWC.permute(0, 3, 1, 2)
             mean = F.avg_pool2d(x_BCHW, self.rate, ceil_mode=True, count_include_pad=False)
             return mean.permute(0, 2, 3, 1)
-        down = self.down if self.down_sampling == "conv" else self.downs[min(level, len(self.downs) - 1)]
-        return down_sample(x_BHWC, down.weight)
+        return down_sample(x_BHWC, self.down_weight(level))
+
+    def down_weight(self, level: int) -> Tensor:
+        """Return the weights of the convolution D that makes level ``level + 1``."""
+        if self.down_sampling == "conv":
+            return self.down.weight
+        return cast("nn.Conv2d", self.downs[min(level, len(self.downs) - 1)]).weight
 
     def _finer(self, x_BHWC: Tensor, weight: Tensor | float, grid: torch.Size) -> Tensor:
         """U: return ``weight`` times a level on the grid of the one before."""
@@ -182,6 +187,8 @@ class MultipoleAttention(nn.Module):
 
     def _tiled(self, x_BHWC: Tensor, level_weights: Tensor | list[float]) -> Tensor:
         qkv, out, bias = self.to_qkv.weight, self.to_out.weight, self.to_out.bias
+        down: Tensor
+        up: Tensor
         if len(level_weights):
             down, up = self.down.weight, self.up.weight
         else:  # only their shapes are read

@@ -41,10 +41,8 @@ def down(module: MultipoleAttention, x_BCHW: Tensor, level: int) -> Tensor:
     r = module.rate
     if module.down_sampling == "average":
         weight = torch.eye(c, dtype=x_BCHW.dtype, device=x_BCHW.device)[:, :, None, None].expand(c, c, r, r)
-    elif module.down_sampling == "conv":
-        weight = module.down.weight
     else:
-        weight = module.downs[min(level, len(module.downs) - 1)].weight
+        weight = module.down_weight(level)
     out, real = (x_BCHW.new_zeros(b, c, -(-h // r), -(-w // r)) for _ in range(2))
     for dy in range(r):
         for dx in range(r):

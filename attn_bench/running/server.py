@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 import warnings
-from os import _exit as exit_now
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -100,7 +99,7 @@ def _run_child(cell: Any, files: Any, log: Path, temporary: Path, write: int) ->
     from attn_bench.errors import DiskError
     from attn_bench.running.run_cell import run_cell
 
-    code = 1
+    code, exit_now = 1, os._exit  # before a plugin can replace it; coverage has replaced it just now, after the fork
     try:
         os.setsid()
         die_with_parent()
