@@ -186,14 +186,14 @@ class MultipoleAttention(nn.Module):
         return [self.constant_weight(i) for i in reversed(range(merges))]
 
     def _tiled(self, x_BHWC: Tensor, level_weights: Tensor | list[float]) -> Tensor:
-        qkv, out, bias = self.to_qkv.weight, self.to_out.weight, self.to_out.bias
         down: Tensor
         up: Tensor
         if len(level_weights):
             down, up = self.down.weight, self.up.weight
         else:  # only their shapes are read
-            down = up = bias.new_zeros(len(bias), len(bias), self.rate, self.rate)
-        projections = qkv, out, bias, down, up
+            dim = len(self.to_out.bias)
+            down = up = self.to_out.bias.new_zeros(dim, dim, self.rate, self.rate)
+        projections = self.to_qkv.weight, self.to_out.weight, self.to_out.bias, down, up
         tensors = [x_BHWC, *projections, *self.norm.parameters(), *self.inner_norm.parameters()]
         if torch.is_autocast_enabled("cpu"):
             tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
