@@ -79,6 +79,7 @@ def _options(
 app.command()(running.run)
 app.command()(running.measure)
 app.command()(reporting.report)
+app.command()(reporting.merge)
 app.command()(comparing.compare)
 app.command()(comparing.ab)
 app.command()(checking.check)

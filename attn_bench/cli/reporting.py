@@ -47,6 +47,25 @@ def _not_ok(folder: Path, table: Any) -> str:
     return f"{failed.sum()} of {len(statuses)} cell{'s' * (len(statuses) > 1)} {verb} not ok: {counted}{logs}"
 
 
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Results folders of one task.", metavar="FOLDER...")],
+    out: Annotated[Path, typer.Option(help="Folder for the merged results; it may hold results already.")],
+) -> None:
+    """Merge results folders, for example of several machines, into one.
+
+    The same cell is taken once. If its records differ, one that is ok is kept, then the newest, and a line says so.
+    """
+    from attn_bench.results.joining import join
+
+    joined = join(folders, out)
+    for line in (*joined.unusable, *joined.conflicts):
+        print(line)
+    taken = ", ".join(f"{count} from {folder}" for folder, count in joined.taken.items())
+    same = f"; {joined.repeated} in several folders, the same" if joined.repeated else ""
+    differ = f"; {len(joined.conflicts)} with different records" if joined.conflicts else ""
+    print(f"{out}: {joined.cells} cell{'s' * (joined.cells != 1)}, {taken}{same}{differ}")
+
+
 def report(
     results: Annotated[Path, typer.Argument(help="Results folder.")],
     out: Annotated[Path | None, typer.Option(help="Output folder [RESULTS/report].")] = None,

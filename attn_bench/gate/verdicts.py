@@ -85,8 +85,9 @@ def timed_ratio(runs: Runs, machine: float = 1.0) -> Ratio:
         machine: how much slower a fixed workload was while measuring new. Half of that is subtracted, and the interval
             extends from subtracting nothing to subtracting all of it.
     """
-    ratio = compare_runs(runs)
-    if len(runs) > 2:
+    if len(runs) <= 2:
+        ratio = compare_runs(runs)
+    else:
         ratio = compare_paired([[_log_median(new) - _log_median(base)] for base, new in runs])
         # Ranks of so few runs cannot be significant, but agreement of all pairs can.
         ratio = Ratio(ratio.value, ratio.low, ratio.high, 0.0 if ratio.agree else 1.0, ratio.agree)

@@ -187,8 +187,10 @@ class Registry(Generic[T]):
     def entries(self) -> dict[str, list[Entry[T]]]:
         """Every registered name with its distinct targets (more than one is an error on use)."""
         found: dict[str, list[Entry[T]]] = {}
+        named: dict[int, tuple[str, str]] = {}  # each distribution's metadata are parsed once
         for point in sorted(_points(self.group), key=lambda point: (point.name, point.value)):
-            entry = Entry(point.name, point.value, *_named(point.dist), self.base)
+            origin = named.get(id(point.dist)) or named.setdefault(id(point.dist), _named(point.dist))
+            entry = Entry(point.name, point.value, *origin, self.base)
             known = found.setdefault(point.name, [])
             if all(entry.target != other.target for other in known):
                 known.append(entry)

@@ -15,7 +15,10 @@ from attn_bench.sweep.groups import SCHEDULES
 Kind = tuple[str, tuple[tuple[str, str | None], ...]]
 
 # Distinguishes cells of one model without being a setting of the model.
-_AXES = {"model", "resolution", "seed", "eval_resolutions", "measuring.measure", "sources", "broken"}
+_AXES = {
+    "model", "resolution", "seed", "eval_resolutions", "measuring.measure", "sources", "broken", "keep_weights",
+    "weights", "weights_in",
+}  # fmt: skip
 _FINETUNING = "finetuning."
 _VERSION = "_version"
 DEFAULT = "default"
@@ -36,6 +39,7 @@ def labels(records: Sequence[Record]) -> list[str]:
             for key, value in _flatten(as_json(record.cell)).items() - _of_schedule(record)
             if key not in _AXES and (value != str(None) or key.startswith(("options.", "task_options.")))
         }
+        flat["weights"] = _origin(record)
         settings.append(flat)
         by_model[record.cell.model].append(flat)
     differing = {
@@ -43,9 +47,11 @@ def labels(records: Sequence[Record]) -> list[str]:
     }
     kinds = []
     words = {}
+    of_model: dict[str, list[int]] = defaultdict(list)
+    for i in sorted(range(len(records)), key=lambda i: records[i].started or ""):
+        of_model[records[i].cell.model].append(i)
     for model, keys in differing.items():
-        own = [i for i, record in enumerate(records) if record.cell.model == model]
-        own.sort(key=lambda i: records[i].started or "")
+        own = of_model[model]
         for key in keys:
             if key.endswith(_VERSION):
                 words[model, key] = _versions(key, dict.fromkeys(settings[i].get(key) for i in own))
@@ -55,6 +61,13 @@ def labels(records: Sequence[Record]) -> list[str]:
         kinds.append((model, tuple((key, flat.get(key)) for key in shown)))
     names = _named(dict.fromkeys(kinds), words)
     return [names[kind] for kind in kinds]
+
+
+def _origin(record: Record) -> str:
+    """Say where the weights of a trained model come from: its own seeds are not told apart, its folders are."""
+    if record.cell.weights is None:
+        return "trained here"
+    return f"from {record.weights.folder}" if record.weights and record.weights.folder else "kept"
 
 
 def _versions(key: str, values: Collection[str | None]) -> dict[str | None, str]:

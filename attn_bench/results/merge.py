@@ -20,7 +20,7 @@ def merged(records: Sequence[Record]) -> list[Record]:
     """Return ``records`` with those of one cell merged, each in the place of the first."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(replace(record.cell, eval_resolutions=()).id, []).append(record)
+        groups.setdefault(record.cell.same_model, []).append(record)
     return [group[0] if len(group) == 1 else _one(group) for group in groups.values()]
 
 
@@ -72,6 +72,7 @@ def _one(group: Sequence[Record]) -> Record:
         errors={**trained.errors, **measured.errors},
         training=trained.training,
         data=trained.data,
+        weights=next((record.weights for record in (trained, *best) if record.weights is not None), None),
         cell=replace(
             _measured(first.cell, any(record.cell.measuring.measure for record in group)), eval_resolutions=further
         ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 from attn_bench.plugin import Direction, Metric
@@ -297,9 +297,19 @@ MEASURED: tuple[Column, ...] = (
 
 def at(values: Any, path: str) -> Any:
     """Return the value under keys separated by dots, in mappings or dataclasses; None if there is none."""
-    for key in path.split("."):
-        values = values.get(key) if isinstance(values, Mapping) else getattr(values, key, None)
+    for key in _keys(path):
+        values = values.get(key) if _is_mapping(type(values)) else getattr(values, key, None)
     return values
+
+
+@cache
+def _keys(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
+
+
+@cache
+def _is_mapping(kind: type) -> bool:
+    return issubclass(kind, Mapping)
 
 
 def of_metric(name: str, metric: Metric) -> Quantity:

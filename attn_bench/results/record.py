@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from json import dumps
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from pydantic import Field
 from attn_bench.format import clean
 from attn_bench.results.status import Status
 from attn_bench.results.upgrade import SCHEMA, upgrade
-from attn_bench.results.validation import as_json, plain, validated
+from attn_bench.results.validation import as_json, from_text, plain
 from attn_bench.sweep.cell import Cell
 
 ERROR_CHARACTERS = 10_000
@@ -208,6 +209,23 @@ class Flops:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Weights of a trained module: those that were kept of a cell, or that were evaluated without training.
+
+    Attributes:
+        cell: id of the cell that trained them, which names their file.
+        sha256: of the file.
+        adapted: whether the task wrapped what the model built.
+        folder: results folder that they were read from; None in the folder that they are in.
+    """
+
+    cell: Id
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    adapted: bool = False
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """The record of one cell.
 
@@ -225,6 +243,7 @@ class Record:
         evaluations: one for each resolution evaluated at, starting with that trained at.
         latency, memory: by step: ``forward``, ``train_step`` and others.
         data: identity of the data.
+        weights: of the trained module, if they were kept or evaluated.
         errors: why a quantity is missing if the status does not say so, by quantity.
         in_force: process-wide settings in effect while it was measured
             (:mod:`attn_bench.running.measure.torch_state`), and the model's changes: ``changed_by_model``.
@@ -250,6 +269,7 @@ class Record:
     latency: Mapping[str, Latency] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    weights: Weights | None = None
     errors: Mapping[str, str] = field(default_factory=dict)
     in_force: Mapping[str, Any] = field(default_factory=dict)
     measured_version: int | None = None
@@ -293,6 +313,17 @@ class Record:
         Raises:
             ValueError: it is not a valid record; says in one line what is wrong.
         """
+        record = cls.from_text(cls.text_of(values))
+        if cell is not None and (record.id, record.cell) != (cell.id, cell):
+            raise ValueError(f"of another cell ({record.id} instead of {cell.id})")
+        return record
+
+    @classmethod
+    def text_of(cls, values: Any) -> str:
+        """Return untrusted ``values`` as the JSON that :meth:`from_text` reads; raises ValueError if it cannot be one.
+
+        It is of this version, and its text and numbers are as :meth:`from_json` says.
+        """
         if not isinstance(values, Mapping):
             raise ValueError(f"{type(values).__name__} instead of a record")
         found = upgrade(plain({name: value for name, value in values.items() if name in _NAMES}))
@@ -301,10 +332,12 @@ class Record:
         for entry in (found, *_mappings(found["evaluations"])):
             if isinstance(entry.get("error"), str):
                 entry["error"] = clean(entry["error"], ERROR_CHARACTERS)
-        record = validated(cls, found)
-        if cell is not None and (record.id, record.cell) != (cell.id, cell):
-            raise ValueError(f"of another cell ({record.id} instead of {cell.id})")
-        return record
+        return dumps(found)
+
+    @classmethod
+    def from_text(cls, text: str) -> Record:
+        """Return the record in JSON that :meth:`text_of` returned, which is checked again; raises ValueError."""
+        return from_text(cls, text)
 
 
 _NAMES = {"schema", *(each.name for each in fields(Record))}

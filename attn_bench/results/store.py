@@ -5,11 +5,13 @@ Layout of a results folder::
     run.json             task, metrics and settings of the last sweep written here
     cells/<id>.json      one record per cell, written atomically
     environments/<id>.json  where cells ran; records refer to them
+    weights/<id>.safetensors  of trained models, if they were asked to be kept
     artifacts/<id>.npz   a few test samples with their predictions
     checkpoints/<id>.pt  of cells that are not finished
     logs/<id>.txt        what the cell's process printed
     leases/<id>          who runs a cell, while it runs
     table.csv, table.parquet  the table of all records
+    index.parquet        what ``cells`` holds, if that is much (:mod:`.index`)
 
 Unusable files that are in the way are renamed with the suffix ``.unusable``.
 """
@@ -17,11 +19,9 @@ Unusable files that are in the way are renamed with the suffix ``.unusable``.
 from __future__ import annotations
 
 import contextlib
-import functools
-import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -29,6 +29,7 @@ from attn_bench.errors import UserError
 from attn_bench.files import TEMPORARY, UNUSABLE, atomic_write, read_json, write_json
 from attn_bench.format import clean
 from attn_bench.results.environment import Environment
+from attn_bench.results.known import LARGEST_BYTES, Known, reason, say_once
 from attn_bench.results.merge import merged
 from attn_bench.results.record import Record
 from attn_bench.results.run_info import RunInfo
@@ -38,8 +39,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
-# A record with thousands of samples has a few hundred KiB.
-_LARGEST_BYTES = 32 << 20
+Kind = Literal["cells", "artifacts", "checkpoints", "logs", "environments", "weights"]
+_SUFFIXES: Mapping[Kind, str] = {
+    "cells": "json", "artifacts": "npz", "checkpoints": "pt", "logs": "txt", "environments": "json",
+    "weights": "safetensors",
+}  # fmt: skip
 
 
 class Store:
@@ -48,6 +52,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._info: RunInfo | None = None
+        self._known = Known(folder)
 
     @classmethod
     def create(cls, folder: Path, task: str) -> Store:
@@ -93,21 +98,20 @@ class Store:
         """Return ``run.json``; raises UserError if the folder is not a results folder."""
         path = self.folder / "run.json"
         try:
-            return RunInfo.from_json(read_json(path, _LARGEST_BYTES))
+            return RunInfo.from_json(read_json(path, LARGEST_BYTES))
         except FileNotFoundError:
             raise UserError(f"{self.folder}: contains no results of attn-bench (no run.json)") from None
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({clean(_reason(error))})") from None
+            raise UserError(f"{path}: cannot be read ({clean(reason(error))})") from None
 
     def write_run_info(self, info: RunInfo) -> None:
         """Write ``run.json``."""
         self._info = info
         write_json(self.folder / "run.json", info.to_json())
 
-    def path(self, kind: Literal["cells", "artifacts", "checkpoints", "logs", "environments"], id: str) -> Path:
+    def path(self, kind: Kind, id: str) -> Path:
         """Return the path of a file of a cell."""
-        suffix = {"cells": "json", "artifacts": "npz", "checkpoints": "pt", "logs": "txt", "environments": "json"}[kind]
-        return self.folder / kind / f"{id}.{suffix}"
+        return self.folder / kind / f"{id}.{_SUFFIXES[kind]}"
 
     def write(self, record: Record) -> None:
         """Write a record; it replaces an earlier one of the same cell, and an unusable file is set aside."""
@@ -124,8 +128,8 @@ class Store:
             self.write_run_info(self._info)
 
     def read(self, id: str) -> Record | None:
-        """Return the record of a cell, or None if there is no usable one; prints a line if it is broken."""
-        return self._read(self.path("cells", id), lambda values: _named(values, id))
+        """Return the record of a cell, or None if there is none or it is invalid, which is reported."""
+        return self._known.record(id)
 
     def write_environment(self, environment: Environment) -> None:
         """Write an environment, which records refer to by its id."""
@@ -137,11 +141,11 @@ class Store:
 
     def _read(self, path: Path, check: Callable[[Any], T]) -> T | None:
         try:
-            return check(read_json(path, _LARGEST_BYTES))
+            return check(read_json(path, LARGEST_BYTES))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            _say_once(f"{path}: skipped, {clean(_reason(error))}")
+            say_once(f"{path}: skipped, {clean(reason(error))}")
             return None
 
     def ids(self) -> Iterator[str]:
@@ -150,14 +154,16 @@ class Store:
             if not _hidden(Path(path.name)):
                 yield path.stem
 
-    def records(self) -> list[Record]:
-        """Return the records of all cells, in the order of resolution, model and seed.
+    def each(self) -> list[Record]:
+        """Return every valid record; a file with none is skipped and reported once."""
+        return list(self._known.records().values())
 
-        Records that differ only in what else was requested of a cell are merged (:mod:`.merge`). A file that is not a
-        valid record is skipped and reported once.
+    def records(self) -> list[Record]:
+        """Return every valid record, ordered by resolution, model and seed.
+
+        Records of the same trained model are merged into one (:mod:`.merge`).
         """
-        records = merged([record for id in self.ids() if (record := self.read(id)) is not None])
-        return sorted(records, key=lambda r: (r.cell.resolution, r.cell.model, r.cell.seed, r.id))
+        return sorted(merged(self.each()), key=lambda r: (r.cell.resolution, r.cell.model, r.cell.seed, r.id))
 
     def table(self) -> pd.DataFrame:
         """Return the table of every record (see :func:`load`)."""
@@ -191,26 +197,9 @@ class Store:
         return table
 
 
-def _named(values: Any, id: str) -> Record:
-    record = Record.from_json(values)
-    if record.id != id:
-        raise ValueError(f"contains the record of another cell, {record.id}")
-    return record
-
-
 def _hidden(path: Path) -> bool:
     """Tell whether a file is hidden: of the operating system, of an editor, or half-written."""
     return any(part.startswith(".") for part in path.parts)
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-    # To standard error unless logging is configured.
-    logging.getLogger("attn_bench").warning(line)
 
 
 def load(path: str | os.PathLike[str], *, curves: bool = False) -> pd.DataFrame:

@@ -28,11 +28,17 @@ def missing(errors: Mapping[str, str]) -> str | None:
 
 def _ended(row: Row) -> Record | Evaluation:
     """Return the object with status and error of a row: the cell's record, or a further evaluation."""
-    return row.record if row.own or row.evaluation is None else row.evaluation
+    own = row.own and row.record.cell.weights is None
+    return row.record if own or row.evaluation is None else row.evaluation
 
 
 def _device_name(row: Row) -> str | None:
     return row.environment.device_name if row.environment else None
+
+
+def _weights_from(row: Row) -> str | None:
+    weights = row.record.weights
+    return f"{weights.folder}/{weights.cell}" if weights and weights.folder else None
 
 
 def _is_reference(row: Row) -> bool:
@@ -103,6 +109,15 @@ SETTINGS = (
         "process-wide settings that it changed (threads, default dtype, precision, ...) and in which stage; they were "
         "restored after that stage",
     ),
+    Column(
+        "weights", "weights.sha256",
+        "SHA-256 of the trained weights in `weights/`, where they were kept (`--keep-weights`) or evaluated (`--from`)",
+    ),
+    Column(
+        "weights_from", _weights_from,
+        "results folder and cell whose kept weights were evaluated (`--from`); empty where the row's own cell was "
+        "trained",
+    ),
     Column("model_version", "cell.model_version", "package, version and source digest of the model's plugin"),
     Column("options", _json("cell.options"), "options of the model that were set, as JSON"),
     Column("cell_seconds", "seconds", "wall-clock time of the whole cell"),
@@ -153,8 +168,8 @@ def rows(
     shown = columns(metrics)
     table = []
     for record, label in zip(records, labels(records)):
-        environment, trained = environments.get(record.environment or ""), record.cell.resolution
-        for resolution in (trained, *record.cell.eval_resolutions):
+        environment = environments.get(record.environment or "")
+        for resolution in record.cell.evaluated:
             row = Row(record, label, resolution, record.evaluated_at(resolution), environment)
             table.append({column.column: column.value(row) for column in shown})
     return table

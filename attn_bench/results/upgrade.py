@@ -23,7 +23,7 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: it has a newer schema.
     """
-    found = {**values}
+    found = {"weights": None, **values}
     if newer(schema := found.setdefault("schema", 1)):
         raise ValueError(f"written by a newer attn-bench (schema {schema}, this one reads {SCHEMA})")
     if isinstance(cell := found.get("cell"), dict):

@@ -37,7 +37,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return clean(value, TEXT_CHARACTERS, lines=True)
+        return _cleaned(value)
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, int):
@@ -51,8 +51,16 @@ def plain(value: Any, depth: int = 0) -> Any:
     if len(value) > _ITEMS:
         raise ValueError(f"{len(value)} entries in one list, more than {_ITEMS}")
     if isinstance(value, Mapping):
-        return {clean(str(key), TEXT_CHARACTERS, lines=True): plain(item, depth + 1) for key, item in value.items()}
+        return {_cleaned(str(key)): plain(item, depth + 1) for key, item in value.items()}
+    if {*map(type, value)} == {float}:  # samples
+        return [item if item - item == 0 else None for item in value]
     return [plain(item, depth + 1) for item in value]
+
+
+def _cleaned(text: str) -> str:
+    if len(text) <= TEXT_CHARACTERS and text.isascii() and text.isprintable() and not text.endswith(" "):
+        return text  # as most are
+    return clean(text, TEXT_CHARACTERS, lines=True)
 
 
 def validated(kind: type[T], values: Mapping[str, Any]) -> T:
@@ -61,11 +69,16 @@ def validated(kind: type[T], values: Mapping[str, Any]) -> T:
     Raises:
         ValueError: they are invalid; says in one line where and why.
     """
+    # From text, as only there a list may be a tuple while the text "16" is not a number.
+    return from_text(kind, dumps(values))
+
+
+def from_text(kind: type[T], text: str) -> T:
+    """Return a ``kind`` from JSON whose values come from :func:`plain`; raises as :func:`validated` does."""
     from pydantic import ValidationError
 
     try:
-        # From text, as only there a list may be a tuple while the text "16" is not a number.
-        found: T = _adapter(kind).validate_json(dumps(values), strict=True)  # type: ignore[arg-type]
+        found: T = _adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]
         return found
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

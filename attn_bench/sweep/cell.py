@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from hashlib import sha256
 from json import JSONEncoder, loads
 from typing import Any
@@ -13,8 +14,16 @@ from attn_bench.plugin import Model, OptionError, Problem
 from attn_bench.plugins.fingerprint import Source
 from attn_bench.sweep.groups import BUDGETS, SCHEDULES, Execution, FineTuning, Measuring, Regime, Training
 
-# Bound before any plugin is imported: none of them can change how an id is computed.
-_canonical = JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+def _fields(group: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(group):
+        raise TypeError(f"{type(group).__name__} is not JSON")
+    return vars(group)
+
+
+# Bound before any plugin is imported: none of them can change how an id is computed. Groups of settings, which hold
+# plain values, are written as mappings.
+_canonical = JSONEncoder(sort_keys=True, separators=(",", ":"), default=_fields).encode
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,12 @@ class Cell:
         finetuning: None for regimes other than ``finetune``.
         eval_resolutions: other resolutions at which the trained model is evaluated.
         training_version: version of the training code (:mod:`attn_bench.sweep.versions`); None without training.
+        weights: digest of kept weights, which are evaluated at ``eval_resolutions`` only; None for a cell that is
+            trained. The rest says how they were trained; data and execution are those of the evaluation.
         sources: the files behind both versions; part of neither the cell's identity nor its JSON.
         broken: why the model's plugin cannot be used, or None; part of neither.
+        keep_weights: keep those of the trained module; part of neither.
+        weights_in: folder and cell that the weights are of; part of neither.
     """
 
     model: str
@@ -51,18 +64,29 @@ class Cell:
     finetuning: FineTuning | None = None
     eval_resolutions: tuple[int, ...] = ()
     training_version: int | None = None
+    weights: str | None = None
     sources: Mapping[str, Source] = field(default_factory=dict, compare=False, repr=False)
     broken: str | None = field(default=None, compare=False)
+    keep_weights: bool = field(default=False, compare=False)
+    weights_in: tuple[str, str] | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        values = dataclasses.asdict(dataclasses.replace(self, sources={}))
-        del values["sources"], values["broken"]
-        return loads(_canonical(values))
+        return loads(self._canonical())
+
+    def _canonical(self, **changed: Any) -> str:
+        """Return canonical JSON of what identifies the cell, with some of it changed."""
+        values = {name: getattr(self, name) for name in _IDENTITY if name not in changed} | changed
+        if values["weights"] is None:  # so that an id is what it was before there were any
+            del values["weights"]
+        return _canonical(values)
 
     def to_request(self) -> dict[str, Any]:
         """Return plain JSON values for the process that runs the cell, which compares the sources with its own."""
-        return self.to_json() | {"sources": {name: list(source) for name, source in self.sources.items()}}
+        sources = {name: list(source) for name, source in self.sources.items()}
+        return self.to_json() | {
+            "sources": sources, "keep_weights": self.keep_weights, "weights_in": self.weights_in
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
@@ -70,21 +94,31 @@ class Cell:
         groups = {name: values[name] and kind(**values[name]) for name, kind in GROUPS.items()}
         sources = {name: Source(*source) for name, source in values.get("sources", {}).items()}
         resolutions = tuple(values["eval_resolutions"])
-        return cls(**{**values, **groups, "eval_resolutions": resolutions, "sources": sources})
+        where = values.get("weights_in") and tuple(values["weights_in"])
+        return cls(**{**values, **groups, "eval_resolutions": resolutions, "sources": sources, "weights_in": where})
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Hash of the canonical JSON: the same cell has the same id on every machine and in every process.
 
         Whether a cell is measured does not count: measured later, it keeps its row.
         """
-        values = dataclasses.replace(self, measuring=dataclasses.replace(self.measuring, measure=True)).to_json()
-        return sha256(_canonical(values).encode()).hexdigest()[:16]
+        return sha256(self._canonical(measuring=_measured(self.measuring)).encode()).hexdigest()[:16]
+
+    @property
+    def same_model(self) -> str:
+        """Text that is equal for cells that train the same model, wherever else they evaluate it."""
+        return self._canonical(measuring=_measured(self.measuring), eval_resolutions=())
 
     @property
     def title(self) -> str:
         """Short description for progress lines."""
         return f"{self.model} at {self.resolution}, seed {self.seed}"
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The resolutions that it is evaluated at, if it is: where its data are needed, and its rows are of."""
+        return self.eval_resolutions if self.weights is not None else (self.resolution, *self.eval_resolutions)
 
     def only_measured(self) -> Cell:
         """Return this cell without its training."""
@@ -93,6 +127,15 @@ class Cell:
     def without_versions(self) -> Cell:
         """Return this cell without what says which code runs it."""
         return dataclasses.replace(self, model_version="", task_version="", training_version=None)
+
+
+# The fields that identify a cell.
+_IDENTITY = tuple(entry.name for entry in dataclasses.fields(Cell) if entry.compare)
+
+
+@cache
+def _measured(measuring: Measuring) -> Measuring:
+    return dataclasses.replace(measuring, measure=True)
 
 
 # The groups of settings that a cell carries.

@@ -1,0 +1,138 @@
+"""The records in a folder, each read again only when its file is another one."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from pathlib import Path
+
+from attn_bench.files import read_json
+from attn_bench.format import clean
+from attn_bench.results import index
+from attn_bench.results.index import Indexed, Stamp
+from attn_bench.results.record import Record
+
+# A record with thousands of samples has a few hundred KiB.
+LARGEST_BYTES = 32 << 20
+_SUFFIX = ".json"
+
+
+class Known:
+    """The records in the folder ``cells`` of a results folder, which any process may change meanwhile.
+
+    Attributes:
+        cells: the folder that they are in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.cells = folder, folder / "cells"
+        self._records: dict[str, tuple[Stamp, Record | None]] = {}
+        # What the index holds, or would if it were written now; and which of it is not in the file yet.
+        self._indexed: dict[str, Indexed] = {}
+        self._missing: set[str] = set()
+        self._read_index = False
+
+    def record(self, id: str) -> Record | None:
+        """Return a record, or None if there is none or it is invalid, which is reported once."""
+        path = self.cells / f"{id}{_SUFFIX}"
+        try:
+            stamp = Stamp.of(path.stat())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            say_once(f"{path}: skipped, {clean(reason(error))}")
+            return None
+        return self._at(id, path, stamp)
+
+    def records(self) -> dict[str, Record]:
+        """Return every valid record by the id that names its file, in order; writes the index if needed."""
+        there = self._there()
+        if len(there) >= index.FEWEST and not self._read_index:
+            self._indexed, self._read_index = index.read(self.folder), True
+        for known in (self._records, self._indexed):
+            for id in known.keys() - there.keys():
+                del known[id]  # type: ignore[attr-defined]
+        self._missing &= there.keys()
+        found = {
+            id: record
+            for id, stamp in there.items()
+            if (record := self._at(id, self.cells / f"{id}{_SUFFIX}", stamp, bulk=self._read_index)) is not None
+        }
+        settled = {id for id in self._missing if self._indexed[id].stamp.settled}
+        if index.outdated(len(there), len(settled)):
+            index.write(self.folder, self._indexed)
+            self._missing -= settled
+        return found
+
+    def _there(self) -> dict[str, Stamp]:
+        """Return the files that should be records, in the order of their names; hidden ones are left out."""
+        found: dict[str, Stamp] = {}
+        try:
+            with os.scandir(self.cells) as entries:
+                for entry in entries:
+                    if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
+                        try:
+                            found[entry.name.removesuffix(_SUFFIX)] = Stamp.of(entry.stat())
+                        except FileNotFoundError:  # removed meanwhile, or a link to nothing
+                            continue
+        except FileNotFoundError:
+            return {}
+        return dict(sorted(found.items()))
+
+    def _at(self, id: str, path: Path, stamp: Stamp, *, bulk: bool = False) -> Record | None:
+        """Return the record of a file that had ``stamp`` a moment ago.
+
+        If the file is replaced before it is read, its next stamp is another one, and it is read again.
+        """
+        known = self._records.get(id)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        record = self._of_index(id, stamp)
+        if record is None:
+            record = self._of_file(id, path, stamp, bulk)
+        self._records[id] = stamp, record
+        return record
+
+    def _of_index(self, id: str, stamp: Stamp) -> Record | None:
+        indexed = self._indexed.get(id)
+        if indexed is None or indexed.stamp != stamp:
+            return None
+        try:
+            return _named(Record.from_text(indexed.text), id)
+        except ValueError:  # damaged: the file says what it is
+            return None
+
+    def _of_file(self, id: str, path: Path, stamp: Stamp, bulk: bool) -> Record | None:
+        self._indexed.pop(id, None)
+        self._missing.discard(id)
+        try:
+            text = Record.text_of(read_json(path, LARGEST_BYTES))
+            record = _named(Record.from_text(text), id)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            say_once(f"{path}: skipped, {clean(reason(error))}")
+            return None
+        if bulk:
+            self._indexed[id] = Indexed(stamp, text)
+            self._missing.add(id)
+        return record
+
+
+def _named(record: Record, id: str) -> Record:
+    if record.id != id:
+        raise ValueError(f"contains the record of another cell, {record.id}")
+    return record
+
+
+def reason(error: Exception) -> str:
+    """Return what is wrong with a file, in words."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Report something in a line, unless it was reported before."""
+    # To standard error wherever nobody configured logging.
+    logging.getLogger("attn_bench").warning(line)
