@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from attn_bench.sweep.fields import settings_of
 from attn_bench.sweep.settings import Sweep
 
 OUT = "reproduced"
+# Stands for the results folder with the weights; ids of cells do not depend on where it is.
+KEPT = "FOLDER_WITH_WEIGHTS"
 LINE = 88
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 # Keys that all cells of one sweep share.
@@ -37,8 +39,9 @@ class Step:
 
 def steps(cells: Iterable[Mapping[str, Any]]) -> list[Step]:
     """Return commands that together produce exactly ``cells`` (JSON, see :class:`attn_bench.sweep.cell.Cell`)."""
-    found = []
-    for number, settings in enumerate(sweeps(cells), 1):
+    cells = list(cells)
+    found = [Step(command) for command in dict.fromkeys(_evaluating([cell for cell in cells if cell.get("weights")]))]
+    for number, settings in enumerate(sweeps(cell for cell in cells if not cell.get("weights")), 1):
         command = _command(settings)
         if command is not None:
             found.append(Step(command))
@@ -46,6 +49,22 @@ def steps(cells: Iterable[Mapping[str, Any]]) -> list[Step]:
             file = f"sweep-{number}.yaml"
             found.append(Step(f"attn-bench run {file} --out {OUT}", file, _yaml(settings, flow=False)))
     return found
+
+
+def _evaluating(cells: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the commands that evaluate kept weights, which are in the folders that the table names."""
+    for group in _grouped(
+        cells, lambda cell: [cell[name] for name in ("task_options", "execution", "eval_resolutions")]
+    ):
+        cell, known = group[0], settings_of(Sweep)
+        parts = ["attn-bench", "run", "--from", KEPT, "--models", ",".join(dict.fromkeys(c["model"] for c in group))]
+        parts += ["--eval-resolutions", ",".join(map(str, cell["eval_resolutions"]))]
+        for key, item in cell["task_options"].items():
+            parts += ["--set", f"{cell['task']}.{key}={item if isinstance(item, str) else _yaml(item)}"]
+        for name in ("batch_size", "precision", "device", "threads"):
+            if (value := cell["execution"][name]) != known[name].default:
+                parts += [known[name].flag, str(value)]
+        yield _folded([*parts, "--out", OUT])
 
 
 def sweeps(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -316,7 +316,8 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
         metrics=named,
         models=tuple(label for label in labels if label not in references),
         references=tuple(label for label in labels if label in references),
-        resolutions=tuple(sorted({entry.resolution for entry in own})),
+        # Kept weights may be evaluated only where they were not trained.
+        resolutions=tuple(sorted({entry.resolution for entry in own or entries})),
         entries=own,
         transfers=tuple(entry for entry in entries if entry.transfer),
         settings=_settings(rows),

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from attn_bench.errors import DiskError
+from attn_bench.errors import DiskError, UserError
 from attn_bench.format import clean
 from attn_bench.plugin import Model, OptionError, Unsupported
 from attn_bench.running.train.course import Diverged
@@ -47,7 +47,7 @@ class Failure:
         if status == "crashed" or isinstance(error, Refused):
             with contextlib.suppress(Exception):  # standard error may be closed
                 traceback.print_exception(error)
-        known = isinstance(error, Unsupported | OptionError | Diverged)
+        known = isinstance(error, Unsupported | OptionError | UserError | Diverged)
         return cls(status, (clean(_text(error)) if known else "") or one_line(error))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from attn_bench.files import atomic_write
+from attn_bench.plugin import Splits
 from attn_bench.results.record import Evaluation
 from attn_bench.running.cell_failures import Failure, failures_to, named_after, refusals
 from attn_bench.running.measure.torch_state import Keeper
@@ -75,12 +76,14 @@ class Evaluator:
                 shown.save(artifact)
         return entry, failure
 
-    def other(self, resolution: int) -> Evaluation:
-        """Evaluate at another resolution."""
+    def other(self, resolution: int, on_data: Callable[[Splits], object] = lambda splits: None) -> Evaluation:
+        """Evaluate at another resolution, whose data are told to ``on_data``."""
 
         def test() -> Dataset[Batch]:
             with named_after(self.cell.task):
-                return self.posed.task.splits(resolution, self.posed.options).test
+                splits = self.posed.task.splits(resolution, self.posed.options)
+            on_data(splits)
+            return splits.test
 
         return self._entry(resolution, test, self.trained.whole, None)[0]
 

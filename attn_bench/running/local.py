@@ -122,7 +122,7 @@ def _broken(cell: Cell) -> Record | None:
 
 def _skip(store: Store, cell: Cell, part: Cell) -> Record | None:
     """Return a ``skipped`` record if a smaller resolution of the same model ran out of memory or time."""
-    for record in store.records():
+    for record in store.each():
         other = record.cell
         if record.status in _FRONTIER and other.resolution < cell.resolution:
             same = replace(other, resolution=cell.resolution, seed=cell.seed, eval_resolutions=cell.eval_resolutions)
@@ -136,6 +136,9 @@ def _keep(store: Store, cell: Cell, part: Cell, record: Record) -> Record:
     """Store the record of the part of a cell that was run, and return the record of the whole cell."""
     before = store.read(cell.id)
     store.write(record if before is None else completed(before, record) if part != cell else renewed(before, record))
+    if part == cell and record.weights is None:  # those of an earlier training are no longer this row's
+        with contextlib.suppress(OSError):
+            store.path("weights", cell.id).unlink()
     if record.environment is not None:  # the cell's process finished
         with contextlib.suppress(OSError):
             store.path("checkpoints", cell.id).unlink()

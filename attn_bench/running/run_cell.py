@@ -10,22 +10,25 @@ from datetime import UTC, datetime
 from functools import partial
 from json import dumps, loads
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
+from attn_bench.errors import UserError
 from attn_bench.plugin import Splits
 from attn_bench.plugins.loaded import check_loaded
 from attn_bench.results.environment import Environment
 from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record, TrainingResult
-from attn_bench.results.store import Store
-from attn_bench.running.cell_failures import Failure, failures_to, named_after
+from attn_bench.results.store import Kind, Store
+from attn_bench.running import weights
+from attn_bench.running.cell_failures import FailedStatus, Failure, failures_to, named_after
 from attn_bench.running.evaluation import Evaluator, Trained
 from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable
+from attn_bench.running.reuse import kept_record
 from attn_bench.running.train.course import Diverged
 from attn_bench.running.train.loop import Progress, train
 from attn_bench.running.train.regimes import training_setup
@@ -94,11 +97,13 @@ class Files:
 
     checkpoint: Path
     artifact: Path
+    weights: Path
 
     @classmethod
     def of(cls, cell: Cell, store: Store) -> Files:
         """Return their paths in ``store``."""
-        return cls(store.path("checkpoints", cell.id).absolute(), store.path("artifacts", cell.id).absolute())
+        kinds: tuple[Kind, ...] = ("checkpoints", "artifacts", "weights")
+        return cls(*(store.path(kind, cell.id).absolute() for kind in kinds))
 
 
 def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> tuple[Record, Environment]:
@@ -115,7 +120,10 @@ def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> t
     # Before the model's code runs, which may change the functions that compute an id.
     findings = _Findings(Keeper(cell.seed), Record(cell, "crashed", environment=where.id, started=started))
     with failures_to(findings.fail):
-        _run(cell, files, report, findings)
+        if cell.weights is None:
+            _run(cell, files, report, findings)
+        else:
+            _evaluate_kept(cell, report, findings)
     return findings.finished(time.perf_counter() - began), where
 
 
@@ -162,6 +170,10 @@ def _train_and_evaluate(
             return findings.fail(prepared.untrainable)
         else:
             trained = _trained(cell, posed, prepared.module, splits, files, report, findings)
+    if cell.keep_weights:
+        with findings.without("weights"):
+            kept = weights.keep(files.weights, trained.whole, cell, adapted=trained.whole is not prepared.module)
+            findings.record = replace(findings.record, weights=kept)
     report({"stage": "evaluating"})
     evaluator = Evaluator(cell, posed, trained, findings.keeper, findings.miss)
     evaluation, failure = evaluator.own(files.artifact)
@@ -169,6 +181,52 @@ def _train_and_evaluate(
     if failure is not None:
         findings.fail(failure)
     findings.evaluations += (evaluator.other(resolution) for resolution in cell.eval_resolutions)
+    if findings.record.weights is not None:
+        _verify(cell, posed, trained, files, findings)
+
+
+def _verify(cell: Cell, posed: Posed, trained: Trained, files: Files, findings: _Findings) -> None:
+    """Keep no weights that do not make the module again."""
+    kept = findings.record.weights
+    assert kept is not None
+    with findings.without("weights"), findings.keeper.stage("weights"):
+        weights.verify(files.weights, kept, cell, posed, trained.whole, findings.keeper)
+    if "weights" in findings.missing:
+        findings.record = replace(findings.record, weights=None)
+        files.weights.unlink(missing_ok=True)
+
+
+def _evaluate_kept(cell: Cell, report: Report, findings: _Findings) -> None:
+    """Evaluate weights that were kept, where the cell says, and train nothing."""
+    assert cell.weights_in is not None
+    folder, id = cell.weights_in
+    report({"stage": "loading"})
+    store = Store(Path(folder))
+    record = kept_record(store, id)
+    if record.weights is None or record.weights.sha256 != cell.weights:
+        raise UserError(f"cell {id} in {folder}: its weights are not those that the sweep began with; run it again")
+    found = weights.loaded(record, store, cell.execution.device, findings.keeper)
+    posed = found.posed
+    with named_after(cell.task):
+        posed = replace(posed, options=posed.task.options(**cell.task_options))
+    findings.record = replace(
+        findings.record,
+        reference=bool(posed.model.reference),
+        imported=check_loaded(cell.sources),
+        parameters=count_parameters(found.module),
+        weights=replace(record.weights, folder=folder),
+    )
+
+    def on_data(splits: Splits) -> None:
+        findings.record = replace(findings.record, data=findings.record.data or dict(splits.identity))
+
+    report({"stage": "evaluating"})
+    trained = Trained(found.module, found.module, ())  # type: ignore[arg-type]
+    evaluator = Evaluator(cell, posed, trained, findings.keeper, findings.miss)
+    findings.evaluations += (evaluator.other(resolution, on_data) for resolution in cell.evaluated)
+    first = findings.evaluations[0]
+    if first.status != "ok" and all(entry.status != "ok" for entry in findings.evaluations):
+        findings.fail(Failure(cast("FailedStatus", first.status), first.error or ""))
 
 
 def _data(cell: Cell, posed: Posed) -> Splits:

@@ -20,6 +20,7 @@ from attn_bench.results.run_info import RunInfo
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
 from attn_bench.running.local import Limits, Listener, due, execute
+from attn_bench.running.reuse import Reevaluation
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.fields import built, settings_of
 from attn_bench.sweep.groups import Retry, Running
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
 
 def default_folder(sweep: Sweep) -> Path:
-    """Return ``results/<task>-<date>``, or ``results/measure-<task>-<date>`` where nothing is trained."""
-    return Path("results") / f"{'' if sweep.train else 'measure-'}{sweep.task}-{datetime.date.today().isoformat()}"
+    """Return ``results/<task>-<date>``, with ``measure-`` or ``evaluate-`` before it where nothing is trained."""
+    kind = "evaluate-" if isinstance(sweep, Reevaluation) else "" if sweep.train else "measure-"
+    return Path("results") / f"{kind}{sweep.task}-{datetime.date.today().isoformat()}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def prepare_data(task_name: str, cells: Sequence[Cell], watcher: Watcher) -> lis
     if all(cell.training is None for cell in cells):  # none included
         return []
     task = TASKS.load(task_name)
-    resolutions = tuple(dict.fromkeys(r for cell in cells for r in (cell.resolution, *cell.eval_resolutions)))
+    resolutions = tuple(dict.fromkeys(r for cell in cells for r in cell.evaluated))
     prepared = task.prepare(resolutions, task.options(**cells[0].task_options), PrepareContext(watcher.on_data))
     lines = [clean(line) for line in prepared.read]
     for line in lines:
@@ -84,13 +86,19 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     Raises:
         UserError, OptionError, DataError: before anything is run or written.
     """
-    cells = sweep.cells()
+    if isinstance(sweep, Reevaluation) and out.resolve() == Path(sweep.weights_from).resolve():
+        raise UserError(f"--out {out}: is the folder that --from names; name another one")
+    cells = [dataclasses.replace(cell, keep_weights=running.keep_weights) for cell in sweep.cells()]
     store = Store.create(out, sweep.task)
     parts, there = _due(store, cells, running.retry)
     watcher.on_cells(cells, there)
     if again := why_again((cell for cell in cells if store.read(cell.id) is None), store.records()):
         watcher.on_warning(again)
     task = TASKS.load(sweep.task)
+    if running.keep_weights and (without := _without_weights(store, cells, parts)):
+        watcher.on_warning(
+            f"{without} finished cell{'s' * (without > 1)} kept no weights; --retry all trains finished cells again"
+        )
     for line in dict.fromkeys(filter(None, (_unserved(part, task) for part in parts))):
         watcher.on_warning(line)
     parts = [part for part in parts if _unserved(part, task) is None]
@@ -126,12 +134,23 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
 def _due(store: Store, cells: Sequence[Cell], retry: Retry) -> tuple[list[Cell], list[Status]]:
     """Return the parts of ``cells`` to run, and the status of the cells that are not run."""
     parts, there = [], []
+    store.each()  # at once, rather than one by one
     for cell in cells:
         if (part := due(store, cell, retry)) is not None:
             parts.append(part)
         elif record := store.read(cell.id):
             there.append(record.status)
     return parts, there
+
+
+def _without_weights(store: Store, cells: Sequence[Cell], due: Sequence[Cell]) -> int:
+    """Count the trained cells that are not due again and whose weights were not kept, though they could have been."""
+    waiting = {cell.id for cell in due}
+    records = (store.read(cell.id) for cell in cells if cell.training is not None and cell.id not in waiting)
+    return sum(
+        record is not None and record.status == "ok" and record.weights is None and "weights" not in record.errors
+        for record in records
+    )
 
 
 def _unserved(cell: Cell, task: Task) -> str | None:
@@ -165,11 +184,19 @@ def separated(settings: Mapping[str, Any]) -> tuple[Sweep, Running]:
     """Return the sweep and how to run it, from plain values; raises UserError."""
     names = settings_of(Running).keys()
     running = built(Running, read(Running, {name: value for name, value in settings.items() if name in names}))
-    return Sweep.from_settings({name: value for name, value in settings.items() if name not in names}), running
+    rest = {name: value for name, value in settings.items() if name not in names}
+    if running.weights_from is None:
+        return Sweep.from_settings(rest), running
+    if running.keep_weights:
+        raise UserError("--keep-weights: has no effect with --from, which trains nothing")
+    return Reevaluation.of_folder(running.weights_from, rest), running
 
 
-def run(models: Any, task: str, **settings: Any) -> pd.DataFrame:
+def run(models: Any = None, task: str | None = None, **settings: Any) -> pd.DataFrame:
     """Run a sweep and return its table, one row per cell; its ``attrs["data"]`` lists the data that were read.
+
+    With ``weights_from`` the models that were kept in that folder are evaluated, all of them unless ``models`` names
+    some, and nothing is trained.
 
     Args:
         models: names, ``"name:preset"``, or mappings with ``name`` and any of ``preset``, ``options``, ``label``.

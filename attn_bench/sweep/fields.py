@@ -26,6 +26,13 @@ class Also:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """The flag of a setting that is not called like it: ``--from`` would be no name in Python."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Notation:
     """Another way to write a setting than as a value of its type; ``read`` returns the value that is checked."""
 
@@ -51,7 +58,8 @@ class Setting:
     @property
     def flag(self) -> str:
         """Its flag on the command line."""
-        return f"--{self.name.replace('_', '-')}"
+        own = (each.name for each in self._metadata if isinstance(each, Flag))
+        return next(own, f"--{self.name.replace('_', '-')}")
 
     @property
     def type(self) -> Any:

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from attn_bench.errors import UserError
 from attn_bench.plugin import TrainingDefaults
-from attn_bench.sweep.fields import Also, Notation
+from attn_bench.sweep.fields import Also, Flag, Notation
 
 Precision = Literal["float32", "tf32", "bf16"]
 Regime = Literal["scratch", "linear-probe", "finetune"]
@@ -305,6 +305,19 @@ class Running:
     out: Annotated[
         str | None, FromPath, Field(description="Results folder [results/<task>-<date>, or results/measure-...].")
     ] = None
+    weights_from: Annotated[
+        str | None,
+        FromPath,
+        Flag("--from"),
+        Field(
+            description="Results folder whose kept weights are evaluated, at --eval-resolutions or on other data, "
+            "without training."
+        ),
+        Also("from"),
+    ] = None
+    keep_weights: Annotated[
+        bool, Field(description="Keep the weights of the trained models, for --from and attn_bench.load_model.")
+    ] = False
     timeout: Annotated[
         float | None,
         Positive,
