@@ -123,7 +123,7 @@ class Odd(nn.Module):
         self.register_buffer("empty", torch.zeros(0, 3))
         self.register_buffer("also_empty", torch.zeros(0, 3))
         self.register_buffer("count", torch.tensor(rows))
-        self.register_buffer("half", torch.randn(2, dtype=torch.bfloat16))
+        self.register_buffer("halves", torch.randn(2, dtype=torch.bfloat16))
 
 
 def cell_of(**settings):
