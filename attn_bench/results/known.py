@@ -36,14 +36,8 @@ class Known:
     def record(self, id: str) -> Record | None:
         """Return a record, or None if there is none or it is invalid, which is reported once."""
         path = self.cells / f"{id}{_SUFFIX}"
-        try:
-            stamp = Stamp.of(path.stat())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            say_once(f"{path}: skipped, {clean(reason(error))}")
-            return None
-        return self._at(id, path, stamp)
+        stamp = _stamp(path)
+        return None if stamp is None else self._at(id, path, stamp)
 
     def records(self) -> dict[str, Record]:
         """Return every valid record by the id that names its file, in order; writes the index if needed."""
@@ -71,11 +65,9 @@ class Known:
         try:
             with os.scandir(self.cells) as entries:
                 for entry in entries:
-                    if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
-                        try:
-                            found[entry.name.removesuffix(_SUFFIX)] = Stamp.of(entry.stat())
-                        except FileNotFoundError:  # removed meanwhile, or a link to nothing
-                            continue
+                    hidden = entry.name.startswith(".")
+                    if entry.name.endswith(_SUFFIX) and not hidden and (stamp := _stamp(entry)) is not None:
+                        found[entry.name.removesuffix(_SUFFIX)] = stamp
         except FileNotFoundError:
             return {}
         return dict(sorted(found.items()))
@@ -118,6 +110,17 @@ class Known:
             self._indexed[id] = Indexed(stamp, text)
             self._missing.add(id)
         return record
+
+
+def _stamp(file: Path | os.DirEntry[str]) -> Stamp | None:
+    """Return the stamp of a file, None if it is not there, or cannot be looked at, which is reported."""
+    try:
+        return Stamp.of(file.stat())
+    except FileNotFoundError:  # also for a link to nothing
+        return None
+    except OSError as error:
+        say_once(f"{os.fspath(file)}: skipped, {clean(reason(error))}")
+        return None
 
 
 def _named(record: Record, id: str) -> Record:

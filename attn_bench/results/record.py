@@ -24,7 +24,7 @@ ERROR_CHARACTERS = 10_000
 Number = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 # Integers, unless a plugin's rule returns something else.
-Operations = Annotated[int | float, Field(ge=0)]
+Operations = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
 Part = Literal["validation", "test"]
 # It is part of a file name.
