@@ -11,17 +11,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from attn_bench.errors import DiskError
 from attn_bench.files import atomic_write, read_regular
-from attn_bench.results.record import Evaluation, Latency, Record
+from attn_bench.results import record
 from attn_bench.results.upgrade import SCHEMA
-from attn_bench.sweep.cell import GROUPS, Cell
+from attn_bench.sweep.cell import GROUPS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -112,6 +112,8 @@ def write(folder: Path, records: Mapping[str, Indexed]) -> None:
 
 def _version() -> bytes:
     """Return what changes whenever a record has other fields than it had."""
-    kinds: Iterable[type] = (Record, Cell, Latency, Evaluation, *GROUPS.values())
-    names = [[kind.__name__, *(f"{each.name}: {each.type}" for each in fields(kind))] for kind in kinds]
+    kinds = [kind for kind in vars(record).values() if isinstance(kind, type) and is_dataclass(kind)]
+    names = [
+        [kind.__name__, *(f"{each.name}: {each.type}" for each in fields(kind))] for kind in (*kinds, *GROUPS.values())
+    ]
     return f"{SCHEMA} {sha256(repr(names).encode()).hexdigest()}".encode()
