@@ -49,7 +49,13 @@ def run(
     _sweep({**settings, **given, "set": sets}, plots)
 
 
-@takes([*CALLING, *(s for s in _SWEEP.values() if s.group == "measuring" and s.name != "measure"), *_RUNNING.values()])
+@takes(
+    [
+        *CALLING,
+        *(setting for setting in _SWEEP.values() if setting.group == "measuring" and setting.name != "measure"),
+        *(setting for setting in _RUNNING.values() if setting.name not in ("weights_from", "keep_weights")),
+    ]
+)
 def measure(given: Mapping[str, Any] = {}, plots: Plots = True) -> None:
     """Measure latency, memory and FLOPs on random inputs, without training or data, and fit how they scale.
 

@@ -186,7 +186,10 @@ def separated(settings: Mapping[str, Any]) -> tuple[Sweep, Running]:
     running = built(Running, read(Running, {name: value for name, value in settings.items() if name in names}))
     rest = {name: value for name, value in settings.items() if name not in names}
     if running.weights_from is None:
-        return Sweep.from_settings(rest), running
+        sweep = Sweep.from_settings(rest)
+        if running.keep_weights and not sweep.train:
+            raise UserError("setting keep_weights: has no effect without training (train: false)")
+        return sweep, running
     if running.keep_weights:
         raise UserError("--keep-weights: has no effect with --from, which trains nothing")
     return Reevaluation.of_folder(running.weights_from, rest), running

@@ -309,6 +309,11 @@ def test_a_cell_without_kept_weights_is_the_cell_that_it_was():
     assert (back.keep_weights, back.weights, back.weights_in) == (True, "0" * 64, ("r", "c"))
 
 
+def test_nothing_is_kept_where_nothing_is_trained(train):
+    with pytest.raises(UserError, match="keep_weights: has no effect without training"):
+        train(train=False, steps=None, measure=True)
+
+
 def test_keeping_changes_no_number(tmp_path, train):
     kept = train("habit:plain", seeds=2, eval_resolutions=[12])
     without = train("habit:plain", "without", keep_weights=False, seeds=2, eval_resolutions=[12])
