@@ -16,6 +16,7 @@ from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
 
 from attn_bench.errors import DiskError
 from attn_bench.files import atomic_write, read_regular
@@ -68,8 +69,11 @@ def read(folder: Path) -> dict[str, Indexed]:
     # Whatever pyarrow raises for a file that is damaged: the files are there.
     with contextlib.suppress(Exception):
         table = _table(folder / NAME)
-        columns = [table.column(name).to_pylist() for name in ("id", *Stamp._fields, "record")]
-        return {id: Indexed(Stamp(*stamp), text) for id, *stamp, text in zip(*columns, strict=True)}
+        found = {}
+        for id, *stamp, check, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if check == _check(id, indexed := Indexed(Stamp(*stamp), text)):
+                found[id] = indexed
+        return found
     return {}
 
 
@@ -84,7 +88,7 @@ def _table(path: Path) -> pa.Table:
     if sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)) > _LARGEST_CONTENT_BYTES:
         raise ValueError("too large")
     table = file.read()
-    if table.schema.types != [pa.string(), *(pa.int64() for _ in Stamp._fields), pa.string()]:
+    if table.schema.remove_metadata() != _schema():
         raise ValueError("other columns")
     return table
 
@@ -99,15 +103,28 @@ def write(folder: Path, records: Mapping[str, Indexed]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    kept = [(id, *indexed.stamp, indexed.text) for id, indexed in records.items() if indexed.stamp.settled]
-    names = ("id", *Stamp._fields, "record")
-    types = [pa.string(), *(pa.int64() for _ in Stamp._fields), pa.string()]
-    columns = list(zip(*kept)) or [()] * len(names)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
-    table = pa.table(dict(zip(names, arrays))).replace_schema_metadata({_VERSION: _version()})
+    kept = [
+        (id, *indexed.stamp, _check(id, indexed), indexed.text)
+        for id, indexed in records.items()
+        if indexed.stamp.settled
+    ]
+    schema = _schema().with_metadata({_VERSION: _version()})
+    table = pa.table([list(column) for column in zip(*kept)] or [[] for _ in schema.names], schema=schema)
     # A read-only folder is read as it is.
     with contextlib.suppress(DiskError), atomic_write(folder / NAME) as file:
         parquet.write_table(table, file, compression="zstd")
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    numbers = {name: pa.int64() for name in (*Stamp._fields, "check")}
+    return pa.schema({"id": pa.string(), **numbers, "record": pa.string()})
+
+
+def _check(id: str, indexed: Indexed) -> int:
+    """Return a checksum: a damaged file may still be one that can be read."""
+    return crc32(indexed.text.encode(), crc32(repr((id, *indexed.stamp)).encode()))
 
 
 def _version() -> bytes:
