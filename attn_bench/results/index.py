@@ -35,6 +35,7 @@ _SHARE_MISSING = 0.1
 # A file replaced within the granularity of the file system's clock could pass for the one that was read.
 _SETTLED_NS = 2 * 10**9
 _LARGEST_BYTES, _LARGEST_CONTENT_BYTES = 1 << 30, 16 << 30
+_LARGEST_INT64 = 2**63 - 1
 _VERSION = b"attn_bench.records"
 
 
@@ -49,7 +50,7 @@ class Stamp(NamedTuple):
     @classmethod
     def of(cls, found: os.stat_result) -> Stamp:
         """Return that of a file."""
-        return cls(found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+        return cls(found.st_size, found.st_ino & _LARGEST_INT64, found.st_mtime_ns, found.st_ctime_ns)
 
     @property
     def settled(self) -> bool:
