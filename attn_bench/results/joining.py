@@ -51,7 +51,7 @@ def join(folders: Sequence[Path], out: Path) -> Joined:
     for store, info in zip(stores, infos):
         if info.task != infos[0].task:
             raise UserError(
-                f"{store.folder}: holds results of task {info.task!r}, {stores[0].folder} of {infos[0].task!r}; "
+                f"{store.folder}: contains results of task {info.task!r}, {stores[0].folder} of {infos[0].task!r}; "
                 "results of one task can be merged"
             )
     target = Store.create(out, infos[0].task)

@@ -101,10 +101,10 @@ def test_what_cannot_be_joined_is_refused_in_a_line(folders, tmp_path):
     assert line.endswith("not a valid record, left out")
     text = Folder(tmp_path / "text", "text")
     text.add("mano", 16)
-    with pytest.raises(UserError, match=r"holds results of task 'text', .* of 'darcy'"):
+    with pytest.raises(UserError, match=r"contains results of task 'text', .* of 'darcy'"):
         join([a.store.folder, text.store.folder], tmp_path / "d")
     with pytest.raises(UserError, match="no such folder"):
         join([a.store.folder, tmp_path / "nowhere"], tmp_path / "d")
     assert not (tmp_path / "d").exists()
-    with pytest.raises(UserError, match="holds results of task 'text'"):
+    with pytest.raises(UserError, match="contains results of task 'text'"):
         join([a.store.folder, b.store.folder], tmp_path / "text")
