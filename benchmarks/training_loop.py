@@ -2,14 +2,15 @@
 
 ``python benchmarks/training_loop.py`` trains models on Darcy flow for a few steps at a time, in turns with the measured
 step, and prints the ratio of the medians; on a quiet machine it is at most 1.05. The parts are those of the loop, timed
-one by one.
+one by one. On a machine that is not quiet, use ``--threads 1 --cpu-time``: the processor time of one thread is disturbed
+far less.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -27,6 +28,7 @@ from attn_bench.running.train.setup import TrainingSetup
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep
 
+Clock = Callable[[], float]
 PARTS = ("batch", "forward", "loss", "backward", "clip", "optimizer")
 
 
@@ -42,7 +44,7 @@ def opened(cell: Cell) -> tuple[Posed, TrainingSetup, Steps, Splits]:
     return posed, setup, prepared.steps(cell, posed, keeper), data
 
 
-def compare(cell: Cell, turns: int, steps: int) -> tuple[float, float]:
+def compare(cell: Cell, turns: int, steps: int, clock: Clock) -> tuple[float, float]:
     """Return the median milliseconds of a measured step, and of a step of the loop, taken in turns."""
     assert cell.training is not None
     _, setup, measured, _ = opened(cell)
@@ -57,15 +59,15 @@ def compare(cell: Cell, turns: int, steps: int) -> tuple[float, float]:
     for turn in range(turns):
         for name, call in (("measured", step), ("loop", one)):
             setup.module.train()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(steps):
                 call()
             if turn:  # the first is a warm-up
-                times[name].append(1000 * (time.perf_counter() - start) / steps)
+                times[name].append(1000 * (clock() - start) / steps)
     return median(times["measured"]), median(times["loop"])
 
 
-def parts(cell: Cell, steps: int) -> dict[str, float]:
+def parts(cell: Cell, steps: int, clock: Clock) -> dict[str, float]:
     """Return the median milliseconds of each part of a step of the loop."""
     assert cell.training is not None
     _, setup, _, _ = opened(cell)
@@ -76,9 +78,9 @@ def parts(cell: Cell, steps: int) -> dict[str, float]:
 
     @contextmanager
     def timed(name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = clock()
         yield
-        times[name].append(1000 * (time.perf_counter() - start))
+        times[name].append(1000 * (clock() - start))
 
     for _ in range(steps):
         with timed("batch"):
@@ -104,16 +106,18 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--steps", type=int, default=10, help="steps in a turn")
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--cpu-time", action="store_true", help="processor time instead of wall-clock time")
     given: dict[str, Any] = vars(parser.parse_args())
     turns, steps = given.pop("turns"), given.pop("steps")
+    clock = time.process_time if given.pop("cpu_time") else time.perf_counter
     # A schedule of a training that is much longer, in which nothing is evaluated.
     sweep = Sweep.from_settings({**given, "task": "darcy", "epochs": 1000, "validation": 0, "device": "cpu"})
     width = [12, 10, 12, 9, 7, *[10] * (len(PARTS) + 1)]
     head = ("model", "resolution", "measured ms", "loop ms", "ratio", *PARTS, "rest")
     print("".join(f"{text:>{size + 1}}" for text, size in zip(head, width)))
     for cell in sweep.cells():
-        measured, looped = compare(cell, turns, steps)
-        shares = parts(cell, turns * steps)
+        measured, looped = compare(cell, turns, steps, clock)
+        shares = parts(cell, turns * steps, clock)
         rest = looped - sum(shares.values())
         times = [f"{value:.2f}" for value in (*shares.values(), rest)]
         row = (cell.model, cell.resolution, f"{measured:.2f}", f"{looped:.2f}", f"{looped / measured:.3f}", *times)
