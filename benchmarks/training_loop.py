@@ -2,8 +2,8 @@
 
 ``python benchmarks/training_loop.py`` trains models on Darcy flow for a few steps at a time, in turns with the measured
 step, and prints the ratio of the medians; on a quiet machine it is at most 1.05. The parts are those of the loop, timed
-one by one. On a machine that is not quiet, use ``--threads 1 --cpu-time``: the processor time of one thread is disturbed
-far less.
+one by one. On a machine that is not quiet, use ``--threads 1 --cpu-time``: the processor time of one thread is
+disturbed less.
 """
 
 from __future__ import annotations

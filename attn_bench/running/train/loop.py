@@ -69,6 +69,7 @@ def train(
     warning = None if checkpoint is None else loop.restore(checkpoint)
     found = batches(setup.train, loop.batch_size, seed, loop.state.step, execution.device)
     reported = saved = time.perf_counter()
+    reported_step = -1
     setup.module.train()
     try:
         while loop.fraction < 1:
@@ -76,12 +77,13 @@ def train(
             now = time.perf_counter()
             if now - reported >= every.report:
                 report(loop.progress())
-                reported = now
+                reported, reported_step = now, loop.state.step
             if checkpoint is not None and now - saved > every.checkpoint:
                 loop.save(checkpoint)
                 saved = time.perf_counter()
         loop.read()
-        report(loop.progress())
+        if reported_step != loop.state.step:
+            report(loop.progress())
         return loop.finished(warning)
     except Diverged as error:
         error.result = loop.result(warning)

@@ -205,6 +205,14 @@ class _Drawn:
         image = torch.from_numpy(self.images[index])[None].float() / 127.5 - 1
         return image, torch.as_tensor(self.targets[index]).long()
 
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the samples ``indices`` as one batch."""
+        import torch
+
+        chosen = indices.numpy()
+        images = torch.from_numpy(self.images[chosen])[:, None].float() / 127.5 - 1
+        return images, torch.as_tensor(self.targets[chosen]).long()
+
 
 class PathfinderMask(Pathfinder):
     """Which points are on the path that begins at the dot?"""

@@ -96,11 +96,11 @@ def change(path: Path, how: str) -> None:
         case "not finite":
             content["module"][first][0] = torch.nan
         case "moments":
-            content["optimizer"]["state"][3]["exp_avg"] = torch.zeros(7)
+            content["optimizer"]["0"]["state"][3]["exp_avg"] = torch.zeros(7)
         case "moments not finite":
-            content["optimizer"]["state"][3]["exp_avg"][:] = torch.inf
+            content["optimizer"]["0"]["state"][3]["exp_avg"][:] = torch.inf
         case "groups":
-            content["optimizer"]["param_groups"] = []
+            content["optimizer"]["0"]["param_groups"] = []
         case "generator":
             content["generators"]["cpu"] = torch.zeros(3, dtype=torch.uint8)
         case "no generator":
@@ -109,13 +109,22 @@ def change(path: Path, how: str) -> None:
             content["step"] = -1
         case "losses":
             content["losses"] = [float("nan")]
+        case "curve":
+            content["loss"]["values"].pop()
+        case "best without a step":
+            content["best"] = content["module"]
+        case "best of another module":
+            content["best"], content["best_step"] = {"weight": torch.zeros(1)}, 1
+        case "best of another shape":
+            content["best"], content["best_step"] = {**content["module"], first: torch.zeros(7)}, 1
     if how not in ("half", "text", "empty", "pipe", "directory", "dangling", "other content"):
         torch.save(content, path)
 
 
 UNUSABLE = ["half", "text", "empty", "pipe", "directory", "dangling", "other content", "lacks a weight"]
 UNUSABLE += ["another weight", "shape", "not finite", "moments", "moments not finite", "groups", "generator"]
-UNUSABLE += ["no generator", "step", "losses"]
+UNUSABLE += ["no generator", "step", "losses", "curve"]
+UNUSABLE += ["best without a step", "best of another module", "best of another shape"]
 
 
 @pytest.mark.parametrize("how", UNUSABLE)

@@ -92,6 +92,9 @@ def test_pathfinder_is_drawn_once(monkeypatch, tmp_path, task):
     assert image.min() == -1
     assert image.max() == 1
     assert target.shape == ((64, 64) if task.kind == "mask" else ())
+    images, targets = splits.train.batch(torch.tensor([3, 0]))
+    assert torch.equal(images, torch.stack([splits.train[3][0], image]))
+    assert torch.equal(targets, torch.stack([splits.train[3][1], target]))
     path = next((tmp_path / task.name).glob("train-64*.npz"))
     path.write_bytes(b"")
     with pytest.raises(DataError, match=f"attn-bench data {task.name} --refresh"):
