@@ -23,7 +23,7 @@ class OneByOne(Dataset):
         return 11
 
     def __getitem__(self, index: int):
-        return INPUTS[index] + self.noise * torch.rand(1), TARGETS[index]
+        return INPUTS[index] + (self.noise * torch.rand(1) if self.noise else 0), TARGETS[index]
 
 
 class Whole(OneByOne):
