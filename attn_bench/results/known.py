@@ -46,7 +46,7 @@ class Known:
             self._indexed, self._read_index = index.read(self.folder), True
         for known in (self._records, self._indexed):
             for id in known.keys() - there.keys():
-                del known[id]  # type: ignore[attr-defined]
+                del known[id]
         self._missing &= there.keys()
         found = {
             id: record

@@ -298,7 +298,8 @@ MEASURED: tuple[Column, ...] = (
 def at(values: Any, path: str) -> Any:
     """Return the value under keys separated by dots, in mappings or dataclasses; None if there is none."""
     for key in _keys(path):
-        values = values.get(key) if _is_mapping(type(values)) else getattr(values, key, None)
+        known = _is_mapping(type(values))  # type: ignore[arg-type]
+        values = values.get(key) if known else getattr(values, key, None)
     return values
 
 
