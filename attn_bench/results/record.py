@@ -95,7 +95,7 @@ class Interval:
     """How sure a metric is that is a mean over test samples.
 
     Attributes:
-        low, high: 95 % confidence interval of the mean, by Student's t: of one trained model over samples like these.
+        low, high: 95 % confidence interval of the mean of one trained model over samples like these.
         standard_error: of the mean.
         samples: that have the metric.
     """

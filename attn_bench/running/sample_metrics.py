@@ -54,13 +54,26 @@ class SampleMetrics:
 
     def intervals(self) -> dict[str, Interval]:
         """Return the interval of each mean of at least two samples."""
-        return {name: interval(values) for name, values in self.values().items() if len(values) > 1}
+        about = self.task.metrics
+        return {
+            name: interval(values, of_hits=name in about and about[name].unit == "%")
+            for name, values in self.values().items()
+            if len(values) > 1
+        }
 
 
-def interval(values: Tensor) -> Interval:
-    """Return the 95 % confidence interval of the mean of independent samples, (n,), n >= 2, by Student's t."""
+def interval(values: Tensor, *, of_hits: bool = False) -> Interval:
+    """Return the 95 % confidence interval of the mean of independent samples, (n,), n >= 2.
+
+    By Student's t; of ``of_hits``, samples that are 0 or 100 per cent, by Wilson's score (scipy).
+    """
+    n, mean, error = len(values), float(values.mean()), float(values.std() / math.sqrt(len(values)))
+    if of_hits and bool(((values == 0) | (values == 100)).all()):
+        from scipy.stats import binomtest
+
+        found = binomtest(int((values == 100).sum()), n).proportion_ci(CONFIDENCE, method="wilson")
+        return Interval(100 * float(found.low), 100 * float(found.high), error, n)
     from scipy.special import stdtrit
 
-    mean, error = float(values.mean()), float(values.std() / math.sqrt(len(values)))
-    reach = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * error
-    return Interval(mean - reach, mean + reach, error, len(values))
+    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
+    return Interval(mean - reach, mean + reach, error, n)

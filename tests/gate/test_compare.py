@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from made_results import HOSTILE, Folder, hostile
+from made_results import HOSTILE, METRICS, Folder, hostile
 
 from attn_bench.cli import main
 from attn_bench.errors import UserError
@@ -22,6 +22,8 @@ from attn_bench.gate.comparison import headline, junit, markdown
 from attn_bench.gate.confirm import compare_confirmed
 from attn_bench.gate.thresholds import Thresholds, read_thresholds
 from attn_bench.gate.verdicts import Finding
+from attn_bench.plugin import Metric
+from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
 
 Change = Callable[[dict[str, Any]], None]
@@ -187,6 +189,28 @@ def test_accuracy_is_judged_over_seeds(base: Path) -> None:
     comparison = judged(base, changed(base, wrong))
     assert worse(comparison) == {("mano", "rel_l2")}
     assert judged(base, changed(base, wrong), "rel_l2=15%").status == 0
+
+
+def test_what_explains_a_number_is_judged_only_if_it_is_named(base: Path) -> None:
+    """A metric in detail gets worse, and a part of a training step that only one side has."""
+    metrics = {**METRICS, "rel_max": Metric("lower", "largest error", detail=True)}
+    Store(base).write_run_info(RunInfo("darcy", metrics))
+
+    def largest(record: dict[str, Any], value: float = 0.1) -> None:
+        for evaluation in record["evaluations"]:
+            evaluation["metrics"]["rel_max"] = value
+
+    def worsened(record: dict[str, Any]) -> None:
+        largest(record, 0.5)
+        record["latency"]["backward"] = record["latency"]["train_step"]
+
+    edit(base, largest)
+    new = changed(base, worsened)
+    assert judged(base, new).status == 0
+    named = judged(base, new, "rel_max=3%")
+    assert worse(named) == {("mano", "rel_max")}
+    with pytest.raises(UserError, match="latency_backward"):
+        judged(base, new, "latency_backward=5%")
 
 
 def test_every_seed_is_paired_with_itself(base: Path) -> None:

@@ -75,6 +75,13 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     assert sum(covered) / len(covered) == pytest.approx(0.95, abs=0.015)
 
 
+def test_the_interval_of_hits_stays_within_0_and_100_per_cent():
+    hits = torch.tensor([100.0] * 20, dtype=torch.float64)
+    found = interval(hits, of_hits=True)
+    assert (found.low, found.high) == (pytest.approx(83.887, abs=1e-3), 100)  # n / (n + z^2)
+    assert interval(hits).low == 100
+
+
 def test_a_metric_named_as_the_interval_of_another_is_refused():
     with pytest.raises(TypeError, match="metric rel_l2_high: this is the column of the interval of rel_l2"):
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
@@ -23,7 +23,7 @@ from attn_bench.tasks.images.folders import (
     part_of,
     some,
 )
-from attn_bench.tasks.images.image_scores import CLASS_METRICS, class_scores, cross_entropy
+from attn_bench.tasks.images.image_scores import CLASS_METRICS, class_hits, class_scores, cross_entropy
 from attn_bench.tasks.images.published_set import CROP, NORMALISED, PublishedSet
 
 if TYPE_CHECKING:
@@ -100,6 +100,10 @@ class ImageSet(PublishedSet):
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Return top-1 and top-5 accuracy in percent."""
         return class_scores(batches)
+
+    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+        """Return whether each image is recognized, in per cent."""
+        return class_hits(prediction, target)
 
 
 class _Images:

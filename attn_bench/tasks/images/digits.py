@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from attn_bench.plugin import OptionError, PrepareContext, PreparedData, Problem, Splits, Task, TrainingDefaults
 from attn_bench.tasks.images.augmented import augmented
-from attn_bench.tasks.images.image_scores import CLASS_METRICS, class_scores, cross_entropy
+from attn_bench.tasks.images.image_scores import CLASS_METRICS, class_hits, class_scores, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,3 +100,7 @@ class Digits(Task):
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Return top-1 and top-5 accuracy in percent."""
         return class_scores(batches)
+
+    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+        """Return whether each image is recognized, in per cent."""
+        return class_hits(prediction, target)

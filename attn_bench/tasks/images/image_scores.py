@@ -47,6 +47,12 @@ def class_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     return {"top1": 100 * top1 / total, "top5": 100 * top5 / total}
 
 
+def class_hits(scores: Tensor, classes: Tensor) -> dict[str, Tensor]:
+    """Return :data:`CLASS_METRICS` of each image, (B,): 100 or 0; scores (B, classes), classes (B,)."""
+    best = scores.topk(min(5, scores.shape[1]), 1).indices == classes[:, None]
+    return {"top1": 100.0 * best[:, 0], "top5": 100.0 * best.any(1)}
+
+
 def mask_scores(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Return :data:`MASK_METRICS` over batches of scores (B, classes, H, W) and classes (B, H, W).
 

@@ -25,6 +25,7 @@ from attn_bench.tasks.images.augmented import augmented
 from attn_bench.tasks.images.image_scores import (
     CLASS_METRICS,
     MASK_METRICS,
+    class_hits,
     class_scores,
     cross_entropy,
     mask_scores,
@@ -155,6 +156,10 @@ class Pathfinder(Task):
         """Return the accuracy in percent; 50 is chance."""
         return {"accuracy": class_scores(batches)["top1"]}
 
+    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+        """Return whether each image is recognized, in per cent."""
+        return {"accuracy": class_hits(prediction, target)["top1"]}
+
     def _entry(self, resolution: int, stream: str, options: Options) -> Entry:
         parameters = {
             "task": self.name,
@@ -226,3 +231,7 @@ class PathfinderMask(Pathfinder):
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Return mean intersection over union and accuracy in percent."""
         return mask_scores(batches)
+
+    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+        """Return nothing: the intersection over union is not a mean over images."""
+        return {}

@@ -12,7 +12,7 @@ from scipy import ndimage
 from attn_bench.plugin import DataError, OptionError, PrepareContext, Problem
 from attn_bench.plugins.registry import MODELS
 from attn_bench.tasks.images.digits import Digits
-from attn_bench.tasks.images.image_scores import class_scores, mask_scores
+from attn_bench.tasks.images.image_scores import class_hits, class_scores, mask_scores
 from attn_bench.tasks.images.pathfinder import LEVELS, Pathfinder, PathfinderMask
 from attn_bench.tasks.images.scenes import Difficulty, draw, draw_path, scene
 
@@ -168,6 +168,7 @@ def test_accuracies_by_hand():
     # Right, right, among the five best, not among them.
     found = class_scores([(scores[:1], classes[:1]), (scores[1:], classes[1:])])
     assert found == {"top1": 50.0, "top5": 75.0}
+    assert {name: float(hits.mean()) for name, hits in class_hits(scores, classes).items()} == pytest.approx(found)
     assert class_scores([(torch.tensor([[1.0, 2.0]]), torch.tensor([1]))]) == {"top1": 100.0, "top5": 100.0}
     with pytest.raises(ValueError, match="no image"):
         class_scores([])
