@@ -22,7 +22,7 @@ class Curve:
     Attributes:
         loss: of training.
         error: the task's first metric on ``part``.
-        seconds: of the whole training.
+        selected: the step after which the evaluated weights were kept; None for the last.
     """
 
     model: str
@@ -31,7 +31,7 @@ class Curve:
     loss: Series
     error: Series
     part: str | None
-    seconds: float
+    selected: int | None
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_curves(folder: Path, summary: Summary) -> list[Curve]:
             kept.loss,
             kept.error,
             kept.part,
-            record.training.seconds or 0.0,
+            record.training.selected_step,
         )
         for record in Store(folder).records()
         if record.id in labels and record.training is not None and (kept := record.training.curve) is not None

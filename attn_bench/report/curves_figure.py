@@ -14,7 +14,7 @@ from attn_bench.report.summary import Summary
 from attn_bench.results.record import Series
 
 PANEL_WIDTH, PANEL_HEIGHT, ROW_EDGE = 2.9, 2.5, 0.35
-MARKER = 4
+MARKER, RING = 4, 9
 # Curves with more points have no markers.
 POINTS_MARKED = 40
 
@@ -89,5 +89,11 @@ def _draw(
                 color=its.color, linewidth=1.2, alpha=0.6 if several else 0.9,
                 marker=its.marker if few else "", markersize=MARKER, markeredgecolor="white", markeredgewidth=0.5,
             )  # fmt: skip
+            if series is curve.error and curve.selected in series.steps:
+                i = series.steps.index(curve.selected)
+                axes.plot(
+                    getattr(series, places)[i], series.values[i], linestyle="", marker="o", markersize=RING,
+                    markerfacecolor="none", markeredgecolor=its.color, markeredgewidth=1.2,
+                )  # fmt: skip
         axes.set_xlim(left=0)
         axes.margins(x=0.03)

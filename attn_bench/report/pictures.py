@@ -261,8 +261,10 @@ def _training(summary: Summary, curves: Sequence[Curve]) -> Picture:
     parts = dict.fromkeys(curve.part for curve in curves if curve.part)
     if parts:
         caption += f"; {summary.primary.axis} is that of the {' or '.join(parts)} set"
+    if any(curve.selected is not None for curve in curves):
+        caption += "; rings are around the weights that were kept"
     if "test" in parts:
-        caption += f" ({ON_TEST}: by the test error the weights were chosen)"
+        caption += f" ({ON_TEST}: chosen by the test error)"
     return Picture("training_curves", title, f"{caption}.", f"{title}; the table below has errors after equal times.")
 
 

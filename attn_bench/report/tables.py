@@ -21,7 +21,7 @@ EQUAL_TIMES = "Errors after equal times of training"
 EQUAL_TIMES_NOTE = (
     "The last error found by then, mean over seeds. The last of these times is that of the fastest training at the "
     "resolution. A schedule is made for the whole training: a slower model is caught in the middle of its own here; "
-    "`--seconds` trains all models for equal times."
+    "--seconds trains all models for equal times."
 )
 
 

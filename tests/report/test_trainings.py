@@ -94,6 +94,10 @@ def test_curves_are_drawn_by_step_and_by_second_for_each_resolution(folder: Fold
     assert list(by_step.get_xdata()) == [10, 20, 30, 40]
     assert list(by_second.get_xdata()) == [1, 2, 3, 4]
     assert list(by_second.get_ydata()) == list(by_step.get_ydata()) == [0.8, 0.4, 0.2, 0.1]
+    change(folder, "mano", lambda record: replace(record, training=replace(record.training, selected_step=30)))
+    figure = training_curves(read_curves(folder.store.folder, summary), summary)
+    assert figure is not None
+    assert [list(axes.lines[-1].get_xdata()) for axes in figure.axes[:4]] == [[10, 20, 30, 40], [1, 2, 3, 4], [30], [3]]
 
 
 def test_parts_of_a_step_are_stacked(folder: Folder) -> None:
