@@ -96,7 +96,7 @@ def details(entry: Entry[Any]) -> Iterator[str]:
             yield f"    {name}:{preset}  " + ", ".join(f"{key}={as_set(value)}" for key, value in values.items())
     else:
         for metric, definition in plugin.metrics.items():
-            yield f"    {metric} ({definition.direction} is better)  {definition.summary}"
+            yield from _wrapped(f"{metric} ({definition.direction} is better)  {definition.summary}")
         yield f"    defaults: {_flags(plugin.defaults)}"
         if plugin.protocol:
             yield from _wrapped(f"published protocol: {plugin.protocol}")

@@ -49,12 +49,12 @@ INTERFACE_METRICS = {
     "rel_mse_interface": Metric(
         "lower",
         "mean over samples of the mean squared error of the points within one cell of a jump of the coefficient, over "
-        "the mean square of the target at all points; a jump is a change by more than half the range of the sample",
+        "the mean square of the target at all points; a jump is a change by more than half its range in the sample",
         detail=True,
     ),
     "rel_mse_elsewhere": Metric(
         "lower",
-        "the same of all other points; weighted by the numbers of points, both add up to rel_mse in each sample",
+        "the same at all other points; in each sample both, weighted by their numbers of points, add up to rel_mse",
         detail=True,
     ),
 }
