@@ -60,7 +60,7 @@ def test_a_file_sets_the_resolution_and_a_bad_option_is_the_tasks(tmp_path):
 def test_the_package_shows_what_it_offers():
     import attn_bench
 
-    assert {name for name in dir(attn_bench) if not name.startswith("_")} == {"run", "measure", "load"}
+    assert {name for name in dir(attn_bench) if not name.startswith("_")} == {"run", "measure", "load", "load_model"}
 
 
 def test_options_reach_the_model_the_label_and_the_task():
