@@ -11,7 +11,7 @@ from typing import Any
 
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
-from attn_bench.sweep.groups import Training
+from attn_bench.sweep.groups import SCHEDULES, Training
 
 Facts = list[tuple[str, str]]
 
@@ -80,19 +80,32 @@ def read_origin(folder: Path) -> Origin:
 
 def _training(record: Record, asked: Training) -> dict[str, str]:
     """Return the budget of a cell, the epochs and steps that it amounted to, and the settings of the optimizer."""
-    steps, samples = record.training and record.training.steps, record.data.get("n_train")
+    steps, sizes = record.training and record.training.steps, record.data.get("samples")
+    samples = sizes.get("train") if isinstance(sizes, Mapping) else record.data.get("n_train")
     facts = {
         "Budget": f"{asked.budget:g} {asked.budget_unit}",
         "Optimizer steps": None if steps is None else str(steps),
         "Batch size in training": str(record.cell.execution.batch_size),
         "Optimizer": asked.optimizer,
-        "Learning rate": f"{asked.learning_rate:g} at its peak, {asked.schedule}",
+        "Learning rate": f"{asked.learning_rate:g} at its peak, {_schedule(asked)}",
         "Weight decay": f"{asked.weight_decay:g}",
         "Gradients clipped to": f"{asked.clip_norm:g}" if asked.clip_norm else "not clipped",
+        "Moving average of the weights": f"decay {asked.ema:g}" if asked.ema else None,
+        "Weights evaluated": _EVALUATED.get(asked.select),
         "Regime": record.cell.regime,
         "Training samples": None if samples is None else str(samples),
     }
     return {name: text for name, text in facts.items() if text is not None}
+
+
+_EVALUATED = {"best": "best validation error", "best-on-test": "best test error, so their metrics are too good"}
+
+
+def _schedule(asked: Training) -> str:
+    """Return the schedule in words, with the parameters that are not its usual ones."""
+    usual = SCHEDULES[asked.schedule]
+    changed = [f"{name} {value:g}" for name, value in asked.lr_parameters.items() if value != usual[name]]
+    return f"{asked.schedule.replace('-', ' ')}{' with ' + ', '.join(changed) if changed else ''}"
 
 
 def _minute(time: str) -> str:
