@@ -23,25 +23,56 @@ _BROKEN = "BROKEN"
 
 
 def list_(
-    what: Annotated[str, typer.Argument(metavar="models|tasks", help="What to list.")],
-    name: Annotated[str | None, typer.Argument(help="Show only this model or task, with its options.")] = None,
+    what: Annotated[str, typer.Argument(metavar="models|tasks|recipes", help="What to list.")],
+    name: Annotated[
+        str | None, typer.Argument(help="Show only this model or task with its options, or this recipe.")
+    ] = None,
     kind: Annotated[
         str | None,
         typer.Option(metavar="KIND", help=f"Show only what serves this kind of problem: {', '.join(KINDS)}."),
     ] = None,
 ) -> None:
-    """List models or tasks, or show one of them with its options."""
+    """List models, tasks or training recipes, or show one of them with its options or settings."""
     from attn_bench.plugins.registry import MODELS, TASKS
 
     groups: dict[str, Registry[Any]] = {"models": MODELS, "tasks": TASKS}
-    if what not in groups:
-        raise UserError(f"list {what}: use 'attn-bench list models' or 'attn-bench list tasks'")
+    if what not in (*groups, "recipes"):
+        raise UserError(
+            f"list {what}: use 'attn-bench list models', 'attn-bench list tasks' or 'attn-bench list recipes'"
+        )
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
+    if what == "recipes":
+        if kind is not None:
+            raise UserError("--kind: recipes have no kind; omit it")
+        return _list_recipes(name)
     if name is None:
         put(overview(groups[what], kind))
         return
     for line in details(groups[what].entry(name)):
+        print(line)
+
+
+def _list_recipes(name: str | None) -> None:
+    """Print a table of the recipes, or one of them in full."""
+    from rich.table import Table
+
+    from attn_bench.sweep.training_recipes import recipe, recipes
+
+    if name is None:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for header in ("recipe", "", "source"):
+            table.add_column(header, no_wrap=header == "recipe")
+        for each in recipes().values():
+            table.add_row(each.name, each.summary, each.source)
+        return put(table)
+    found = recipe(name)
+    for line in (
+        f"{name}  {found.summary}",
+        f"    source: {found.source}",
+        *(f"    {setting}: {as_set(value)}" for setting, value in found.settings.items()),
+        *_wrapped(found.notes),
+    ):
         print(line)
 
 

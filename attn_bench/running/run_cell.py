@@ -231,7 +231,8 @@ def _evaluate_kept(cell: Cell, report: Report, findings: _Findings) -> None:
 
 def _data(cell: Cell, posed: Posed) -> Splits:
     """Return the data of a cell, with a validation set if it asks for one."""
-    share = getattr(cell.training, "validation", 0.0)
+    assert cell.training is not None
+    share = cell.training.validation
     with named_after(cell.task):
         splits = posed.task.splits(cell.resolution, posed.options)
         if not share:

@@ -26,7 +26,6 @@ BudgetUnit = Literal["epochs", "steps", "seconds"]
 BUDGETS: tuple[BudgetUnit, ...] = ("epochs", "steps", "seconds")
 Optimizer = Literal["adamw", "adam", "lion", "muon"]
 Schedule = Literal["one-cycle", "cosine", "step", "constant"]
-Loss = Literal["task", "rel_l2", "mse", "h1", "derivative"]
 Select = Literal["last", "best", "best-on-test"]
 # The parameters of each schedule, and what they are where the user gives nothing.
 SCHEDULES: Mapping[Schedule, Mapping[str, float]] = {
@@ -116,10 +115,10 @@ class Training:
         Also("gamma", "lr_gamma", "decay_rate"),
     ] = BY_SCHEDULE
     loss: Annotated[
-        Loss,
+        str,
         Field(
-            description="Training loss: the task's, or for fields: rel_l2, mse, h1 or derivative (rel_l2 plus 0.1 "
-            "times that of both central differences)."
+            description="Training loss: that of the task (task), another that the task offers, or for fields: rel_l2, "
+            "mse, h1 or derivative (docs/training.md)."
         ),
         Also("criterion", "train_loss"),
     ] = "task"

@@ -13,6 +13,7 @@ from attn_bench import cli
 from attn_bench.cli.listing import overview, rows
 from attn_bench.plugin import KINDS
 from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.sweep.training_recipes import recipes
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ def test_a_row_of_the_list(listed):
     assert line.split()[:6] == ["fno", "field,", "image,", "mask", "n", "log"]
     assert "Fourier neural operator" in line
     assert "source: arXiv:2010.08895" in "\n".join(listed("models", "fno"))
+
+
+def test_recipes_are_listed_with_their_sources_and_shown_whole_by_name(listed):
+    head, *lines = listed("recipes")
+    assert head.split()[:2] == ["recipe", "source"]
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(recipes())
+    shown = "\n".join(listed("recipes", "transolver"))
+    for words in ("source: Wu et al., arXiv:2402.02366", "learning_rate: 0.001", "loss: derivative", "0.1 / 4"):
+        assert words in shown
+    assert listed("recipes", "transolvr") == "attn-bench: unknown recipe 'transolvr'; did you mean 'transolver'?\n"
+    assert "recipes have no kind" in listed("recipes", "--kind", "field")
 
 
 @pytest.mark.parametrize("registry", [MODELS, TASKS])

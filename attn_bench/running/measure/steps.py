@@ -20,6 +20,7 @@ from attn_bench.running.measure.flops import count_flops
 from attn_bench.running.measure.latency import measure_latency
 from attn_bench.running.measure.memory import is_seen, measure_memory
 from attn_bench.running.measure.parts import measure_parts
+from attn_bench.running.train.losses import loss_of
 from attn_bench.running.train.optimizer import Update
 from attn_bench.running.train.step import Batch, Step, as_called, autocast
 from attn_bench.sweep.cell import Cell
@@ -104,8 +105,8 @@ class Steps:
     def _train_step_of(self, cell: Cell) -> Step:
         """Return the step that training repeats, with a learning rate that leaves the weights where they are."""
         training = replace((cell.training or Training()).completed(self.task.defaults), learning_rate=1e-6)
-        optimizer = Update(training, self.module.parameters())
-        return Step(self.called, self.task.loss, optimizer, training.clip_norm, cell.execution)
+        loss, optimizer = loss_of(self.task, self.problem, training.loss), Update(training, self.module.parameters())
+        return Step(self.called, loss, optimizer, training.clip_norm, cell.execution)
 
     def latency(self, name: str) -> Latency:
         """Measure the latency of a step; on the CPU, the calibration workload is timed before and after it."""

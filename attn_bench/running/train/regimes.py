@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from attn_bench.plugin import Model, Problem, Splits, Task, Unsupported
 from attn_bench.running.train.batches import in_order
+from attn_bench.running.train.losses import Loss, loss_of
 from attn_bench.running.train.setup import Extras, Score, TrainingSetup
 from attn_bench.running.train.step import Batch, autocast
 from attn_bench.sweep.cell import Cell
@@ -34,16 +35,22 @@ def training_setup(
     """
     match cell.regime:
         case "linear-probe":
-            setup = _linear_probe(cell, task, model, module, whole, data)
+            setup = _linear_probe(cell, model, module, whole, data, _loss(cell, task, problem))
         case "finetune":
             setup = _finetune(cell, model, problem, module, whole, data)
         case _:
-            setup = TrainingSetup(whole, data.train, data.test, task.loss, validation=data.validation)
+            loss = _loss(cell, task, problem)
+            setup = TrainingSetup(whole, data.train, data.test, loss, validation=data.validation)
     return replace(setup, score=Score.of(task))
 
 
+def _loss(cell: Cell, task: Task, problem: Problem) -> Loss:
+    assert cell.training is not None
+    return loss_of(task, problem, cell.training.loss)
+
+
 def _linear_probe(
-    cell: Cell, task: Task, model: Model, module: nn.Module, whole: nn.Module, data: Splits
+    cell: Cell, model: Model, module: nn.Module, whole: nn.Module, data: Splits, loss: Loss
 ) -> TrainingSetup:
     """Freeze everything but the head, and compute the features of each set once, without augmentation."""
     head = model.head(module)
@@ -56,7 +63,7 @@ def _linear_probe(
     # Nothing reads the test set before the end.
     test = _Later(len(data.test), lambda: features(whole, head, data.test, cell))  # type: ignore[arg-type]
     notes = {"trained_parameters": _count(list(head.parameters()))}
-    return TrainingSetup(head, train, test, task.loss, notes=notes, validation=validation)
+    return TrainingSetup(head, train, test, loss, notes=notes, validation=validation)
 
 
 class _Later(Dataset[Batch]):
