@@ -89,11 +89,15 @@ def _draw(
                 color=its.color, linewidth=1.2, alpha=0.6 if several else 0.9,
                 marker=its.marker if few else "", markersize=MARKER, markeredgecolor="white", markeredgewidth=0.5,
             )  # fmt: skip
-            if series is curve.error and curve.selected in series.steps:
-                i = series.steps.index(curve.selected)
+            kept = [
+                (where, value)
+                for where, step, value in zip(getattr(series, places), series.steps, series.values)
+                if series is curve.error and step == curve.selected and value is not None
+            ]
+            if kept:
                 axes.plot(
-                    getattr(series, places)[i], series.values[i], linestyle="", marker="o", markersize=RING,
-                    markerfacecolor="none", markeredgecolor=its.color, markeredgewidth=1.2,
+                    *zip(*kept), linestyle="", marker="o", markersize=RING, markerfacecolor="none",
+                    markeredgecolor=its.color, markeredgewidth=1.2,
                 )  # fmt: skip
         axes.set_xlim(left=0)
         axes.margins(x=0.03)
