@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -97,6 +98,7 @@ class _Loop:
         total_steps: of the budget; 0 if it is in seconds.
         began: when training would have begun if it had done nothing else since.
         pending: losses that were not read yet.
+        failed: an evaluation along the training failed; there are no more of them.
     """
 
     def __init__(self, setup: TrainingSetup, training: Training, execution: Execution, every: Every) -> None:
@@ -111,6 +113,7 @@ class _Loop:
         self.others = _others(setup.module, setup.extras.first)
         self.state = State()
         self.pending: list[Tensor] = []
+        self.failed = False
         self.began = self.read_at = time.perf_counter()
 
     def restore(self, checkpoint: Path) -> str | None:
@@ -151,7 +154,14 @@ class _Loop:
             self.read(point=point)
         if self._evaluates and _passed(before, self.fraction, self.training.validation_points):
             self.read()
-            self._evaluate()
+            try:
+                self._evaluate()
+            except Exception:
+                if self.training.select != "last":
+                    raise
+                # The evaluation at the end says why in the record; the training does not need this one.
+                self.failed = True
+                traceback.print_exc()
 
     def read(self, *, point: bool = False) -> None:
         """Bring the state up to date; raises Diverged."""
@@ -176,7 +186,7 @@ class _Loop:
     @property
     def _evaluates(self) -> bool:
         data = self.setup.test if self._part == "test" else self.setup.validation
-        return self.training.evaluates and data is not None and self.setup.score is not None
+        return self.training.evaluates and not self.failed and data is not None and self.setup.score is not None
 
     @property
     def _evaluated(self) -> nn.Module:
@@ -195,8 +205,11 @@ class _Loop:
             found = predict(
                 module, data, batch_size=execution.batch_size, precision=execution.precision, device=execution.device
             )
-            state.error.add(state.step, state.seconds, float(score.evaluate(found)[score.metric]))
-        self.setup.module.train()
+            try:
+                value = float(score.evaluate(found)[score.metric])
+            finally:
+                self.setup.module.train()
+        state.error.add(state.step, state.seconds, value)
         if self.training.select != "last" and state.is_best(score.higher):
             state.best, state.best_step = deepcopy(dict(module.state_dict())), state.step
         taken = time.perf_counter() - start

@@ -90,6 +90,21 @@ def test_the_higher_the_better_where_the_metric_says_so():
     assert result.curve.error.values == (0.1, 0.5, 0.3, None, 0.5, 0.2)
 
 
+def test_an_evaluation_that_fails_ends_only_a_training_that_selects_by_it():
+    def fails(batches):
+        list(batches)
+        raise ZeroDivisionError
+
+    own = dataclasses.replace(setup(Mixed()), score=Score("top1", True, fails))
+    torch.manual_seed(1)
+    result = train(own, SETTINGS, HOW, seed=0)
+    whole, _ = trained(SETTINGS)
+    assert (result.steps, result.curve.error.steps, result.curve.metric) == (12, (), None)
+    assert all(torch.equal(a, b) for a, b in zip(own.module.parameters(), whole.parameters()))
+    with pytest.raises(ZeroDivisionError):
+        train(own, dataclasses.replace(SETTINGS, select="best"), HOW, seed=0)
+
+
 class Poisoned(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return 16
