@@ -23,9 +23,10 @@ class Case:
     """One cell over its seeds, in base and in new.
 
     Attributes:
-        key: equal for a cell of base and the cell of new that it is compared with.
-        cell: its settings, from any seed and version.
-        twice: the sides that contain a seed of it more than once, from several versions of the code.
+        key: the same for a cell of base and the cell of new that it is compared with.
+        cell: its settings, of any seed and version.
+        label: of its model, and its task where there are several.
+        twice: the sides that hold a seed of it more than once, of several versions of the code.
     """
 
     key: str
@@ -86,7 +87,7 @@ def pair(base: Sequence[Record], new: Sequence[Record]) -> list[Case]:
     cells += [partners.get((cell := _settings(record.cell)).id, cell) for record in new]
     seeded = [replace(record, cell=replace(cell, seed=record.cell.seed)) for record, cell in zip(records, cells)]
     cases: dict[str, Case] = {}
-    for i, (record, cell, label) in enumerate(zip(records, cells, labels(seeded))):
+    for i, (record, cell, label) in enumerate(zip(records, cells, labels(seeded, tasks=True))):
         case = cases.setdefault(cell.id, Case(cell.id, cell, label))
         side, name = (case.base, "base") if i < len(base) else (case.new, "new")
         earlier = side.get(record.cell.seed)
@@ -150,7 +151,8 @@ def _unconditioned(cell: Cell) -> Cell:
 def _otherwise(case: Case, cases: Sequence[Case]) -> str:
     """Return the settings with which new has the model of ``case``, if it does."""
     for other in cases:
-        if other.new and not other.base and (other.model, other.resolution) == (case.model, case.resolution):
+        same = all(getattr(other.cell, name) == getattr(case.cell, name) for name in ("task", "model", "resolution"))
+        if other.new and not other.base and same:
             return f"; there with other {', '.join(_differing(case.cell, other.cell))}"
     return ""
 

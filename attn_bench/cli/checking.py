@@ -30,7 +30,7 @@ def check(
     all hold, otherwise 1.
     """
     from attn_bench.gate.check import check as outcomes
-    from attn_bench.plugins.options import Text
+    from attn_bench.plugins.values import Text
     from attn_bench.sweep.devices import resolve_device
     from attn_bench.sweep.variants import expand
 

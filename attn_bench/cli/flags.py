@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from attn_bench.plugins.options import Text
+from attn_bench.plugins.values import Text
 from attn_bench.sweep.fields import Setting
 
 Command = Callable[..., None]
@@ -53,9 +53,10 @@ def _parameter(setting: Setting) -> inspect.Parameter:
     kind: Any = str | None
     option = typer.Option(setting.flag, help=_help(setting), metavar=_metavar(setting))
     if setting.type is bool:
-        kind, flags = bool | None, f"{setting.flag}/--no-{setting.flag[2:]}"
+        # Both flags together are both values.
+        kind, flags = list[bool] | None if setting.axis else bool | None, f"{setting.flag}/--no-{setting.flag[2:]}"
         option = typer.Option(flags, help=_help(setting))
-    elif setting.name == "set":
+    elif setting.repeated:
         kind = list[str] | None
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
@@ -70,10 +71,10 @@ def _help(setting: Setting) -> str:
 
 def _metavar(setting: Setting) -> str:
     kind = next((each for each in get_args(setting.type) if each is not NoneType), setting.type)
+    if setting.repeated:
+        return setting.repeated
     if get_origin(setting.type) is Literal:
-        return f"[{'|'.join(get_args(setting.type))}]"
-    if setting.name == "set":
-        return "NAME.OPTION=VALUE"
+        return f"[{'|'.join(get_args(setting.type))}]{',...' if setting.axis else ''}"
     if get_origin(setting.type) is tuple or setting.type_name.endswith("list of int"):
         return "LIST"
-    return {int: "INTEGER", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")
+    return {int: "INTEGER", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT") + (",..." if setting.axis else "")

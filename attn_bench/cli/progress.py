@@ -107,7 +107,7 @@ class Screen:
 
     def watcher(self) -> Watcher:
         """Return the callbacks that follow a sweep."""
-        return Watcher(self.on_cells, self.on_data, self.on_read, self.on_warning, self.listen)
+        return Watcher(self.on_cells, self.on_source, self.on_data, self.on_read, self.on_warning, self.listen)
 
     def on_cells(self, cells: Sequence[Cell], there: Sequence[str]) -> None:
         """Receive the cells, and the statuses of those that have a record already."""
@@ -118,9 +118,11 @@ class Screen:
         if failed := sum(status not in FINAL for status in there):
             text += f" ({failed} not ok: --retry failed runs {'it' if failed == 1 else 'them'} again)"
         self._print(text)
-        options = (f"{name}={value}" for name, value in cells[0].task_options.items())
-        self.data = " ".join((f"data of {cells[0].task}", *options))
-        self.progress.update(self.one, description="data", visible=True)
+
+    def on_source(self, title: str) -> None:
+        """Learn which data are made or fetched next."""
+        self.data = title
+        self.progress.update(self.one, description=title, visible=True)
 
     def on_data(self, done: int, total: int) -> None:
         """Show progress of generating data, in samples, or of a download, in bytes."""

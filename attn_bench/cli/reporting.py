@@ -16,18 +16,23 @@ def conclude(folder: Path, table: Any, *, report: bool, out: Path | None = None)
 
     The table is printed even if the report cannot be written.
     """
-    from attn_bench.report import console_table, summarise, write_report
+    from rich.text import Text
+
+    from attn_bench.report import by_task, console_table, write_report
     from attn_bench.report.scaling_table import console
     from attn_bench.results.store import Store
 
-    summary, page = summarise(table, Store.open(folder).run_info().metrics), None
+    summaries, page = by_task(table, Store.open(folder).run_info().tasks), None
     try:
         if report:
-            page = next(path for path in write_report(folder, summary, out) if path.suffix == ".html")
+            page = next(path for path in write_report(folder, *summaries, out=out) if path.suffix == ".html")
     finally:
-        put(console_table(summary))
-        if summary.scaling is not None:
-            put(console(summary.scaling, summary))
+        for summary in summaries:
+            if len(summaries) > 1:
+                put(Text(f"{summary.task}:", "bold"))
+            put(console_table(summary))
+            if summary.scaling is not None:
+                put(console(summary.scaling, summary))
         if text := _not_ok(folder, table):
             print(text)
     if page is not None:

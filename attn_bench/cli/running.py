@@ -13,7 +13,7 @@ from attn_bench.cli.error_messages import logged_in
 from attn_bench.cli.flags import takes
 from attn_bench.cli.reporting import conclude
 from attn_bench.sweep.fields import settings_of
-from attn_bench.sweep.groups import BUDGETS, Running
+from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 
 _SWEEP = settings_of(Sweep)
@@ -24,55 +24,68 @@ CALLING = [
     for setting in _SWEEP.values()
     if setting.group == "execution" or setting.name in ("models", "task", "resolutions", "set")
 ]
+_OF_WEIGHTS = ("weights_from", "keep_weights")
+_MEASURING = [
+    each
+    for each in _SWEEP.values()
+    if (each.group == "measuring" and each.name != "measure") or each.name in ("include", "exclude")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="List the cells, what is there already, and an estimate of time and disk; run nothing."
+    ),
+]
 Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="Write the report when done.")]
 
 
-@takes([setting for setting in (*_SWEEP.values(), *_RUNNING.values()) if setting.name not in ("train", "options")])
+@takes([each for each in (*_SWEEP.values(), *_RUNNING.values()) if each.name not in ("train", "options", "tasks")])
 def run(
     sweep_file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="Sweep file (YAML); the options below override it.")
     ] = None,
     given: Mapping[str, Any] = {},
     plots: Plots = True,
+    dry_run: DryRun = False,
 ) -> None:
-    """Train, evaluate and measure models on a task, and write a table and plots.
+    """Train, evaluate and measure models on tasks, and write a table and plots.
 
+    Several values of a setting or an option, separated by commas, are an axis: each makes cells of its own.
     Cells already in the results folder are not rerun. The exit status is 1 if no cell succeeded.
     """
-    from attn_bench.sweep.settings import read_sweep_file
+    from attn_bench.sweep.sweep_file import overridden, read_sweep_file
 
-    settings = read_sweep_file(sweep_file) if sweep_file else {}
-    if any(unit in given for unit in BUDGETS):
-        settings = {name: value for name, value in settings.items() if name not in BUDGETS}
-    named = settings.get("set") or []
-    sets = [*(named if isinstance(named, list) else [named]), *given.get("set", [])]
-    _sweep({**settings, **given, "set": sets}, plots)
+    _sweep(overridden(read_sweep_file(sweep_file) if sweep_file else {}, given), plots, dry_run)
 
 
-@takes(
-    [
-        *CALLING,
-        *(setting for setting in _SWEEP.values() if setting.group == "measuring" and setting.name != "measure"),
-        *(setting for setting in _RUNNING.values() if setting.name not in ("weights_from", "keep_weights")),
-    ]
-)
-def measure(given: Mapping[str, Any] = {}, plots: Plots = True) -> None:
+@takes([*CALLING, *_MEASURING, *(each for each in _RUNNING.values() if each.name not in _OF_WEIGHTS)])
+def measure(given: Mapping[str, Any] = {}, plots: Plots = True, dry_run: DryRun = False) -> None:
     """Measure latency, memory and FLOPs on random inputs, without training or data, and fit how they scale.
 
     Without --task, the shapes are those of darcy. Measurements already in the results folder are not repeated.
     The exit status is 1 if no cell succeeded.
     """
-    table = _sweep({"task": "darcy", **given, "train": False}, plots)
+    table = _sweep({"task": "darcy", **given, "train": False}, plots, dry_run)
+    if table is None:
+        return
     if (sizes := table.loc[table["latency_forward_ms"].notna(), "resolution"].nunique()) < FEWEST_POINTS:
         print(f"No exponents were fitted: {FEWEST_POINTS} resolutions are needed, only {sizes} could be measured")
 
 
-def _sweep(settings: Mapping[str, Any], plots: bool) -> Any:
+def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool) -> Any:
+    """Run a sweep and return its table, or say what would be run and return None."""
     from attn_bench.cli.progress import Screen
     from attn_bench.running.runner import default_folder, run_sweep, separated
 
     sweep, running = separated(settings)
     folder = Path(running.out) if running.out else default_folder(sweep)
+    if dry_run:
+        from attn_bench.cli.dry_run import shown
+        from attn_bench.cli.printing import put
+        from attn_bench.running.plan import plan
+
+        put(shown(plan(sweep, folder, running), folder))
+        return None
     with logged_in(folder):
         with Screen(folder) as screen:
             table = run_sweep(sweep, folder, running, screen.watcher())

@@ -18,9 +18,11 @@ from attn_bench.gate.paired import Paired, Sides, became
 from attn_bench.gate.thresholds import Thresholds
 from attn_bench.gate.timed import timed
 from attn_bench.gate.verdicts import Finding, Verdict
+from attn_bench.plugin import Metric
 from attn_bench.results.environment import Environment
 from attn_bench.results.quantities import judged, quantities
 from attn_bench.results.record import Record
+from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
 
 
@@ -86,8 +88,9 @@ def compare(
     """
     infos = Sides(base.run_info(), new.run_info())
     metrics = {**infos.base.metrics, **infos.new.metrics}
-    if infos.base.task != infos.new.task:
-        return Comparison((), (f"different tasks: {infos.base.task} in base, {infos.new.task} in new",))
+    if not infos.base.tasks.keys() & infos.new.tasks.keys():
+        names = [", ".join(info.tasks) or "none" for info in (infos.base, infos.new)]
+        return Comparison((), (f"other task: {names[0]} in base, {names[1]} in new",))
     cases = pair(base.records(), new.records())
     thresholds = thresholds.resolved(metrics, {name for case in cases for name in (case.label, case.model)})
     metrics = {n: about for n, about in metrics.items() if not about.detail or thresholds.names_metric(n)}
@@ -99,7 +102,7 @@ def compare(
         paired = Paired(case, thresholds, apart, (again or {}).get(case.key, ()))
         findings += _statuses(paired)
         if paired.unlike:
-            findings += [*timed(paired), *exact(paired), *accuracies(paired, metrics)]
+            findings += [*timed(paired), *exact(paired), *accuracies(paired, _metrics(infos, case.cell.task))]
         gaps += paired.gaps
     failed = [case for case in cases if thresholds.any([*judged(), *metrics], case.label) and case.failed()]
     unserved = [case for case in cases if case.unserved()]
@@ -123,6 +126,10 @@ def compare(
     ]
     each = [f"{case.title}, seed {seed}" for case in failed for seed in case.failed()]
     return Comparison(tuple(findings), tuple(dict.fromkeys(obstacles)), tuple(notes), tuple(each))
+
+
+def _metrics(infos: Sides[RunInfo], task: str) -> dict[str, Metric]:
+    return {**infos.base.tasks.get(task, {}), **infos.new.tasks.get(task, {})}
 
 
 def suspects(comparison: Comparison, cases: Sequence[Case]) -> list[Case]:

@@ -18,7 +18,7 @@ from attn_bench.results.store import Store
 from attn_bench.running.local import execute
 from attn_bench.running.measure.machine import environment
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.settings import imported
+from attn_bench.sweep.expansion import imported
 
 PROCESSES = 3
 
@@ -45,7 +45,7 @@ def compare_confirmed(
     with tempfile.TemporaryDirectory(prefix="attn-bench-") as folder:
         for number in range(PROCESSES):
             on_case(f"measuring again, {number + 1} of {PROCESSES}: {', '.join(case.title for case in cases)}")
-            store = Store.create(Path(folder) / str(number), new.run_info().task)
+            store = Store.create(Path(folder) / str(number))
             execute(list(cells.values()), store, modules=modules)
             for key, record in _records(cells, store):
                 again[key].append(record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import os
 import re
 import types
@@ -17,10 +18,7 @@ import yaml
 
 from attn_bench.contract.base import Plugin, checked
 from attn_bench.errors import UserError, unknown
-
-
-class Text(str):
-    """A value as typed on the command line; the option decides how to read it."""
+from attn_bench.plugins.values import Text, several, unquoted
 
 
 def _alternatives(annotation: Any) -> list[str]:
@@ -74,13 +72,18 @@ class Option:
             hint = "; put it in quotes if it is meant as text"
         raise UserError(f"option {owner}.{self.name} {reasons[0]}{hint}")
 
+    def parse_all(self, value: Any, owner: str) -> tuple[Any, ...]:
+        """Return the values that ``value`` stands for, one or several (:func:`several`); raises UserError."""
+        lists = re.match("tuple|list", self.type_name) is not None
+        return several(value, lambda each: self.parse(each, owner), lists=lists)
+
     def _readings(self, value: Any) -> list[Any]:
         """Return the possible readings of ``value``, the most likely first."""
         if not isinstance(value, Text):
             return [value]
         text, members = str(value), _members(self.annotation)
         if members <= {str, type(None)}:
-            return [text]
+            return [unquoted(text)]
         meant = []
         with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
             # Numbers in lists are tried as text first, too.
@@ -123,6 +126,20 @@ def validated(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in options:
             raise unknown(f"option of {plugin.name}", name, options)
     return {name: options[name].parse(value, plugin.name) for name, value in given.items()}
+
+
+def each_combination(plugin: Plugin, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return every combination of the values that ``given`` has for each option; one where none has several.
+
+    Raises:
+        UserError: an unknown option, or a value of the wrong type or out of range.
+    """
+    options = options_of(plugin)
+    for name in given:
+        if name not in options:
+            raise unknown(f"option of {plugin.name}", name, options)
+    values = [options[name].parse_all(value, plugin.name) for name, value in given.items()]
+    return [dict(zip(given, chosen)) for chosen in itertools.product(*values)]
 
 
 def changed(options: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_bench.analysis.claims.checks import Check
-from attn_bench.format import count, plain
+from attn_bench.format import count
 from attn_bench.report import claims_table, rows
 from attn_bench.report import scaling_table as growth
 from attn_bench.report.origin import Origin
@@ -37,11 +37,11 @@ REASON_SHOWN = 240
 BROAD_PT = 500
 # Columns of numbers that fit on a printed page beside the names.
 COLUMNS_PRINTED = 7
-SETTINGS = {"device_name": "Device", "dtype": "Precision", "batch_size": "Batch size"}
+SETTINGS = {"device_name": "Device", "precision": "Precision", "batch_size": "Batch size"}
 
 
-def html_page(summary: Summary, drawn: Drawn, origin: Origin, checks: Sequence[Check], out: Path) -> str:
-    """Return the page; the figures, already drawn, are read from ``out`` and embedded."""
+def html_page(parts: Sequence[tuple[Summary, Drawn]], origin: Origin, checks: Sequence[Check], out: Path) -> str:
+    """Return the page, a section for each task; the figures, already drawn, are read from ``out`` and embedded."""
     import jinja2
     from markupsafe import Markup
 
@@ -57,39 +57,76 @@ def html_page(summary: Summary, drawn: Drawn, origin: Origin, checks: Sequence[C
     environment.globals |= {"error_text": error_text, "seconds": seconds, "equal_times_heads": equal_times_heads()}
     environment.globals |= {"equal_times_note": EQUAL_TIMES_NOTE}
     css, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    files = {picture.name: (out / f"{picture.name}.svg").read_bytes() for picture in drawn.pictures}
+    of_task = environment.get_template("task.html.j2")
+    several = len(parts) > 1
     return environment.get_template("page.html.j2").render(
         css=Markup(css),
         script=Markup(script),
         policy=_policy(css, script),
-        images={name: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for name, svg in files.items()},
-        broad={name for name, svg in files.items() if _width(svg) > BROAD_PT},
-        columns_printed=COLUMNS_PRINTED,
-        reason_shown=REASON_SHOWN,
-        summary=summary,
-        drawn=drawn,
+        several=several,
+        parts=[
+            {
+                **_overview(summary, drawn),
+                "sections": Markup(of_task.render(**_of_task(summary, drawn, origin, out), several=several)),
+            }
+            for summary, drawn in parts
+        ],
+        statuses=sum((_statuses(summary) for summary, _ in parts), Counter()).most_common(),
         origin=origin,
-        marks={model: Markup(mark) for model, mark in drawn.marks.items()},
-        **_results(summary, drawn),
         claims=claims_table.rows(checks),
         more_claims=len(checks) - len(claims_table.touched(checks)),
         steps=steps(origin.cells),
     )
 
 
-def _results(summary: Summary, drawn: Drawn) -> dict[str, Any]:
-    """Return the results for the template, by the names that it uses."""
-    found = drawn.scaling
+def _statuses(summary: Summary) -> Counter[str]:
+    # Evaluations of a cell at other resolutions are not cells.
+    return Counter(summary.table.drop_duplicates("cell")["status"].astype(str))
+
+
+def _overview(summary: Summary, drawn: Drawn) -> dict[str, Any]:
+    """Return what the head of the page says of a task, and where its sections are."""
+    places = (
+        ("run", "What was run", True),
+        ("results", "Results", True),
+        ("details", "Errors in detail", summary.shown("details")),
+        ("resolution", "Against resolution", drawn.plots),
+        ("front", "Pareto front", drawn.trade_off),
+        ("growth", "Scaling", drawn.growth),
+        ("training", "Training", drawn.parts or drawn.training),
+        ("reach", "Reach", True),
+        ("fields", "Fields", drawn.panels),
+    )
+    return {
+        "id": drawn.id,
+        "task": summary.task,
+        "extent": extent(summary),
+        "findings": findings(summary),
+        "statuses": _statuses(summary).most_common(),
+        "places": [(name, title) for name, title, there in places if there],
+    }
+
+
+def _of_task(summary: Summary, drawn: Drawn, origin: Origin, out: Path) -> dict[str, Any]:
+    """Return what the sections of a task show, by the names that their template uses."""
+    from markupsafe import Markup
+
+    found, task = drawn.scaling, summary.settings.get("task", "")
     quantities = summary.shown("report")
     details = summary.shown("details")
     memory = [quantity for quantity in quantities if quantity.group == MEMORY]
-    # Evaluations of a cell at other resolutions are not cells.
-    statuses = summary.table.drop_duplicates("cell")["status"].astype(str)
+    files = {picture.name: (out / f"{picture.name}.svg").read_bytes() for picture in drawn.pictures}
     return {
-        "task": plain(summary.settings.get("task", "results"), 80),
-        "extent": extent(summary),
-        "findings": findings(summary),
-        "statuses": Counter(statuses).most_common(),
+        "id": drawn.id,
+        "images": {name: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for name, svg in files.items()},
+        "broad": {name for name, svg in files.items() if _width(svg) > BROAD_PT},
+        "columns_printed": COLUMNS_PRINTED,
+        "reason_shown": REASON_SHOWN,
+        "summary": summary,
+        "drawn": drawn,
+        "marks": {model: Markup(mark) for model, mark in drawn.marks.items()},
+        "training": origin.training.get(task, []),
+        "data": origin.data.get(task, []),
         "settings": [(head, summary.settings[name]) for name, head in SETTINGS.items() if name in summary.settings],
         "models": rows.models(summary),
         "quantities": quantities,

@@ -42,15 +42,15 @@ class Origin:
     Attributes:
         cells: JSON of every cell (see :class:`attn_bench.sweep.cell.Cell`).
         machines: the one with most cells first.
-        training: how models were trained; empty if none was.
-        data: facts about the data, by resolution if they differ.
+        training: how models were trained, by task; without a task none of whose models was.
+        data: facts about the data by task, by resolution if they differ.
         started: when the first and the last cell were started.
     """
 
     cells: tuple[Mapping[str, Any], ...]
     machines: tuple[Machine, ...]
-    training: Facts
-    data: Facts
+    training: Mapping[str, Facts]
+    data: Mapping[str, Facts]
     started: tuple[str, str] | None
 
     @property
@@ -63,17 +63,26 @@ class Origin:
         return found
 
 
+NOWHERE = Origin((), (), {}, {}, None)
+
+
 def read_origin(folder: Path) -> Origin:
     """Read where the results in ``folder`` come from."""
     records = Store(folder).records()
     times = sorted(record.started for record in records if record.started)
     ran = Counter(record.environment for record in records if record.environment)
     machines = [_machine(folder, id, number) for id, number in ran.most_common()]
+    tasks: dict[str, list[Record]] = {}
+    for record in records:
+        tasks.setdefault(record.cell.task, []).append(record)
     return Origin(
         cells=tuple(record.cell.to_json() for record in records),
         machines=tuple(machines),
-        training=_agreed([_training(record, record.cell.training) for record in records if record.cell.training]),
-        data=_agreed([dict(flat(record.data)) for record in records if record.data]),
+        training={
+            task: _agreed([_training(record, record.cell.training) for record in of if record.cell.training])
+            for task, of in tasks.items()
+        },
+        data={task: _agreed([dict(flat(record.data)) for record in of if record.data]) for task, of in tasks.items()},
         started=(_minute(times[0]), _minute(times[-1])) if times else None,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from attn_bench.analysis.claims.checks import Check
@@ -14,12 +15,25 @@ from attn_bench.report.summary import Summary
 from attn_bench.report.tables import EQUAL_TIMES, cost_note, equal_times_table, trainings_table
 
 
-def markdown_page(summary: Summary, drawn: Drawn, table: str, origin: Origin, checks: Sequence[Check]) -> str:
-    """Return ``report.md``: ``table`` (Markdown), then every figure with its caption, and claims of papers."""
+def markdown_page(
+    parts: Sequence[tuple[Summary, Drawn]], tables: Sequence[str], origin: Origin, checks: Sequence[Check]
+) -> str:
+    """Return ``report.md``: for each task its table (Markdown) and its figures with captions; then claims of papers."""
+    title = f"# attn-bench: {for_markdown(', '.join(summary.task for summary, _ in parts))}"
+    found = [title]
+    for (summary, drawn), table in zip(parts, tables):
+        lines = _of_task(summary, drawn, table, origin)
+        # One level deeper, below the name of the task.
+        found += [f"## {for_markdown(summary.task)}", *map(_deeper, lines)] if len(parts) > 1 else lines
+    if touched := claims_table.touched(checks):
+        found.append(f"## Claims of papers\n\n{claims_table.markdown(touched).rstrip()}")
+    return "\n\n".join(found) + "\n"
+
+
+def _of_task(summary: Summary, drawn: Drawn, table: str, origin: Origin) -> list[str]:
     parts = [
-        f"# attn-bench: {for_markdown(plain(summary.settings.get('task', 'field')))}",
         f"{extent(summary)} {cost_note(summary)}.",
-        *([f"Training: {for_markdown(text)}."] if (text := _training(origin)) else []),
+        *([f"Training: {for_markdown(text)}."] if (text := _training(origin, summary)) else []),
         *([trainings_table(drawn.trainings, summary)] if drawn.trainings else []),
         "## Results",
         table.rstrip(),
@@ -31,15 +45,18 @@ def markdown_page(summary: Summary, drawn: Drawn, table: str, origin: Origin, ch
     if drawn.equal_times:
         parts.append(f"### {EQUAL_TIMES}\n\n{equal_times_table(drawn.equal_times, summary)}")
     parts += map(_figure, drawn.panels)
-    if touched := claims_table.touched(checks):
-        parts.append(f"## Claims of papers\n\n{claims_table.markdown(touched).rstrip()}")
     if drawn.notes:
         parts.append("## Not shown\n\n" + "\n".join(f"- {for_markdown(plain(note, 200))}" for note in drawn.notes))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
-def _training(origin: Origin) -> str:
-    return "; ".join(f"{name[0].lower()}{name[1:]} {text}" for name, text in origin.training)
+def _deeper(text: str) -> str:
+    return re.sub(r"^#", "##", text, flags=re.MULTILINE)
+
+
+def _training(origin: Origin, summary: Summary) -> str:
+    facts = origin.training.get(summary.settings.get("task", ""), [])
+    return "; ".join(f"{name[0].lower()}{name[1:]} {text}" for name, text in facts)
 
 
 def extent(summary: Summary) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,7 @@ class Drawn:
     """All figures of a results folder.
 
     Attributes:
+        id: begins the names of the figures and the anchors of the page, where there are several tasks.
         plots: against resolution.
         trade_off: error against latency.
         growth: cost against tokens.
@@ -73,6 +75,7 @@ class Drawn:
     training: Picture | None = None
     equal_times: tuple[EqualTime, ...] = ()
     trainings: Trainings | None = None
+    id: str = ""
 
     @property
     def pictures(self) -> list[Picture]:
@@ -80,8 +83,11 @@ class Drawn:
         return [*self.plots, *filter(None, (self.trade_off, self.growth, self.parts, self.training)), *self.panels]
 
 
-def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
+def draw(folder: Path, summary: Summary, out: Path, id: str = "") -> Drawn:
     """Draw every figure that has a value and save it in ``out`` as PNG and SVG; ``notes`` name what fails.
+
+    Args:
+        id: begins the names of the files, where a report has several tasks.
 
     Raises:
         DiskError: ``out`` cannot be written.
@@ -95,44 +101,45 @@ def draw(folder: Path, summary: Summary, out: Path) -> Drawn:
     from attn_bench.report.style import marks, save, style
     from attn_bench.report.trade_off import error_vs_latency
 
-    plots: list[Picture] = []
-    panels: list[Picture] = []
     notes: list[str] = []
     files: list[Path] = []
-    grown = trade_off = parts = training = None
 
-    def saved(name: str, make: Callable[[], Figure | None]) -> bool:
-        found = attempt(name, notes, lambda: None if (figure := make()) is None else save(figure, out, name))
+    def shown(name: str, make: Callable[[], Figure | None], describe: Callable[[], Picture]) -> Picture | None:
+        found = attempt(name, notes, lambda: None if (figure := make()) is None else save(figure, out, id + name))
         files.extend(found or ())
-        return bool(found)
+        return dataclasses.replace(describe(), name=id + name) if found else None
+
+    def panel(resolution: int) -> Picture | None:
+        samples, unread = read_samples(folder, summary, resolution)
+        notes.extend(unread)
+        if not samples:
+            return None
+        name = f"{'' if id else file_name(summary.task) + '_'}panel_{resolution}"
+        errors = {model: sample.rel_l2 for model, sample in samples.items()}
+        return shown(name, partial(field_panel, samples, summary.names), lambda: _panel(summary, resolution, errors))
 
     with style():
-        if saved("error_vs_resolution", partial(error_vs_resolution, summary)):
-            plots.append(_errors(summary))
+        plots = [shown("error_vs_resolution", partial(error_vs_resolution, summary), partial(_errors, summary))]
         for group in dict.fromkeys(quantity.group for quantity in quantities("figures")):
-            if saved(group.figure, partial(cost_vs_resolution, summary, group)):
-                plots.append(_costs(summary, group))
-        if saved("error_vs_latency", partial(error_vs_latency, summary)):
-            trade_off = _trade_off(summary)
-        found = attempt("scaling", notes, lambda: summary.scaling)
-        if found is not None and saved("scaling", partial(scaling_figure, found, summary)):
-            grown = _growth(summary, flagged=any(fit.flag for fit in found.fits))
-        if saved("train_step_parts", partial(train_step_parts, summary)):
-            parts = _parts(summary)
+            drawing = partial(cost_vs_resolution, summary, group)
+            plots.append(shown(group.figure, drawing, partial(_costs, summary, group)))
+        trade_off = shown("error_vs_latency", partial(error_vs_latency, summary), partial(_trade_off, summary))
+        parts = shown("train_step_parts", partial(train_step_parts, summary), partial(_parts, summary))
         trainings = attempt("how models were trained", notes, lambda: read_trainings(folder, summary))
         curves = attempt("training curves", notes, lambda: read_curves(folder, summary)) or []
-        if saved("training_curves", partial(training_curves, curves, summary)):
-            training = _training(summary, curves)
-        for resolution in summary.resolutions:
-            samples, unread = read_samples(folder, summary, resolution)
-            notes += unread
-            name = f"{file_name(plain(summary.settings.get('task', 'field')))}_panel_{resolution}"
-            if samples and saved(name, partial(field_panel, samples, summary.names)):
-                panels.append(_panel(summary, name, resolution, {model: s.rel_l2 for model, s in samples.items()}))
+        drawing = partial(training_curves, curves, summary)
+        training = shown("training_curves", drawing, partial(_training, summary, curves))
+        found = attempt("scaling", notes, lambda: summary.scaling)
+        grown = None
+        if found is not None:
+            flagged = any(fit.flag for fit in found.fits)
+            describe = partial(_growth, summary, flagged=flagged)
+            grown = shown("scaling", partial(scaling_figure, found, summary), describe)
+        panels = [panel(resolution) for resolution in summary.resolutions]
         looks = attempt("the marks of models", notes, lambda: marks(summary)) or {}
     return Drawn(
-        tuple(plots), trade_off, grown, tuple(panels), found, tuple(notes), tuple(files), looks, parts, training,
-        tuple(equal_times(curves, higher=summary.primary.higher)), trainings,
+        tuple(filter(None, plots)), trade_off, grown, tuple(filter(None, panels)), found, tuple(notes), tuple(files),
+        looks, parts, training, tuple(equal_times(curves, higher=summary.primary.higher)), trainings, id,
     )  # fmt: skip
 
 
@@ -278,11 +285,11 @@ def _growth(summary: Summary, *, flagged: bool) -> Picture:
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
 
 
-def _panel(summary: Summary, name: str, resolution: int, errors: Mapping[str, float]) -> Picture:
+def _panel(summary: Summary, resolution: int, errors: Mapping[str, float]) -> Picture:
     listed = ", ".join(f"{summary.names[model]} {significant(error)}" for model, error in errors.items())
     title = f"Fields at resolution {resolution}"
     caption = (
         "First test sample: coefficient and truth on the left, then each prediction above its absolute error. "
         "Predictions share the truth's color scale; the errors share one."
     )
-    return Picture(name, title, caption, f"{title}. Relative L2 error of the sample: {listed}.")
+    return Picture(f"panel_{resolution}", title, caption, f"{title}. Relative L2 error of the sample: {listed}.")

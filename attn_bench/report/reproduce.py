@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attn_bench.plugins.values import quoted
 from attn_bench.sweep.cell import GROUPS
 from attn_bench.sweep.fields import settings_of
 from attn_bench.sweep.settings import Sweep
@@ -179,7 +180,7 @@ def _command(settings: Mapping[str, Any]) -> str | None:
                 if None in options.values():
                     return None  # a text option would read it as the word
                 for key, item in options.items():
-                    parts += ["--set", f"{owner}.{key}={item if isinstance(item, str) else _yaml(item)}"]
+                    parts += ["--set", f"{owner}.{key}={quoted(item) if isinstance(item, str) else _yaml(item)}"]
         elif isinstance(value, bool):
             parts += [] if name == "train" else [flag if value else f"--no-{flag[2:]}"]
         elif name != "models":
@@ -191,12 +192,12 @@ def _folded(parts: Sequence[str]) -> str:
     """Format a command in lines that fit a page, broken before flags."""
     lines = [""]
     for i, part in enumerate(parts):
-        quoted = shlex.quote(part)
+        word = shlex.quote(part)
         paired = shlex.quote(parts[i + 1]) if part.startswith("--") and i + 1 < len(parts) else ""
-        if part.startswith("--") and len(lines[-1]) + len(quoted) + len(paired) + 4 > LINE:
+        if part.startswith("--") and len(lines[-1]) + len(word) + len(paired) + 4 > LINE:
             lines[-1] += " \\"
             lines.append("   ")
-        lines[-1] += f"{' ' if lines[-1] else ''}{quoted}"
+        lines[-1] += f"{' ' if lines[-1] else ''}{word}"
     return "\n".join(lines)
 
 

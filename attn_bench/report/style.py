@@ -172,7 +172,7 @@ class Legend:
 
 def heading(figure: Figure, summary: Summary, what: str) -> None:
     """Title a figure with what it shows and the task, and with the resolution if there is only one."""
-    title = f"{plain(summary.settings.get('task', 'results'), 60)}: {what}"
+    title = f"{plain(summary.task, 60)}: {what}"
     if len(summary.resolutions) == 1:
         title += f", {'length' if summary.sequence else 'resolution'} {summary.resolutions[0]}"
     figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=11)

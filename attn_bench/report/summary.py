@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attn_bench.analysis.pareto import pareto_front
 from attn_bench.analysis.scaling import Scaling, is_sequence, points_of, scaling
 from attn_bench.errors import UserError
-from attn_bench.format import count, distinct, significant
+from attn_bench.format import count, distinct, plain, significant
 from attn_bench.plugin import Metric
 from attn_bench.results.quantities import Place, Quantity, of_metric, quantities
 
@@ -150,6 +150,11 @@ class Summary:
     def scaling(self) -> Scaling | None:
         """How costs grow, references left out; None if no model has a cost at three or more sizes."""
         return scaling(self.table[~self.table["model"].astype(str).isin(self.references)])
+
+    @property
+    def task(self) -> str:
+        """The name of the task, fit for a heading."""
+        return plain(self.settings.get("task", "results"), 80)
 
     @property
     def primary(self) -> Quantity:
@@ -387,7 +392,7 @@ def _number(value: Any) -> float | None:
 def _settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the value that all rows share, or the different values joined."""
     settings = {}
-    for name in ("task", "device_name", "device", "dtype", "batch_size"):
+    for name in ("task", "device_name", "device", "precision", "batch_size"):
         found = [row.get(name) for row in rows]
         values = dict.fromkeys(_setting(value) for value in found if value is not None and value == value)
         if values:

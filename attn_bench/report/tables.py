@@ -193,8 +193,8 @@ def cost_note(summary: Summary) -> str:
         parts.append(f"of a batch of {settings['batch_size']}")
     if where := settings.get("device_name") or settings.get("device"):
         parts.append(f"on {for_markdown(plain(where, 80))}")
-    if "dtype" in settings:
-        parts.append(f"in {settings['dtype']}")
+    if "precision" in settings:
+        parts.append(f"in {settings['precision']}")
     return " ".join(parts)
 
 

@@ -11,17 +11,18 @@ from attn_bench.analysis.claims.claim import read_claims
 from attn_bench.analysis.claims.judges import check
 from attn_bench.errors import DiskError
 from attn_bench.files import atomic_write
+from attn_bench.format import for_markdown
 from attn_bench.report.html import html_page
-from attn_bench.report.origin import Origin, read_origin
+from attn_bench.report.origin import NOWHERE, read_origin
 from attn_bench.report.page import markdown_page
-from attn_bench.report.pictures import attempt, draw
+from attn_bench.report.pictures import attempt, draw, file_name
 from attn_bench.report.summary import Summary
 from attn_bench.report.tables import markdown_table
 
 PAGE = "index.html"
 
 
-def write_report(folder: Path, summary: Summary, out: Path | None = None) -> list[Path]:
+def write_report(folder: Path, *summaries: Summary, out: Path | None = None) -> list[Path]:
     """Write ``index.html``, ``report.md``, ``table.md`` and the figures, PNG and SVG each, and return their paths.
 
     ``index.html`` is self-contained, so that it can be sent as one file. A figure without any value is left out; one
@@ -30,23 +31,28 @@ def write_report(folder: Path, summary: Summary, out: Path | None = None) -> lis
     Args:
         folder: results folder; its ``artifacts`` are shown for field tasks, its ``environments`` and ``cells`` say
             where the results come from.
-        summary: of its table (see :func:`attn_bench.results.store.load`).
+        summaries: one for each task of its table (:func:`attn_bench.report.tasks.by_task`). The figures of several
+            tasks have the name of the task before theirs.
         out: where to write; by default ``report`` in ``folder``.
 
     Raises:
         DiskError: ``out`` cannot be written.
     """
     out = out or folder / "report"
-    text = markdown_table(summary)
-    _save(out / "table.md", text)
+    tables = [markdown_table(summary) for summary in summaries]
+    several = len(summaries) > 1
+    heads = [f"## {for_markdown(summary.task)}\n\n" if several else "" for summary in summaries]
+    _save(out / "table.md", "\n".join(f"{head}{table}" for head, table in zip(heads, tables)))
     notes: list[str] = []
-    drawn = draw(folder, summary, out)
-    origin = attempt("where the results come from", notes, lambda: read_origin(folder)) or Origin((), (), [], [], None)
+    ids = [f"{file_name(summary.task)}-" if several else "" for summary in summaries]
+    drawn = [draw(folder, summary, out, id) for id, summary in zip(ids, summaries)]
+    origin = attempt("where the results come from", notes, lambda: read_origin(folder)) or NOWHERE
     checks = attempt("claims of papers", notes, lambda: _checks(folder)) or []
-    drawn = dataclasses.replace(drawn, notes=(*drawn.notes, *notes))
+    drawn[0] = dataclasses.replace(drawn[0], notes=(*drawn[0].notes, *notes))
+    parts = [*zip(summaries, drawn)]
     pages: dict[str, Callable[[], str]] = {
-        "report.md": lambda: markdown_page(summary, drawn, text, origin, checks),
-        PAGE: lambda: html_page(summary, drawn, origin, checks, out),
+        "report.md": lambda: markdown_page(parts, tables, origin, checks),
+        PAGE: lambda: html_page(parts, origin, checks, out),
     }
     failed: Exception | None = None
     for name, page in pages.items():
@@ -59,7 +65,7 @@ def write_report(folder: Path, summary: Summary, out: Path | None = None) -> lis
             failed = failed or error
     if failed is not None:
         raise failed
-    return [*drawn.files, out / "table.md", *(out / name for name in pages)]
+    return [*(path for each in drawn for path in each.files), out / "table.md", *(out / name for name in pages)]
 
 
 def _save(path: Path, text: str) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_ISREG
 
-from attn_bench.errors import UserError
 from attn_bench.files import atomic_write
 from attn_bench.results.record import Record
 from attn_bench.results.store import Kind, Store
@@ -44,21 +43,14 @@ def join(folders: Sequence[Path], out: Path) -> Joined:
     that is not, then the newest. ``out`` may be one of the folders, or hold results already; nothing else is changed.
 
     Raises:
-        UserError: a folder has no results or those of another task, or ``out`` cannot be written.
+        UserError: a folder has no results, or ``out`` cannot be written.
     """
     stores = [Store.open(folder) for folder in folders]
     infos = [store.run_info() for store in stores]
-    for store, info in zip(stores, infos):
-        if info.task != infos[0].task:
-            raise UserError(
-                f"{store.folder}: contains results of task {info.task!r}, {stores[0].folder} of {infos[0].task!r}; "
-                "results of one task can be merged"
-            )
-    target = Store.create(out, infos[0].task)
     there = (out / "run.json").exists()
-    known = target.run_info() if there else infos[0]
-    metrics = {name: metric for info in (*infos, known) for name, metric in info.metrics.items()}
-    target.write_run_info(replace(known, metrics=metrics))
+    target = Store.create(out)
+    for info in reversed(infos):
+        target.write_run_info(info)
     joined = Joined()
     where = {record.id: out for record in target.each()}
     for store in stores:

@@ -9,6 +9,7 @@ from typing import Any
 
 from attn_bench.results.record import Record
 from attn_bench.results.validation import as_json
+from attn_bench.sweep.cell import in_words
 from attn_bench.sweep.groups import SCHEDULES
 
 # A model's label, and the settings in which its cells differ; None means the default.
@@ -17,50 +18,56 @@ Kind = tuple[str, tuple[tuple[str, str | None], ...]]
 # Distinguishes cells of one model without being a setting of the model.
 _AXES = {
     "model", "resolution", "seed", "eval_resolutions", "measuring.measure", "sources", "broken", "keep_weights",
-    "weights", "weights_in",
+    "weights", "weights_in", "variant",
 }  # fmt: skip
 _FINETUNING = "finetuning."
 _VERSION = "_version"
 DEFAULT = "default"
 
 
-def labels(records: Sequence[Record]) -> list[str]:
-    """Return a label per record; settings in which cells of one model differ are appended, so they are never mixed.
+def labels(records: Sequence[Record], *, tasks: bool = False) -> list[str]:
+    """Return a label per record; cells of one model and task that differ in a setting get it appended: never mixed.
 
     Versions of a model are distinguished by the version of its package, ``mano (0.2.0)``, or, if equal, numbered
     in the order of their first runs: ``mano (version 2)``.
+
+    Args:
+        tasks: whether labels tell tasks apart as well, where there are several: ``mano [darcy]``.
     """
-    by_model: dict[str, list[dict[str, str]]] = defaultdict(list)
-    settings = []
-    for record in records:
-        # A setting that is not given is not mentioned as a difference; an option may be None on purpose.
-        flat = {
-            key: value
-            for key, value in _flatten(as_json(record.cell)).items() - _of_schedule(record)
-            if key not in _AXES and (value != str(None) or key.startswith(("options.", "task_options.")))
-        }
-        flat["weights"] = _origin(record)
-        settings.append(flat)
-        by_model[record.cell.model].append(flat)
-    differing = {
-        model: [key for key in sorted(set().union(*flats)) if _differs(key, flats)] for model, flats in by_model.items()
-    }
-    kinds = []
+    several = tasks and len({record.cell.task for record in records}) > 1
+    settings = [_settings(record) for record in records]
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, record in enumerate(records):
+        groups[record.cell.task, record.cell.model].append(i)
+    kinds: dict[int, tuple[str, Kind]] = {}
     words = {}
-    of_model: dict[str, list[int]] = defaultdict(list)
-    for i in sorted(range(len(records)), key=lambda i: records[i].started or ""):
-        of_model[records[i].cell.model].append(i)
-    for model, keys in differing.items():
-        own = of_model[model]
-        for key in keys:
+    for (task, model), own in groups.items():
+        flats = [settings[i] for i in own]
+        differing = [key for key in sorted(set().union(*flats)) if _differs(key, flats)]
+        own = sorted(own, key=lambda i: records[i].started or "")
+        for key in differing:
             if key.endswith(_VERSION):
-                words[model, key] = _versions(key, dict.fromkeys(settings[i].get(key) for i in own))
-    for record, flat in zip(records, settings):
-        model = record.cell.model
-        shown = [key for key in differing[model] if key in flat or not key.startswith(("training.", _FINETUNING))]
-        kinds.append((model, tuple((key, flat.get(key)) for key in shown)))
-    names = _named(dict.fromkeys(kinds), words)
-    return [names[kind] for kind in kinds]
+                words[task, model, key] = _versions(key, dict.fromkeys(settings[i].get(key) for i in own))
+        for i in own:
+            shown = [key for key in differing if key in settings[i] or not key.startswith(("training.", _FINETUNING))]
+            said = [("task", task)] if several else []
+            kinds[i] = task, (model, (*said, *((key, settings[i].get(key)) for key in shown)))
+    names: dict[tuple[str, Kind], str] = {}
+    for task in {record.cell.task for record in records}:
+        named = _named(dict.fromkeys(kind for of, kind in kinds.values() if of == task), task, words)
+        names |= {(task, kind): name for kind, name in named.items()}
+    return [names[kinds[i]] for i in range(len(records))]
+
+
+def _settings(record: Record) -> dict[str, str]:
+    """Return what tells the cells of a model apart, by dotted names."""
+    # A setting that is not given is not mentioned as a difference; an option may be None on purpose.
+    flat = {
+        key: value
+        for key, value in _flatten(as_json(record.cell)).items() - _of_schedule(record)
+        if key not in _AXES and (value != str(None) or key.startswith(("options.", "task_options.")))
+    }
+    return flat | {"weights": _origin(record)}
 
 
 def _origin(record: Record) -> str:
@@ -79,15 +86,17 @@ def _versions(key: str, values: Collection[str | None]) -> dict[str | None, str]
     return {value: f"{of}{package}" for value, package in zip(values, packages)}
 
 
-def _named(kinds: Iterable[Kind], words: Mapping[tuple[str, str], Mapping[str | None, str]]) -> dict[Kind, str]:
+def _named(
+    kinds: Iterable[Kind], task: str, words: Mapping[tuple[str, str, str], Mapping[str | None, str]]
+) -> dict[Kind, str]:
     """Return a unique name for each kind of cell: its model, its version if needed, and differing settings."""
     short = {}
     for kind in kinds:
         model, shown = kind
         ends = Counter(key.rpartition(".")[2] for key, _ in shown)
-        versions = [words[model, key][value] for key, value in shown if key.endswith(_VERSION)]
+        versions = [words[task, model, key][value] for key, value in shown if key.endswith(_VERSION)]
         options = [
-            f"{end if ends[end := key.rpartition('.')[2]] == 1 else key}={DEFAULT if value is None else value}"
+            in_words(end if ends[end := key.rpartition(".")[2]] == 1 else key, DEFAULT if value is None else value)
             for key, value in shown
             if not key.endswith(_VERSION)
         ]

@@ -2,7 +2,7 @@
 
 Layout of a results folder::
 
-    run.json             task, metrics and settings of the last sweep written here
+    run.json             tasks with their metrics, and settings of the last sweep written here
     cells/<id>.json      one record per cell, written atomically
     environments/<id>.json  where cells ran; records refer to them
     weights/<id>.safetensors  of trained models, if they were asked to be kept
@@ -55,7 +55,7 @@ class Store:
         self._known = Known(folder)
 
     @classmethod
-    def create(cls, folder: Path, task: str) -> Store:
+    def create(cls, folder: Path) -> Store:
         """Open ``folder`` for writing, creating it if needed.
 
         Raises:
@@ -67,8 +67,8 @@ class Store:
                 raise UserError(f"--out {folder}: is a file; name a folder")
             # A runner killed early leaves only a temporary file, which is hidden.
             held = any(path.is_file() and not _hidden(path.relative_to(folder)) for path in folder.rglob("*"))
-            if held and (existing := store.run_info().task) != task:
-                raise UserError(f"--out {folder}: contains results of task {existing!r}; name another folder")
+            if held:
+                store.run_info()
             (folder / "cells").mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-", suffix=TEMPORARY):
                 pass
@@ -105,7 +105,9 @@ class Store:
             raise UserError(f"{path}: cannot be read ({clean(reason(error))})") from None
 
     def write_run_info(self, info: RunInfo) -> None:
-        """Write ``run.json``."""
+        """Write ``run.json``; tasks that are in it stay."""
+        with contextlib.suppress(UserError):
+            info = info.joined(self.run_info())
         self._info = info
         write_json(self.folder / "run.json", info.to_json())
 
@@ -169,12 +171,13 @@ class Store:
         """Return the table of every record (see :func:`load`)."""
         import pandas as pd
 
-        from attn_bench.results.table import rows
+        from attn_bench.results.table import rows, typed
 
         records = self.records()
         used = sorted({record.environment for record in records if record.environment})
         environments = {id: values for id in used if (values := self.environment(id)) is not None}
-        return pd.DataFrame(rows(records, environments, self.run_info().metrics))
+        metrics = self.run_info().metrics
+        return typed(pd.DataFrame(rows(records, environments, metrics)), metrics)
 
     def curves(self) -> pd.DataFrame:
         """Return the training curves of every record (see :func:`load`)."""

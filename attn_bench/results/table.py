@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
@@ -16,6 +17,11 @@ from attn_bench.results.environment import Environment
 from attn_bench.results.labels import labels
 from attn_bench.results.quantities import Column, Row, at
 from attn_bench.results.record import Evaluation, Record
+from attn_bench.results.varied import varied
+from attn_bench.sweep.cell import Cell
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def missing(errors: Mapping[str, str]) -> str | None:
@@ -86,7 +92,7 @@ SETTINGS = (
     Column("batch_size", "cell.execution.batch_size", "samples per batch"),
     Column("device", "cell.execution.device", "`cpu` or `cuda`"),
     Column("device_name", _device_name, "name of the processor or the GPU"),
-    Column("dtype", "cell.execution.precision", "precision in which the model ran"),
+    Column("precision", "cell.execution.precision", "precision in which the model ran"),
     Column("compile", "cell.execution.compile", "whether `torch.compile` was used"),
     Column("regime", "cell.regime", "`scratch`, `linear-probe` or `finetune`"),
     Column("train_steps", "training.steps", "optimizer steps"),
@@ -158,18 +164,39 @@ def curve_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return found
 
 
+def _place(cell: Cell, label: str) -> tuple[Any, ...]:
+    """Return where a cell stands: variants of a model by their settings, numbers by their size."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", label)
+    numbers = [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
+    return cell.task, cell.resolution, cell.model, numbers, cell.seed
+
+
 def rows(
     records: Sequence[Record], environments: Mapping[str, Environment], metrics: Mapping[str, Metric]
 ) -> list[dict[str, Any]]:
     """Return one row per record and resolution evaluated at, with the same columns in every row.
 
-    Measurements are in the row of the resolution trained at; rows of further resolutions contain only metrics.
+    Measurements are in the row of the resolution trained at; rows of further resolutions contain only metrics. After
+    the columns that every table has come those of the axes of these records (:func:`.varied.varied`).
     """
-    shown = columns(metrics)
+    shown, named = columns(metrics), labels(records)
+    axes = varied(records, {column.column for column in shown})
     table = []
-    for record, label in zip(records, labels(records)):
+    for i in sorted(range(len(records)), key=lambda i: _place(records[i].cell, named[i])):
+        record, label = records[i], named[i]
         environment = environments.get(record.environment or "")
         for resolution in record.cell.evaluated:
             row = Row(record, label, resolution, record.evaluated_at(resolution), environment)
-            table.append({column.column: column.value(row) for column in shown})
+            table.append(
+                {column.column: column.value(row) for column in shown}
+                | {name: values[i] for name, values in axes.items()}
+            )
     return table
+
+
+def typed(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+    """Return a table whose columns of axes hold whole numbers as such, though rows of other models have none."""
+    usual = {column.column for column in columns(metrics)}
+    numbers = [name for name in table.columns if name not in usual and table[name].dtype == float]
+    whole = [name for name in numbers if (table[name].dropna() % 1 == 0).all()]
+    return table.astype(dict.fromkeys(whole, "Int64"))

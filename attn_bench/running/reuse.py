@@ -17,6 +17,7 @@ from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.devices import resolve_device
+from attn_bench.sweep.expansion import Expansion, expanded
 from attn_bench.sweep.fields import built, settings_of
 from attn_bench.sweep.groups import Measuring
 from attn_bench.sweep.settings import Sweep, read
@@ -80,9 +81,10 @@ class Reevaluation(Sweep):
             data = known[name].group == "paths"
             if name not in _CHOOSES | _EVALUATES and not data and value != known[name].default:
                 raise UserError(f"{known[name].flag}: has no effect with --from, which trains and measures nothing")
-        task = Store.open(Path(folder)).run_info().task
-        if values.setdefault("task", task) != task:
-            raise UserError(f"--task {values['task']}: the models in {folder} were trained on {task}")
+        tasks = tuple(Store.open(Path(folder)).run_info().tasks)
+        for task in values.setdefault("task", tasks):
+            if task not in tasks:
+                raise UserError(f"--task {task}: the models in {folder} were trained on {', '.join(tasks)}")
         seeds = values.pop("seeds", None)
         execution = {name: values[name] for name in ("batch_size", "precision", "device", "threads") if name in values}
         return built(
@@ -104,17 +106,21 @@ class Reevaluation(Sweep):
         """
         store = Store.open(Path(self.weights_from))
         records = self._chosen(store)
-        task = TASKS.load(self.task)
         self._check_options()
-        evaluated = {record.id: self.eval_resolutions or (record.cell.resolution,) for record in records}
-        every = tuple(dict.fromkeys(r for each in evaluated.values() for r in each))
-        cells = [self._cell(store, record, task, evaluated[record.id], every) for record in records]
+        cells: list[Cell] = []
+        for name in self.task:
+            own = [record for record in records if record.cell.task == name]
+            evaluated = {record.id: self.eval_resolutions or (record.cell.resolution,) for record in own}
+            every = tuple(dict.fromkeys(r for each in evaluated.values() for r in each))
+            task = TASKS.load(name)
+            cells += [self._cell(store, record, task, evaluated[record.id], every) for record in own]
         if all(cell.broken for cell in cells):
             raise UserError(f"--from {self.weights_from}: {cells[0].broken}; train the models again")
         return cells
 
     def _chosen(self, store: Store) -> list[Record]:
         kept = [record for record in store.records() if record.weights is not None and record.cell.weights is None]
+        kept = [record for record in kept if record.cell.task in self.task]
         if not kept:
             raise UserError(
                 f"--from {store.folder}: no weights were kept there; train with --keep-weights "
@@ -143,9 +149,10 @@ class Reevaluation(Sweep):
         ]
 
     def _check_options(self) -> None:
-        for owner in self._options():
-            if owner != self.task:
-                raise UserError(f"--set {owner}: with --from only options of {self.task} can be set; not of models")
+        for owner in self.options_by_owner():
+            if owner not in self.task:
+                tasks = " and ".join(self.task)
+                raise UserError(f"--set {owner}: with --from only options of {tasks} can be set; not of models")
 
     def _cell(
         self, store: Store, record: Record, task: Task, evaluated: tuple[int, ...], every: tuple[int, ...]
@@ -155,7 +162,11 @@ class Reevaluation(Sweep):
         execution = dataclasses.replace(source.execution, compile=False, threads=None, **self.changed_execution)
         sources: dict[str, Source] = {}
         if (broken := changed_since(source)) is None:
-            sources = {HARNESS: harness(), **TASKS.entry(self.task).sources(), **MODELS.entry(source.plugin).sources()}
+            sources = {
+                HARNESS: harness(),
+                **TASKS.entry(source.task).sources(),
+                **MODELS.entry(source.plugin).sources(),
+            }
         return dataclasses.replace(
             source,
             task_options=changed(self._data(task, source, evaluated, every)),
@@ -174,9 +185,14 @@ class Reevaluation(Sweep):
         """Return the options of the data: those given, if any are, or else those of the data trained on."""
         paths = any(path is not None for path in dataclasses.asdict(self.paths).values())
         try:
-            if self._options().get(self.task) or paths:
-                return task.resolve(every, self._task_options(task))
+            if self.options_by_owner().get(task.name) or paths:
+                return task.resolve(every, self.options_of_task(task)[0])
             return task.resolve(evaluated, task.options(**source.task_options))
         except (OptionError, DataError) as error:
             hint = "" if self.eval_resolutions else "; name those to evaluate at with --eval-resolutions"
-            raise type(error)(f"task {self.task}: {error}{hint}") from error
+            raise type(error)(f"task {task.name}: {error}{hint}") from error
+
+
+def expansion_of(sweep: Sweep) -> Expansion:
+    """Return the cells of a sweep, and lines on what was asked for and means nothing."""
+    return Expansion(sweep.cells()) if isinstance(sweep, Reevaluation) else expanded(sweep)

@@ -20,11 +20,12 @@ from attn_bench.results.run_info import RunInfo
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
 from attn_bench.running.local import Limits, Listener, due, execute
-from attn_bench.running.reuse import Reevaluation
+from attn_bench.running.reuse import Reevaluation, expansion_of
 from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.expansion import imported
 from attn_bench.sweep.fields import built, settings_of
 from attn_bench.sweep.groups import Retry, Running
-from attn_bench.sweep.settings import Sweep, imported, read
+from attn_bench.sweep.settings import Sweep, read
 from attn_bench.sweep.variants import BROKEN
 
 if TYPE_CHECKING:
@@ -32,9 +33,14 @@ if TYPE_CHECKING:
 
 
 def default_folder(sweep: Sweep) -> Path:
-    """Return ``results/<task>-<date>``, with ``measure-`` or ``evaluate-`` before it where nothing is trained."""
+    """Return ``results/<task>-<date>``, with ``measure-`` or ``evaluate-`` before it where nothing is trained.
+
+    Several tasks are joined, from four on the first stands for all.
+    """
     kind = "evaluate-" if isinstance(sweep, Reevaluation) else "" if sweep.train else "measure-"
-    return Path("results") / f"{kind}{sweep.task}-{datetime.date.today().isoformat()}"
+    few = len(sweep.task) < 4
+    tasks = "+".join(sweep.task) if few else f"{sweep.task[0]}+{len(sweep.task) - 1}-tasks"
+    return Path("results") / f"{kind}{tasks}-{datetime.date.today().isoformat()}"
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,15 @@ class Watcher:
 
     Attributes:
         on_cells: called with all cells, and with the status of each that has a record already and is not run again.
-        on_data: called with how much of the data is generated or fetched.
+        on_source: called with a title before the data of a task are generated or fetched.
+        on_data: called with how much of them is generated or fetched.
         on_read: called with one line per data set that was read or generated, before anything runs.
-        on_warning: called with each warning about the data.
+        on_warning: called with each warning about the sweep or its data.
         listen: called with each event of a cell.
     """
 
     on_cells: Callable[[Sequence[Cell], Sequence[str]], None] = lambda cells, there: None
+    on_source: Callable[[str], None] = lambda title: None
     on_data: Callable[[int, int], None] = lambda done, total: None
     on_read: Callable[[str], object] = lambda line: None
     on_warning: Callable[[str], object] = warnings.warn
@@ -59,21 +67,28 @@ class Watcher:
 AS_USUAL, SILENT = Running(), Watcher()
 
 
-def prepare_data(task_name: str, cells: Sequence[Cell], watcher: Watcher) -> list[str]:
+def prepare_data(cells: Sequence[Cell], watcher: Watcher) -> list[str]:
     """Generate or fetch the data of ``cells`` before any of them runs, so that no cell's time includes it.
 
-    Returns the task's lines on what was read or generated.
+    Returns the tasks' lines on what was read or generated.
     """
-    if all(cell.training is None for cell in cells):  # none included
-        return []
-    task = TASKS.load(task_name)
-    resolutions = tuple(dict.fromkeys(r for cell in cells for r in cell.evaluated))
-    prepared = task.prepare(resolutions, task.options(**cells[0].task_options), PrepareContext(watcher.on_data))
-    lines = [clean(line) for line in prepared.read]
-    for line in lines:
-        watcher.on_read(line)
-    for line in prepared.warnings:
-        watcher.on_warning(line)
+    sources: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.training is not None:
+            options = " ".join(f"{name}={value}" for name, value in cell.task_options.items())
+            sources.setdefault(f"data of {cell.task} {options}".rstrip(), []).append(cell)
+    lines: list[str] = []
+    for title, of in sources.items():
+        watcher.on_source(title)
+        task = TASKS.load(of[0].task)
+        resolutions = tuple(dict.fromkeys(r for cell in of for r in cell.evaluated))
+        prepared = task.prepare(resolutions, task.options(**of[0].task_options), PrepareContext(watcher.on_data))
+        for line in map(clean, prepared.read):
+            if line not in lines:
+                lines.append(line)
+                watcher.on_read(line)
+        for line in prepared.warnings:
+            watcher.on_warning(line)
     return lines
 
 
@@ -88,29 +103,30 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     """
     if isinstance(sweep, Reevaluation) and out.resolve() == Path(sweep.weights_from).resolve():
         raise UserError(f"--out {out}: is the folder that --from names; name another one")
-    cells = [dataclasses.replace(cell, keep_weights=running.keep_weights) for cell in sweep.cells()]
-    store = Store.create(out, sweep.task)
+    expansion = expansion_of(sweep)
+    cells = [dataclasses.replace(cell, keep_weights=running.keep_weights) for cell in expansion.cells]
+    store = Store.create(out)
     parts, there = _due(store, cells, running.retry)
     watcher.on_cells(cells, there)
     if again := why_again((cell for cell in cells if store.read(cell.id) is None), store.records()):
         watcher.on_warning(again)
-    task = TASKS.load(sweep.task)
     if running.keep_weights and (without := _without_weights(store, cells, parts)):
         watcher.on_warning(
             f"{without} finished cell{'s' * (without > 1)} kept no weights; --retry all trains finished cells again"
         )
-    for line in dict.fromkeys(filter(None, (_unserved(part, task) for part in parts))):
+    tasks = {name: TASKS.load(name) for name in dict.fromkeys(cell.task for cell in cells)}
+    unserved = [_unserved(part, tasks[part.task]) for part in parts]
+    for line in dict.fromkeys((*expansion.notes, *filter(None, unserved))):
         watcher.on_warning(line)
-    parts = [part for part in parts if _unserved(part, task) is None]
     try:
-        data = prepare_data(sweep.task, parts, watcher)
+        data = prepare_data([part for part, line in zip(parts, unserved) if line is None], watcher)
     except BaseException:
         store.discard_empty()
         raise
     _forget_broken(store, cells)
     with _resumable():
-        metrics = dict(task.metrics)
-        store.write_run_info(RunInfo(sweep.task, metrics, dataclasses.asdict(sweep)))
+        metrics = {name: dict(task.metrics) for name, task in tasks.items()}
+        store.write_run_info(RunInfo(metrics, dataclasses.asdict(sweep)))
         try:
             execute(
                 cells,
@@ -195,7 +211,7 @@ def separated(settings: Mapping[str, Any]) -> tuple[Sweep, Running]:
     return Reevaluation.of_folder(running.weights_from, rest), running
 
 
-def run(models: Any = None, task: str | None = None, **settings: Any) -> pd.DataFrame:
+def run(models: Any = None, task: Any = None, **settings: Any) -> pd.DataFrame:
     """Run a sweep and return its table, one row per cell; its ``attrs["data"]`` lists the data that were read.
 
     With ``weights_from`` the models that were kept in that folder are evaluated, all of them unless ``models`` names
@@ -203,9 +219,9 @@ def run(models: Any = None, task: str | None = None, **settings: Any) -> pd.Data
 
     Args:
         models: names, ``"name:preset"``, or mappings with ``name`` and any of ``preset``, ``options``, ``label``.
-        task: name of the task.
+        task: name of the task, or names.
         **settings: the keys of a sweep file (docs/sweep-file.md), e.g. ``resolutions="16..64"``, ``seeds=3``,
-            ``out="results/mine"``.
+            ``precision=["float32", "bf16"]``, ``out="results/mine"``.
 
     Raises:
         UserError, OptionError, DataError: wrong input; nothing has been run.
@@ -214,6 +230,6 @@ def run(models: Any = None, task: str | None = None, **settings: Any) -> pd.Data
     return run_sweep(sweep, Path(running.out) if running.out else default_folder(sweep), running)
 
 
-def measure(models: Any, task: str = "darcy", **settings: Any) -> pd.DataFrame:
+def measure(models: Any, task: Any = "darcy", **settings: Any) -> pd.DataFrame:
     """Measure models on random inputs without training them; arguments and errors are those of :func:`run`."""
     return run(models, task, train=False, **settings)

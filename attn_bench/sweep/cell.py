@@ -46,6 +46,7 @@ class Cell:
         broken: why the model's plugin cannot be used, or None; part of neither.
         keep_weights: keep those of the trained module; part of neither.
         weights_in: folder and cell that the weights are of; part of neither.
+        variant: what tells it from other cells of its model in a sweep, in words; part of neither as well.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Cell:
     broken: str | None = field(default=None, compare=False)
     keep_weights: bool = field(default=False, compare=False)
     weights_in: tuple[str, str] | None = field(default=None, compare=False)
+    variant: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -113,7 +115,8 @@ class Cell:
     @property
     def title(self) -> str:
         """Short description for progress lines."""
-        return f"{self.model} at {self.resolution}, seed {self.seed}"
+        variant = f" [{self.variant}]" if self.variant else ""
+        return f"{self.model}{variant} at {self.resolution}, seed {self.seed}"
 
     @property
     def evaluated(self) -> tuple[int, ...]:
@@ -138,6 +141,17 @@ def _measured(measuring: Measuring) -> Measuring:
     return dataclasses.replace(measuring, measure=True)
 
 
+def in_words(name: str, value: Any) -> str:
+    """Say the value of a setting or an option in few words: ``bf16``, ``batch 8``, ``window_size=2``."""
+    if name in _SAID_ALONE:
+        return str(value)
+    if name == "compile" and str(value) in ("True", "False"):
+        return "compiled" if str(value) == "True" else "not compiled"
+    return f"batch {value}" if name == "batch_size" else f"{name}={value}"
+
+
+# Values of these say what they are.
+_SAID_ALONE = ("task", "precision", "regime", "recipe", "device")
 # The groups of settings that a cell carries.
 GROUPS: Mapping[str, type] = {
     "execution": Execution, "measuring": Measuring, "training": Training, "finetuning": FineTuning

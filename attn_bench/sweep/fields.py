@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from attn_bench.contract.base import checked
 from attn_bench.errors import UserError, unknown
-from attn_bench.plugins.options import Text
+from attn_bench.plugins.values import Text, several
 
 T = TypeVar("T")
 
@@ -37,6 +37,23 @@ class Notation:
     """Another way to write a setting than as a value of its type; ``read`` returns the value that is checked."""
 
     read: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Says whether several values of a setting may be given, each of which makes cells of its own.
+
+    Settings of a group are axes unless they say otherwise, others are not.
+    """
+
+    holds: bool = True
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A flag that may be given several times, and how its value is shown in help."""
+
+    metavar: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,17 @@ class Setting:
         return tuple(name for each in self._metadata if isinstance(each, Also) for name in each.names)
 
     @property
+    def axis(self) -> bool:
+        """Whether several values may be given."""
+        said = next((each.holds for each in self._metadata if isinstance(each, Axis)), None)
+        return bool(self.group) if said is None else said
+
+    @property
+    def repeated(self) -> str:
+        """How a value of a flag that may be repeated is shown; empty for any other."""
+        return next((each.metavar for each in self._metadata if isinstance(each, Repeated)), "")
+
+    @property
     def _metadata(self) -> tuple[Any, ...]:
         return getattr(self.annotation, "__metadata__", ())
 
@@ -105,6 +133,12 @@ class Setting:
             return checked(self.annotation, meant)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
+
+    def read_all(self, value: Any) -> tuple[Any, ...]:
+        """Return the values that ``value`` stands for; one unless the setting is an axis. Raises UserError."""
+        if not self.axis:
+            return (self.read(value),)
+        return several(value, self.read, lists=get_origin(self.type) in (tuple, list))
 
 
 def _metadata(annotation: Any) -> Iterator[Any]:
@@ -145,7 +179,7 @@ def _settings_of(holder: type, group: str) -> Iterator[Setting]:
         inner = group_of(hints[entry.name])
         if inner is not None:
             yield from _settings_of(inner, entry.name)
-        elif entry.init:
+        elif entry.metadata.get("setting", True):
             default = None if entry.default is dataclasses.MISSING else entry.default
             yield Setting(entry.name, group, hints[entry.name], default)
 
@@ -164,6 +198,18 @@ def built(holder: type[T], given: Mapping[str, Any]) -> T:
         assert kind is not None
         values[group] = kind(**own)
     return holder(**values)
+
+
+def replaced(holder: T, given: Mapping[str, Any]) -> T:
+    """Return ``holder`` with values of its settings and of those of its groups replaced, by name."""
+    known = settings_of(type(holder))
+    values: dict[str, Any] = {name: value for name, value in given.items() if not known[name].group}
+    for group in dict.fromkeys(known[name].group for name in given if known[name].group):
+        kind = group_of(get_type_hints(type(holder), include_extras=True)[group])
+        assert kind is not None
+        own = {name: value for name, value in given.items() if known[name].group == group}
+        values[group] = dataclasses.replace(getattr(holder, group) or kind(), **own)
+    return dataclasses.replace(holder, **values)  # type: ignore[type-var]
 
 
 def misnamed(name: str, settings: Collection[Setting], what: str = "setting") -> UserError:

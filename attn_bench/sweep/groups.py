@@ -17,7 +17,7 @@ from pydantic import Field
 
 from attn_bench.errors import UserError
 from attn_bench.plugin import TrainingDefaults
-from attn_bench.sweep.fields import Also, Flag, Notation
+from attn_bench.sweep.fields import Also, Axis, Flag, Notation
 
 Precision = Literal["float32", "tf32", "bf16"]
 Regime = Literal["scratch", "linear-probe", "finetune"]
@@ -44,6 +44,8 @@ Positive = Field(gt=0, allow_inf_nan=False)
 NotNegative = Field(ge=0, allow_inf_nan=False)
 Share = Field(ge=0, lt=1)
 Factor = Field(ge=0, le=1)
+# Not an axis, though in a group.
+One = Axis(False)
 FromPath = Notation(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path)
 
 
@@ -258,7 +260,7 @@ class FineTuning:
 class Measuring:
     """What is measured."""
 
-    measure: Annotated[bool, Field(description="Measure latency, memory and FLOPs.")] = True
+    measure: Annotated[bool, One, Field(description="Measure latency, memory and FLOPs.")] = True
     cuda_graph: Annotated[
         bool, Field(description="Also time the forward pass replayed as a CUDA graph (GPU only).")
     ] = False
@@ -292,9 +294,11 @@ class Execution:
 class Paths:
     """Files to take the data from, for tasks that read them; the same as the task's options of these names."""
 
-    data: Annotated[str | None, FromPath, Field(description="Your own data file (.pt, .npz, .mat, .h5).")] = None
-    test_data: Annotated[str | None, FromPath, Field(description="A second file with the test set.")] = None
-    root: Annotated[str | None, FromPath, Field(description="Folder with a published data set (read only).")] = None
+    data: Annotated[str | None, One, FromPath, Field(description="Your own data file (.pt, .npz, .mat, .h5).")] = None
+    test_data: Annotated[str | None, One, FromPath, Field(description="A second file with the test set.")] = None
+    root: Annotated[str | None, One, FromPath, Field(description="Folder with a published data set (read only).")] = (
+        None
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from attn_bench.plugins.options import Text
+from attn_bench.plugins.values import Text
 
 
 def listed(value: Any) -> Any:
@@ -83,4 +83,36 @@ def assignments(value: Any) -> dict[str, dict[str, Any]]:
                 raise ValueError(f"{str(text)!r} is not NAME.OPTION=VALUE; write e.g. mano.dim=64")
             owner, name, typed = matched.groups()
             found.setdefault(owner, {})[name] = Text(typed) if given is None else given
+    return found
+
+
+def tasks(value: Any) -> dict[str, dict[str, Any]]:
+    """Return ``{"darcy": {"epochs": 5}, "digits": None}`` with a mapping for each task; names alone have none.
+
+    Raises:
+        ValueError: something else.
+    """
+    named = value if isinstance(value, Mapping) else dict.fromkeys(listed(value) or ())
+    for name, own in named.items():
+        if not isinstance(own, Mapping | None):
+            raise ValueError(f"{own!r} is not a mapping; write e.g. 'tasks: {{{name}: {{epochs: 5}}}}'")
+    return {str(name): {str(key): each for key, each in (own or {}).items()} for name, own in named.items()}
+
+
+def rules(value: Any) -> list[dict[str, Any]]:
+    """Return ``"model=fno,vit task=digits"``, ``{"model": ["fno", "vit"], "task": "digits"}`` or a list of these.
+
+    Raises:
+        ValueError: something else, or a rule without a condition.
+    """
+    found = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, str):
+            pairs = [part.partition("=") for part in item.split()]
+            if not all(name and sign for name, sign, _ in pairs):
+                raise ValueError(f"{str(item)!r} is not a rule; write e.g. 'model=fno resolution=64'")
+            item = {name: given for name, _, given in pairs}
+        if not isinstance(item, Mapping) or not item:
+            raise ValueError(f"{item!r} is not a rule; write e.g. {{model: fno, resolution: 64}}")
+        found.append({str(name): each for name, each in item.items()})
     return found

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from attn_bench.errors import OptionError, UserError, unknown
-from attn_bench.files import read_yaml
+from attn_bench.errors import OptionError, UserError
 from attn_bench.plugin import Task
-from attn_bench.plugins.fingerprint import HARNESS, harness
-from attn_bench.plugins.options import changed, options_of, validated
-from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.plugins.options import each_combination, options_of
+from attn_bench.plugins.registry import TASKS
 from attn_bench.sweep import notations, versions
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.devices import check_threads, resolve_device
-from attn_bench.sweep.fields import Also, Notation, Setting, built, misnamed, settings_of
+from attn_bench.sweep.fields import Also, Axis, Notation, Repeated, Setting, misnamed, replaced, settings_of
 from attn_bench.sweep.groups import (
     BUDGETS,
     BY_TASK,
@@ -31,16 +29,20 @@ from attn_bench.sweep.groups import (
     Training,
     check_training,
 )
-from attn_bench.sweep.variants import Variant, expand
 
-T = TypeVar("T")
 Resolution = Annotated[int, Field(ge=2)]
 Options = Mapping[str, Mapping[str, Any]]
+# Settings that decide whether others have an effect.
+_DECIDING = ("schedule", "select", "validation", "validation_points", "lr_warmup")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """All settings of what is run. None means the task's default."""
+    """All settings of what is run. None means the task's default.
+
+    Attributes:
+        axes: the settings of a group of which several values are given; their fields hold none of these.
+    """
 
     models: Annotated[
         tuple[str | Mapping[str, Any], ...],
@@ -51,7 +53,11 @@ class Sweep:
         ),
         Also("model"),
     ]
-    task: Annotated[str, Field(description="Task, e.g. darcy.")]
+    task: Annotated[
+        tuple[str, ...],
+        Notation(notations.listed),
+        Field(description="Tasks, e.g. darcy or darcy,digits [those of tasks]."),
+    ]
     resolutions: Annotated[
         tuple[Resolution, ...],
         Notation(notations.resolutions),
@@ -75,6 +81,7 @@ class Sweep:
     ] = True
     regime: Annotated[
         Regime,
+        Axis(),
         Field(
             description="What is trained: everything (scratch), only the classifier's head on features computed once "
             "(linear-probe), or everything with augmentation (finetune). The last two need a task of kind image."
@@ -93,9 +100,34 @@ class Sweep:
     set: Annotated[
         Options,
         Notation(notations.assignments),
-        Field(description="Options of models and of the task, as NAME.OPTION=VALUE; they override those of options."),
+        Repeated("NAME.OPTION=VALUE"),
+        Field(
+            description="Options of models and tasks, as NAME.OPTION=VALUE; they override those of options. Several "
+            "values, VALUE,VALUE, make cells for each."
+        ),
     ] = field(default_factory=dict)
     paths: Paths = field(default_factory=Paths)
+    tasks: Annotated[
+        Mapping[str, Mapping[str, Any]],
+        Notation(notations.tasks),
+        Field(
+            description="Settings of a task by its name, which go before those of all tasks, e.g. "
+            "{darcy: {resolutions: 16..64}, text: {resolutions: 512, epochs: 5}}."
+        ),
+    ] = field(default_factory=dict)
+    include: Annotated[
+        tuple[Mapping[str, Any], ...],
+        Notation(notations.rules),
+        Repeated("RULE"),
+        Field(description="Run only combinations that one of these rules means, e.g. 'model=mano,fno precision=bf16'."),
+    ] = ()
+    exclude: Annotated[
+        tuple[Mapping[str, Any], ...],
+        Notation(notations.rules),
+        Repeated("RULE"),
+        Field(description="Leave out combinations that one of these rules means, e.g. 'model=full resolution=4096'."),
+    ] = ()
+    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, metadata={"setting": False})
 
     @classmethod
     def from_settings(cls, given: Mapping[str, Any]) -> Sweep:
@@ -104,20 +136,17 @@ class Sweep:
         Raises:
             UserError: says which setting is wrong, and how.
         """
-        values = read(cls, given)
-        for name in ("models", "task"):
-            if not values.get(name):
-                # Commands that only measure take no sweep file.
-                file = f", or '{name}:' in the sweep file" if values.get("train", True) else ""
-                raise UserError(f"no {name} given; use --{name}{file}")
-        if values.get("resolutions") == ():
-            raise UserError("setting resolutions: at least one is needed")
-        if isinstance(seeds := values.get("seeds"), tuple):
-            if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:
-                raise UserError(f"setting seeds: a seed must be >= 0 and < 2^32 (given: {wrong[0]})")
-            values["seeds"] = tuple(dict.fromkeys(seeds))
-        _check_together(values, settings_of(cls))
-        return built(cls, values)
+        values = read_axes(cls, given)
+        if not values.get("task", ((),))[0]:
+            values["task"] = (tuple(values.get("tasks", ({},))[0]),)
+        if not values["task"][0]:
+            raise UserError(_absent("task", values))
+        sweep = _stated(cls(models=(), task=()), values)
+        for name in sweep.task:
+            TASKS.entry(name)
+            if not sweep.of(name).models:
+                raise UserError(_absent("models", values))
+        return sweep
 
     @classmethod
     def of_task(cls, task: str, given: Mapping[str, Any]) -> tuple[tuple[int, ...], Any]:
@@ -126,32 +155,42 @@ class Sweep:
         Raises:
             UserError, OptionError, DataError: a setting, option, resolution or file that cannot be used.
         """
-        sweep = built(cls, {"models": (), "task": task, **read(cls, given)})
+        sweep = _stated(cls(models=(), task=(task,)), read_axes(cls, given))
         plugin = TASKS.load(task)
-        for owner in sweep._options():
+        for owner in sweep.options_by_owner():
             if owner != task:
                 raise UserError(f"--set {owner}: only {task} options can be set here")
-        resolutions, _, options = sweep._posed(plugin)
-        return resolutions, options
+        if len(options := sweep.options_of_task(plugin)) > 1:
+            raise UserError("--set: only one value of an option can be given here")
+        resolutions, _, resolved = sweep.posed(plugin, options[0])
+        return resolutions, resolved
 
-    def cells(self) -> list[Cell]:
-        """Expand into cells, ordered so that every model appears early.
-
-        A model whose plugin is broken gets cells too, which say so, unless no other model was requested.
+    def of(self, task: str) -> Sweep:
+        """Return what is run of one task: with its own settings from ``tasks`` before those of all.
 
         Raises:
-            UserError, OptionError, DataError: a name, option, resolution or file that cannot be used.
+            UserError: one of its settings is wrong.
         """
-        entry = TASKS.entry(self.task)
-        task, sources = entry.load(), entry.sources()
-        variants = self._variants()
+        common = dataclasses.replace(self, task=(task,), tasks={})
+        try:
+            own = read_axes(Sweep, self.tasks.get(task, {}))
+            if misplaced := own.keys() & {"task", "tasks", "include", "exclude"}:
+                raise UserError(f"setting {sorted(misplaced)[0]}: not for a single task")
+            return _stated(common, own)
+        except UserError as error:
+            raise UserError(f"tasks: {task}: {error}") from None
+
+    def cells(self) -> list[Cell]:
+        """Expand into cells; see :func:`attn_bench.sweep.expansion.expanded`."""
+        from attn_bench.sweep.expansion import expanded
+
+        return expanded(self).cells
+
+    def shared(self, task: Task) -> dict[str, Any]:
+        """Return what the cells of a task share, with one value of each setting."""
         if self.regime != "scratch" and task.kind != "image":
-            raise UserError(f"regime {self.regime}: needs a task of kind image; {self.task} is {task.kind}")
-        resolutions, further, task_options = self._posed(task)
-        shared: dict[str, Any] = {
-            "task": self.task,
-            "task_version": entry.fingerprint(sources),
-            "task_options": changed(task_options),
+            raise UserError(f"regime {self.regime}: needs a task of kind image; {task.name} is {task.kind}")
+        return {
             "execution": self._execution(task),
             "measuring": self.measuring,
             "regime": self.regime,
@@ -159,49 +198,23 @@ class Sweep:
             "finetuning": (self.finetuning or FineTuning()) if self.regime == "finetune" else None,
             "training_version": versions.TRAINING if self.train else None,
         }
-        return [
-            Cell(
-                model=variant.label,
-                plugin=variant.plugin,
-                model_version=variant.version,
-                options=variant.options,
-                resolution=resolution,
-                seed=seed,
-                eval_resolutions=tuple(r for r in further if r != resolution),
-                sources={HARNESS: harness(), **sources, **variant.sources},
-                broken=variant.broken,
-                **shared,
-            )
-            for resolution in resolutions
-            for seed in (range(self.seeds) if isinstance(self.seeds, int) else self.seeds)
-            for variant in variants
-        ]
 
-    def _variants(self) -> list[Variant]:
-        """Return the models; raises UserError for a duplicate label, or an option that belongs to none of them."""
-        variants = expand(self.models, self._options())
-        labels = [variant.label for variant in variants]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise UserError(f"model {label!r} is listed twice; set a different label for one of them")
-        known = {self.task, *labels, *(variant.plugin for variant in variants)}
-        for owner in self._options():
-            if owner not in known:
-                raise unknown("model or task of this sweep in --set", owner, known)
-        return variants
+    @property
+    def seeds_listed(self) -> Sequence[int]:
+        """Every seed."""
+        return range(self.seeds) if isinstance(self.seeds, int) else self.seeds
 
-    def _options(self) -> dict[str, dict[str, Any]]:
-        owners = dict.fromkeys((*self.options, *self.set))
-        return {owner: {**self.options.get(owner, {}), **self.set.get(owner, {})} for owner in owners}
+    def options_by_owner(self) -> dict[str, dict[str, Any]]:
+        """Return the options given for each model and task."""
+        return _joined(self.options, self.set)
 
-    def _posed(self, task: Task) -> tuple[tuple[int, ...], tuple[int, ...], Any]:
+    def posed(self, task: Task, options: Any) -> tuple[tuple[int, ...], tuple[int, ...], Any]:
         """Return the resolutions to train at, the further ones to evaluate at, and the options of the task.
 
         Raises:
             UserError, OptionError, DataError: the task cannot serve one of them.
         """
         try:
-            options = self._task_options(task)
             resolutions = tuple(dict.fromkeys(self.resolutions or task.default_resolutions(options)))
             further = tuple(dict.fromkeys(self.eval_resolutions))
             if self.train:
@@ -209,21 +222,23 @@ class Sweep:
             for resolution in resolutions:
                 if (problem := task.problem(resolution, options)).kind != task.kind:
                     raise UserError(
-                        f"task {self.task!r} is broken: its kind is {task.kind!r}, its problem's {problem.kind!r}"
+                        f"task {task.name!r} is broken: its kind is {task.kind!r}, its problem's {problem.kind!r}"
                     )
         except OptionError as error:
-            if self.task in str(error):
-                raise
-            raise OptionError(f"task {self.task}: {error}") from error
+            raise _of_task(task, error) from error
         return resolutions, further, options
 
-    def _task_options(self, task: Task) -> Any:
-        """Return the options of the task, as an instance of its ``Options``."""
-        given = {name: path for name, path in dataclasses.asdict(self.paths).items() if path is not None}
-        for name, path in given.items():
-            if name not in options_of(task):
-                raise UserError(f"--{name.replace('_', '-')} {path}: {self.task} does not read such files; omit it")
-        return task.options(**validated(task, {**self._options().get(self.task, {}), **given}))
+    def options_of_task(self, task: Task) -> list[Any]:
+        """Return each combination of the options of the task, as an instance of its ``Options``."""
+        paths = {name: path for name, path in dataclasses.asdict(self.paths).items() if path is not None}
+        given = {
+            **self.options_by_owner().get(task.name, {}),
+            **{n: p for n, p in paths.items() if n in options_of(task)},
+        }
+        try:
+            return [task.options(**one) for one in each_combination(task, given)]
+        except OptionError as error:
+            raise _of_task(task, error) from error
 
     def _execution(self, task: Task) -> Execution:
         device = resolve_device(self.execution.device)
@@ -232,51 +247,111 @@ class Sweep:
         return dataclasses.replace(self.execution.completed(task.defaults), device=device)
 
 
+def _absent(name: str, values: Mapping[str, Any]) -> str:
+    # Commands that only measure take no sweep file.
+    file = "" if False in values.get("train", ()) else f", or '{name}:' in the sweep file"
+    return f"no {name} given; use --{name}{file}"
+
+
+def _of_task(task: Task, error: OptionError) -> OptionError:
+    return error if task.name in str(error) else OptionError(f"task {task.name}: {error}")
+
+
+def _joined(*each: Options) -> dict[str, dict[str, Any]]:
+    """Return the options of every owner, later ones before earlier ones."""
+    owners = dict.fromkeys(owner for options in each for owner in options)
+    return {owner: {k: v for options in each for k, v in options.get(owner, {}).items()} for owner in owners}
+
+
+def _stated(sweep: Sweep, values: Mapping[str, Sequence[Any]]) -> Sweep:
+    """Return ``sweep`` with settings replaced by those given; several values of one become an axis.
+
+    Raises:
+        UserError: settings that cannot be given together.
+    """
+    single = {name: of[0] for name, of in values.items() if len(of) == 1}
+    if single.get("resolutions") == ():
+        raise UserError("setting resolutions: at least one is needed")
+    if isinstance(seeds := single.get("seeds"), tuple):
+        if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:
+            raise UserError(f"setting seeds: a seed must be >= 0 and < 2^32 (given: {wrong[0]})")
+        single["seeds"] = tuple(dict.fromkeys(seeds))
+    if "task" in single:
+        single["task"] = tuple(dict.fromkeys(single["task"]))
+    dropped = BUDGETS if any(unit in values for unit in BUDGETS) else ()
+    axes = {name: of for name, of in sweep.axes.items() if name not in values and name not in dropped}
+    axes |= {name: tuple(of) for name, of in values.items() if len(of) > 1}
+    for name in ("options", "set"):
+        if name in single:
+            single[name] = _joined(getattr(sweep, name), single[name])
+    # What a task sets goes before what flags and files set for all.
+    if "options" in single and "set" not in single:
+        single["set"] = {
+            owner: {name: value for name, value in of.items() if name not in values["options"][0].get(owner, {})}
+            for owner, of in sweep.set.items()
+        }
+    found = dataclasses.replace(replaced(sweep, {**dict.fromkeys(dropped), **single}), axes=axes)
+    _check_together(found, values)
+    return found
+
+
 def read(holder: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the given values converted to the types of ``holder``'s settings, without those that are None.
 
     Raises:
         UserError: a setting that does not exist, or a value of the wrong type or range.
     """
+    known = _known(holder, given)
+    return {name: known[name].read(value) for name, value in given.items() if value is not None}
+
+
+def read_axes(holder: type, given: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Return every value given for each setting of ``holder``, several where it is an axis; as :func:`read` else."""
+    known = _known(holder, given)
+    return {name: known[name].read_all(value) for name, value in given.items() if value is not None}
+
+
+def _known(holder: type, given: Iterable[str]) -> dict[str, Setting]:
     known = settings_of(holder)
     for name in given:
         if name not in known:
             raise misnamed(str(name), known.values())
-    return {name: known[name].read(value) for name, value in given.items() if value is not None}
+    return known
 
 
-def _check_together(given: Mapping[str, Any], known: Mapping[str, Setting]) -> None:
+def _check_together(sweep: Sweep, given: Mapping[str, Sequence[Any]]) -> None:
     """Raise UserError for settings that contradict each other."""
-    if not given.get("train", True):
-        if not given.get("measure", True):
+    known = settings_of(Sweep)
+    if not sweep.train:
+        if not sweep.measuring.measure:
             raise UserError("settings train and measure: at least one must be true")
-        for name, value in given.items():
+        for name, values in given.items():
             trains = known[name].group in ("training", "finetuning") or name in ("regime", "eval_resolutions")
-            if trains and value != known[name].default:
+            if trains and values != (known[name].default,):
                 raise UserError(f"setting {name}: has no effect without training (train: false)")
     for name in given:
-        if known[name].group == "finetuning" and given.get("regime") != "finetune":
+        if known[name].group == "finetuning" and "finetune" not in sweep.axes.get("regime", (sweep.regime,)):
             raise UserError(f"setting {name}: only for fine-tuning (regime: finetune)")
     if len(budgets := [unit for unit in BUDGETS if unit in given]) > 1:
         raise UserError(f"only one training budget is allowed; given: {', '.join(budgets)}")
-    check_training(given)
-    check_threads(given.get("threads"))
+    _check_training(sweep, given)
+    for threads in given.get("threads", (None,)):
+        check_threads(threads)
 
 
-def imported(cells: Iterable[Cell]) -> tuple[str, ...]:
-    """Return the modules that the models of ``cells`` import, without repeats."""
-    plugins = dict.fromkeys(cell.plugin for cell in cells if cell.broken is None)
-    return tuple(dict.fromkeys(module for plugin in plugins for module in MODELS.load(plugin).imports))
-
-
-def read_sweep_file(path: Path) -> dict[str, Any]:
-    """Read a YAML sweep file into settings; raises UserError."""
-    try:
-        settings = read_yaml(path)
-    except OSError as error:
-        raise UserError(f"cannot read the sweep file {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} contains no settings; a sweep file is a mapping such as 'models: [mano, fno]'")
-    return settings
+def _check_training(sweep: Sweep, given: Mapping[str, Sequence[Any]]) -> None:
+    """Raise UserError for settings of training that have no effect in any combination of the values given."""
+    usual, known = Training(), settings_of(Sweep)
+    said = {name: value for name, value in dataclasses.asdict(sweep.training).items() if value != getattr(usual, name)}
+    each = {name: (value,) for name, value in said.items()} | {**sweep.axes, **given}
+    each = {name: values for name, values in each.items() if known[name].group == "training"}
+    deciding = {name: values for name, values in each.items() if len(values) > 1 and name in _DECIDING}
+    first = {name: values[0] for name, values in each.items()}
+    failed: UserError | None = None
+    for chosen in itertools.product(*deciding.values()):
+        try:
+            return check_training(first | dict(zip(deciding, chosen)))
+        except UserError as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from attn_bench.errors import UserError, unknown
 from attn_bench.plugin import Model
 from attn_bench.plugins.fingerprint import Source
-from attn_bench.plugins.options import validated
+from attn_bench.plugins.options import each_combination
 from attn_bench.plugins.registry import MODELS, BrokenPlugin
 
 # The version of a plugin that cannot be used; once it can be, its cells have other ids.
@@ -17,7 +17,9 @@ BROKEN = "broken"
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class Loaded:
+    """The plugin of a model, its version and the files behind it; None with the reason if it is broken."""
+
     model: Model | None
     version: str
     sources: Mapping[str, Source] = field(default_factory=dict)
@@ -26,12 +28,13 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class Variant:
-    """One model of a sweep.
+    """One model of a sweep, with one value of each option.
 
     Attributes:
-        label: its name in tables.
+        label: its name in tables; the variants of one entry of the sweep share it.
         plugin: name of the plugin.
         options: validated, including the preset's; as given where the plugin is broken.
+        several: the options of which the entry has several values.
         version: of the plugin, ``BROKEN`` if it cannot be used.
         sources: the files behind the version.
         broken: why the plugin cannot be used, or None.
@@ -43,22 +46,29 @@ class Variant:
     version: str
     sources: Mapping[str, Source]
     broken: str | None
+    several: tuple[str, ...] = ()
 
 
-def expand(models: Iterable[str | Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]]) -> list[Variant]:
-    """Return the models of a sweep.
+def expand(
+    models: Iterable[str | Mapping[str, Any]],
+    options: Mapping[str, Mapping[str, Any]],
+    load: Callable[[str], Loaded] = lambda name: loaded(name),
+) -> list[Variant]:
+    """Return the variants of every model of a sweep, one after the other: each combination of the values of options.
 
     Args:
         models: names, ``name:preset``, or mappings with ``name`` and any of ``preset``, ``options``, ``label``.
-        options: more options, by the name of the plugin or the label.
+        options: more options, by the name of the plugin or the label; they have one value or several.
+        load: returns a plugin by its name.
 
     Raises:
-        UserError: an unknown name, preset or option, or every plugin is broken.
+        UserError: an unknown name, preset or option; a label that stands twice; or all their plugins are broken.
     """
-    loaded: dict[str, _Loaded] = {}
-    variants = []
+    variants: list[Variant] = []
     for label, name, preset, own in map(_named, models):
-        loaded[name] = found = loaded.get(name) or _load(name)
+        if any(variant.label == label for variant in variants):
+            raise UserError(f"model {label!r} is listed twice; set a different label for one of them")
+        found = load(name)
         if found.model is not None and preset and preset not in found.model.presets:
             raise unknown(f"preset of {name}", preset, found.model.presets)
         chosen = {
@@ -67,21 +77,22 @@ def expand(models: Iterable[str | Mapping[str, Any]], options: Mapping[str, Mapp
             **options.get(name, {}),
             **(options.get(label, {}) if label != name else {}),
         }
-        if found.model is not None:
-            chosen = validated(found.model, chosen)
-        variants.append(Variant(label, name, chosen, found.version, found.sources, found.broken))
+        each = [chosen] if found.model is None else each_combination(found.model, chosen)
+        several = tuple(key for key in chosen if any(one[key] != each[0][key] for one in each))
+        variants += [Variant(label, name, one, found.version, found.sources, found.broken, several) for one in each]
     if all(variant.broken for variant in variants):
         raise UserError("; ".join(dict.fromkeys(str(variant.broken) for variant in variants)))
     return variants
 
 
-def _load(name: str) -> _Loaded:
+def loaded(name: str) -> Loaded:
+    """Return the plugin of a model; one that is broken with the reason."""
     entry = MODELS.entry(name)
     try:
         model, sources = entry.load(), entry.sources()
     except BrokenPlugin as error:
-        return _Loaded(None, BROKEN, broken=str(error))
-    return _Loaded(model, entry.fingerprint(sources), sources)
+        return Loaded(None, BROKEN, broken=str(error))
+    return Loaded(model, entry.fingerprint(sources), sources)
 
 
 def _named(spec: str | Mapping[str, Any]) -> tuple[str, str, str, Mapping[str, Any]]:

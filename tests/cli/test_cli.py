@@ -154,8 +154,8 @@ def test_a_build_that_returns_none_names_the_place_of_the_traceback(attn_bench, 
 
 
 def test_a_folder_without_a_finished_cell_is_one_line(attn_bench, tmp_path):
-    store = Store.create(tmp_path / "r", "toy-task")
-    store.write_run_info(RunInfo("toy-task"))
+    store = Store.create(tmp_path / "r")
+    store.write_run_info(RunInfo({"toy-task": {}}))
     assert store.write_table().empty
     assert not (tmp_path / "r" / "table.csv").exists()
     status, _, errors = attn_bench("report", "r")
@@ -248,7 +248,8 @@ def test_help_and_version(attn_bench):
 
 def test_the_default_sweep_file_equals_the_command_line():
     """``sweeps/quick.yaml`` spells out the defaults; the same cells must come of both."""
-    from attn_bench.sweep.settings import Sweep, read_sweep_file
+    from attn_bench.sweep.settings import Sweep
+    from attn_bench.sweep.sweep_file import read_sweep_file
 
     folder = ROOT / "sweeps"
     spelled = Sweep.from_settings({**read_sweep_file(folder / "quick.yaml"), "device": "cpu"}).cells()
@@ -258,7 +259,8 @@ def test_the_default_sweep_file_equals_the_command_line():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_sweep_that_ships_expands(path):
-    from attn_bench.sweep.settings import Sweep, read_sweep_file
+    from attn_bench.sweep.settings import Sweep
+    from attn_bench.sweep.sweep_file import read_sweep_file
 
     settings = {key: value for key, value in read_sweep_file(path).items() if key != "out"}
     assert Sweep.from_settings({**settings, "device": "cpu"}).cells()

@@ -38,7 +38,7 @@ class Made:
         self._environment, self._task = environment, task
 
     def run_info(self) -> RunInfo:
-        return RunInfo(self._task, METRICS)
+        return RunInfo({self._task: METRICS})
 
     def records(self) -> list[Record]:
         return [record for record in self._records if record is not None]

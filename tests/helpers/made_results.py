@@ -48,7 +48,7 @@ class Folder:
 
     def __init__(self, path: Path, task: str = "darcy", environment: Any = ENVIRONMENT) -> None:
         self.store = Store(path)
-        self.store.write_run_info(RunInfo(task, METRICS))
+        self.store.write_run_info(RunInfo({task: METRICS}))
         write_json(self.store.path("environments", "env"), environment)
         self.task = task
 

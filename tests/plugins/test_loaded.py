@@ -151,7 +151,7 @@ def test_a_cell_whose_code_was_edited_is_an_error_and_the_next_sweep_runs_it_ane
 )
 def test_a_record_of_other_code_is_due_again(edits, tmp_path, values, edited, part):
     (cell,) = cells(measure=True)
-    store = Store.create(tmp_path / "out", "toy-task")
+    store = Store.create(tmp_path / "out")
     store.write(Record(cell, "ok", **values))
     if edited:
         (edits / "ld_late.py").write_text("WIDTH = 1")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from attn_bench.errors import UserError
-from attn_bench.plugins.options import Option, Text
+from attn_bench.plugins.options import Option
+from attn_bench.plugins.values import Text
 from attn_bench.report.reproduce import steps
 from attn_bench.sweep.notations import assignments
 from attn_bench.sweep.settings import Sweep

@@ -59,7 +59,7 @@ def row(model: str, resolution: int, **values: Any) -> dict[str, Any]:
         "parameters": 212_345,
         "flops": 1.25e7,
         "device_name": "Some CPU",
-        "dtype": "fp32",
+        "precision": "fp32",
         "batch_size": 8,
     }
     return usual | values

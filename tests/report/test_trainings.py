@@ -56,7 +56,7 @@ def detailed(record: Record) -> Record:
 
 
 def summary_of(folder: Folder) -> Summary:
-    folder.store.write_run_info(RunInfo("darcy", DETAILED))
+    folder.store.write_run_info(RunInfo({"darcy": DETAILED}))
     return summarise(folder.store.table(), DETAILED)
 
 

@@ -50,7 +50,7 @@ def test_hidden_files_are_ignored(folder, caplog, where):
             (path.parent / f"._{path.name}").write_bytes(b"\x00\x05\x16\x07Mac OS X\xb0")
     (folder / where / ".hidden.json").mkdir()
     assert attn_bench.load(folder).equals(before)
-    Store.create(folder, "darcy")
+    Store.create(folder)
     assert not caplog.records
 
 
@@ -58,7 +58,7 @@ def test_a_folder_with_nothing_but_hidden_files_is_new(tmp_path):
     (tmp_path / ".DS_Store").write_bytes(b"\x00")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_text("")
-    Store.create(tmp_path, "darcy")
+    Store.create(tmp_path)
 
 
 def broken(path: Path, how: str) -> None:
@@ -179,9 +179,12 @@ def test_a_broken_environment_is_skipped(folder, caplog, text):
         ("{", "cannot be read"),
         ("[]", "schema None"),
         ('{"schema": 3}', r"written by a newer attn-bench \(schema 3, this one reads 2\)"),
-        ('{"schema": 1}', "cannot be read .task: Field required"),
-        ('{"schema": 1, "task": "darcy", "metrics": {"a": {"direction": "up", "summary": ""}}}', "metrics.a.direction"),
-        ('{"schema": 1, "task": "darcy", "metrics": ["rel_l2"]}', "metrics: "),
+        ('{"schema": 1}', "cannot be read .tasks: Field required"),
+        (
+            '{"schema": 1, "task": "darcy", "metrics": {"a": {"direction": "up", "summary": ""}}}',
+            "tasks.darcy.a.direction",
+        ),
+        ('{"schema": 1, "task": "darcy", "metrics": ["rel_l2"]}', "tasks.darcy: "),
         ("[" * 50_000, "nested too deeply"),
         ("pipe", "not a regular file"),
     ],
@@ -192,7 +195,7 @@ def test_a_broken_run_json_is_one_line(folder, text, why):
         os.mkfifo(folder / "run.json")
     else:
         (folder / "run.json").write_text(text)
-    for use in (attn_bench.load, lambda folder: Store.create(folder, "darcy")):
+    for use in (attn_bench.load, lambda folder: Store.create(folder)):
         with pytest.raises(UserError, match=why) as caught:
             use(folder)
         assert "\n" not in str(caught.value)

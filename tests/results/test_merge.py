@@ -49,7 +49,7 @@ def record(of: Cell, number: float, day: int, status: Any = "ok", **values: Any)
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store(tmp_path)
-    made.write_run_info(RunInfo("darcy", {"rel_l2": Metric("lower", "")}))
+    made.write_run_info(RunInfo({"darcy": {"rel_l2": Metric("lower", "")}}))
     return made
 
 

@@ -23,8 +23,8 @@ def cells(**settings):
 
 
 def store_in(folder) -> Store:
-    store = Store.create(folder / "r", "toy-task")
-    store.write_run_info(RunInfo("toy-task", METRICS))
+    store = Store.create(folder / "r")
+    store.write_run_info(RunInfo({"toy-task": METRICS}))
     return store
 
 
@@ -88,16 +88,14 @@ def test_wrong_folders_are_one_line(tmp_path):
         attn_bench.load(tmp_path)
     (tmp_path / "f").write_text("")
     with pytest.raises(UserError, match="is a file"):
-        Store.create(tmp_path / "f", "toy-task")
+        Store.create(tmp_path / "f")
     with pytest.raises(UserError, match="cannot be written"):
-        Store.create(tmp_path / "f" / "below", "toy-task")
+        Store.create(tmp_path / "f" / "below")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="contains no results"):
-        Store.create(tmp_path / "full", "toy-task")
+        Store.create(tmp_path / "full")
     store = store_in(tmp_path)
-    with pytest.raises(UserError, match="contains results of task 'toy-task'"):
-        Store.create(store.folder, "darcy")
     (store.folder / "run.json").write_text('{"schema": 99}')
     with pytest.raises(UserError, match="written by a newer attn-bench \\(schema 99, this one reads 2\\)"):
         attn_bench.load(store.folder)
@@ -114,6 +112,6 @@ def test_a_record_names_its_cell():
 
 
 def test_metrics_keep_the_order_of_the_task(tmp_path):
-    store = Store.create(tmp_path / "r", "toy-task")
-    store.write_run_info(RunInfo("toy-task", {"b": Metric("lower", ""), "a": Metric("lower", "")}))
+    store = Store.create(tmp_path / "r")
+    store.write_run_info(RunInfo({"toy-task": {"b": Metric("lower", ""), "a": Metric("lower", "")}}))
     assert list(Store.open(tmp_path / "r").run_info().metrics) == ["b", "a"]

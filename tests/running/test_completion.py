@@ -66,7 +66,7 @@ def test_measuring_later_completes_the_row(tmp_path, trained):
 def test_what_is_due(tmp_path, monkeypatch):
     (cell,) = sweep(eval_resolutions=[12]).cells()
     (unmeasured,) = sweep(eval_resolutions=[12], measure=False).cells()
-    store = Store.create(tmp_path, "toy-task")
+    store = Store.create(tmp_path)
     entries = tuple(Evaluation(r, "ok", metrics={"rel_l2": 1.0}) for r in (8, 12))
 
     def kept(of: Any, status: Any, evaluations: tuple[Evaluation, ...]) -> dict[str, Any]:

@@ -210,8 +210,8 @@ def test_other_processes_taking_the_cores_are_seen_in_the_table(tmp_path):
     from attn_bench.results.store import Store
 
     (cell,) = sweep(["toy"]).cells()
-    store = Store.create(tmp_path, "toy-task")
-    store.write_run_info(RunInfo("toy-task"))
+    store = Store.create(tmp_path)
+    store.write_run_info(RunInfo({"toy-task": {}}))
     quiet = Latency(1.0, 1.0, 1.0, 1.0, 1.0)
     for step, disturbed in (
         (quiet, False),

@@ -10,7 +10,8 @@ import pytest
 
 from attn_bench.errors import UserError
 from attn_bench.sweep.devices import THREADS_PER_CPU, check_threads
-from attn_bench.sweep.settings import Sweep, read_sweep_file
+from attn_bench.sweep.settings import Sweep
+from attn_bench.sweep.sweep_file import read_sweep_file
 
 MOST = THREADS_PER_CPU * (os.cpu_count() or 1)
 

@@ -10,7 +10,8 @@ import pytest
 
 from attn_bench.errors import USER_ERRORS, UserError
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.settings import Sweep, read_sweep_file
+from attn_bench.sweep.settings import Sweep
+from attn_bench.sweep.sweep_file import read_sweep_file
 
 
 def sweep(**settings):

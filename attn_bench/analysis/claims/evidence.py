@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attn_bench.analysis.claims.claim import LARGEST
 from attn_bench.analysis.scaling import Fit, fits
 from attn_bench.errors import UserError
+from attn_bench.plugin import Metric
 from attn_bench.plugins.options import options_of
 from attn_bench.plugins.registry import MODELS
 from attn_bench.results.labels import labels
@@ -72,16 +73,14 @@ def _cost(record: Record, quantity: Quantity) -> float | None:
 
 
 class Run:
-    """A results folder."""
+    """One task of a results folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, task: str, metrics: Mapping[str, Metric], records: Sequence[Record]) -> None:
         self.folder = str(folder)
         self.store = Store.open(folder)
-        info = self.store.run_info()
-        self.task, self.metrics = info.task, tuple(info.metrics)
-        self._higher = {name for name, metric in info.metrics.items() if metric.direction == "higher"}
+        self.task, self.metrics = task, tuple(metrics)
+        self._higher = {name for name, metric in metrics.items() if metric.direction == "higher"}
         groups: dict[tuple[str, int], Group] = {}
-        records = self.store.records()
         for label, record in zip(labels(records), records):
             key = (label, record.cell.resolution)
             groups.setdefault(key, Group(*key)).records.append(record)
@@ -99,12 +98,21 @@ class Run:
     @cached_property
     def table(self) -> pd.DataFrame:
         """The results table."""
-        return self.store.table()
+        table = self.store.table()
+        return table if table.empty else table[table["task"] == self.task]
 
     @cached_property
     def fits(self) -> list[Fit]:
         """Fits of the growth of every cost of every model."""
         return fits(self.table)
+
+
+def runs(folder: Path) -> Iterator[Run]:
+    """Yield the tasks of a results folder."""
+    store = Store.open(folder)
+    tasks, records = store.run_info().tasks, store.records()
+    for task in dict.fromkeys((*tasks, *(record.cell.task for record in records))):
+        yield Run(folder, task, tasks.get(task, {}), [record for record in records if record.cell.task == task])
 
 
 @dataclass(frozen=True)

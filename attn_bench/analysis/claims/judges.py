@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attn_bench.analysis.claims.checks import UNJUDGED, Check, Verdict
 from attn_bench.analysis.claims.claim import RATIOS, Claim
-from attn_bench.analysis.claims.evidence import CONFIDENCE, Estimate, Group, Run, difference, failed, mean, ratio
+from attn_bench.analysis.claims.evidence import CONFIDENCE, Estimate, Group, Run, difference, failed, mean, ratio, runs
 from attn_bench.analysis.claims.published import differences_from, short_training, unlike_preset
 from attn_bench.analysis.pairing import identity
 from attn_bench.analysis.scaling import BENT, EQUAL, EXPONENTS, FLAT, TOLERANCE, Fit, is_sequence, points_of
@@ -34,8 +34,8 @@ def check(claims: Iterable[Claim], folders: Sequence[Path]) -> list[Check]:
     Raises:
         UserError: a folder contains no results, or invalid ones.
     """
-    runs = [Run(folder) for folder in folders]
-    return [kept for claim in claims for kept in _kept(claim, [c for run in runs for c in judge(claim, run)])]
+    found = [run for folder in folders for run in runs(folder)]
+    return [kept for claim in claims for kept in _kept(claim, [c for run in found for c in judge(claim, run)])]
 
 
 def _kept(claim: Claim, found: list[Check]) -> list[Check]:

@@ -29,8 +29,8 @@ def check_names(claims: Iterable[Claim], folders: Sequence[Path]) -> None:
     models = set(MODELS.entries())
     for folder in folders:
         store = Store.open(folder)
-        info = store.run_info()
-        metrics.setdefault(info.task, set()).update(info.metrics)
+        for task, own in store.run_info().tasks.items():
+            metrics.setdefault(task, set()).update(own)
         models |= {record.cell.plugin for record in store.records()}
     for claim in claims:
         _check_task(claim, metrics)

@@ -25,7 +25,8 @@ from attn_bench.gate.thresholds import Thresholds
 from attn_bench.gate.verdicts import Finding, Verdict, exact_verdict, explained, judge
 from attn_bench.results.quantities import Quantity, quantities
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.settings import Sweep, imported
+from attn_bench.sweep.expansion import imported
+from attn_bench.sweep.settings import Sweep
 
 # Enough to ignore one odd pair of processes; how many are added if they disagree; the fewest that are conclusive.
 PROCESSES, MORE_PROCESSES, FEWEST = 5, 12, 2

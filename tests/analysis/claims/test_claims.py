@@ -104,7 +104,7 @@ def test_the_published_size_counts_and_not_the_label(tmp_path: Path) -> None:
 
 def test_settings_that_must_be_given(tmp_path: Path) -> None:
     folder = Folder(tmp_path, task="flowers102")
-    folder.store.write_run_info(RunInfo("flowers102", {"top1": Metric("higher", "", "%")}))
+    folder.store.write_run_info(RunInfo({"flowers102": {"top1": Metric("higher", "", "%")}}))
     folder.add("mano-swinv2", 224, options={"weights": "a.safetensors"})
     for claim in (c for c in read_claims() if c.id == "mano-flowers102"):
         (found,) = check([claim], [folder.store.folder])

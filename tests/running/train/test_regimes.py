@@ -30,7 +30,8 @@ from attn_bench.running.train.course import Diverged
 from attn_bench.running.train.loop import Every, train
 from attn_bench.running.train.regimes import training_setup
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.settings import Sweep, read_sweep_file
+from attn_bench.sweep.settings import Sweep
+from attn_bench.sweep.sweep_file import read_sweep_file
 from attn_bench.tasks.images.digits import Digits
 
 PROBLEM = Problem("image", 1, 10, (8, 8))

@@ -1,0 +1,134 @@
+"""What ``--dry-run`` prints: the cells of a sweep, those of one variant together where there are many."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attn_bench.format import count, plain
+from attn_bench.running.plan import Plan, Planned, total
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+# More lines than this are brought together: cells of one variant, then variants of one model.
+MOST_LINES = 24
+NAME_WIDTH = 48
+Key = tuple[str, ...]
+
+
+def shown(plan: Plan, folder: Path) -> Group:
+    """Return the plan as a table with totals below it."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    groups = _groups(plan.cells)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    several = len({each.cell.task for each in plan.cells}) > 1
+    table.add_column("model", overflow="fold")
+    for title in (*(["task"] if several else []), "resolutions", "seeds", "cells", "there", "to run", "time", "disk"):
+        table.add_column(title, justify="right", no_wrap=title not in ("resolutions", "there"))
+    for name, group in groups:
+        table.add_row(
+            Text(plain(name, NAME_WIDTH)), *([group[0].cell.task] if several else []),
+            _span(each.cell.resolution for each in group), _span(each.cell.seed for each in group),
+            str(len(group)), _there(group), _to_run(group), _time(group), _disk(group),
+        )  # fmt: skip
+    lines = [Text(line, "yellow") for line in plan.notes]
+    return Group(table, *lines, Text(_totals(plan, folder)))
+
+
+def _groups(cells: Sequence[Planned]) -> list[tuple[str, list[Planned]]]:
+    """Return cells under a name: each alone, or as many together as it takes for the lines to fit a screen."""
+    for level in ("cell", "variant", "model"):
+        groups: dict[Key, list[Planned]] = {}
+        for each in cells:
+            cell = each.cell
+            key = (cell.task, cell.model, *([cell.variant] if level != "model" else []))
+            groups.setdefault((*key, cell.id) if level == "cell" else key, []).append(each)
+        if len(groups) <= MOST_LINES:
+            break
+    return [(_name(group), group) for group in groups.values()]
+
+
+def _name(group: Sequence[Planned]) -> str:
+    cell = group[0].cell
+    variants = dict.fromkeys(_without_task(each) for each in group)
+    if len(variants) > 1:
+        return f"{cell.model} ({count(len(variants), 'variant')})"
+    (variant,) = variants
+    return f"{cell.model} [{variant}]" if variant else cell.model
+
+
+def _without_task(each: Planned) -> str:
+    """Return what tells a cell apart besides its task, which has a column."""
+    return each.cell.variant.removeprefix(each.cell.task).removeprefix(", ")
+
+
+def _span(values: object) -> str:
+    found = sorted(set(values))  # type: ignore[call-overload]
+    return ", ".join(map(str, found)) if len(found) < 5 else f"{found[0]} to {found[-1]} ({len(found)})"
+
+
+def _there(group: Sequence[Planned]) -> str:
+    statuses = Counter(each.there for each in group if each.there is not None)
+    return ", ".join(f"{number} {status}" for status, number in statuses.items()) or "-"
+
+
+def _to_run(group: Sequence[Planned]) -> str:
+    run = [each for each in group if each.there is None]
+    measured = sum(each.only_measured for each in run)
+    return (f"{len(run)}" + (f" ({measured} only measured)" if measured else "")) if run else "-"
+
+
+def _time(group: Sequence[Planned]) -> str:
+    run = [each for each in group if each.there is None]
+    seconds, unknown = total(each.seconds for each in run)
+    return "-" if not run else "unknown" if unknown == len(run) else _at_least(duration(seconds), unknown)
+
+
+def _disk(group: Sequence[Planned]) -> str:
+    run = [each for each in group if each.there is None]
+    disk, unknown = total(each.disk for each in run)
+    return "-" if not run else "unknown" if unknown == len(run) else _at_least(size(disk), unknown)
+
+
+def _at_least(text: str, unknown: int) -> str:
+    return f"> {text}" if unknown else text
+
+
+def _totals(plan: Plan, folder: Path) -> str:
+    run = plan.to_run
+    there = Counter(each.there for each in plan.cells if each.there is not None)
+    statuses = ", ".join(f"{number} {status}" for status, number in there.items())
+    text = f"{count(len(plan.cells), 'cell')} into {folder}: "
+    text += f"{there.total()} there already ({statuses}), " if there else ""
+    text += f"{len(run)} to run."
+    seconds, unknown = total(each.seconds for each in run)
+    if run and unknown < len(run):
+        disk, _ = total(each.disk for each in run)
+        of = f" for {len(run) - unknown} of them; nothing is known of the others" if unknown else ""
+        text += f" Estimated from earlier cells: {duration(seconds)}, {size(disk)}{of}."
+    elif run:
+        text += " Time and disk are unknown: no cell of these models and tasks has been run in this folder."
+    return f"{text} Nothing was run or written."
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    for limit, factor, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            value = seconds / factor
+            return f"{value:.1f} {unit}" if unit == "h" or value < 10 else f"{value:.0f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def size(number: float) -> str:
+    """Return bytes in words."""
+    for factor, unit in ((2**30, "GiB"), (2**20, "MiB")):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number / 1024:.0f} KiB"

@@ -1,0 +1,153 @@
+"""What a sweep would run and what is there already, with an estimate of time and disk; runs and writes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from attn_bench.results.record import Record
+from attn_bench.results.status import Status
+from attn_bench.results.store import Store
+from attn_bench.running.local import due
+from attn_bench.running.reuse import expansion_of
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import Running
+from attn_bench.sweep.settings import Sweep
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell of a sweep.
+
+    Attributes:
+        there: its status if it is there already and is not run again.
+        only_measured: whether all that is to be run is its measuring.
+        seconds, disk: estimates of what running it takes, and of the bytes that it leaves; None if nothing is known.
+    """
+
+    cell: Cell
+    there: Status | None = None
+    only_measured: bool = False
+    seconds: float | None = None
+    disk: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a sweep in their order, and lines on what was asked for and means nothing."""
+
+    cells: tuple[Planned, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def to_run(self) -> list[Planned]:
+        """The cells that would be run."""
+        return [each for each in self.cells if each.there is None]
+
+
+def plan(sweep: Sweep, out: Path, running: Running) -> Plan:
+    """Return what :func:`attn_bench.running.runner.run_sweep` would run in ``out``.
+
+    Estimates are from records of ``out`` that ended ok: of the same cell with other seeds or versions; else of the same
+    model and settings at other resolutions, on the line through them, or in proportion to the tokens where there is
+    one; else of the model on that task with other settings, in proportion to tokens and to the training budget.
+
+    Raises:
+        UserError, OptionError, DataError: wrong input; or ``out`` holds something else.
+    """
+    expansion = expansion_of(sweep)
+    if out.is_dir() and any(out.iterdir()):
+        Store.open(out)
+    store = Store(out)
+    known = _Known(store)
+    cells = []
+    for cell in expansion.cells:
+        part = due(store, cell, running.retry)
+        if part is None:
+            record = store.read(cell.id)
+            cells.append(Planned(cell, there=record.status if record else "ok"))
+        else:
+            measured = cell.training is not None and part.training is None
+            cells.append(Planned(cell, None, measured, *known.estimate(cell, training=not measured)))
+    return Plan(tuple(cells), expansion.notes)
+
+
+class _Known:
+    """The records of a folder by what they say of other cells."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.like: dict[tuple[str, str], list[Record]] = {}
+        for record in store.records():
+            if record.status == "ok" and record.seconds is not None:
+                for how in _HOW:
+                    self.like.setdefault((how, _key(record.cell, how)), []).append(record)
+
+    def estimate(self, cell: Cell, *, training: bool) -> tuple[float | None, float | None]:
+        """Return the seconds that a cell takes and the bytes that it leaves, None if no record says anything of it."""
+        for how in _HOW:
+            if found := self.like.get((how, _key(cell, how))):
+                points = [(_size(record, cell), self._seconds(record, cell, training)) for record in found]
+                disk = statistics.median(self._bytes(record) for record in found)
+                return _at(1.0, points), disk
+        return None, None
+
+    def _seconds(self, record: Record, cell: Cell, training: bool) -> float:
+        """Return what a record says that a cell takes, at the resolution of the record."""
+        seconds = record.seconds or 0.0
+        trained = (record.training and record.training.seconds) or 0.0
+        if not training or cell.training is None:
+            return seconds - trained
+        asked, had = cell.training, record.cell.training
+        if had is not None and asked.budget_unit == had.budget_unit:
+            return seconds + trained * (asked.budget / had.budget - 1)
+        return seconds
+
+    def _bytes(self, record: Record) -> int:
+        kinds: tuple[Literal["cells", "artifacts", "logs"], ...] = ("cells", "artifacts", "logs")
+        paths = (self.store.path(kind, record.id) for kind in kinds)
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+# How alike two cells are, the best first.
+_HOW = ("but the seed", "but the resolution", "model and task")
+
+
+def _key(cell: Cell, how: str) -> str:
+    if how == "model and task":
+        return json.dumps([cell.plugin, cell.task, cell.execution.device])
+    same = replace(
+        cell, model="", seed=0, model_version="", task_version="", training_version=None, eval_resolutions=(),
+        measuring=replace(cell.measuring, measure=True), resolution=cell.resolution if how == "but the seed" else 0,
+    )  # fmt: skip
+    return json.dumps(same.to_json(), sort_keys=True)
+
+
+def _size(record: Record, cell: Cell) -> float:
+    """Return the tokens of a record over those of a cell: in a text one per resolution, on a grid its square."""
+    power = 1 if record.tokens == record.cell.resolution else 2
+    return (record.cell.resolution / cell.resolution) ** power
+
+
+def _at(size: float, points: Sequence[tuple[float, float]]) -> float:
+    """Return the seconds at a size from those at others: on a straight line of logarithms, whose slope is 0 to 2."""
+    by_size: dict[float, list[float]] = {}
+    for at, seconds in points:
+        by_size.setdefault(at, []).append(max(seconds, 1e-3))
+    known = [(math.log(at), math.log(statistics.median(of))) for at, of in sorted(by_size.items())]
+    nearest = sorted(known, key=lambda point: abs(point[0] - math.log(size)))[:2]
+    (x, y), slope = nearest[0], 1.0
+    if len(nearest) > 1:
+        slope = min(max((nearest[1][1] - y) / (nearest[1][0] - x), 0.0), 2.0)
+    return math.exp(y + slope * (math.log(size) - x))
+
+
+def total(values: Iterable[float | None]) -> tuple[float, int]:
+    """Return the sum of the values that are known, and how many are not."""
+    listed = list(values)
+    return sum(value for value in listed if value is not None), sum(value is None for value in listed)

@@ -1,0 +1,55 @@
+"""The sweep file, and what flags override of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attn_bench.errors import UserError
+from attn_bench.files import read_yaml
+from attn_bench.sweep import notations
+from attn_bench.sweep.groups import BUDGETS
+
+
+def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a sweep file with those of ``given`` in their place, also where they are a task's own.
+
+    What is given under ``set`` is added. Raises UserError for ``tasks`` that are not mappings.
+    """
+    found = _without(file, given) | {name: value for name, value in given.items() if name != "set"}
+    sets = given.get("set") or []
+    if sets or file.get("set"):
+        found["set"] = [*_listed(file.get("set")), *sets]
+    if "tasks" in found and "tasks" not in given:
+        try:
+            tasks = notations.tasks(found["tasks"])
+        except ValueError as error:
+            raise UserError(f"setting tasks: {error}") from None
+        found["tasks"] = {
+            name: {**_without(own, given), **({"set": [*_listed(own.get("set")), *sets]} if sets else {})}
+            for name, own in tasks.items()
+        }
+    return found
+
+
+def _without(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    dropped = {name for name in given if name != "set"} | (set(BUDGETS) if given.keys() & set(BUDGETS) else set())
+    return {name: value for name, value in settings.items() if name not in dropped}
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
+def read_sweep_file(path: Path) -> dict[str, Any]:
+    """Read a YAML sweep file into settings; raises UserError."""
+    try:
+        settings = read_yaml(path)
+    except OSError as error:
+        raise UserError(f"cannot read the sweep file {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} contains no settings; a sweep file is a mapping such as 'models: [mano, fno]'")
+    return settings
