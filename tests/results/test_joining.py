@@ -99,12 +99,16 @@ def test_what_cannot_be_joined_is_refused_in_a_line(folders, tmp_path):
     assert joined.cells == 1
     (line,) = joined.unusable
     assert line.endswith("not a valid record, left out")
-    text = Folder(tmp_path / "text", "text")
-    text.add("mano", 16)
-    with pytest.raises(UserError, match=r"contains results of task 'text', .* of 'darcy'"):
-        join([a.store.folder, text.store.folder], tmp_path / "d")
     with pytest.raises(UserError, match="no such folder"):
         join([a.store.folder, tmp_path / "nowhere"], tmp_path / "d")
     assert not (tmp_path / "d").exists()
-    with pytest.raises(UserError, match="contains results of task 'text'"):
-        join([a.store.folder, b.store.folder], tmp_path / "text")
+
+
+def test_folders_of_several_tasks_are_joined(folders, tmp_path):
+    a, _, out = folders
+    a.add("mano", 16)
+    text = Folder(tmp_path / "text", "text")
+    text.add("mano", 16)
+    assert join([a.store.folder, text.store.folder], out).cells == 2
+    assert list(Store(out).run_info().tasks) == ["darcy", "text"]
+    assert set(attn_bench.load(out)["task"]) == {"darcy", "text"}
