@@ -79,10 +79,10 @@ def test_every_value_is_in_the_table(made: tuple[Folder, str, Page]) -> None:
 
 def test_every_part_says_what_it_is_for(made: tuple[Folder, str, Page]) -> None:
     _, _, page = made
-    run = page.text("run")
-    assert all(word in run for word in ("Some CPU", "24 GiB", "Some GPU, 80 GiB", "revision 0123456789ab with unc"))
+    run, where = page.text("run"), page.text("machines")
+    assert all(word in where for word in ("Some CPU", "24 GiB", "Some GPU, 80 GiB", "revision 0123456789ab with unc"))
     assert "modes=12" in run
-    assert "2026-01-31 10:00 UTC to 2026-01-31 10:01 UTC" in run
+    assert "2026-01-31 10:00 UTC to 2026-01-31 10:01 UTC" in where
     assert "0" * 64 in run  # the data's checksum
     assert all(word in run for word in ("10 epochs", "0.002 at its peak", "adamw"))
     front = page.text("front")
