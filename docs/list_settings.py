@@ -16,6 +16,7 @@ GROUPS = {
     "": "What is run",
     "training": "Training",
     "finetuning": "Fine-tuning",
+    "tuning": "Tuning",
     "execution": "Execution",
     "measuring": "Measuring",
     "paths": "Data files",

@@ -17,6 +17,7 @@ from attn_bench.results.store import Store
 from attn_bench.results.table import missing
 from attn_bench.running.local import FINAL
 from attn_bench.running.runner import Watcher
+from attn_bench.running.tuning import TRIALS
 from attn_bench.sweep.cell import Cell
 
 # Without a terminal, the shortest time between two progress lines.
@@ -150,13 +151,16 @@ class Screen:
                 self.lines.say(f"{cell.title}: {event['fraction']:.0%} of training, {detail}")
             case "progress":
                 self.progress.update(self.one, detail=event["stage"])
+            case "done" if cell.is_trial:
+                self._line(cell, event["record"])
             case "done":
                 self.done += 1
                 self.progress.update(self.all, completed=self.done, detail=f"{self.done} of {self.cells}")
                 self._line(cell, event["record"])
 
     def _line(self, cell: Cell, record: Record) -> None:
-        words = [f"[{self.done}/{self.cells}]", cell.title + ":", record.status]
+        count = "[tuning]" if cell.is_trial else f"[{self.done}/{self.cells}]"
+        words = [count, cell.title + ":", record.status]
         for evaluation in record.evaluations[:1]:
             about = TASKS.load(cell.task).metrics
             shown = {
@@ -176,7 +180,7 @@ class Screen:
         if without := missing(record.errors):
             words.append(f"(missing: {without})")
         self._print("  ".join(words))
-        log = Store(self.folder).path("logs", cell.id)
+        log = Store(self.folder / TRIALS if cell.is_trial else self.folder).path("logs", cell.id)
         if (record.status == "crashed" or without) and log.exists() and log.stat().st_size:
             self._print(f"    output and traceback: {log}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attn_bench.results.quantities import at
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.sweep.groups import SCHEDULES, Training
@@ -89,9 +90,10 @@ def read_origin(folder: Path) -> Origin:
 
 def _training(record: Record, asked: Training) -> dict[str, str]:
     """Return the budget of a cell, the epochs and steps that it amounted to, and the settings of the optimizer."""
-    steps, sizes = record.training and record.training.steps, record.data.get("samples")
-    samples = sizes.get("train") if isinstance(sizes, Mapping) else record.data.get("n_train")
+    steps = record.training and record.training.steps
+    samples = at(record.data, "samples.train") or record.data.get("n_train")
     facts = {
+        "Recipe": asked.recipe,
         "Budget": f"{asked.budget:g} {asked.budget_unit}",
         "Optimizer steps": None if steps is None else str(steps),
         "Batch size in training": str(record.cell.execution.batch_size),
@@ -103,6 +105,7 @@ def _training(record: Record, asked: Training) -> dict[str, str]:
         "Weights evaluated": _EVALUATED.get(asked.select),
         "Regime": record.cell.regime,
         "Training samples": None if samples is None else str(samples),
+        "Validation samples": str(held) if (held := at(record.data, "samples.validation")) else None,
     }
     return {name: text for name, text in facts.items() if text is not None}
 

@@ -17,6 +17,7 @@ from attn_bench.plugins.values import quoted
 from attn_bench.sweep.cell import GROUPS
 from attn_bench.sweep.fields import settings_of
 from attn_bench.sweep.settings import Sweep
+from attn_bench.sweep.training_recipes import recipes
 
 OUT = "reproduced"
 # Stands for the results folder with the weights; ids of cells do not depend on where it is.
@@ -71,7 +72,7 @@ def _evaluating(cells: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def sweeps(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return settings, as ``Sweep.from_settings`` takes them, whose cells together are exactly ``cells``."""
     result = []
-    for group in _grouped(cells, lambda cell: {name: cell.get(name) for name in _SHARED}):
+    for group in _grouped(map(_asked, cells), lambda cell: {name: cell.get(name) for name in _SHARED}):
         tested = list(dict.fromkeys(r for cell in group for r in cell["eval_resolutions"]))
         if all(cell["eval_resolutions"] == [r for r in tested if r != cell["resolution"]] for cell in group):
             result += _products(group, tested)
@@ -79,6 +80,12 @@ def sweeps(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             for alike in _grouped(group, lambda cell: cell["eval_resolutions"]):
                 result += _products(alike, alike[0]["eval_resolutions"])
     return result
+
+
+def _asked(cell: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a cell without the values that tuning chose."""
+    chosen = (cell.get("tuning") or {}).get("tune", {})
+    return {**cell, "training": {**cell["training"], **dict.fromkeys(chosen)}} if chosen else cell
 
 
 def _grouped(cells: Iterable[Mapping[str, Any]], key: Any) -> list[list[Mapping[str, Any]]]:
@@ -131,11 +138,13 @@ def _settings(
         settings["train"] = False
     if cell["regime"] != "scratch":
         settings["regime"] = cell["regime"]
-    known = settings_of(Sweep)
+    usual = {name: setting.default for name, setting in settings_of(Sweep).items()}
+    if recipe := (cell["training"] or {}).get("recipe"):
+        usual |= recipes()[recipe].settings if recipe in recipes() else {}
     for group in GROUPS:
-        settings |= {
-            name: value for name, value in (cell[group] or {}).items() if name in known and value != known[name].default
-        }
+        values = cell.get(group) or {}
+        given = {name: value for name, value in values.items() if name in usual and value is not None}
+        settings |= {name: value for name, value in given.items() if value != usual[name]}
     options = {cell["task"]: cell["task_options"]} if cell["task_options"] else {}
     if _nameable(variants):
         settings["models"] = [variant["model"] for variant in variants]
@@ -181,6 +190,9 @@ def _command(settings: Mapping[str, Any]) -> str | None:
                     return None  # a text option would read it as the word
                 for key, item in options.items():
                     parts += ["--set", f"{owner}.{key}={quoted(item) if isinstance(item, str) else _yaml(item)}"]
+        elif name == "tune":
+            for setting, values in value.items():
+                parts += [flag, f"{setting}={','.join(map(_number, values))}"]
         elif isinstance(value, bool):
             parts += [] if name == "train" else [flag if value else f"--no-{flag[2:]}"]
         elif name != "models":

@@ -18,9 +18,10 @@ Kind = tuple[str, tuple[tuple[str, str | None], ...]]
 # Distinguishes cells of one model without being a setting of the model.
 _AXES = {
     "model", "resolution", "seed", "eval_resolutions", "measuring.measure", "sources", "broken", "keep_weights",
-    "weights", "weights_in", "variant",
+    "weights", "weights_in", "variant", "trials",
 }  # fmt: skip
 _FINETUNING = "finetuning."
+_RECIPE = "training.recipe"
 _VERSION = "_version"
 DEFAULT = "default"
 
@@ -44,6 +45,7 @@ def labels(records: Sequence[Record], *, tasks: bool = False) -> list[str]:
     for (task, model), own in groups.items():
         flats = [settings[i] for i in own]
         differing = [key for key in sorted(set().union(*flats)) if _differs(key, flats)]
+        differing = [key for key in differing if not (_RECIPE in differing and _follows_recipe(key, flats))]
         own = sorted(own, key=lambda i: records[i].started or "")
         for key in differing:
             if key.endswith(_VERSION):
@@ -61,11 +63,13 @@ def labels(records: Sequence[Record], *, tasks: bool = False) -> list[str]:
 
 def _settings(record: Record) -> dict[str, str]:
     """Return what tells the cells of a model apart, by dotted names."""
+    # What was chosen by tuning is not what was asked for.
+    chosen = {f"training.{name}" for name in record.cell.tuning.tune} if record.cell.tuning else set()
     # A setting that is not given is not mentioned as a difference; an option may be None on purpose.
     flat = {
         key: value
         for key, value in _flatten(as_json(record.cell)).items() - _of_schedule(record)
-        if key not in _AXES and (value != str(None) or key.startswith(("options.", "task_options.")))
+        if key not in _AXES | chosen and (value != str(None) or key.startswith(("options.", "task_options.")))
     }
     return flat | {"weights": _origin(record)}
 
@@ -123,6 +127,13 @@ def _of_schedule(record: Record) -> set[tuple[str, str]]:
         if training
         else set()
     )
+
+
+def _follows_recipe(key: str, flats: Sequence[Mapping[str, str]]) -> bool:
+    """Tell whether a setting is the same in all cells of a recipe, so that its name says enough."""
+    pairs = {(flat.get(_RECIPE), flat.get(key)) for flat in flats}
+    followers = key.startswith(("training.", "execution.")) and key != _RECIPE
+    return followers and len(pairs) == len({flat.get(_RECIPE) for flat in flats})
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

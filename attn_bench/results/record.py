@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from json import dumps
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from attn_bench.results.status import Status
 from attn_bench.results.upgrade import SCHEMA, upgrade
 from attn_bench.results.validation import as_json, from_text, plain
 from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import BudgetUnit, Part
 
 ERROR_CHARACTERS = 10_000
 
@@ -26,7 +27,6 @@ Count = Annotated[int, Field(ge=0)]
 # Integers, unless a plugin's rule returns something else.
 Operations = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
-Part = Literal["validation", "test"]
 # It is part of a file name.
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -104,6 +104,31 @@ class Interval:
     high: float | None
     standard_error: Number | None
     samples: Count
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of tuning.
+
+    Attributes:
+        cell: id of its cell, whose record is in the folder ``tuning``.
+        values: of the settings that were tried, by name.
+        budget: of its training, in ``budget_unit``.
+        error: why it has no score, if it has none.
+        metric: the task's first.
+        score: that metric on the validation set; None if the trial failed.
+        seconds: of wall-clock time.
+    """
+
+    cell: Id
+    values: Mapping[str, float]
+    budget: Number
+    budget_unit: BudgetUnit
+    status: Status
+    error: str | None = None
+    metric: str | None = None
+    score: float | None = None
+    seconds: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -249,7 +274,8 @@ class Record:
             (:mod:`attn_bench.running.measure.torch_state`), and the model's changes: ``changed_by_model``.
         measured_version: version of the measuring code (:mod:`attn_bench.sweep.versions`).
         imported: modules of the plugins imported in addition to those of the fingerprint, with their digests.
-        seconds: wall-clock time of the cell.
+        trials: by which settings of training were chosen, in the order made; the same for all seeds of a model.
+        seconds: wall-clock time of the cell, without its trials.
         started: UTC time, ISO 8601.
     """
 
@@ -273,6 +299,7 @@ class Record:
     errors: Mapping[str, str] = field(default_factory=dict)
     in_force: Mapping[str, Any] = field(default_factory=dict)
     measured_version: int | None = None
+    trials: tuple[Trial, ...] = ()
     imported: Mapping[str, str] = field(default_factory=dict)
     seconds: Number | None = None
     started: str | None = None

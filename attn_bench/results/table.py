@@ -69,6 +69,27 @@ def _json(path: str) -> Any:
     return text
 
 
+def _tuned(row: Row) -> str | None:
+    """Say which values of settings were chosen, and of which."""
+    cell = row.record.cell
+    if cell.tuning is None or cell.training is None or not any(each.status == "ok" for each in row.record.trials):
+        return None
+    return "; ".join(
+        f"{name} {getattr(cell.training, name):g} of {', '.join(f'{value:g}' for value in values)}"
+        for name, values in cell.tuning.tune.items()
+    )
+
+
+def _tuning_seconds(row: Row) -> float | None:
+    trials = row.record.trials
+    return sum(trial.seconds or 0 for trial in trials) if trials else None
+
+
+def _seconds(row: Row) -> float | None:
+    own = row.record.seconds
+    return own if own is None else own + (_tuning_seconds(row) or 0)
+
+
 IDENTITY = (
     Column("cell", "id", "id of the cell: the name of its files in `cells/`, `logs/` and `artifacts/`"),
     Column("model", lambda row: row.label, "label of the model, with the settings in which its cells differ"),
@@ -99,6 +120,15 @@ SETTINGS = (
     Column("train_epochs", "training.epochs", "passes over the training set"),
     Column("train_seconds", "training.seconds", "wall-clock time of training, without evaluations"),
     Column("evaluation_seconds", "training.evaluation_seconds", "duration of the evaluations during training"),
+    Column("recipe", "cell.training.recipe", "name of the training recipe (`--recipe`)"),
+    Column(
+        "tuned", _tuned,
+        "settings of training that were chosen on the validation set (`--tune`), of which values: "
+        "`learning_rate 0.001 of 0.0003, 0.001, 0.003`",
+    ),
+    Column(
+        "tuning_seconds", _tuning_seconds, "wall-clock time of the trials of `--tune`, which the seeds of a model share"
+    ),
     Column("learning_rate", "cell.training.learning_rate", "peak learning rate"),
     Column("optimizer", "cell.training.optimizer", "training optimizer"),
     Column("schedule", "cell.training.schedule", "learning-rate schedule"),
@@ -126,7 +156,7 @@ SETTINGS = (
     ),
     Column("model_version", "cell.model_version", "package, version and source digest of the model's plugin"),
     Column("options", _json("cell.options"), "options of the model that were set, as JSON"),
-    Column("cell_seconds", "seconds", "wall-clock time of the whole cell"),
+    Column("cell_seconds", _seconds, "wall-clock time of the whole cell, with the trials of `--tune`"),
     Column("started", "started", "when the cell was started (UTC)"),
     Column("environment", "environment", "file in `environments/` that describes the machine and the versions"),
 )  # fmt: skip

@@ -14,6 +14,8 @@ _ADDED: Mapping[str, Any] = {
     **{"tokens": None, "complexity": None, "measured_version": None, "reference": None},
     **{"errors": {}, "in_force": {}, "imported": {}},
 }
+# What schema 2 did not always have.
+_SINCE: Mapping[str, Any] = {"weights": None, "trials": []}
 _OF_TRAINING = ("steps", "epochs", "seconds", "loss", "warning", "notes")
 
 
@@ -23,7 +25,7 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: it has a newer schema.
     """
-    found = {"weights": None, **values}
+    found = {**_SINCE, **values}
     if newer(schema := found.setdefault("schema", 1)):
         raise ValueError(f"written by a newer attn-bench (schema {schema}, this one reads {SCHEMA})")
     if isinstance(cell := found.get("cell"), dict):

@@ -126,6 +126,8 @@ def _skip(store: Store, cell: Cell, part: Cell) -> Record | None:
         other = record.cell
         if record.status in _FRONTIER and other.resolution < cell.resolution:
             same = replace(other, resolution=cell.resolution, seed=cell.seed, eval_resolutions=cell.eval_resolutions)
+            if cell.tuning is not None:  # what was chosen may differ between resolutions
+                same = replace(same, training=cell.training)
             if same == cell:
                 reason = f"{_FRONTIER[record.status]} at {other.resolution} already (--no-skip runs it)"
                 return Record(part, "skipped", error=reason)

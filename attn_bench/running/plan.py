@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from attn_bench.format import count
 from attn_bench.results.record import Record
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
 from attn_bench.running.local import due
 from attn_bench.running.reuse import expansion_of
+from attn_bench.running.tuning import so_far
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
@@ -65,8 +67,9 @@ def plan(sweep: Sweep, out: Path, running: Running) -> Plan:
         Store.open(out)
     store = Store(out)
     known = _Known(store)
-    cells = []
-    for cell in expansion.cells:
+    final, trials = so_far(expansion.cells, out)
+    cells = [Planned(trial, None, False, *known.estimate(trial, training=True)) for trial in trials]
+    for cell in final:
         part = due(store, cell, running.retry)
         if part is None:
             record = store.read(cell.id)
@@ -74,7 +77,8 @@ def plan(sweep: Sweep, out: Path, running: Running) -> Plan:
         else:
             measured = cell.training is not None and part.training is None
             cells.append(Planned(cell, None, measured, *known.estimate(cell, training=not measured)))
-    return Plan(tuple(cells), expansion.notes)
+    first = f"{count(len(trials), 'trial')} of tuning first; the better half get twice the budget in the next round"
+    return Plan(tuple(cells), (*expansion.notes, *([first] if trials else [])))
 
 
 class _Known:

@@ -18,9 +18,9 @@ from attn_bench.results.store import Store
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.devices import resolve_device
 from attn_bench.sweep.expansion import Expansion, expanded
-from attn_bench.sweep.fields import built, settings_of
+from attn_bench.sweep.fields import built, read, settings_of
 from attn_bench.sweep.groups import Measuring
-from attn_bench.sweep.settings import Sweep, read
+from attn_bench.sweep.settings import Sweep
 
 # What may be said of a run that trains nothing, besides how it is executed.
 _CHOOSES = {"models", "task", "resolutions", "seeds"}

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from attn_bench.errors import UserError
 from attn_bench.plugin import Splits
@@ -33,7 +34,7 @@ from attn_bench.running.train.course import Diverged
 from attn_bench.running.train.loop import Progress, train
 from attn_bench.running.train.regimes import training_setup
 from attn_bench.running.train.setup import TrainingSetup
-from attn_bench.running.train.step import autocast
+from attn_bench.running.train.step import Batch, autocast
 from attn_bench.sweep import versions
 from attn_bench.sweep.cell import Cell
 
@@ -165,7 +166,7 @@ def _train_and_evaluate(
     findings.record = replace(findings.record, data={**splits.identity, "samples": splits.sizes})
     with findings.keeper.stage("training"):
         if posed.model.fit(prepared.module, splits.train):
-            trained = Trained(prepared.module, prepared.module, splits.test)
+            trained = Trained(prepared.module, prepared.module, _evaluated_on(cell, splits))
         elif prepared.untrainable is not None and cell.regime != "linear-probe":
             return findings.fail(prepared.untrainable)
         else:
@@ -267,7 +268,15 @@ def _trained(
         if error.result is not None:
             keep(error.result)
         raise
-    return Trained(whole, setup.module, setup.test)
+    return Trained(whole, setup.module, _evaluated_on(cell, setup))
+
+
+def _evaluated_on(cell: Cell, data: Splits | TrainingSetup) -> Dataset[Batch]:
+    """Return the part of the data that a cell is evaluated on in the end."""
+    if not cell.is_trial:
+        return data.test
+    assert data.validation is not None
+    return data.validation
 
 
 def _smaller_batch(cell: Cell, setup: TrainingSetup) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import datetime
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,18 @@ from attn_bench.format import clean
 from attn_bench.plugin import PrepareContext, Task
 from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.results.older import why_again
+from attn_bench.results.record import Record
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
-from attn_bench.running.local import Limits, Listener, due, execute
+from attn_bench.running.local import FINAL, Limits, Listener, due, execute
 from attn_bench.running.reuse import Reevaluation, expansion_of
+from attn_bench.running.tuning import TRIALS, failed, so_far, tune
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.expansion import imported
-from attn_bench.sweep.fields import built, settings_of
+from attn_bench.sweep.fields import built, read, settings_of
 from attn_bench.sweep.groups import Retry, Running
-from attn_bench.sweep.settings import Sweep, read
+from attn_bench.sweep.settings import Sweep
 from attn_bench.sweep.variants import BROKEN
 
 if TYPE_CHECKING:
@@ -104,7 +107,8 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     if isinstance(sweep, Reevaluation) and out.resolve() == Path(sweep.weights_from).resolve():
         raise UserError(f"--out {out}: is the folder that --from names; name another one")
     expansion = expansion_of(sweep)
-    cells = [dataclasses.replace(cell, keep_weights=running.keep_weights) for cell in expansion.cells]
+    asked = [dataclasses.replace(cell, keep_weights=running.keep_weights) for cell in expansion.cells]
+    cells, _ = so_far(asked, out)
     store = Store.create(out)
     parts, there = _due(store, cells, running.retry)
     watcher.on_cells(cells, there)
@@ -127,17 +131,19 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     with _resumable():
         metrics = {name: dict(task.metrics) for name, task in tasks.items()}
         store.write_run_info(RunInfo(metrics, dataclasses.asdict(sweep)))
+        run = partial(
+            execute,
+            limits=Limits(running.timeout, running.memory_limit),
+            retry=running.retry,
+            skip_larger=running.skip,
+            modules=imported(cells),
+            listen=watcher.listen,
+        )
         try:
-            execute(
-                cells,
-                store,
-                limits=Limits(running.timeout, running.memory_limit),
-                retry=running.retry,
-                skip_larger=running.skip,
-                modules=imported(cells),
-                listen=watcher.listen,
-            )
+            cells = _tuned(cells, store, running.retry, run)
+            run([cell for cell in cells if not _kept_failed(cell, store, watcher)], store)
         finally:
+            _keep_trials(cells, store)
             table = store.write_table()
     if table.empty:
         raise UserError(
@@ -145,6 +151,38 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
         )
     table.attrs["data"] = data
     return table
+
+
+def _tuned(
+    cells: Sequence[Cell], store: Store, retry: Retry, run: Callable[[Sequence[Cell], Store], object]
+) -> list[Cell]:
+    """Return ``cells`` with the settings that are chosen for them, after the trials that this takes."""
+    if all(cell.tuning is None for cell in cells):
+        return list(cells)
+    trials = Store.create(store.folder / TRIALS)
+    trials.write_run_info(store.run_info())
+
+    def again(record: Record) -> bool:
+        return retry == "all" or (retry == "failed" and record.status not in FINAL)
+
+    return tune(cells, trials, again, lambda needed: run(needed, trials))
+
+
+def _kept_failed(cell: Cell, store: Store, watcher: Watcher) -> bool:
+    """Tell whether all trials of a cell failed, and then keep the record that says so."""
+    record = failed(cell)
+    if record is not None:
+        store.write(record)
+        watcher.listen(cell, {"event": "done", "status": record.status, "record": record})
+    return record is not None
+
+
+def _keep_trials(cells: Sequence[Cell], store: Store) -> None:
+    """Add to the records of cells by which trials their settings were chosen."""
+    for cell in cells:
+        record = store.read(cell.id) if cell.trials else None
+        if record is not None and record.trials != cell.trials:
+            store.write(dataclasses.replace(record, trials=cell.trials))
 
 
 def _due(store: Store, cells: Sequence[Cell], retry: Retry) -> tuple[list[Cell], list[Status]]:

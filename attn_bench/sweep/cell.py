@@ -12,7 +12,7 @@ from typing import Any
 
 from attn_bench.plugin import Model, OptionError, Problem
 from attn_bench.plugins.fingerprint import Source
-from attn_bench.sweep.groups import BUDGETS, SCHEDULES, Execution, FineTuning, Measuring, Regime, Training
+from attn_bench.sweep.groups import BUDGETS, SCHEDULES, Execution, FineTuning, Measuring, Part, Regime, Training, Tuning
 
 
 def _fields(group: Any) -> dict[str, Any]:
@@ -38,6 +38,8 @@ class Cell:
         execution, measuring: complete: ``auto`` and the defaults of the task are resolved.
         training: the same; None for a cell that is measured without being trained.
         finetuning: None for regimes other than ``finetune``.
+        tuning: how some settings of ``training`` were chosen, or None; the values chosen are part of ``training``.
+        evaluated_on: ``validation`` for a trial of tuning, which does not read the test set.
         eval_resolutions: other resolutions at which the trained model is evaluated.
         training_version: version of the training code (:mod:`attn_bench.sweep.versions`); None without training.
         weights: digest of kept weights, which are evaluated at ``eval_resolutions`` only; None for a cell that is
@@ -47,6 +49,7 @@ class Cell:
         keep_weights: keep those of the trained module; part of neither.
         weights_in: folder and cell that the weights are of; part of neither.
         variant: what tells it from other cells of its model in a sweep, in words; part of neither as well.
+        trials: those by which settings were chosen (:class:`attn_bench.results.record.Trial`); part of neither.
     """
 
     model: str
@@ -66,11 +69,14 @@ class Cell:
     eval_resolutions: tuple[int, ...] = ()
     training_version: int | None = None
     weights: str | None = None
+    tuning: Tuning | None = None
+    evaluated_on: Part = "test"
     sources: Mapping[str, Source] = field(default_factory=dict, compare=False, repr=False)
     broken: str | None = field(default=None, compare=False)
     keep_weights: bool = field(default=False, compare=False)
     weights_in: tuple[str, str] | None = field(default=None, compare=False)
     variant: str = field(default="", compare=False)
+    trials: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -79,8 +85,10 @@ class Cell:
     def _canonical(self, **changed: Any) -> str:
         """Return canonical JSON of what identifies the cell, with some of it changed."""
         values = {name: getattr(self, name) for name in _IDENTITY if name not in changed} | changed
-        if values["weights"] is None:  # so that an id is what it was before there were any
-            del values["weights"]
+        # What most cells do not have is left out, so that an id is what it was before there was any.
+        for name, usual in (("weights", None), ("tuning", None), ("evaluated_on", "test")):
+            if values[name] == usual:
+                del values[name]
         return _canonical(values)
 
     def to_request(self) -> dict[str, Any]:
@@ -93,7 +101,7 @@ class Cell:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
         """Inverse of :meth:`to_json`, and of :meth:`to_request`."""
-        groups = {name: values[name] and kind(**values[name]) for name, kind in GROUPS.items()}
+        groups = {name: values[name] and kind(**values[name]) for name, kind in GROUPS.items() if name in values}
         sources = {name: Source(*source) for name, source in values.get("sources", {}).items()}
         resolutions = tuple(values["eval_resolutions"])
         where = values.get("weights_in") and tuple(values["weights_in"])
@@ -123,9 +131,14 @@ class Cell:
         """The resolutions that it is evaluated at, if it is: where its data are needed, and its rows are of."""
         return self.eval_resolutions if self.weights is not None else (self.resolution, *self.eval_resolutions)
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is a trial of tuning, which does not read the test set."""
+        return self.evaluated_on == "validation"
+
     def only_measured(self) -> Cell:
         """Return this cell without its training."""
-        return dataclasses.replace(self, training=None, training_version=None, eval_resolutions=())
+        return dataclasses.replace(self, training=None, training_version=None, tuning=None, eval_resolutions=())
 
     def without_versions(self) -> Cell:
         """Return this cell without what says which code runs it."""
@@ -154,7 +167,8 @@ def in_words(name: str, value: Any) -> str:
 _SAID_ALONE = ("task", "precision", "regime", "recipe", "device")
 # The groups of settings that a cell carries.
 GROUPS: Mapping[str, type] = {
-    "execution": Execution, "measuring": Measuring, "training": Training, "finetuning": FineTuning
+    "execution": Execution, "measuring": Measuring, "training": Training, "finetuning": FineTuning,
+    "tuning": Tuning,
 }  # fmt: skip
 
 

@@ -70,15 +70,18 @@ def _placed(
     chosen = [dict(zip(own.axes, values)) for values in itertools.product(*own.axes.values())]
     made: list[Any] = []
     for combination, (settings, (resolutions, further, options)) in enumerate(itertools.product(chosen, posed)):
-        shared = replaced(own, settings).shared(task) | {"task_options": changed(options)}
-        if shared in made:  # a setting of fine-tuning, where it is not done
-            continue
-        made.append(shared)
-        said = [in_words("task", name)] if len(sweep.task) > 1 else []
-        said += [in_words(key, value) for key, value in settings.items()]
-        said += [in_words(key, getattr(options, key)) for key in varied]
+        one = replaced(own, settings)
+        said = [in_words(key, getattr(options, key)) for key in varied]
         for model, number, variant in variants:
-            words = ", ".join([*said, *(in_words(key, variant.options[key]) for key in variant.several)])
+            trained = one.by_recipe(one.recipe_of(variant.label, variant.plugin))
+            shared = trained.shared(task) | {"task_options": changed(options)}
+            if (model, number, shared) in made:  # a setting of fine-tuning, where it is not done
+                continue
+            made.append((model, number, shared))
+            each: dict[str, Any] = {"task": name} if len(sweep.task) > 1 else {}
+            each |= settings | ({"recipe": trained.training.recipe} if "recipe" in settings else {})
+            words = [in_words(key, value) for key, value in each.items()]
+            words += [*said, *(in_words(key, variant.options[key]) for key in variant.several)]
             for (r, resolution), (s, seed) in itertools.product(enumerate(resolutions), enumerate(own.seeds_listed)):
                 yield (
                     (r, s, combination, number, place, model),
@@ -94,7 +97,7 @@ def _placed(
                         eval_resolutions=tuple(each for each in further if each != resolution),
                         sources={**harnessed, **variant.sources},
                         broken=variant.broken,
-                        variant=words,
+                        variant=", ".join(words),
                         **shared,
                     ),
                 )
@@ -114,6 +117,9 @@ def _numbered(variants: Sequence[Variant]) -> list[tuple[int, int, Variant]]:
 def _check_owners(sweep: Sweep, known: Collection[str]) -> None:
     """Raise UserError for options that belong to no model or task of ``known``, nor to a task left out."""
     for own in map(sweep.of, sweep.task):
+        for model in own.recipes:
+            if model not in known or model in sweep.task:
+                raise unknown("model of this sweep in recipes", model, set(known) - {*sweep.task})
         for owner in own.options_by_owner():
             if owner not in known and owner not in sweep.tasks:
                 raise unknown("model or task of this sweep in --set", owner, known)

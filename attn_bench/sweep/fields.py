@@ -6,7 +6,7 @@ One parser serves the command line, sweep files and Python, so that all three ac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -218,3 +218,27 @@ def misnamed(name: str, settings: Collection[Setting], what: str = "setting") ->
         if name.replace("-", "_") in setting.also:
             return UserError(f"unknown {what} {name!r}; did you mean {setting.name!r}?")
     return unknown(what, name, (setting.name for setting in settings))
+
+
+def read(holder: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given values converted to the types of ``holder``'s settings, without those that are None.
+
+    Raises:
+        UserError: a setting that does not exist, or a value of the wrong type or range.
+    """
+    known = _known(holder, given)
+    return {name: known[name].read(value) for name, value in given.items() if value is not None}
+
+
+def read_axes(holder: type, given: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Return every value given for each setting of ``holder``, several where it is an axis; as :func:`read` else."""
+    known = _known(holder, given)
+    return {name: known[name].read_all(value) for name, value in given.items() if value is not None}
+
+
+def _known(holder: type, given: Iterable[str]) -> dict[str, Setting]:
+    known = settings_of(holder)
+    for name in given:
+        if name not in known:
+            raise misnamed(str(name), known.values())
+    return known

@@ -8,24 +8,31 @@ keys of the sweep file, the keywords of the Python API, the checks and ``docs/sw
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from attn_bench.errors import UserError
-from attn_bench.plugin import TrainingDefaults
-from attn_bench.sweep.fields import Also, Axis, Flag, Notation
+from attn_bench.plugin import Task, TrainingDefaults
+from attn_bench.sweep import notations
+from attn_bench.sweep.fields import Also, Axis, Flag, Notation, Repeated
 
 Precision = Literal["float32", "tf32", "bf16"]
 Regime = Literal["scratch", "linear-probe", "finetune"]
 Retry = Literal["none", "failed", "disturbed", "all"]
+# Of the data, besides what is trained on.
+Part = Literal["validation", "test"]
 BudgetUnit = Literal["epochs", "steps", "seconds"]
 BUDGETS: tuple[BudgetUnit, ...] = ("epochs", "steps", "seconds")
 Optimizer = Literal["adamw", "adam", "lion", "muon"]
 Schedule = Literal["one-cycle", "cosine", "step", "constant"]
+# Of every task of kind field, besides those of its own.
+FIELD_LOSSES = ("rel_l2", "mse", "h1", "derivative")
 Select = Literal["last", "best", "best-on-test"]
 # The parameters of each schedule, and what they are where the user gives nothing.
 SCHEDULES: Mapping[Schedule, Mapping[str, float]] = {
@@ -51,8 +58,13 @@ FromPath = Notation(lambda path: os.fspath(path) if isinstance(path, os.PathLike
 
 @dataclass(frozen=True)
 class Training:
-    """How every model of a sweep is trained: the same data, the same budget."""
+    """How a model is trained; the same for all models of a sweep, unless they have recipes of their own."""
 
+    recipe: Annotated[
+        str | None,
+        Field(description="Published recipe, whose settings hold where none are given (attn-bench list recipes)."),
+        Also("recipe_name"),
+    ] = None
     epochs: Annotated[float | None, Positive, Field(description="Training budget in epochs [the task's].")] = None
     steps: Annotated[
         int | None, Positive, Field(description="Training budget in optimizer steps, instead of epochs.")
@@ -205,6 +217,15 @@ class Training:
         return completed(found, defaults, without=BUDGETS)
 
 
+def check_loss(training: Training, task: Task, regime: Regime) -> None:
+    """Raise UserError for a loss that does not exist, or has no effect."""
+    known = ("task", *(FIELD_LOSSES if task.kind == "field" else ()), *task.losses())
+    if training.loss not in known:
+        raise UserError(f"setting loss: {task.name} ({task.kind}) has no {training.loss!r}; it has {', '.join(known)}")
+    if training.loss != "task" and regime == "finetune":
+        raise UserError("setting loss: has no effect with regime finetune, whose loss is a smoothed cross-entropy")
+
+
 def check_training(given: Mapping[str, Any]) -> None:
     """Raise UserError for training settings, by name, that have no effect because of another one."""
     defaults: dict[str, Any] = {entry.name: entry.default for entry in dataclasses.fields(Training)} | {**given}
@@ -254,6 +275,39 @@ class FineTuning:
         Field(description="Fine-tuning: initial epochs that train only the head and newly added parameters."),
         Also("warmup"),
     ] = 0.0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Which settings of training are chosen for each model on the validation set, and how."""
+
+    tune: Annotated[
+        Mapping[str, tuple[float, ...]],
+        One,
+        Notation(notations.grid),
+        Repeated("SETTING=VALUE,VALUE"),
+        Field(
+            description="Choose settings of training for each model, task and resolution on the validation set: which, "
+            "and the values to try, e.g. learning_rate=3e-4,1e-3,3e-3."
+        ),
+        Also("tuning", "search", "grid"),
+    ] = field(default_factory=dict)
+    tune_budget: Annotated[
+        float,
+        One,
+        Field(gt=0, le=1, description="Share of the training budget that trials of the last round of tuning get."),
+    ] = 0.25
+
+    @property
+    def candidates(self) -> list[dict[str, float]]:
+        """Every combination of the values, by setting."""
+        return [dict(zip(self.tune, values)) for values in itertools.product(*self.tune.values())]
+
+    @property
+    def first_share(self) -> float:
+        """Share of the training budget of the first round: each later round has twice that of the one before."""
+        rounds = math.ceil(math.log2(len(self.candidates)))
+        return self.tune_budget / 2 ** (rounds - 1)
 
 
 @dataclass(frozen=True)

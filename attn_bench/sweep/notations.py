@@ -116,3 +116,45 @@ def rules(value: Any) -> list[dict[str, Any]]:
             raise ValueError(f"{item!r} is not a rule; write e.g. {{model: fno, resolution: 64}}")
         found.append({str(name): each for name, each in item.items()})
     return found
+
+
+def grid(value: Any) -> dict[str, list[Any]]:
+    """Return values to try by setting from ``"learning_rate=1e-3,3e-3"``, mappings to lists, or a list of these.
+
+    Raises:
+        ValueError: something else, or fewer than two values.
+    """
+    found: dict[str, list[Any]] = {}
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, Mapping):
+            pairs: list[tuple[Any, Any]] = list(item.items())
+        else:
+            name, equals, typed = str(item).partition("=")
+            pairs = [(name, typed)] if equals else []
+        for name, values in pairs:
+            tried = values.split(",") if isinstance(values, str) else values
+            several = list(tried) if isinstance(tried, list | tuple) else [tried]
+            found[str(name).strip().replace("-", "_")] = [v.strip() if isinstance(v, str) else v for v in several]
+        if not pairs:
+            raise ValueError(f"{str(item)!r} is not SETTING=VALUE,VALUE; write e.g. learning_rate=1e-3,3e-3")
+    for name, values in found.items():
+        if len(values) < 2:
+            raise ValueError(f"{name} has one value; there is nothing to choose")
+    return found
+
+
+def by_model(value: Any) -> Any:
+    """Return recipes by model from ``"fno=fno-2020,mano=mano-paper"``; a mapping stays one.
+
+    Raises:
+        ValueError: text of another form.
+    """
+    if not isinstance(value, str):
+        return value
+    found = {}
+    for part in listed(value):
+        model, equals, recipe = part.partition("=")
+        if not equals:
+            raise ValueError(f"{part!r} is not MODEL=RECIPE; write e.g. fno=fno-2020")
+        found[model.strip()] = recipe.strip()
+    return found

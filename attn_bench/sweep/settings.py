@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -16,8 +15,9 @@ from attn_bench.plugins.options import each_combination, options_of
 from attn_bench.plugins.registry import TASKS
 from attn_bench.sweep import notations, versions
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.devices import check_threads, resolve_device
-from attn_bench.sweep.fields import Also, Axis, Notation, Repeated, Setting, misnamed, replaced, settings_of
+from attn_bench.sweep.contradictions import check_together
+from attn_bench.sweep.devices import resolve_device
+from attn_bench.sweep.fields import Also, Axis, Notation, Repeated, read, read_axes, replaced
 from attn_bench.sweep.groups import (
     BUDGETS,
     BY_TASK,
@@ -27,13 +27,13 @@ from attn_bench.sweep.groups import (
     Paths,
     Regime,
     Training,
-    check_training,
+    Tuning,
+    check_loss,
 )
+from attn_bench.sweep.training_recipes import recipe
 
 Resolution = Annotated[int, Field(ge=2)]
 Options = Mapping[str, Mapping[str, Any]]
-# Settings that decide whether others have an effect.
-_DECIDING = ("schedule", "select", "validation", "validation_points", "lr_warmup")
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Sweep:
     finetuning: FineTuning | None = None
     execution: Execution = field(default_factory=Execution)
     measuring: Measuring = field(default_factory=Measuring)
+    tuning: Tuning = field(default_factory=Tuning)
     options: Annotated[
         Options,
         Notation(notations.options),
@@ -128,6 +129,12 @@ class Sweep:
         Field(description="Leave out combinations that one of these rules means, e.g. 'model=full resolution=4096'."),
     ] = ()
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, metadata={"setting": False})
+    recipes: Annotated[
+        Mapping[str, str],
+        Notation(notations.by_model),
+        Field(description="Recipes of single models by name, which go before recipe, e.g. {fno: fno-2020}."),
+    ] = field(default_factory=dict)
+    given: tuple[str, ...] = field(default=(), metadata={"setting": False})
 
     @classmethod
     def from_settings(cls, given: Mapping[str, Any]) -> Sweep:
@@ -190,6 +197,8 @@ class Sweep:
         """Return what the cells of a task share, with one value of each setting."""
         if self.regime != "scratch" and task.kind != "image":
             raise UserError(f"regime {self.regime}: needs a task of kind image; {task.name} is {task.kind}")
+        if self.train:
+            check_loss(self.training, task, self.regime)
         return {
             "execution": self._execution(task),
             "measuring": self.measuring,
@@ -197,12 +206,23 @@ class Sweep:
             "training": self.training.completed(task.defaults) if self.train else None,
             "finetuning": (self.finetuning or FineTuning()) if self.regime == "finetune" else None,
             "training_version": versions.TRAINING if self.train else None,
+            "tuning": self.tuning if self.tuning.tune else None,
         }
 
     @property
     def seeds_listed(self) -> Sequence[int]:
         """Every seed."""
         return range(self.seeds) if isinstance(self.seeds, int) else self.seeds
+
+    def recipe_of(self, model: str, plugin: str) -> str | None:
+        """Return the name of the recipe that a model is trained by, if there is one."""
+        return self.recipes.get(model) or self.recipes.get(plugin) or self.training.recipe
+
+    def by_recipe(self, name: str | None) -> Sweep:
+        """Return the sweep with the settings of a recipe where none are given."""
+        if name is None or not self.train:
+            return self
+        return replaced(self, {**read(Sweep, recipe(name).beside(self.given)), "recipe": name})
 
     def options_by_owner(self) -> dict[str, dict[str, Any]]:
         """Return the options given for each model and task."""
@@ -290,68 +310,7 @@ def _stated(sweep: Sweep, values: Mapping[str, Sequence[Any]]) -> Sweep:
             owner: {name: value for name, value in of.items() if name not in values["options"][0].get(owner, {})}
             for owner, of in sweep.set.items()
         }
-    found = dataclasses.replace(replaced(sweep, {**dict.fromkeys(dropped), **single}), axes=axes)
-    _check_together(found, values)
+    said = tuple(dict.fromkeys((*sweep.given, *values)))
+    found = dataclasses.replace(replaced(sweep, {**dict.fromkeys(dropped), **single}), axes=axes, given=said)
+    check_together(found, values)
     return found
-
-
-def read(holder: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the given values converted to the types of ``holder``'s settings, without those that are None.
-
-    Raises:
-        UserError: a setting that does not exist, or a value of the wrong type or range.
-    """
-    known = _known(holder, given)
-    return {name: known[name].read(value) for name, value in given.items() if value is not None}
-
-
-def read_axes(holder: type, given: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """Return every value given for each setting of ``holder``, several where it is an axis; as :func:`read` else."""
-    known = _known(holder, given)
-    return {name: known[name].read_all(value) for name, value in given.items() if value is not None}
-
-
-def _known(holder: type, given: Iterable[str]) -> dict[str, Setting]:
-    known = settings_of(holder)
-    for name in given:
-        if name not in known:
-            raise misnamed(str(name), known.values())
-    return known
-
-
-def _check_together(sweep: Sweep, given: Mapping[str, Sequence[Any]]) -> None:
-    """Raise UserError for settings that contradict each other."""
-    known = settings_of(Sweep)
-    if not sweep.train:
-        if not sweep.measuring.measure:
-            raise UserError("settings train and measure: at least one must be true")
-        for name, values in given.items():
-            trains = known[name].group in ("training", "finetuning") or name in ("regime", "eval_resolutions")
-            if trains and values != (known[name].default,):
-                raise UserError(f"setting {name}: has no effect without training (train: false)")
-    for name in given:
-        if known[name].group == "finetuning" and "finetune" not in sweep.axes.get("regime", (sweep.regime,)):
-            raise UserError(f"setting {name}: only for fine-tuning (regime: finetune)")
-    if len(budgets := [unit for unit in BUDGETS if unit in given]) > 1:
-        raise UserError(f"only one training budget is allowed; given: {', '.join(budgets)}")
-    _check_training(sweep, given)
-    for threads in given.get("threads", (None,)):
-        check_threads(threads)
-
-
-def _check_training(sweep: Sweep, given: Mapping[str, Sequence[Any]]) -> None:
-    """Raise UserError for settings of training that have no effect in any combination of the values given."""
-    usual, known = Training(), settings_of(Sweep)
-    said = {name: value for name, value in dataclasses.asdict(sweep.training).items() if value != getattr(usual, name)}
-    each = {name: (value,) for name, value in said.items()} | {**sweep.axes, **given}
-    each = {name: values for name, values in each.items() if known[name].group == "training"}
-    deciding = {name: values for name, values in each.items() if len(values) > 1 and name in _DECIDING}
-    first = {name: values[0] for name, values in each.items()}
-    failed: UserError | None = None
-    for chosen in itertools.product(*deciding.values()):
-        try:
-            return check_training(first | dict(zip(deciding, chosen)))
-        except UserError as error:
-            failed = failed or error
-    assert failed is not None
-    raise failed

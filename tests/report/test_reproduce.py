@@ -93,6 +93,33 @@ def test_commands_make_the_same_cells(
     assert ids(made) == ids(wanted)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"recipe": "fno-2020"},
+        {"recipe": "fno-2020", "optimizer": "adamw", "steps": 3},  # a default that the recipe does not have
+        {"recipe": "fno-2020", "schedule": "constant", "weight_decay": 0.0},
+        {"models": ["toy", "toy:wide"], "recipes": {"toy:wide": "transolver"}},
+        {"recipe": ["fno-2020", "lamo"]},
+        {"tune": {"learning_rate": [1e-3, 2e-3], "weight_decay": [0, 1]}, "tune_budget": 0.5},
+    ],
+)
+def test_recipes_and_tuning_are_reproduced(asked: dict[str, Any], read: Reads) -> None:
+    wanted = cells(asked)
+    again = [cell.id for step in steps(wanted) for cell in read(step.command)]
+    assert sorted(again) == sorted(ids(wanted))
+
+
+def test_what_tuning_chose_is_chosen_again() -> None:
+    asked = {"tune": {"learning_rate": [1e-3, 2e-3]}, "resolutions": [8, 12]}
+    wanted = cells(asked)
+    chosen = [
+        {**one, "training": {**one["training"], "learning_rate": rate}} for one, rate in zip(wanted, (1e-3, 2e-3))
+    ]
+    (found,) = sweeps(chosen)
+    assert ids([cell.to_json() for cell in Sweep.from_settings(found).cells()]) == ids(wanted)
+
+
 def test_a_folder_without_records_has_no_command() -> None:
     assert steps([]) == []
 

@@ -14,6 +14,7 @@ from attn_bench.plugin import TrainingDefaults
 from attn_bench.results.labels import labels
 from attn_bench.results.record import Curve, Record, Series, TrainingResult
 from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import Tuning
 
 
 def record(model: str = "mano", started: str | None = None, **values: Any) -> Record:
@@ -81,6 +82,23 @@ def test_a_folder_without_curves_says_so(tmp_path: Any) -> None:
     folder.add("mano", 16, 0)
     with pytest.raises(UserError, match="no cell has a training curve"):
         attn_bench.load(tmp_path, curves=True)
+
+
+def test_a_recipe_stands_for_its_settings_and_what_was_chosen_by_tuning_for_nothing() -> None:
+    of = {name: replace(TRAINING, recipe=name, learning_rate=rate) for name, rate in (("a", 1e-3), ("b", 2e-3))}
+    assert labels([record(training=training) for training in of.values()]) == ["mano [a]", "mano [b]"]
+    third = record(training=replace(of["b"], learning_rate=7.0))
+    assert labels([record(training=of["a"]), record(training=of["b"]), third])[2] == "mano [learning_rate=7.0, b]"
+    tuning = Tuning(tune={"learning_rate": (1e-3, 2e-3)})
+    assert (
+        labels(
+            [
+                record(training=training, tuning=tuning, resolution=r)
+                for r, training in enumerate(replace(TRAINING, learning_rate=rate) for rate in (1e-3, 2e-3))
+            ]
+        )
+        == ["mano"] * 2
+    )
 
 
 def test_no_label_is_that_of_something_else() -> None:

@@ -79,6 +79,8 @@ def test_what_is_held_out_is_not_trained_on_nor_part_of_the_normalisation(tmp_pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"task": "digits", "models": "vit", "loss": "h1"}, r"loss: digits \(image\) has no 'h1'; it has task"),
+        ({"task": "toy-task", "models": "toy", "loss": "h2"}, "has no 'h2'; it has task, rel_l2, mse, h1, derivative"),
         ({"task": "toy-task", "models": "toy", "validation": 1}, "validation: must be < 1"),
         ({"task": "toy-task", "models": "toy", "select": "best", "validation": 0}, "best needs a validation set"),
     ],

@@ -1,0 +1,212 @@
+"""Chooses settings of training on the validation set, by successive halving (arXiv:1502.07943).
+
+Every model x task x resolution tries the same values, once for all its seeds. A trial is a cell of its own: trained for
+a short time with the seed 0 and evaluated on the validation set, it never reads the test set. The better half of the
+values gets twice the time in the next round, until one is left. What was tried is read from the records of the trials
+each time, so an interrupted search resumes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from attn_bench.errors import UserError
+from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.results.record import Record, Trial
+from attn_bench.results.store import Store
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import Measuring, Training
+
+# The folder of trials in a results folder.
+TRIALS = "tuning"
+SEED = 0
+# Held out for trials where the final training is on the whole training set.
+VALIDATION = 0.1
+
+Known = Callable[[Cell], Record | None]
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search for the best values came to so far.
+
+    Attributes:
+        trials: in the order in which they were made.
+        needed: cells of trials that have no record yet; empty if the search is over.
+        chosen: the best values; None where the search is not over, or no trial succeeded.
+    """
+
+    trials: tuple[Trial, ...] = ()
+    needed: tuple[Cell, ...] = ()
+    chosen: Values | None = None
+
+
+def tune(
+    cells: Iterable[Cell], store: Store, again: Callable[[Record], bool], run: Callable[[list[Cell]], object]
+) -> list[Cell]:
+    """Return ``cells`` with the values chosen for them, after the trials that this takes.
+
+    Args:
+        store: of the trials.
+        again: tells whether a trial that has a record is made again.
+        run: runs cells into ``store``.
+
+    Raises:
+        UserError: the records of trials are removed meanwhile.
+    """
+    cells, made = list(cells), set[str]()
+
+    def known(trial: Cell) -> Record | None:
+        record = store.read(trial.id)
+        return None if record is not None and trial.id not in made and again(record) else record
+
+    while True:
+        found, needed = tuned(cells, known)
+        if not needed:
+            return found
+        if made.intersection(trial.id for trial in needed):
+            raise UserError(f"{store.folder}: records of trials were removed; rerun the same command")
+        run(needed)
+        made.update(trial.id for trial in needed)
+
+
+def tuned(cells: Iterable[Cell], known: Known) -> tuple[list[Cell], list[Cell]]:
+    """Return ``cells`` with the values that were chosen for them, and the trials that have to be run before others are.
+
+    A cell whose search is not over stays as it is.
+
+    Args:
+        known: returns the record of a trial, or None if there is none.
+    """
+    searches: dict[str, Search] = {}
+    found, needed = list[Cell](), dict[str, Cell]()
+    for cell in cells:
+        if cell.tuning is None or cell.weights is not None:
+            found.append(cell)
+            continue
+        if cell.broken is not None or not _serves(cell):
+            found.append(replace(cell, tuning=None))
+            continue
+        key = trial_of(cell, {}, 1.0).id
+        if key not in searches:
+            searches[key] = search(cell, known)
+            needed |= {trial.id: trial for trial in searches[key].needed}
+        found.append(_with(cell, searches[key]))
+    return found, list(needed.values())
+
+
+def so_far(cells: Iterable[Cell], folder: Path) -> tuple[list[Cell], list[Cell]]:
+    """Return what :func:`tuned` does, by the trials in a results folder."""
+    trials = Store(folder / TRIALS)
+    return tuned(cells, lambda trial: trials.read(trial.id))
+
+
+def _serves(cell: Cell) -> bool:
+    return TASKS.load(cell.task).kind in MODELS.load(cell.plugin).kinds
+
+
+def search(cell: Cell, known: Known) -> Search:
+    """Return what the search for the values of a cell came to, as far as its trials have records."""
+    assert cell.tuning is not None
+    left: list[Values] = [*cell.tuning.candidates]
+    trials = list[Trial]()
+    share = cell.tuning.first_share
+    while True:
+        asked = [trial_of(cell, values, share) for values in left]
+        records = [record for trial in asked if (record := known(trial)) is not None]
+        if len(records) < len(asked):
+            return Search(tuple(trials), tuple(trial for trial in asked if known(trial) is None))
+        if any(each.status == "ok" for each in records) and not any(each.training for each in records):
+            return Search()  # a model that is not trained by gradient has nothing to tune
+        tried = [_trial(cell, *each) for each in zip(left, asked, records)]
+        trials += tried
+        ranked = sorted((trial for trial in tried if trial.status == "ok"), key=_worst_last(cell))
+        best = ranked[: math.ceil(len(left) / 2)]
+        if len(best) < 2:
+            return Search(tuple(trials), chosen=best[0].values if best else None)
+        left = [trial.values for trial in best]
+        share *= 2
+
+
+def trial_of(cell: Cell, values: Values, share: float) -> Cell:
+    """Return the cell of a trial: ``values`` of settings of training, and a share of its budget."""
+    assert cell.training is not None
+    chosen: dict[str, Any] = {
+        "validation": cell.training.validation or VALIDATION,
+        "select": "best" if cell.training.select == "best" else "last",
+        **values,
+    }
+    return replace(
+        cell,
+        seed=SEED,
+        training=replace(shortened(cell.training, share), **chosen),
+        tuning=None,
+        evaluated_on="validation",
+        measuring=Measuring(measure=False),
+        eval_resolutions=(),
+        keep_weights=False,
+        variant=", ".join([*filter(None, [cell.variant]), *(f"{name}={value:g}" for name, value in values.items())]),
+    )
+
+
+def shortened(training: Training, share: float) -> Training:
+    """Return ``training`` with a share of its budget, at least one step."""
+    unit, budget = training.budget_unit, training.budget * min(share, 1)
+    changed: dict[str, Any] = {unit: max(1, round(budget)) if unit == "steps" else budget}
+    return replace(training, **changed)
+
+
+def _trial(cell: Cell, values: Values, trial: Cell, record: Record) -> Trial:
+    """Return what a trial found, as the record of the cell that it is for keeps it."""
+    assert trial.training is not None
+    metric = next(iter(TASKS.load(cell.task).metrics))
+    evaluation = record.evaluated_at(trial.resolution)
+    return Trial(
+        cell=trial.id,
+        values=dict(values),
+        budget=trial.training.budget,
+        budget_unit=trial.training.budget_unit,
+        status=record.status,
+        error=record.error,
+        metric=metric,
+        score=evaluation.metrics.get(metric) if evaluation else None,
+        seconds=record.seconds,
+    )
+
+
+def _worst_last(cell: Cell) -> Callable[[Trial], float]:
+    metric = next(iter(TASKS.load(cell.task).metrics.values()))
+    sign = 1 if metric.direction == "lower" else -1
+
+    def key(trial: Trial) -> float:
+        return math.inf if trial.score is None else sign * trial.score
+
+    return key
+
+
+def _with(cell: Cell, found: Search) -> Cell:
+    """Return a cell with what a search for it found."""
+    assert cell.training is not None
+    if found.needed:
+        return cell
+    if not found.trials or any(trial.status == "unsupported" for trial in found.trials):
+        return replace(cell, tuning=None)
+    chosen: dict[str, Any] = dict(found.chosen or {})
+    return replace(cell, training=replace(cell.training, **chosen), trials=found.trials)
+
+
+def failed(cell: Cell) -> Record | None:
+    """Return the record of a cell of which no trial succeeded; None for any other."""
+    if not cell.trials or any(trial.status == "ok" for trial in cell.trials):
+        return None
+    reasons = [f"{_in_words(trial.values)}: {trial.error or trial.status}" for trial in cell.trials]
+    return Record(cell, cell.trials[0].status, error=f"no trial of --tune succeeded ({'; '.join(reasons)})")
+
+
+def _in_words(values: Values) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in values.items())

@@ -1,0 +1,78 @@
+"""A run with tuning, from its trials to its table."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from toy_tuning import READ
+
+import attn_bench
+from attn_bench.errors import UserError
+from attn_bench.results.store import Store
+
+RATES = [1e-4, 0.1, 1e38]
+SETTINGS = {
+    "task": "toy-sealed", "device": "cpu", "threads": 1, "measure": False, "steps": 40, "schedule": "constant",
+    "tune_budget": 0.5,
+}  # fmt: skip
+
+
+def test_tuning_finds_the_planted_rate_once_for_all_seeds_and_never_reads_the_test_set(tmp_path):
+    settings = {**SETTINGS, "tune": {"learning_rate": RATES}, "out": tmp_path}
+    sealed = attn_bench.run("toy-scale", seeds=2, validation=0, **settings)
+    # The test set says when it is read, which is after all trials and only in the final evaluation.
+    assert all(READ in error for error in sealed["error"])
+    assert sealed["tuned"].tolist() == ["learning_rate 0.1 of 0.0001, 0.1, 1e+38"] * 2
+    trials = Store(tmp_path / "tuning").records()
+    assert {record.status for record in trials} == {"ok", "diverged"}
+    assert all(record.data["samples"] == {"train": 36, "validation": 4, "test": 8} for record in trials)
+    final = Store(tmp_path).records()
+    assert [record.training.steps for record in final] == [40, 40]
+    assert final[0].data["samples"]["train"] == 40
+    tried = [(trial.values["learning_rate"], trial.budget, trial.status) for trial in final[0].trials]
+    assert tried[:3] == [(1e-4, 10, "ok"), (0.1, 10, "ok"), (1e38, 10, "diverged")]
+    assert sorted(tried[3:]) == [(1e-4, 20, "ok"), (0.1, 20, "ok")]
+    assert final[0].trials == final[1].trials
+    assert sealed["tuning_seconds"].tolist() == [sum(trial.seconds for trial in final[0].trials)] * 2
+    assert (sealed["cell_seconds"] > sealed["tuning_seconds"]).all()
+    kept = json.loads((tmp_path / "cells" / f"{final[0].id}.json").read_text())
+    assert kept["cell"]["training"]["learning_rate"] == 0.1
+
+    # Again: nothing is left to do. With one seed more, only that is run.
+    made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "tuning/cells").iterdir()}
+    assert attn_bench.run("toy-scale", seeds=3, validation=0, **settings)["learning_rate"].tolist() == [0.1] * 3
+    assert made == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "tuning/cells").iterdir()}
+
+
+def test_where_every_rate_diverges_the_row_says_so(tmp_path):
+    table = attn_bench.run(
+        "toy-scale", **SETTINGS, tune={"learning_rate": [1e38, 2e38]}, set="toy-sealed.sealed=false", out=tmp_path
+    )
+    (row,) = table.to_dict("records")
+    assert row["status"] == "diverged"
+    assert row["error"].startswith("no trial of --tune succeeded (learning_rate 1e+38: ")
+    assert row["tuned"] is None or math.isnan(row["tuned"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tune": "learning_rate=1e-3"}, "learning_rate has one value; there is nothing to choose"),
+        ({"tune": "learning_rate"}, "is not SETTING=VALUE,VALUE; write e.g. learning_rate=1e-3,3e-3"),
+        ({"tune": "learning_rate=1e-3,x"}, "tune: must be a valid number"),
+        ({"tune": "learning_rate=1e-3,-1"}, "learning_rate: must be > 0"),
+        ({"tune": "epochs=1,2"}, "unknown setting to tune 'epochs'"),
+        ({"tune": "lr=1,2"}, "unknown setting to tune 'lr'; did you mean 'learning_rate'"),
+        ({"tune": "learning_rate=1,2", "learning_rate": 1}, "learning_rate is given as well; give it or tune it"),
+        ({"tune": "lr_step=0.1,0.2"}, "lr_step: has no effect with schedule one-cycle"),
+        ({"tune": "learning_rate=1,2", "train": False}, "tune: has no effect without training"),
+        ({"tune_budget": 0.5}, "tune_budget: has no effect without tune"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line(settings, message):
+    from attn_bench.sweep.settings import Sweep
+
+    with pytest.raises(UserError, match=message):
+        Sweep.from_settings({"models": "toy-scale", "task": "toy-sealed", **settings}).cells()
