@@ -14,11 +14,12 @@ created ``NAME.T`` when the chain no longer began with ``NAME`` removes it and s
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
@@ -40,6 +41,7 @@ class _Holder:
         token: unique to the lease.
         host: empty if the file cannot be read, because it is still being written or is not a lease.
         processes: process ids and when each process started.
+        job: the Slurm job that they belong to, or empty.
         beat: the modification time of the file.
     """
 
@@ -47,6 +49,7 @@ class _Holder:
     token: str
     host: str
     processes: tuple[tuple[int, str], ...]
+    job: str
     beat: int
 
     @property
@@ -56,20 +59,24 @@ class _Holder:
 
 
 @contextlib.contextmanager
-def hold(path: Path, *, wait: bool, processes: Sequence[int] = ()) -> Iterator[bool]:
+def hold(
+    path: Path, *, wait: bool | float, processes: Sequence[int] = (), ended: Collection[str] = ()
+) -> Iterator[bool]:
     """Hold the lease ``path`` in the block; yield False, without it, if another process has it and ``wait`` is off.
 
     Args:
         path: a file in a folder only for leases, which is created, and removed when no lease is left in it.
+        wait: whether to wait for another process that has it; a number limits the wait to so many seconds.
         processes: ids of further processes of this host that must have ended before another process may take over the
             lease of a killed one.
+        ended: Slurm jobs that are known to have ended.
 
     Raises:
         DiskError: the lease cannot be created.
     """
     content = _content(processes)
     with disk_errors(path):
-        mine = _take(path, content, wait)
+        mine = _take(path, content, _seconds(wait), ended)
     if mine is None:
         yield False
         return
@@ -85,10 +92,35 @@ def hold(path: Path, *, wait: bool, processes: Sequence[int] = ()) -> Iterator[b
             _end(path, mine)
 
 
-def _take(path: Path, content: Mapping[str, object], wait: bool) -> Path | None:
+def is_held(path: Path) -> bool:
+    """Tell whether a process of this host may hold the lease ``path``; one of another host counts as such."""
+    chain = _chain(path)
+    # One that says nothing was left by a process that was killed before it could write, or is being written.
+    unwritten = bool(chain) and not chain[-1].host
+    return bool(chain) and not (chain[-1].gone or (unwritten and time.time() - chain[-1].beat / 1e9 > STALE_S))
+
+
+def holding_job(path: Path) -> str | None:
+    """Return the Slurm job that a lease was last held by; None if by none."""
+    chain = _chain(path)
+    return chain[-1].job or None if chain else None
+
+
+def this_job() -> str:
+    """Return the id of the Slurm job that this process is in, as ``squeue`` shows it; empty if it is in none."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+
+
+def _seconds(wait: bool | float) -> float:
+    return wait if not isinstance(wait, bool) else math.inf if wait else 0.0
+
+
+def _take(path: Path, content: Mapping[str, object], wait: float, ended: Collection[str]) -> Path | None:
     """Return the file by which this process now holds the lease, or None if another does."""
     seen: tuple[str, int] | None = None
-    since, pause = time.monotonic(), _POLL_S
+    since = began = time.monotonic()
+    pause = _POLL_S
     while True:
         chain = _chain(path)
         if not chain:
@@ -98,14 +130,14 @@ def _take(path: Path, content: Mapping[str, object], wait: bool) -> Path | None:
         last = chain[-1]
         if (last.token, last.beat) != seen:
             seen, since = (last.token, last.beat), time.monotonic()
-        if last.gone or time.monotonic() - since > STALE_S:
+        if last.gone or last.job in ended or time.monotonic() - since > STALE_S:
             mine = _continued(path, last.token)
             if _make(mine, content):
                 if [each.path for each in _chain(path)] == [*(each.path for each in chain), mine]:
                     return mine
                 mine.unlink(missing_ok=True)
             continue
-        if not wait:
+        if time.monotonic() - began >= wait:
             return None
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_POLL_S)
@@ -134,19 +166,20 @@ def _read(path: Path) -> _Holder | None:
         token, host = str(values["token"]), str(values["host"])
         if not token.isalnum():
             raise ValueError("not a token")
-        return _Holder(path, token, host, processes, found.st_mtime_ns)
+        return _Holder(path, token, host, processes, str(values.get("job", "")), found.st_mtime_ns)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, OSError):
         with contextlib.suppress(FileNotFoundError):
             found = path.stat()
             # Its creator was killed before writing, or is still writing.
-            return _Holder(path, f"{found.st_ino:x}x{found.st_mtime_ns:x}", "", (), found.st_mtime_ns)
+            return _Holder(path, f"{found.st_ino:x}x{found.st_mtime_ns:x}", "", (), "", found.st_mtime_ns)
         return None
 
 
 def _content(processes: Sequence[int]) -> dict[str, object]:
-    return {"host": this_host(), "processes": [[pid, started(pid)] for pid in (os.getpid(), *processes)]}
+    named = [[pid, started(pid)] for pid in (os.getpid(), *processes)]
+    return {"host": this_host(), "processes": named, "job": this_job()}
 
 
 def _make(path: Path, content: Mapping[str, object]) -> bool:

@@ -247,3 +247,33 @@ def test_a_folder_that_cannot_hold_a_lease_is_named(path):
     path.parent.write_text("")
     with pytest.raises(DiskError, match=r"cannot write .*cell"), hold(path, wait=True):
         pass
+
+
+def test_the_lease_of_a_job_that_ended_on_another_host_is_taken_over_at_once(path, monkeypatch):
+    for name, value in (("SLURM_JOB_ID", "17"), ("SLURM_ARRAY_JOB_ID", "12"), ("SLURM_ARRAY_TASK_ID", "3")):
+        monkeypatch.setenv(name, value)
+    with hold(path, wait=False):
+        assert lease.holding_job(path) == "12_3"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"host": "elsewhere", "token": "ab", "processes": [[1, "1"]], "job": "12_4"}))
+    assert lease.is_held(path)
+    with hold(path, wait=0.1, ended={"12_3"}) as mine:
+        assert not mine
+    with hold(path, wait=False, ended={"12_4"}) as mine:
+        assert mine
+    assert not path.exists()
+    assert lease.holding_job(path) is None
+
+
+def test_whoever_only_looks_sees_whether_a_process_of_this_host_holds_it(path):
+    assert not lease.is_held(path)
+    with hold(path, wait=False):
+        assert lease.is_held(path)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"host": lease.this_host(), "token": "ab", "processes": [[os.getpid(), "1"]]}))
+    assert not lease.is_held(path)
+    path.write_text("")
+    assert lease.is_held(path)
+    long_ago = time.time() - 2 * lease.STALE_S
+    os.utime(path, (long_ago, long_ago))
+    assert not lease.is_held(path)

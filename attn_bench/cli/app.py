@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_bench.cli import checking, claims, comparing, data, listing, reporting, running
+from attn_bench.cli import checking, claims, comparing, data, jobs, listing, reporting, running
 from attn_bench.cli.error_messages import Lines
 from attn_bench.errors import UserError
 from attn_bench.sweep.fields import settings_of
@@ -78,6 +78,8 @@ def _options(
 
 app.command()(running.run)
 app.command()(running.measure)
+app.command()(jobs.status)
+app.command()(jobs.cancel)
 app.command()(reporting.report)
 app.command()(reporting.merge)
 app.command()(comparing.compare)

@@ -9,19 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from attn_bench.plugins.registry import TASKS
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.results.table import missing
-from attn_bench.running.local import FINAL
 from attn_bench.running.runner import Watcher
-from attn_bench.running.tuning import TRIALS
+from attn_bench.running.work import FINAL
 from attn_bench.sweep.cell import Cell
 
 # Without a terminal, the shortest time between two progress lines.
 LINE_S = 60.0
+# Cells that run at the same time and have a bar of their own.
+SHOWN = 8
 
 
 class Lines:
@@ -75,8 +84,8 @@ class DataBar:
 class Screen:
     """The number of finished cells, and stage, epoch, loss and remaining time of the current one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, interrupted: str = "rerun the same command to resume") -> None:
+        self.folder, self.interrupted = folder, interrupted
         self.console = Console(stderr=True)
         self.lines = Lines(self.console)
         self.data = ""
@@ -91,7 +100,9 @@ class Screen:
             disable=not self.console.is_terminal,
         )
         self.all = self.progress.add_task("cells", total=None, detail="", visible=False)
-        self.one = self.progress.add_task("", total=1.0, detail="", visible=False)
+        self.making = self.progress.add_task("data", total=1.0, detail="", visible=False)
+        # By cell; several run at a time.
+        self.running: dict[str, TaskID] = {}
         self.cells = 0
         self.done = 0
         self.batch_told = False
@@ -104,7 +115,7 @@ class Screen:
         self.progress.stop()
         if kind is KeyboardInterrupt:
             finished = f"{self.folder} has a table of the finished cells" if self.done else "no cell was finished"
-            print(f"Interrupted: {finished}; rerun the same command to resume.", file=sys.stderr)
+            print(f"Interrupted: {finished}; {self.interrupted}.", file=sys.stderr)
 
     def watcher(self) -> Watcher:
         """Return the callbacks that follow a sweep."""
@@ -123,11 +134,11 @@ class Screen:
     def on_source(self, title: str) -> None:
         """Learn which data are made or fetched next."""
         self.data = title
-        self.progress.update(self.one, description=title, visible=True)
+        self.progress.update(self.making, description=title, visible=True)
 
     def on_data(self, done: int, total: int) -> None:
         """Show progress of generating data, in samples, or of a download, in bytes."""
-        self.progress.update(self.one, completed=done, total=total, detail=f"{done}/{total}")
+        self.progress.update(self.making, completed=done, total=total, detail=f"{done}/{total}")
         self.lines.say(f"{self.data}: {done}/{total}")
 
     def on_read(self, line: str) -> None:
@@ -143,20 +154,34 @@ class Screen:
         match event["event"]:
             case "start":
                 self.lines.wait()
+                self.progress.update(self.making, visible=False)
                 self.progress.update(self.all, total=self.cells, completed=self.done, visible=True)
-                self.progress.reset(self.one, total=1.0, description=cell.title, detail="starting", visible=True)
+                shown = len(self.running) < SHOWN
+                self.running[cell.id] = self.progress.add_task(cell.title, total=1.0, detail="starting", visible=shown)
             case "progress" if event["stage"] == "training":
                 detail = f"epoch {event['epoch']:.1f}, loss {event['loss']:.4f}"
-                self.progress.update(self.one, completed=event["fraction"], detail=detail)
+                self._update(cell, completed=event["fraction"], detail=detail)
                 self.lines.say(f"{cell.title}: {event['fraction']:.0%} of training, {detail}")
             case "progress":
-                self.progress.update(self.one, detail=event["stage"])
-            case "done" if cell.is_trial:
-                self._line(cell, event["record"])
+                self._update(cell, detail=event["stage"])
             case "done":
-                self.done += 1
-                self.progress.update(self.all, completed=self.done, detail=f"{self.done} of {self.cells}")
+                if (task := self.running.pop(cell.id, None)) is not None:
+                    self.progress.remove_task(task)
+                for task in list(self.running.values())[:SHOWN]:
+                    self.progress.update(task, visible=True)
+                if not cell.is_trial:
+                    self._count(cell, event["record"])
                 self._line(cell, event["record"])
+
+    def _update(self, cell: Cell, **values: Any) -> None:
+        if (task := self.running.get(cell.id)) is not None:
+            self.progress.update(task, **values)
+
+    def _count(self, cell: Cell, record: Record) -> None:
+        """Count a cell that is done; one that has only been trained is measured later."""
+        if not cell.measuring.measure or record.cell.measuring.measure or not record.lacks_measuring:
+            self.done += 1
+        self.progress.update(self.all, completed=self.done, detail=f"{self.done} of {self.cells}")
 
     def _line(self, cell: Cell, record: Record) -> None:
         count = "[tuning]" if cell.is_trial else f"[{self.done}/{self.cells}]"

@@ -17,7 +17,8 @@ from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 
 _SWEEP = settings_of(Sweep)
-_RUNNING = settings_of(Running)
+# A list of mappings has no flag.
+_RUNNING = {name: setting for name, setting in settings_of(Running).items() if name != "resources"}
 # Settings of a model that is built and called, but not trained.
 CALLING = [
     setting
@@ -66,10 +67,18 @@ def measure(given: Mapping[str, Any] = {}, plots: Plots = True, dry_run: DryRun 
     The exit status is 1 if no cell succeeded.
     """
     table = _sweep({"task": "darcy", **given, "train": False}, plots, dry_run)
-    if table is None:
+    if table is None or "left" in table.attrs:
         return
     if (sizes := table.loc[table["latency_forward_ms"].notna(), "resolution"].nunique()) < FEWEST_POINTS:
         print(f"No exponents were fitted: {FEWEST_POINTS} resolutions are needed, only {sizes} could be measured")
+
+
+# What becomes of cells after Ctrl-C.
+_INTERRUPTED = {
+    "local": "rerun the same command to resume",
+    "slurm": "jobs go on ('attn-bench status {0}' shows them, 'attn-bench cancel {0}' ends them); "
+    "rerun the same command to wait for them",
+}
 
 
 def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool) -> Any:
@@ -87,9 +96,13 @@ def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool) -> Any:
         put(shown(plan(sweep, folder, running), folder))
         return None
     with logged_in(folder):
-        with Screen(folder) as screen:
+        with Screen(folder, interrupted=_INTERRUPTED[running.executor].format(folder)) as screen:
             table = run_sweep(sweep, folder, running, screen.watcher())
-        conclude(folder, table, report=plots)
+        if not table.empty:
+            conclude(folder, table, report=plots)
+    if left := table.attrs.get("left"):
+        print(left)
+        return table
     if not (table["status"] == "ok").any():
         raise typer.Exit(1)
     return table

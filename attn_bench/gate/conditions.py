@@ -17,6 +17,8 @@ _KNOWN_TO_ENVIRONMENTS = (
     *("threads", "interop_threads", "cpu_capability", "deterministic", "float32_matmul_precision"),
     *("cudnn_allow_tf32", "cudnn_benchmark"),
 )
+# Nothing else of this program ran.
+ALONE = "alone"
 # These request a number of threads; the number in effect is more precise.
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -28,17 +30,19 @@ class Unlike:
     Attributes:
         trained: reasons in the training conditions, so that accuracy cannot be compared either.
         measured: reasons why times and memory cannot be compared.
-        hardware: reasons why times cannot be compared.
+        budgeted: reasons why only accuracy cannot be compared.
+        timed: reasons why only times cannot be compared.
     """
 
     trained: tuple[str, ...] = ()
     measured: tuple[str, ...] = ()
-    hardware: tuple[str, ...] = ()
+    budgeted: tuple[str, ...] = ()
+    timed: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> str:
         """Why metrics of the trained model cannot be compared."""
-        return "; ".join(self.trained)
+        return "; ".join((*self.trained, *self.budgeted))
 
     @property
     def memory(self) -> str:
@@ -48,7 +52,7 @@ class Unlike:
     @property
     def times(self) -> str:
         """Why latencies cannot be compared."""
-        return "; ".join((*self.trained, *self.measured, *self.hardware))
+        return "; ".join((*self.trained, *self.measured, *self.timed))
 
 
 def unlike(before: Record, after: Record, environments: tuple[Environment | None, Environment | None]) -> Unlike:
@@ -70,7 +74,17 @@ def unlike(before: Record, after: Record, environments: tuple[Environment | None
     variables = [_variables(environment) for environment in environments]
     for name in sorted(variables[0].keys() | variables[1].keys()) if all(environments) else ():
         measured.append(_differ(name, *(side.get(name, "not set") for side in variables)))
-    return Unlike(tuple(filter(None, trained)), tuple(filter(None, measured)), _hardware(*environments))
+    # Older records were measured alone.
+    timed = _differ("measured", *(record.measured_under or ALONE for record in (before, after)))
+    # What a number of seconds is worth depends on what else runs.
+    by_time = before.cell.training is not None and before.cell.training.budget_unit == "seconds"
+    budgeted = _differ("trained", *(record.trained_under or ALONE for record in (before, after))) if by_time else ""
+    return Unlike(
+        tuple(filter(None, trained)),
+        tuple(filter(None, measured)),
+        tuple(filter(None, [budgeted])),
+        tuple(filter(None, [*_hardware(*environments), timed])),
+    )
 
 
 def _differ(name: str, before: Any, after: Any) -> str:

@@ -15,8 +15,9 @@ from attn_bench.gate.thresholds import Thresholds
 from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
-from attn_bench.running.local import execute
+from attn_bench.running.executors import sequential
 from attn_bench.running.measure.machine import environment
+from attn_bench.running.work import Work
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.expansion import imported
 
@@ -46,7 +47,7 @@ def compare_confirmed(
         for number in range(PROCESSES):
             on_case(f"measuring again, {number + 1} of {PROCESSES}: {', '.join(case.title for case in cases)}")
             store = Store.create(Path(folder) / str(number))
-            execute(list(cells.values()), store, modules=modules)
+            sequential.run(Work(list(cells.values()), store, modules=modules))
             for key, record in _records(cells, store):
                 again[key].append(record)
     confirmed = compare(base, new, thresholds, again)

@@ -25,12 +25,16 @@ def merged(records: Sequence[Record]) -> list[Record]:
 
 
 def completed(record: Record, measured: Record) -> Record:
-    """Return ``record`` with the results of measuring its cell again, without training."""
+    """Return ``record`` with the results of measuring its cell again, without training.
+
+    A cell whose training failed stays what it is.
+    """
+    judged = record if record.status != "ok" and not record.trained and record.lacks_measuring else measured
     kept = {name: reason for name, reason in record.errors.items() if not name.startswith(_OF_MEASURING)}
     return replace(
         _with_measurements(record, measured),
-        status=measured.status,
-        error=measured.error,
+        status=judged.status,
+        error=judged.error,
         # A record of a cell that was ended from outside has neither.
         environment=measured.environment or record.environment,
         started=measured.started or record.started,
@@ -55,6 +59,7 @@ def _with_measurements(record: Record, measured: Record) -> Record:
         flops=measured.flops,
         in_force=measured.in_force,
         measured_version=measured.measured_version,
+        measured_under=measured.measured_under,
         environment=measured.environment,
     )
 
@@ -71,6 +76,7 @@ def _one(group: Sequence[Record]) -> Record:
         _with_measurements(first, measured),
         errors={**trained.errors, **measured.errors},
         training=trained.training,
+        trained_under=trained.trained_under,
         data=trained.data,
         weights=next((record.weights for record in (trained, *best) if record.weights is not None), None),
         cell=replace(

@@ -272,6 +272,8 @@ class Record:
         errors: why a quantity is missing if the status does not say so, by quantity.
         in_force: process-wide settings in effect while it was measured
             (:mod:`attn_bench.running.measure.torch_state`), and the model's changes: ``changed_by_model``.
+        trained_under, measured_under: ``alone`` on the machine, or what else of this program ran there meanwhile; None
+            in older records and if it was not done.
         measured_version: version of the measuring code (:mod:`attn_bench.sweep.versions`).
         imported: modules of the plugins imported in addition to those of the fingerprint, with their digests.
         trials: by which settings of training were chosen, in the order made; the same for all seeds of a model.
@@ -298,6 +300,8 @@ class Record:
     weights: Weights | None = None
     errors: Mapping[str, str] = field(default_factory=dict)
     in_force: Mapping[str, Any] = field(default_factory=dict)
+    trained_under: str | None = None
+    measured_under: str | None = None
     measured_version: int | None = None
     trials: tuple[Trial, ...] = ()
     imported: Mapping[str, str] = field(default_factory=dict)
@@ -319,6 +323,18 @@ class Record:
     def disturbed(self) -> bool:
         """Whether other processes or heat disturbed one of its latencies."""
         return any(latency.unquiet for latency in self.latency.values())
+
+    @property
+    def lacks_measuring(self) -> bool:
+        """Whether its model was built and trained, or training it failed, and it was not to be measured yet."""
+        built = self.environment is not None and self.parameters is not None
+        return built and self.cell.training is not None and not self.cell.measuring.measure
+
+    @property
+    def trained(self) -> bool:
+        """Whether its model was trained and evaluated at its own resolution."""
+        own = self.evaluated_at(self.cell.resolution)
+        return own is not None and own.status == "ok"
 
     def evaluated_at(self, resolution: int) -> Evaluation | None:
         """Return the evaluation at a resolution, None if there is none."""

@@ -10,6 +10,7 @@ Layout of a results folder::
     checkpoints/<id>.pt  of cells that are not finished
     logs/<id>.txt        what the cell's process printed
     leases/<id>          who runs a cell, while it runs
+    machines/<name>      which runs train and measure on a machine, while they do
     table.csv, table.parquet  the table of all records
     index.parquet        what ``cells`` holds, if that is much (:mod:`.index`)
 
@@ -22,11 +23,12 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attn_bench.errors import UserError
-from attn_bench.files import TEMPORARY, UNUSABLE, atomic_write, read_json, write_json
+from attn_bench.files import TEMPORARY, UNUSABLE, atomic_write, read_json, read_regular, temporary_beside, write_json
 from attn_bench.format import clean
 from attn_bench.results.environment import Environment
 from attn_bench.results.known import LARGEST_BYTES, Known, reason, say_once
@@ -132,6 +134,23 @@ class Store:
     def read(self, id: str) -> Record | None:
         """Return the record of a cell, or None if there is none or it is invalid, which is reported."""
         return self._known.record(id)
+
+    def refresh(self) -> None:
+        """Have a network file system show the records that other machines have written by now.
+
+        It remembers which files are not there, until the folder is changed from here.
+        """
+        path = temporary_beside(self.folder / "cells" / "refreshed")
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+            path.unlink()
+
+    def stamp(self, id: str) -> str | None:
+        """Return what tells the record of a cell from any other that it had or will have; None if it has none."""
+        try:
+            return sha256(read_regular(self.path("cells", id), LARGEST_BYTES)).hexdigest()[:16]
+        except (OSError, ValueError):
+            return None
 
     def write_environment(self, environment: Environment) -> None:
         """Write an environment, which records refer to by its id."""

@@ -138,6 +138,15 @@ SETTINGS = (
         "`test`, with which the metrics are too good; empty for the last weights",
     ),
     Column("selected_step", "training.selected_step", "the step of those weights"),
+    Column(
+        "trained_under", "trained_under",
+        "`alone` on its machine, or what else of this program ran there: `2 side by side` (`--jobs`), `beside another "
+        "run` in the same folder, `shared node` of a Slurm cluster; empty in older results",
+    ),
+    Column(
+        "measured_under", "measured_under",
+        "the same of what was timed: `alone`, or `shared node`; the gate compares times only where they are equal",
+    ),
     Column("train_loss", "training.loss", "mean loss of the last pass over the training set"),
     Column(
         "effective", _json("effective"),

@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ from attn_bench.running.processes import end, how_ended, kill_tree, last_words, 
 START_S = 600.0
 # Time the server gets beyond a cell's timeout, which it enforces itself unless it was stopped or hangs.
 GRACE_S = 3.0
+# How long a thread that is to stop may still wait for a cell.
+STOP_S = 1.0
 # Numbers in a progress message of training.
 NUMBERS = ("fraction", "epoch", "loss", "seconds")
 EndedBy = Literal["timeout", "memory", "system", "server", "result", "stopped"]
@@ -50,11 +53,32 @@ class End:
     broken: bool = False
 
 
+@dataclass(frozen=True)
+class Share:
+    """What of the machine the cells of a server may use.
+
+    Attributes:
+        cores: CPUs that they run on; all where empty.
+        variables: environment variables, such as those that name GPUs.
+    """
+
+    cores: tuple[int, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def flags(self) -> list[str]:
+        """Return the arguments that tell the server."""
+        return [f"--cores={','.join(map(str, self.cores))}"] if self.cores else []
+
+
 class ForkServer:
     """Starts the fork server when first needed, and again if it ends."""
 
-    def __init__(self, folder: Path, modules: Sequence[str]) -> None:
-        self.folder, self.libraries = folder.resolve(), known(modules)
+    def __init__(
+        self, folder: Path, modules: Sequence[str], share: Share = Share(), stop: threading.Event | None = None
+    ) -> None:
+        self.folder, self.libraries, self.share = folder.resolve(), known(modules), share
+        # Interrupts the thread that waits for a cell; the main thread is interrupted by its signals.
+        self.stop = stop or threading.Event()
         self._running: _Running | None = None
 
     def __enter__(self) -> ForkServer:
@@ -72,7 +96,7 @@ class ForkServer:
         if self._running is not None and self._running.process.poll() is not None:
             self._abandon("")
         if self._running is None:
-            self._running = _Running(self.folder, self.libraries)
+            self._running = _Running(self.folder, self.libraries, self.share, self.stop)
         return self._running
 
     def _abandon(self, reason: str) -> str:
@@ -114,16 +138,26 @@ class _Gone(Exception):
 class _Running:
     """A running fork server, and its folder for temporary files, which also holds what models leave behind."""
 
-    def __init__(self, folder: Path, libraries: Sequence[str]) -> None:
+    def __init__(self, folder: Path, libraries: Sequence[str], share: Share, stop: threading.Event) -> None:
+        self.stop = stop
         self.temporary = Path(tempfile.mkdtemp(prefix="attn-bench-"))
         self.log, self.ready = tempfile.TemporaryFile(), False  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "attn_bench.running.server", str(folder), str(self.temporary), *libraries],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "attn_bench.running.server",
+                *share.flags(),
+                str(folder),
+                str(self.temporary),
+                *libraries,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             bufsize=0,
-            env=surroundings(),
+            env=surroundings() | share.variables,
             start_new_session=True,
         )
         assert self.process.stdin is not None
@@ -159,15 +193,19 @@ class _Running:
                     found["disk"] = clean(str(values.get("error")))
 
     def _receive(self, deadline: float, late: _Gone) -> list[tuple[bytes, bytes]]:
-        # Not zero: after Ctrl-Z and fg the deadline has passed, but the answer may have arrived.
-        messages = self.answers.available(min(max(deadline - time.monotonic(), 0.1), 3600))
-        if not messages and self.answers.ended:
-            raise _Gone("server")
-        if not messages and self.answers.broken:
-            raise _Gone("server", "it sent something that is not a message")
-        if not messages and time.monotonic() > deadline:
-            raise late
-        return messages
+        while True:
+            # Not zero: after Ctrl-Z and fg the deadline has passed, but the answer may have arrived.
+            messages = self.answers.available(min(max(deadline - time.monotonic(), 0.1), STOP_S))
+            if self.stop.is_set():
+                raise KeyboardInterrupt
+            if not messages and self.answers.ended:
+                raise _Gone("server")
+            if not messages and self.answers.broken:
+                raise _Gone("server", "it sent something that is not a message")
+            if not messages and time.monotonic() > deadline:
+                raise late
+            if messages:
+                return messages
 
     def abandon(self, reason: str) -> str:
         """End the server and everything it started; return how it ended, with its last words."""

@@ -14,9 +14,9 @@ from attn_bench.format import count
 from attn_bench.results.record import Record
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
-from attn_bench.running.local import due
 from attn_bench.running.reuse import expansion_of
 from attn_bench.running.tuning import so_far
+from attn_bench.running.work import due
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
@@ -62,7 +62,7 @@ def plan(sweep: Sweep, out: Path, running: Running) -> Plan:
     Raises:
         UserError, OptionError, DataError: wrong input; or ``out`` holds something else.
     """
-    expansion = expansion_of(sweep)
+    expansion = expansion_of(sweep, running)
     if out.is_dir() and any(out.iterdir()):
         Store.open(out)
     store = Store(out)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from attn_bench.format import clean
+from attn_bench.lease import this_job
 
 # glibc trims and remaps the heap in every large training step; higher thresholds make it keep the memory.
 ALLOCATOR = {
@@ -192,6 +193,13 @@ def out_of_memory_kills() -> int:
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0
+
+
+def out_of_memory_reason() -> str:
+    """Say why the system ended a process for want of memory: that of the machine, or of the Slurm job it is in."""
+    if job := this_job():
+        return f"killed by the operating system: Slurm job {job} exceeded its memory (--slurm mem=... sets it)"
+    return "killed by the operating system, which ran out of memory"
 
 
 def takes_more(child: int, limit: float) -> bool:

@@ -15,11 +15,12 @@ from attn_bench.plugins.options import changed
 from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
+from attn_bench.running.executors.slurm.resources import device_of
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.devices import resolve_device
 from attn_bench.sweep.expansion import Expansion, expanded
 from attn_bench.sweep.fields import built, read, settings_of
-from attn_bench.sweep.groups import Measuring
+from attn_bench.sweep.groups import Measuring, Running
 from attn_bench.sweep.settings import Sweep
 
 # What may be said of a run that trains nothing, besides how it is executed.
@@ -98,12 +99,14 @@ class Reevaluation(Sweep):
             },
         )
 
-    def cells(self) -> list[Cell]:
+    def cells(self, *, here: bool = True) -> list[Cell]:
         """Return a cell for each model to be evaluated.
 
         Raises:
             UserError, OptionError, DataError: nothing was kept of what is asked for, or the data cannot be had.
         """
+        if not here:
+            raise UserError(f"--from {self.weights_from}: models are evaluated here; leave out --executor slurm")
         store = Store.open(Path(self.weights_from))
         records = self._chosen(store)
         self._check_options()
@@ -193,6 +196,17 @@ class Reevaluation(Sweep):
             raise type(error)(f"task {task.name}: {error}{hint}") from error
 
 
-def expansion_of(sweep: Sweep) -> Expansion:
-    """Return the cells of a sweep, and lines on what was asked for and means nothing."""
-    return Expansion(sweep.cells()) if isinstance(sweep, Reevaluation) else expanded(sweep)
+def expansion_of(sweep: Sweep, running: Running) -> Expansion:
+    """Return the cells of a sweep, and lines on what was asked for and means nothing.
+
+    Raises:
+        UserError, OptionError, DataError: a name, option, resolution or file that cannot be used.
+    """
+    here = running.executor == "local"
+    if isinstance(sweep, Reevaluation):
+        return Expansion(sweep.cells(here=here))
+    if here:
+        return expanded(sweep)
+    device = device_of(sweep.execution.device, running.slurm, running.resources)
+    execution = dataclasses.replace(sweep.execution, device=device)
+    return expanded(dataclasses.replace(sweep, execution=execution), here=False)

@@ -8,7 +8,6 @@ import datetime
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +20,15 @@ from attn_bench.results.record import Record
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
-from attn_bench.running.local import FINAL, Limits, Listener, due, execute
+from attn_bench.running.executors import Executor
+from attn_bench.running.executors.choice import executor_of
 from attn_bench.running.reuse import Reevaluation, expansion_of
 from attn_bench.running.tuning import TRIALS, failed, so_far, tune
+from attn_bench.running.work import FINAL, Listener, Work
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.expansion import imported
 from attn_bench.sweep.fields import built, read, settings_of
-from attn_bench.sweep.groups import Retry, Running
+from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 from attn_bench.sweep.variants import BROKEN
 
@@ -99,18 +100,20 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     """Run the cells of ``sweep`` that ``out`` lacks and return the table of the folder.
 
     A second call runs only cells without a record. The table on disk is updated even after an interruption.
-    ``attrs["data"]`` of the table lists the data that this call read or generated.
+    ``attrs["data"]`` of the table lists the data that this call read or generated; ``attrs["left"]`` says which cells
+    have no record yet, where jobs of a cluster were not waited for or were cancelled.
 
     Raises:
         UserError, OptionError, DataError: before anything is run or written.
     """
     if isinstance(sweep, Reevaluation) and out.resolve() == Path(sweep.weights_from).resolve():
         raise UserError(f"--out {out}: is the folder that --from names; name another one")
-    expansion = expansion_of(sweep)
+    expansion = expansion_of(sweep, running)
     asked = [dataclasses.replace(cell, keep_weights=running.keep_weights) for cell in expansion.cells]
     cells, _ = so_far(asked, out)
     store = Store.create(out)
-    parts, there = _due(store, cells, running.retry)
+    work = Work.of(cells, store, running, modules=imported(cells), listen=watcher.listen)
+    parts, there = _due(work)
     watcher.on_cells(cells, there)
     if again := why_again((cell for cell in cells if store.read(cell.id) is None), store.records()):
         watcher.on_warning(again)
@@ -123,7 +126,9 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     for line in dict.fromkeys((*expansion.notes, *filter(None, unserved))):
         watcher.on_warning(line)
     try:
-        data = prepare_data([part for part, line in zip(parts, unserved) if line is None], watcher)
+        parts = [part for part, line in zip(parts, unserved) if line is None]
+        execute = executor_of(running, cells, parts)
+        data = prepare_data(parts, watcher)
     except BaseException:
         store.discard_empty()
         raise
@@ -131,50 +136,48 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     with _resumable():
         metrics = {name: dict(task.metrics) for name, task in tasks.items()}
         store.write_run_info(RunInfo(metrics, dataclasses.asdict(sweep)))
-        run = partial(
-            execute,
-            limits=Limits(running.timeout, running.memory_limit),
-            retry=running.retry,
-            skip_larger=running.skip,
-            modules=imported(cells),
-            listen=watcher.listen,
-        )
         try:
-            cells = _tuned(cells, store, running.retry, run)
-            run([cell for cell in cells if not _kept_failed(cell, store, watcher)], store)
+            cells = _tuned(work, execute)
+            left = execute(_without_failed(cells, work))
         finally:
             _keep_trials(cells, store)
             table = store.write_table()
-    if table.empty:
+    if table.empty and left is None:
         raise UserError(
             f"--out {out}: its records were removed while it ran; rerun the same command to create them again"
         )
-    table.attrs["data"] = data
+    table.attrs.update({"data": data} if left is None else {"data": data, "left": left})
     return table
 
 
-def _tuned(
-    cells: Sequence[Cell], store: Store, retry: Retry, run: Callable[[Sequence[Cell], Store], object]
-) -> list[Cell]:
-    """Return ``cells`` with the settings that are chosen for them, after the trials that this takes."""
-    if all(cell.tuning is None for cell in cells):
-        return list(cells)
-    trials = Store.create(store.folder / TRIALS)
-    trials.write_run_info(store.run_info())
+def _tuned(work: Work, execute: Executor) -> list[Cell]:
+    """Return the cells of ``work`` with the settings that are chosen for them, after the trials that this takes."""
+    if all(cell.tuning is None for cell in work.cells):
+        return list(work.cells)
+    trials = Store.create(work.store.folder / TRIALS)
+    trials.write_run_info(work.store.run_info())
+    retry = work.running.retry
 
     def again(record: Record) -> bool:
         return retry == "all" or (retry == "failed" and record.status not in FINAL)
 
-    return tune(cells, trials, again, lambda needed: run(needed, trials))
+    def run(needed: list[Cell]) -> None:
+        execute(Work.of(needed, trials, work.running, modules=work.modules, listen=work.listen))
+
+    return tune(work.cells, trials, again, run)
 
 
-def _kept_failed(cell: Cell, store: Store, watcher: Watcher) -> bool:
-    """Tell whether all trials of a cell failed, and then keep the record that says so."""
-    record = failed(cell)
-    if record is not None:
-        store.write(record)
-        watcher.listen(cell, {"event": "done", "status": record.status, "record": record})
-    return record is not None
+def _without_failed(cells: Sequence[Cell], work: Work) -> Work:
+    """Return ``work`` on ``cells`` after tuning; where all trials of a cell failed, its record says so instead."""
+    left = []
+    for cell in cells:
+        if (record := failed(cell)) is None:
+            left.append(cell)
+        else:
+            work.store.write(record)
+            work.listen(cell, {"event": "done", "status": record.status, "record": record})
+    before = Work.of(left, work.store, work.running).before
+    return dataclasses.replace(work, cells=left, before={**before, **work.before})
 
 
 def _keep_trials(cells: Sequence[Cell], store: Store) -> None:
@@ -185,14 +188,14 @@ def _keep_trials(cells: Sequence[Cell], store: Store) -> None:
             store.write(dataclasses.replace(record, trials=cell.trials))
 
 
-def _due(store: Store, cells: Sequence[Cell], retry: Retry) -> tuple[list[Cell], list[Status]]:
-    """Return the parts of ``cells`` to run, and the status of the cells that are not run."""
+def _due(work: Work) -> tuple[list[Cell], list[Status]]:
+    """Return the parts of the cells to run, and the status of the cells that are not run."""
     parts, there = [], []
-    store.each()  # at once, rather than one by one
-    for cell in cells:
-        if (part := due(store, cell, retry)) is not None:
+    work.store.each()  # at once, rather than one by one
+    for cell in work.cells:
+        if (part := work.due(cell)) is not None:
             parts.append(part)
-        elif record := store.read(cell.id):
+        elif record := work.store.read(cell.id):
             there.append(record.status)
     return parts, there
 

@@ -1,10 +1,10 @@
 """The fork server: a process with torch imported that forks one child per cell, so that a cell costs little start-up.
 
-``python -P -m attn_bench.running.server FOLDER TEMPORARY [LIBRARY ...]`` imports the libraries, then reads requests
-from standard input (``CELL``: the cell, ``id`` that names its log, ``timeout_s``, ``memory_limit_mib``) and writes
-messages to standard output (:mod:`attn_bench.running.messages`): ``READY``, what its child sends (``PROGRESS``;
-``RESULT`` once, ``DISK`` if the folder cannot be written), and ``EXIT`` with how the child ended. When standard input
-closes, the server and its child end.
+``python -P -m attn_bench.running.server [--cores=0,1] FOLDER TEMPORARY [LIBRARY ...]`` keeps to these CPUs, imports the
+libraries, then reads requests from standard input (``CELL``: the cell, ``id`` that names its log, ``timeout_s``,
+``memory_limit_mib``) and writes messages to standard output (:mod:`attn_bench.running.messages`): ``READY``, what its
+child sends (``PROGRESS``; ``RESULT`` once, ``DISK`` if the folder cannot be written), and ``EXIT`` with how the child
+ended. When standard input closes, the server and its child end.
 
 A child runs as if nothing had run before it. So the server imports no plugin, has one thread and uses no GPU: threads
 and CUDA would not survive a fork, and side effects of an import would reach every model.
@@ -233,6 +233,15 @@ def _shorten(log: Path) -> None:
                 file.write(end)
 
 
+def _keep_to_cores(arguments: list[str]) -> list[str]:
+    """Have this process and its children run on the CPUs that a first argument names; return the other arguments."""
+    if not arguments[0].startswith("--cores="):
+        return arguments
+    os.sched_setaffinity(0, map(int, arguments[0].partition("=")[2].split(",")))
+    return arguments[1:]
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    _folder, _temporary, *_libraries = _keep_to_cores(sys.argv[1:])
+    main(Path(_folder), Path(_temporary), _libraries)
     os._exit(0)  # skips the tear-down of libraries that were only imported

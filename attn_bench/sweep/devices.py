@@ -8,10 +8,16 @@ from typing import Literal
 from attn_bench.errors import UserError
 
 
-def resolve_device(device: str) -> Literal["cpu", "cuda"]:
-    """Return the device to use; ``auto`` means CUDA if torch can use it. Raises UserError if CUDA is unavailable."""
+def resolve_device(device: str, *, here: bool = True) -> Literal["cpu", "cuda"]:
+    """Return the device to use; ``auto`` means CUDA if torch can use it. Raises UserError if CUDA is unavailable.
+
+    Args:
+        here: whether cells run on this machine; ``cuda`` is not looked for on another.
+    """
     if device == "cpu":
         return "cpu"
+    if device == "cuda" and not here:
+        return "cuda"
     if cuda_available():
         return "cuda"
     if device == "cuda":

@@ -31,18 +31,21 @@ class Expansion:
     notes: tuple[str, ...] = ()
 
 
-def expanded(sweep: Sweep) -> Expansion:
+def expanded(sweep: Sweep, *, here: bool = True) -> Expansion:
     """Expand into cells: every combination of the axes, less what rules leave out.
 
     They are ordered so that every model appears early: small resolutions first, then seeds, then the combinations
     of axes, and of each all tasks and models. A model whose plugin is broken gets cells too, which say so, unless no
     other model was requested.
 
+    Args:
+        here: whether the cells run on this machine, whose devices are looked at.
+
     Raises:
         UserError, OptionError, DataError: a name, option, resolution or file that cannot be used.
     """
     load = functools.cache(loaded)  # every task has the same models
-    placed = [pair for place, name in enumerate(sweep.task) for pair in _placed(sweep, name, place, load)]
+    placed = [pair for place, name in enumerate(sweep.task) for pair in _placed(sweep, name, place, load, here)]
     cells = [cell for _, cell in sorted(placed, key=lambda pair: pair[0])]
     owners = dict.fromkeys(owner for cell in cells for owner in (cell.model, cell.plugin, cell.task))
     _check_owners(sweep, owners.keys())
@@ -57,7 +60,7 @@ def expanded(sweep: Sweep) -> Expansion:
 
 
 def _placed(
-    sweep: Sweep, name: str, place: int, load: Callable[[str], Loaded]
+    sweep: Sweep, name: str, place: int, load: Callable[[str], Loaded], here: bool
 ) -> Iterator[tuple[tuple[int, ...], Cell]]:
     """Yield the cells of one task of a sweep, each with its place in the order of all."""
     own, entry = sweep.of(name), TASKS.entry(name)
@@ -74,7 +77,7 @@ def _placed(
         said = [in_words(key, getattr(options, key)) for key in varied]
         for model, number, variant in variants:
             trained = one.by_recipe(one.recipe_of(variant.label, variant.plugin))
-            shared = trained.shared(task) | {"task_options": changed(options)}
+            shared = trained.shared(task, here) | {"task_options": changed(options)}
             if (model, number, shared) in made:  # a setting of fine-tuning, where it is not done
                 continue
             made.append((model, number, shared))

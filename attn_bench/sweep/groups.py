@@ -391,6 +391,35 @@ class Running:
             "latencies that other processes or heat disturbed, without training."
         ),
     ] = "none"
+    executor: Annotated[
+        Literal["local", "slurm"], Field(description="Where cells run: on this machine, or as jobs of Slurm.")
+    ] = "local"
+    jobs: Annotated[
+        int | None,
+        Positive,
+        Field(
+            description="Cells trained side by side on this machine, each on its own CPUs or GPU; what is timed runs "
+            "alone afterwards [1 on the CPU, the number of GPUs on GPUs]."
+        ),
+        Also("n_jobs", "workers", "num_workers", "parallel"),
+    ] = None
+    slurm: Annotated[
+        Mapping[str, Any],
+        Notation(notations.parameters),
+        Field(description="Slurm: parameters of sbatch, e.g. partition=gpu,time=60,gres=gpu:1."),
+        Also("sbatch", "slurm_args"),
+    ] = field(default_factory=dict)
+    resources: Annotated[
+        tuple[Mapping[str, Any], ...],
+        Field(
+            description="Slurm: parameters of some cells, a list of mappings such as {model: mano, resolution: 256, "
+            "time: 240}; later ones override earlier ones, and all override slurm."
+        ),
+    ] = ()
+    cells_per_job: Annotated[
+        int, Positive, Field(description="Slurm: cells that a job runs one after another."), Also("chunk", "chunk_size")
+    ] = 1
+    detach: Annotated[bool, Field(description="Slurm: submit the jobs and do not wait for them.")] = False
     skip: Annotated[
         bool, Field(description="Skip a model's larger resolutions after it runs out of memory or time.")
     ] = True

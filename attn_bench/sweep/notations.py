@@ -64,6 +64,26 @@ def options(value: Any) -> dict[str, dict[str, Any]]:
     return {str(owner): {str(name): each for name, each in (of or {}).items()} for owner, of in (value or {}).items()}
 
 
+def parameters(value: Any) -> Any:
+    """Return ``"partition=gpu,nodelist=n1,n2"`` as a mapping: a part without an equals sign belongs to the one before.
+
+    Raises:
+        ValueError: the first has none.
+    """
+    if not isinstance(value, str):
+        return value
+    found: dict[str, Any] = {}
+    for part in value.split(","):
+        name, equals, given = part.partition("=")
+        if equals:
+            found[name.strip()] = given
+        elif not found:
+            raise ValueError(f"{part!r} is not NAME=VALUE; write e.g. partition=gpu,time=60")
+        else:
+            found[next(reversed(found))] += f",{part}"
+    return found
+
+
 def assignments(value: Any) -> dict[str, dict[str, Any]]:
     """Return options by owner from ``"mano.dim=64"``, ``{"mano.dim": 64}`` or a list of these.
 

@@ -193,14 +193,18 @@ class Sweep:
 
         return expanded(self).cells
 
-    def shared(self, task: Task) -> dict[str, Any]:
-        """Return what the cells of a task share, with one value of each setting."""
+    def shared(self, task: Task, here: bool) -> dict[str, Any]:
+        """Return what the cells of a task share, with one value of each setting.
+
+        Args:
+            here: whether they run on this machine, whose devices are looked at.
+        """
         if self.regime != "scratch" and task.kind != "image":
             raise UserError(f"regime {self.regime}: needs a task of kind image; {task.name} is {task.kind}")
         if self.train:
             check_loss(self.training, task, self.regime)
         return {
-            "execution": self._execution(task),
+            "execution": self._execution(task, here),
             "measuring": self.measuring,
             "regime": self.regime,
             "training": self.training.completed(task.defaults) if self.train else None,
@@ -260,8 +264,8 @@ class Sweep:
         except OptionError as error:
             raise _of_task(task, error) from error
 
-    def _execution(self, task: Task) -> Execution:
-        device = resolve_device(self.execution.device)
+    def _execution(self, task: Task, here: bool) -> Execution:
+        device = resolve_device(self.execution.device, here=here)
         if self.measuring.cuda_graph and device == "cpu":
             raise UserError("--cuda-graph needs a GPU; omit it or use --device cuda")
         return dataclasses.replace(self.execution.completed(task.defaults), device=device)

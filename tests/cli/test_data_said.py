@@ -71,6 +71,6 @@ def test_the_table_of_the_python_interface_says_it(monkeypatch, tmp_path):
     from attn_bench.running import runner
 
     monkeypatch.setattr(runner, "prepare_data", lambda *_: ["40 samples"])
-    monkeypatch.setattr("attn_bench.running.local.execute", lambda *_, **__: None)
+    monkeypatch.setattr("attn_bench.running.executors.sequential.run", lambda *_, **__: None)
     monkeypatch.setattr("attn_bench.results.store.Store.write_table", lambda self: pd.DataFrame({"status": ["ok"]}))
     assert runner.run(**TOY, out=tmp_path / "out").attrs["data"] == ["40 samples"]

@@ -312,6 +312,23 @@ def test_exact_numbers_are_compared_on_other_hardware(base: Path) -> None:
     assert "no record names" in judged(base, new).obstacles[0]
 
 
+def test_times_compare_only_where_as_much_ran_beside_them(base: Path) -> None:
+    assert judged(base, changed(base, lambda record: record.update(measured_under="alone"))).status == 0
+    new = changed(base, lambda record: record.update(measured_under="shared node", trained_under="4 side by side"))
+    comparison = judged(base, new)
+    assert comparison.status == 2
+    assert "measured: alone in base, shared node in new" in comparison.obstacles[0]
+    assert judged(base, new, "peak_memory=1%,rel_l2=3%").status == 0
+
+
+def test_what_seconds_of_training_are_worth_depends_on_what_else_runs(base: Path) -> None:
+    edit(base, lambda record: record["cell"]["training"].update(epochs=None, seconds=60.0))
+    assert judged(base, changed(base)).status == 0
+    comparison = judged(base, changed(base, lambda record: record.update(trained_under="4 side by side")))
+    assert comparison.status == 2
+    assert "trained: alone in base, 4 side by side in new" in comparison.obstacles[0]
+
+
 def test_missing_and_failing_cells_never_pass(base: Path) -> None:
     new = changed(base)
     lost = next(path for path in new.glob("cells/*") if json.loads(path.read_text())["cell"]["model"] == "fno")

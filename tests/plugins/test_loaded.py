@@ -13,7 +13,7 @@ from attn_bench.plugins.fingerprint import HARNESS, Source, harness
 from attn_bench.plugins.loaded import AnotherCopy, check_loaded
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
-from attn_bench.running.local import due
+from attn_bench.running.work import due
 from attn_bench.sweep import versions
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.settings import Sweep

@@ -11,7 +11,7 @@ from places import ROOT
 
 from attn_bench import load
 
-LEFTOVER_FOLDERS = {"logs", "leases", "locks"}
+LEFTOVER_FOLDERS = {"logs", "leases", "locks", "machines", "slurm"}
 LEFTOVER_ENDINGS = {".lock", ".log", ".tmp", ".part", ".pid"}
 
 

@@ -38,7 +38,7 @@ def environment(device: str | None = None) -> Environment:
     gpus = _gpus()
     cpu = _cpu()
     on_gpu = bool(gpus.devices) if device is None else device.startswith("cuda")
-    index = int(device.partition(":")[2] or 0) if device else 0
+    index = _seen_by_driver(int(device.partition(":")[2] or 0)) if device else 0
     gpu_name = gpus.devices[index].name if on_gpu and index < len(gpus.devices) else None
     return Environment(
         device_name=gpu_name or ("cuda" if on_gpu else cpu.model),
@@ -51,6 +51,24 @@ def environment(device: str | None = None) -> Environment:
         variables=_variables(),
         git=_git(),
     )
+
+
+def _seen_by_driver(index: int) -> int:
+    """Return the number that the driver gives to a GPU that this process sees as ``index``."""
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    name = names[index] if index < len(names) else ""
+    if name.isdecimal():
+        return int(name)
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        try:
+            return int(pynvml.nvmlDeviceGetIndex(pynvml.nvmlDeviceGetHandleByUUID(name))) if name else index
+        finally:
+            pynvml.nvmlShutdown()
+    except Exception:  # no driver, or a part of a GPU
+        return index
 
 
 def _version(name: str) -> str | None:

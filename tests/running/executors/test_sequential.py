@@ -16,7 +16,6 @@ import pytest
 
 import attn_bench
 from attn_bench.errors import UserError
-from attn_bench.running.local import Limits
 from attn_bench.running.runner import Watcher, run, run_sweep
 from attn_bench.sweep import versions
 from attn_bench.sweep.groups import Running
@@ -87,14 +86,14 @@ def test_after_a_timeout_larger_resolutions_are_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"timeout_s": -1}, "--timeout -1: must be > 0"),
-        ({"timeout_s": float("nan")}, "--timeout nan"),
-        ({"memory_limit_mib": 0}, "--memory-limit 0: must be > 0"),
+        ({"timeout": -1}, "setting timeout: must be > 0"),
+        ({"timeout": float("nan")}, "setting timeout"),
+        ({"memory_limit": 0}, "setting memory_limit"),
     ],
 )
-def test_limits_under_which_nothing_can_run_are_refused(limits, message):
+def test_limits_under_which_nothing_can_run_are_refused(tmp_path, limits, message):
     with pytest.raises(UserError, match=message):
-        Limits(**limits)
+        run(["toy"], "toy-task", out=tmp_path / "r", **limits)
 
 
 def test_a_memory_limit_ends_a_cell(tmp_path):

@@ -1,0 +1,89 @@
+"""Commands that look after cells that run elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attn_bench.cli.error_messages import logged_in
+
+if TYPE_CHECKING:
+    from attn_bench.results.store import Store
+    from attn_bench.running.executors.slurm.follow import Followed
+
+Folder = Annotated[Path, typer.Argument(help="Results folder.")]
+# Of jobs that are at work.
+LINES = 20
+
+
+def status(results: Folder) -> None:
+    """Show how far a run is: cells with a record, cells that are run now, and the state of Slurm jobs.
+
+    A cell whose Slurm job died gets its row, with the reason, and the table is rewritten.
+    """
+    from attn_bench.results.store import Store
+    from attn_bench.running.executors.slurm.follow import follow
+
+    with logged_in(results):
+        store = Store.open(results)
+        followed = follow(store)
+        if lost := [each for task in followed for each in task.written]:
+            store.write_table()
+    for cell, record in lost:
+        print(f"{cell.title}: {record.status} ({record.error})")
+    print(_counted(store))
+    print("\n".join(_jobs(followed)))
+
+
+def _counted(store: Store) -> str:
+    """Count the cells by status, and those that are run now."""
+    counts = Counter(record.status for record in store.records())
+    cells = sum(counts.values())
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    held = {path.name.partition(".")[0] for path in (store.folder / "leases").glob("*")}
+    text = f"{store.folder}: {cells} cell{'s' * (cells != 1)} with a record{': ' * bool(cells)}{statuses}"
+    return f"{text}; {len(held)} running" if held else text
+
+
+def _jobs(followed: Sequence[Followed]) -> list[str]:
+    """Say in lines what Slurm jobs do."""
+    live = [task for task in followed if task.live]
+    if not live:
+        return ["no Slurm jobs are running or pending"]
+    names = Counter(task.state.name.lower() if task.state else "unknown" for task in live)
+    cells = sum(len(task.cells) for task in live)
+    counted = ", ".join(f"{count} {name}" for name, count in sorted(names.items()))
+    lines = [f"Slurm jobs: {counted}; {cells} cell{'s' * (cells != 1)} without a record"]
+    working = [task for task in live if task.state is not None and task.state.name != "PENDING"]
+    for task in working[:LINES]:
+        assert task.state is not None
+        title = task.cells[0].title + (f" and {len(task.cells) - 1} more" if len(task.cells) > 1 else "")
+        lines.append(f"  {task.job}  {task.state.name.lower()}  {task.state.node}  {title}")
+    if len(working) > LINES:
+        lines.append(f"  and {len(working) - LINES} more")
+    return lines
+
+
+def cancel(results: Folder) -> None:
+    """Cancel the Slurm jobs of a results folder; finished cells stay, and the others can be run again."""
+    from attn_bench.results.store import Store
+    from attn_bench.running.executors.slurm import states
+    from attn_bench.running.executors.slurm.follow import follow, live_names
+
+    with logged_in(results):
+        store = Store.open(results)
+        followed = follow(store)
+        live = [task for task in followed if task.live]
+        states.cancel(live_names(store, followed))
+    if not live:
+        print(f"{results}: no Slurm jobs are running or pending; Ctrl-C ends a local run")
+        return
+    cells = sum(len(task.cells) for task in live)
+    print(
+        f"cancelled {len(live)} Slurm job{'s' * (len(live) != 1)}; {cells} cell{'s' * (cells != 1)} "
+        "have no record: rerun the same command to run them"
+    )

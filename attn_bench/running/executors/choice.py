@@ -1,0 +1,33 @@
+"""Which executor runs a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from attn_bench.errors import UserError
+from attn_bench.running.executors import Executor, sequential, side_by_side
+from attn_bench.running.executors.shares import shares_of
+from attn_bench.running.executors.slurm import cluster, resources, submit
+from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import Running
+
+
+def executor_of(running: Running, cells: Collection[Cell], parts: Collection[Cell]) -> Executor:
+    """Return what runs ``parts`` of ``cells`` as asked.
+
+    Raises:
+        UserError: this machine cannot, or settings of one executor are given with another.
+    """
+    if running.executor == "slurm":
+        if running.jobs is not None:
+            raise UserError("--jobs is for --executor local; Slurm runs as many jobs as there is room for")
+        if any(cell.tuning is not None for cell in cells):
+            raise UserError("--tune is for --executor local; tune there, then give the chosen values to the jobs")
+        submit.check_installed()
+        resources.check(cells, running.slurm, running.resources)
+        return cluster.run
+    if running.slurm or running.resources or running.detach:
+        given = "--slurm" if running.slurm else "setting resources" if running.resources else "--detach"
+        raise UserError(f"{given} is only for --executor slurm")
+    shares = shares_of(parts, running.jobs)
+    return sequential.run if len(shares) == 1 else side_by_side.executor(shares)
