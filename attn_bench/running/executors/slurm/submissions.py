@@ -138,9 +138,9 @@ class Submission:
             if not (file.name.endswith("_log.err") and file.stat().st_size):
                 with contextlib.suppress(OSError):
                     file.unlink()
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-            folder.parent.rmdir()
+        for each in (folder, folder.parent):
+            with contextlib.suppress(OSError):  # a log is left, or another submission
+                each.rmdir()
 
 
 def submissions(store: Store) -> Iterator[Submission]:
