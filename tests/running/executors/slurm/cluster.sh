@@ -53,7 +53,9 @@ start_munge() {
 }
 
 start_database() {
-    mkdir "$folder/database" && chown mysql: "$folder/database"
+    # Whatever folder for temporary files this session has, the database may not be able to use it.
+    mkdir -p "$folder/database/temporary" && chown -R mysql: "$folder/database"
+    export TMPDIR="$folder/database/temporary"
     mariadb-install-db --no-defaults --user=mysql --datadir="$folder/database/data" --skip-test-db >"$folder/mariadb.log"
     mariadbd --no-defaults --user=mysql --datadir="$folder/database/data" --socket="$folder/database/socket" \
         --pid-file="$folder/database/pid" --bind-address=127.0.0.1 --port=17406 --innodb-buffer-pool-size=64M \
@@ -125,6 +127,7 @@ start)
     start_munge
     start_database
     configure
+    unset TMPDIR
     slurmdbd
     until_true sacctmgr -n show cluster
     sacctmgr -i add cluster tests >/dev/null 2>&1 || true

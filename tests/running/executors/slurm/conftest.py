@@ -26,10 +26,10 @@ def cluster() -> Iterator[Path]:
     if started.returncode == 3:
         shutil.rmtree(folder)
         pytest.skip(said.splitlines()[-1])
-    assert started.returncode == 0, said
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     try:
+        assert started.returncode == 0, said
         yield folder
     finally:
         subprocess.run(["sh", SCRIPT, "stop", folder], capture_output=True, timeout=60, check=False)
