@@ -80,13 +80,13 @@ def hold(
     if mine is None:
         yield False
         return
-    ended = threading.Event()
-    beating = threading.Thread(target=_beat, args=(mine, ended), daemon=True)
+    over = threading.Event()
+    beating = threading.Thread(target=_beat, args=(mine, over), daemon=True)
     beating.start()
     try:
         yield True
     finally:
-        ended.set()
+        over.set()
         beating.join()
         with contextlib.suppress(OSError):
             _end(path, mine)

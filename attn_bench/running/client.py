@@ -157,7 +157,7 @@ class _Running:
             stdout=subprocess.PIPE,
             stderr=self.log,
             bufsize=0,
-            env=surroundings() | share.variables,
+            env=surroundings() | dict(share.variables),
             start_new_session=True,
         )
         assert self.process.stdin is not None

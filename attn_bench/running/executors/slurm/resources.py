@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from attn_bench.errors import UserError, unknown
 from attn_bench.plugins.options import Text
 from attn_bench.sweep.cell import Cell
 
 Parameters = Mapping[str, Any]
+Device = Literal["auto", "cpu", "cuda"]
 
 # What says which cells a rule is for, and what of a cell it has to be equal to.
 _SELECTORS = ("model", "task", "resolution")
@@ -54,7 +55,7 @@ def check(cells: Collection[Cell], general: Parameters, rules: Sequence[Paramete
             raise UserError("--slurm: set the time limit of a job, e.g. --slurm time=60 (minutes)")
 
 
-def device_of(asked: str, general: Parameters, rules: Sequence[Parameters]) -> str:
+def device_of(asked: Device, general: Parameters, rules: Sequence[Parameters]) -> Device:
     """Return the device of cells: where it is ``auto``, that of jobs that ask for a GPU, or the CPU."""
     every = [normal(general), *(_divided(rule)[1] for rule in rules)]
     gpu = any("gpu" in (value if name == "gres" else name) for each in every for name, value in each.items())
