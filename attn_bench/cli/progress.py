@@ -24,6 +24,7 @@ from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.results.table import missing
 from attn_bench.running.runner import Watcher
+from attn_bench.running.tuning import TRIALS
 from attn_bench.running.work import FINAL
 from attn_bench.sweep.cell import Cell
 

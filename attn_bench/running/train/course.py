@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from attn_bench.results.record import Curve, Part, Series, TrainingResult
+from attn_bench.results.record import Curve, Series, TrainingResult
+from attn_bench.sweep.groups import Part
 
 # Points of the curve of the loss, at most.
 POINTS = 200

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attn_bench.results.record import Part, TrainingResult
+from attn_bench.results.record import TrainingResult
 from attn_bench.running.train.batches import batches, predict
 from attn_bench.running.train.checkpoint import Trainee, load_weights, restore, save
 from attn_bench.running.train.course import POINTS, Diverged, State
@@ -23,7 +23,7 @@ from attn_bench.running.train.optimizer import Update
 from attn_bench.running.train.schedule import learning_rate
 from attn_bench.running.train.setup import TrainingSetup
 from attn_bench.running.train.step import Step, as_called
-from attn_bench.sweep.groups import Execution, Training
+from attn_bench.sweep.groups import Execution, Part, Training
 
 # Losses are read in groups of at most so many, as reading them waits for the device.
 GROUP = 20

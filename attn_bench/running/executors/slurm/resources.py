@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from attn_bench.errors import UserError, unknown
-from attn_bench.plugins.options import Text
+from attn_bench.plugins.values import Text
 from attn_bench.sweep.cell import Cell
 
 Parameters = Mapping[str, Any]
