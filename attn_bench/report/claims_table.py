@@ -89,9 +89,9 @@ def ours(check: Check) -> str:
     estimate = check.estimate
     if estimate is None:
         return "-"
-    interval = "" if estimate.low is None else f"{estimate.low:.3g} to {estimate.high:.3g}"
     if check.claim.relation == "grows as":
-        return f"exponent {estimate.value:.2f} ({interval})"
+        return f"exponent {estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+    interval = "" if estimate.low is None else f"{estimate.low:.3g} to {estimate.high:.3g}"
     times = "" if check.claim.relation in ("equals", "more by") else " x"
     shown = f"{with_spread(estimate.value, estimate.deviation)}{times}, {count(estimate.seeds, 'seed')}"
     return f"{shown}, 95 % interval {interval}" if interval else shown
