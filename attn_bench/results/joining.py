@@ -49,7 +49,7 @@ def join(folders: Sequence[Path], out: Path) -> Joined:
     infos = [store.run_info() for store in stores]
     there = (out / "run.json").exists()
     target = Store.create(out)
-    for info in reversed(infos):
+    for info in (*infos, infos[0]):
         target.write_run_info(info)
     joined = Joined()
     where = {record.id: out for record in target.each()}
