@@ -102,7 +102,8 @@ def compare(
         paired = Paired(case, thresholds, apart, (again or {}).get(case.key, ()))
         findings += _statuses(paired)
         if paired.unlike:
-            findings += [*timed(paired), *exact(paired), *accuracies(paired, _metrics(infos, case.cell.task))]
+            of_task = {n: about for n, about in _metrics(infos, case.cell.task).items() if n in metrics}
+            findings += [*timed(paired), *exact(paired), *accuracies(paired, of_task)]
         gaps += paired.gaps
     failed = [case for case in cases if thresholds.any([*judged(), *metrics], case.label) and case.failed()]
     unserved = [case for case in cases if case.unserved()]

@@ -147,7 +147,7 @@ class Sweep:
         if not values.get("task", ((),))[0]:
             values["task"] = (tuple(values.get("tasks", ({},))[0]),)
         if not values["task"][0]:
-            raise UserError(_absent("task", values))
+            raise UserError(_absent("task" if any(values.get("models", ())) else "models", values))
         sweep = _stated(cls(models=(), task=()), values)
         for name in sweep.task:
             TASKS.entry(name)

@@ -198,7 +198,7 @@ def test_the_record_of_a_preset_claims_the_growth_of_the_preset(preset, growth, 
     from attn_bench.running.run_cell import Files, run_cell
     from attn_bench.sweep.settings import Sweep
 
-    (cell,) = Sweep(models=(f"fma:{preset}",), task="darcy", resolutions=(8,), train=False).cells()
+    (cell,) = Sweep(models=(f"fma:{preset}",), task=("darcy",), resolutions=(8,), train=False).cells()
     cell = replace(cell, measuring=replace(cell.measuring, measure=False))
     record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
     assert record.complexity == growth

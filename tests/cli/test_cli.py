@@ -178,8 +178,8 @@ def test_a_cache_that_cannot_be_written_is_named_with_its_variable(attn_bench, m
     )
     assert status == 2
     assert (
-        "cannot write to the cache /proc/nowhere/pathfinder (No such file or directory); ATTN_BENCH_CACHE=FOLDER"
-        in errors
+        "cannot write to the cache /proc/nowhere/pathfinder (No such file or directory); "
+        "set ATTN_BENCH_CACHE to another folder" in errors
     )
 
 
@@ -223,9 +223,9 @@ def test_a_batch_larger_than_the_training_set_is_reported_once(attn_bench, tmp_p
     )
     status, _, errors = attn_bench("run", *TOY, "--seeds", "2", *arguments)
     assert status == 0, errors
-    said = "batch size 999 exceeds the training set; trained with batches of 16"
+    said = "batch size 999 exceeds the training set; trained with batches of 14"
     assert errors.count(said) == 1
-    assert all(record.training.notes["batch_size"] == 16 for record in Store(tmp_path / "r").records())
+    assert all(record.training.notes["batch_size"] == 14 for record in Store(tmp_path / "r").records())
 
 
 def test_two_resolutions_are_too_few_to_fit(attn_bench):

@@ -48,7 +48,7 @@ def told(monkeypatch):
         monkeypatch.setattr(type(task), "prepare", lambda self, resolutions, options, context: described)
         read, warned = [], []
         watcher = Watcher(on_warning=warned.append, on_read=read.append)
-        lines = prepare_data("toy-task", Sweep.from_settings(TOY).cells(), watcher)
+        lines = prepare_data(Sweep.from_settings(TOY).cells(), watcher)
         assert lines == read
         return read, warned
 

@@ -30,6 +30,7 @@ def cells():
 def test_data_are_announced_with_their_options_and_then_now_and_then(clock, cells, capsys):
     with Screen(Path("r")) as screen:
         screen.on_cells(cells, [])
+        screen.on_source("data of toy-task n=8")
         for done in range(200):
             clock[0] = done
             screen.on_data(done, 200)

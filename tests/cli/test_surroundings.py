@@ -261,7 +261,7 @@ def test_no_terminal_is_too_narrow_for_a_number(
 def test_names_are_no_markup_in_the_live_display(tmp_path: Path) -> None:
     screen = Screen(tmp_path)
     console = Console(file=io.StringIO(), width=200)
-    for task in (screen.one, screen.all):
+    for task in (screen.making, screen.all):
         screen.progress.update(task, description="[/red] [link=x]", detail="[/bold]", visible=True)
     console.print(screen.progress.get_renderable())
     assert "[/red] [link=x]" in console.file.getvalue()  # type: ignore[attr-defined]

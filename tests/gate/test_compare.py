@@ -194,7 +194,7 @@ def test_accuracy_is_judged_over_seeds(base: Path) -> None:
 def test_what_explains_a_number_is_judged_only_if_it_is_named(base: Path) -> None:
     """A metric in detail gets worse, and a part of a training step that only one side has."""
     metrics = {**METRICS, "rel_max": Metric("lower", "largest error", detail=True)}
-    Store(base).write_run_info(RunInfo("darcy", metrics))
+    Store(base).write_run_info(RunInfo({"darcy": metrics}))
 
     def largest(record: dict[str, Any], value: float = 0.1) -> None:
         for evaluation in record["evaluations"]:
@@ -237,7 +237,7 @@ def test_a_metric_that_falls_to_zero_is_worse(base: Path) -> None:
     edit(base, score(90.0))
     for folder in (base, changed(base)):
         info = json.loads((folder / "run.json").read_text())
-        info["metrics"] = {"accuracy": {"direction": "higher", "summary": "", "unit": "%"}}
+        info["tasks"] = {"darcy": {"accuracy": {"direction": "higher", "summary": "", "unit": "%"}}}
         (folder / "run.json").write_text(json.dumps(info))
     new = changed(base, score(0.0))
     assert worse(judged(base, new)) == {("mano", "accuracy")}

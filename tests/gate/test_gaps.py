@@ -275,7 +275,7 @@ def test_vanished_and_new_cells_are_reported(whole: Records) -> None:
     assert "fno at 16: not in new" in text
     assert "there is nothing to compare" in headline(judged([], [], None)) or judged([], []).status == 2
     other = compare(Made(whole), Made(whole, task="digits"), Thresholds())  # type: ignore[arg-type]
-    assert "different tasks: darcy in base, digits in new" in said(other)
+    assert "other task: darcy in base, digits in new" in said(other)
 
 
 CONDITIONS = [

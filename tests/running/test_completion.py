@@ -103,7 +103,7 @@ def test_what_is_due(tmp_path, monkeypatch):
         (replace(disturbed, disturbed=False, throttled=True), "disturbed", True),
         (replace(disturbed, disturbed=False), "disturbed", False),
     ):
-        store.write(Record(cell, "ok", evaluations=entries, measured_version=1, latency={"forward": latency}))
+        store.write(Record(cell, "ok", evaluations=entries, measured_version=now, latency={"forward": latency}))
         part = due(store, cell, retry)
         assert (part is not None) == again
         assert part is None or (part.training, part.measuring.measure) == (None, True)

@@ -66,7 +66,7 @@ ENDS = {
     "at-import-patches": ("ok", ""),
     "toy": ("ok", ""),
 }
-TIMES = ["cell_seconds", "started", "train_seconds"]
+TIMES = ["cell_seconds", "started", "train_seconds", "evaluation_seconds"]
 
 
 def run(models: Iterable[str], out: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], pd.DataFrame]:

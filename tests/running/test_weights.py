@@ -30,14 +30,14 @@ TRAINED = {"task": "toy-task", "resolutions": 8, "steps": 3, "measure": False, "
 def in_this_process(monkeypatch):
     """Run cells in this process: what is tested is what they make, not how they are isolated."""
 
-    def execute(cells, store, *, retry, **_):
-        for cell in cells:
-            if runner.due(store, cell, retry) is not None:
-                record, environment = run_cell(Cell.from_json(cell.to_request()), Files.of(cell, store))
-                store.write_environment(environment)
-                store.write(record)
+    def execute(work):
+        for cell in work.cells:
+            if work.due(cell) is not None:
+                record, environment = run_cell(Cell.from_json(cell.to_request()), Files.of(cell, work.store))
+                work.store.write_environment(environment)
+                work.store.write(record)
 
-    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(runner, "executor_of", lambda running, cells, parts: execute)
     # What a test changes of a toy is not an edit of its file.
     monkeypatch.setattr("attn_bench.running.run_cell.check_loaded", lambda sources: {})
 
@@ -284,9 +284,9 @@ def test_part_of_what_was_kept_is_evaluated_on_other_data(tmp_path, train):
 
 
 def test_weights_that_are_gone_are_a_row_each(tmp_path, train):
-    table = train(seeds=2)
+    table = train(seeds=2).set_index("seed")
     (tmp_path / "trained" / "weights" / f"{table.cell[0]}.safetensors").unlink()
-    rows = attn_bench.run(weights_from=tmp_path / "trained", out=tmp_path / "evaluated")
+    rows = attn_bench.run(weights_from=tmp_path / "trained", out=tmp_path / "evaluated").set_index("seed").sort_index()
     assert rows.status.tolist() == ["crashed", "ok"]
     assert "the weights are gone; train the cell again" in rows.error[0]
     assert rows.eval_resolution.tolist() == [8, 8]

@@ -16,6 +16,8 @@ import pytest
 import attn_bench
 from attn_bench.errors import UserError
 from attn_bench.lease import hold
+from attn_bench.results.run_info import RunInfo
+from attn_bench.results.store import Store
 from attn_bench.running.executors import shares
 from attn_bench.running.machine_share import Machine
 from attn_bench.running.runner import Watcher, run_sweep
@@ -143,6 +145,7 @@ def test_a_lease_of_another_host_that_went_stale_is_taken_over(tmp_path, monkeyp
     monkeypatch.setattr("attn_bench.lease.STALE_S", 0.5)
     given = sweep(["toy"], measure=False)
     (cell,) = given.cells()
+    Store.create(tmp_path / "r").write_run_info(RunInfo({"toy-task": {}}))
     path = tmp_path / "r" / "leases" / cell.id
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"host": "elsewhere", "token": "abc", "processes": [[1, "1"]]}))

@@ -314,9 +314,9 @@ def test_cells_of_regimes_are_different_ones_and_come_back_from_json():
     assert {one.id for one in again} == {one.id for one in (plain, *others)}
     assert len(set(labels(records))) == 8
     assert labels(records[:3]) == [
-        "timm [regime=scratch]",
-        "timm [regime=linear-probe]",
-        "timm [regime=finetune]",
+        "timm [scratch]",
+        "timm [linear-probe]",
+        "timm [finetune]",
     ]
 
 

@@ -128,7 +128,7 @@ def test_from_python_a_part_of_a_set_is_a_warning(root):
     with pytest.warns(
         UserWarning, match="contains only a part of ade20k: 4 of 20210 training and 1 of 2000 test images"
     ):
-        prepare_data("ade20k", cells, SILENT)
+        prepare_data(cells, SILENT)
 
 
 def test_a_run_from_the_command_line(root, tmp_path):

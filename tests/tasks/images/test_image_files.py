@@ -419,7 +419,7 @@ def test_wrong_lists_are_named(tmp_path, task, files, name, content, message):
 
 def test_only_missing_files_of_an_incomplete_layout_are_requested(tmp_path):
     write(tmp_path, {name: content for name, content in PETS.items() if "test.txt" not in name})
-    refused(Pets, tmp_path, r"annotations/test\.txt is missing \(images, annotations/trainval\.txt is there\); put it")
+    refused(Pets, tmp_path, r"annotations/test\.txt is missing \(images, annotations/trainval\.txt exists\); add it")
     write(tmp_path, {"oxford-iiit-pet/annotations/test.txt": PETS_LISTS["annotations/test.txt"]})
     shutil.rmtree(tmp_path / "oxford-iiit-pet/images")
     refused(Pets, tmp_path, r"images is missing")

@@ -25,8 +25,8 @@ from attn_bench.sweep.settings import Sweep
 
 @pytest.fixture
 def store(tmp_path):
-    found = Store.create(tmp_path / "r", "toy-task")
-    found.write_run_info(RunInfo("toy-task"))
+    found = Store.create(tmp_path / "r")
+    found.write_run_info(RunInfo({"toy-task": {}}))
     return found
 
 
