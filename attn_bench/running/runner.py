@@ -24,7 +24,7 @@ from attn_bench.running.executors import Executor
 from attn_bench.running.executors.choice import executor_of
 from attn_bench.running.reuse import Reevaluation, expansion_of
 from attn_bench.running.tuning import TRIALS, failed, so_far, tune
-from attn_bench.running.work import FINAL, Listener, Work
+from attn_bench.running.work import AS_USUAL, FINAL, Listener, Work
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.expansion import imported
 from attn_bench.sweep.fields import built, read, settings_of
@@ -68,7 +68,7 @@ class Watcher:
     listen: Listener = lambda cell, event: None
 
 
-AS_USUAL, SILENT = Running(), Watcher()
+SILENT = Watcher()
 
 
 def prepare_data(cells: Sequence[Cell], watcher: Watcher) -> list[str]:

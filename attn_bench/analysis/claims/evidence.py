@@ -42,7 +42,7 @@ class Group:
 
     def values(self, metric: str) -> list[float]:
         """Return a metric, evaluated at the resolution trained at, or a cost, of every seed that has it."""
-        measured = {quantity.column: quantity for quantity in quantities()}
+        measured = costs()
         found = (_cost(record, measured[metric]) if metric in measured else self._metric(record, metric)
                  for record in self.records if record.status == "ok" or metric not in measured)  # fmt: skip
         return [value for value in found if value is not None and abs(value) < LARGEST]
@@ -65,6 +65,11 @@ class Group:
     def _metric(self, record: Record, metric: str) -> float | None:
         evaluation = record.evaluated_at(self.resolution)
         return evaluation.metrics.get(metric) if evaluation is not None and evaluation.status == "ok" else None
+
+
+def costs() -> dict[str, Quantity]:
+    """Return the measured quantities that a claim can be about, by column."""
+    return {quantity.column: quantity for quantity in quantities()}
 
 
 def _cost(record: Record, quantity: Quantity) -> float | None:

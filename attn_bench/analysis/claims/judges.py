@@ -10,12 +10,23 @@ from pathlib import Path
 
 from attn_bench.analysis.claims.checks import UNJUDGED, Check, Verdict
 from attn_bench.analysis.claims.claim import RATIOS, Claim
-from attn_bench.analysis.claims.evidence import CONFIDENCE, Estimate, Group, Run, difference, failed, mean, ratio, runs
+from attn_bench.analysis.claims.evidence import (
+    CONFIDENCE,
+    Estimate,
+    Group,
+    Run,
+    costs,
+    difference,
+    failed,
+    mean,
+    ratio,
+    runs,
+)
 from attn_bench.analysis.claims.published import differences_from, short_training, unlike_preset
 from attn_bench.analysis.pairing import identity
 from attn_bench.analysis.scaling import BENT, EQUAL, EXPONENTS, FLAT, TOLERANCE, Fit, is_sequence, points_of
 from attn_bench.errors import unknown
-from attn_bench.results.quantities import at, drawn, quantities
+from attn_bench.results.quantities import at, drawn
 
 # Settings of two models that are compared with each other.
 TRAINED_ALIKE = ("data", "cell.training")
@@ -78,7 +89,7 @@ def _judge_value(claim: Claim, run: Run, group: Group) -> list[Check]:
 
 
 def _without_value(claim: Claim, run: Run, group: Group) -> Check:
-    measured = {quantity.column for quantity in quantities()}
+    measured = costs()
     if claim.metric not in run.metrics and run.metrics and claim.metric not in measured:
         if claim.task is None:
             return Check(claim, "not yet run", folder=run.folder)
@@ -118,7 +129,7 @@ def _judge_ratio(claim: Claim, run: Run, group: Group) -> list[Check]:
 def _unlike(claim: Claim, group: Group, other: Group) -> tuple[str, ...]:
     """Return what makes two models incomparable: what is not the claim's, and what is not the same for both."""
     assert claim.than is not None
-    cost = any(quantity.column == claim.metric for quantity in quantities())
+    cost = claim.metric in costs()
     unlike = tuple(
         f"{path}: not the same for {group.label} and {other.label}"
         for path in (*(() if cost else TRAINED_ALIKE), *RUN_ALIKE)
