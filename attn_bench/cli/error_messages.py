@@ -56,9 +56,11 @@ def message(error: BaseException) -> str | None:
 
 def interrupted(error: BaseException | None) -> bool:
     """Tell whether an error is an interruption, or was caused by one inside a library."""
-    while error is not None:
+    chain: list[BaseException] = []  # which can be a circle, when an error is raised from one that it caused
+    while error is not None and error not in chain:
         if isinstance(error, KeyboardInterrupt):
             return True
+        chain.append(error)
         error = error.__cause__ or error.__context__
     return False
 
