@@ -30,7 +30,6 @@ def run():
     from mano.overlapping.window_attention import window_attention, window_attention_backward
 
     torch.manual_seed(0)
-    kernels.BLOCK = 256
     for window, stride, rate, levels, grid, heads, head_dim in CASES:
         batch = 2
         assert len(level_grids(grid, window, rate, levels)) == levels

@@ -1,0 +1,46 @@
+"""The Triton kernels, compiled for GPUs that are not here: what they take of a multiprocessor."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from gpu_build import SHARED, Launches
+
+from mano.overlapping import kernels
+from mano.overlapping.layout import Windows
+
+
+def launches(monkeypatch, window, stride, head_dim, dtype):
+    recorded = [Launches(getattr(kernels, name)) for name in ("_forward", "_query_gradient", "_key_gradient")]
+    for launch in recorded:
+        monkeypatch.setattr(kernels, launch.kernel.fn.__name__, launch)
+    windows = Windows(8, 32, 32, 4, 2, 4, window, stride)
+    tokens = 8 * sum(h * w for h, w in windows.grids)
+    qkv = torch.empty(tokens, 3 * 4 * head_dim, dtype=dtype, device="meta")
+    out, lse = kernels.forward(qkv, windows)
+    kernels.backward(out, qkv, lse, windows)
+    assert [len(launch.seen) for launch in recorded] == [1, 1, 1]
+    return recorded
+
+
+def check(recorded, capability):
+    for launch in recorded:
+        (used,) = launch.build(capability)
+        print(f"sm_{capability} {launch.kernel.fn.__name__}: {used}")
+        # Registers beyond these leave a multiprocessor (65,536) fewer than three blocks of 128 threads.
+        assert used.registers <= 168
+        # A few bytes are an address that the assembler keeps there; a spilled tile would be hundreds.
+        assert used.stack <= 16
+        assert used.shared <= SHARED[capability] // 3
+
+
+def test_kernels_spill_nothing(monkeypatch):
+    check(launches(monkeypatch, 2, 1, 32, torch.bfloat16), 90)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("window", "stride", "head_dim"), [(2, 1, 8), (2, 2, 32), (4, 2, 16), (8, 8, 64), (4, 4, 128)])
+def test_kernels_spill_nothing_at_any_width(monkeypatch, window, stride, head_dim, dtype, capability):
+    check(launches(monkeypatch, window, stride, head_dim, dtype), capability)
