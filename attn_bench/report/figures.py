@@ -11,9 +11,10 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 
 from attn_bench.report.axes import log_axis, resolution_axis, value_axis
+from attn_bench.report.entry import Entry, Stat
 from attn_bench.report.overlap import LINE, MARKER, dashes, ring_size, same_lines, together
 from attn_bench.report.style import REFERENCE_COLOR, Legend, Look, drawable, heading, looks
-from attn_bench.report.summary import Entry, Stat, Summary
+from attn_bench.report.summary import Summary
 from attn_bench.results.quantities import Group, Quantity, quantities
 
 PANEL_WIDTH, PANEL_HEIGHT, ROW_HEIGHT = 4.3, 3.6, 0.3

@@ -8,8 +8,9 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from attn_bench.report.entry import Entry
 from attn_bench.report.style import folded, heading
-from attn_bench.report.summary import Entry, Summary
+from attn_bench.report.summary import Summary
 from attn_bench.results.quantities import quantities
 
 WIDTH, BAR, EDGE = 7.5, 0.27, 0.75

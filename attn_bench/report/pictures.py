@@ -15,7 +15,8 @@ from attn_bench.analysis.scaling import Scaling
 from attn_bench.errors import DiskError
 from attn_bench.format import clean, plain, significant
 from attn_bench.report.curves import Curve, EqualTime, equal_times, read_curves
-from attn_bench.report.summary import DISTURBED, ON_TEST, Entry, Summary
+from attn_bench.report.entry import DISTURBED, ON_TEST, Entry
+from attn_bench.report.summary import Summary
 from attn_bench.report.trainings import Trainings, read_trainings
 from attn_bench.results.quantities import PARTS, Group, Quantity, quantities
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attn_bench.format import human, significant
-from attn_bench.report.summary import Entry, Stat, Summary
+from attn_bench.report.entry import Entry, Stat
+from attn_bench.report.summary import Summary
 from attn_bench.report.tables import NOTHING
 from attn_bench.results.quantities import Quantity, quantities
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from attn_bench.format import for_markdown, human, plain, significant, with_spread
 from attn_bench.report.curves import SHARES, EqualTime
-from attn_bench.report.summary import Entry, Summary
+from attn_bench.report.entry import Entry
+from attn_bench.report.summary import Summary
 from attn_bench.report.trainings import Trainings
 from attn_bench.results.quantities import Place, Quantity
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from attn_bench.report.axes import log_axis, value_axis
+from attn_bench.report.entry import Entry
 from attn_bench.report.figures import (
     PANEL_HEIGHT,
     PANEL_WIDTH,
@@ -19,7 +20,7 @@ from attn_bench.report.figures import (
 )
 from attn_bench.report.overlap import LINE, MARKER, apart, dashes, ring_size, same_lines, together
 from attn_bench.report.style import REFERENCE_COLOR, Legend, heading, looks
-from attn_bench.report.summary import Entry, Summary
+from attn_bench.report.summary import Summary
 from attn_bench.results.quantities import Quantity, quantities
 
 WIDTH, HEIGHT = PANEL_WIDTH * 1.25, PANEL_HEIGHT * 1.2

@@ -12,8 +12,9 @@ from attn_bench.plugin import Metric
 from attn_bench.report import console_table, summarise, write_report
 from attn_bench.report.curves import equal_times, error_at, read_curves
 from attn_bench.report.curves_figure import training_curves
+from attn_bench.report.entry import ON_TEST
 from attn_bench.report.parts_figure import train_step_parts
-from attn_bench.report.summary import ON_TEST, Summary
+from attn_bench.report.summary import Summary
 from attn_bench.report.tables import markdown_table
 from attn_bench.report.trainings import read_trainings
 from attn_bench.results.record import Curve, Evaluation, Interval, Latency, Record, Series, TrainingResult

@@ -125,16 +125,16 @@ class Estimate:
     """A mean over seeds, or the ratio or difference of two.
 
     Attributes:
+        seeds: how many.
         low, high: its 95 % confidence interval by Student's t; None where there are fewer than two seeds.
         deviation: sample standard deviation; None where there are fewer than two seeds.
-        seeds: how many.
     """
 
     value: float
-    low: float | None
-    high: float | None
-    deviation: float | None
     seeds: int
+    low: float | None = None
+    high: float | None = None
+    deviation: float | None = None
 
     def holds(self, value: float) -> bool:
         """Tell whether the interval contains ``value``."""
@@ -143,36 +143,35 @@ class Estimate:
 
 def mean(values: Sequence[float]) -> Estimate:
     """Return the mean of the values of seeds."""
-    middle = statistics.fmean(values)
-    if len(values) < 2:
-        return Estimate(middle, None, None, None, len(values))
-    deviation = statistics.stdev(values)
-    half = _t(len(values) - 1) * deviation / math.sqrt(len(values))
-    return Estimate(middle, middle - half, middle + half, deviation, len(values))
+    return _around(statistics.fmean(values), values)
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """Return the difference of two means."""
+    return _around(statistics.fmean(ours) - statistics.fmean(theirs), ours, theirs)
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
     """Return the ratio of two means of positive values; the interval is that of its logarithm."""
     middle = statistics.fmean(ours) / statistics.fmean(theirs)
-    seeds = min(len(ours), len(theirs))
-    if seeds < 2:
-        return Estimate(middle, None, None, None, seeds)
-    shares = [(statistics.stdev(each) / statistics.fmean(each), len(each)) for each in (ours, theirs)]
-    half = _t(seeds - 1) * math.sqrt(sum(share**2 / n for share, n in shares))
-    factor = math.exp(min(half, math.log(LARGEST)))
-    spread = middle * math.hypot(*(share for share, _ in shares))
-    return Estimate(middle, middle / factor, min(middle * factor, LARGEST), min(spread, LARGEST), seeds)
+    log = _around(0.0, *([value / statistics.fmean(values) for value in values] for values in (ours, theirs)))
+    if log.high is None or log.deviation is None:
+        return Estimate(middle, log.seeds)
+    factor = math.exp(min(log.high, math.log(LARGEST)))
+    return Estimate(
+        middle, log.seeds, middle / factor, min(middle * factor, LARGEST), min(middle * log.deviation, LARGEST)
+    )
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
-    """Return the difference of two means."""
-    middle = statistics.fmean(ours) - statistics.fmean(theirs)
-    seeds = min(len(ours), len(theirs))
+def _around(middle: float, *samples: Sequence[float]) -> Estimate:
+    """Return ``middle`` with the uncertainty of a sum or difference of the means of samples."""
+    seeds = min(map(len, samples))
     if seeds < 2:
-        return Estimate(middle, None, None, None, seeds)
-    variances = [(statistics.variance(each), len(each)) for each in (ours, theirs)]
+        return Estimate(middle, seeds)
+    variances = [(statistics.variance(values), len(values)) for values in samples]
     half = _t(seeds - 1) * math.sqrt(sum(variance / n for variance, n in variances))
-    return Estimate(middle, middle - half, middle + half, math.sqrt(sum(v for v, _ in variances)), seeds)
+    deviation = math.sqrt(sum(variance for variance, _ in variances))
+    return Estimate(middle, seeds, middle - half, middle + half, deviation)
 
 
 def _t(freedom: int) -> float:

@@ -225,7 +225,7 @@ def judge_growth(claim: Claim, run: Run) -> list[Check]:
             verdict, note = "inconclusive", f"{note}: the interval reaches the next power"
         elif fit.high < claimed - TOLERANCE:
             verdict = "better"
-        estimate = Estimate(fit.exponent, fit.low, fit.high, None, 0)
+        estimate = Estimate(fit.exponent, 0, fit.low, fit.high)
         check = Check(claim, verdict, fit.model, None, estimate, differences, note, run.folder)
         found.append(replace(check, verdict="not comparable") if differences else check)
     if groups and not found:
