@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.fields import Setting, settings_of
-from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 
 PAGE = Path(__file__).with_name("sweep-file.md")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,28 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TOYS), os.environ.g
 
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keep generated data out of the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Keep generated data and compiled kernels out of the user's cache; all workers of one run share them."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     os.environ["ATTN_BENCH_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def servers() -> Iterator[None]:
+    """Let all runs in this process share the servers that fork their cells, and measure briefly."""
+    from attn_bench.running import client
+
+    usual = client.surroundings
+
+    def surroundings() -> dict[str, str]:
+        """Add what else servers inherit, the current folder and the umask, and leave out the name of the test."""
+        kept = {name: value for name, value in usual().items() if name != "PYTEST_CURRENT_TEST"}
+        os.umask(umask := os.umask(0o022))
+        return {**kept, "PWD": os.getcwd(), "TEST_UMASK": oct(umask)}
+
+    with pytest.MonkeyPatch.context() as patch, client.warm():
+        patch.setattr(client, "surroundings", surroundings)
+        patch.setattr(client, "IDLE_AT_MOST", 2)
+        patch.setattr(client, "SERVER", "quick_server")
+        yield

@@ -11,8 +11,8 @@ import typer
 from attn_bench.cli import checking, claims, comparing, data, jobs, listing, reporting, running
 from attn_bench.cli.error_messages import Lines
 from attn_bench.errors import UserError
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.fields import settings_of
-from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 
 app = typer.Typer(

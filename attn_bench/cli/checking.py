@@ -9,8 +9,8 @@ import typer
 
 from attn_bench.cli.flags import takes
 from attn_bench.errors import UserError
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.fields import settings_of
-from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 
 MARKS = {True: "ok", False: "FAIL", None: "-"}

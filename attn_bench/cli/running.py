@@ -12,8 +12,8 @@ from attn_bench.analysis.scaling import FEWEST_POINTS
 from attn_bench.cli.error_messages import logged_in
 from attn_bench.cli.flags import takes
 from attn_bench.cli.reporting import conclude
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.fields import settings_of
-from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 
 _SWEEP = settings_of(Sweep)

@@ -21,7 +21,7 @@ from attn_bench.running.messages import UNSENT
 from attn_bench.running.processes import how_ended, last_words, out_of_memory_reason
 from attn_bench.running.work import Frontier, Work
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.groups import Running
+from attn_bench.sweep.execution import Running
 
 # Slurm ends the processes of a job one after another.
 JOB_ENDS_S = 2.0

@@ -1,4 +1,7 @@
-"""The client of the fork server: starts it, sends it cells, and checks whatever comes back."""
+"""The client of the fork server: starts it, sends it cells, and checks whatever comes back.
+
+A server takes seconds to start, so within :func:`warm` one that is no longer used serves the next that needs the same.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +23,13 @@ from attn_bench.running.libraries import known
 from attn_bench.running.messages import CELL, DISK, EXIT, PROGRESS, READY, RESULT, Receiver, Sender, decode
 from attn_bench.running.processes import end, how_ended, kill_tree, last_words, out_of_memory_kills, surroundings
 
+SERVER = "attn_bench.running.server"
 # Time to import torch on a busy machine with a slow disk.
 START_S = 600.0
 # Time the server gets beyond a cell's timeout, which it enforces itself unless it was stopped or hangs.
 GRACE_S = 3.0
+# Idle servers of warm(): each takes some 300 MiB.
+IDLE_AT_MOST = 8
 # How long a thread that is to stop may still wait for a cell.
 STOP_S = 1.0
 # Numbers in a progress message of training.
@@ -84,9 +90,16 @@ class ForkServer:
     def __enter__(self) -> ForkServer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._running is not None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if self._running is None:
+            return
+        if error is None and _idle is not None and self._running.process.poll() is None:
+            _idle.append(self._running)
+            while len(_idle) > IDLE_AT_MOST:
+                _idle.pop(0).close()
+        else:
             self._running.close()
+        self._running = None
 
     def pid(self) -> int:
         """Return the process id of the server, started if it is not running; it may not be ready yet."""
@@ -96,7 +109,8 @@ class ForkServer:
         if self._running is not None and self._running.process.poll() is not None:
             self._abandon("")
         if self._running is None:
-            self._running = _Running(self.folder, self.libraries, self.share, self.stop)
+            self._running = _started_before(self.libraries, self.share) or _Running(self.libraries, self.share)
+            self._running.stop = self.stop
         return self._running
 
     def _abandon(self, reason: str) -> str:
@@ -113,6 +127,7 @@ class ForkServer:
         Args:
             request: JSON: ``cell``, ``id`` that names its files, ``timeout_s`` and ``memory_limit_mib``.
         """
+        request = {**request, "folder": str(self.folder)}
         killed_before = out_of_memory_kills()
         running = self._started()
         try:
@@ -138,8 +153,8 @@ class _Gone(Exception):
 class _Running:
     """A running fork server, and its folder for temporary files, which also holds what models leave behind."""
 
-    def __init__(self, folder: Path, libraries: Sequence[str], share: Share, stop: threading.Event) -> None:
-        self.stop = stop
+    def __init__(self, libraries: Sequence[str], share: Share) -> None:
+        self.kind, self.stop = _kind(libraries, share), threading.Event()
         self.temporary = Path(tempfile.mkdtemp(prefix="attn-bench-"))
         self.log, self.ready = tempfile.TemporaryFile(), False  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -147,9 +162,8 @@ class _Running:
                 sys.executable,
                 "-P",
                 "-m",
-                "attn_bench.running.server",
+                SERVER,
                 *share.flags(),
-                str(folder),
                 str(self.temporary),
                 *libraries,
             ],
@@ -157,7 +171,7 @@ class _Running:
             stdout=subprocess.PIPE,
             stderr=self.log,
             bufsize=0,
-            env=surroundings() | dict(share.variables),
+            env=_variables(share),
             start_new_session=True,
         )
         assert self.process.stdin is not None
@@ -225,6 +239,48 @@ class _Running:
         end(self.process)
         self.log.close()
         shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+# Servers that are not in use, the one used last at the end; None outside of warm().
+_idle: list[_Running] | None = None
+
+
+@contextlib.contextmanager
+def warm() -> Iterator[None]:
+    """Keep servers that are no longer used for others that need the same, until the outermost such block ends."""
+    global _idle
+    if _idle is not None:
+        yield
+        return
+    _idle = []
+    try:
+        yield
+    finally:
+        idle, _idle = _idle, None
+        for running in idle:
+            running.close()
+
+
+def _started_before(libraries: Sequence[str], share: Share) -> _Running | None:
+    """Take a server of a kind that is not in use."""
+    idle = [] if _idle is None else _idle
+    for running in reversed(idle):
+        if running.kind == _kind(libraries, share):
+            with contextlib.suppress(ValueError):  # another thread has just taken it
+                idle.remove(running)
+                if running.process.poll() is None:
+                    return running
+                running.close()
+    return None
+
+
+def _kind(libraries: Sequence[str], share: Share) -> tuple[object, ...]:
+    """Return all that two servers started alike have in common."""
+    return sys.executable, SERVER, *libraries, *share.flags(), tuple(sorted(_variables(share).items()))
+
+
+def _variables(share: Share) -> dict[str, str]:
+    return surroundings() | dict(share.variables)
 
 
 def _progress(values: dict[str, Any]) -> dict[str, Any] | None:

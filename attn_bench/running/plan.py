@@ -18,7 +18,7 @@ from attn_bench.running.reuse import expansion_of
 from attn_bench.running.tuning import so_far
 from attn_bench.running.work import due
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.groups import Running
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.settings import Sweep
 
 

@@ -18,9 +18,10 @@ from attn_bench.results.store import Store
 from attn_bench.running.executors.slurm.resources import device_of
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.devices import resolve_device
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.expansion import Expansion, expanded
 from attn_bench.sweep.fields import built, read, settings_of
-from attn_bench.sweep.groups import Measuring, Running
+from attn_bench.sweep.groups import Measuring
 from attn_bench.sweep.settings import Sweep
 
 # What may be said of a run that trains nothing, besides how it is executed.

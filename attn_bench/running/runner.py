@@ -20,15 +20,16 @@ from attn_bench.results.record import Record
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
+from attn_bench.running.client import warm
 from attn_bench.running.executors import Executor
 from attn_bench.running.executors.choice import executor_of
 from attn_bench.running.reuse import Reevaluation, expansion_of
 from attn_bench.running.tuning import TRIALS, failed, so_far, tune
 from attn_bench.running.work import AS_USUAL, FINAL, Listener, Work
 from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.expansion import imported
 from attn_bench.sweep.fields import built, read, settings_of
-from attn_bench.sweep.groups import Running
 from attn_bench.sweep.settings import Sweep
 from attn_bench.sweep.variants import BROKEN
 
@@ -133,7 +134,7 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
         store.discard_empty()
         raise
     _forget_broken(store, cells)
-    with _resumable():
+    with _resumable(), warm():
         metrics = {name: dict(task.metrics) for name, task in tasks.items()}
         store.write_run_info(RunInfo(metrics, dataclasses.asdict(sweep)))
         try:

@@ -1,10 +1,10 @@
 """The fork server: a process with torch imported that forks one child per cell, so that a cell costs little start-up.
 
-``python -P -m attn_bench.running.server [--cores=0,1] FOLDER TEMPORARY [LIBRARY ...]`` keeps to these CPUs, imports the
-libraries, then reads requests from standard input (``CELL``: the cell, ``id`` that names its log, ``timeout_s``,
-``memory_limit_mib``) and writes messages to standard output (:mod:`attn_bench.running.messages`): ``READY``, what its
-child sends (``PROGRESS``; ``RESULT`` once, ``DISK`` if the folder cannot be written), and ``EXIT`` with how the child
-ended. When standard input closes, the server and its child end.
+``python -P -m attn_bench.running.server [--cores=0,1] TEMPORARY [LIBRARY ...]`` keeps to these CPUs, imports the
+libraries, then reads requests from standard input (``CELL``: the cell, the results ``folder``, ``id`` that names the
+log, ``timeout_s``, ``memory_limit_mib``) and writes messages to standard output (:mod:`attn_bench.running.messages`):
+``READY``, what its child sends (``PROGRESS``; ``RESULT`` once, ``DISK`` if the folder cannot be written), and ``EXIT``
+with how the child ended. When standard input closes, the server and its child end.
 
 A child runs as if nothing had run before it. So the server imports no plugin, has one thread and uses no GPU: threads
 and CUDA would not survive a fork, and side effects of an import would reach every model.
@@ -44,7 +44,7 @@ LINGER_S = 2.0
 LOG_LIMIT_BYTES, LOG_KEPT_BYTES = 16 << 20, 64 << 10
 
 
-def main(folder: Path, temporary: Path, libraries: list[str]) -> None:
+def main(temporary: Path, libraries: list[str]) -> None:
     """Serve requests until standard input closes."""
     # Messages go to a copy of standard output; everything else that is printed goes to standard error.
     output = os.dup(1)
@@ -66,18 +66,16 @@ def main(folder: Path, temporary: Path, libraries: list[str]) -> None:
         for _, content in requests.available(3600):
             request = decode(content)
             assert request is not None
-            _serve(request, folder, temporary, output, answers, requests)
+            _serve(request, temporary, output, answers, requests)
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _serve(
-    request: dict[str, Any], folder: Path, temporary: Path, output: int, answers: Sender, requests: Receiver
-) -> None:
+def _serve(request: dict[str, Any], temporary: Path, output: int, answers: Sender, requests: Receiver) -> None:
     from attn_bench.results.store import Store
     from attn_bench.running.run_cell import Files
     from attn_bench.sweep.cell import Cell
 
-    cell, store = Cell.from_json(request["cell"]), Store(folder)
+    cell, store = Cell.from_json(request["cell"]), Store(Path(request["folder"]))
     log, files = store.path("logs", request["id"]), Files.of(cell, store)
     own = Path(tempfile.mkdtemp(dir=temporary))
     read, write = os.pipe()
@@ -242,6 +240,6 @@ def _keep_to_cores(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    _folder, _temporary, *_libraries = _keep_to_cores(sys.argv[1:])
-    main(Path(_folder), Path(_temporary), _libraries)
+    _temporary, *_libraries = _keep_to_cores(sys.argv[1:])
+    main(Path(_temporary), _libraries)
     os._exit(0)  # skips the tear-down of libraries that were only imported

@@ -12,7 +12,7 @@ from attn_bench.results.status import Status
 from attn_bench.results.store import Store
 from attn_bench.sweep import versions
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.groups import Retry, Running
+from attn_bench.sweep.execution import Retry, Running
 
 Listener = Callable[[Cell, dict[str, Any]], None]
 

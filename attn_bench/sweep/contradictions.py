@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.errors import UserError
+from attn_bench.plugin import Task
 from attn_bench.sweep.devices import check_threads
 from attn_bench.sweep.fields import misnamed, read, settings_of
-from attn_bench.sweep.groups import BUDGETS, Training, check_training
+from attn_bench.sweep.groups import BUDGETS, FIELD_LOSSES, SCHEDULES, Regime, Training
 from attn_bench.sweep.training_recipes import recipe
 
 if TYPE_CHECKING:
@@ -42,6 +43,15 @@ def check_together(sweep: Sweep, given: Mapping[str, Sequence[Any]]) -> None:
         check_threads(threads)
 
 
+def check_loss(training: Training, task: Task, regime: Regime) -> None:
+    """Raise UserError for a loss that does not exist, or has no effect."""
+    known = ("task", *(FIELD_LOSSES if task.kind == "field" else ()), *task.losses())
+    if training.loss not in known:
+        raise UserError(f"setting loss: {task.name} ({task.kind}) has no {training.loss!r}; it has {', '.join(known)}")
+    if training.loss != "task" and regime == "finetune":
+        raise UserError("setting loss: has no effect with regime finetune, whose loss is a smoothed cross-entropy")
+
+
 def _check_training(sweep: Sweep, given: Mapping[str, Sequence[Any]]) -> None:
     """Raise UserError for settings of training that have no effect in any combination of the values given."""
     usual, known = Training(), settings_of(type(sweep))
@@ -56,11 +66,30 @@ def _check_training(sweep: Sweep, given: Mapping[str, Sequence[Any]]) -> None:
     failed: UserError | None = None
     for base, *chosen in itertools.product(settings, *deciding.values()):
         try:
-            return check_training(base | first | dict(zip(deciding, chosen)))
+            return _check_effects(base | first | dict(zip(deciding, chosen)))
         except UserError as error:
             failed = failed or error
     assert failed is not None
     raise failed
+
+
+def _check_effects(given: Mapping[str, Any]) -> None:
+    """Raise UserError for training settings, by name, that have no effect because of another one."""
+    defaults: dict[str, Any] = {entry.name: entry.default for entry in dataclasses.fields(Training)} | {**given}
+    schedule, select = defaults["schedule"], defaults["select"]
+    for name in dict.fromkeys(name for parameters in SCHEDULES.values() for name in parameters):
+        if name in given and name not in SCHEDULES[schedule]:
+            having = [each for each, parameters in SCHEDULES.items() if name in parameters]
+            raise UserError(f"setting {name}: has no effect with schedule {schedule}; it is for {', '.join(having)}")
+    warmup = SCHEDULES[schedule]["lr_warmup"] if defaults["lr_warmup"] is None else defaults["lr_warmup"]
+    if "lr_start" in given and warmup == 0:
+        raise UserError("setting lr_start: has no effect with lr_warmup 0")
+    if select == "best" and defaults["validation"] == 0:
+        raise UserError("setting select: best needs a validation set, and validation is 0")
+    if select != "last" and defaults["validation_points"] == 0:
+        raise UserError(f"setting select: {select} needs evaluations, and validation_points is 0")
+    if "validation_points" in given and select != "best-on-test" and defaults["validation"] == 0:
+        raise UserError("setting validation_points: has no effect with validation 0")
 
 
 def _check_tuning(sweep: Sweep) -> None:

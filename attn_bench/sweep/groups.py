@@ -17,14 +17,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from attn_bench.errors import UserError
-from attn_bench.plugin import Task, TrainingDefaults
+from attn_bench.plugin import TrainingDefaults
 from attn_bench.sweep import notations
-from attn_bench.sweep.fields import Also, Axis, Flag, Notation, Repeated
+from attn_bench.sweep.fields import Also, Axis, Notation, Repeated
 
 Precision = Literal["float32", "tf32", "bf16"]
 Regime = Literal["scratch", "linear-probe", "finetune"]
-Retry = Literal["none", "failed", "disturbed", "all"]
 # Of the data, besides what is trained on.
 Part = Literal["validation", "test"]
 BudgetUnit = Literal["epochs", "steps", "seconds"]
@@ -217,34 +215,6 @@ class Training:
         return completed(found, defaults, without=BUDGETS)
 
 
-def check_loss(training: Training, task: Task, regime: Regime) -> None:
-    """Raise UserError for a loss that does not exist, or has no effect."""
-    known = ("task", *(FIELD_LOSSES if task.kind == "field" else ()), *task.losses())
-    if training.loss not in known:
-        raise UserError(f"setting loss: {task.name} ({task.kind}) has no {training.loss!r}; it has {', '.join(known)}")
-    if training.loss != "task" and regime == "finetune":
-        raise UserError("setting loss: has no effect with regime finetune, whose loss is a smoothed cross-entropy")
-
-
-def check_training(given: Mapping[str, Any]) -> None:
-    """Raise UserError for training settings, by name, that have no effect because of another one."""
-    defaults: dict[str, Any] = {entry.name: entry.default for entry in dataclasses.fields(Training)} | {**given}
-    schedule, select = defaults["schedule"], defaults["select"]
-    for name in dict.fromkeys(name for parameters in SCHEDULES.values() for name in parameters):
-        if name in given and name not in SCHEDULES[schedule]:
-            having = [each for each, parameters in SCHEDULES.items() if name in parameters]
-            raise UserError(f"setting {name}: has no effect with schedule {schedule}; it is for {', '.join(having)}")
-    warmup = SCHEDULES[schedule]["lr_warmup"] if defaults["lr_warmup"] is None else defaults["lr_warmup"]
-    if "lr_start" in given and warmup == 0:
-        raise UserError("setting lr_start: has no effect with lr_warmup 0")
-    if select == "best" and defaults["validation"] == 0:
-        raise UserError("setting select: best needs a validation set, and validation is 0")
-    if select != "last" and defaults["validation_points"] == 0:
-        raise UserError(f"setting select: {select} needs evaluations, and validation_points is 0")
-    if "validation_points" in given and select != "best-on-test" and defaults["validation"] == 0:
-        raise UserError("setting validation_points: has no effect with validation 0")
-
-
 @dataclass(frozen=True)
 class FineTuning:
     """What fine-tuning adds to training, besides the augmentation of the task's images."""
@@ -353,76 +323,6 @@ class Paths:
     root: Annotated[str | None, One, FromPath, Field(description="Folder with a published data set (read only).")] = (
         None
     )
-
-
-@dataclass(frozen=True)
-class Running:
-    """How a sweep's cells are run; none of it is part of a cell."""
-
-    out: Annotated[
-        str | None, FromPath, Field(description="Results folder [results/<task>-<date>, or results/measure-...].")
-    ] = None
-    weights_from: Annotated[
-        str | None,
-        FromPath,
-        Flag("--from"),
-        Field(
-            description="Results folder whose kept weights are evaluated, at --eval-resolutions or on other data, "
-            "without training."
-        ),
-        Also("from"),
-    ] = None
-    keep_weights: Annotated[
-        bool, Field(description="Keep the weights of the trained models, for --from and attn_bench.load_model.")
-    ] = False
-    timeout: Annotated[
-        float | None,
-        Positive,
-        Field(description="Time limit per cell in seconds (data preparation excluded)."),
-        Also("timeout_s", "time_limit"),
-    ] = None
-    memory_limit: Annotated[
-        float | None, Positive, Field(description="Memory limit per cell in MiB."), Also("memory_limit_mib")
-    ] = None
-    retry: Annotated[
-        Retry,
-        Field(
-            description="Which existing cells to rerun: none, failed, all, or disturbed, which repeats only "
-            "latencies that other processes or heat disturbed, without training."
-        ),
-    ] = "none"
-    executor: Annotated[
-        Literal["local", "slurm"], Field(description="Where cells run: on this machine, or as jobs of Slurm.")
-    ] = "local"
-    jobs: Annotated[
-        int | None,
-        Positive,
-        Field(
-            description="Cells trained side by side on this machine, each on its own CPUs or GPU; what is timed runs "
-            "alone afterwards [1 on the CPU, the number of GPUs on GPUs]."
-        ),
-        Also("n_jobs", "workers", "num_workers", "parallel"),
-    ] = None
-    slurm: Annotated[
-        Mapping[str, Any],
-        Notation(notations.parameters),
-        Field(description="Slurm: parameters of sbatch, e.g. partition=gpu,time=60,gres=gpu:1."),
-        Also("sbatch", "slurm_args"),
-    ] = field(default_factory=dict)
-    resources: Annotated[
-        tuple[Mapping[str, Any], ...],
-        Field(
-            description="Slurm: parameters of some cells, a list of mappings such as {model: mano, resolution: 256, "
-            "time: 240}; later ones override earlier ones, and all override slurm."
-        ),
-    ] = ()
-    cells_per_job: Annotated[
-        int, Positive, Field(description="Slurm: cells that a job runs one after another."), Also("chunk", "chunk_size")
-    ] = 1
-    detach: Annotated[bool, Field(description="Slurm: submit the jobs and do not wait for them.")] = False
-    skip: Annotated[
-        bool, Field(description="Skip a model's larger resolutions after it runs out of memory or time.")
-    ] = True
 
 
 def completed(settings: Any, defaults: TrainingDefaults, without: tuple[str, ...] = ()) -> Any:

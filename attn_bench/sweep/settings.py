@@ -15,7 +15,7 @@ from attn_bench.plugins.options import each_combination, options_of
 from attn_bench.plugins.registry import TASKS
 from attn_bench.sweep import notations, versions
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.contradictions import check_together
+from attn_bench.sweep.contradictions import check_loss, check_together
 from attn_bench.sweep.devices import resolve_device
 from attn_bench.sweep.fields import Also, Axis, Notation, Repeated, read, read_axes, replaced
 from attn_bench.sweep.groups import (
@@ -28,7 +28,6 @@ from attn_bench.sweep.groups import (
     Regime,
     Training,
     Tuning,
-    check_loss,
 )
 from attn_bench.sweep.training_recipes import recipe
 

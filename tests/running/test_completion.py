@@ -16,7 +16,7 @@ from attn_bench.results.store import Store
 from attn_bench.running.runner import Watcher, run_sweep
 from attn_bench.running.work import due
 from attn_bench.sweep import versions
-from attn_bench.sweep.groups import Retry, Running
+from attn_bench.sweep.execution import Retry, Running
 from attn_bench.sweep.settings import Sweep
 
 

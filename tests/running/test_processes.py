@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from attn_bench.running import client, libraries
-from attn_bench.running.client import ForkServer
+from attn_bench.running.client import ForkServer, Share
 from attn_bench.running.runner import run_sweep
 from attn_bench.sweep.settings import Sweep
 
@@ -56,6 +56,7 @@ def test_a_server_has_one_thread_no_plugin_and_everything_as_it_was_before_it_fo
     assert found == [1, ["timm", "neuralop"], True, False]
 
 
+@pytest.mark.slow
 def test_the_server_that_runs_cells_has_one_thread(tmp_path):
     with ForkServer(tmp_path, ["timm", "toy_plugins"]) as server:
         assert server.libraries == ("timm",)
@@ -67,10 +68,12 @@ def test_the_server_that_runs_cells_has_one_thread(tmp_path):
 def test_a_folder_called_like_a_library_is_not_the_library(tmp_path):
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "__init__.py").write_text("raise SystemExit('imported')")
-    code = "from attn_bench.running.libraries import preload\npreload(['timm', 'torch'])\nprint('survived')"
+    code = "from attn_bench.running import libraries\nlibraries.ALWAYS = ()\n"
+    code += "libraries.preload(['timm'])\nprint('survived')"
     assert python(code, PYTHONPATH=str(tmp_path)) == "survived\n"
 
 
+@pytest.mark.slow
 def test_a_library_that_starts_threads_is_left_to_the_cells(tmp_path, monkeypatch):
     """As a release might that we do not know."""
     package = tmp_path / "timm"
@@ -178,7 +181,14 @@ def started(tmp_path):
         run.communicate()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
 def test_a_terminated_run_ends_soon_and_leaves_nothing(tmp_path, started, number, status):
     run = started("rogue:stop-server")
     family = psutil.Process(run.pid).children(recursive=True)
@@ -195,14 +205,30 @@ def test_a_terminated_run_ends_soon_and_leaves_nothing(tmp_path, started, number
     assert not (tmp_path / "r" / "leases").exists()
 
 
-def test_a_killed_run_leaves_no_temporary_files(tmp_path, started):
-    run = started("toy-slow")
-    family = psutil.Process(run.pid).children(recursive=True)
-    assert list((tmp_path / "temporary").glob("attn-bench-*"))
-    run.kill()
-    psutil.wait_procs(family, timeout=20)
-    assert not list((tmp_path / "temporary").glob("attn-bench-*"))
-
-
 def test_known_libraries_are_a_list_of_the_harness():
     assert libraries.known(["timm.layers", "toy_plugins", "torch", "mano.vision", "torch"]) == ("timm.layers", "torch")
+
+
+def test_runs_that_need_the_same_server_share_it_while_it_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "_idle", None)
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nprintf 'y\\0\\0\\0\\2{}'; exec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(client, "sys", type("Other", (), {"executable": str(program)}))
+
+    def pid(**variables: str) -> int:
+        with ForkServer(tmp_path, [], Share(variables=variables)) as server:
+            return server.pid()
+
+    with client.warm():
+        with client.warm():
+            first = pid()
+        assert pid() == first != pid(OMP_NUM_THREADS="1")
+        with ForkServer(tmp_path, []) as one, ForkServer(tmp_path, []) as other:
+            assert (one.pid() == first) != (other.pid() == first)
+        with pytest.raises(KeyboardInterrupt), ForkServer(tmp_path, []) as server:
+            interrupted = server.pid()
+            raise KeyboardInterrupt
+        assert not psutil.pid_exists(interrupted)
+    assert not psutil.pid_exists(first)
+    assert pid() != pid()

@@ -9,7 +9,7 @@ from attn_bench.running.executors import Executor, sequential, side_by_side
 from attn_bench.running.executors.shares import shares_of
 from attn_bench.running.executors.slurm import cluster, resources, submit
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.groups import Running
+from attn_bench.sweep.execution import Running
 
 
 def executor_of(running: Running, cells: Collection[Cell], parts: Collection[Cell]) -> Executor:

@@ -14,11 +14,10 @@ import numpy as np
 import psutil
 import pytest
 
-import attn_bench
 from attn_bench.errors import UserError
 from attn_bench.running.runner import Watcher, run, run_sweep
 from attn_bench.sweep import versions
-from attn_bench.sweep.groups import Running
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.settings import Sweep
 
 
@@ -78,7 +77,7 @@ def test_after_an_out_of_memory_larger_resolutions_are_skipped(tmp_path):
 
 
 def test_after_a_timeout_larger_resolutions_are_skipped(tmp_path):
-    table = run_sweep(sweep(["toy-slow"], resolutions=[8, 12]), tmp_path / "r", Running(timeout=4))
+    table = run_sweep(sweep(["toy-slow"], resolutions=[8, 12]), tmp_path / "r", Running(timeout=2))
     assert table.status.tolist() == ["timeout", "skipped"]
     assert "out of time at 8 already" in table.error.tolist()[-1]
 
@@ -102,45 +101,28 @@ def test_a_memory_limit_ends_a_cell(tmp_path):
     assert "took more than 1 MiB" in table.error[0]
 
 
-def test_two_runners_share_a_folder(tmp_path):
-    code = (
-        "import attn_bench\n"
-        f"t = attn_bench.run(['toy', 'toy:wide'], 'toy-task', out={str(tmp_path / 'r')!r}, resolutions=[8, 12],"
-        " steps=2, measure=False, device='cpu')\nassert len(t) == 4, t"
-    )
-    runners = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
-    assert [runner.wait(120) for runner in runners] == [0, 0]
-    table = attn_bench.load(tmp_path / "r")
-    assert table.status.tolist() == ["ok"] * 4
-
-
 def test_a_killed_runner_leaves_no_process_and_the_next_resumes(tmp_path):
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
-    command += [
-        "--resolutions",
-        "8",
-        "--steps",
-        "2",
-        "--device",
-        "cpu",
-        "--no-measure",
-        "--no-plots",
-        "--out",
-        str(tmp_path / "r"),
-    ]
-    runner = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--no-measure", "--no-plots"]
+    command += ["--out", str(tmp_path / "r")]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    runner = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(temporary)}, **quiet)
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "r" / "logs").glob("*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     family = psutil.Process(runner.pid).children(recursive=True)
     assert len(family) >= 2
+    assert list(temporary.glob("attn-bench-*"))
     os.kill(runner.pid, signal.SIGKILL)
     runner.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
+    assert not list(temporary.glob("attn-bench-*"))
     before = (tmp_path / "r" / "cells").glob("*.json")
     (finished,) = [(path, path.stat().st_mtime_ns) for path in before]
-    table = run_sweep(sweep(["toy", "toy-slow"]), tmp_path / "r", Running(timeout=5))
+    table = run_sweep(sweep(["toy", "toy-slow"]), tmp_path / "r", Running(timeout=2))
     assert statuses(table)["toy"][0] == "ok"
     assert statuses(table)["toy-slow"][0] == "timeout"
     assert finished[0].stat().st_mtime_ns == finished[1]

@@ -21,7 +21,7 @@ from attn_bench.results.store import Store
 from attn_bench.running.executors import shares
 from attn_bench.running.machine_share import Machine
 from attn_bench.running.runner import Watcher, run_sweep
-from attn_bench.sweep.groups import Running
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.settings import Sweep
 
 TWO_CPUS = pytest.mark.skipif(len(shares.usable_cores()) < 2, reason="needs two CPUs")
@@ -34,7 +34,7 @@ def sweep(models, **settings):
 
 @TWO_CPUS
 def test_the_table_is_that_of_one_cell_after_another_and_what_is_timed_runs_alone(tmp_path):
-    settings = {"models": ["toy", "toy-nan", "toy-raises"], "resolutions": [8, 12]}
+    settings = {"models": ["toy", "toy-nan", "toy-raises"]}
     going, together = set(), []
 
     def listen(cell, event):
@@ -47,21 +47,12 @@ def test_the_table_is_that_of_one_cell_after_another_and_what_is_timed_runs_alon
 
     beside = run_sweep(sweep(**settings), tmp_path / "beside", Running(jobs=2), Watcher(listen=listen))
     after = run_sweep(sweep(**settings), tmp_path / "after")
-    for column in (
-        "model",
-        "resolution",
-        "status",
-        "error",
-        "rel_l2",
-        "parameters",
-        "flops",
-        "peak_memory_forward_mib",
-    ):
+    for column in ("model", "status", "error", "rel_l2", "parameters", "flops", "peak_memory_forward_mib"):
         assert beside[column].fillna(0).tolist() == after[column].fillna(0).tolist(), column
     timed = beside.latency_forward_ms.notna()
     assert timed.tolist() == after.latency_forward_ms.notna().tolist()
-    assert timed.sum() == 4
-    assert together == [1] * 4
+    assert timed.sum() == 2
+    assert together == [1] * 2
     assert set(beside.trained_under) == {"2 side by side"}
     assert set(beside[timed].measured_under) == {"alone"}
     assert set(after.trained_under) == set(after.measured_under) == {"alone"}
@@ -127,7 +118,7 @@ COMMAND += ["--device", "cpu", "--resolutions", "8", "--steps", "1"]
 
 def test_two_runs_in_one_folder_share_the_work(tmp_path):
     """Each cell is trained once; one of the runs is killed, and its lease on another host goes stale."""
-    folder, file, seeds = tmp_path / "r", tmp_path / "built", 12
+    folder, file, seeds = tmp_path / "r", tmp_path / "built", 6
     command = [*COMMAND, "--seeds", str(seeds), "--no-measure", "--out", str(folder), "--set"]
     command += [f"toy-counted.file={file}"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

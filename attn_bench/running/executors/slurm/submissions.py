@@ -16,7 +16,7 @@ from attn_bench.format import clean
 from attn_bench.results.store import Store
 from attn_bench.running.work import Frontier, Work
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.groups import Running
+from attn_bench.sweep.execution import Running
 
 SCHEMA = 1
 PREFIX = "attn-bench-"

@@ -19,7 +19,7 @@ from attn_bench.running.executors.slurm.states import State, cancel, states
 from attn_bench.running.executors.slurm.submissions import Submission, submissions
 from attn_bench.running.processes import out_of_memory_reason
 from attn_bench.running.work import Work
-from attn_bench.sweep.groups import Running
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.settings import Sweep
 
 
