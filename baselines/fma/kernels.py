@@ -152,8 +152,9 @@ def _launch(
     blocks, slots = index_MS.shape
     size = queries // blocks
     channels = max(16, triton.next_power_of_2(head_dim))
-    # Shared memory holds a few tiles of queries and of keys.
-    most = QUERIES if channels * q_GNE.itemsize < 512 else QUERIES // 2
+    # The registers of a thread hold its part of a few tiles of queries and of keys.
+    wide = channels * q_GNE.itemsize >= 256
+    most = QUERIES // 2 if wide else QUERIES
     at_once = min(most, max(16, triton.next_power_of_2(size)))
     parts = triton.cdiv(size, at_once)
     kernel[(blocks * parts, groups)](
@@ -169,6 +170,7 @@ def _launch(
         CHANNELS=channels,
         QUERIES=at_once,
         SLOTS=SLOTS,
+        num_warps=8 if wide else 4,
         # In float32 as torch multiplies matrices.
         PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
     )

@@ -47,6 +47,8 @@ class Launches:
 
 def build(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any], capability: int) -> Resources:
     """Compile a kernel as a launch with these arguments would: Triton makes 1 a constant and uses multiples of 16."""
+    constants = dict(constants)
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
     signature, fixed, attributes = {}, {}, {}
     values = dict(zip(kernel.arg_names, args)) | constants
     for place, name in enumerate(kernel.arg_names):
@@ -61,7 +63,7 @@ def build(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any], capabil
         if isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0):
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     return _resources(compiled.asm["cubin"], compiled.metadata.shared)
 
 

@@ -1,0 +1,47 @@
+"""The Triton kernels, compiled for GPUs that are not here: what they take of a multiprocessor."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from gpu_build import SHARED, Launches
+
+from baselines.fma import kernels
+
+
+def launches(monkeypatch, size, head_dim, dtype, causal):
+    recorded = [Launches(kernels._forward), Launches(kernels._backward)]
+    monkeypatch.setattr(kernels, "_forward", recorded[0])
+    monkeypatch.setattr(kernels, "_backward", recorded[1])
+    groups, blocks, rows = 8, 32, 4096
+
+    def empty(*shape, dtype=dtype):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    q, k, v = empty(groups, blocks * size, head_dim), empty(groups, rows, head_dim), empty(groups, rows, head_dim)
+    index, bias = empty(blocks, 3 * size, dtype=torch.int32), empty(rows, dtype=torch.float32)
+    out, lse = kernels.forward(q, k, v, index, bias, size if causal else -1)
+    kernels.backward(out, lse, [q, k, v, index, bias], size if causal else -1, lse)
+    assert [len(launch.seen) for launch in recorded] == [1, 1]
+    return recorded
+
+
+def check(recorded, capability):
+    for launch in recorded:
+        (used,) = launch.build(capability)
+        print(f"sm_{capability} {launch.kernel.fn.__name__}: {used}")
+        assert used.registers <= 255
+        assert used.stack <= 32  # eight registers; a spilled tile is hundreds of bytes
+        assert used.shared <= SHARED[capability] // 2
+
+
+def test_kernels_spill_nothing(monkeypatch):
+    check(launches(monkeypatch, 64, 32, torch.bfloat16, causal=True), 90)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("size", "head_dim"), [(16, 16), (64, 32), (128, 64), (64, 128)])
+def test_kernels_spill_nothing_at_any_width(monkeypatch, size, head_dim, dtype, capability):
+    check(launches(monkeypatch, size, head_dim, dtype, causal=True), capability)
