@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from attn_bench.contract.base import Plugin
 from attn_bench.contract.problem import Kind, Problem
 from attn_bench.contract.splits import Splits, hold_out
+from attn_bench.contract.taken_names import TAKEN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -112,10 +113,14 @@ class Task(Plugin):
     protocol: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse metrics whose columns would have one name."""
+        """Refuse metrics whose columns would have the name of another column."""
         super().__init_subclass__(**kwargs)
         metrics = getattr(cls, "metrics", {})
         for name in metrics:
+            for column in (name, f"{name}_low", f"{name}_high"):
+                if column in TAKEN:
+                    of = "" if column == name else f", for the interval of {name},"
+                    raise TypeError(f"metric {name}: {column}{of} is a column or a setting of every run; rename it")
             stem, _, end = name.rpartition("_")
             if end in ("low", "high") and stem in metrics:
                 raise TypeError(f"metric {name}: this is the column of the interval of {stem}; rename it")

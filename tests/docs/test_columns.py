@@ -12,3 +12,4 @@ def test_the_columns_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "table.md").read_text(encoding="utf-8")
     for listed in (script["listed"](), script["metrics"]()):
         assert listed in page, "run 'python docs/list_columns.py' and commit docs/table.md"
+    assert script["TAKEN"].read_text(encoding="utf-8") == script["taken"](), "the same, and commit taken_names.py"

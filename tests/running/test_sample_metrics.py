@@ -87,3 +87,11 @@ def test_a_metric_named_as_the_interval_of_another_is_refused():
 
         class Odd(ToyTask):
             metrics = {**ToyTask.metrics, "rel_l2_high": Metric("lower", "of high wavenumbers")}
+
+
+@pytest.mark.parametrize("name", ["parameters", "latency_forward_ms", "latency", "cell", "loss", "train_loss"])
+def test_a_metric_named_as_a_column_a_quantity_or_a_setting_is_refused(name):
+    with pytest.raises(TypeError, match=f"^metric {name}: {name} is a column or a setting of every run; rename it$"):
+
+        class Odd(ToyTask):
+            metrics = {**ToyTask.metrics, name: Metric("lower", "of something")}
