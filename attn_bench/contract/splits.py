@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attn_bench.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
     from torch.utils.data import Dataset
 
@@ -32,6 +33,7 @@ class Splits:
         augmentation: description of that of fine-tuning, stored in its records.
         validation: a published validation set, for selecting weights and settings. With None, as in most tasks, the
             harness holds out a share of ``train`` (:meth:`Task.hold_out`).
+        classes: of each training sample, where it has one: a share of each class is then held out.
     """
 
     train: Dataset[tuple[Tensor, Tensor]]
@@ -41,6 +43,7 @@ class Splits:
     augmented: Dataset[tuple[Tensor, Tensor]] | None = None
     augmentation: str = "none"
     validation: Dataset[tuple[Tensor, Tensor]] | None = None
+    classes: Sequence[int] | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -52,7 +55,8 @@ class Splits:
 def hold_out(splits: Splits, share: float) -> Splits:
     """Return ``splits`` with ``share`` of the training set, at least one sample, as the validation set.
 
-    It is read without random augmentation. The order of both parts is that of the training set.
+    It is read without random augmentation. The order of both parts is that of the training set. Where samples have
+    classes, every class has its share of the validation set, to within one sample, and keeps a training sample.
 
     Raises:
         DataError: no training samples would be left.
@@ -63,14 +67,38 @@ def hold_out(splits: Splits, share: float) -> Splits:
     count = held_out_count(size, share)
     # This generator's numbers are the same in every version of NumPy.
     order = np.random.RandomState(SEED).permutation(size)
-    held, kept = np.sort(order[:count]).tolist(), np.sort(order[count:]).tolist()
+    held = sorted(order[:count].tolist() if splits.classes is None else _of_each_class(order, splits.classes, count))
+    kept = np.setdiff1d(order, held).tolist()
     return replace(
         splits,
         train=part(splits.train, kept),
         plain=None if splits.plain is None else part(splits.plain, kept),
         augmented=None if splits.augmented is None else part(splits.augmented, kept),
         validation=part(splits.train if splits.plain is None else splits.plain, held),
+        classes=None if splits.classes is None else [splits.classes[i] for i in kept],
     )
+
+
+def _of_each_class(order: np.ndarray, classes: Sequence[int], count: int) -> list[int]:
+    """Return the first samples of ``order`` of each class, ``count`` in all, in proportion to the classes' sizes.
+
+    Raises:
+        DataError: no class has two samples.
+    """
+    import numpy as np
+
+    labels = np.asarray(classes)
+    names, sizes = np.unique(labels, return_counts=True)
+    quotas = count * sizes / len(labels)
+    counts = np.minimum(quotas.astype(int), sizes - 1)
+    # What rounding down left, one each to those it cost most; never a class's last sample.
+    for i in np.argsort(counts - quotas, kind="stable"):
+        if counts.sum() < count and counts[i] < sizes[i] - 1:
+            counts[i] += 1
+    if not counts.sum():
+        raise DataError(f"each of the {len(names)} classes has one training sample, which it keeps; use validation: 0")
+    shuffled = labels[order]
+    return [int(i) for name, n in zip(names, counts) for i in order[shuffled == name][:n]]
 
 
 def held_out_count(size: int, share: float, what: str = "samples") -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import random
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import given
@@ -52,6 +56,29 @@ def test_the_same_samples_are_held_out_of_any_set_of_this_size_at_any_time():
     assert chosen == [4, 20, 22, 25]
     torch.manual_seed(7)
     assert inputs(hold_out(Splits(Read(40), Read(1)), 0.1).validation) == chosen
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12), share=st.floats(0.01, 0.6), seed=st.integers(0, 9))
+def test_every_class_has_its_share_and_keeps_a_training_sample(sizes, share, seed):
+    classes = [name for name, size in enumerate(sizes) for _ in range(size)]
+    random.Random(seed).shuffle(classes)
+    splits = Splits(numbered(len(classes)), numbered(1), classes=classes)
+    if max(sizes) == 1:
+        with pytest.raises(DataError, match="use validation: 0"):
+            hold_out(splits, share)
+        return
+    found = hold_out(splits, share)
+    train, held = (Counter(classes[int(i)] for i in inputs(part)) for part in (found.train, found.validation))
+    assert train + held == Counter(classes)
+    assert found.classes == [classes[int(i)] for i in inputs(found.train)]
+    quota = max(1, round(share * len(classes))) / len(classes)
+    assert held.total() == min(round(quota * len(classes)), sum(sizes) - len(sizes))
+    for name, size in enumerate(sizes):
+        assert train[name] >= 1
+        # A class that keeps its only sample leaves its share to others.
+        assert held[name] >= min(math.floor(quota * size), size - 1)
+        assert held[name] <= math.ceil(quota * size) + (min(sizes) * quota < 1)
+    assert inputs(hold_out(splits, share).validation) == inputs(found.validation)
 
 
 def test_validation_is_read_without_augmentation_which_training_keeps():

@@ -83,7 +83,7 @@ class ImageSet(PublishedSet):
 
         plain, test_images = images(train, centre), images(test, centre)
         if not options.augment:
-            return Splits(plain, test_images, identity)
+            return Splits(plain, test_images, identity, classes=train.labels)
         return Splits(
             images(train, [*cut, *tensor]),
             test_images,
@@ -91,6 +91,7 @@ class ImageSet(PublishedSet):
             plain=plain,
             augmented=images(train, strongly_varied),
             augmentation="random resized crop, horizontal flip, RandAugment (2 of magnitude 9), random erasing (25 %)",
+            classes=train.labels,
         )
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -327,6 +328,7 @@ class _Cifar:
         self.records = content.reshape(-1, 3074)
         if (largest := int(self.records[:, 1].max())) >= CIFAR100.classes:
             raise ValueError(f"{path.name} has an image of class {largest}; there are {CIFAR100.classes}, from 0")
+        self.labels = self.records[:, 1].tolist()
         self.classes = len(np.unique(self.records[:, 1]))
 
     def __len__(self) -> int:

@@ -91,6 +91,7 @@ class Digits(Task):
             identity,
             augmented=augmented(part(train), crop),
             augmentation="random resized crop of 70 % to 100 %",
+            classes=classes[train].tolist(),
         )
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:

@@ -128,13 +128,13 @@ class Pathfinder(Task):
         from torchvision.transforms import v2
 
         self.prepare((resolution,), options, PrepareContext())
-        datasets, checksums = {}, {}
+        datasets, checksums, targets = {}, {}, {}
         for stream in options.counts:
             loaded = self._entry(resolution, stream, options).load()
             assert loaded is not None
             arrays, manifest = loaded
             datasets[stream] = cast("Dataset[tuple[Tensor, Tensor]]", _Drawn(arrays["image"], arrays["target"]))
-            checksums[stream] = manifest["sha256"]
+            checksums[stream], targets[stream] = manifest["sha256"], arrays["target"]
         identity = {"source": "drawn", **asdict(options), "resolution": resolution, "sha256": checksums}
         if self.kind == "mask":
             return Splits(datasets["train"], datasets["test"], identity)
@@ -146,6 +146,7 @@ class Pathfinder(Task):
             identity,
             augmented=augmented(datasets["train"], flips),
             augmentation="horizontal and vertical flip",
+            classes=targets["train"].tolist(),
         )
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
