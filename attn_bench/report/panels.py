@@ -48,35 +48,55 @@ class Sample:
             return float(np.linalg.norm(self.prediction - self.target) / np.linalg.norm(self.target))
 
 
-def read_samples(folder: Path, summary: Summary, resolution: int) -> tuple[dict[str, Sample], list[str]]:
-    """Return the first sample of each model at ``resolution``, and a note on each that cannot be shown."""
+def shown_at(summary: Summary) -> list[tuple[int, int]]:
+    """Return where models were trained and evaluated, in the order of panels."""
+    return sorted({(entry.resolution, entry.eval_resolution) for entry in (*summary.entries, *summary.transfers)})
+
+
+def read_samples(
+    folder: Path, summary: Summary, resolution: int, evaluated: int | None = None
+) -> tuple[dict[str, Sample], list[str]]:
+    """Return the first sample of each model trained at ``resolution``, and a note on each that cannot be shown.
+
+    Args:
+        evaluated: the resolution of the samples, if it is another one. Only models whose kept weights were evaluated
+            (``--from``) have such samples.
+    """
     samples: dict[str, Sample] = {}
     notes: list[str] = []
+    at = (resolution, evaluated or resolution)
     for model in summary.models:
-        cells = [cell for entry in summary.of(model) if entry.resolution == resolution for cell in entry.cells]
+        entries = [entry for entry in (*summary.entries, *summary.transfers) if entry.model == model]
+        cells = [cell for each in entries if (each.resolution, each.eval_resolution) == at for cell in each.cells]
         paths = [path for cell in cells if (path := folder / "artifacts" / f"{Path(cell).name}.npz").is_file()]
         if not paths:
             continue
+        name = f"{summary.names[model]} at {at[1]}"
         try:
-            sample = _read(paths[0])
+            sample = _read(paths[0], "" if at[0] == at[1] else f"_{at[1]}")
         except Exception as error:  # readers document only some of the errors that a broken archive causes
-            notes.append(f"{summary.names[model]} at {resolution}: its fields cannot be read ({type(error).__name__})")
+            notes.append(f"{name}: its fields cannot be read ({type(error).__name__})")
+            continue
+        if sample is None:
             continue
         first = next(iter(samples.values()), sample)
         if sample.target.shape != first.target.shape or not np.allclose(sample.target, first.target, equal_nan=True):
-            notes.append(f"{summary.names[model]} at {resolution}: its test samples differ from those of other models")
+            notes.append(f"{name}: its test samples differ from those of other models")
             continue
         samples[model] = sample
     return samples, notes
 
 
-def _read(path: Path) -> Sample:
+def _read(path: Path, suffix: str) -> Sample | None:
+    """Return the first sample in a file; None if the file has none whose names end in ``suffix``."""
     content = BytesIO(read_regular(path, LARGEST_BYTES))
     with ZipFile(content) as archive:
         if sum(member.file_size for member in archive.infolist()) > LARGEST_UNPACKED:
             raise ValueError("larger than any fields that a run stores")
     with np.load(content, allow_pickle=False) as arrays:
-        found = [arrays[name][0, 0] for name in ("input", "target", "prediction")]
+        if suffix and f"prediction{suffix}" not in arrays:
+            return None
+        found = [arrays[name + suffix][0, 0] for name in ("input", "target", "prediction")]
     if not all(np.can_cast(field.dtype, np.float64) for field in found):
         raise ValueError("not real numbers")
     fields = [np.asarray(field, dtype=np.float64) for field in found]

@@ -96,7 +96,7 @@ def draw(folder: Path, summary: Summary, out: Path, id: str = "") -> Drawn:
     # matplotlib takes a second to import; the table for the terminal does not need it.
     from attn_bench.report.curves_figure import training_curves
     from attn_bench.report.figures import cost_vs_resolution, error_vs_resolution
-    from attn_bench.report.panels import field_panel, read_samples
+    from attn_bench.report.panels import field_panel, read_samples, shown_at
     from attn_bench.report.parts_figure import train_step_parts
     from attn_bench.report.scaling_figure import figure as scaling_figure
     from attn_bench.report.style import marks, save, style
@@ -110,14 +110,18 @@ def draw(folder: Path, summary: Summary, out: Path, id: str = "") -> Drawn:
         files.extend(found or ())
         return dataclasses.replace(describe(), name=id + name) if found else None
 
-    def panel(resolution: int) -> Picture | None:
-        samples, unread = read_samples(folder, summary, resolution)
+    def panel(resolution: int, evaluated: int) -> Picture | None:
+        samples, unread = read_samples(folder, summary, resolution, evaluated)
         notes.extend(unread)
         if not samples:
             return None
-        name = f"{'' if id else file_name(summary.task) + '_'}panel_{resolution}"
+        transfer = evaluated != resolution
+        name = (
+            f"{'' if id else file_name(summary.task) + '_'}panel_{resolution}{f'_at_{evaluated}' if transfer else ''}"
+        )
+        where = f"{evaluated}, trained at {resolution}" if transfer else f"{resolution}"
         errors = {model: sample.rel_l2 for model, sample in samples.items()}
-        return shown(name, partial(field_panel, samples, summary.names), lambda: _panel(summary, resolution, errors))
+        return shown(name, partial(field_panel, samples, summary.names), lambda: _panel(summary, where, errors))
 
     with style():
         plots = [shown("error_vs_resolution", partial(error_vs_resolution, summary), partial(_errors, summary))]
@@ -136,7 +140,7 @@ def draw(folder: Path, summary: Summary, out: Path, id: str = "") -> Drawn:
             flagged = any(fit.flag for fit in found.fits)
             describe = partial(_growth, summary, flagged=flagged)
             grown = shown("scaling", partial(scaling_figure, found, summary), describe)
-        panels = [panel(resolution) for resolution in summary.resolutions]
+        panels = [panel(*at) for at in shown_at(summary)]
         looks = attempt("the marks of models", notes, lambda: marks(summary)) or {}
     return Drawn(
         tuple(filter(None, plots)), trade_off, grown, tuple(filter(None, panels)), found, tuple(notes), tuple(files),
@@ -286,11 +290,11 @@ def _growth(summary: Summary, *, flagged: bool) -> Picture:
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
 
 
-def _panel(summary: Summary, resolution: int, errors: Mapping[str, float]) -> Picture:
+def _panel(summary: Summary, where: str, errors: Mapping[str, float]) -> Picture:
     listed = ", ".join(f"{summary.names[model]} {significant(error)}" for model, error in errors.items())
-    title = f"Fields at resolution {resolution}"
+    title = f"Fields at resolution {where}"
     caption = (
         "First test sample: coefficient and truth on the left, then each prediction above its absolute error. "
         "Predictions share the truth's color scale; the errors share one."
     )
-    return Picture(f"panel_{resolution}", title, caption, f"{title}. Relative L2 error of the sample: {listed}.")
+    return Picture("panel", title, caption, f"{title}. Relative L2 error of the sample: {listed}.")

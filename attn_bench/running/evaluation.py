@@ -55,6 +55,7 @@ class Evaluator:
         self, cell: Cell, posed: Posed, trained: Trained, keeper: Keeper, fail: Callable[[str, Failure], object]
     ) -> None:
         self.cell, self.posed, self.trained, self.keeper, self.fail = cell, posed, trained, keeper, fail
+        self.fields: dict[str, np.ndarray] = {}
 
     def own(self, artifact: Path) -> tuple[Evaluation, Failure | None]:
         """Evaluate at the resolution trained at, keeping a few predictions of fields in ``artifact``.
@@ -62,22 +63,19 @@ class Evaluator:
         Returns:
             The evaluation, and why there are no metrics (None if there are).
         """
-        test, shown = self.trained.test, None
-
-        def fail(failure: Failure) -> None:
-            self.fail("predictions", failure)
-
-        if self.posed.problem.spec.panels and not self.cell.is_trial:
-            with failures_to(fail):
-                shown = _Shown(test)
-        entry, failure = self._entry(self.cell.resolution, lambda: test, self.trained.tested, shown)
-        if shown and failure is None:
-            with failures_to(fail):
-                shown.save(artifact)
+        test, show = self.trained.test, not self.cell.is_trial
+        entry, failure = self._entry(self.cell.resolution, lambda: test, self.trained.tested, show=show)
+        self.save_fields(artifact)
         return entry, failure
 
-    def other(self, resolution: int, on_data: Callable[[Splits], object] = lambda splits: None) -> Evaluation:
-        """Evaluate at another resolution, whose data are told to ``on_data``."""
+    def other(
+        self, resolution: int, on_data: Callable[[Splits], object] = lambda splits: None, *, show: bool = False
+    ) -> Evaluation:
+        """Evaluate at another resolution, whose data are told to ``on_data``.
+
+        Args:
+            show: keep a few predictions of fields for :meth:`save_fields`.
+        """
 
         def test() -> Dataset[Batch]:
             with named_after(self.cell.task):
@@ -85,18 +83,33 @@ class Evaluator:
             on_data(splits)
             return splits.test
 
-        return self._entry(resolution, test, self.trained.whole, None)[0]
+        return self._entry(resolution, test, self.trained.whole, show=show)[0]
+
+    def save_fields(self, artifact: Path) -> None:
+        """Write the predictions that were kept, if any were."""
+        with failures_to(self._fail_fields):
+            if self.fields:
+                with atomic_write(artifact) as file:
+                    np.savez_compressed(file, **self.fields)  # type: ignore[arg-type]
+
+    def _fail_fields(self, failure: Failure) -> None:
+        self.fail("predictions", failure)
 
     def _entry(
-        self, resolution: int, test: Callable[[], Dataset[Batch]], module: nn.Module, shown: _Shown | None
+        self, resolution: int, test: Callable[[], Dataset[Batch]], module: nn.Module, *, show: bool
     ) -> tuple[Evaluation, Failure | None]:
         cell, task, failures = self.cell, self.posed.task, list[Failure]()
+        shown: _Shown | None = None
         metrics: dict[str, float] = {}
         samples, last = SampleMetrics(task), _Last()
         with failures_to(failures.append), self.keeper.stage(f"evaluation at {resolution}"):
+            data = test()
+            if show and self.posed.problem.spec.panels:
+                with failures_to(self._fail_fields):
+                    shown = _Shown(data)
             batches = predict(
                 module,
-                test(),
+                data,
                 batch_size=cell.execution.batch_size,
                 precision=cell.execution.precision,
                 device=cell.execution.device,
@@ -112,6 +125,10 @@ class Evaluator:
         failure = failures[0] if failures else None
         if failure is not None:
             return Evaluation(resolution, failure.status, failure.reason, metrics), failure
+        if shown is not None:
+            with failures_to(self._fail_fields):
+                suffix = "" if resolution == cell.resolution else f"_{resolution}"
+                self.fields |= {f"{name}{suffix}": values for name, values in shown.arrays().items()}
         return Evaluation(resolution, "ok", metrics=metrics, intervals=samples.intervals()), None
 
     def _call(self, resolution: int) -> Callable[[nn.Module, Tensor], Any]:
@@ -159,11 +176,7 @@ class _Shown:
                 self.targets.append(target[:missing].cpu())
             yield prediction, target
 
-    def save(self, path: Path) -> None:
-        with atomic_write(path) as file:
-            np.savez_compressed(
-                file,
-                input=self.inputs.numpy(),
-                target=torch.cat(self.targets).numpy(),
-                prediction=torch.cat(self.predictions).numpy(),
-            )
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return input, target and prediction of the samples."""
+        parts = {"input": self.inputs, "target": torch.cat(self.targets), "prediction": torch.cat(self.predictions)}
+        return {name: tensor.numpy() for name, tensor in parts.items()}

@@ -124,7 +124,7 @@ def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> t
         if cell.weights is None:
             _run(cell, files, report, findings)
         else:
-            _evaluate_kept(cell, report, findings)
+            _evaluate_kept(cell, files, report, findings)
     return findings.finished(time.perf_counter() - began), where
 
 
@@ -197,7 +197,7 @@ def _verify(cell: Cell, posed: Posed, trained: Trained, files: Files, findings: 
         files.weights.unlink(missing_ok=True)
 
 
-def _evaluate_kept(cell: Cell, report: Report, findings: _Findings) -> None:
+def _evaluate_kept(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
     """Evaluate weights that were kept, where the cell says, and train nothing."""
     assert cell.weights_in is not None
     folder, id = cell.weights_in
@@ -224,7 +224,8 @@ def _evaluate_kept(cell: Cell, report: Report, findings: _Findings) -> None:
     report({"stage": "evaluating"})
     trained = Trained(found.module, found.module, ())  # type: ignore[arg-type]
     evaluator = Evaluator(cell, posed, trained, findings.keeper, findings.miss)
-    findings.evaluations += (evaluator.other(resolution, on_data) for resolution in cell.evaluated)
+    findings.evaluations += (evaluator.other(resolution, on_data, show=True) for resolution in cell.evaluated)
+    evaluator.save_fields(files.artifact)
     first = findings.evaluations[0]
     if first.status != "ok" and all(entry.status != "ok" for entry in findings.evaluations):
         findings.fail(Failure(cast("FailedStatus", first.status), first.error or ""))

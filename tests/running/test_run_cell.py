@@ -167,7 +167,7 @@ def test_an_out_of_memory_in_the_train_step_keeps_the_forward_pass(ran, monkeypa
 def test_questions_about_a_module_fail_separately(ran, monkeypatch):
     monkeypatch.setattr(Habit, "effective", lambda self, module, problem: 1 / 0)
     monkeypatch.setattr(Habit, "growth", lambda self, options: 1 / 0)
-    monkeypatch.setattr("attn_bench.running.evaluation._Shown.save", lambda self, path: 1 / 0)
+    monkeypatch.setattr("attn_bench.running.evaluation._Shown.arrays", lambda self: 1 / 0)
     record = ran("plain", **TRAINED)
     assert record.status == "ok"
     assert record.errors == dict.fromkeys(

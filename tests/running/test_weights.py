@@ -15,6 +15,7 @@ from toy_plugins import ToyTask
 
 import attn_bench
 from attn_bench.errors import UserError
+from attn_bench.report import summarise, write_report
 from attn_bench.results.store import Store
 from attn_bench.running import runner, weights
 from attn_bench.running.reuse import Reevaluation
@@ -319,3 +320,18 @@ def test_keeping_changes_no_number(tmp_path, train):
     without = train("habit:plain", "without", keep_weights=False, seeds=2, eval_resolutions=[12])
     assert kept.rel_l2.tolist() == without.rel_l2.tolist()
     assert kept.train_loss.tolist() == without.train_loss.tolist()
+
+
+def test_fields_are_kept_at_every_resolution_evaluated_at_and_shown(tmp_path, train):
+    train(["toy", "toy:wide"])
+    table = attn_bench.run(weights_from=tmp_path / "trained", out=tmp_path / "evaluated", eval_resolutions=[8, 12])
+    with np.load(tmp_path / "evaluated" / "artifacts" / f"{table.cell[0]}.npz") as fields:
+        shapes = {name: fields[name].shape for name in fields}
+    names = ("input", "target", "prediction")
+    assert shapes == {f"{name}{end}": (3, 1, n, n) for end, n in (("", 8), ("_12", 12)) for name in names}
+    metrics = Store.open(tmp_path / "evaluated").run_info().tasks["toy-task"]
+    written = {path.name for path in write_report(tmp_path / "evaluated", summarise(table, metrics))}
+    assert {"toy-task_panel_8.png", "toy-task_panel_8_at_12.png"} <= written
+    page = (tmp_path / "evaluated" / "report" / "index.html").read_text()
+    assert "Fields at resolution 12, trained at 8" in page
+    assert "Not shown" not in page
