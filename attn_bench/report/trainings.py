@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from attn_bench.format import significant
 from attn_bench.report.summary import Summary
-from attn_bench.results.record import Record
+from attn_bench.results.record import Record, Trial
 from attn_bench.results.store import Store
 
 NOT_SAID = "-"
@@ -57,7 +56,7 @@ def read_trainings(folder: Path, summary: Summary) -> Trainings | None:
     for record in records:
         values = tuple(settings[record.id].get(name, NOT_SAID) for name in differing)
         ways.setdefault((labels[record.id], values, _tried(record)), []).append(record.cell.resolution)
-    tuned = any(map(_trials, records))
+    tuned = any(record.trials for record in records)
     if not differing and not tuned:
         return None
     order = {model: i for i, model in enumerate((*summary.models, *summary.references))}
@@ -81,16 +80,12 @@ def _text(value: Any) -> str:
 def _tried(record: Record) -> str:
     rounds = [
         f"{budget:g} {unit}: {', '.join(map(_trial, trials))}"
-        for (budget, unit), trials in groupby(_trials(record), key=lambda trial: (trial.budget, trial.budget_unit))
+        for (budget, unit), trials in groupby(record.trials, key=lambda trial: (trial.budget, trial.budget_unit))
     ]
-    spent = sum(trial.seconds or 0 for trial in _trials(record))
+    spent = sum(trial.seconds or 0 for trial in record.trials)
     return f"{'; '.join(rounds)} ({significant(spent, 2)} s)" if rounds else ""
 
 
-def _trials(record: Record) -> Sequence[Any]:
-    return getattr(record, "trials", ())
-
-
-def _trial(trial: Any) -> str:
+def _trial(trial: Trial) -> str:
     values = ", ".join(_text(value) for value in trial.values.values())
     return f"{values} ({trial.status if trial.score is None else significant(trial.score)})"

@@ -17,7 +17,7 @@ from attn_bench.report.parts_figure import train_step_parts
 from attn_bench.report.summary import Summary
 from attn_bench.report.tables import markdown_table
 from attn_bench.report.trainings import read_trainings
-from attn_bench.results.record import Curve, Evaluation, Interval, Latency, Record, Series, TrainingResult
+from attn_bench.results.record import Curve, Evaluation, Interval, Latency, Record, Series, TrainingResult, Trial
 from attn_bench.results.run_info import RunInfo
 
 DETAILED = {**METRICS, "rel_mse_boundary": Metric("lower", "of the outermost points", detail=True)}
@@ -173,3 +173,26 @@ def test_settings_are_listed_where_they_differ(folder: Folder) -> None:
         ("fno", (16, 32), ("lion", "0.001")),
         ("mano", (16, 32), ("adamw", "0.002")),
     ]
+
+
+def test_what_tuning_tried_is_listed_round_by_round(folder: Folder) -> None:
+    rounds = [(0.5, 0.0003, "ok", 0.4, 1.0), (0.5, 0.003, "diverged", None, 0.5), (1.0, 0.0003, "ok", 0.25, 2.0)]
+    trials = tuple(
+        Trial(f"cell{i}", {"learning_rate": rate}, budget, "epochs", status, metric="rel_l2", score=score, seconds=took)
+        for i, (budget, rate, status, score, took) in enumerate(rounds)
+    )
+    change(folder, "mano", lambda record: replace(record, trials=trials))
+    summary = summary_of(folder)
+    found = read_trainings(folder.store.folder, summary)
+    assert found is not None
+    assert found.tuned
+    tried = {row.model: row.tried for row in found.rows}
+    assert tried == {
+        "fno": "",
+        "mano": "0.5 epochs: 0.0003 (0.400), 0.003 (diverged); 1 epochs: 0.0003 (0.250) (3.5 s)",
+    }
+    write_report(folder.store.folder, summary)
+    page, text = ((folder.store.folder / "report" / name).read_text() for name in ("index.html", "report.md"))
+    for shown in (page, text):
+        assert shown.count(tried["mano"]) == 1
+        assert "tried" in shown.lower()

@@ -112,15 +112,17 @@ def test_the_id_of_a_cell_says_what_was_tried_and_what_was_chosen():
     assert len(ids) == 4
 
 
-def test_what_diverges_is_not_chosen_and_nothing_but_that_is_a_row_that_says_so():
-    (found,) = Trials(lambda rate, epochs: "diverged" if rate > 1e-3 else -rate).until_done([cell()])
+@pytest.mark.parametrize("status", ["diverged", "oom", "timeout", "crashed"])
+def test_what_fails_is_not_chosen_and_nothing_but_that_is_a_row_that_says_so(status):
+    (found,) = Trials(lambda rate, epochs: status if rate > 1e-3 else -rate).until_done([cell()])
     assert found.training.learning_rate == 1e-3
-    trials = Trials(lambda rate, epochs: "diverged")
+    assert failed(found) is None
+    trials = Trials(lambda rate, epochs: status)
     (found,) = trials.until_done([cell()])
     assert len(trials.rounds) == 1
     record = failed(found)
-    assert record.status == "diverged"
-    assert record.error.startswith("no trial of --tune succeeded (learning_rate 0.0001: diverged, alas; learning_rate")
+    assert record.status == status
+    assert record.error.startswith(f"no trial of --tune succeeded (learning_rate 0.0001: {status}, alas; learning_rate")
     assert record.cell.training == cell().training
 
 
