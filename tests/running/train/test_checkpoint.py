@@ -96,9 +96,9 @@ def change(path: Path, how: str) -> None:
         case "not finite":
             content["module"][first][0] = torch.nan
         case "moments":
-            content["optimizer"]["0"]["state"][3]["exp_avg"] = torch.zeros(7)
+            content["optimizer"]["0"]["state"][0]["exp_avg"] = torch.zeros(7)
         case "moments not finite":
-            content["optimizer"]["0"]["state"][3]["exp_avg"][:] = torch.inf
+            content["optimizer"]["0"]["state"][0]["exp_avg"][:] = torch.inf
         case "groups":
             content["optimizer"]["0"]["param_groups"] = []
         case "generator":
