@@ -115,13 +115,10 @@ def draw(folder: Path, summary: Summary, out: Path, id: str = "") -> Drawn:
         notes.extend(unread)
         if not samples:
             return None
-        transfer = evaluated != resolution
-        name = (
-            f"{'' if id else file_name(summary.task) + '_'}panel_{resolution}{f'_at_{evaluated}' if transfer else ''}"
-        )
-        where = f"{evaluated}, trained at {resolution}" if transfer else f"{resolution}"
+        at = f"{resolution}" if evaluated == resolution else f"{resolution}_at_{evaluated}"
+        name = f"{'' if id else file_name(summary.task) + '_'}panel_{at}"
         errors = {model: sample.rel_l2 for model, sample in samples.items()}
-        return shown(name, partial(field_panel, samples, summary.names), lambda: _panel(summary, where, errors))
+        return shown(name, partial(field_panel, samples, summary.names), lambda: _panel(summary, at, errors))
 
     with style():
         plots = [shown("error_vs_resolution", partial(error_vs_resolution, summary), partial(_errors, summary))]
@@ -290,9 +287,10 @@ def _growth(summary: Summary, *, flagged: bool) -> Picture:
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
 
 
-def _panel(summary: Summary, where: str, errors: Mapping[str, float]) -> Picture:
+def _panel(summary: Summary, at: str, errors: Mapping[str, float]) -> Picture:
     listed = ", ".join(f"{summary.names[model]} {significant(error)}" for model, error in errors.items())
-    title = f"Fields at resolution {where}"
+    resolution, _, evaluated = at.partition("_at_")
+    title = f"Fields at resolution {f'{evaluated}, trained at ' if evaluated else ''}{resolution}"
     caption = (
         "First test sample: coefficient and truth on the left, then each prediction above its absolute error. "
         "Predictions share the truth's color scale; the errors share one."

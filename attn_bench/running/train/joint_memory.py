@@ -72,7 +72,7 @@ class JointMemory:
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     # As torch.cat of their elements, without a call from Python for each.
-    return torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-any-return]
+    return torch._utils._flatten_dense_tensors(tensors)
 
 
 def _ordered(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
