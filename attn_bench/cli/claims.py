@@ -11,7 +11,7 @@ from attn_bench.cli.printing import put
 
 
 def claims(
-    results: Annotated[list[Path], typer.Argument(help="Results folders.")],
+    results: Annotated[list[Path], typer.Argument(help="Results folders, or folders that contain them.")],
     file: Annotated[
         Path | None, typer.Option(help="YAML file of claims to check instead of the built-in ones.")
     ] = None,
@@ -27,6 +27,7 @@ def claims(
     from attn_bench.report import claims_table as shown
 
     said = read_claims(file or SHIPPED)
+    results = [folder for given in results for folder in _folders(given)]
     if file is not None:
         check_names(said, results)
     checks = sorted(check(said, results), key=lambda c: shown.VERDICTS.index(c.verdict))
@@ -41,3 +42,10 @@ def claims(
         count = sum(model in foreign for model in waiting)
         of_others = f"; {count} of them need models that are not installed: {', '.join(foreign)}" if foreign else ""
         print(f"{len(waiting)} not yet run (--all lists them){of_others}")
+
+
+def _folders(given: Path) -> list[Path]:
+    """Return a results folder, or those that a folder contains, if it is none itself."""
+    if (given / "run.json").exists() or not given.is_dir():
+        return [given]
+    return sorted(path.parent for path in given.glob("*/run.json")) or [given]

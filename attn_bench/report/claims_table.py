@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.claims.checks import UNJUDGED, Check
@@ -19,6 +20,8 @@ VERDICTS = ("reproduced", "better", "not reproduced", "inconclusive", "not compa
 STYLES = {"reproduced": "green", "better": "green", "not reproduced": "bold red"}
 STYLES |= {"inconclusive": "yellow", "not comparable": "yellow"}
 NOTE_WIDTH = 300
+# More numbers of one claim are shown as their range.
+MOST_NUMBERS = 3
 CERTAINTY = {
     "table": "read from its table",
     "paper": "read from the paper",
@@ -51,7 +54,15 @@ def rows(checks: Iterable[Check]) -> list[Row]:
             verdict=check.verdict,
             holds=None if check.verdict in UNJUDGED else check.verdict != "not reproduced",
             remarks=tuple(
-                text for text in (where(check), *check.differences, check.note, *contested(check.claim)) if text
+                text
+                for text in (
+                    where(check),
+                    *check.differences,
+                    check.note,
+                    *contested(check.claim),
+                    check.decided_by,
+                )
+                if text
             ),
         )
         for check in touched(checks)
@@ -119,7 +130,9 @@ def remark(check: Check, most: int = 3) -> str:
     if more := len(check.differences) - len(shown):
         shown.append(f"and {count(more, 'more setting')}")
     return "; ".join(
-        plain(part, NOTE_WIDTH) for part in (where(check), *shown, check.note, *contested(check.claim)) if part
+        plain(part, NOTE_WIDTH)
+        for part in (where(check), *shown, check.note, *contested(check.claim), check.decided_by)
+        if part
     )
 
 
@@ -158,3 +171,49 @@ def markdown(checks: Iterable[Check]) -> str:
         )  # fmt: skip
         lines.append(f"| {' | '.join(for_markdown(cell) for cell in cells)} |")
     return "\n".join([*lines, "", headline(checks)]) + "\n"
+
+
+def brief(checks: Iterable[Check]) -> str:
+    """Return a Markdown table with one row for each claim: its verdicts, and what they rest on or what would decide."""
+    lines = ["| Claim | Published | Ours | Verdict | Remark |", f"|{' :-- |' * 5}"]
+    claims: dict[str, list[Check]] = {}
+    for check in checks:
+        claims.setdefault(check.claim.id, []).append(check)
+    for found in claims.values():
+        claim, several = found[0].claim, len({check.verdict for check in found}) > 1
+        sides = [[check for check in found if check.verdict == verdict] for verdict in VERDICTS]
+        verdicts = "; ".join(
+            f"{side[0].verdict}{_sizes(side) if several or claim.resolution is None else ''}" for side in sides if side
+        )
+        numbers = "; ".join(filter(None, (_numbers(side) for side in sides if side)))
+        remark = found[0].decided_by if several or len(found) > 1 or found[0].verdict == "not yet run" else ""
+        cells = (
+            f"{claim.says} ({source(claim)})", published(claim), numbers or "-", verdicts,
+            remark or "; ".join(_reasons(found)),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(for_markdown(cell) for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _sizes(side: Sequence[Check]) -> str:
+    sizes = sorted({check.resolution for check in side if check.resolution is not None})
+    return f" at {', '.join(map(str, sizes))}" if sizes else ""
+
+
+def _numbers(side: Sequence[Check]) -> str:
+    """Return our numbers, with the folders that hold them; of many, the range."""
+    known = [check for check in side if check.estimate is not None]
+    folders = ", ".join(dict.fromkeys(Path(check.folder).name for check in known))
+    if len(known) > MOST_NUMBERS:
+        values = sorted(check.estimate.value for check in known if check.estimate is not None)
+        return f"{values[0]:.3g} to {values[-1]:.3g} ({folders})"
+    return "; ".join(f"{ours(check)} ({Path(check.folder).name})" for check in known)
+
+
+def _reasons(found: Sequence[Check]) -> list[str]:
+    """Return what keeps results from judging a claim, what would, and what others measured."""
+    check = found[0]
+    parts = [*check.differences[:3], check.note if check.verdict in UNJUDGED else "", *contested(check.claim)]
+    if more := len(check.differences) - 3:
+        parts.insert(3, f"and {count(more, 'more setting')}" if more > 0 else "")
+    return [part for part in (*parts, check.decided_by) if part]

@@ -29,6 +29,7 @@ class Check:
         estimate: of our seeds: the metric, the ratio, the difference or the exponent.
         differences: settings that differ from the claim's.
         note: a note for the reader.
+        decided_by: what would decide a claim that no results judge.
     """
 
     claim: Claim
@@ -39,3 +40,4 @@ class Check:
     differences: tuple[str, ...] = ()
     note: str = ""
     folder: str = ""
+    decided_by: str = ""

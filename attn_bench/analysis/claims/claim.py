@@ -24,6 +24,8 @@ ANY = "*"
 Relation = Literal["equals", "times", "at most times", "better than", "more by", "improves with", "grows as"]
 # Between two models.
 RATIOS = ("times", "at most times", "better than", "more by")
+# What a claim names and several have: the key, and what the file lists under its plural.
+SHARED = {"protocol": "lists of settings", "campaign": "commands"}
 _NEEDED: Mapping[Relation, tuple[str, ...]] = {
     "equals": ("value", "task"),
     "times": ("value", "than"),
@@ -38,6 +40,21 @@ LARGEST, SHOWN = 1e100, 80
 
 
 @dataclass(frozen=True)
+class Campaign:
+    """What decides claims.
+
+    Attributes:
+        run: the command; ``{models}``, ``{task}`` and ``{resolution}`` are those of the claim.
+        needs: what not every machine has, such as a network.
+        hours: that it takes on two cores; None where nothing is known.
+    """
+
+    run: str
+    needs: str = ""
+    hours: float | None = None
+
+
+@dataclass(frozen=True)
 class Claim:
     """What a paper says about a model; ``claims.yaml`` explains the fields.
 
@@ -46,7 +63,8 @@ class Claim:
         option: of the model, whose growing values ``improves with`` is about.
         contested: what others measured, with the source.
         protocol: alternative sets of settings; results must match one to be comparable. Keys are paths into a record
-            (``data.recipe``, ``options.pretrained``).
+            (``data.recipe``, ``options.pretrained``). ``note`` is a remark on results that match.
+        campaign: that decides it; ``hours`` are those of this claim's part of it.
     """
 
     id: str
@@ -68,6 +86,8 @@ class Claim:
     tolerance: float = TOLERANCE
     epochs: float | None = None
     protocol: tuple[Mapping[str, Any], ...] = ()
+    campaign: Campaign | None = None
+    hours: float | None = None
 
     def __post_init__(self) -> None:
         for name in _NEEDED[self.relation]:
@@ -83,7 +103,7 @@ class Claim:
                 f"relation '{self.relation}' is for a metric of a task, such as rel_l2; {self.metric} is a cost, "
                 "about which a claim can state its growth (grows as) or its ratio to that of another model (times)"
             )
-        for name in ("value", "epochs"):
+        for name in ("value", "epochs", "hours"):
             value = getattr(self, name)
             if value is not None and not 0 < value < LARGEST:
                 raise ValueError(f"{name} must be a positive, finite number (given: {value:g})")
@@ -108,10 +128,7 @@ def read_claims(path: Path = SHIPPED) -> list[Claim]:
         raise UserError(f"{path} is not valid YAML: {clean(str(error))}") from None
     if not isinstance(content, dict) or not isinstance(content.get("claims"), list) or not content["claims"]:
         raise UserError(f"{path} contains no claims; see {SHIPPED} for the form")
-    protocols = content.get("protocols") or {}
-    if not isinstance(protocols, dict):
-        raise UserError(f"{path}: protocols is not a mapping of names to lists of settings; see {SHIPPED} for the form")
-    known = {str(name): settings for name, settings in protocols.items() if isinstance(name, str)}
+    known = {key: _named(path, content, f"{key}s", what) for key, what in SHARED.items()}
     claims = [_claim(path, number, given, known) for number, given in enumerate(content["claims"], 1)]
     ids = Counter(claim.id for claim in claims)
     if twice := [id for id, times in ids.items() if times > 1]:
@@ -119,7 +136,15 @@ def read_claims(path: Path = SHIPPED) -> list[Claim]:
     return claims
 
 
-def _claim(path: Path, number: int, given: Any, protocols: Mapping[str, Any]) -> Claim:
+def _named(path: Path, content: Mapping[str, Any], key: str, what: str) -> dict[str, Any]:
+    """Return what claims refer to by its name; raises UserError."""
+    given = content.get(key) or {}
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: {key} is not a mapping of names to {what}; see {SHIPPED} for the form")
+    return {name: each for name, each in given.items() if isinstance(name, str)}
+
+
+def _claim(path: Path, number: int, given: Any, named: Mapping[str, Mapping[str, Any]]) -> Claim:
     """Return the claim that an entry of a file holds; raises UserError naming it."""
     from pydantic import ValidationError
 
@@ -130,10 +155,11 @@ def _claim(path: Path, number: int, given: Any, protocols: Mapping[str, Any]) ->
     for key in given:
         if key not in Claim.__dataclass_fields__:
             raise unknown(f"key of claim {name} in {path}:", _short(key), Claim.__dataclass_fields__)
-    if (protocol := given.get("protocol")) is not None:
-        if not isinstance(protocol, str) or protocol not in protocols:
-            raise unknown(f"protocol of claim {name} in {path}:", _short(protocol), protocols)
-        given = given | {"protocol": protocols[protocol]}
+    for key, known in named.items():
+        if (one := given.get(key)) is not None:
+            if not isinstance(one, str) or one not in known:
+                raise unknown(f"{key} of claim {name} in {path}:", _short(one), known)
+            given = given | {key: known[one]}
     for key, value in given.items():
         # YAML reads yes and no as truth values, which would be taken for numbers.
         if isinstance(value, bool):

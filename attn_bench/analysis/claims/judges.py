@@ -22,14 +22,15 @@ from attn_bench.analysis.claims.evidence import (
     ratio,
     runs,
 )
-from attn_bench.analysis.claims.published import differences_from, short_training, unlike_preset
+from attn_bench.analysis.claims.deciding import what_decides
+from attn_bench.analysis.claims.published import differences_from, remark_on, short_training, unlike_preset
 from attn_bench.analysis.pairing import identity
 from attn_bench.analysis.scaling import BENT, EQUAL, EXPONENTS, FLAT, TOLERANCE, Fit, is_sequence, points_of
 from attn_bench.errors import unknown
 from attn_bench.results.quantities import at, drawn
 
 # Settings of two models that are compared with each other.
-TRAINED_ALIKE = ("data", "cell.training")
+TRAINED_ALIKE = ("data", "cell.tuning")
 RUN_ALIKE = ("cell.execution.precision", "cell.execution.batch_size")
 # An interval of an exponent that is wider decides nothing: it holds half of what lies between n and n^2.
 WIDEST = 0.5
@@ -45,8 +46,14 @@ def check(claims: Iterable[Claim], folders: Sequence[Path]) -> list[Check]:
     Raises:
         UserError: a folder contains no results, or invalid ones.
     """
-    found = [run for folder in folders for run in runs(folder)]
-    return [kept for claim in claims for kept in _kept(claim, [c for run in found for c in judge(claim, run)])]
+    there = [run for folder in folders for run in runs(folder)]
+    found = []
+    for claim in claims:
+        kept = _kept(claim, [each for run in there for each in judge(claim, run)])
+        if all(each.verdict in UNJUDGED for each in kept):
+            kept = [replace(each, decided_by=what_decides(claim, there)) for each in kept]
+        found += kept
+    return found
 
 
 def _kept(claim: Claim, found: list[Check]) -> list[Check]:
@@ -83,7 +90,7 @@ def _judge_value(claim: Claim, run: Run, group: Group) -> list[Check]:
     verdict, why = _verdict(estimate, claim, higher=run.higher(claim.metric))
     if verdict == "not reproduced":
         differences += short_training(claim, group.first)
-    note = _joined(why, _trained(group, len(values)))
+    note = _joined(why, _trained(group, len(values)), "" if differences else remark_on(claim, group.first))
     verdict = "not comparable" if differences else verdict
     return [Check(claim, verdict, group.label, group.resolution, estimate, differences, note, run.folder)]
 
@@ -119,7 +126,7 @@ def _judge_ratio(claim: Claim, run: Run, group: Group) -> list[Check]:
             continue
         estimate = (difference if claim.relation == "more by" else ratio)(ours, theirs)
         verdict, why = _verdict(estimate, claim, higher=run.higher(claim.metric))
-        note = _joined(why, _trained(group, len(ours)))
+        note = _joined(why, _trained(group, len(ours)), "" if differences else remark_on(claim, group.first))
         verdict = "not comparable" if differences else verdict
         found.append(Check(claim, verdict, names, group.resolution, estimate, differences, note, run.folder))
     note = f"{claim.than} was not run with the same settings"
@@ -136,8 +143,20 @@ def _unlike(claim: Claim, group: Group, other: Group) -> tuple[str, ...]:
         if at(group.first, path) != at(other.first, path)
         and not (path == "data" and identity(group.first) == identity(other.first))
     )
-    short = () if cost else short_training(claim, group.first)
-    return (*differences_from(claim, group.first), *unlike_preset(other.first, claim.than), *unlike, *short)
+    own = () if cost else (*_trained_otherwise(group, other), *short_training(claim, group.first))
+    return (*differences_from(claim, group.first), *unlike_preset(other.first, claim.than), *unlike, *own)
+
+
+def _trained_otherwise(group: Group, other: Group) -> tuple[str, ...]:
+    """Return the settings of training that differ, but for those that were chosen for each from the same values."""
+    ours, theirs = group.first.cell, other.first.cell
+    chosen = ours.tuning.tune if ours.tuning is not None and ours.tuning == theirs.tuning else {}
+    mine, others = (vars(each.training) if each.training else {} for each in (ours, theirs))
+    return tuple(
+        f"{name}: {mine.get(name)} for {group.label}, {others.get(name)} for {other.label}"
+        for name in dict.fromkeys((*mine, *others))
+        if name not in chosen and mine.get(name) != others.get(name)
+    )
 
 
 def _verdict(estimate: Estimate, claim: Claim, *, higher: bool) -> tuple[Verdict, str]:

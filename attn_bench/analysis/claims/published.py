@@ -12,17 +12,31 @@ from attn_bench.plugins.registry import MODELS
 from attn_bench.results.quantities import at
 from attn_bench.results.record import Record
 
+# The key of a set of settings that is a remark.
+NOTE = "note"
+
 
 def differences_from(claim: Claim, record: Record) -> tuple[str, ...]:
-    """Return the differences from the closest set of settings that the claim allows; empty if comparable.
+    """Return the differences from the closest set of settings that the claim allows; empty if comparable."""
+    return (*unlike_preset(record, claim.model), *_closest(claim, record)[0])
+
+
+def remark_on(claim: Claim, record: Record) -> str:
+    """Return the remark on results with the set of settings that a record is closest to; empty if there is none."""
+    return _closest(claim, record)[1]
+
+
+def _closest(claim: Claim, record: Record) -> tuple[tuple[str, ...], str]:
+    """Return the differences from the closest set of settings, and the remark on it.
 
     The first setting of a set identifies the data, so a set that agrees in it is closer.
     """
     found = []
-    for settings in claim.protocol or ({},):
+    for allowed in claim.protocol or ({},):
+        settings = {path: wanted for path, wanted in allowed.items() if path != NOTE}
         unlike = {path: said for path, wanted in settings.items() if (said := _unlike(record, path, wanted))}
-        found.append((next(iter(settings), None) in unlike, len(unlike), tuple(unlike.values())))
-    return (*unlike_preset(record, claim.model), *min(found)[2])
+        found.append((next(iter(settings), None) in unlike, len(unlike), tuple(unlike.values()), allowed.get(NOTE, "")))
+    return min(found)[2:]
 
 
 def unlike_preset(record: Record, wanted: str) -> tuple[str, ...]:

@@ -1,0 +1,47 @@
+"""What would decide a claim that no results judge: the command, its hours on two cores, and what it needs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+
+from attn_bench.analysis.claims.claim import Claim
+from attn_bench.analysis.claims.evidence import Run
+from attn_bench.analysis.claims.published import unlike_preset
+from attn_bench.plugins.registry import MODELS
+
+# As many seeds as a verdict should have.
+SEEDS = 3
+
+
+def what_decides(claim: Claim, there: Iterable[Run]) -> str:
+    """Return in words what would decide ``claim``; empty if its file does not say it."""
+    missing = [name for name in (claim.model, claim.than) if name and name.partition(":")[0] not in MODELS.entries()]
+    if missing:
+        return f"needs a plugin {missing[0]}, which is not installed"
+    if claim.campaign is None:
+        return ""
+    models = ",".join(dict.fromkeys(name for name in (claim.model, claim.than) if name))
+    command = claim.campaign.run
+    for name, value in {"models": models, "task": claim.task, "resolution": claim.resolution}.items():
+        command = command.replace(f"{{{name}}}", str(value))
+    hours = _hours(claim, there) or claim.hours or claim.campaign.hours
+    about = f"about {hours:.2g} {'hour' if hours == 1 else 'hours'} on two cores" if hours else ""
+    needs = f"needs {claim.campaign.needs}" if claim.campaign.needs else ""
+    return ", ".join(part for part in (f"would be decided by: {command}", about, needs) if part)
+
+
+def _hours(claim: Claim, there: Iterable[Run]) -> float | None:
+    """Return the hours that records of the same model at the same resolution let expect; None without any."""
+    if claim.epochs is None or claim.resolution is None or claim.than is not None:
+        return None
+    paces = [
+        record.training.seconds / record.training.epochs
+        for run in there
+        if run.task == claim.task
+        for group in run.of(claim.model, claim.options)
+        if group.resolution == claim.resolution and not unlike_preset(group.first, claim.model)
+        for record in group.records
+        if record.training is not None and record.training.seconds and record.training.epochs
+    ]
+    return statistics.median(paces) * claim.epochs * SEEDS / 3600 if paces else None
