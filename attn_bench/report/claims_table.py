@@ -180,23 +180,22 @@ def brief(checks: Iterable[Check]) -> str:
     for check in checks:
         claims.setdefault(check.claim.id, []).append(check)
     for found in claims.values():
-        claim, several = found[0].claim, len({check.verdict for check in found}) > 1
+        claim = found[0].claim
         sides = [[check for check in found if check.verdict == verdict] for verdict in VERDICTS]
         verdicts = "; ".join(
-            f"{side[0].verdict}{_sizes(side) if several or claim.resolution is None else ''}" for side in sides if side
+            f"{side[0].verdict}{_sizes(side) if claim.resolution is None else ''}" for side in sides if side
         )
         numbers = "; ".join(filter(None, (_numbers(side) for side in sides if side)))
-        remark = found[0].decided_by if several or len(found) > 1 or found[0].verdict == "not yet run" else ""
         cells = (
             f"{claim.says} ({source(claim)})", published(claim), numbers or "-", verdicts,
-            remark or "; ".join(_reasons(found)),
+            "; ".join(_reasons(found[0])),
         )  # fmt: skip
         lines.append(f"| {' | '.join(for_markdown(cell) for cell in cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def _sizes(side: Sequence[Check]) -> str:
-    sizes = sorted({check.resolution for check in side if check.resolution is not None})
+    sizes = sorted({check.resolution for check in side if check.resolution and check.verdict not in UNJUDGED})
     return f" at {', '.join(map(str, sizes))}" if sizes else ""
 
 
@@ -210,10 +209,10 @@ def _numbers(side: Sequence[Check]) -> str:
     return "; ".join(f"{ours(check)} ({Path(check.folder).name})" for check in known)
 
 
-def _reasons(found: Sequence[Check]) -> list[str]:
+def _reasons(check: Check) -> list[str]:
     """Return what keeps results from judging a claim, what would, and what others measured."""
-    check = found[0]
-    parts = [*check.differences[:3], check.note if check.verdict in UNJUDGED else "", *contested(check.claim)]
-    if more := len(check.differences) - 3:
-        parts.insert(3, f"and {count(more, 'more setting')}" if more > 0 else "")
-    return [part for part in (*parts, check.decided_by) if part]
+    unlike = [*check.differences[:3]]
+    if more := len(check.differences) - len(unlike):
+        unlike.append(f"and {count(more, 'more setting')}")
+    note = check.note if check.verdict in UNJUDGED and not check.differences else ""
+    return [part for part in (*unlike, note, *contested(check.claim), check.decided_by) if part]

@@ -56,12 +56,16 @@ class Folder:
         self, model: str, resolution: int, seed: int = 0, *, options: Any = None, error: str | None = None,
         status: Any = "ok", tested: tuple[int, ...] = (), scale: float = 1.0, fields: bool = False,
         rel_l2: float | None = None, data: Any = None, epochs: float | None = None, disturbed: bool = False,
+        changed: Any = None,
     ) -> None:  # fmt: skip
-        """Add one cell; ``scale`` multiplies its errors and costs, ``rel_l2`` takes the place of its error."""
+        """Add one cell; ``scale`` multiplies its errors and costs, ``rel_l2`` takes the place of its error.
+
+        ``changed`` holds further fields of the cell.
+        """
         cell = Cell(
             model=model, plugin=model.partition(":")[0], model_version="1", options=options or {}, task=self.task,
             task_version="1", task_options={}, resolution=resolution, seed=seed, execution=EXECUTION,
-            training=TRAINING, eval_resolutions=tested,
+            **{"training": TRAINING, "eval_resolutions": tested, **(changed or {})},
         )  # fmt: skip
         if status != "ok":
             self.store.write(Record(cell, status, error=error, environment="env"))

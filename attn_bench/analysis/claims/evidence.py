@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +52,7 @@ class Group:
         given = self.first.cell.options
         if name in given:
             return given[name]
-        try:
-            known = options_of(MODELS.load(self.first.cell.plugin)).get(name)
-        except UserError:
-            return None
-        return None if known is None or known.default is dataclasses.MISSING else known.default
+        return _defaults(self.first.cell.plugin, self.first.cell.model_version).get(name)
 
     def has(self, options: Mapping[str, Any]) -> bool:
         """Tell whether options of the model have these values."""
@@ -65,6 +61,16 @@ class Group:
     def _metric(self, record: Record, metric: str) -> float | None:
         evaluation = record.evaluated_at(self.resolution)
         return evaluation.metrics.get(metric) if evaluation is not None and evaluation.status == "ok" else None
+
+
+@cache
+def _defaults(plugin: str, version: str) -> Mapping[str, Any]:
+    """Return the defaults of the options of an installed plugin; none if it is not installed."""
+    try:
+        options = options_of(MODELS.load(plugin))
+    except UserError:
+        return {}
+    return {name: option.default for name, option in options.items() if option.default is not dataclasses.MISSING}
 
 
 def costs() -> dict[str, Quantity]:

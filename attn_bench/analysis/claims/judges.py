@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attn_bench.analysis.claims.checks import UNJUDGED, Check, Verdict
 from attn_bench.analysis.claims.claim import RATIOS, Claim
+from attn_bench.analysis.claims.deciding import what_decides
 from attn_bench.analysis.claims.evidence import (
     CONFIDENCE,
     Estimate,
@@ -22,11 +23,11 @@ from attn_bench.analysis.claims.evidence import (
     ratio,
     runs,
 )
-from attn_bench.analysis.claims.deciding import what_decides
 from attn_bench.analysis.claims.published import differences_from, remark_on, short_training, unlike_preset
 from attn_bench.analysis.pairing import identity
 from attn_bench.analysis.scaling import BENT, EQUAL, EXPONENTS, FLAT, TOLERANCE, Fit, is_sequence, points_of
 from attn_bench.errors import unknown
+from attn_bench.plugins.registry import MODELS
 from attn_bench.results.quantities import at, drawn
 
 # Settings of two models that are compared with each other.
@@ -46,12 +47,12 @@ def check(claims: Iterable[Claim], folders: Sequence[Path]) -> list[Check]:
     Raises:
         UserError: a folder contains no results, or invalid ones.
     """
-    there = [run for folder in folders for run in runs(folder)]
+    there, installed = [run for folder in folders for run in runs(folder)], MODELS.entries()
     found = []
     for claim in claims:
         kept = _kept(claim, [each for run in there for each in judge(claim, run)])
         if all(each.verdict in UNJUDGED for each in kept):
-            kept = [replace(each, decided_by=what_decides(claim, there)) for each in kept]
+            kept = [replace(each, decided_by=what_decides(claim, there, installed)) for each in kept]
         found += kept
     return found
 

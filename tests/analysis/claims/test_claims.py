@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_results import HOSTILE, Folder, hostile
+from made_results import HOSTILE, TRAINING, Folder, hostile
 from scipy import stats
 
 from attn_bench import cli
@@ -21,6 +22,7 @@ from attn_bench.plugin import Metric
 from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.report import claims_table as shown
 from attn_bench.results.run_info import RunInfo
+from attn_bench.sweep.groups import Tuning
 
 DRAWN = {
     "source": "generated", "recipe": "neuralop", "alpha": 3.0, "tau": 10.0, "forcing": 2.75, "a_high": 1.0,
@@ -405,3 +407,59 @@ def test_hostile_text_stays_on_its_line(tmp_path: Path) -> None:
 def test_the_file_that_ships_is_part_of_the_package() -> None:
     assert SHIPPED.is_file()
     assert SHIPPED.parent.name == "claims"
+
+
+def test_a_claim_that_is_not_decided_names_what_would_decide_it(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    add_mano(folder, [0.01])
+    found = {c.claim.id: c.decided_by for c in check(read_claims(), [folder.store.folder])}
+    assert found["mano-darcy-64"] == (
+        "would be decided by: attn-bench run sweeps/darcy.yaml --models mano:paper --resolutions 64 --out results/darcy, "
+        "about 5.2 hours on two cores"
+    )
+    assert "needs a network" in found["mano-flowers102"]
+    assert "--task flowers102" in found["mano-flowers102"]
+    assert "needs a plugin lamo, which is not installed and a GPU" in found["lamo-darcy-85"]
+    assert [id for id, said in found.items() if not said] == ["mano-darcy-16"]  # the only one that is decided
+
+
+def test_rates_chosen_from_the_same_values_are_the_same_training(tmp_path: Path) -> None:
+    fno = dict(MODELS.load("fno").presets["paper"])
+    tuned = {"tuning": Tuning({"learning_rate": (0.001, 0.002)})}
+    for name, other, verdict in (("same", tuned, "reproduced"), ("not", {}, "not comparable")):
+        folder = Folder(tmp_path / name)
+        for model, options, rate, value, own in (
+            ("mano:paper", PAPER, 0.001, 0.004, tuned),
+            ("fno:paper", fno, 0.002, 0.008, other),
+        ):
+            changed = {"training": replace(TRAINING, learning_rate=rate), **own}
+            for seed in range(2):
+                folder.add(
+                    model, 16, seed, options=options, rel_l2=value**0.5, data=DRAWN, epochs=50.0, changed=changed
+                )
+        (found,) = checks(folder, "mano-half-of-fno")
+        assert found.verdict == verdict
+        assert ("learning_rate: 0.001 for mano:paper, 0.002 for fno:paper" in found.differences) == (name == "not")
+
+
+def test_a_folder_of_results_folders_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        add_mano(Folder(tmp_path / name), [0.008, 0.008])
+    (tmp_path / "notes").mkdir()
+    assert run(monkeypatch, str(tmp_path)) == 0
+    assert capsys.readouterr().out.count("REPRODUCED     MANO's relative") == 2
+
+
+def test_one_row_for_each_claim(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for seed, value in enumerate((0.008, 0.008)):
+        folder.add("mano:paper", 16, seed, options=PAPER, rel_l2=value**0.5, data=DRAWN)
+        folder.add("mano:paper", 32, seed, options=PAPER, rel_l2=value**0.5, data=DRAWN, epochs=50.0)
+    lines = shown.brief(check(read_claims(), [folder.store.folder])).splitlines()
+    assert len(lines) == 2 + len(read_claims())
+    row = {claim.id: line for claim, line in zip(read_claims(), lines[2:])}
+    assert "| reproduced |" in row["mano-darcy-16"]
+    assert "| not reproduced |" in row["mano-darcy-32"]
+    assert "| not yet run |" in row["mano-darcy-64"]

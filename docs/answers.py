@@ -1,0 +1,442 @@
+"""Writes what the results in ``results/`` say into README.md, docs/answers.md and docs/claims.md, and draws the figure.
+
+``python docs/answers.py`` writes it again; a test holds the pages equal to it. A page has blocks that begin with
+``<!-- answer: NAME KEY=VALUE ... -->`` and end with ``<!-- end -->``; :data:`BLOCKS` has a function for each name.
+Everything is read from the records in ``results/``, so a new folder of a campaign needs no edit here.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from answers_figure import ALT, draw
+
+from attn_bench import load
+from attn_bench.analysis.claims.checks import UNJUDGED, Check
+from attn_bench.analysis.claims.claim import read_claims
+from attn_bench.analysis.claims.evidence import Estimate, mean, ratio
+from attn_bench.analysis.claims.judges import check
+from attn_bench.format import for_markdown
+from attn_bench.report import claims_table
+from attn_bench.sweep.settings import Sweep
+from attn_bench.sweep.sweep_file import read_sweep_file
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+PAGES = ("README.md", "docs/answers.md", "docs/claims.md")
+BLOCK = re.compile(r"(<!-- answer: (?P<name>\S+)(?P<values>[^>]*) -->\n).*?(<!-- end -->)", re.S)
+# Lines of the table on the front page.
+MOST_LINES = 10
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A sweep file and the folder that it fills; ``hours`` on two cores, an estimate from its comment."""
+
+    sweep: str
+    command: str
+    hours: float
+    resolutions: str | None = None
+    task: str | None = None
+
+
+CAMPAIGNS = {
+    "darcy-16": Campaign(
+        "darcy", "run sweeps/darcy.yaml --resolutions 16 --data darcy_train_16.pt --test-data darcy_test_16.pt",
+        2.5, "16",
+    ),
+    "darcy": Campaign("darcy", "run sweeps/darcy.yaml", 40),
+    "darcy-overfitting": Campaign(
+        "darcy-overfitting",
+        "run sweeps/darcy-overfitting.yaml --data darcy_train_16.pt --test-data darcy_test_16.pt",
+        4,
+    ),
+    "ablation": Campaign("ablation", "run sweeps/ablation.yaml --task darcy", 7, task="darcy"),
+    "ablation-digits": Campaign("ablation", "run sweeps/ablation.yaml --task digits", 1.5, task="digits"),
+    "interfaces": Campaign("interfaces", "run sweeps/interfaces.yaml", 6),
+    "darcy-85": Campaign("darcy-85", "run sweeps/darcy-85.yaml --device cuda", 0),
+    "context": Campaign("context", "run sweeps/context.yaml", 6),
+    "mechanisms": Campaign("mechanisms", "run sweeps/mechanisms.yaml", 8),
+    "pathfinder": Campaign("pathfinder", "run sweeps/pathfinder.yaml", 60),
+    "darcy-zero-shot": Campaign(
+        "", "run --from results/darcy --resolutions 32 --eval-resolutions 16,64,128", 0.5
+    ),
+}  # fmt: skip
+# Where the answer about Darcy flow is read, the first that has enough models: folder, resolution, and how many.
+FRONT = (
+    ("darcy", 32, 4), ("mechanisms", 32, 4), ("darcy-16", 16, 4), ("darcy", 16, 4), ("mechanisms", 16, 4),
+    ("default", 32, 1),
+)  # fmt: skip
+# The folders of the sentences there, in few words.
+WHAT = {
+    "darcy-16": "neuraloperator's files", "darcy": "drawn as neuraloperator's set",
+    "mechanisms": "equal numbers of parameters", "default": "the default run of 10 epochs, until the campaign is there",
+    "digits": "an earlier run of three models", "pathfinder": "easy scenes first", "context": "512 KiB of Python code",
+}  # fmt: skip
+DATA = {
+    "darcy": "samples drawn from the distribution of neuraloperator's set",
+    "mechanisms": "samples drawn from the distribution of neuraloperator's set, equal numbers of parameters",
+    "darcy-16": "the 16 x 16 files that neuraloperator's package ships, 50 test samples",
+    "default": "the FNO paper's distribution, 10 epochs: the default run, no campaign yet",
+}
+
+
+@cache
+def table(folder: str) -> pd.DataFrame:
+    """Return the rows of a folder; none where there is no such folder."""
+    path = RESULTS / folder
+    return load(path) if (path / "run.json").exists() else pd.DataFrame()
+
+
+def rows(folder: str, task: str | None = None, **equal: object) -> pd.DataFrame:
+    """Return rows of a folder that are ok and have these values."""
+    found = table(folder)
+    if found.empty:
+        return found
+    found = found[(found["status"] == "ok") & (found["task"] == task if task else True)]
+    for name, value in equal.items():
+        found = found[found[name] == value] if name in found else found.iloc[:0]
+    return found
+
+
+def own(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that are evaluated at the resolution trained at."""
+    if found.empty or "eval_resolution" not in found:
+        return found
+    return found[found["eval_resolution"].isna() | (found["eval_resolution"] == found["resolution"])]
+
+
+def estimates(found: pd.DataFrame, metric: str, by: Sequence[str]) -> dict[tuple[object, ...], Estimate]:
+    """Return the mean over seeds of a metric for every combination of values of ``by``."""
+    if found.empty or metric not in found:
+        return {}
+    groups = found.dropna(subset=[metric]).groupby(list(by), sort=False, dropna=False)[metric]
+    return {key if isinstance(key, tuple) else (key,): mean(list(map(float, values))) for key, values in groups}
+
+
+def number(estimate: Estimate) -> str:
+    """Return a mean with its standard deviation over seeds, or one seed's value."""
+    spread = f" ± {digits(estimate.deviation, 1)}" if estimate.deviation is not None else ""
+    return f"{digits(estimate.value, 3)}{spread}"
+
+
+def digits(value: float, most: int) -> str:
+    """Return a number with as many significant digits, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.{most}g}".removesuffix(".")
+
+
+def higher(metric: str) -> bool:
+    """Tell whether higher values are better."""
+    return metric in ("top1", "top5", "accuracy")
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    align = [":--", *["--:"] * (len(heads) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, align, *lines))
+
+
+# ------------------------------------------------------------------------------------------------ what is missing
+
+
+@cache
+def expected(name: str) -> Mapping[tuple[str, str, int], int]:
+    """Return how many cells a campaign has, by model, task and resolution."""
+    campaign = CAMPAIGNS[name]
+    settings = read_sweep_file(ROOT / "sweeps" / f"{campaign.sweep}.yaml")
+    settings = {key: value for key, value in settings.items() if key != "keep_weights"} | {"device": "cpu"}
+    if campaign.resolutions:
+        settings["resolutions"] = campaign.resolutions
+    found: dict[tuple[str, str, int], int] = {}
+    for cell in Sweep.from_settings(settings).cells():
+        if campaign.task in (None, cell.task):
+            key = (cell.model, cell.task, cell.resolution)
+            found[key] = found.get(key, 0) + 1
+    return found
+
+
+def state(folder: str) -> str:
+    """Say what of a campaign is not there, with the command that adds it and its hours."""
+    campaign = CAMPAIGNS[folder]
+    command = f"`attn-bench {campaign.command} --out results/{folder}`"
+    there = own(table(folder))
+    needs = f", about {campaign.hours:g} hours on two cores" if campaign.hours else ", on a GPU"
+    if there.empty:
+        return f"Not run yet: {command}{needs}."
+    if not campaign.sweep:
+        return f"[Table](../results/{folder}/report/table.md), made by {command}."
+    names = there["model"].str.replace(r" \[.*", "", regex=True)
+    counts = there.groupby([names, "task", "resolution"]).size().to_dict()
+    missing = {key: wanted - counts.get(key, 0) for key, wanted in expected(folder).items()}
+    missing = {key: count for key, count in missing.items() if count > 0}
+    total, failed = sum(expected(folder).values()), there[~there["status"].isin(["ok"])]
+    done = f"{total - sum(missing.values())} of {total} cells are there" if missing else f"All {total} cells are there"
+    if len(failed):
+        kinds = ", ".join(f"{count} {status}" for status, count in failed["status"].value_counts().items())
+        done += f" ({kinds})"
+    text = f"{done}: [table](../results/{folder}/report/table.md)."
+    if not missing:
+        return f"{text} Made by {command}."
+    sizes: dict[tuple[str, int], list[str]] = {}
+    for (model, task, resolution), count in missing.items():
+        sizes.setdefault((task, resolution), []).append(f"{model}{f' ({count})' if count > 1 else ''}")
+    what = "; ".join(f"{task} at {resolution}: {', '.join(models)}" for (task, resolution), models in sizes.items())
+    return f"{text} Missing, by {command}{_hours(there, names, missing)}: {what}."
+
+
+def _hours(there: pd.DataFrame, names: pd.Series, missing: Mapping[tuple[str, str, int], int]) -> str:
+    """Estimate what is missing from cells of the same model, task and resolution."""
+    seconds = there.groupby([names, "task", "resolution"])["train_seconds"].mean().to_dict()
+    known = {key: seconds[key] for key in missing if key in seconds and seconds[key] == seconds[key]}
+    if not known:
+        return ""
+    hours = sum(known[key] * missing[key] for key in known) / 3600
+    rest = "" if len(known) == len(missing) else f" for {len(known)} of {len(missing)} models and sizes"
+    return f" (about {hours:.2g} hours{rest}, by the cells that are there)"
+
+
+# ------------------------------------------------------------------------------------------------------ the blocks
+
+
+def pivot(folder: str, metric: str, task: str, columns: str = "resolution", **equal: str) -> str:
+    """Return a table of a metric: a line for each model, a column for each value of ``columns``."""
+    found = rows(folder, task, **{name: int(value) for name, value in equal.items()})
+    found = found if columns == "eval_resolution" else own(found)
+    numbers = estimates(found, metric, ("model", columns))
+    if not numbers:
+        return "" if folder in CAMPAIGNS else f"*{folder}: no {metric} yet.*"
+    heads = sorted({key[1] for key in numbers}, key=float)
+    reverse = higher(metric)
+    best = {head: _best({k[0]: e for k, e in numbers.items() if k[1] == head}, metric, found) for head in heads}
+    fullest = max(heads, key=lambda head: (sum(key[1] == head for key in numbers), float(head)))
+    last = float("-inf") if reverse else float("inf")
+
+    def rank(model: object) -> float:
+        value = numbers[model, fullest].value if (model, fullest) in numbers else last
+        return -value if reverse else value
+
+    lines = []
+    for model in sorted({key[0] for key in numbers}, key=lambda model: (rank(model), str(model))):
+        cells = [number(numbers[model, head]) if (model, head) in numbers else "-" for head in heads]
+        cells = [f"**{cell}**" if best[head] == model else cell for cell, head in zip(cells, heads)]
+        lines.append([for_markdown(str(model)), *cells])
+    seeds = sorted({each.seeds for each in numbers.values()})
+    said = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    by = "" if columns == "resolution" else f", by {columns}"
+    note = f"`{metric}` of {task}{by}; mean ± standard deviation over seeds ({said} a number); results/{folder}"
+    return f"{markdown(['Model', *(f'{head:g}' for head in heads)], lines)}\n\n{note}"
+
+
+def _best(found: Mapping[object, Estimate], metric: str, where: pd.DataFrame) -> object:
+    reference = set(where[where["reference"].fillna(value=False).astype(bool)]["model"])
+    known = {model: each.value for model, each in found.items() if model not in reference}
+    if not known:
+        return None
+    return (max if higher(metric) else min)(known, key=known.__getitem__)
+
+
+def winner(folder: str, task: str, metric: str, resolution: int) -> str:
+    """Say who is best, who cannot be told from it, and where MANO stands."""
+    found = own(rows(folder, task, resolution=resolution))
+    numbers = {str(key[0]): each for key, each in estimates(found, metric, ("model",)).items()}
+    best = _best(numbers, metric, found) if numbers else None
+    if best is None:
+        return ""
+    reference = set(found[found["reference"].fillna(value=False).astype(bool)]["model"])
+    ranked = sorted((name for name in numbers if name not in reference), key=lambda name: numbers[name].value)
+    ranked = ranked[::-1] if higher(metric) else ranked
+    values = {name: list(map(float, found[found["model"] == name][metric].dropna())) for name in ranked}
+    close = [name for name in ranked[1:] if (r := ratio(values[name], values[ranked[0]])).low is None or r.holds(1.0)]
+    first, better = numbers[ranked[0]], "highest" if higher(metric) else "lowest"
+    seeds = f"{first.seeds} seed{'s' if first.seeds > 1 else ''}"
+    text = f"{ranked[0]} has the {better} {metric}, {number(first)} ({seeds})"
+    if first.seeds > 1 and close:
+        text += f", not told apart from {', '.join(close[:3])}{' and others' if len(close) > 3 else ''}"
+    elif len(ranked) > 1:
+        text += f"; {ranked[1]} follows with {number(numbers[ranked[1]])}"
+    ours = [name for name in ranked[2:] if name.partition(":")[0] == "mano"]
+    return text + "".join(
+        f"; {name} is number {ranked.index(name) + 1} of {len(ranked)} with {number(numbers[name])}" for name in ours
+    )
+
+
+def _who(heading: str, places: Sequence[tuple[str, str, str, int]], otherwise: str) -> str:
+    for place in places:
+        if text := winner(*place):
+            return (
+                f"- **{heading}:** {text}; {WHAT[place[0]]}, [results/{place[0]}](results/{place[0]}/report/report.md)."
+            )
+    return f"- **{heading}:** not measured yet: {otherwise}."
+
+
+def sentences() -> str:
+    """Say in a sentence each who wins, and which claims held."""
+    lines = []
+    for size in (16, 32, 64):
+        places = [(f, "darcy", "rel_l2", size) for f in ("darcy-16", "darcy", "mechanisms", "default")]
+        files = f"`attn-bench run sweeps/darcy.yaml --resolutions {size} --out results/darcy`"
+        lines.append(_who(f"Darcy flow, {size} x {size}", places, files))
+    images = [("mechanisms", "digits", "top1", 8), ("digits", "digits", "top1", 32)]
+    lines.append(_who("Images (digits)", images, "`attn-bench run sweeps/mechanisms.yaml --task digits`"))
+    easy = [("pathfinder", "pathfinder", "accuracy", size) for size in (64, 32)]
+    lines.append(_who("Images (Pathfinder)", easy, "`attn-bench run sweeps/pathfinder.yaml --out results/pathfinder`"))
+    long = [("context", "text", "bits_per_byte", size) for size in (8192, 2048, 512)]
+    long += [("mechanisms", "text", "bits_per_byte", size) for size in (2048, 512)]
+    costs = "costs alone are in [results/long-context](results/long-context/report/report.md)"
+    lines.append(_who("Long text", long, f"`attn-bench run sweeps/context.yaml --out results/context`; {costs}"))
+    return "\n".join([*lines, f"- **Published claims:** {verdicts()} ([every claim](docs/claims.md#every-claim))."])
+
+
+@cache
+def checks() -> tuple[Check, ...]:
+    """Return the verdicts on all claims over all folders."""
+    return tuple(check(read_claims(), sorted(path.parent for path in RESULTS.glob("*/run.json"))))
+
+
+def verdicts() -> str:
+    """Count claims by what was found, and name those that were decided."""
+    claims: dict[str, set[str]] = {}
+    for each in checks():
+        claims.setdefault(each.claim.says, set()).add(each.verdict)
+    held = [says for says, found in claims.items() if found <= {"reproduced", "better"}]
+    lost = [says for says, found in claims.items() if found == {"not reproduced"}]
+    mixed = [says for says, found in claims.items() if len(found - set(UNJUDGED)) and says not in (*held, *lost)]
+    open_ = len(claims) - len(held) - len(lost) - len(mixed)
+    parts = [
+        f"{len(group)} {what} ({'; '.join(group)})"
+        for group, what in ((held, "held"), (lost, "did not"), (mixed, "held at some sizes only"))
+        if group
+    ]
+    return f"of {len(claims)}, {', '.join(parts)}, {open_} are not decided yet"
+
+
+def front() -> tuple[str, int, pd.DataFrame]:
+    """Return the folder, the resolution and the rows of the answer on the front page."""
+    for folder, size, least in FRONT:
+        found = own(rows(folder, "darcy", resolution=size))
+        if not found.empty and found[~found["reference"].fillna(value=False).astype(bool)]["model"].nunique() >= least:
+            return folder, size, found
+    raise SystemExit("no results about Darcy flow")
+
+
+def front_rows() -> list[dict[str, object]]:
+    """Return a mapping for each model on the front page, the most accurate first."""
+    _, _, found = front()
+    found = found[~found["reference"].fillna(value=False).astype(bool)]
+    measured = estimates(found, "latency_train_step_ms", ("model",))
+    clock = "latency_train_step_ms" if len(measured) == found["model"].nunique() else "train_seconds"
+    errors, times = estimates(found, "rel_l2", ("model",)), estimates(found, clock, ("model",))
+    names = sorted(errors, key=lambda key: errors[key].value)
+    parameters = found.groupby("model")["parameters"].first()
+    return [
+        {"model": str(key[0]), "error": errors[key], "time": times.get(key), "clock": clock,
+         "parameters": int(parameters[key[0]])}
+        for key in names
+    ]  # fmt: skip
+
+
+def front_table() -> str:
+    """Return the table on the front page, of at most ten lines."""
+    folder, size, _ = front()
+    found = front_rows()
+    shown = found[:MOST_LINES]
+    mano = [row for row in found[MOST_LINES:] if str(row["model"]).startswith("mano")]
+    shown = [*shown[: MOST_LINES - len(mano)], *mano]
+    clock = "Train step (ms)" if found[0]["clock"] == "latency_train_step_ms" else "Training (s)"
+    others = sorted({16, 32, 64} - {size})
+    columns = {
+        r: {str(k[0]): e for k, e in estimates(own(rows(folder, "darcy", resolution=r)), "rel_l2", ("model",)).items()}
+        for r in others
+    }
+    columns = {r: column for r, column in columns.items() if column}
+    lines = []
+    for row in shown:
+        model, error = str(row["model"]), row["error"]
+        assert isinstance(error, Estimate)
+        more = [number(column[model]) if model in column else "-" for column in columns.values()]
+        time = f"{row['time'].value:.3g}" if isinstance(row["time"], Estimate) else "-"
+        lines.append([for_markdown(model), number(error), *more, time, f"{row['parameters'] / 1000:,.0f} k"])  # type: ignore[operator]
+    heads = ["Model", f"rel\\_l2 at {size}", *(f"at {r}" for r in columns), clock, "Parameters"]
+    left = f" {len(found) - len(shown)} more are in docs/answers.md." if len(found) > len(shown) else ""
+    shared = "" if clock.startswith("Train step") else " Training times are of two cores that other work shared."
+    return (
+        f"{markdown(heads, lines)}\n\nDarcy flow at {size} x {size}: {DATA[folder]}; mean ± standard deviation over "
+        f"seeds, {_seeds(found)} ([results/{folder}](results/{folder}/report/report.md)).{left}{shared}"
+    )
+
+
+def _seeds(found: Sequence[Mapping[str, object]]) -> str:
+    counts = sorted({each.seeds for row in found if isinstance(each := row["error"], Estimate)})
+    return (
+        f"{counts[-1]} seed{'s' if counts[-1] > 1 else ''}"
+        if len(counts) == 1
+        else f"{counts[0]} to {counts[-1]} seeds"
+    )
+
+
+def figure() -> str:
+    """Return the figure of the front page, for light and dark pages."""
+    _, size, _ = front()
+    return (
+        '<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="docs/answer-dark.svg">\n'
+        f'  <img src="docs/answer.svg" alt="{ALT.format(size=size)}">\n</picture>'
+    )
+
+
+def some_claims(ids: str = "") -> str:
+    """Return the claims with these ids, a row each; all without any."""
+    wanted = ids.split(",")
+    return claims_table.brief([each for each in checks() if not ids or each.claim.id in wanted]).rstrip()
+
+
+def _best_of(folder: str, task: str, metric: str) -> str:
+    """Say who is best at every resolution that is there."""
+    found = own(rows(folder, task))
+    sizes = sorted(map(int, found["resolution"].unique())) if not found.empty else []
+    return "\n".join(f"- {task}, {size}: {text}." for size in sizes if (text := winner(folder, task, metric, size)))
+
+
+BLOCKS: Mapping[str, Callable[..., str]] = {
+    "state": state, "table": pivot, "best": _best_of, "claims": some_claims,
+    "front-table": front_table, "figure": figure, "sentences": sentences,
+}  # fmt: skip
+
+
+def filled(text: str) -> str:
+    """Return a page with its blocks written again."""
+
+    def write(match: re.Match[str]) -> str:
+        values = dict(part.split("=", 1) for part in shlex.split(match["values"]))
+        written = BLOCKS[match["name"]](**values)
+        return f"{match[1]}{written}{chr(10) if written else ''}{match[4]}"
+
+    return BLOCK.sub(write, text)
+
+
+def main() -> int:
+    """Write the pages and the figure; with ``--check`` only tell whether they are up to date."""
+    stale = []
+    for page in PAGES:
+        path = ROOT / page
+        text = path.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            stale.append(page)
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    if "--check" not in sys.argv:
+        draw(front_rows(), front()[1], ROOT / "docs")
+        return 0
+    if stale:
+        print(f"{', '.join(stale)}: run 'python docs/answers.py'")
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
