@@ -378,7 +378,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     lines = [line for line in file.read_text().splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(read_claims())
     assert {line.replace("\\|", "").count("|") for line in lines} == {7}
-    assert run(monkeypatch, str(tmp_path)) == 2
+    (tmp_path / "nothing").mkdir()
+    assert run(monkeypatch, str(tmp_path / "nothing")) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert run(monkeypatch, str(tmp_path / "made"), "--file", str(tmp_path / "none.yaml")) == 2
     assert "none.yaml" in capsys.readouterr().err
@@ -449,7 +450,7 @@ def test_a_folder_of_results_folders_is_read_whole(
         add_mano(Folder(tmp_path / name), [0.008, 0.008])
     (tmp_path / "notes").mkdir()
     assert run(monkeypatch, str(tmp_path)) == 0
-    assert capsys.readouterr().out.count("REPRODUCED     MANO's relative") == 2
+    assert capsys.readouterr().out.count("REPRODUCED MANO's relative") == 2
 
 
 def test_one_row_for_each_claim(tmp_path: Path) -> None:
