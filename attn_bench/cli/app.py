@@ -19,7 +19,6 @@ app = typer.Typer(
     help="Benchmark efficient attention: accuracy, latency and memory, in one command.",
     epilog="Exit status: 0 on success, 1 if a command found a problem (see its help), 2 for invalid input, 70 for an "
     "unexpected error (the message names the log), 74 if standard output cannot be written, 130 if interrupted.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

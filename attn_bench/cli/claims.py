@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attn_bench.cli.as_json import Format, put_json
 from attn_bench.cli.printing import put
 
 
@@ -17,6 +18,7 @@ def claims(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Also list claims the results say nothing about.")] = False,
     markdown: Annotated[Path | None, typer.Option(help="Markdown file to write, with all claims.")] = None,
+    form: Format = "text",
 ) -> None:
     """Show which published numbers the results reproduce, and which cannot be compared and why."""
     from attn_bench.analysis.claims.claim import SHIPPED, read_claims
@@ -35,6 +37,8 @@ def claims(
         with atomic_write(markdown) as out:
             out.write(shown.markdown(checks).encode())
     listed = checks if all_ else shown.touched(checks)
+    if form == "json":
+        return put_json(listed)
     if listed:
         put(shown.console(listed))
     if waiting := [c.claim.model.partition(":")[0] for c in checks if c.verdict == "not yet run" and not all_]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attn_bench.cli.as_json import Format, put_json
 from attn_bench.cli.flags import takes
 from attn_bench.cli.running import CALLING
 
@@ -36,6 +37,7 @@ def compare(
     ] = False,
     markdown: Markdown = None,
     junit: JUnit = None,
+    form: Format = "text",
 ) -> None:
     """Compare two results folders: which model got slower, more memory-hungry or less accurate?
 
@@ -53,7 +55,7 @@ def compare(
         comparison = compare_confirmed(*stores, thresholds, on_case=_say)
     else:
         comparison = compare_folders(*stores, thresholds)
-    _conclude(comparison, markdown, junit)
+    _conclude(comparison, markdown, junit, form)
 
 
 @takes(CALLING)
@@ -67,6 +69,7 @@ def ab(
     repository: Annotated[Path, typer.Option(help="Folder of the project, which pip can install.")] = Path(),
     markdown: Markdown = None,
     junit: JUnit = None,
+    form: Format = "text",
 ) -> None:
     """Compare latency and memory of two git revisions, interleaved on this machine so that drift cancels.
 
@@ -82,14 +85,14 @@ def ab(
     def planned() -> Plan:
         return Plan.of(sweep, thresholds)
 
-    _conclude(compare_revisions(base, new, planned, repository=repository, on_stage=_say), markdown, junit)
+    _conclude(compare_revisions(base, new, planned, repository=repository, on_stage=_say), markdown, junit, form)
 
 
 def _say(stage: str) -> None:
     print(f"attn-bench: {stage}", file=sys.stderr)
 
 
-def _conclude(comparison: Comparison, markdown: Path | None, junit: Path | None) -> None:
+def _conclude(comparison: Comparison, markdown: Path | None, junit: Path | None, form: str) -> None:
     from attn_bench.cli.printing import put
     from attn_bench.files import atomic_write
     from attn_bench.gate import comparison as written
@@ -101,6 +104,9 @@ def _conclude(comparison: Comparison, markdown: Path | None, junit: Path | None)
         if path is not None:
             with atomic_write(path) as file:
                 file.write(content)
-    put(written.console(comparison))
+    if form == "json":
+        put_json(written.plain_data(comparison))
+    else:
+        put(written.console(comparison))
     if comparison.status:
         raise typer.Exit(comparison.status)

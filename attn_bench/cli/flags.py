@@ -51,7 +51,9 @@ def _text(value: Any) -> Any:
 
 def _parameter(setting: Setting) -> inspect.Parameter:
     kind: Any = str | None
-    option = typer.Option(setting.flag, help=_help(setting), metavar=_metavar(setting))
+    option = typer.Option(
+        setting.flag, help=_help(setting), metavar=_metavar(setting), autocompletion=_completion(setting)
+    )
     if setting.type is bool:
         # Both flags together are both values.
         kind, flags = list[bool] | None if setting.axis else bool | None, f"{setting.flag}/--no-{setting.flag[2:]}"
@@ -61,6 +63,22 @@ def _parameter(setting: Setting) -> inspect.Parameter:
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
     )
+
+
+def _completion(setting: Setting) -> Callable[[str], list[str]] | None:
+    """Return what completes a value in a shell, where the values are known: the last one of a list."""
+    literal = next((each for each in (setting.type, *get_args(setting.type)) if get_origin(each) is Literal), None)
+    if literal is None and setting.name not in ("models", "task"):
+        return None
+
+    def complete(incomplete: str) -> list[str]:
+        from attn_bench.plugins.registry import MODELS, TASKS
+
+        names = get_args(literal) if literal else (MODELS if setting.name == "models" else TASKS).entries()
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
+
+    return complete
 
 
 def _help(setting: Setting) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attn_bench.cli.as_json import Format, put_json
 from attn_bench.cli.error_messages import logged_in
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Folder = Annotated[Path, typer.Argument(help="Results folder.")]
 LINES = 20
 
 
-def status(results: Folder) -> None:
+def status(results: Folder, form: Format = "text") -> None:
     """Show how far a run is: cells with a record, cells that are run now, and the state of Slurm jobs.
 
     A cell whose Slurm job died gets its row, with the reason, and the table is rewritten.
@@ -33,18 +34,49 @@ def status(results: Folder) -> None:
         followed = follow(store)
         if lost := [each for task in followed for each in task.written]:
             store.write_table()
+    if form == "json":
+        return put_json(_plain_data(store, followed))
     for cell, record in lost:
         print(f"{cell.title}: {record.status} ({record.error})")
     print(_counted(store))
     print("\n".join(_jobs(followed)))
 
 
+def _plain_data(store: Store, followed: Sequence[Followed]) -> dict[str, Any]:
+    return {
+        "folder": str(store.folder),
+        "cells": _statuses(store),
+        "running": sorted(_held(store)),
+        "jobs": [
+            {
+                "job": task.job,
+                "state": task.state.name if task.state else None,
+                "node": task.state.node if task.state else None,
+                "cells": [cell.id for cell in task.cells],
+            }
+            for task in followed
+            if task.live
+        ],
+        "lost": [
+            {"cell": cell.id, "status": r.status, "error": r.error} for task in followed for cell, r in task.written
+        ],
+    }
+
+
+def _statuses(store: Store) -> dict[str, int]:
+    return dict(sorted(Counter(record.status for record in store.records()).items()))
+
+
+def _held(store: Store) -> set[str]:
+    """Return the ids of cells that are run now."""
+    return {path.name.partition(".")[0] for path in (store.folder / "leases").glob("*")}
+
+
 def _counted(store: Store) -> str:
     """Count the cells by status, and those that are run now."""
-    counts = Counter(record.status for record in store.records())
+    counts, held = _statuses(store), _held(store)
     cells = sum(counts.values())
-    statuses = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    held = {path.name.partition(".")[0] for path in (store.folder / "leases").glob("*")}
+    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
     text = f"{store.folder}: {cells} cell{'s' * (cells != 1)} with a record{': ' * bool(cells)}{statuses}"
     return f"{text}; {len(held)} running" if held else text
 

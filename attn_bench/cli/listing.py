@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attn_bench.cli.as_json import Format, put_json
 from attn_bench.cli.printing import put
 from attn_bench.errors import UserError, unknown
 from attn_bench.plugin import KINDS, Model, Task, TrainingDefaults
@@ -31,6 +32,7 @@ def list_(
         str | None,
         typer.Option(metavar="KIND", help=f"Show only what serves this kind of problem: {', '.join(KINDS)}."),
     ] = None,
+    form: Format = "text",
 ) -> None:
     """List models, tasks or training recipes, or show one of them with its options or settings."""
     from attn_bench.plugins.registry import MODELS, TASKS
@@ -45,7 +47,10 @@ def list_(
     if what == "recipes":
         if kind is not None:
             raise UserError("--kind: recipes have no kind; omit it")
-        return _list_recipes(name)
+        return _list_recipes(name, form)
+    if form == "json":
+        listed = [name] if name else list(groups[what].entries())
+        return put_json([each for entry in listed for each in _plain_data(groups[what].entry(entry), kind, name)])
     if name is None:
         put(overview(groups[what], kind))
         return
@@ -53,12 +58,14 @@ def list_(
         print(line)
 
 
-def _list_recipes(name: str | None) -> None:
+def _list_recipes(name: str | None, form: str) -> None:
     """Print a table of the recipes, or one of them in full."""
     from rich.table import Table
 
     from attn_bench.sweep.training_recipes import recipe, recipes
 
+    if form == "json":
+        return put_json([recipe(name)] if name else list(recipes().values()))
     if name is None:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for header in ("recipe", "", "source"):
@@ -106,6 +113,33 @@ def rows(registry: Registry[Any], kind: str | None = None) -> Iterator[tuple[str
             growth = (plugin.complexity or "",) if isinstance(plugin, Model) else ()
             shown = "all" if len(kinds) == len(KINDS) else ", ".join(kinds)
             yield (name, shown, *growth, plugin.summary)
+
+
+def _plain_data(entry: Entry[Any], kind: str | None, name: str | None) -> Iterator[dict[str, Any]]:
+    """Yield what is known of a plugin, for other programs; the error of a broken one, unless it was named."""
+    from attn_bench.plugins.options import options_of
+
+    about: dict[str, Any] = {"name": entry.name, "origin": entry.origin}
+    try:
+        plugin = entry.load()
+    except UserError as error:
+        if name is not None:
+            raise
+        if kind is None:
+            yield {**about, "error": str(error)}
+        return
+    if kind is not None and kind not in kinds_of(plugin):
+        return
+    about |= {"summary": plugin.summary, "citation": plugin.citation, "kinds": kinds_of(plugin)}
+    if isinstance(plugin, Model):
+        about |= {"complexity": plugin.complexity, "presets": plugin.presets}
+    else:
+        about |= {"metrics": plugin.metrics, "defaults": plugin.defaults, "protocol": plugin.protocol}
+    options = options_of(plugin).values()
+    yield {
+        **about,
+        "options": [{"name": o.name, "type": o.type_name, "default": o.default, "doc": o.doc} for o in options],
+    }
 
 
 def kinds_of(plugin: Model | Task) -> list[str]:

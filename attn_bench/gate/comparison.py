@@ -1,10 +1,11 @@
-"""A comparison as text: for the terminal, for a pull request (Markdown) and for CI (JUnit XML)."""
+"""A comparison as text: for the terminal, a pull request (Markdown), CI (JUnit XML) and other programs (JSON)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from attn_bench.format import LABEL_WIDTH, count, distinct, for_markdown, human, plain
@@ -51,6 +52,17 @@ def _obstacles(comparison: Comparison) -> str:
     others = sum("failed on both sides" not in line for line in comparison.obstacles)
     counted = ", ".join(filter(None, (both, count(others, "obstacle") if others else "")))
     return f"{counted}; {plain(comparison.obstacles[0], NOTE_WIDTH)}"
+
+
+def plain_data(comparison: Comparison) -> dict[str, Any]:
+    """Return the findings, what could not be compared, and the outcome, for other programs."""
+    findings = [{**asdict(each), "fails": each.fails, "open": each.open} for each in comparison.findings]
+    outcome = {"status": comparison.status, "headline": headline(comparison)}
+    return {
+        **outcome,
+        **{each.name: getattr(comparison, each.name) for each in fields(comparison)},
+        "findings": findings,
+    }
 
 
 def console(comparison: Comparison) -> RenderableType:

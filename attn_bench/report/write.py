@@ -13,6 +13,7 @@ from attn_bench.errors import DiskError
 from attn_bench.files import atomic_write
 from attn_bench.format import for_markdown
 from attn_bench.report.html import html_page
+from attn_bench.report.latex import latex_table
 from attn_bench.report.origin import NOWHERE, read_origin
 from attn_bench.report.page import markdown_page
 from attn_bench.report.pictures import attempt, draw, file_name
@@ -23,10 +24,10 @@ PAGE = "index.html"
 
 
 def write_report(folder: Path, *summaries: Summary, out: Path | None = None) -> list[Path]:
-    """Write ``index.html``, ``report.md``, ``table.md`` and the figures, PNG and SVG each, and return their paths.
+    """Write ``index.html``, ``report.md``, ``table.md``, ``table.tex`` and the figures; return their paths.
 
-    ``index.html`` is self-contained, so that it can be sent as one file. A figure without any value is left out; one
-    that cannot be drawn is named on the pages with the reason, and the rest is still written.
+    Figures are PNG and SVG. ``index.html`` is self-contained, so that it can be sent as one file. A figure without any
+    value is left out; one that cannot be drawn is named on the pages with the reason, and the rest is still written.
 
     Args:
         folder: results folder; its ``artifacts`` are shown for field tasks, its ``environments`` and ``cells`` say
@@ -43,6 +44,7 @@ def write_report(folder: Path, *summaries: Summary, out: Path | None = None) -> 
     several = len(summaries) > 1
     heads = [f"## {for_markdown(summary.task)}\n\n" if several else "" for summary in summaries]
     _save(out / "table.md", "\n".join(f"{head}{table}" for head, table in zip(heads, tables)))
+    _save(out / "table.tex", "\n".join(map(latex_table, summaries)))
     notes: list[str] = []
     ids = [f"{file_name(summary.task)}-" if several else "" for summary in summaries]
     drawn = [draw(folder, summary, out, id) for id, summary in zip(ids, summaries)]
@@ -65,7 +67,8 @@ def write_report(folder: Path, *summaries: Summary, out: Path | None = None) -> 
             failed = failed or error
     if failed is not None:
         raise failed
-    return [*(path for each in drawn for path in each.files), out / "table.md", *(out / name for name in pages)]
+    texts = ("table.md", "table.tex", *pages)
+    return [*(path for each in drawn for path in each.files), *(out / name for name in texts)]
 
 
 def _save(path: Path, text: str) -> None:

@@ -4,14 +4,11 @@ from attn_bench.cli.error_messages import interrupted
 
 
 def test_an_interruption_is_found_behind_the_error_that_it_caused():
-    try:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            raise RuntimeError("the library gave up")
-    except RuntimeError as error:
-        assert interrupted(error)
-    assert not interrupted(RuntimeError("no interruption")) and not interrupted(None)
+    error = RuntimeError("the library gave up")
+    error.__context__ = KeyboardInterrupt()
+    assert interrupted(error)
+    assert not interrupted(RuntimeError("no interruption"))
+    assert not interrupted(None)
 
 
 def test_errors_that_caused_each_other_have_an_end():

@@ -37,7 +37,7 @@ class Launches:
         self.seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        assert all(0 < n for n in grid), grid
+        assert all(n > 0 for n in grid), grid
         return lambda *args, **constants: self.seen.append((args, constants))
 
     def build(self, capability: int) -> list[Resources]:

@@ -25,6 +25,7 @@ from attn_bench.plugin import Metric
 from attn_bench.report import console_table, write_report
 from attn_bench.report.axes import tick
 from attn_bench.report.figures import error_vs_resolution
+from attn_bench.report.latex import latex_table
 from attn_bench.report.pictures import finding
 from attn_bench.report.scaling_figure import figure
 from attn_bench.report.scaling_table import crossing_text, markdown
@@ -98,6 +99,7 @@ def test_figures_decode_and_settings_of_matplotlib_stay(tmp_path: Path) -> None:
     figures += ["darcy_panel_16", "darcy_panel_32"]
     assert names == {f"{name}.{suffix}" for name in figures for suffix in ("png", "svg")} | {
         "table.md",
+        "table.tex",
         "report.md",
         "index.html",
     }
@@ -176,6 +178,24 @@ def test_failures_are_listed_with_their_reason() -> None:
     assert lines(text, "- fno at 16 (seed 1): **diverged**: loss is nan")
 
 
+def test_the_table_for_a_paper_is_that_of_booktabs() -> None:
+    table = pd.DataFrame(
+        [
+            *(row("mano_&{", 16, seed=seed, rel_l2=0.03 + seed / 1000) for seed in (0, 1)),
+            row("vit", 16, rel_l2=0.05, latency_forward_ms=2.0),
+            failed("fno", 16, "out_of_memory", "no memory"),
+        ]
+    )
+    text = latex_table(summarise(table, ERRORS))
+    assert text.index("toprule") < text.index("midrule") < text.index("bottomrule")
+    assert r"\textbf{0.0305 $\pm$ 0.0007" in text
+    assert r"mano\_\&\{" in text
+    assert r"rel\_l2 $\downarrow$" in text
+    assert lines(text, "vit", r"\textbf{2.00}")
+    assert lines(text, "fno", r"out\_of\_memory")
+    assert len({line.count("&") - line.count(r"\&") for line in lines(text, r"\\")} - {0}) == 1
+
+
 def test_other_resolutions_have_their_own_table() -> None:
     other = failed("mano", 16, "ok", "") | {"eval_resolution": 32, "rel_l2": 0.07, "error": None}
     broken = failed("vit", 16, "unsupported", "window 8 does not divide 12") | {"eval_resolution": 32}
@@ -188,7 +208,7 @@ def test_other_resolutions_have_their_own_table() -> None:
 
 def test_only_failures_still_make_a_table(tmp_path: Path) -> None:
     written = write_report(tmp_path, summarise(pd.DataFrame([failed("vit", 16, "crashed", "boom")]), ERRORS))
-    assert {path.name for path in written} == {"table.md", "report.md", "index.html"}
+    assert {path.name for path in written} == {"table.md", "table.tex", "report.md", "index.html"}
     assert "boom" in (tmp_path / "report" / "report.md").read_text()
 
 
