@@ -188,7 +188,7 @@ def test_the_table_for_a_paper_is_that_of_booktabs() -> None:
     )
     text = latex_table(summarise(table, ERRORS))
     assert text.index("toprule") < text.index("midrule") < text.index("bottomrule")
-    assert r"\textbf{0.0305 $\pm$ 0.0007" in text
+    assert r"\textbf{0.03050 $\pm$ 0.00071}" in text
     assert r"mano\_\&\{" in text
     assert r"rel\_l2 $\downarrow$" in text
     assert lines(text, "vit", r"\textbf{2.00}")
