@@ -41,7 +41,9 @@ def test_kernels_spill_nothing(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("size", "head_dim"), [(16, 16), (64, 32), (128, 64), (64, 128)])
+@pytest.mark.parametrize(
+    ("size", "head_dim", "dtype"),
+    [(16, 16, torch.bfloat16), (64, 32, torch.float16), (128, 64, torch.float32), (64, 128, torch.bfloat16)],
+)
 def test_kernels_spill_nothing_at_any_width(monkeypatch, size, head_dim, dtype, capability):
     check(launches(monkeypatch, size, head_dim, dtype, causal=True), capability)
