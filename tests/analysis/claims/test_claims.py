@@ -415,8 +415,8 @@ def test_a_claim_that_is_not_decided_names_what_would_decide_it(tmp_path: Path) 
     add_mano(folder, [0.01])
     found = {c.claim.id: c.decided_by for c in check(read_claims(), [folder.store.folder])}
     assert found["mano-darcy-64"] == (
-        "would be decided by: attn-bench run sweeps/darcy.yaml --models mano:paper --resolutions 64 --out results/darcy, "
-        "about 5.2 hours on two cores"
+        "would be decided by: attn-bench run sweeps/darcy.yaml --models mano:paper --resolutions 64 "
+        "--out results/darcy, about 5.2 hours on two cores"
     )
     assert "needs a network" in found["mano-flowers102"]
     assert "--task flowers102" in found["mano-flowers102"]
