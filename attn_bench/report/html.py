@@ -35,6 +35,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 REASON_SHOWN = 240
 # Wider figures scroll on a phone: shrunk to fit, their text would be too small.
 BROAD_PT = 500
+BROADER_PT = 800
 # Columns of numbers that fit on a printed page beside the names.
 COLUMNS_PRINTED = 7
 SETTINGS = {"device_name": "Device", "precision": "Precision", "batch_size": "Batch size"}
@@ -119,7 +120,7 @@ def _of_task(summary: Summary, drawn: Drawn, origin: Origin, out: Path) -> dict[
     return {
         "id": drawn.id,
         "images": {name: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for name, svg in files.items()},
-        "broad": {name for name, svg in files.items() if _width(svg) > BROAD_PT},
+        "broad": {name: _breadth(svg) for name, svg in files.items() if _breadth(svg)},
         "columns_printed": COLUMNS_PRINTED,
         "reason_shown": REASON_SHOWN,
         "summary": summary,
@@ -160,10 +161,11 @@ def _seen(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode()
 
 
-def _width(svg: bytes) -> float:
-    """Return the width of a figure in points."""
+def _breadth(svg: bytes) -> str:
+    """Return the class of a figure that is wider than a small screen; empty for others."""
     found = re.search(rb'<svg[^>]*? width="([0-9.]+)pt"', svg)
-    return float(found[1]) if found else 0.0
+    width = float(found[1]) if found else 0.0
+    return "broader" if width > BROADER_PT else "broad" if width > BROAD_PT else ""
 
 
 def _policy(css: str, script: str) -> str:

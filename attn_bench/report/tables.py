@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attn_bench.format import for_markdown, human, plain, significant, with_spread
 from attn_bench.report.curves import SHARES, EqualTime
 from attn_bench.report.entry import Entry
 from attn_bench.report.summary import Summary
-from attn_bench.report.trainings import Trainings
+from attn_bench.report.trainings import Trained, Trainings
 from attn_bench.results.quantities import Place, Quantity
 
 if TYPE_CHECKING:
@@ -138,18 +138,18 @@ def definitions(summary: Summary, place: Place = "report") -> list[tuple[str, st
 
 
 def trainings_table(found: Trainings, summary: Summary) -> str:
-    """Return how models were trained, where they differ, as a Markdown table."""
-    heads = ["Model", "Resolutions", *(name.capitalize() for name in found.heads), *(["Tried"] if found.tuned else [])]
-    rows = [
-        [
-            for_markdown(summary.names[row.model]),
-            ", ".join(map(str, row.resolutions)),
-            *map(for_markdown, row.settings),
-            *([row.tried or NOTHING] if found.tuned else []),
+    """Return how models were trained, where they differ, and what tuning tried, as Markdown tables."""
+
+    def table(heads: Sequence[str], values: Callable[[Trained], Sequence[str]]) -> str:
+        rows = [
+            [for_markdown(summary.names[row.model]), ", ".join(map(str, row.resolutions)), *values(row)]
+            for row in found.rows
         ]
-        for row in found.rows
-    ]
-    return lines(heads, (), rows)
+        return lines(["Model", "Resolutions", *heads], (), rows)
+
+    settings = table(found.heads, lambda row: [*map(for_markdown, row.settings)]) if found.heads else ""
+    tried = table(["Tried by tuning"], lambda row: [row.tried or NOTHING]) if found.tuned else ""
+    return "\n\n".join(filter(None, (settings, tried)))
 
 
 def equal_times_table(found: Sequence[EqualTime], summary: Summary) -> str:

@@ -35,7 +35,7 @@ class Trainings:
     """The ways in which the models of a task were trained.
 
     Attributes:
-        heads: names of the settings in which they differ.
+        heads: names of the settings in which they differ, as heads of columns.
         tuned: whether a model was tuned.
     """
 
@@ -65,7 +65,12 @@ def read_trainings(folder: Path, summary: Summary) -> Trainings | None:
         for (model, values, tried), resolutions in ways.items()
     ]
     rows.sort(key=lambda row: (order[row.model], row.resolutions))
-    return Trainings(tuple(name.replace("_", " ") for name in differing), tuple(rows), tuned)
+    return Trainings(tuple(map(_head, differing)), tuple(rows), tuned)
+
+
+def _head(name: str) -> str:
+    words = name.replace("_", " ")
+    return f"LR {words[3:]}" if words.startswith("lr ") else words.capitalize()
 
 
 def _settings(record: Record) -> dict[str, str]:
@@ -79,7 +84,7 @@ def _text(value: Any) -> str:
 
 def _tried(record: Record) -> str:
     rounds = [
-        f"{budget:g} {unit}: {', '.join(map(_trial, trials))}"
+        f"{budget:g} {unit.removesuffix('s') if budget == 1 else unit}: {', '.join(map(_trial, trials))}"
         for (budget, unit), trials in groupby(record.trials, key=lambda trial: (trial.budget, trial.budget_unit))
     ]
     spent = sum(trial.seconds or 0 for trial in record.trials)

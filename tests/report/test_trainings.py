@@ -168,7 +168,7 @@ def test_settings_are_listed_where_they_differ(folder: Folder) -> None:
             folder.store.write(replace(record, cell=other, id=other.id))
     found = read_trainings(folder.store.folder, summary_of(folder))
     assert found is not None
-    assert (found.heads, found.tuned) == (("optimizer", "learning rate"), False)
+    assert (found.heads, found.tuned) == (("Optimizer", "Learning rate"), False)
     assert [(row.model, row.resolutions, row.settings) for row in found.rows] == [
         ("fno", (16, 32), ("lion", "0.001")),
         ("mano", (16, 32), ("adamw", "0.002")),
@@ -189,7 +189,7 @@ def test_what_tuning_tried_is_listed_round_by_round(folder: Folder) -> None:
     tried = {row.model: row.tried for row in found.rows}
     assert tried == {
         "fno": "",
-        "mano": "0.5 epochs: 0.0003 (0.400), 0.003 (diverged); 1 epochs: 0.0003 (0.250) (3.5 s)",
+        "mano": "0.5 epochs: 0.0003 (0.400), 0.003 (diverged); 1 epoch: 0.0003 (0.250) (3.5 s)",
     }
     write_report(folder.store.folder, summary)
     page, text = ((folder.store.folder / "report" / name).read_text() for name in ("index.html", "report.md"))
