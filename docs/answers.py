@@ -43,14 +43,12 @@ class Campaign:
     sweep: str
     command: str
     hours: float
-    resolutions: str | None = None
     task: str | None = None
 
 
 CAMPAIGNS = {
     "darcy-16": Campaign(
-        "darcy", "run sweeps/darcy.yaml --resolutions 16 --data darcy_train_16.pt --test-data darcy_test_16.pt",
-        2.5, "16",
+        "darcy-16", "run sweeps/darcy-16.yaml --data darcy_train_16.pt --test-data darcy_test_16.pt", 2.5
     ),
     "darcy": Campaign("darcy", "run sweeps/darcy.yaml", 40),
     "darcy-overfitting": Campaign(
@@ -152,8 +150,6 @@ def expected(name: str) -> Mapping[tuple[str, str, int], int]:
     campaign = CAMPAIGNS[name]
     settings = read_sweep_file(ROOT / "sweeps" / f"{campaign.sweep}.yaml")
     settings = {key: value for key, value in settings.items() if key != "keep_weights"} | {"device": "cpu"}
-    if campaign.resolutions:
-        settings["resolutions"] = campaign.resolutions
     found: dict[tuple[str, str, int], int] = {}
     for cell in Sweep.from_settings(settings).cells():
         if campaign.task in (None, cell.task):

@@ -7,9 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
+
 from attn_bench.analysis.claims.evidence import Estimate
 from attn_bench.format import for_figure
 
+# Pixels of half a dot, and where a name may be beside it, in points.
+DOT = 6
+SIDES = (
+    (8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 8, "center", "bottom"), (0, -8, "center", "top"),
+    (6, 5, "left", "bottom"), (6, -5, "left", "top"), (-6, 5, "right", "bottom"), (-6, -5, "right", "top"),
+)  # fmt: skip
 ALT = "Error against time of each model on Darcy flow at {size} x {size}"
 CLOCKS = {
     "latency_train_step_ms": "time of a training step (ms)",
@@ -47,7 +57,6 @@ def draw(found: Sequence[Mapping[str, Any]], size: int, folder: Path) -> None:
                 color = ours if row["model"].startswith("mano") else dot
                 axes.errorbar(x, y, yerr=error, fmt="o", color=color, markersize=7, capsize=3, elinewidth=1)
             axes.set(xscale="log", yscale="log", xlabel=CLOCKS[drawn[0]["clock"]], ylabel="relative L2 error")
-            _label(axes, drawn, text)
             axes.set_title(f"Darcy flow at {size} x {size}: lower and further left is better", color=text, fontsize=11)
             axes.grid(which="both", color=line, linewidth=0.6)
             axes.set_axisbelow(True)
@@ -59,27 +68,31 @@ def draw(found: Sequence[Mapping[str, Any]], size: int, folder: Path) -> None:
             axes.tick_params(which="both", colors=text)
             for spine in axes.spines.values():
                 spine.set_color(line)
+            _label(axes, drawn, text)
             figure.savefig(folder / name, facecolor=back, metadata={"Date": None, "Description": points(found)})
 
 
-def _label(axes: Any, drawn: Sequence[Mapping[str, Any]], color: str) -> None:
-    """Write the name of each model beside its dot, those of close dots on different sides."""
-    import math
-
-    xs = [math.log(row["time"].value) for row in drawn]
-    ys = [math.log(row["error"].value) for row in drawn]
-    width, height = (max(xs) - min(xs)) or 1, (max(ys) - min(ys)) or 1
-    axes.margins(0.16, 0.14)
-    sides = [(8, 5, "left"), (8, -13, "left"), (-8, 5, "right"), (-8, -13, "right")]
-    taken: list[tuple[float, float, int]] = []
-    for row, x, y in zip(drawn, xs, ys):
-        close = [side for a, b, side in taken if abs(a - x) < 0.25 * width and abs(b - y) < 0.12 * height]
-        right = (x - min(xs)) > 0.75 * width
-        order = [2, 3, 0, 1] if right else [0, 1, 2, 3]
-        side = next((each for each in order if each not in close), order[0])
-        taken.append((x, y, side))
-        dx, dy, align = sides[side]
-        axes.annotate(
-            for_figure(row["model"]), (row["time"].value, row["error"].value), (dx, dy), textcoords="offset points",
-            ha=align, color=color, fontsize=9,
-        )  # fmt: skip
+def _label(axes: Axes, drawn: Sequence[Mapping[str, Any]], color: str) -> None:
+    """Write the name of each model beside its dot, where it hides no dot and no other name if there is such a place."""
+    axes.margins(0.14, 0.14)
+    axes.figure.draw_without_rendering()
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    at = [axes.transData.transform((row["time"].value, row["error"].value)) for row in drawn]
+    dots = [Bbox.from_bounds(x - DOT, y - DOT, 2 * DOT, 2 * DOT) for x, y in at]
+    taken: list[Bbox] = []
+    for row, dot in zip(drawn, dots):
+        hidden: list[tuple[int, Any]] = []
+        for dx, dy, ha, va in SIDES:
+            text = axes.annotate(
+                for_figure(row["model"]), (row["time"].value, row["error"].value), (dx, dy),
+                textcoords="offset points", ha=ha, va=va, color=color, fontsize=9,
+            )  # fmt: skip
+            box = text.get_window_extent(renderer)
+            others = [*taken, *(each for each in dots if each is not dot)]
+            outside = not axes.bbox.contains(box.x0, box.y0) or not axes.bbox.contains(box.x1, box.y1)
+            hidden.append((sum(map(box.overlaps, others)) + 2 * outside, text))
+        best = min(hidden, key=lambda each: each[0])[1]
+        for _, text in hidden:
+            if text is not best:
+                text.remove()
+        taken.append(best.get_window_extent(renderer))

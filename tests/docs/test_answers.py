@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+from made_results import Folder
 from places import ROOT
 
 
@@ -48,3 +50,26 @@ def test_a_value_in_a_page_that_results_do_not_hold_is_found(answers: ModuleType
     at = text.index(block) + len(block)
     changed = text[:at] + "| mano | 0.001 |\n" + text[at:]
     assert answers.filled(changed) == text
+
+
+def test_a_campaign_that_is_not_finished_says_what_is_missing(
+    answers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "RESULTS", tmp_path)
+    answers.table.cache_clear()
+    assert answers.state("darcy-16").startswith("Not run yet: `attn-bench run sweeps/darcy-16.yaml --data")
+    folder = Folder(tmp_path / "darcy-16")
+    models = ("fno:paper", "mano:paper", "swinv2", "vit:patch2", "window")
+    for model, errors in zip(models, ((0.1, 0.104), (0.101, 0.103), (0.2, 0.21), (0.3, 0.31), (0.4,)), strict=True):
+        for seed, error in enumerate(errors):
+            folder.add(model, 16, seed, rel_l2=error)
+    answers.table.cache_clear()
+    said = answers.state("darcy-16")
+    assert said.startswith("9 of 39 cells are there")
+    assert "darcy at 16: fno:paper, mano:paper, swinv2, vit:patch2, vit:patch4 (3), tfno (3), window (2)," in said
+    text = answers.winner("darcy-16", "darcy", "rel_l2", 16)
+    assert text == "fno:paper has the lowest rel_l2, 0.102 ± 0.003 (2 seeds), not told apart from mano:paper"
+    # It takes the place of the default run on the front page.
+    assert answers.front()[:2] == ("darcy-16", 16)
+    assert [row["model"] for row in answers.front_rows()] == list(models)
+    answers.table.cache_clear()
