@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 PAGES = ("README.md", "docs/answers.md", "docs/claims.md")
 BLOCK = re.compile(r"(<!-- answer: (?P<name>\S+)(?P<values>[^>]*) -->\n).*?(<!-- end -->)", re.S)
+# What tells the cells of a model apart, in its label.
+VARIANT = r" \[.*"
 # Lines of the table on the front page.
 MOST_LINES = 10
 
@@ -162,13 +164,13 @@ def state(folder: str) -> str:
     """Say what of a campaign is not there, with the command that adds it and its hours."""
     campaign = CAMPAIGNS[folder]
     command = f"`attn-bench {campaign.command} --out results/{folder}`"
-    there = own(table(folder))
+    there = own(table(folder)) if campaign.sweep else table(folder)
     needs = f", about {campaign.hours:g} hours on two cores" if campaign.hours else ", on a GPU"
     if there.empty:
         return f"Not run yet: {command}{needs}."
     if not campaign.sweep:
         return f"[Table](../results/{folder}/report/table.md), made by {command}."
-    names = there["model"].str.replace(r" \[.*", "", regex=True)
+    names = there["model"].str.replace(VARIANT, "", regex=True)
     counts = there.groupby([names, "task", "resolution"]).size().to_dict()
     missing = {key: wanted - counts.get(key, 0) for key, wanted in expected(folder).items()}
     missing = {key: count for key, count in missing.items() if count > 0}
@@ -205,6 +207,8 @@ def pivot(folder: str, metric: str, task: str, columns: str = "resolution", **eq
     """Return a table of a metric: a line for each model, a column for each value of ``columns``."""
     found = rows(folder, task, **{name: int(value) for name, value in equal.items()})
     found = found if columns == "eval_resolution" else own(found)
+    if columns not in ("resolution", "eval_resolution") and not found.empty:
+        found = found.assign(model=found["model"].str.replace(VARIANT, "", regex=True))
     numbers = estimates(found, metric, ("model", columns))
     if not numbers:
         return "" if folder in CAMPAIGNS else f"*{folder}: no {metric} yet.*"

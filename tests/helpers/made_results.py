@@ -64,8 +64,8 @@ class Folder:
         """
         cell = Cell(
             model=model, plugin=model.partition(":")[0], model_version="1", options=options or {}, task=self.task,
-            task_version="1", task_options={}, resolution=resolution, seed=seed, execution=EXECUTION,
-            **{"training": TRAINING, "eval_resolutions": tested, **(changed or {})},
+            task_version="1", resolution=resolution, seed=seed, execution=EXECUTION,
+            **{"task_options": {}, "training": TRAINING, "eval_resolutions": tested, **(changed or {})},
         )  # fmt: skip
         if status != "ok":
             self.store.write(Record(cell, status, error=error, environment="env"))
