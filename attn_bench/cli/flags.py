@@ -89,6 +89,7 @@ def _help(setting: Setting) -> str:
 
 def _metavar(setting: Setting) -> str:
     kind = next((each for each in get_args(setting.type) if each is not NoneType), setting.type)
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if setting.repeated:
         return setting.repeated
     if get_origin(setting.type) is Literal:

@@ -9,7 +9,7 @@ from attn_bench.results.environment import Environment
 from attn_bench.results.record import Record
 
 # Settings of a cell that affect training as well as time.
-_TRAINED_WITH = {"precision": "precision", "batch_size": "batch size"}
+_TRAINED_WITH = {"precision": "precision"}
 _MEASURED_WITH = {"device": "device", "compile": "compile"}
 # Names in environments of what records call settings in effect; older records have only the environment.
 _CALLED = {"float32_matmul_precision": "matmul_precision"}
@@ -64,6 +64,7 @@ def unlike(before: Record, after: Record, environments: tuple[Environment | None
     """
     cells = before.cell.execution, after.cell.execution
     trained = [_differ(name, *(getattr(cell, key) for cell in cells)) for key, name in _TRAINED_WITH.items()]
+    trained.append(_differ("batch size", *(record.batch_size for record in (before, after))))
     measured = [_differ(name, *(getattr(cell, key) for cell in cells)) for key, name in _MEASURED_WITH.items()]
     flags = [_flags(record, environment) for record, environment in zip((before, after), environments)]
     # The requested settings count if those in effect are unknown.

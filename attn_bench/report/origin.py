@@ -12,7 +12,7 @@ from typing import Any
 from attn_bench.results.quantities import at
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
-from attn_bench.sweep.groups import SCHEDULES, Training
+from attn_bench.sweep.groups import AUTO, SCHEDULES, Training
 
 Facts = list[tuple[str, str]]
 
@@ -96,7 +96,7 @@ def _training(record: Record, asked: Training) -> dict[str, str]:
         "Recipe": asked.recipe,
         "Budget": f"{asked.budget:g} {asked.budget_unit}",
         "Optimizer steps": None if steps is None else str(steps),
-        "Batch size in training": str(record.cell.execution.batch_size),
+        "Batch size in training": _batch_size(record),
         "Optimizer": asked.optimizer,
         "Learning rate": f"{asked.learning_rate:g} at its peak, {_schedule(asked)}",
         "Weight decay": f"{asked.weight_decay:g}",
@@ -108,6 +108,12 @@ def _training(record: Record, asked: Training) -> dict[str, str]:
         "Validation samples": str(held) if (held := at(record.data, "samples.validation")) else None,
     }
     return {name: text for name, text in facts.items() if text is not None}
+
+
+def _batch_size(record: Record) -> str | None:
+    if record.cell.execution.batch_size != AUTO:
+        return str(record.batch_size)
+    return None if record.batch_size is None else f"{record.batch_size}, the largest that fits the memory"
 
 
 _EVALUATED = {"best": "best validation error", "best-on-test": "best test error, so their metrics are too good"}

@@ -196,8 +196,8 @@ _measured = partial(Column, own=True)
 
 
 def _throughput(row: Row) -> float | None:
-    forward = row.record.latency.get("forward")
-    return 1000 * row.record.cell.execution.batch_size / forward.median_ms if forward and forward.median_ms else None
+    forward, samples = row.record.latency.get("forward"), row.record.batch_size
+    return 1000 * samples / forward.median_ms if samples and forward and forward.median_ms else None
 
 
 def _latencies(row: Row) -> list[Latency]:

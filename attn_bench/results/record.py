@@ -18,7 +18,7 @@ from attn_bench.results.status import Status
 from attn_bench.results.upgrade import SCHEMA, upgrade
 from attn_bench.results.validation import as_json, from_text, plain
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.groups import BudgetUnit, Part
+from attn_bench.sweep.groups import AUTO, BudgetUnit, Part
 
 ERROR_CHARACTERS = 10_000
 
@@ -318,6 +318,13 @@ class Record:
         versions = (self.cell.model_version, self.cell.task_version)
         named = (version.rpartition("+")[0].partition("==") for version in versions)
         return {package: version for package, equals, version in named if package and equals}
+
+    @property
+    def batch_size(self) -> int | None:
+        """The batch size that was used; None where it was to be found (``auto``) and was not."""
+        asked = self.cell.execution.batch_size
+        found = self.effective.get("batch_size") if asked == AUTO else asked
+        return found if type(found) is int else None
 
     @property
     def disturbed(self) -> bool:

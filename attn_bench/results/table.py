@@ -110,7 +110,7 @@ IDENTITY = (
 SETTINGS = (
     Column("reference", _is_reference, "whether the model is a constant predictor, which competes only in accuracy"),
     Column("complexity", "complexity", "complexity in the number of tokens, as the model claims"),
-    Column("batch_size", "cell.execution.batch_size", "samples per batch"),
+    Column("batch_size", "batch_size", "samples per batch; with `--batch-size auto` the number that was found"),
     Column("device", "cell.execution.device", "`cpu` or `cuda`"),
     Column("device_name", _device_name, "name of the processor or the GPU"),
     Column("precision", "cell.execution.precision", "precision in which the model ran"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from attn_bench.results.store import Store
 from attn_bench.running.client import End, ForkServer
 from attn_bench.running.messages import UNSENT
 from attn_bench.running.processes import how_ended, last_words, out_of_memory_reason
+from attn_bench.running.room import Room, size_in
 from attn_bench.running.work import Frontier, Work
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.execution import Running
@@ -79,15 +80,7 @@ class Attempt:
     def _run(self, cell: Cell, part: Cell) -> Record:
         """Run a part of a cell in a separate process and return its record."""
         store, limits = self.work.store, self.work.running
-        end = self.server.run(
-            {
-                "cell": part.to_request(),
-                "id": cell.id,
-                "timeout_s": limits.timeout,
-                "memory_limit_mib": limits.memory_limit,
-            },
-            partial(self.work.listen, cell),
-        )
+        end = self._end(cell, part)
         if end.result is None:
             _let_the_job_end(end)
             if end.disk is not None:
@@ -100,6 +93,44 @@ class Attempt:
         if record.environment is not None:
             store.write_environment(environment)
         return record
+
+    def _end(self, cell: Cell, part: Cell) -> End:
+        """Run a part of a cell in a separate process, again where it ended because of a batch size that it tried."""
+        limits, before = self.work.running, self.work.store.read(cell.id)
+        # What is only measured was trained with the batch size that its record has.
+        known = before.batch_size if before is not None and part.training is None and cell.training else None
+        room = Room(known, limit_mib=limits.memory_limit, share=self.server.share.memory)
+        while True:
+            watched = _Watched(partial(self.work.listen, cell))
+            end = self.server.run(
+                {
+                    "cell": part.to_request(),
+                    "id": cell.id,
+                    "timeout_s": limits.timeout,
+                    "memory_limit_mib": limits.memory_limit,
+                    "room": asdict(room),
+                },
+                watched,
+            )
+            if end.result is not None or end.ended_by not in ("memory", "system") or (watched.size or 1) == 1:
+                return end
+            room = replace(room, below=watched.size)
+
+
+class _Watched:
+    """Hands on the progress of a cell.
+
+    Attributes:
+        size: the batch size that it tries, if that is what it does.
+    """
+
+    def __init__(self, listen: Callable[[dict[str, Any]], None]) -> None:
+        self.listen = listen
+        self.size: int | None = None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.size = size_in(event["stage"])
+        self.listen(event)
 
 
 def _let_the_job_end(end: End) -> None:

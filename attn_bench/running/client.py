@@ -66,10 +66,12 @@ class Share:
     Attributes:
         cores: CPUs that they run on; all where empty.
         variables: environment variables, such as those that name GPUs.
+        memory: share of the memory that is free.
     """
 
     cores: tuple[int, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+    memory: float = 1.0
 
     def flags(self) -> list[str]:
         """Return the arguments that tell the server."""
@@ -125,7 +127,7 @@ class ForkServer:
         """Run one cell in a separate process; tell ``listen`` of its progress.
 
         Args:
-            request: JSON: ``cell``, ``id`` that names its files, ``timeout_s`` and ``memory_limit_mib``.
+            request: JSON: ``cell``, ``id`` that names its files, ``timeout_s``, ``memory_limit_mib`` and ``room``.
         """
         request = {**request, "folder": str(self.folder)}
         killed_before = out_of_memory_kills()

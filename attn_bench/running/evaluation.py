@@ -49,13 +49,21 @@ class Evaluator:
 
     Args:
         fail: called with the name and the failure of anything else that goes wrong.
+        fits: the batch size is the largest that fits the memory, so there are fewer samples where they are larger.
     """
 
     def __init__(
-        self, cell: Cell, posed: Posed, trained: Trained, keeper: Keeper, fail: Callable[[str, Failure], object]
+        self,
+        cell: Cell,
+        posed: Posed,
+        trained: Trained,
+        keeper: Keeper,
+        fail: Callable[[str, Failure], object],
+        *,
+        fits: bool = False,
     ) -> None:
         self.cell, self.posed, self.trained, self.keeper, self.fail = cell, posed, trained, keeper, fail
-        self.fields: dict[str, np.ndarray] = {}
+        self.fits, self.fields = fits, dict[str, np.ndarray]()
 
     def own(self, artifact: Path) -> tuple[Evaluation, Failure | None]:
         """Evaluate at the resolution trained at, keeping a few predictions of fields in ``artifact``.
@@ -110,7 +118,7 @@ class Evaluator:
             batches = predict(
                 module,
                 data,
-                batch_size=cell.execution.batch_size,
+                batch_size=self._samples(resolution),
                 precision=cell.execution.precision,
                 device=cell.execution.device,
                 call=last.kept(self._call(resolution)),
@@ -130,6 +138,14 @@ class Evaluator:
                 suffix = "" if resolution == cell.resolution else f"_{resolution}"
                 self.fields |= {f"{name}{suffix}": values for name, values in shown.arrays().items()}
         return Evaluation(resolution, "ok", metrics=metrics, intervals=samples.intervals()), None
+
+    def _samples(self, resolution: int) -> int:
+        """Return the batch size at a resolution."""
+        samples = self.cell.execution.samples
+        if not self.fits or resolution <= self.cell.resolution:
+            return samples
+        tokens = self.posed.task.problem(resolution, self.posed.options).tokens
+        return max(1, samples * self.posed.problem.tokens // tokens)
 
     def _call(self, resolution: int) -> Callable[[nn.Module, Tensor], Any]:
         problem = self.posed.task.problem(resolution, self.posed.options)

@@ -212,7 +212,7 @@ def takes_more(child: int, limit: float) -> bool:
         members = [process, *process.children(recursive=True)]
     # A fast upper bound: pages shared by forked processes count in each. Finding out which are shared takes
     # milliseconds, which would disturb the measurement.
-    return sum(map(_resident, members)) > limit and sum(map(_proportional, members)) > limit
+    return sum(map(_resident, members)) > limit and sum(map(anonymous, members)) > limit
 
 
 def _resident(process: Any) -> int:
@@ -224,7 +224,7 @@ def _resident(process: Any) -> int:
     return 0
 
 
-def _proportional(process: Any) -> int:
+def anonymous(process: Any) -> int:
     """Anonymous memory in bytes; a page shared by n processes counts as 1/n in each."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():

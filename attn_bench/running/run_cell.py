@@ -23,6 +23,7 @@ from attn_bench.results.environment import Environment
 from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record, TrainingResult
 from attn_bench.results.store import Kind, Store
 from attn_bench.running import weights
+from attn_bench.running.batch_size import LARGEST, find_batch_size, with_batch_size
 from attn_bench.running.cell_failures import FailedStatus, Failure, failures_to, named_after
 from attn_bench.running.evaluation import Evaluator, Trained
 from attn_bench.running.measure.machine import environment
@@ -30,6 +31,8 @@ from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable
 from attn_bench.running.reuse import kept_record
+from attn_bench.running.room import ALL_OF_IT, Room
+from attn_bench.running.train.checkpoint import batch_size_in
 from attn_bench.running.train.course import Diverged
 from attn_bench.running.train.loop import Progress, train
 from attn_bench.running.train.regimes import training_setup
@@ -37,6 +40,7 @@ from attn_bench.running.train.setup import TrainingSetup
 from attn_bench.running.train.step import Batch, autocast
 from attn_bench.sweep import versions
 from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.groups import AUTO
 
 Report = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
@@ -107,7 +111,9 @@ class Files:
         return cls(*(store.path(kind, cell.id).absolute() for kind in kinds))
 
 
-def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> tuple[Record, Environment]:
+def run_cell(
+    cell: Cell, files: Files, report: Report = lambda event: None, room: Room = ALL_OF_IT
+) -> tuple[Record, Environment]:
     """Run ``cell`` and return its record, and the environment that it ran in; an error of the model becomes a status.
 
     Only ``files`` are written, as a model may have changed any function that writes.
@@ -122,19 +128,25 @@ def run_cell(cell: Cell, files: Files, report: Report = lambda event: None) -> t
     findings = _Findings(Keeper(cell.seed), Record(cell, "crashed", environment=where.id, started=started))
     with failures_to(findings.fail):
         if cell.weights is None:
-            _run(cell, files, report, findings)
+            _run(cell, files, report, findings, room)
         else:
             _evaluate_kept(cell, files, report, findings)
     return findings.finished(time.perf_counter() - began), where
 
 
-def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
+def _run(cell: Cell, files: Files, report: Report, findings: _Findings, room: Room) -> None:
     keeper = findings.keeper
     posed = pose(cell, keeper)
     findings.record = replace(findings.record, tokens=posed.problem.tokens, reference=bool(posed.model.reference))
     with findings.without("complexity"):
         growth = posed.model.growth(posed.model.options(**cell.options))
         findings.record = replace(findings.record, complexity=growth)
+    data = None
+    if cell.execution.batch_size == AUTO:
+        data = None if cell.training is None else _data(cell, posed, report)
+        found = _batch_size(cell, posed, keeper, room, data, files, report)
+        findings.effective |= found
+        cell = with_batch_size(cell, found["batch_size"])
     prepared = prepare(cell, posed, keeper)
     findings.record = replace(
         findings.record, imported=check_loaded(cell.sources), parameters=count_parameters(prepared.module)
@@ -145,10 +157,11 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
     ):
         findings.effective["output_dtype"] = str(prepared.output_dtype).removeprefix("torch.")
     with findings.without("effective"), autocast(cell.execution.device, cell.execution.precision):
-        findings.effective |= loads(dumps(dict(posed.model.effective(prepared.module, posed.problem)), default=str))
+        own = loads(dumps(dict(posed.model.effective(prepared.module, posed.problem)), default=str))
+        findings.effective = own | findings.effective
     if cell.training is not None:
         with failures_to(findings.fail):
-            _train_and_evaluate(cell, posed, prepared, files, report, findings)
+            _train_and_evaluate(cell, posed, prepared, data, files, report, findings)
     if cell.measuring.measure:
         report({"stage": "measuring"})
         findings.record = replace(findings.record, measured_version=versions.MEASURING)
@@ -158,11 +171,26 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings) -> None:
         findings.record = replace(findings.record, imported=check_loaded(cell.sources))
 
 
+def _batch_size(
+    cell: Cell, posed: Posed, keeper: Keeper, room: Room, data: Splits | None, files: Files, report: Report
+) -> dict[str, Any]:
+    """Return the batch size, as a setting in effect: that of an earlier part of the cell, or the largest that fits."""
+    if known := room.known or (None if cell.training is None else batch_size_in(files.checkpoint)):
+        return {"batch_size": known}
+    most = LARGEST if data is None else len(data.train)  # type: ignore[arg-type]
+    return find_batch_size(cell, posed, keeper, room, most, report)
+
+
 def _train_and_evaluate(
-    cell: Cell, posed: Posed, prepared: Prepared, files: Files, report: Report, findings: _Findings
+    cell: Cell,
+    posed: Posed,
+    prepared: Prepared,
+    data: Splits | None,
+    files: Files,
+    report: Report,
+    findings: _Findings,
 ) -> None:
-    report({"stage": "data"})
-    splits = _data(cell, posed)
+    splits = data or _data(cell, posed, report)
     findings.record = replace(findings.record, data={**splits.identity, "samples": splits.sizes})
     with findings.keeper.stage("training"):
         if posed.model.fit(prepared.module, splits.train):
@@ -173,10 +201,13 @@ def _train_and_evaluate(
             trained = _trained(cell, posed, prepared.module, splits, files, report, findings)
     if cell.keep_weights:
         with findings.without("weights"):
-            kept = weights.keep(files.weights, trained.whole, cell, adapted=trained.whole is not prepared.module)
+            kept = weights.keep(
+                files.weights, trained.whole, findings.record.cell, adapted=trained.whole is not prepared.module
+            )
             findings.record = replace(findings.record, weights=kept)
     report({"stage": "evaluating"})
-    evaluator = Evaluator(cell, posed, trained, findings.keeper, findings.miss)
+    found = findings.record.cell.execution.batch_size == AUTO
+    evaluator = Evaluator(cell, posed, trained, findings.keeper, findings.miss, fits=found)
     evaluation, failure = evaluator.own(files.artifact)
     findings.evaluations.append(evaluation)
     if failure is not None:
@@ -231,8 +262,9 @@ def _evaluate_kept(cell: Cell, files: Files, report: Report, findings: _Findings
         findings.fail(Failure(cast("FailedStatus", first.status), first.error or ""))
 
 
-def _data(cell: Cell, posed: Posed) -> Splits:
+def _data(cell: Cell, posed: Posed, report: Report) -> Splits:
     """Return the data of a cell, with a validation set if it asks for one."""
+    report({"stage": "data"})
     assert cell.training is not None
     share = cell.training.validation
     with named_after(cell.task):
@@ -283,7 +315,7 @@ def _evaluated_on(cell: Cell, data: Splits | TrainingSetup) -> Dataset[Batch]:
 def _smaller_batch(cell: Cell, setup: TrainingSetup) -> dict[str, Any]:
     """Return a note that batches were smaller than requested, if the training set is smaller than a batch."""
     size = len(setup.train)  # type: ignore[arg-type]
-    return {"batch_size": size} if size < cell.execution.batch_size else {}
+    return {"batch_size": size} if size < cell.execution.samples else {}
 
 
 def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findings) -> None:

@@ -2,9 +2,10 @@
 
 ``python -P -m attn_bench.running.server [--cores=0,1] TEMPORARY [LIBRARY ...]`` keeps to these CPUs, imports the
 libraries, then reads requests from standard input (``CELL``: the cell, the results ``folder``, ``id`` that names the
-log, ``timeout_s``, ``memory_limit_mib``) and writes messages to standard output (:mod:`attn_bench.running.messages`):
-``READY``, what its child sends (``PROGRESS``; ``RESULT`` once, ``DISK`` if the folder cannot be written), and ``EXIT``
-with how the child ended. When standard input closes, the server and its child end.
+log, ``timeout_s``, ``memory_limit_mib``, and the ``room`` for its batches) and writes messages to standard output
+(:mod:`attn_bench.running.messages`): ``READY``, what its child sends (``PROGRESS``; ``RESULT`` once, ``DISK`` if the
+folder cannot be written), and ``EXIT`` with how the child ended. When standard input closes, the server and its child
+end.
 
 A child runs as if nothing had run before it. So the server imports no plugin, has one thread and uses no GPU: threads
 and CUDA would not survive a fork, and side effects of an import would reach every model.
@@ -72,6 +73,7 @@ def main(temporary: Path, libraries: list[str]) -> None:
 
 def _serve(request: dict[str, Any], temporary: Path, output: int, answers: Sender, requests: Receiver) -> None:
     from attn_bench.results.store import Store
+    from attn_bench.running.room import Room
     from attn_bench.running.run_cell import Files
     from attn_bench.sweep.cell import Cell
 
@@ -83,7 +85,7 @@ def _serve(request: dict[str, Any], temporary: Path, output: int, answers: Sende
     if child == 0:
         os.close(read)
         os.close(output)
-        _run_child(cell, files, log, own, write)
+        _run_child(cell, files, Room(**request["room"]), log, own, write)
     os.close(write)
     try:
         end = _watch(child, read, request, log, answers, requests)
@@ -93,7 +95,7 @@ def _serve(request: dict[str, Any], temporary: Path, output: int, answers: Sende
     answers.send(EXIT, end)
 
 
-def _run_child(cell: Any, files: Any, log: Path, temporary: Path, write: int) -> NoReturn:
+def _run_child(cell: Any, files: Any, room: Any, log: Path, temporary: Path, write: int) -> NoReturn:
     from attn_bench.errors import DiskError
     from attn_bench.running.run_cell import run_cell
 
@@ -112,7 +114,7 @@ def _run_child(cell: Any, files: Any, log: Path, temporary: Path, write: int) ->
         try:
             _redirect(log)
             _silence_what_is_known()
-            record, environment = run_cell(cell, files, report)
+            record, environment = run_cell(cell, files, report, room)
             sent = parent.send(RESULT, {"record": record.to_json(), "environment": environment.to_json()})
             code = 0 if sent else UNSENT
         except DiskError as error:

@@ -151,7 +151,8 @@ def _metadata(annotation: Any) -> Iterator[Any]:
 
 def _in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(str, get_args(kind)))}"
+        values = ", ".join(map(str, get_args(kind)))
+        return f"one of {values}" if len(get_args(kind)) > 1 else values
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(_in_words(each) for each in get_args(kind) if each is not NoneType)
     if get_origin(kind) is tuple:

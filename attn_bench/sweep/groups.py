@@ -25,6 +25,8 @@ Precision = Literal["float32", "tf32", "bf16"]
 Regime = Literal["scratch", "linear-probe", "finetune"]
 # Of the data, besides what is trained on.
 Part = Literal["validation", "test"]
+# A batch size that the process of a cell finds.
+AUTO = "auto"
 BudgetUnit = Literal["epochs", "steps", "seconds"]
 BUDGETS: tuple[BudgetUnit, ...] = ("epochs", "steps", "seconds")
 Optimizer = Literal["adamw", "adam", "lion", "muon"]
@@ -294,7 +296,13 @@ class Measuring:
 class Execution:
     """How a model is called, for training and measuring."""
 
-    batch_size: Annotated[int, Positive, Field(description="Batch size, for training and measuring.")] = BY_TASK
+    batch_size: Annotated[
+        Annotated[int, Positive] | Literal["auto"],
+        Field(
+            description="Batch size, for training and measuring; auto finds the largest that fits the memory "
+            "(docs/training.md)."
+        ),
+    ] = BY_TASK
     precision: Annotated[
         Precision,
         Field(description="float32, tf32 (matrix products in TF32) or bf16 (autocast)."),
@@ -308,6 +316,12 @@ class Execution:
         Field(description="Number of CPU threads for torch, at most four per CPU [torch's default]."),
     ] = None
     compile: Annotated[bool, Field(description="Use torch.compile.")] = False
+
+    @property
+    def samples(self) -> int:
+        """The batch size as a number, which a cell that runs has."""
+        assert isinstance(self.batch_size, int)
+        return self.batch_size
 
     def completed(self, defaults: TrainingDefaults) -> Execution:
         """Return these settings with the defaults of a task where nothing is given."""

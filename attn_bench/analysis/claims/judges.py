@@ -32,7 +32,7 @@ from attn_bench.results.quantities import at, drawn
 
 # Settings of two models that are compared with each other.
 TRAINED_ALIKE = ("data", "cell.tuning")
-RUN_ALIKE = ("cell.execution.precision", "cell.execution.batch_size")
+RUN_ALIKE = ("cell.execution.precision", "batch_size")
 # An interval of an exponent that is wider decides nothing: it holds half of what lies between n and n^2.
 WIDEST = 0.5
 # As many further sizes are worth naming.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from attn_bench.errors import UserError
 from attn_bench.running.client import Share
@@ -67,7 +68,7 @@ def _of_cores(cores: Sequence[int], jobs: int) -> list[Share]:
     """Divide CPUs into ``jobs`` shares of the same size, each of neighbors; what is left over is not used."""
     size = len(cores) // jobs
     threads = {} if os.environ.get(THREADS) else {THREADS: str(size)}
-    return [Share(tuple(cores[i * size : (i + 1) * size]), threads) for i in range(jobs)]
+    return [Share(tuple(cores[i * size : (i + 1) * size]), threads, 1 / jobs) for i in range(jobs)]
 
 
 def _of_gpus(gpus: Sequence[str]) -> list[Share]:
@@ -75,5 +76,5 @@ def _of_gpus(gpus: Sequence[str]) -> list[Share]:
     if len(gpus) == 1:
         return [Share()]
     cores = usable_cores()
-    of_cores = _of_cores(cores, len(gpus)) if len(cores) >= len(gpus) else [Share() for _ in gpus]
-    return [Share(share.cores, {**share.variables, VISIBLE: gpu}) for share, gpu in zip(of_cores, gpus)]
+    of_cores = _of_cores(cores, len(gpus)) if len(cores) >= len(gpus) else [Share(memory=1 / len(gpus)) for _ in gpus]
+    return [replace(share, variables={**share.variables, VISIBLE: gpu}) for share, gpu in zip(of_cores, gpus)]

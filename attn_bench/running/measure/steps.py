@@ -76,7 +76,7 @@ class Steps:
     ) -> None:
         self.settle = settle
         self.cell, self.problem, self.module, self.task = cell, problem, module, task
-        self.inputs, self.targets = random_batch(problem, cell.execution.batch_size, cell.execution.device, cell.seed)
+        self.inputs, self.targets = random_batch(problem, cell.execution.samples, cell.execution.device, cell.seed)
         self.called = as_called(module, cell.execution)
         trains = trains and any(p.requires_grad for p in module.parameters()) and cell.regime != "linear-probe"
         self.train_step = self._train_step_of(cell) if trains else None
@@ -89,7 +89,7 @@ class Steps:
         """
         if self.inputs._version:  # the module wrote to its input, as it may to a batch of a data loader
             self.inputs, self.targets = random_batch(
-                self.problem, self.cell.execution.batch_size, self.cell.execution.device, self.cell.seed
+                self.problem, self.cell.execution.samples, self.cell.execution.device, self.cell.seed
             )
         self.module.train(name == "train_step")
         if name == "train_step":

@@ -27,11 +27,13 @@ class Trainee:
 
     Attributes:
         average: a running mean of the weights (``timm.utils.ModelEmaV3``) or None.
+        batch_size: of the training, which it keeps when it resumes.
     """
 
     module: nn.Module
     optimizer: Update
     average: Any = None
+    batch_size: int | None = None
 
     def state(self) -> dict[str, Any]:
         """Return all of it, as views of the tensors."""
@@ -40,6 +42,7 @@ class Trainee:
             "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generators": _generators(),
+            "batch_size": self.batch_size,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -91,6 +94,14 @@ def restore(path: Path, trainee: Trainee) -> tuple[State, str | None]:
             print(f"attn-bench: {warning}", file=sys.stderr)
         return State(), warning
     return state, None
+
+
+def batch_size_in(path: Path) -> int | None:
+    """Return the batch size of the training that a checkpoint is of; None if there is none that can be used."""
+    with contextlib.suppress(Exception):
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["batch_size"]
+        return found if type(found) is int and found > 0 else None
+    return None
 
 
 def _check_numbers(trainee: Trainee) -> None:

@@ -104,12 +104,12 @@ class _Loop:
     def __init__(self, setup: TrainingSetup, training: Training, execution: Execution, every: Every) -> None:
         self.setup, self.training, self.execution, self.every = setup, training, execution, every
         size = len(setup.train)  # type: ignore[arg-type]
-        self.batch_size = min(execution.batch_size, size)
+        self.batch_size = min(execution.samples, size)
         self.steps_per_epoch = size // self.batch_size
         self.total_steps = _total_steps(training, self.steps_per_epoch)
         optimizer = Update(training, setup.module.parameters())
         self.step = Step(as_called(setup.module, execution), setup.loss, optimizer, training.clip_norm, execution)
-        self.trainee = Trainee(setup.module, optimizer, _average(setup.module, training.ema))
+        self.trainee = Trainee(setup.module, optimizer, _average(setup.module, training.ema), self.batch_size)
         self.others = _others(setup.module, setup.extras.first)
         self.state = State()
         self.pending: list[Tensor] = []
@@ -203,7 +203,7 @@ class _Loop:
         # Whether a training is watched changes nothing of it.
         with _same_generators(execution.device):
             found = predict(
-                module, data, batch_size=execution.batch_size, precision=execution.precision, device=execution.device
+                module, data, batch_size=execution.samples, precision=execution.precision, device=execution.device
             )
             try:
                 value = float(score.evaluate(found)[score.metric])

@@ -95,7 +95,7 @@ def features(whole: nn.Module, head: nn.Module, dataset: Dataset[Batch], cell: C
     whole.eval()
     found, targets = [], []
     try:
-        for inputs, target in in_order(dataset, cell.execution.batch_size):
+        for inputs, target in in_order(dataset, cell.execution.samples):
             with autocast(cell.execution.device, cell.execution.precision):
                 prediction = whole(inputs.to(cell.execution.device))
             # Values that are not finite are left for training to report.
