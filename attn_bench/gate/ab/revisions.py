@@ -12,6 +12,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from attn_bench.analysis.statistics import Ratio, compare_paired
@@ -23,9 +24,12 @@ from attn_bench.gate.compare import Comparison
 from attn_bench.gate.gaps import Gap, said_of, unnamed
 from attn_bench.gate.thresholds import Thresholds
 from attn_bench.gate.verdicts import Finding, Verdict, exact_verdict, explained, judge
+from attn_bench.results.labels import labels
 from attn_bench.results.quantities import Quantity, quantities
+from attn_bench.results.record import Record
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.expansion import imported
+from attn_bench.sweep.groups import AUTO
 from attn_bench.sweep.settings import Sweep
 
 # Enough to ignore one odd pair of processes; how many are added if they disagree; the fewest that are conclusive.
@@ -64,7 +68,17 @@ class Plan:
         cells = [cell for cell in sweep.cells() if cell.seed == 0]
         if not cells:
             raise UserError("nothing to compare: only cells of seed 0 are measured, and there are none")
-        return cls(cells, thresholds.resolved((), {cell.model for cell in cells}))
+        if any(cell.execution.batch_size == AUTO for cell in cells):
+            raise UserError("--batch-size auto: two revisions are compared with the same batch size; give a number")
+        plan = cls(cells, thresholds)
+        models = {name for cell in cells for name in (cell.model, plan.labels[cell.id])}
+        return replace(plan, thresholds=thresholds.resolved((), models))
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """The label of each cell by its id, as in the table: its model, and what tells it from others of that model."""
+        records = [Record(cell, "ok") for cell in self.cells]
+        return dict(zip((cell.id for cell in self.cells), labels(records, tasks=True)))
 
 
 def compare_revisions(
@@ -115,7 +129,8 @@ def compare_sides(
     failed_both: list[str] = []
     gaps: list[Gap] = []
     for place, cell in enumerate(plan.cells, 1):
-        title = f"{cell.model} at {cell.resolution}"
+        label = plan.labels[cell.id]
+        title = f"{label} at {cell.resolution}"
         outcomes: list[Outcome] = []
         while _needs_more(outcomes, cell, plan):
             on_stage(f"[{place}/{len(plan.cells)}] {title}: {plan.pair(len(outcomes) + 1)}")
@@ -132,14 +147,14 @@ def compare_sides(
         elif failed:
             note = f"ok -> {failed[0].errors[1]}"
             findings.append(
-                Finding(cell.model, cell.resolution, cell.resolution, "status", "worse", threshold=0.0, note=note)
+                Finding(label, cell.resolution, cell.resolution, "status", "worse", threshold=0.0, note=note)
             )
         else:
-            found = list(_findings(outcomes, cell, plan.thresholds))
+            found = list(_findings(outcomes, cell, label, plan.thresholds))
             findings += (each for each in found if isinstance(each, Finding))
             gaps += (each for each in found if isinstance(each, Gap))
     obstacles += said_of(gap for gap in gaps if gap.counts(plan.thresholds))
-    obstacles += unnamed(plan.thresholds, findings, gaps, {cell.model for cell in plan.cells})
+    obstacles += unnamed(plan.thresholds, findings, gaps, plan.labels.values())
     notes = said_of(gap for gap in gaps if gap.watched(plan.thresholds) and not gap.counts(plan.thresholds))
     return Comparison(tuple(findings), tuple(obstacles), tuple(notes), tuple(failed_both))
 
@@ -165,22 +180,22 @@ def _all_close(outcomes: Sequence[Outcome], cell: Cell, plan: Plan) -> bool:
 
 
 def _shown(step: str, cell: Cell, plan: Plan) -> float:
-    return plan.thresholds.shown(f"latency_{step}", cell.model)
+    return plan.thresholds.shown(f"latency_{step}", plan.labels[cell.id])
 
 
 def _latency(outcomes: Sequence[Outcome], step: str) -> Ratio:
     return compare_paired([outcome.logs[step] for outcome in outcomes])
 
 
-def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -> Iterator[Finding | Gap]:
+def _findings(outcomes: Sequence[Outcome], cell: Cell, label: str, thresholds: Thresholds) -> Iterator[Finding | Gap]:
     def finding(metric: str, verdict: Verdict) -> Finding:
-        threshold = thresholds.of(metric, cell.model)
-        return Finding(cell.model, cell.resolution, cell.resolution, metric, verdict, threshold=threshold)
+        threshold = thresholds.of(metric, label)
+        return Finding(label, cell.resolution, cell.resolution, metric, verdict, threshold=threshold)
 
     for step in outcomes[0].logs:
         metric = f"latency_{step}"
         ratio = _latency(outcomes, step)
-        verdict = judge(ratio, thresholds.shown(metric, cell.model))
+        verdict = judge(ratio, thresholds.shown(metric, label))
         base, new = (statistics.median(outcome.medians_ms[step][side] for outcome in outcomes) for side in (0, 1))
         note = explained(ratio.value, base, new, len(outcomes))
         yield replace(finding(metric, verdict), base=base, new=new, ratio=ratio, note=note)
@@ -192,13 +207,13 @@ def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -
     trains = any(side["parameters"] for side in sides)
     for quantity in quantities(None, "timed"):
         if quantity.step not in outcomes[0].logs and (trains or quantity.step != "train_step"):
-            yield from _gap(cell, quantity, quantity.step in steps[0], quantity.step in steps[1])
+            yield from _gap(cell, label, quantity, quantity.step in steps[0], quantity.step in steps[1])
     for quantity in quantities(None, "exact"):
         metric = quantity.name
         before, after = (side.get(quantity.step or metric) for side in sides)
         if before is None or after is None:
             if trains or quantity.step != "train_step":
-                yield from _gap(cell, quantity, before is not None, after is not None)
+                yield from _gap(cell, label, quantity, before is not None, after is not None)
             continue
         verdict, exact = exact_verdict(before, after)
         if metric == "flops" and sides[0]["uncounted"] != sides[1]["uncounted"]:
@@ -206,9 +221,9 @@ def _findings(outcomes: Sequence[Outcome], cell: Cell, thresholds: Thresholds) -
         yield replace(finding(metric, verdict), base=before, new=after, ratio=exact)
 
 
-def _gap(cell: Cell, quantity: Quantity, base: bool, new: bool) -> Iterator[Gap]:
+def _gap(cell: Cell, label: str, quantity: Quantity, base: bool, new: bool) -> Iterator[Gap]:
     """Yield a gap for a metric that is not compared, unless new lost a whole step, which is a regression."""
     if base and quantity.step:
         return
     where = "on both sides" if base == new else "in new" if base else "in base"
-    yield Gap(cell.model, cell.resolution, quantity.name, f"not measured {where}", lost=base)
+    yield Gap(label, cell.resolution, quantity.name, f"not measured {where}", lost=base)

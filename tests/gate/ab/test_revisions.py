@@ -318,3 +318,20 @@ def test_steps_that_neither_side_has_are_named(toys: list[str], monkeypatch: pyt
     for fail_on, status in ((None, 0), ("latency_forward=5%", 0), ("latency=5%", 2), ("peak_memory=1%", 2)):
         planned = dataclasses.replace(plan("toy"), thresholds=read_thresholds(fail_on))
         assert compare_sides(NAMED, NAMED, planned).status == status
+
+
+def test_findings_are_labeled_by_what_tells_cells_apart(toys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    slower = dataclasses.replace(outcome(WHOLE, WHOLE | {"flops": 110.0}), medians_ms={"forward": (1, 1)})
+    slower = dataclasses.replace(slower, logs={"forward": [0.001, -0.001] * 6})
+    monkeypatch.setattr("attn_bench.gate.ab.revisions.alternate", lambda *args, **more: slower)
+    asked = {"models": "toy,toy-slow", "task": "darcy", "resolutions": 8, "train": False, "set": "toy.width=2,4"}
+    planned = Plan.of(Sweep.from_settings(asked), read_thresholds("toy [width=4].flops=20%,flops=5%"))
+    comparison = compare_sides(NAMED, NAMED, planned)
+    assert {finding.model for finding in comparison.findings} == {"toy [width=2]", "toy [width=4]", "toy-slow"}
+    assert {finding.model for finding in comparison.regressions} == {"toy [width=2]", "toy-slow"}
+    # Its name stands for all of them.
+    planned = Plan.of(Sweep.from_settings(asked), read_thresholds("toy.flops=5%"))
+    comparison = compare_sides(NAMED, NAMED, planned)
+    assert {finding.model for finding in comparison.regressions} == {"toy [width=2]", "toy [width=4]"}
+    asked = {"models": "toy", "task": "darcy,toy-task", "resolutions": 8, "train": False}
+    assert set(Plan.of(Sweep.from_settings(asked), Thresholds()).labels.values()) == {"toy [darcy]", "toy [toy-task]"}
