@@ -6,26 +6,22 @@ changed since. Cells hold the actual value of every setting.
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from attn_bench.plugins.values import quoted
-from attn_bench.sweep.cell import GROUPS
+from attn_bench.report.products import PLAIN, Several, grouped, sweeps
 from attn_bench.sweep.fields import settings_of
 from attn_bench.sweep.settings import Sweep
-from attn_bench.sweep.training_recipes import recipes
 
 OUT = "reproduced"
 # Stands for the results folder with the weights; ids of cells do not depend on where it is.
 KEPT = "FOLDER_WITH_WEIGHTS"
 LINE = 88
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
-# Keys that all cells of one sweep share.
-_SHARED = ("task", "task_options", "regime", *GROUPS)
+# A command of more lines is a sweep file.
+LINES = 10
 # Settings with which 'measure' has no meaning.
 _NOT_OF_MEASURE = ("seeds", "eval_resolutions", "regime", "measure")
 
@@ -45,17 +41,20 @@ def steps(cells: Iterable[Mapping[str, Any]]) -> list[Step]:
     found = [Step(command) for command in dict.fromkeys(_evaluating([cell for cell in cells if cell.get("weights")]))]
     for number, settings in enumerate(sweeps(cell for cell in cells if not cell.get("weights")), 1):
         command = _command(settings)
-        if command is not None:
+        if command is not None and command.count("\n") < LINES:
             found.append(Step(command))
         else:
             file = f"sweep-{number}.yaml"
-            found.append(Step(f"attn-bench run {file} --out {OUT}", file, _yaml(settings, flow=False)))
+            first = {name: settings[name] for name in ("models", "task") if name in settings}
+            last = {name: settings[name] for name in ("tasks",) if name in settings}
+            rest = {name: value for name, value in settings.items() if name not in first | last}
+            found.append(Step(f"attn-bench run {file} --out {OUT}", file, _yaml(first | rest | last, flow=False)))
     return found
 
 
 def _evaluating(cells: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the commands that evaluate kept weights, which are in the folders that the table names."""
-    for group in _grouped(
+    for group in grouped(
         cells, lambda cell: [cell[name] for name in ("task_options", "execution", "eval_resolutions")]
     ):
         cell, known = group[0], settings_of(Sweep)
@@ -69,115 +68,15 @@ def _evaluating(cells: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield _folded([*parts, "--out", OUT])
 
 
-def sweeps(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return settings, as ``Sweep.from_settings`` takes them, whose cells together are exactly ``cells``."""
-    result = []
-    for group in _grouped(map(_asked, cells), lambda cell: {name: cell.get(name) for name in _SHARED}):
-        tested = list(dict.fromkeys(r for cell in group for r in cell["eval_resolutions"]))
-        if all(cell["eval_resolutions"] == [r for r in tested if r != cell["resolution"]] for cell in group):
-            result += _products(group, tested)
-        else:
-            for alike in _grouped(group, lambda cell: cell["eval_resolutions"]):
-                result += _products(alike, alike[0]["eval_resolutions"])
-    return result
-
-
-def _asked(cell: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a cell without the values that tuning chose."""
-    chosen = (cell.get("tuning") or {}).get("tune", {})
-    return {**cell, "training": {**cell["training"], **dict.fromkeys(chosen)}} if chosen else cell
-
-
-def _grouped(cells: Iterable[Mapping[str, Any]], key: Any) -> list[list[Mapping[str, Any]]]:
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for cell in cells:
-        groups.setdefault(json.dumps(key(cell), sort_keys=True), []).append(cell)
-    return list(groups.values())
-
-
-def _products(cells: Sequence[Mapping[str, Any]], tested: list[int]) -> list[dict[str, Any]]:
-    """Split cells that share their settings into products of models, resolutions and seeds."""
-    rectangles: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Mapping[str, Any]]] = {}
-    for variant in _grouped(cells, lambda cell: [cell["model"], cell["plugin"], cell["options"]]):
-        by_seeds: dict[tuple[int, ...], list[int]] = {}
-        for resolution in sorted({cell["resolution"] for cell in variant}):
-            seeds = tuple(sorted({cell["seed"] for cell in variant if cell["resolution"] == resolution}))
-            by_seeds.setdefault(seeds, []).append(resolution)
-        for seeds, resolutions in by_seeds.items():
-            rectangles.setdefault((tuple(resolutions), seeds), []).append(variant[0])
-    return [
-        _settings(models, resolutions, seeds, tested)
-        for (resolutions, seeds), variants in rectangles.items()
-        for models in _without_twins(variants)
-    ]
-
-
-def _without_twins(variants: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Split variants so that no label is used twice in one sweep."""
-    parts: list[list[Mapping[str, Any]]] = []
-    for variant in variants:
-        for part in parts:
-            if all(variant["model"] != other["model"] for other in part):
-                part.append(variant)
-                break
-        else:
-            parts.append([variant])
-    return parts
-
-
-def _settings(
-    variants: Sequence[Mapping[str, Any]], resolutions: Sequence[int], seeds: Sequence[int], tested: list[int]
-) -> dict[str, Any]:
-    cell = variants[0]
-    settings: dict[str, Any] = {"task": cell["task"], "resolutions": list(resolutions)}
-    if tested:
-        settings["eval_resolutions"] = tested
-    if list(seeds) != [0]:
-        settings["seeds"] = len(seeds) if list(seeds) == list(range(len(seeds))) else list(seeds)
-    if not cell["training"]:
-        settings["train"] = False
-    if cell["regime"] != "scratch":
-        settings["regime"] = cell["regime"]
-    usual = {name: setting.default for name, setting in settings_of(Sweep).items()}
-    if recipe := (cell["training"] or {}).get("recipe"):
-        usual |= recipes()[recipe].settings if recipe in recipes() else {}
-    for group in GROUPS:
-        values = cell.get(group) or {}
-        given = {name: value for name, value in values.items() if name in usual and value is not None}
-        settings |= {name: value for name, value in given.items() if value != usual[name]}
-    options = {cell["task"]: cell["task_options"]} if cell["task_options"] else {}
-    if _nameable(variants):
-        settings["models"] = [variant["model"] for variant in variants]
-        options |= {variant["model"]: variant["options"] for variant in variants if variant["options"]}
-    else:
-        settings["models"] = [
-            {"name": variant["plugin"], "label": variant["model"], "options": variant["options"]}
-            for variant in variants
-        ]
-    return settings | ({"options": options} if options else {})
-
-
-def _nameable(variants: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether models can be given by name, with their options separate.
-
-    Options of ``vit`` also apply to ``vit:patch4``, so two variants of one plugin cannot if either has options.
-    """
-    plugins = [variant["plugin"] for variant in variants]
-    return all(
-        _PLAIN.fullmatch(v["model"])
-        and (v["model"] == v["plugin"] or v["model"].startswith(f"{v['plugin']}:"))
-        and (plugins.count(v["plugin"]) == 1 or not any(w["options"] for w in variants if w["plugin"] == v["plugin"]))
-        for v in variants
-    )
-
-
 def _command(settings: Mapping[str, Any]) -> str | None:
     """Return the command with flags, or None if it needs a sweep file."""
     measure = settings.get("train") is False
     if measure and any(name in _NOT_OF_MEASURE for name in settings):
         return None
-    names = [settings["task"], *settings["models"]]
-    if not all(isinstance(name, str) and _PLAIN.fullmatch(name) for name in names):
+    if "tasks" in settings:
+        return None
+    names = [*_listed(settings["task"]), *settings["models"]]
+    if not all(isinstance(name, str) and PLAIN.fullmatch(name) for name in names):
         return None
     if isinstance(settings.get("seeds"), list):
         return None
@@ -186,15 +85,15 @@ def _command(settings: Mapping[str, Any]) -> str | None:
         flag = f"--{name.replace('_', '-')}"
         if name == "options":
             for owner, options in value.items():
-                if None in options.values():
-                    return None  # a text option would read it as the word
                 for key, item in options.items():
-                    parts += ["--set", f"{owner}.{key}={quoted(item) if isinstance(item, str) else _yaml(item)}"]
+                    if any(each is None for each in (item, *_listed(item))):
+                        return None  # a text option would read it as the word
+                    parts += ["--set", f"{owner}.{key}={_typed(item)}"]
         elif name == "tune":
             for setting, values in value.items():
                 parts += [flag, f"{setting}={','.join(map(_number, values))}"]
-        elif isinstance(value, bool):
-            parts += [] if name == "train" else [flag if value else f"--no-{flag[2:]}"]
+        elif all(isinstance(each, bool) for each in _listed(value)):
+            parts += [flag if each else f"--no-{flag[2:]}" for each in _listed(value) if name != "train"]
         elif name != "models":
             parts += [flag, ",".join(map(_number, value)) if isinstance(value, list) else _number(value)]
     return _folded([*parts, "--out", OUT])
@@ -213,6 +112,17 @@ def _folded(parts: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _typed(item: Any) -> str:
+    """Return a value of an option, or several, as they are typed."""
+    if isinstance(item, Several):
+        return ",".join(map(_typed, item))
+    return quoted(item) if isinstance(item, str) else _yaml(item)
+
+
 def _number(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
@@ -220,5 +130,13 @@ def _number(value: Any) -> str:
 def _yaml(value: Any, *, flow: bool = True) -> str:
     import yaml
 
-    text = yaml.safe_dump(value, default_flow_style=flow, sort_keys=False, width=10**9 if flow else 100)
+    plain, width = _without_several(value), 10**9 if flow else 100
+    text = yaml.safe_dump(plain, default_flow_style=True if flow else None, sort_keys=False, width=width)
     return text.removesuffix("...\n").rstrip("\n") if flow else text
+
+
+def _without_several(value: Any) -> Any:
+    """Return plain lists and mappings, which are all that YAML knows."""
+    if isinstance(value, Mapping):
+        return {name: _without_several(each) for name, each in value.items()}
+    return list(map(_without_several, value)) if isinstance(value, list) else value

@@ -1,0 +1,314 @@
+"""Takes cells apart into sweeps: products of models, resolutions, seeds, and the values of settings and options.
+
+Cells that differ in nothing but models, resolutions and seeds make a product. Two products that differ in the values of
+one axis alone are one product with the values of both; so are two with other models, and sweeps of several tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from attn_bench.errors import UserError
+from attn_bench.plugins.options import options_of
+from attn_bench.plugins.registry import TASKS
+from attn_bench.sweep.cell import GROUPS
+from attn_bench.sweep.fields import settings_of
+from attn_bench.sweep.settings import Sweep
+from attn_bench.sweep.training_recipes import recipes
+
+# Settings of training that mean the same whatever others are.
+_ALONE = {"learning_rate", "weight_decay", "clip_norm", "epochs", "steps", "seconds"}
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
+# Keys that all cells of one product share.
+_SHARED = ("task", "task_options", "regime", *GROUPS)
+JSON = Mapping[str, Any]
+Values = Mapping[str, tuple[Any, ...]]
+
+
+class Several(list[Any]):
+    """Several values of a setting or an option; any other list is one value."""
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A model of a product, with the values of each option that is set."""
+
+    label: str
+    plugin: str
+    options: Values
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Every combination of some values.
+
+    Attributes:
+        fixed: what has one value, by name of the setting.
+        axes: the values of resolutions, seeds and settings.
+        task_options: the values of options of the task.
+    """
+
+    task: str
+    fixed: JSON
+    axes: Values
+    task_options: Values
+    variants: tuple[_Variant, ...]
+
+
+def sweeps(cells: Iterable[JSON]) -> list[dict[str, Any]]:
+    """Return settings, as ``Sweep.from_settings`` takes them, whose cells together are exactly ``cells``."""
+    products = []
+    for group in grouped(map(_asked, cells), lambda cell: {name: cell.get(name) for name in _SHARED}):
+        tested = list(dict.fromkeys(r for cell in group for r in cell["eval_resolutions"]))
+        if all(cell["eval_resolutions"] == [r for r in tested if r != cell["resolution"]] for cell in group):
+            products += _rectangles(group, tested)
+        else:
+            for alike in grouped(group, lambda cell: cell["eval_resolutions"]):
+                products += _rectangles(alike, alike[0]["eval_resolutions"])
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for product in _with_all_models(_joined(products)):
+        by_task.setdefault(product.task, []).append(_settings(product))
+    return _of_several_tasks(by_task)
+
+
+def _asked(cell: JSON) -> JSON:
+    """Return a cell without the values that tuning chose."""
+    chosen = (cell.get("tuning") or {}).get("tune", {})
+    return {**cell, "training": {**cell["training"], **dict.fromkeys(chosen)}} if chosen else cell
+
+
+def grouped(cells: Iterable[Any], key: Callable[[Any], Any]) -> list[list[Any]]:
+    """Return cells in groups that have one ``key``, JSON values."""
+    groups: dict[str, list[Any]] = {}
+    for cell in cells:
+        groups.setdefault(json.dumps(key(cell), sort_keys=True), []).append(cell)
+    return list(groups.values())
+
+
+def _rectangles(cells: Sequence[JSON], tested: list[int]) -> Iterator[_Product]:
+    """Split cells that share their settings into products of resolutions and seeds, of one model each."""
+    for variant in grouped(cells, lambda cell: [cell["model"], cell["plugin"], cell["options"]]):
+        by_seeds: dict[tuple[int, ...], list[int]] = {}
+        for resolution in sorted({cell["resolution"] for cell in variant}):
+            seeds = tuple(sorted({cell["seed"] for cell in variant if cell["resolution"] == resolution}))
+            by_seeds.setdefault(seeds, []).append(resolution)
+        for seeds, resolutions in by_seeds.items():
+            yield _product(variant[0], resolutions, seeds, tested)
+
+
+def _product(cell: JSON, resolutions: Sequence[int], seeds: Sequence[int], tested: list[int]) -> _Product:
+    known = settings_of(Sweep)
+    given: dict[str, Any] = {}
+    if tested:
+        given["eval_resolutions"] = tested
+    if not cell["training"]:
+        given["train"] = False
+    if cell["regime"] != "scratch":
+        given["regime"] = cell["regime"]
+    usual = {name: setting.default for name, setting in known.items()}
+    if recipe := (cell["training"] or {}).get("recipe"):
+        usual |= recipes()[recipe].settings if recipe in recipes() else {}
+    for group in GROUPS:
+        values = cell.get(group) or {}
+        own = {name: value for name, value in values.items() if name in usual and value is not None}
+        given |= {name: value for name, value in own.items() if value != usual[name]}
+    return _Product(
+        task=cell["task"],
+        fixed={name: value for name, value in given.items() if not known[name].axis},
+        axes={
+            "resolutions": tuple(resolutions),
+            "seeds": tuple(seeds),
+            **{name: (value,) for name, value in given.items() if known[name].axis},
+        },
+        task_options=_single(cell["task_options"]),
+        variants=(_Variant(cell["model"], cell["plugin"], _single(cell["options"])),),
+    )
+
+
+def _single(options: JSON) -> Values:
+    return {name: (value,) for name, value in options.items()}
+
+
+# Returns the values on the axes of a product that one of its parts has, and the product with others there.
+_Part = tuple[Callable[[_Product], Values], Callable[[_Product, Values], _Product]]
+_PARTS: Sequence[_Part] = (
+    (lambda of: of.variants[0].options, lambda of, to: replace(of, variants=(replace(of.variants[0], options=to),))),
+    (lambda of: of.axes, lambda of, to: replace(of, axes=to)),
+    (lambda of: of.task_options, lambda of, to: replace(of, task_options=to)),
+)
+
+
+def _joined(products: Sequence[_Product]) -> list[_Product]:
+    """Join products of one model that differ in the values of one axis alone, as long as there are such."""
+    while True:
+        found = list(products)
+        for values_of, with_values in _PARTS:
+            for name in dict.fromkeys(name for each in found for name in values_of(each)):
+                found = _joined_along(found, name, values_of, with_values)
+        if len(found) == len(products):
+            return found
+        products = found
+
+
+def _joined_along(
+    products: Sequence[_Product],
+    name: str,
+    values_of: Callable[[_Product], Values],
+    with_values: Callable[[_Product, Values], _Product],
+) -> list[_Product]:
+    def rest(product: _Product) -> Any:
+        others = {key: values for key, values in values_of(product).items() if key != name}
+        return [_json(with_values(product, others)), name in values_of(product)]
+
+    completed = [_completed(product, name, values_of, with_values, products) for product in products]
+    found = []
+    for group in grouped(completed, rest):
+        first = group[0]
+        if len(group) > 1 and name in values_of(first):
+            joined = tuple(_distinct(value for each in group for value in values_of(each)[name]))
+            joined = tuple(sorted(joined)) if name in ("resolutions", "seeds") else joined
+            first, group = with_values(first, {**values_of(first), name: joined}), []
+        found += group or [first]
+    # What a default was written out for, and is alone nevertheless, is as it was.
+    written = {_json(after): before for before, after in zip(products, completed) if after is not before}
+    return [written.get(_json(product), product) for product in found]
+
+
+def _completed(
+    product: _Product,
+    name: str,
+    values_of: Callable[[_Product], Values],
+    with_values: Callable[[_Product, Values], _Product],
+    others: Sequence[_Product],
+) -> _Product:
+    """Return a product with the default of an axis that others give, where the same cells come of it."""
+    values = values_of(product)
+    if name in values or not any(name in values_of(other) for other in others if other.task == product.task):
+        return product
+    if values is product.axes:
+        default = settings_of(Sweep)[name].default
+    elif values is product.task_options:
+        default = _default_of_task(product.task, name)
+    else:
+        return product  # an option of a model that is given is part of the cell, even its default
+    return product if default is None else with_values(product, {**values, name: (default,)})
+
+
+def _default_of_task(task: str, option: str) -> Any:
+    try:
+        known = options_of(TASKS.load(task))
+    except UserError:  # it is not installed here, or broken
+        return None
+    default = known[option].default if option in known else None
+    return default if isinstance(default, bool | int | float | str) else None
+
+
+def _json(product: _Product) -> Any:
+    variants = [[each.label, each.plugin, each.options] for each in product.variants]
+    values = [product.task, product.fixed, product.axes, product.task_options, variants]
+    return json.dumps(values, sort_keys=True, default=dict)
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return list({json.dumps(value, sort_keys=True): value for value in values}.values())
+
+
+def _with_all_models(products: Sequence[_Product]) -> list[_Product]:
+    """Join products that differ in their models, so that no label is used twice in one."""
+    found = []
+    for group in grouped(products, lambda product: _json(replace(product, variants=()))):
+        parts: list[list[_Variant]] = []
+        for (variant,) in (product.variants for product in group):
+            free = (part for part in parts if all(variant.label != other.label for other in part))
+            if (part := next(free, None)) is None:
+                parts.append(part := [])
+            part.append(variant)
+        found += [replace(group[0], variants=tuple(part)) for part in parts]
+    return found
+
+
+def _settings(product: _Product) -> dict[str, Any]:
+    settings: dict[str, Any] = {"task": product.task, "resolutions": list(product.axes["resolutions"])}
+    settings |= {name: product.fixed[name] for name in ("eval_resolutions",) if name in product.fixed}
+    seeds = list(product.axes["seeds"])
+    if seeds != [0]:
+        settings["seeds"] = len(seeds) if seeds == list(range(len(seeds))) else seeds
+    axes = {name: values for name, values in product.axes.items() if name not in ("resolutions", "seeds")}
+    settings |= {name: value for name, value in product.fixed.items() if name not in settings} | _plain(axes)
+    options = {product.task: _plain(product.task_options)} if product.task_options else {}
+    if _nameable(product.variants):
+        settings["models"] = [variant.label for variant in product.variants]
+        options |= {variant.label: _plain(variant.options) for variant in product.variants if variant.options}
+    else:
+        settings["models"] = [
+            {"name": variant.plugin, "label": variant.label, "options": _plain(variant.options)}
+            for variant in product.variants
+        ]
+    return settings | ({"options": options} if options else {})
+
+
+def _plain(values: Values) -> dict[str, Any]:
+    """Return one value as it is and several as a list."""
+    return {name: Several(of) if len(of) > 1 else of[0] for name, of in values.items()}
+
+
+def _nameable(variants: Sequence[_Variant]) -> bool:
+    """Tell whether models can be given by name, with their options separate.
+
+    Options of ``vit`` also apply to ``vit:patch4``, so two variants of one plugin cannot if either has options.
+    """
+    plugins = [variant.plugin for variant in variants]
+    return all(
+        PLAIN.fullmatch(v.label)
+        and (v.label == v.plugin or v.label.startswith(f"{v.plugin}:"))
+        and (plugins.count(v.plugin) == 1 or not any(w.options for w in variants if w.plugin == v.plugin))
+        for v in variants
+    )
+
+
+def _of_several_tasks(by_task: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Join sweeps of different tasks, the first of each, the second of each, and so on."""
+    found = []
+    for place in range(max(map(len, by_task.values()), default=0)):
+        each = {task: of[place] for task, of in by_task.items() if place < len(of)}
+        found.append(_with_tasks(each) if len(each) > 1 else next(iter(each.values())))
+    return found
+
+
+def _with_tasks(each: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the settings of several tasks: those that all share, and below ``tasks`` those of each.
+
+    Most settings of training mean something together, so that they are shared all or not at all.
+    """
+    known = settings_of(Sweep)
+    options, own = _shared_options(each), dict[str, dict[str, Any]]()
+    for task, of in each.items():
+        rest = {owner: given for owner, given in of.get("options", {}).items() if owner not in options}
+        own[task] = {name: value for name, value in of.items() if name not in ("task", "options")}
+        own[task] |= {"options": rest} if rest else {}
+    first, *others = own.values()
+    shared = [name for name, value in first.items() if all(name in of and of[name] == value for of in others)]
+    groups = ("training", "finetuning", "tuning")
+    together = {
+        name for of in own.values() for name in of if known[name].group in groups or name in ("train", "regime")
+    }
+    together -= _ALONE
+    if not together <= {*shared}:
+        shared = [name for name in shared if name not in together]
+    tasks = {task: {name: value for name, value in of.items() if name not in shared} for task, of in own.items()}
+    found = {"tasks": tasks} if any(tasks.values()) else {"task": [*each]}
+    return found | {name: first[name] for name in shared} | ({"options": options} if options else {})
+
+
+def _shared_options(each: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the options that mean the same for every task: of tasks, and of models where all have the same."""
+    given: dict[str, list[Any]] = {}
+    for of in each.values():
+        for owner, options in of.get("options", {}).items():
+            given.setdefault(owner, []).append(options)
+    alike = (owner for owner, of in given.items() if owner in each or of == of[:1] * len(each))
+    return {owner: given[owner][0] for owner in alike}
