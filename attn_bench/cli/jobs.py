@@ -11,6 +11,7 @@ import typer
 
 from attn_bench.cli.as_json import Format, put_json
 from attn_bench.cli.error_messages import logged_in
+from attn_bench.format import count
 
 if TYPE_CHECKING:
     from attn_bench.results.store import Store
@@ -26,19 +27,22 @@ def status(results: Folder, form: Format = "text") -> None:
 
     A cell whose Slurm job died gets its row, with the reason, and the table is rewritten.
     """
-    from attn_bench.results.store import Store
     from attn_bench.running.executors.slurm.follow import follow
 
     with logged_in(results):
-        store = Store.open(results)
+        store, *others = _stores(results)
         followed = follow(store)
         if lost := [each for task in followed for each in task.written]:
             store.write_table()
+        for other in others:
+            followed += follow(other)
     if form == "json":
         return put_json(_plain_data(store, followed))
     for cell, record in lost:
         print(f"{cell.title}: {record.status} ({record.error})")
-    print(_counted(store))
+    print(_counted(store, "cell"))
+    for other in others:
+        print(_counted(other, "trial"))
     print("\n".join(_jobs(followed)))
 
 
@@ -72,12 +76,21 @@ def _held(store: Store) -> set[str]:
     return {path.name.partition(".")[0] for path in (store.folder / "leases").glob("*")}
 
 
-def _counted(store: Store) -> str:
+def _stores(results: Path) -> list[Store]:
+    """Return the store of a results folder, and that of the trials of tuning if there are any."""
+    from attn_bench.results.store import Store
+    from attn_bench.running.tuning import TRIALS
+
+    store, trials = Store.open(results), results / TRIALS
+    return [store, *([Store(trials)] if trials.is_dir() else [])]
+
+
+def _counted(store: Store, what: str) -> str:
     """Count the cells by status, and those that are run now."""
     counts, held = _statuses(store), _held(store)
     cells = sum(counts.values())
-    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
-    text = f"{store.folder}: {cells} cell{'s' * (cells != 1)} with a record{': ' * bool(cells)}{statuses}"
+    statuses = ", ".join(f"{number} {status}" for status, number in counts.items())
+    text = f"{store.folder}: {count(cells, what)} with a record{': ' * bool(cells)}{statuses}"
     return f"{text}; {len(held)} running" if held else text
 
 
@@ -88,7 +101,7 @@ def _jobs(followed: Sequence[Followed]) -> list[str]:
         return ["no Slurm jobs are running or pending"]
     names = Counter(task.state.name.lower() if task.state else "unknown" for task in live)
     cells = sum(len(task.cells) for task in live)
-    counted = ", ".join(f"{count} {name}" for name, count in sorted(names.items()))
+    counted = ", ".join(f"{number} {name}" for name, number in sorted(names.items()))
     lines = [f"Slurm jobs: {counted}; {cells} cell{'s' * (cells != 1)} without a record"]
     working = [task for task in live if task.state is not None and task.state.name != "PENDING"]
     for task in working[:LINES]:
@@ -102,15 +115,15 @@ def _jobs(followed: Sequence[Followed]) -> list[str]:
 
 def cancel(results: Folder) -> None:
     """Cancel the Slurm jobs of a results folder; finished cells stay, and the others can be run again."""
-    from attn_bench.results.store import Store
     from attn_bench.running.executors.slurm import states
     from attn_bench.running.executors.slurm.follow import follow, live_names
 
+    live: list[Followed] = []
     with logged_in(results):
-        store = Store.open(results)
-        followed = follow(store)
-        live = [task for task in followed if task.live]
-        states.cancel(live_names(store, followed))
+        for store in _stores(results):
+            followed = follow(store)
+            live += [task for task in followed if task.live]
+            states.cancel(live_names(store, followed))
     if not live:
         print(f"{results}: no Slurm jobs are running or pending; Ctrl-C ends a local run")
         return

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from attn_bench.running.client import warm
 from attn_bench.running.executors import Executor
 from attn_bench.running.executors.choice import executor_of
 from attn_bench.running.reuse import Reevaluation, expansion_of
-from attn_bench.running.tuning import TRIALS, failed, so_far, tune
+from attn_bench.running.tuning import TRIALS, failed, is_tuned, so_far, tune
 from attn_bench.running.work import AS_USUAL, FINAL, Listener, Work
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.execution import Running
@@ -138,8 +138,9 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
         metrics = {name: dict(task.metrics) for name, task in tasks.items()}
         store.write_run_info(RunInfo(metrics, dataclasses.asdict(sweep)))
         try:
-            cells = _tuned(work, execute)
-            left = execute(_without_failed(cells, work))
+            cells, waits = _tuned(work, execute)
+            left = execute(_without_failed(filter(is_tuned, cells), work))
+            left = "; ".join(filter(None, (waits, left))) or None
         finally:
             _keep_trials(cells, store)
             table = store.write_table()
@@ -151,10 +152,13 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     return table
 
 
-def _tuned(work: Work, execute: Executor) -> list[Cell]:
-    """Return the cells of ``work`` with the settings that are chosen for them, after the trials that this takes."""
+def _tuned(work: Work, execute: Executor) -> tuple[list[Cell], str | None]:
+    """Return the cells of ``work`` with the settings that are chosen for them, after the trials that this takes.
+
+    The second value says why trials are left, if some are.
+    """
     if all(cell.tuning is None for cell in work.cells):
-        return list(work.cells)
+        return list(work.cells), None
     trials = Store.create(work.store.folder / TRIALS)
     trials.write_run_info(work.store.run_info())
     retry = work.running.retry
@@ -162,13 +166,13 @@ def _tuned(work: Work, execute: Executor) -> list[Cell]:
     def again(record: Record) -> bool:
         return retry == "all" or (retry == "failed" and record.status not in FINAL)
 
-    def run(needed: list[Cell]) -> None:
-        execute(Work.of(needed, trials, work.running, modules=work.modules, listen=work.listen))
+    def run(needed: list[Cell]) -> str | None:
+        return execute(Work.of(needed, trials, work.running, modules=work.modules, listen=work.listen))
 
     return tune(work.cells, trials, again, run)
 
 
-def _without_failed(cells: Sequence[Cell], work: Work) -> Work:
+def _without_failed(cells: Iterable[Cell], work: Work) -> Work:
     """Return ``work`` on ``cells`` after tuning; where all trials of a cell failed, its record says so instead."""
     left = []
     for cell in cells:

@@ -47,14 +47,19 @@ class Search:
 
 
 def tune(
-    cells: Iterable[Cell], store: Store, again: Callable[[Record], bool], run: Callable[[list[Cell]], object]
-) -> list[Cell]:
+    cells: Iterable[Cell], store: Store, again: Callable[[Record], bool], run: Callable[[list[Cell]], str | None]
+) -> tuple[list[Cell], str | None]:
     """Return ``cells`` with the values chosen for them, after the trials that this takes.
+
+    Where trials are not waited for, cells whose search is not over stay as they are (:func:`is_tuned`).
 
     Args:
         store: of the trials.
         again: tells whether a trial that has a record is made again.
-        run: runs cells into ``store``.
+        run: runs cells into ``store``, and says why some are left.
+
+    Returns:
+        the cells, and what ``run`` says.
 
     Raises:
         UserError: the records of trials are removed meanwhile.
@@ -68,11 +73,13 @@ def tune(
     while True:
         found, needed = tuned(cells, known)
         if not needed:
-            return found
+            return found, None
         if made.intersection(trial.id for trial in needed):
             raise UserError(f"{store.folder}: records of trials were removed; rerun the same command")
-        run(needed)
+        left = run(needed)
         made.update(trial.id for trial in needed)
+        if left is not None:
+            return tuned(cells, known)[0], left
 
 
 def tuned(cells: Iterable[Cell], known: Known) -> tuple[list[Cell], list[Cell]]:
@@ -98,6 +105,11 @@ def tuned(cells: Iterable[Cell], known: Known) -> tuple[list[Cell], list[Cell]]:
             needed |= {trial.id: trial for trial in searches[key].needed}
         found.append(_with(cell, searches[key]))
     return found, list(needed.values())
+
+
+def is_tuned(cell: Cell) -> bool:
+    """Tell whether every setting of a cell is chosen."""
+    return cell.tuning is None or cell.weights is not None or bool(cell.trials)
 
 
 def so_far(cells: Iterable[Cell], folder: Path) -> tuple[list[Cell], list[Cell]]:

@@ -10,7 +10,11 @@ from toy_tuning import READ
 
 import attn_bench
 from attn_bench.errors import UserError
+from attn_bench.results.record import Evaluation, Record, TrainingResult
+from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
+from attn_bench.running.tuning import trial_of
+from attn_bench.sweep.settings import Sweep
 
 RATES = [1e-4, 0.1, 1e38]
 SETTINGS = {
@@ -72,7 +76,72 @@ def test_where_every_rate_diverges_the_row_says_so(tmp_path):
     ],
 )
 def test_what_cannot_be_tuned_is_one_line(settings, message):
-    from attn_bench.sweep.settings import Sweep
-
     with pytest.raises(UserError, match=message):
         Sweep.from_settings({"models": "toy-scale", "task": "toy-sealed", **settings}).cells()
+
+
+class Cluster:
+    """An executor that waits for nothing unless ``waits``: then each cell has a record, trials the better the higher
+    their rate."""
+
+    def __init__(self):
+        self.waits, self.submitted = False, []
+
+    def __call__(self, work):
+        due = [cell for cell in work.cells if work.due(cell)]
+        self.submitted.append([(cell.is_trial, cell.training.learning_rate, cell.seed) for cell in due])
+        for cell in due if self.waits else ():
+            evaluation = Evaluation(cell.resolution, "ok", metrics={"rel_l2": 1 - cell.training.learning_rate})
+            work.store.write(Record(cell, "ok", evaluations=(evaluation,), training=TrainingResult(steps=1)))
+        return None if self.waits or not due else f"{len(due)} jobs"
+
+
+def test_trials_that_are_not_waited_for_end_the_run_and_the_next_one_goes_on(tmp_path, monkeypatch):
+    cluster = Cluster()
+    monkeypatch.setattr("attn_bench.running.runner.executor_of", lambda *_: cluster)
+    settings = {**SETTINGS, "tune": {"learning_rate": [0.1, 0.2]}, "seeds": 2, "set": "toy-sealed.sealed=false"}
+    table = attn_bench.run("toy-scale", **settings, out=tmp_path)
+    assert (len(table), table.attrs["left"]) == (0, "2 jobs")
+    assert cluster.submitted == [[(True, 0.1, 0), (True, 0.2, 0)], []]
+    cluster.waits = True
+    table = attn_bench.run("toy-scale", **settings, out=tmp_path)
+    assert cluster.submitted[2:] == [[(True, 0.1, 0), (True, 0.2, 0)], [(False, 0.2, 0), (False, 0.2, 1)]]
+    assert table["tuned"].tolist() == ["learning_rate 0.2 of 0.1, 0.2"] * 2
+    assert "left" not in table.attrs
+
+
+def test_cells_whose_search_is_over_do_not_wait_for_others(tmp_path, monkeypatch):
+    cluster = Cluster()
+    monkeypatch.setattr("attn_bench.running.runner.executor_of", lambda *_: cluster)
+    settings = {**SETTINGS, "tune": {"learning_rate": [0.1, 0.2]}, "set": "toy-sealed.sealed=false", "out": tmp_path}
+    cluster.waits = True
+    attn_bench.run("toy-scale", resolutions=[8], **settings)
+    cluster.waits = False
+    table = attn_bench.run("toy-scale", resolutions=[8, 12], **{**settings, "seeds": 2})
+    assert cluster.submitted[-2:] == [[(True, 0.1, 0), (True, 0.2, 0)], [(False, 0.2, 1)]]
+    assert table.attrs["left"] == "2 jobs; 1 jobs"
+
+
+def test_status_counts_trials_and_cancel_ends_their_jobs(tmp_path, monkeypatch, capsys):
+    from attn_bench.cli import jobs
+    from attn_bench.running.executors.slurm import follow, states
+
+    store = Store.create(tmp_path / "r")
+    store.write_run_info(RunInfo({"toy-task": {}}))
+    trials = Store.create(store.folder / "tuning")
+    (cell,) = Sweep.from_settings(
+        {"models": "toy", "task": "toy-task", "resolutions": 8, "device": "cpu", "tune": "learning_rate=1,2"}
+    ).cells()
+    trial = trial_of(cell, {"learning_rate": 1.0}, 0.5)
+    seen = {store.folder: [], trials.folder: [follow.Followed("7", states.State("RUNNING", "n1"), [trial])]}
+    monkeypatch.setattr(follow, "follow", lambda store: seen[store.folder])
+    monkeypatch.setattr(follow, "live_names", lambda store, followed: [f"of {store.folder.name}" for _ in followed])
+    cancelled = []
+    monkeypatch.setattr(states, "cancel", cancelled.extend)
+    jobs.status(store.folder)
+    said = capsys.readouterr().out
+    assert "tuning: 0 trials with a record" in said
+    assert "  7  running  n1  toy [learning_rate=1] at 8, seed 0" in said
+    jobs.cancel(store.folder)
+    assert cancelled == ["of tuning"]
+    assert "cancelled 1 Slurm job; 1 cell" in capsys.readouterr().out

@@ -21,8 +21,6 @@ def executor_of(running: Running, cells: Collection[Cell], parts: Collection[Cel
     if running.executor == "slurm":
         if running.jobs is not None:
             raise UserError("--jobs is for --executor local; Slurm runs as many jobs as there is room for")
-        if any(cell.tuning is not None for cell in cells):
-            raise UserError("--tune is for --executor local; tune there, then give the chosen values to the jobs")
         submit.check_installed()
         resources.check(cells, running.slurm, running.resources)
         return cluster.run

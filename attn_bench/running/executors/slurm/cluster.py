@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
+from attn_bench.format import count
 from attn_bench.lease import hold, is_held
 from attn_bench.results.record import Record
 from attn_bench.running.attempt import keep, lease_of
@@ -128,12 +130,18 @@ class _Following:
 
     def told(self) -> str:
         """Say what was submitted."""
-        jobs = sum(task.live for task in follow(self.work.store))
-        folder = self.work.store.folder
+        jobs = count(sum(task.live for task in follow(self.work.store)), "Slurm job")
+        trials, folder = all(cell.is_trial for cell in self.pending.values()), self.work.store.folder
+        if not trials:
+            return f"{jobs} for {count(len(self.pending), 'cell')}; {_commands(folder)}"
         return (
-            f"{jobs} Slurm job{'s' * (jobs != 1)} for {len(self.pending)} cells; "
-            f"'attn-bench status {folder}' shows them, 'attn-bench cancel {folder}' ends them"
+            f"{jobs} for {count(len(self.pending), 'trial')} of tuning; {_commands(folder.parent)}; "
+            "rerun the same command when they have ended: it submits what comes next"
         )
+
+
+def _commands(folder: Path) -> str:
+    return f"'attn-bench status {folder}' shows them, 'attn-bench cancel {folder}' ends them"
 
 
 def _cancelled(task: Followed) -> bool:

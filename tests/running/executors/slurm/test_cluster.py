@@ -70,12 +70,12 @@ def finished(folder: Path) -> dict[int, bytes]:
 
 def test_forty_cells_end_with_the_table_of_a_local_run(cluster, tmp_path):
     settings = {"models": "toy,toy-raises", "seeds": 20}
-    run(tmp_path / "cluster", **settings, options=["--cells-per-job", "5"])
+    run(tmp_path / "cluster", **settings, options=["--cells-per-job", "10"])
     run(tmp_path / "here", **settings, slurm=None)
     there, here = attn_bench.load(tmp_path / "cluster"), attn_bench.load(tmp_path / "here")
     assert len(there) == 40
     # What depends on when and where something ran.
-    differs = {"train_seconds", "cell_seconds", "started", "environment", "trained_under"}
+    differs = {"train_seconds", "evaluation_seconds", "cell_seconds", "started", "environment", "trained_under"}
     columns = [name for name in here.columns if name not in differs]
     assert there[columns].equals(here[columns])
     assert set(there.trained_under.dropna()) == {"shared node"}
@@ -96,6 +96,18 @@ def test_detached_jobs_are_followed_and_cancelled_by_other_commands(cluster, tmp
     assert "0 cells with a record" in said
     assert "no Slurm jobs" in said
     assert "no Slurm jobs" in attn_bench_says("cancel", folder)
+
+
+def test_trials_of_tuning_are_jobs_too(cluster, tmp_path):
+    folder, tune = tmp_path / "r", ["--tune", "learning_rate=1e-3,1e-2"]
+    told = run(folder, steps=8, options=[*tune, "--detach"]).stdout
+    assert "2 Slurm jobs for 2 trials of tuning" in told
+    assert "2 trials" in attn_bench_says("status", folder) or running()
+    run(folder, steps=8, options=tune)
+    (row,) = attn_bench.load(folder).itertuples()
+    assert row.status == "ok"
+    assert row.tuned.startswith("learning_rate 0.0")
+    assert "2 trials with a record: 2 ok" in attn_bench_says("status", folder)
 
 
 def test_slurm_refuses_in_one_line(cluster, tmp_path):
