@@ -19,8 +19,12 @@ NAME_WIDTH = 48
 Key = tuple[str, ...]
 
 
-def shown(plan: Plan, folder: Path) -> Group:
-    """Return the plan as a table with totals below it."""
+def shown(plan: Plan, folder: Path, *, timed: bool = False) -> Group:
+    """Return the plan as a table with totals below it.
+
+    Args:
+        timed: whether steps were timed for it.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -38,7 +42,7 @@ def shown(plan: Plan, folder: Path) -> Group:
             str(len(group)), _there(group), _to_run(group), _time(group), _disk(group),
         )  # fmt: skip
     lines = [Text(line, "yellow") for line in plan.notes]
-    return Group(table, *lines, Text(_totals(plan, folder)))
+    return Group(table, *lines, Text(_totals(plan, folder, timed)))
 
 
 def _groups(cells: Sequence[Planned]) -> list[tuple[str, list[Planned]]]:
@@ -100,7 +104,7 @@ def _at_least(text: str, unknown: int) -> str:
     return f"> {text}" if unknown else text
 
 
-def _totals(plan: Plan, folder: Path) -> str:
+def _totals(plan: Plan, folder: Path, timed: bool) -> str:
     run = plan.to_run
     there = Counter(each.there for each in plan.cells if each.there is not None)
     statuses = ", ".join(f"{number} {status}" for status, number in there.items())
@@ -111,10 +115,13 @@ def _totals(plan: Plan, folder: Path) -> str:
     if run and unknown < len(run):
         disk, _ = total(each.disk for each in run)
         of = f" for {len(run) - unknown} of them; nothing is known of the others" if unknown else ""
-        text += f" Estimated from earlier cells: {duration(seconds)}, {size(disk)}{of}."
+        source = "earlier cells and timed steps" if timed else "earlier cells"
+        text += f" Estimated from {source}: {duration(seconds)}, {size(disk)}{of}."
+        text += "" if timed or not unknown else " --time-steps times a few of their steps."
     elif run:
-        text += " Time and disk are unknown: no cell of these models and tasks has been run in this folder."
-    return f"{text} Nothing was run or written."
+        text += " Time and disk are unknown: no cell of these models and tasks has been run in this folder"
+        text += "." if timed or not plan.unknown else "; --time-steps times a few steps of each."
+    return f"{text} Nothing was written to it." if timed else f"{text} Nothing was run or written."
 
 
 def duration(seconds: float) -> str:

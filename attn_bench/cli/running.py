@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,8 @@ from attn_bench.analysis.scaling import FEWEST_POINTS
 from attn_bench.cli.error_messages import logged_in
 from attn_bench.cli.flags import takes
 from attn_bench.cli.reporting import conclude
+from attn_bench.errors import UserError
+from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.execution import Running
 from attn_bench.sweep.fields import settings_of
 from attn_bench.sweep.settings import Sweep
@@ -37,6 +40,14 @@ DryRun = Annotated[
         "--dry-run", help="List the cells, what is there already, and an estimate of time and disk; run nothing."
     ),
 ]
+TimeSteps = Annotated[
+    bool,
+    typer.Option(
+        "--time-steps",
+        help="With --dry-run: for estimates, time a few training steps of cells of which nothing is known yet, on data "
+        "that are generated or fetched if needed.",
+    ),
+]
 Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="Write the report when done.")]
 
 
@@ -48,6 +59,7 @@ def run(
     given: Mapping[str, Any] = {},
     plots: Plots = True,
     dry_run: DryRun = False,
+    time_steps: TimeSteps = False,
 ) -> None:
     """Train, evaluate and measure models on tasks, and write a table and plots.
 
@@ -56,7 +68,9 @@ def run(
     """
     from attn_bench.sweep.sweep_file import overridden, read_sweep_file
 
-    _sweep(overridden(read_sweep_file(sweep_file) if sweep_file else {}, given), plots, dry_run)
+    if time_steps and not dry_run:
+        raise UserError("--time-steps: is only for --dry-run")
+    _sweep(overridden(read_sweep_file(sweep_file) if sweep_file else {}, given), plots, dry_run, time_steps)
 
 
 @takes([*CALLING, *_MEASURING, *(each for each in _RUNNING.values() if each.name not in _OF_WEIGHTS)])
@@ -81,7 +95,35 @@ _INTERRUPTED = {
 }
 
 
-def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool) -> Any:
+def _show_plan(sweep: Sweep, running: Running, folder: Path, time_steps: bool) -> None:
+    from attn_bench.cli.dry_run import shown
+    from attn_bench.cli.printing import put
+    from attn_bench.running import timed_steps
+    from attn_bench.running.plan import plan
+    from attn_bench.running.runner import Watcher
+
+    if time_steps:
+        timed_steps.check(running)
+    found, timed = plan(sweep, folder, running), False
+    if time_steps and (cells := found.unknown):
+        started: list[str] = []
+
+        def listen(cell: Cell, event: dict[str, Any]) -> None:
+            if event["event"] == "start":
+                started.append(cell.id)
+                _say(f"[{len(started)}/{len(cells)}] timing {timed_steps.STEPS} steps of {cell.title}")
+
+        watcher = Watcher(on_source=_say, on_warning=_say, listen=listen)
+        known = timed_steps.time_steps(cells, running, watcher, _say)
+        found, timed = plan(sweep, folder, running, known), bool(known)
+    put(shown(found, folder, timed=timed))
+
+
+def _say(line: str) -> None:
+    print(f"attn-bench: {line}", file=sys.stderr)
+
+
+def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool, time_steps: bool = False) -> Any:
     """Run a sweep and return its table, or say what would be run and return None."""
     from attn_bench.cli.progress import Screen
     from attn_bench.running.runner import default_folder, run_sweep, separated
@@ -89,11 +131,7 @@ def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool) -> Any:
     sweep, running = separated(settings)
     folder = Path(running.out) if running.out else default_folder(sweep)
     if dry_run:
-        from attn_bench.cli.dry_run import shown
-        from attn_bench.cli.printing import put
-        from attn_bench.running.plan import plan
-
-        put(shown(plan(sweep, folder, running), folder))
+        _show_plan(sweep, running, folder, time_steps)
         return None
     with logged_in(folder):
         with Screen(folder, interrupted=_INTERRUPTED[running.executor].format(folder)) as screen:

@@ -8,18 +8,22 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from attn_bench.format import count
 from attn_bench.results.record import Record
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
 from attn_bench.running.reuse import expansion_of
+from attn_bench.running.timed_steps import Known
 from attn_bench.running.tuning import so_far
 from attn_bench.running.work import due
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.execution import Running
+from attn_bench.sweep.groups import Training
 from attn_bench.sweep.settings import Sweep
+
+# What measuring a cell takes: each of three latencies is warmed up and sampled for some seconds, whatever the model.
+MEASURING_S = 14.0
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,28 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @property
+    def unknown(self) -> list[Cell]:
+        """The first of each kind of cells, with equal steps, that would be trained and have no estimate."""
+        cells = [each.cell for each in self.to_run if each.seconds is None and not each.only_measured]
+        kinds: dict[str, Cell] = {}
+        for cell in cells:
+            if cell.training is not None:
+                kinds.setdefault(_key(cell, "but the training"), cell)
+        return list(kinds.values())
+
+    @property
     def to_run(self) -> list[Planned]:
         """The cells that would be run."""
         return [each for each in self.cells if each.there is None]
 
 
-def plan(sweep: Sweep, out: Path, running: Running) -> Plan:
+def plan(sweep: Sweep, out: Path, running: Running, timed: Sequence[Known] = ()) -> Plan:
     """Return what :func:`attn_bench.running.runner.run_sweep` would run in ``out``.
 
-    Estimates are from records of ``out`` that ended ok: of the same cell with other seeds or versions; else of the same
-    model and settings at other resolutions, on the line through them, or in proportion to the tokens where there is
-    one; else of the model on that task with other settings, in proportion to tokens and to the training budget.
+    Estimates are from records of ``out`` that ended ok, and from steps that were ``timed``: of the same cell with other
+    seeds or versions; else with another training, in proportion to its budget; else of the same model and settings at
+    other resolutions, on the line through them, or in proportion to the tokens where there is one; else of the model on
+    that task with other settings, in proportion to tokens and to the training budget.
 
     Raises:
         UserError, OptionError, DataError: wrong input; or ``out`` holds something else.
@@ -66,7 +81,7 @@ def plan(sweep: Sweep, out: Path, running: Running) -> Plan:
     if out.is_dir() and any(out.iterdir()):
         Store.open(out)
     store = Store(out)
-    known = _Known(store)
+    known = _Estimates([*(Known.of(store, record) for record in store.records()), *timed])
     final, trials = so_far(expansion.cells, out)
     cells = [Planned(trial, None, False, *known.estimate(trial, training=True)) for trial in trials]
     for cell in final:
@@ -81,53 +96,56 @@ def plan(sweep: Sweep, out: Path, running: Running) -> Plan:
     return Plan(tuple(cells), (*expansion.notes, *([first] if trials else [])))
 
 
-class _Known:
-    """The records of a folder by what they say of other cells."""
+class _Estimates:
+    """What is known by what it says of other cells."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.like: dict[tuple[str, str], list[Record]] = {}
-        for record in store.records():
-            if record.status == "ok" and record.seconds is not None:
+    def __init__(self, known: Iterable[Known]) -> None:
+        self.like: dict[tuple[str, str], list[Known]] = {}
+        for each in known:
+            if each.record.status == "ok" and each.record.seconds is not None:
                 for how in _HOW:
-                    self.like.setdefault((how, _key(record.cell, how)), []).append(record)
+                    self.like.setdefault((how, _key(each.cell, how)), []).append(each)
 
     def estimate(self, cell: Cell, *, training: bool) -> tuple[float | None, float | None]:
-        """Return the seconds that a cell takes and the bytes that it leaves, None if no record says anything of it."""
+        """Return the seconds that a cell takes and the bytes that it leaves, None if nothing says anything of it."""
         for how in _HOW:
             if found := self.like.get((how, _key(cell, how))):
-                points = [(_size(record, cell), self._seconds(record, cell, training)) for record in found]
-                disk = statistics.median(self._bytes(record) for record in found)
-                return _at(1.0, points), disk
+                points = [(_size(each.record, cell), _seconds(each.record, cell, training)) for each in found]
+                return _at(1.0, points), statistics.median(each.disk for each in found)
         return None, None
 
-    def _seconds(self, record: Record, cell: Cell, training: bool) -> float:
-        """Return what a record says that a cell takes, at the resolution of the record."""
-        seconds = record.seconds or 0.0
-        trained = (record.training and record.training.seconds) or 0.0
-        if not training or cell.training is None:
-            return seconds - trained
-        asked, had = cell.training, record.cell.training
-        if had is not None and asked.budget_unit == had.budget_unit:
-            return seconds + trained * (asked.budget / had.budget - 1)
-        return seconds
 
-    def _bytes(self, record: Record) -> int:
-        kinds: tuple[Literal["cells", "artifacts", "logs"], ...] = ("cells", "artifacts", "logs")
-        paths = (self.store.path(kind, record.id) for kind in kinds)
-        return sum(path.stat().st_size for path in paths if path.is_file())
+def _seconds(record: Record, cell: Cell, training: bool) -> float:
+    """Return what a record says that a cell takes, at the resolution of the record."""
+    seconds, result = record.seconds or 0.0, record.training
+    trained = (result and result.seconds) or 0.0
+    measures = cell.measuring.measure and not record.cell.measuring.measure
+    seconds += MEASURING_S if measures else 0.0
+    if not training or cell.training is None:
+        return max(seconds - trained, 0.0)
+    asked, had = cell.training, record.cell.training
+    if had is not None and asked.budget_unit == had.budget_unit:
+        return seconds + trained * (asked.budget / had.budget - 1)
+    if asked.budget_unit == "seconds":
+        return seconds - trained + asked.budget
+    done = None if result is None else result.steps if asked.budget_unit == "steps" else result.epochs
+    return seconds + trained * (asked.budget / done - 1) if done else seconds
 
 
 # How alike two cells are, the best first.
-_HOW = ("but the seed", "but the resolution", "model and task")
+_HOW = ("but the seed", "but the training", "but the resolution", "model and task")
 
 
 def _key(cell: Cell, how: str) -> str:
     if how == "model and task":
         return json.dumps([cell.plugin, cell.task, cell.execution.device])
+    if how == "but the training" and (own := cell.training) is not None:
+        steps = Training(optimizer=own.optimizer, loss=own.loss, ema=own.ema)
+        cell = replace(cell, training=steps, tuning=None, evaluated_on="test")
+    resolution = 0 if how == "but the resolution" else cell.resolution
     same = replace(
         cell, model="", seed=0, model_version="", task_version="", training_version=None, eval_resolutions=(),
-        measuring=replace(cell.measuring, measure=True), resolution=cell.resolution if how == "but the seed" else 0,
+        measuring=replace(cell.measuring, measure=True), resolution=resolution,
     )  # fmt: skip
     return json.dumps(same.to_json(), sort_keys=True)
 
