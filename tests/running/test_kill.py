@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -96,3 +97,52 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path, kills, cells)
     assert before.items() <= finished(folder).items()
     assert not [seed for seed in before if (built(file) - starts)[str(seed)]]
     assert len(before) > kills // 2
+
+
+def test_of_two_runs_in_one_folder_one_is_killed_and_the_other_finishes(tmp_path):
+    folder, file, mark, cells = tmp_path / "r", tmp_path / "built", uuid.uuid4().hex, 24
+    command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-counted", "--task", "toy-task"]
+    command += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--seeds", str(cells), "--no-measure"]
+    command += ["--no-plots", "--out", str(folder), "--set", f"toy-counted.file={file}"]
+    environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    runners = [subprocess.Popen(command, env=environment, **quiet) for _ in range(2)]
+
+    def held_by():
+        holders = (json.loads(text)["processes"][0][0] for text in _texts(folder / "leases") if text)
+        return {each.pid for each in runners} & set(holders)
+
+    # Each has been seen at work.
+    seen, deadline = set[int](), time.monotonic() + 60
+    while len(seen) < 2 and time.monotonic() < deadline:
+        seen |= held_by()
+        time.sleep(0.005)
+    assert len(seen) == 2, "one run had all the cells"
+    killed, other = runners
+    while killed.pid not in held_by() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert killed.poll() is None, "all cells were finished before the kill"
+    killed.kill()
+    killed.wait()
+    before = finished(folder)
+    assert other.wait(120) == 0
+    table = attn_bench.load(folder)
+    assert sorted(table.seed) == list(range(cells))
+    assert set(table.status) == {"ok"}
+    assert table.cell.is_unique
+    assert (folder / "table.csv").read_text().count("\n") == cells + 1
+    assert before.items() <= finished(folder).items(), "a finished row was changed"
+    # Only what the killed one was at was run twice.
+    twice = {seed: number for seed, number in built(file).items() if number > 1}
+    assert list(twice.values()) in ([], [2])
+    assert not {*twice} & {str(seed) for seed in before}
+    assert not marked_processes(mark)
+    assert not (folder / "leases").exists()
+
+
+def _texts(folder: Path) -> list[str]:
+    found = []
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_text())
+    return found
