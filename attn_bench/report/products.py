@@ -20,8 +20,13 @@ from attn_bench.sweep.fields import settings_of
 from attn_bench.sweep.settings import Sweep
 from attn_bench.sweep.training_recipes import recipes
 
+# More of them are several sweeps.
+MOST_RULES = 6
 # Settings of training that mean the same whatever others are.
 _ALONE = {"learning_rate", "weight_decay", "clip_norm", "epochs", "steps", "seconds"}
+# Settings that can be combined with any others.
+_FREE = {"resolutions", "seeds", "precision", "batch_size", "compile", "threads", "optimizer", "ema", *_ALONE}
+_RULED = {"resolutions": "resolution", "seeds": "seed"}
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 # Keys that all cells of one product share.
 _SHARED = ("task", "task_options", "regime", *GROUPS)
@@ -69,10 +74,10 @@ def sweeps(cells: Iterable[JSON]) -> list[dict[str, Any]]:
         else:
             for alike in grouped(group, lambda cell: cell["eval_resolutions"]):
                 products += _rectangles(alike, alike[0]["eval_resolutions"])
-    by_task: dict[str, list[dict[str, Any]]] = {}
+    by_task: dict[str, list[_Product]] = {}
     for product in _with_all_models(_joined(products)):
-        by_task.setdefault(product.task, []).append(_settings(product))
-    return _of_several_tasks(by_task)
+        by_task.setdefault(product.task, []).append(product)
+    return _of_several_tasks({task: list(_with_rules(of)) for task, of in by_task.items()})
 
 
 def _asked(cell: JSON) -> JSON:
@@ -109,9 +114,7 @@ def _product(cell: JSON, resolutions: Sequence[int], seeds: Sequence[int], teste
         given["train"] = False
     if cell["regime"] != "scratch":
         given["regime"] = cell["regime"]
-    usual = {name: setting.default for name, setting in known.items()}
-    if recipe := (cell["training"] or {}).get("recipe"):
-        usual |= recipes()[recipe].settings if recipe in recipes() else {}
+    usual = _usual((cell["training"] or {}).get("recipe"))
     for group in GROUPS:
         values = cell.get(group) or {}
         own = {name: value for name, value in values.items() if name in usual and value is not None}
@@ -127,6 +130,12 @@ def _product(cell: JSON, resolutions: Sequence[int], seeds: Sequence[int], teste
         task_options=_single(cell["task_options"]),
         variants=(_Variant(cell["model"], cell["plugin"], _single(cell["options"])),),
     )
+
+
+def _usual(recipe: str | None) -> dict[str, Any]:
+    """Return the value of each setting where none is given, with a recipe or without."""
+    usual = {name: setting.default for name, setting in settings_of(Sweep).items()}
+    return usual | (recipes()[recipe].settings if recipe in recipes() else {})
 
 
 def _single(options: JSON) -> Values:
@@ -190,7 +199,8 @@ def _completed(
     if name in values or not any(name in values_of(other) for other in others if other.task == product.task):
         return product
     if values is product.axes:
-        default = settings_of(Sweep)[name].default
+        several = product.axes.get("recipe", (None,))
+        default = _usual(several[0])[name] if len(several) == 1 else None
     elif values is product.task_options:
         default = _default_of_task(product.task, name)
     else:
@@ -228,6 +238,71 @@ def _with_all_models(products: Sequence[_Product]) -> list[_Product]:
                 parts.append(part := [])
             part.append(variant)
         found += [replace(group[0], variants=tuple(part)) for part in parts]
+    return found
+
+
+def _with_rules(products: Sequence[_Product]) -> Iterator[dict[str, Any]]:
+    """Yield the settings of products of one task, of those that differ only in values one, with rules to include."""
+
+    def form(product: _Product) -> Any:
+        bound = {name: of for name, of in product.axes.items() if name not in _FREE}
+        # A combination that a task refuses would end the sweep, whatever rules say.
+        return [product.fixed, sorted(product.axes), bound, product.task_options]
+
+    completed = list(products)
+    for values_of, with_values in _PARTS[1:]:
+        for name in dict.fromkeys(name for each in products for name in values_of(each)):
+            completed = [_completed(each, name, values_of, with_values, products) for each in completed]
+    given = dict(zip(map(_json, completed), products))
+    for group in grouped(completed, form):
+        whole = _whole(group)
+        rules = [rule for product in group for rule in _rules(product, whole)] if whole is not None else []
+        if whole is not None and len(group) > 1 and len(rules) <= MOST_RULES and all(rules):
+            yield {**_settings(whole), "include": rules}
+        else:
+            yield from (_settings(given[_json(product)]) for product in group)
+
+
+def _whole(products: Sequence[_Product]) -> _Product | None:
+    """Return the smallest product that holds all of some; None if rules could not tell them apart."""
+    variants: dict[str, _Variant] = {}
+    for each in (variant for product in products for variant in product.variants):
+        known = variants.get(each.label, each)
+        if (known.plugin, known.options.keys()) != (each.plugin, each.options.keys()):
+            return None
+        variants[each.label] = replace(known, options=_all_values([known.options, each.options]))
+    # A rule on a model means its presets as well.
+    if any(each.plugin != each.label and each.plugin in variants for each in variants.values()):
+        return None
+    whole = replace(
+        products[0],
+        axes=_all_values([product.axes for product in products]),
+        variants=tuple(variants.values()),
+    )
+    each_axis = [whole.axes, *(variant.options for variant in whole.variants)]
+    values = [value for axes in each_axis for several in axes.values() for value in several]
+    return whole if all(isinstance(value, bool | int | float | str) for value in values) else None
+
+
+def _all_values(each: Sequence[Values]) -> Values:
+    found = {name: tuple(_distinct(value for of in each for value in of[name])) for name in each[0]}
+    return found | {name: tuple(sorted(found[name])) for name in ("resolutions", "seeds") if name in found}
+
+
+def _rules(product: _Product, whole: _Product) -> list[dict[str, Any]]:
+    """Return rules that mean the cells of a product among those of a larger one."""
+    common = {_RULED.get(name, name): Several(of) for name, of in product.axes.items() if of != whole.axes[name]}
+    of_whole = {variant.label: variant.options for variant in whole.variants}
+    free, found = list[str](), list[dict[str, Any]]()
+    for variant in product.variants:
+        options = {name: of for name, of in variant.options.items() if of != of_whole[variant.label][name]}
+        if options:
+            own = {f"{variant.label}.{name}": Several(of) for name, of in options.items()}
+            found.append({"model": Several([variant.label]), **common, **own})
+        else:
+            free.append(variant.label)
+    if free:
+        found.append(({"model": Several(free)} if len(free) < len(of_whole) else {}) | common)
     return found
 
 
@@ -285,10 +360,16 @@ def _with_tasks(each: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     Most settings of training mean something together, so that they are shared all or not at all.
     """
     known = settings_of(Sweep)
+    rules = [
+        {"task": Several([task]), **rule}
+        for task, of in each.items()
+        for rule in of.get("include", [{}])
+        if any("include" in one for one in each.values())
+    ]
     options, own = _shared_options(each), dict[str, dict[str, Any]]()
     for task, of in each.items():
         rest = {owner: given for owner, given in of.get("options", {}).items() if owner not in options}
-        own[task] = {name: value for name, value in of.items() if name not in ("task", "options")}
+        own[task] = {name: value for name, value in of.items() if name not in ("task", "options", "include")}
         own[task] |= {"options": rest} if rest else {}
     first, *others = own.values()
     shared = [name for name, value in first.items() if all(name in of and of[name] == value for of in others)]
@@ -301,7 +382,8 @@ def _with_tasks(each: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         shared = [name for name in shared if name not in together]
     tasks = {task: {name: value for name, value in of.items() if name not in shared} for task, of in own.items()}
     found = {"tasks": tasks} if any(tasks.values()) else {"task": [*each]}
-    return found | {name: first[name] for name in shared} | ({"options": options} if options else {})
+    found |= {name: first[name] for name in shared} | ({"options": options} if options else {})
+    return found | ({"include": rules} if rules else {})
 
 
 def _shared_options(each: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def steps(cells: Iterable[Mapping[str, Any]]) -> list[Step]:
         else:
             file = f"sweep-{number}.yaml"
             first = {name: settings[name] for name in ("models", "task") if name in settings}
-            last = {name: settings[name] for name in ("tasks",) if name in settings}
+            last = {name: settings[name] for name in ("tasks", "include") if name in settings}
             rest = {name: value for name, value in settings.items() if name not in first | last}
             found.append(Step(f"attn-bench run {file} --out {OUT}", file, _yaml(first | rest | last, flow=False)))
     return found
@@ -89,6 +89,12 @@ def _command(settings: Mapping[str, Any]) -> str | None:
                     if any(each is None for each in (item, *_listed(item))):
                         return None  # a text option would read it as the word
                     parts += ["--set", f"{owner}.{key}={_typed(item)}"]
+        elif name == "include":
+            for rule in value:
+                words = [f"{key}={','.join(map(_number, of))}" for key, of in rule.items()]
+                if any(mark in word for word in words for mark in " \"'[](){}"):
+                    return None
+                parts += [flag, " ".join(words)]
         elif name == "tune":
             for setting, values in value.items():
                 parts += [flag, f"{setting}={','.join(map(_number, values))}"]

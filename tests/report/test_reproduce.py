@@ -71,7 +71,7 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Reads:
         ([{"train": False, "resolutions": [8, 16, 32], "threads": 1}], 1, 0),
         ([{"train": False, "seeds": 2}], 1, 1),
         # Filled by several commands: other resolutions, other models, other options, other budgets.
-        ([{"models": ["toy", "toy-slow"], "resolutions": [8, 12]}, {"resolutions": [16]}], 2, 0),
+        ([{"models": ["toy", "toy-slow"], "resolutions": [8, 12]}, {"resolutions": [16]}], 1, 0),
         ([{"options": {"toy": {"width": 8}}}, {"options": {"toy": {"width": 16}}}], 1, 0),
         # The default of an option that is given makes another cell.
         ([{}, {"options": {"toy": {"width": 8}}}, {"options": {"toy": {"width": 16}}}], 2, 0),
@@ -79,14 +79,29 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Reads:
         # Axes, of settings, of options with a default and of others.
         ([{"models": "toy,toy-slow", "set": "toy.width=2,4", "precision": "float32,bf16", "seeds": 2}], 1, 0),
         ([{"set": ["toy-task.n=16,4", "toy-task.scale=1,2"], "batch_size": "8,auto", "compile": [True, False]}], 1, 0),
-        ([{"set": "toy.act=relu,tanh"}, {"set": "toy.act=tanh", "precision": "bf16"}], 2, 0),
+        ([{"set": "toy.act=relu,tanh"}, {"set": "toy.act=tanh", "precision": "bf16"}], 1, 0),
+        ([{"set": "toy.act=relu,tanh", "models": "toy,toy-slow", "exclude": "toy.act=tanh resolution=8"}], 1, 0),
+        ([{"schedule": ["cosine", "step"], "epochs": "1,2", "exclude": "schedule=step epochs=2"}], 2, 0),
+        (
+            [
+                {
+                    "task": "toy-task,darcy",
+                    "resolutions": 16,
+                    "precision": "float32,bf16",
+                    "exclude": "task=darcy model=toy precision=bf16",
+                    "models": "toy,toy-slow",
+                }
+            ],
+            1,
+            1,
+        ),
         ([{"recipe": ["fno-2020", "lamo"]}, {"recipe": ["fno-2020", "lamo"], "precision": "bf16"}], 2, 0),
-        ([{"precision": "float32,bf16", "exclude": "precision=bf16 resolution=12"}], 2, 0),
+        ([{"precision": "float32,bf16", "exclude": "precision=bf16 resolution=12"}], 1, 0),
         ([{"task": "toy-task,toy-sealed"}], 1, 1),
         ([{"task": "toy-task,darcy,digits", "models": "mano,fno", "set": "mano.dim=8,16", "resolutions": 16}], 1, 1),
         ([{"task": "toy-task,darcy", "tasks": {"darcy": {"train": False}, "toy-task": {"seeds": [4, 1]}}}], 1, 1),
         ([{"task": "toy-task,darcy", "set": ["toy.width=2,4", "toy-task.n=4,8"], "epochs": 2, "batch_size": 4}], 1, 1),
-        ([{"seeds": 2, "resolutions": [8, 12]}, {"resolutions": [12, 16], "seeds": 3}], 2, 0),
+        ([{"seeds": 2, "resolutions": [8, 12]}, {"resolutions": [12, 16], "seeds": 3}], 1, 0),
         ([{"task": "darcy", "resolutions": [16, 32]}, {"task": "darcy", "resolutions": [43]}], 2, 0),
     ],
 )

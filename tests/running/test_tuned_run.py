@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 from toy_tuning import READ
@@ -48,6 +49,14 @@ def test_tuning_finds_the_planted_rate_once_for_all_seeds_and_never_reads_the_te
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "tuning/cells").iterdir()}
     assert attn_bench.run("toy-scale", seeds=3, validation=0, **settings)["learning_rate"].tolist() == [0.1] * 3
     assert made == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "tuning/cells").iterdir()}
+
+
+def test_trials_run_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setattr("attn_bench.running.executors.shares.usable_cores", lambda: sorted(os.sched_getaffinity(0)) * 2)
+    settings = {**SETTINGS, "tune": {"learning_rate": [1e-4, 0.1]}, "set": "toy-sealed.sealed=false", "out": tmp_path}
+    (row,) = attn_bench.run("toy-scale", jobs=2, **settings).to_dict("records")
+    assert (row["status"], row["tuned"]) == ("ok", "learning_rate 0.1 of 0.0001, 0.1")
+    assert {record.trained_under for record in Store(tmp_path / "tuning").records()} == {"2 side by side"}
 
 
 def test_where_every_rate_diverges_the_row_says_so(tmp_path):

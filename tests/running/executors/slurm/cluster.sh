@@ -90,6 +90,8 @@ SlurmctldHost=localhost
 SlurmctldPort=17400
 SlurmUser=root
 AuthType=auth/munge
+# A requeued job waits until its old credential has expired.
+AuthInfo=cred_expire=30
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux

@@ -120,13 +120,13 @@ def test_slurm_refuses_in_one_line(cluster, tmp_path):
 def test_a_preempted_job_is_requeued_and_resumes(cluster, tmp_path):
     folder = tmp_path / "r"
     slow = ["--set", "toy-slow.seconds=0.5"]
-    sweep = subprocess.Popen(command(folder, "toy-slow", steps=120, options=slow), **QUIET)
+    sweep = subprocess.Popen(command(folder, "toy-slow", steps=90, options=slow), **QUIET)
     wait_for(lambda: list(folder.glob("checkpoints/*.pt")), "a checkpoint")
     job = slurm("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     assert job.strip().isdecimal()
     assert sweep.wait(600) == 0
     (row,) = attn_bench.load(folder).itertuples()
-    assert (row.status, row.train_steps) == ("ok", 120)
+    assert (row.status, row.train_steps) == ("ok", 90)
     # Had it begun again, it would have taken this long in one piece.
     restarts = slurm("sacct", "-n", "-D", "-X", "-P", "-o", "State,JobName")
     assert "PREEMPTED|attn-bench" in restarts
@@ -144,6 +144,9 @@ def test_the_end_of_a_job_is_the_reason_of_its_row(cluster, tmp_path):
     (row,) = attn_bench.load(tmp_path / "late").itertuples()
     assert row.status == "timeout"
     assert "reached its time limit (--slurm time=...)" in row.error
+    run(tmp_path / "large", "toy-hungry", options=["--resolutions", "12"], status=1)
+    (row,) = attn_bench.load(tmp_path / "large").itertuples()
+    assert row.status == "oom"
 
 
 @pytest.mark.parametrize("kills", [20])
