@@ -37,7 +37,7 @@ def clean(text: str, limit: int = 500, *, lines: bool = False) -> str:
     return text if len(text) <= limit else f"{text[: max(limit - 3, 0)].rstrip()}..."[:limit]
 
 
-LABEL_WIDTH = 32
+LABEL_WIDTH = 40
 _BETWEEN = " ,;[]()"
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 

@@ -113,7 +113,7 @@ def _training(record: Record, asked: Training) -> dict[str, str]:
 def _batch_size(record: Record) -> str | None:
     if record.cell.execution.batch_size != AUTO:
         return str(record.batch_size)
-    return None if record.batch_size is None else f"{record.batch_size}, the largest that fits the memory"
+    return None if record.batch_size is None else f"{record.batch_size} (found to fit the memory)"
 
 
 _EVALUATED = {"best": "best validation error", "best-on-test": "best test error, so their metrics are too good"}

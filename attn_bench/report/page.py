@@ -61,8 +61,10 @@ def _training(origin: Origin, summary: Summary) -> str:
 
 def extent(summary: Summary) -> str:
     """Return how many models were run, and at which resolutions."""
+    models = len({label.partition(" [")[0] for label in summary.models})
+    variants = f" in {count(len(summary.models), 'variant')}" if models < len(summary.models) else ""
     return (
-        f"{count(len(summary.models), 'model')} at {count(len(summary.resolutions), 'resolution')} "
+        f"{count(models, 'model')}{variants} at {count(len(summary.resolutions), 'resolution')} "
         f"({', '.join(map(str, summary.resolutions))})."
     )
 

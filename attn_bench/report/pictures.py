@@ -233,7 +233,8 @@ def finding(summary: Summary, quantity: Quantity) -> str:
             if len(best) == len(summary.candidates(quantity, resolution)):
                 return f"{quantity.axis} at {resolution}: the same for all {len(best)} models ({value})."
             lead = f"Best {quantity.axis}" if quantity.rule == "accuracy" else f"Lowest {quantity.axis}"
-            return f"{lead} at {resolution}: {' and '.join(names)}{' alike' if len(names) > 1 else ''} ({value})."
+            named = f"{', '.join(names[:-1])} and {names[-1]} alike" if len(names) > 1 else names[0]
+            return f"{lead} at {resolution}: {named} ({value})."
     return ""
 
 
