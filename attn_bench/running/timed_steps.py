@@ -14,8 +14,8 @@ from attn_bench.running.executors import sequential
 from attn_bench.running.runner import SILENT, Watcher, prepare_data
 from attn_bench.running.work import Work
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.expansion import imported
 from attn_bench.sweep.execution import Running
+from attn_bench.sweep.expansion import imported
 from attn_bench.sweep.groups import Measuring
 
 STEPS = 5
