@@ -70,7 +70,10 @@ def _cell(case: Case, new: Store) -> Cell:
     measured = new.environment(record.environment)
     if measured is None or measured.hardware != environment(cell.execution.device).hardware:
         raise UserError(f"--confirm: {case.title} was measured on other hardware; confirm it there")
-    return dataclasses.replace(cell.only_measured(), sources={**found[1], **found[0]})
+    # Where it was found, that it is found again is not what is compared.
+    samples = record.batch_size or cell.execution.batch_size
+    execution = dataclasses.replace(cell.execution, batch_size=samples)
+    return dataclasses.replace(cell.only_measured(), execution=execution, sources={**found[1], **found[0]})
 
 
 def _records(cells: dict[str, Cell], store: Store) -> Sequence[tuple[str, Record]]:
