@@ -33,7 +33,7 @@ def test_each_cell_has_a_line_with_what_is_there_and_what_is_to_run() -> None:
     lines = [line.split() for line in said.splitlines()]
     assert lines[0] == ["model", "resolutions", "seeds", "cells", "there", "to", "run", "time", "disk"]
     assert lines[1] == ["toy", "8", "0", "1", "1", "ok", "-", "-", "-"]
-    assert lines[2] == ["toy", "8", "1", "1", "-", "1", "(1", "only", "measured)", "5", "s", "0", "KiB"]
+    assert lines[2] == ["toy", "8", "1", "1", "-", "1", "(1", "only", "measured)", "5.0", "s", "0", "KiB"]
     assert lines[3] == ["toy", "8", "2", "1", "-", "1", "60", "s", "4", "KiB"]
     assert "3 cells into r: 1 there already (1 ok), 2 to run. Estimated from earlier cells: 65 s, 4 KiB." in said
     assert said.strip().endswith("Nothing was run or written.")

@@ -120,7 +120,7 @@ def test_timed_steps_are_scaled_to_the_whole_training(store):
 
 def test_steps_are_timed_in_processes_and_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cells = sweep(models="toy,toy-raises", epochs=100, keep_weights=None).cells()
+    cells = sweep(models="toy,toy-raises", epochs=100).cells()
     said = []
     (known,) = time_steps(cells, Running(), told=said.append)
     assert known.cell == cells[0]

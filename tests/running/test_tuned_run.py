@@ -100,7 +100,7 @@ class Cluster:
         due = [cell for cell in work.cells if work.due(cell)]
         self.submitted.append([(cell.is_trial, cell.training.learning_rate, cell.seed) for cell in due])
         for cell in due if self.waits else ():
-            evaluation = Evaluation(cell.resolution, "ok", metrics={"rel_l2": 1 - cell.training.learning_rate})
+            evaluation = Evaluation(cell.resolution, "ok", metrics={"mse": 1 - cell.training.learning_rate})
             work.store.write(Record(cell, "ok", evaluations=(evaluation,), training=TrainingResult(steps=1)))
         return None if self.waits or not due else f"{len(due)} jobs"
 
