@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import re
 import shutil
 import time
@@ -87,7 +89,8 @@ def _ask_submitit(submission: Submission, folder: str, tasks: Sequence[Task], pa
             known[name] = [known[name]]
     others = {name.replace("_", "-"): value for name, value in given.items() if value is not None}
     try:
-        with warnings.catch_warnings():
+        # It prints what sbatch says, which is said below.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             executor.update_parameters(**{**_UNSET, **known}, job_name=submission.name, additional_parameters=others)
             jobs = executor.submit_array(tasks)
