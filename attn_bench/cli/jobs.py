@@ -35,7 +35,7 @@ def status(results: Folder, form: Format = "text") -> None:
         if lost := [each for task in followed for each in task.written]:
             store.write_table()
         for other in others:
-            followed += follow(other)
+            followed = [*followed, *follow(other)]
     if form == "json":
         return put_json(_plain_data(store, followed))
     for cell, record in lost:

@@ -66,7 +66,7 @@ class _Product:
 
 def sweeps(cells: Iterable[JSON]) -> list[dict[str, Any]]:
     """Return settings, as ``Sweep.from_settings`` takes them, whose cells together are exactly ``cells``."""
-    products = []
+    products = list[_Product]()
     for group in grouped(map(_asked, cells), lambda cell: {name: cell.get(name) for name in _SHARED}):
         tested = list(dict.fromkeys(r for cell in group for r in cell["eval_resolutions"]))
         if all(cell["eval_resolutions"] == [r for r in tested if r != cell["resolution"]] for cell in group):
@@ -135,7 +135,8 @@ def _product(cell: JSON, resolutions: Sequence[int], seeds: Sequence[int], teste
 def _usual(recipe: str | None) -> dict[str, Any]:
     """Return the value of each setting where none is given, with a recipe or without."""
     usual = {name: setting.default for name, setting in settings_of(Sweep).items()}
-    return usual | (recipes()[recipe].settings if recipe in recipes() else {})
+    known = recipes().get(recipe or "")
+    return {**usual, **(known.settings if known else {})}
 
 
 def _single(options: JSON) -> Values:
