@@ -270,6 +270,10 @@ class Tuning:
         Field(gt=0, le=1, description="Share of the training budget that trials of the last round of tuning get."),
     ] = 0.25
 
+    def __post_init__(self) -> None:
+        # JSON has no tuples, and a cell that was read is equal to the one that was written.
+        object.__setattr__(self, "tune", {name: tuple(values) for name, values in self.tune.items()})
+
     @property
     def candidates(self) -> list[dict[str, float]]:
         """Every combination of the values, by setting."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -94,6 +95,8 @@ def test_a_trial_is_an_unmeasured_cell_on_the_validation_set_with_another_id():
     # The same trial, whatever else is tried and whatever is chosen.
     assert trial == trial_of(cell(rates=(1e-2, 7.0)), {"learning_rate": 1e-2}, 0.25)
     assert trial.id != own.id
+    # As a Slurm job reads it.
+    assert Cell.from_json(json.loads(json.dumps(own.to_request()))) == own
     assert Cell.from_json(trial.to_json()).id == trial.id
 
 
