@@ -15,6 +15,7 @@ from typing import Any
 from attn_bench.errors import UserError
 from attn_bench.plugins.options import options_of
 from attn_bench.plugins.registry import TASKS
+from attn_bench.report.several_tasks import ALONE, Several, of_several_tasks
 from attn_bench.sweep.cell import GROUPS
 from attn_bench.sweep.fields import settings_of
 from attn_bench.sweep.settings import Sweep
@@ -22,20 +23,14 @@ from attn_bench.sweep.training_recipes import recipes
 
 # More of them are several sweeps.
 MOST_RULES = 6
-# Settings of training that mean the same whatever others are.
-_ALONE = {"learning_rate", "weight_decay", "clip_norm", "epochs", "steps", "seconds"}
 # Settings that can be combined with any others.
-_FREE = {"resolutions", "seeds", "precision", "batch_size", "compile", "threads", "optimizer", "ema", *_ALONE}
+_FREE = {"resolutions", "seeds", "precision", "batch_size", "compile", "threads", "optimizer", "ema", *ALONE}
 _RULED = {"resolutions": "resolution", "seeds": "seed"}
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 # Keys that all cells of one product share.
 _SHARED = ("task", "task_options", "regime", *GROUPS)
 JSON = Mapping[str, Any]
 Values = Mapping[str, tuple[Any, ...]]
-
-
-class Several(list[Any]):
-    """Several values of a setting or an option; any other list is one value."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def sweeps(cells: Iterable[JSON]) -> list[dict[str, Any]]:
     by_task: dict[str, list[_Product]] = {}
     for product in _with_all_models(_joined(products)):
         by_task.setdefault(product.task, []).append(product)
-    return _of_several_tasks({task: list(_with_rules(of)) for task, of in by_task.items()})
+    return of_several_tasks({task: list(_with_rules(of)) for task, of in by_task.items()})
 
 
 def _asked(cell: JSON) -> JSON:
@@ -157,11 +152,18 @@ def _joined(products: Sequence[_Product]) -> list[_Product]:
     while True:
         found = list(products)
         for values_of, with_values in _PARTS:
-            for name in dict.fromkeys(name for each in found for name in values_of(each)):
+            for name in _differing(found, values_of):
                 found = _joined_along(found, name, values_of, with_values)
         if len(found) == len(products):
             return found
         products = found
+
+
+def _differing(products: Sequence[_Product], values_of: Callable[[_Product], Values]) -> list[str]:
+    """Return the names on which products do not all have the same values."""
+    names = dict.fromkeys(name for each in products for name in values_of(each))
+    first = values_of(products[0]) if products else {}
+    return [name for name in names if any(values_of(each).get(name) != first.get(name) for each in products)]
 
 
 def _joined_along(
@@ -174,7 +176,7 @@ def _joined_along(
         others = {key: values for key, values in values_of(product).items() if key != name}
         return [_json(with_values(product, others)), name in values_of(product)]
 
-    completed = [_completed(product, name, values_of, with_values, products) for product in products]
+    completed = _completed(products, name, values_of, with_values)
     found = []
     for group in grouped(completed, rest):
         first = group[0]
@@ -189,15 +191,23 @@ def _joined_along(
 
 
 def _completed(
-    product: _Product,
+    products: Sequence[_Product],
     name: str,
     values_of: Callable[[_Product], Values],
     with_values: Callable[[_Product, Values], _Product],
-    others: Sequence[_Product],
+) -> list[_Product]:
+    """Return products with the default of an axis that others of their task give, where the same cells come of it."""
+    tasks = {product.task for product in products if name in values_of(product)}
+    return [
+        _with_default(product, name, values_of(product), with_values) if product.task in tasks else product
+        for product in products
+    ]
+
+
+def _with_default(
+    product: _Product, name: str, values: Values, with_values: Callable[[_Product, Values], _Product]
 ) -> _Product:
-    """Return a product with the default of an axis that others give, where the same cells come of it."""
-    values = values_of(product)
-    if name in values or not any(name in values_of(other) for other in others if other.task == product.task):
+    if name in values:
         return product
     if values is product.axes:
         several = product.axes.get("recipe", (None,))
@@ -252,8 +262,8 @@ def _with_rules(products: Sequence[_Product]) -> Iterator[dict[str, Any]]:
 
     completed = list(products)
     for values_of, with_values in _PARTS[1:]:
-        for name in dict.fromkeys(name for each in products for name in values_of(each)):
-            completed = [_completed(each, name, values_of, with_values, products) for each in completed]
+        for name in _differing(products, values_of):
+            completed = _completed(completed, name, values_of, with_values)
     given = dict(zip(map(_json, completed), products))
     for group in grouped(completed, form):
         whole = _whole(group)
@@ -344,54 +354,3 @@ def _nameable(variants: Sequence[_Variant]) -> bool:
         and (plugins.count(v.plugin) == 1 or not any(w.options for w in variants if w.plugin == v.plugin))
         for v in variants
     )
-
-
-def _of_several_tasks(by_task: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Join sweeps of different tasks, the first of each, the second of each, and so on."""
-    found = []
-    for place in range(max(map(len, by_task.values()), default=0)):
-        each = {task: of[place] for task, of in by_task.items() if place < len(of)}
-        found.append(_with_tasks(each) if len(each) > 1 else next(iter(each.values())))
-    return found
-
-
-def _with_tasks(each: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the settings of several tasks: those that all share, and below ``tasks`` those of each.
-
-    Most settings of training mean something together, so that they are shared all or not at all.
-    """
-    known = settings_of(Sweep)
-    rules = [
-        {"task": Several([task]), **rule}
-        for task, of in each.items()
-        for rule in of.get("include", [{}])
-        if any("include" in one for one in each.values())
-    ]
-    options, own = _shared_options(each), dict[str, dict[str, Any]]()
-    for task, of in each.items():
-        rest = {owner: given for owner, given in of.get("options", {}).items() if owner not in options}
-        own[task] = {name: value for name, value in of.items() if name not in ("task", "options", "include")}
-        own[task] |= {"options": rest} if rest else {}
-    first, *others = own.values()
-    shared = [name for name, value in first.items() if all(name in of and of[name] == value for of in others)]
-    groups = ("training", "finetuning", "tuning")
-    together = {
-        name for of in own.values() for name in of if known[name].group in groups or name in ("train", "regime")
-    }
-    together -= _ALONE
-    if not together <= {*shared}:
-        shared = [name for name in shared if name not in together]
-    tasks = {task: {name: value for name, value in of.items() if name not in shared} for task, of in own.items()}
-    found = {"tasks": tasks} if any(tasks.values()) else {"task": [*each]}
-    found |= {name: first[name] for name in shared} | ({"options": options} if options else {})
-    return found | ({"include": rules} if rules else {})
-
-
-def _shared_options(each: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the options that mean the same for every task: of tasks, and of models where all have the same."""
-    given: dict[str, list[Any]] = {}
-    for of in each.values():
-        for owner, options in of.get("options", {}).items():
-            given.setdefault(owner, []).append(options)
-    alike = (owner for owner, of in given.items() if owner in each or of == of[:1] * len(each))
-    return {owner: given[owner][0] for owner in alike}

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from attn_bench.plugins.values import quoted
-from attn_bench.report.products import PLAIN, Several, grouped, sweeps
+from attn_bench.report.products import PLAIN, grouped, sweeps
+from attn_bench.report.several_tasks import Several
 from attn_bench.sweep.fields import settings_of
 from attn_bench.sweep.settings import Sweep
 

@@ -135,7 +135,8 @@ def test_a_preempted_job_is_requeued_and_resumes(cluster, tmp_path):
 def test_the_end_of_a_job_is_the_reason_of_its_row(cluster, tmp_path):
     killed = subprocess.Popen(command(tmp_path / "killed", "toy-slow"), **QUIET)
     (job,) = wait_for(lambda: list((tmp_path / "killed").glob("logs/*")) and running(), "a job")
-    slurm("scancel", "--signal=KILL", "--full", job)
+    for process in processes_of_jobs():
+        process.kill()
     assert killed.wait(240) == 1
     (row,) = attn_bench.load(tmp_path / "killed").itertuples()
     assert row.status == "crashed"
@@ -166,8 +167,7 @@ def test_kills_at_random_moments_lose_double_and_break_no_row(cluster, tmp_path,
             for job in running()[:1]:
                 slurm("scancel", "--signal=KILL", "--full", job)
         elif kill % 4 == 2:
-            steps = [each for each in psutil.process_iter() if "submitit.core._submit" in " ".join(_command_of(each))]
-            for process in steps[:1]:
+            for process in processes_of_jobs()[:1]:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
         else:
@@ -195,6 +195,10 @@ def test_kills_at_random_moments_lose_double_and_break_no_row(cluster, tmp_path,
     # Only what was killed while it ran was built again.
     assert sum(Counter(file.read_text().split()).values()) <= cells + 2 * kills
     assert not (folder / "slurm").exists() or not list((folder / "slurm").glob("*.json"))
+
+
+def processes_of_jobs() -> list[psutil.Process]:
+    return [each for each in psutil.process_iter() if "submitit.core._submit" in " ".join(_command_of(each))]
 
 
 def _command_of(process: psutil.Process) -> list[str]:
