@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
 # ``--hypothesis-profile=slow`` searches for long; without it a search shows only that nothing is broken outright.
-settings.register_profile("ci", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=10, deadline=None)
 settings.register_profile("slow", max_examples=500, deadline=None)
 settings.load_profile("ci")
 # Workers of pytest-xdist share the cores: more threads in each would only wait for each other.
@@ -34,6 +35,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def frozen() -> None:
+    """Leave what was imported so far out of every garbage collection, as the process of a cell does."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def servers() -> Iterator[None]:
     """Let all runs in this process share the servers that fork their cells, and measure briefly."""
@@ -42,10 +50,10 @@ def servers() -> Iterator[None]:
     usual = client.surroundings
 
     def surroundings() -> dict[str, str]:
-        """Add what else servers inherit, the current folder and the umask, and leave out the name of the test."""
+        """Add what else servers inherit, the umask, and leave out the name of the test."""
         kept = {name: value for name, value in usual().items() if name != "PYTEST_CURRENT_TEST"}
         os.umask(umask := os.umask(0o022))
-        return {**kept, "PWD": os.getcwd(), "TEST_UMASK": oct(umask)}
+        return {**kept, "TEST_UMASK": oct(umask)}
 
     with pytest.MonkeyPatch.context() as patch, client.warm():
         patch.setattr(client, "surroundings", surroundings)

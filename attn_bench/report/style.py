@@ -123,8 +123,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as PNG and SVG and return the paths; equal figures give identical files."""
     # Once for both: the layout takes longer than the drawing.
     figure.set_dpi(DPI)
-    figure.draw_without_rendering()
-    figure.set_layout_engine(None)
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     paths = []
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         path = folder / f"{name}.{suffix}"

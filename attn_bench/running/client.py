@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,7 @@ class ForkServer:
         Args:
             request: JSON: ``cell``, ``id`` that names its files, ``timeout_s``, ``memory_limit_mib`` and ``room``.
         """
-        request = {**request, "folder": str(self.folder)}
+        request = {**request, "folder": str(self.folder), "current": _current_folder()}
         killed_before = out_of_memory_kills()
         running = self._started()
         try:
@@ -279,6 +280,13 @@ def _started_before(libraries: Sequence[str], share: Share) -> _Running | None:
 def _kind(libraries: Sequence[str], share: Share) -> tuple[object, ...]:
     """Return all that two servers started alike have in common."""
     return sys.executable, SERVER, *libraries, *share.flags(), tuple(sorted(_variables(share).items()))
+
+
+def _current_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
 
 
 def _variables(share: Share) -> dict[str, str]:

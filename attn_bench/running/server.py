@@ -1,8 +1,9 @@
 """The fork server: a process with torch imported that forks one child per cell, so that a cell costs little start-up.
 
 ``python -P -m attn_bench.running.server [--cores=0,1] TEMPORARY [LIBRARY ...]`` keeps to these CPUs, imports the
-libraries, then reads requests from standard input (``CELL``: the cell, the results ``folder``, ``id`` that names the
-log, ``timeout_s``, ``memory_limit_mib``, and the ``room`` for its batches) and writes messages to standard output
+libraries, then reads requests from standard input (``CELL``: the cell, the results ``folder``, the ``current`` folder,
+``id`` that names the log, ``timeout_s``, ``memory_limit_mib``, and the ``room`` for its batches) and writes messages to
+standard output
 (:mod:`attn_bench.running.messages`): ``READY``, what its child sends (``PROGRESS``; ``RESULT`` once, ``DISK`` if the
 folder cannot be written), and ``EXIT`` with how the child ended. When standard input closes, the server and its child
 end.
@@ -85,7 +86,7 @@ def _serve(request: dict[str, Any], temporary: Path, output: int, answers: Sende
     if child == 0:
         os.close(read)
         os.close(output)
-        _run_child(cell, files, Room(**request["room"]), log, own, write)
+        _run_child(cell, files, Room(**request["room"]), log, own, request["current"], write)
     os.close(write)
     try:
         end = _watch(child, read, request, log, answers, requests)
@@ -95,7 +96,9 @@ def _serve(request: dict[str, Any], temporary: Path, output: int, answers: Sende
     answers.send(EXIT, end)
 
 
-def _run_child(cell: Any, files: Any, room: Any, log: Path, temporary: Path, write: int) -> NoReturn:
+def _run_child(
+    cell: Any, files: Any, room: Any, log: Path, temporary: Path, current: str | None, write: int
+) -> NoReturn:
     from attn_bench.errors import DiskError
     from attn_bench.running.run_cell import run_cell
 
@@ -106,6 +109,9 @@ def _run_child(cell: Any, files: Any, room: Any, log: Path, temporary: Path, wri
         be_killed_first()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _use_temporary(temporary)
+        if current is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(current)
         parent = Sender(write)
 
         def report(event: dict[str, Any]) -> None:
