@@ -137,6 +137,7 @@ print(matplotlib.get_cachedir(), huggingface_hub.constants.HF_HOME, os.path.expa
     assert list((tmp_path / "here").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_user_without_a_home_runs_and_leaves_only_results(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import pwd\ndef unknown(uid): raise KeyError(uid)\npwd.getpwuid = unknown\n"

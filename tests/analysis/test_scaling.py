@@ -255,7 +255,7 @@ def test_degenerate_costs_give_no_traceback_and_only_finite_numbers(models) -> N
     assert not [line for line in crossing_lines(result, names, "grid points") if "nan" in line or "inf" in line]
 
 
-@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("power", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_report_of_costs_without_noise_is_written(tmp_path, power: float) -> None:
     folder = Folder(tmp_path / "x")
     for resolution in (16, 32, 64):

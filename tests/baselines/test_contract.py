@@ -29,7 +29,8 @@ TEXTS = [
 CAUSAL = [name for name, kind in TEXTS if kind == "causal-text"]
 # The start of its pseudo-inverse is scaled over the batch, as its docstring says.
 SEES_ITS_BATCH = {"nystrom"}
-GRIDS = [(16, 16), (32, 32), (64, 64), (43, 43), (85, 85), (24, 17)]
+GRIDS = [(16, 16), (24, 17)]
+LARGE = [pytest.param(grid, marks=pytest.mark.slow) for grid in ((32, 32), (64, 64), (43, 43), (85, 85))]
 # Options that keep the largest grids of this file cheap; each for the models that have it.
 SMALL = {"dim": 16, "depth": 1, "heads": 2, "hidden_channels": 12}
 
@@ -41,7 +42,7 @@ def build(name: str, grid: tuple[int, int], seed: int = 0, inputs: int = 1, outp
     return model.make(Problem("field", inputs, outputs, grid), **{**small, **options})
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid)))
+@pytest.mark.parametrize("grid", [*GRIDS, *LARGE], ids=lambda grid: "x".join(map(str, grid)))
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_parameter_learns_on_every_grid(name, grid):
     problem = Problem("field", 2, 3, grid)
@@ -101,7 +102,7 @@ def text_model(name: str, kind: str, n: int = 64, **options):
     return MODELS.load(name).make(Problem(kind, 9, 7, (n,)), **{"dim": 16, "depth": 2, **options})
 
 
-@pytest.mark.parametrize("n", [8, 64, 300, 1024])
+@pytest.mark.parametrize("n", [8, 300, *(pytest.param(n, marks=pytest.mark.slow) for n in (64, 1024))])
 @pytest.mark.parametrize(("name", "kind"), TEXTS)
 def test_every_parameter_learns_on_text_of_every_length(name, kind, n):
     problem = Problem(kind, 9, 7, (n,))
@@ -159,7 +160,12 @@ def test_options_are_documented_and_presets_are_options(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"), [(name, preset) for name in FIELDS for preset in MODELS.load(name).presets]
+    ("name", "preset"),
+    [
+        pytest.param(name, preset, marks=[pytest.mark.slow] if preset == "paper" else [])
+        for name in FIELDS
+        for preset in MODELS.load(name).presets
+    ],
 )
 def test_presets_build(name, preset):
     model = MODELS.load(name)

@@ -90,6 +90,7 @@ def test_a_causal_htransformer_refuses_longer_texts():
         module(torch.randint(9, (1, 4097)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [HTransformer, Nystrom])
 def test_they_run_in_bfloat16_and_compiled(model):
     module = model().make(Problem("field", 1, 1, (6, 7)), dim=8, heads=2, depth=1).eval()

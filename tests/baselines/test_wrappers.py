@@ -91,6 +91,7 @@ def test_fno_runs_in_bfloat16():
         assert FNO().make(field(16))(torch.randn(1, 1, 16, 16)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_importing_neuraloperator_keeps_the_warning_filters():
     code = (
         "import torch, warnings; before = list(warnings.filters); import baselines.fno.float32_spectral; "
@@ -168,6 +169,7 @@ def test_swinv2_windows_stay_apart_on_whole_windows_and_wrap_on_padded_ones():
     assert 10 in reach(padded, 11, 0)  # what the docstring of DenseSwinV2 warns of
 
 
+@pytest.mark.slow
 def test_swinv2_compiles_without_graph_breaks_and_after_a_change_of_grid():
     import torch._dynamo
 

@@ -29,6 +29,7 @@ def test_a_broken_promise_is_a_line_and_the_exit_status(attn_bench):
     assert failed == "FAIL causality: token 1 of 96 changes the earlier output 0"
 
 
+@pytest.mark.slow
 def test_what_an_import_changes_is_a_broken_promise(attn_bench):
     status, output, _ = attn_bench("toy-imports-setter")
     assert status == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from places import ROOT
 
 from attn_bench import cli, load
+from attn_bench.plugin import Problem
+from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
 from attn_bench.sweep.notations import resolutions
@@ -259,16 +262,16 @@ def test_the_default_sweep_file_equals_the_command_line():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_sweep_that_ships_expands(path):
-    from attn_bench.sweep.settings import Sweep
+    from attn_bench.running.runner import separated
     from attn_bench.sweep.sweep_file import read_sweep_file
 
-    settings = {key: value for key, value in read_sweep_file(path).items() if key != "out"}
-    assert Sweep.from_settings({**settings, "device": "cpu"}).cells()
+    sweep, _ = separated({**read_sweep_file(path), "device": "cpu"})
+    assert sweep.cells()
 
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory):
-    """The package that the README shows whole, installed; the environment in which it is found."""
+    """The folder in which the package that the README shows whole is installed."""
     blocks = (ROOT / "README.md").read_text(encoding="utf-8").split("```")
     (project,) = (b.partition("\n")[2] for b in blocks if b.startswith("toml") and "attn_bench.models" in b)
     package, site = tmp_path_factory.mktemp("package"), tmp_path_factory.mktemp("site")
@@ -289,27 +292,35 @@ def outside(tmp_path_factory):
         str(package),
     ]
     subprocess.run(install, check=True, capture_output=True)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join((str(site), os.environ["PYTHONPATH"]))}
+    return str(site)
 
 
-def test_an_outside_package_with_a_mixer_a_model_and_a_task(outside, tmp_path):
-    command = [sys.executable, "-P", "-m", "attn_bench", "run", "--models", "averages,convolutions", "--task", "waves"]
-    command += ["--resolutions", "8", "--steps", "2", "--no-measure", "--no-plots", "--device", "cpu", "--out", "r"]
-    done = subprocess.run(command, env=outside, cwd=tmp_path, capture_output=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def found(outside, monkeypatch):
+    """Let this process and those that it starts find the package."""
+    monkeypatch.syspath_prepend(outside)
+    monkeypatch.setenv("PYTHONPATH", outside, prepend=os.pathsep)
+    importlib.invalidate_caches()
+
+
+@pytest.mark.usefixtures("found")
+def test_an_outside_package_with_a_mixer_a_model_and_a_task(attn_bench, tmp_path):
+    quick = ("--resolutions", "8", "--steps", "2", "--no-measure", "--no-plots", "--device", "cpu", "--out", "r")
+    status, _, errors = attn_bench("run", "--models", "averages,convolutions", "--task", "waves", *quick)
+    assert status == 0, errors
     table = (tmp_path / "r" / "table.csv").read_text(encoding="utf-8")
     assert "averages,waves,8,8,0,ok" in table
     assert "convolutions,waves,8,8,0,ok" in table
 
 
-def test_a_mixer_of_an_outside_package_serves_every_kind(outside):
-    code = """
-import torch
-from attn_bench.plugin import Problem
-from attn_bench.plugins.registry import MODELS, TASKS
-mixer = MODELS.load("averages")
-for name, resolution in (("darcy", 16), ("digits", 16), ("pathfinder-mask", 32), ("text", 64), ("masked-text", 64)):
-    task = TASKS.load(name)
+@pytest.mark.usefixtures("found")
+@pytest.mark.parametrize(
+    ("name", "resolution"), [("darcy", 16), ("digits", 16), ("pathfinder-mask", 32), ("text", 64), ("masked-text", 64)]
+)
+def test_a_mixer_of_an_outside_package_serves_every_kind(name, resolution):
+    import torch
+
+    mixer, task = MODELS.load("averages"), TASKS.load(name)
     problem = task.problem(resolution, task.options())
     assert problem.kind in mixer.kinds
     text = problem.kind.endswith("text")
@@ -318,10 +329,14 @@ for name, resolution in (("darcy", 16), ("digits", 16), ("pathfinder-mask", 32),
     y = mixer.make(problem)(x)
     assert y.shape == problem.output_shape(2)
     y.square().mean().backward()
-line = Problem("field", 1, 2, (30,))
-assert mixer.make(line, patch_size=4)(torch.randn(3, 1, 30)).shape == (3, 2, 30)
-"""
-    subprocess.run([sys.executable, "-P", "-c", code], env=outside, check=True)
+
+
+@pytest.mark.usefixtures("found")
+def test_a_mixer_of_an_outside_package_serves_a_line():
+    import torch
+
+    line = Problem("field", 1, 2, (30,))
+    assert MODELS.load("averages").make(line, patch_size=4)(torch.randn(3, 1, 30)).shape == (3, 2, 30)
 
 
 def test_measuring_one_model_needs_no_training_and_no_data(attn_bench, tmp_path):

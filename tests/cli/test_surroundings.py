@@ -210,6 +210,7 @@ def test_writers_to_a_closed_output_see_no_error() -> None:
     assert output.failure == "Input/output error"
 
 
+@pytest.mark.slow
 def test_closed_descriptors_are_not_given_to_files(results: Path, tmp_path: Path) -> None:
     """Standard output is closed before Python starts: nothing that is printed lands in a file opened later."""
     command = f"exec {sys.executable} -m attn_bench report {results} --out {tmp_path / 'out'} <&- >&- 2>&-"
@@ -277,16 +278,17 @@ def test_failures_are_printed_last_with_the_place_of_the_logs(
     assert last == f"3 of 22 cells are not ok: 1 crashed, 1 oom, 1 timeout; logs: {tmp_path / 'logs'}"
 
 
-def test_a_run_under_warnings_as_errors_and_ascii_is_clean(tmp_path: Path) -> None:
+@pytest.mark.parametrize("drawn", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_under_warnings_as_errors_and_ascii_is_clean(tmp_path: Path, drawn: bool) -> None:
     environment = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "ascii"}
     options = f"--models toy --task toy-task --resolutions 8 --steps 1 --seeds 2 --no-measure --out {tmp_path / 'r'}"
-    command = [sys.executable, "-m", "attn_bench", "run", *options.split()]
+    command = [sys.executable, "-m", "attn_bench", "run", *options.split(), *([] if drawn else ["--no-plots"])]
     done = subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
     output, errors = done.stdout.decode("ascii"), done.stderr.decode("ascii")
     assert done.returncode == 0, errors
     assert "+-" in output
     assert "Warning" not in errors
     assert "Traceback" not in errors
-    assert (tmp_path / "r" / "report" / "index.html").exists()
+    assert (tmp_path / "r" / "report" / "index.html").exists() == drawn
     logs = [log.read_text(encoding="utf-8") for log in (tmp_path / "r" / "logs").iterdir()]
     assert not [log for log in logs if "Warning" in log or "Traceback" in log]

@@ -16,23 +16,36 @@ def module(dim=8, heads=2, seed=0, **options):
     return attention
 
 
-@pytest.mark.parametrize("grid", [(8, 8), (16, 8), (7, 9), (1, 11), (13, 1), (1, 1), (5, 2)])
+GRIDS = [
+    (7, 9),
+    (1, 11),
+    (1, 1),
+    *(pytest.param(g, marks=pytest.mark.slow) for g in ((8, 8), (16, 8), (13, 1), (5, 2))),
+]
+# Of windows side by side, for which there is C++ too.
+TILED = [{}, {"window_size": 3, "level_weights": "sum"}]
+MORE_TILED = [{"level_weights": "sum", "double_norm": False}, {"window_size": 4, "rate": 4}]
+OTHERS = [
+    {"level_weights": "learned", "stride": 1},
+    {"window_size": 3, "stride": 2, "head_dim": 3},
+    {"window_size": 4, "stride": 3, "level_weights": "learned"},
+    {"rate": 4, "stride": 1, "heads": 1},
+    {"down_sampling": "average"},
+    {"down_sampling": "average", "rate": 4, "stride": 1, "up_sampling": "nearest"},
+    {"down_sampling": "conv-per-level", "merges": 2},
+    {"up_sampling": "nearest", "level_weights": "learned"},
+]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize(
-    "options",
+    ("form", "options"),
     [
-        {},
-        {"level_weights": "sum", "double_norm": False},
-        {"level_weights": "learned", "stride": 1},
-        {"window_size": 3, "stride": 2, "head_dim": 3},
-        {"window_size": 3, "level_weights": "sum"},
-        {"window_size": 4, "stride": 3, "level_weights": "learned"},
-        {"window_size": 4, "rate": 4},
-        {"rate": 4, "stride": 1, "heads": 1},
-        {"down_sampling": "average"},
-        {"down_sampling": "average", "rate": 4, "stride": 1, "up_sampling": "nearest"},
-        {"down_sampling": "conv-per-level", "merges": 2},
-        {"up_sampling": "nearest", "level_weights": "learned"},
+        *(("torch", options) for options in (*TILED, *MORE_TILED, *OTHERS)),
+        *(("compiled", options) for options in TILED),
+        *(pytest.param("compiled", options, marks=pytest.mark.slow) for options in MORE_TILED),
     ],
+    indirect=["form"],
     ids=str,
 )
 @pytest.mark.usefixtures("form")

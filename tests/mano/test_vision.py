@@ -30,8 +30,14 @@ def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("variant", ["swinv2_tiny_window8_256", "swinv2_small_window8_256"])
-@pytest.mark.parametrize("size", [256, 200])
+@pytest.mark.parametrize(
+    ("variant", "size"),
+    [
+        ("swinv2_tiny_window8_256", 200),
+        pytest.param("swinv2_tiny_window8_256", 256, marks=pytest.mark.slow),
+        pytest.param("swinv2_small_window8_256", 256, marks=pytest.mark.slow),
+    ],
+)
 def test_with_up_at_zero_it_is_timms_swinv2(variant, size):
     torch.manual_seed(0)
     original = timm.create_model(variant, img_size=size, window_size=8).eval()

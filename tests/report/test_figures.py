@@ -130,7 +130,7 @@ def test_a_name_keeps_the_word_in_which_it_differs() -> None:
     assert distinct(["mano", "mano "])["mano"] == "mano"
 
 
-@pytest.mark.parametrize("number", [20, 40, 75])
+@pytest.mark.parametrize("number", [40, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 75))])
 @pytest.mark.parametrize("make", FIGURES)
 def test_the_legend_shows_every_model(make: Any, number: int) -> None:
     figure = drawn(make, many(number))
@@ -282,12 +282,17 @@ def test_a_page_that_fails_takes_no_other_with_it(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     "fields",
     [
-        {"target": np.zeros((1, 1, 0, 0))},
         {"prediction": np.ones((1, 1, 4, 5))},
-        {"prediction": np.array("text")},
-        {"target": np.ones((1, 1, 4, 4), complex)},
-        {"input": np.ones(3)},
         None,
+        *(
+            pytest.param(fields, marks=pytest.mark.slow)
+            for fields in (
+                {"target": np.zeros((1, 1, 0, 0))},
+                {"prediction": np.array("text")},
+                {"target": np.ones((1, 1, 4, 4), complex)},
+                {"input": np.ones(3)},
+            )
+        ),
     ],
 )
 def test_fields_that_cannot_be_shown_are_named(tmp_path: Path, fields: Any) -> None:
@@ -302,7 +307,7 @@ def test_fields_that_cannot_be_shown_are_named(tmp_path: Path, fields: Any) -> N
     assert "vit at 16: its fields cannot be read" in page or "darcy_panel" in page
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("value", [np.nan, *(pytest.param(v, marks=pytest.mark.slow) for v in (np.inf, 0.0))])
 def test_fields_of_any_number_are_shown(tmp_path: Path, value: float) -> None:
     save_fields(tmp_path, "odd", 4, 0.1)
     path = tmp_path / "artifacts" / "odd.npz"
@@ -314,7 +319,7 @@ def test_fields_of_any_number_are_shown(tmp_path: Path, value: float) -> None:
     assert "darcy_panel_16.png" in {path.name for path in written}
 
 
-@pytest.mark.parametrize("number", [2, 9, 12, 40])
+@pytest.mark.parametrize("number", [2, 12, *(pytest.param(n, marks=pytest.mark.slow) for n in (9, 40))])
 def test_the_figure_of_growth_names_every_model(number: int) -> None:
     table = many(number).assign(tokens=lambda t: t["resolution"] ** 2)
     found = scaling(table)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command import Done
+from command import attn_bench as attn_bench_command
 
 import attn_bench
 from attn_bench.errors import DiskError, UserError
@@ -34,10 +36,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def run(out: Path, models: str, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "attn_bench", "run", "--models", models, "--task", "toy-task", "--device", "cpu"]
-    command += ["--resolutions", "8", "--steps", "1", "--no-measure", "--no-plots", "--out", str(out)]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False, **options)  # type: ignore[call-overload]
+def words(out: Path, models: str) -> list[str]:
+    command = ["run", "--models", models, "--task", "toy-task", "--device", "cpu", "--resolutions", "8"]
+    return [*command, "--steps", "1", "--no-measure", "--no-plots", "--out", str(out)]
+
+
+def run(out: Path, models: str) -> Done:
+    return attn_bench_command(*words(out, models))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +65,7 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
-def one_line(done: subprocess.CompletedProcess[str], reason: str) -> None:
+def one_line(done: Done | subprocess.CompletedProcess[str], reason: str) -> None:
     assert done.returncode == 2
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("attn-bench: ")]
     assert "cannot write" in error
@@ -96,7 +101,9 @@ def test_a_disk_that_fills_up_while_cells_run(tmp_path, finished):
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1))
 
-    one_line(run(folder, "toy,toy:wide", preexec_fn=limit), "File too large")
+    command = [sys.executable, "-m", "attn_bench", *words(folder, "toy,toy:wide")]
+    limited = subprocess.run(command, preexec_fn=limit, capture_output=True, encoding="utf-8", timeout=120)
+    one_line(limited, "File too large")
     assert {path: path.read_bytes() for path in folder.glob("cells/*")} == before
     assert run(folder, "toy,toy:wide").returncode == 0
     assert attn_bench.load(folder).status.tolist() == ["ok", "ok"]

@@ -54,8 +54,9 @@ def test_a_cell_is_not_taken_over_before_its_process_has_ended(tmp_path):
     assert not lease.parent.exists()
 
 
-@pytest.mark.parametrize(("kills", "cells"), [(3, 16), pytest.param(20, 70, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path, kills, cells):
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path):
+    kills, cells = 20, 70
     folder, file, mark, rng = tmp_path / "r", tmp_path / "built", uuid.uuid4().hex, random.Random(0)
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-counted", "--task", "toy-task"]
     command += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--seeds", str(cells), "--no-measure"]

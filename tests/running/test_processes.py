@@ -34,6 +34,7 @@ def python(code: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_server_has_one_thread_no_plugin_and_everything_as_it_was_before_it_forks():
     names = ["torch", "torchvision", "timm", "neuralop", "toy_plugins", "mano", "baselines.fno", "wave"]
     found = json.loads(
@@ -223,7 +224,7 @@ def test_runs_that_need_the_same_server_share_it_while_it_is_kept(tmp_path, monk
     with client.warm():
         with client.warm():
             first = pid()
-        assert pid() == first != pid(OMP_NUM_THREADS="1")
+        assert pid() == first != pid(TEST_SHARE="1")
         with ForkServer(tmp_path, []) as one, ForkServer(tmp_path, []) as other:
             assert (one.pid() == first) != (other.pid() == first)
         with pytest.raises(KeyboardInterrupt), ForkServer(tmp_path, []) as server:

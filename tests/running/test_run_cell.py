@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 
 import pytest
 import torch
@@ -24,15 +23,6 @@ MEASURED = {"train": False}
 TRAINED = {"measure": False, "steps": 3}
 STEPS = ["forward", "train_step"]
 PARTS = ["train_forward", "backward", "optimizer"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def frozen():
-    """Leave what is imported out of every garbage collection, as the process of a cell does."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,14 @@ from baselines.transformer.sliding_window import attend_window
 from baselines.transformer.window import SlidingWindow
 
 
-@pytest.mark.parametrize("grid", [(40,), (7, 9)])
-@pytest.mark.parametrize(("before", "after"), [(3, 0), (2, 2), (0, 0)])
+@pytest.mark.parametrize(
+    ("grid", "before", "after"),
+    [
+        ((40,), 3, 0),
+        ((7, 9), 2, 2),
+        *(pytest.param(grid, 0, 0, marks=pytest.mark.slow) for grid in ((40,), (7, 9))),
+    ],
+)
 def test_flex_sees_the_window_and_nothing_else(grid, before, after):
     """Forward on a CPU, where it is not compiled."""
     q, k, v = torch.randn(3, 2, *grid, 2, 16)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -90,16 +91,22 @@ def test_a_revision_that_cannot_be_built_gives_one_line_error(tmp_path: Path) ->
     assert not list(tmp_path.glob(".git/worktrees/*"))
 
 
-def test_a_project_may_be_a_folder_of_a_repository(tmp_path: Path) -> None:
+@pytest.mark.parametrize("current", ["own/deeper", pytest.param(".", marks=pytest.mark.slow)])
+def test_a_project_may_be_a_folder_of_a_repository(tmp_path: Path, current: str) -> None:
     project = tmp_path / "projects" / "one"
     (project / "own" / "deeper").mkdir(parents=True)
     (project / "pyproject.toml").write_text("[project]\nname = 'own'\nversion = '1'\n")
     (project / "own" / "__init__.py").write_text("REVISION = 1\n")
     git(tmp_path, "init", "--quiet")
     commit_all(tmp_path, "one")
-    for folder in (project, project / "own" / "deeper"):
-        with built(folder, "HEAD") as target:
-            assert (target / "own" / "__init__.py").read_text() == "REVISION = 1\n"
+    with built(project / current, "HEAD") as target:
+        assert (target / "own" / "__init__.py").read_text() == "REVISION = 1\n"
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[Side]:
+    with Side("base", [str(TOYS)]) as side:
+        yield side
 
 
 @pytest.fixture
@@ -117,9 +124,10 @@ def plan(model: str, **options: object) -> Plan:
     return dataclasses.replace(Plan.of(sweep, Thresholds()), seconds=0.1, processes=2)
 
 
-def test_a_model_that_fails_on_one_side_never_passes(toys: list[str], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("toys")
+def test_a_model_that_fails_on_one_side_never_passes(base: Side, tmp_path: Path) -> None:
     (tmp_path / "toy_plugins.py").write_text("raise ImportError('lost')")
-    with Side("base", toys) as base, Side("new", [str(tmp_path)]) as new:
+    with Side("new", [str(tmp_path)]) as new:
         comparison = compare_sides(base, new, plan("toy"))
         assert comparison.status == 1
         (finding,) = comparison.regressions
@@ -138,8 +146,8 @@ def test_a_side_that_cannot_start_is_one_line(tmp_path: Path) -> None:
             pass
 
 
-def test_exact_metrics_come_with_the_first_pair(toys: list[str]) -> None:
-    with Side("base", toys) as base, Side("new", toys) as new:
+def test_exact_metrics_come_with_the_first_pair(base: Side, toys: list[str]) -> None:
+    with Side("new", toys) as new:
         comparison = compare_sides(base, new, plan("toy"))
     found = {finding.metric: finding for finding in comparison.findings}
     assert {"latency_forward", "peak_memory_forward", "parameters", "flops"} <= set(found)
@@ -147,6 +155,7 @@ def test_exact_metrics_come_with_the_first_pair(toys: list[str]) -> None:
         assert found[metric].verdict == "same"
 
 
+@pytest.mark.slow
 def test_a_model_that_hangs_is_one_line(toys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with Side("base", toys) as base, Side("new", toys) as new:
         monkeypatch.setattr("attn_bench.gate.ab.turns.LONGEST_S", 3)
@@ -154,7 +163,8 @@ def test_a_model_that_hangs_is_one_line(toys: list[str], monkeypatch: pytest.Mon
             compare_sides(base, new, plan("toy-slow"))
 
 
-def test_a_model_that_cannot_be_trained_any_more_never_passes(toys: list[str], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("toys")
+def test_a_model_that_cannot_be_trained_any_more_never_passes(base: Side, tmp_path: Path) -> None:
     toy = (TOYS / "toy_plugins.py").read_text()
     frozen = (
         "\n\nclass Frozen(Toy):\n"
@@ -163,7 +173,7 @@ def test_a_model_that_cannot_be_trained_any_more_never_passes(toys: list[str], t
         "\n\nToy = Frozen\n"
     )
     (tmp_path / "toy_plugins.py").write_text(toy + frozen)
-    with Side("base", toys) as base, Side("new", [str(tmp_path)]) as new:
+    with Side("new", [str(tmp_path)]) as new:
         comparison = compare_sides(base, new, plan("toy"))
     assert "new has no train_step" in {finding.note for finding in comparison.regressions}
 

@@ -26,33 +26,37 @@ def cell(model: str) -> Cell:
     return one
 
 
-def test_output_of_a_model_among_answers_is_skipped():
-    with Side("base", [PLUGINS]) as side:
-        for model in ("rogue:write", "rogue:patch", "rogue:move"):
-            assert side.open(cell(model)) == ["forward", "train_step"]
-            assert side.time(step="forward", calls=1, lead=0) > 0
-            side.close()
+@pytest.fixture(scope="module")
+def side():
+    with Side("base", [PLUGINS]) as started:
+        yield started
 
 
-def test_the_end_of_a_model_process_is_reported_and_the_next_runs():
-    with Side("base", [PLUGINS]) as side:
-        for model, reason in (
-            ("rogue:abort", "^ended by SIGABRT$"),
-            ("rogue:system-exit", "SystemExit: 3"),
-            ("rogue:alarm", "^ended by SIGALRM$"),
-        ):
-            with pytest.raises(ModelFailed, match=reason):
-                side.open(cell(model))
-            side.close()
-        assert side.open(cell("toy"))
+def test_output_of_a_model_among_answers_is_skipped(side):
+    for model in ("rogue:write", "rogue:patch", "rogue:move"):
+        assert side.open(cell(model)) == ["forward", "train_step"]
+        assert side.time(step="forward", calls=1, lead=0) > 0
+        side.close()
 
 
-def test_an_answer_without_a_time_is_a_failure_of_the_model(monkeypatch):
-    with Side("base", [PLUGINS]) as side:
-        for answer in ({}, {"ms": "1"}, {"ms": 0}, {"ms": float("inf")}, {"ms": float("nan")}, {"ms": None}):
-            monkeypatch.setattr(side, "ask", lambda answer=answer, **request: answer)
-            with pytest.raises(ModelFailed, match="no measurable time"):
-                side.time(step="forward")
+def test_the_end_of_a_model_process_is_reported_and_the_next_runs(side):
+    for model, reason in (
+        ("rogue:abort", "^ended by SIGABRT$"),
+        ("rogue:system-exit", "SystemExit: 3"),
+        ("rogue:alarm", "^ended by SIGALRM$"),
+    ):
+        with pytest.raises(ModelFailed, match=reason):
+            side.open(cell(model))
+        side.close()
+    assert side.open(cell("toy"))
+    side.close()
+
+
+def test_an_answer_without_a_time_is_a_failure_of_the_model(side, monkeypatch):
+    for answer in ({}, {"ms": "1"}, {"ms": 0}, {"ms": float("inf")}, {"ms": float("nan")}, {"ms": None}):
+        monkeypatch.setattr(side, "ask", lambda answer=answer, **request: answer)
+        with pytest.raises(ModelFailed, match="no measurable time"):
+            side.time(step="forward")
 
 
 def test_a_side_that_a_model_ends_is_one_line_and_leaves_nothing():
