@@ -10,7 +10,7 @@ from attn_bench.plugin import Mixer
 from attn_bench.plugins.options import options_of
 from attn_bench.plugins.registry import MODELS
 
-SMALL = {"dim": 24, "depth": 1}
+SMALL = {"dim": 24, "depth": 2}
 # Of libraries that are wrapped: they change when these do.
 WRAPPED = {"timm", "htransformer", "nystrom", "uno", "tfno"}
 OWN = sorted(name for name, claims in MODELS.entries().items() if claims[0].package == "attn-bench")
