@@ -3,10 +3,9 @@
 ``python -P -m attn_bench.running.server [--cores=0,1] TEMPORARY [LIBRARY ...]`` keeps to these CPUs, imports the
 libraries, then reads requests from standard input (``CELL``: the cell, the results ``folder``, the ``current`` folder,
 ``id`` that names the log, ``timeout_s``, ``memory_limit_mib``, and the ``room`` for its batches) and writes messages to
-standard output
-(:mod:`attn_bench.running.messages`): ``READY``, what its child sends (``PROGRESS``; ``RESULT`` once, ``DISK`` if the
-folder cannot be written), and ``EXIT`` with how the child ended. When standard input closes, the server and its child
-end.
+standard output (:mod:`attn_bench.running.messages`): ``READY``, what its child sends (``PROGRESS``; ``RESULT`` once,
+``DISK`` if the folder cannot be written), and ``EXIT`` with how the child ended. When standard input closes, the server
+and its child end.
 
 A child runs as if nothing had run before it. So the server imports no plugin, has one thread and uses no GPU: threads
 and CUDA would not survive a fork, and side effects of an import would reach every model.
