@@ -116,6 +116,7 @@ COMMAND = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-counted",
 COMMAND += ["--device", "cpu", "--resolutions", "8", "--steps", "1"]
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder_share_the_work(tmp_path):
     """Each cell is trained once; one of the runs is killed, and its lease on another host goes stale."""
     folder, file, seeds = tmp_path / "r", tmp_path / "built", 6
