@@ -279,18 +279,24 @@ def _who(heading: str, places: Sequence[tuple[str, str, str, int]], otherwise: s
 def sentences() -> str:
     """Say in a sentence each who wins, and which claims held."""
     lines = []
-    for size in (16, 32, 64):
+    for size, hours in ((16, 2), (32, 9), (64, 30)):
         places = [(f, "darcy", "rel_l2", size) for f in ("darcy-16", "darcy", "mechanisms", "default")]
-        files = f"`attn-bench run sweeps/darcy.yaml --resolutions {size} --out results/darcy`"
-        lines.append(_who(f"Darcy flow, {size} x {size}", places, files))
+        command = f"`attn-bench run sweeps/darcy.yaml --resolutions {size} --out results/darcy`"
+        lines.append(_who(f"Darcy flow, {size} x {size}", places, f"{command}, about {hours} hours on two cores"))
     images = [("mechanisms", "digits", "top1", 8), ("digits", "digits", "top1", 32)]
     lines.append(_who("Images (digits)", images, "`attn-bench run sweeps/mechanisms.yaml --task digits`"))
+    easy_first = (
+        "`attn-bench run sweeps/pathfinder.yaml --resolutions 32 --set pathfinder.level=easy --out results/pathfinder`, "
+        "about 3 hours on two cores"
+    )
     easy = [("pathfinder", "pathfinder", "accuracy", size) for size in (64, 32)]
-    lines.append(_who("Images (Pathfinder)", easy, "`attn-bench run sweeps/pathfinder.yaml --out results/pathfinder`"))
+    lines.append(_who("Images (Pathfinder)", easy, easy_first))
     long = [("context", "text", "bits_per_byte", size) for size in (8192, 2048, 512)]
     long += [("mechanisms", "text", "bits_per_byte", size) for size in (2048, 512)]
     costs = "costs alone are in [results/long-context](results/long-context/report/report.md)"
-    lines.append(_who("Long text", long, f"`attn-bench run sweeps/context.yaml --out results/context`; {costs}"))
+    lines.append(
+        _who("Long text", long, f"`attn-bench run sweeps/context.yaml --out results/context`, about 6 hours; {costs}")
+    )
     return "\n".join([*lines, f"- **Published claims:** {verdicts()} ([every claim](docs/claims.md#every-claim))."])
 
 
