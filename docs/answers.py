@@ -286,8 +286,8 @@ def sentences() -> str:
     images = [("mechanisms", "digits", "top1", 8), ("digits", "digits", "top1", 32)]
     lines.append(_who("Images (digits)", images, "`attn-bench run sweeps/mechanisms.yaml --task digits`"))
     easy_first = (
-        "`attn-bench run sweeps/pathfinder.yaml --resolutions 32 --set pathfinder.level=easy --out results/pathfinder`, "
-        "about 3 hours on two cores"
+        "`attn-bench run sweeps/pathfinder.yaml --resolutions 32 --set pathfinder.level=easy --out results/pathfinder`"
+        ", about 3 hours on two cores"
     )
     easy = [("pathfinder", "pathfinder", "accuracy", size) for size in (64, 32)]
     lines.append(_who("Images (Pathfinder)", easy, easy_first))

@@ -185,7 +185,8 @@ def brief(checks: Iterable[Check]) -> str:
         verdicts = "; ".join(
             f"{side[0].verdict}{_sizes(side) if claim.resolution is None else ''}" for side in sides if side
         )
-        numbers = "; ".join(filter(None, (_numbers(side) for side in sides if side)))
+        named = len({check.model for check in found}) > 1
+        numbers = "; ".join(filter(None, (_numbers(side, named=named) for side in sides if side)))
         cells = (
             f"{claim.says} ({source(claim)})", published(claim), numbers or "-", verdicts,
             "; ".join(_reasons(found[0])),
@@ -199,14 +200,16 @@ def _sizes(side: Sequence[Check]) -> str:
     return f" at {', '.join(map(str, sizes))}" if sizes else ""
 
 
-def _numbers(side: Sequence[Check]) -> str:
-    """Return our numbers, with the folders that hold them; of many, the range."""
+def _numbers(side: Sequence[Check], *, named: bool) -> str:
+    """Return our numbers, with the models if there are several and the folders that hold them; of many, the range."""
     known = [check for check in side if check.estimate is not None]
     folders = ", ".join(dict.fromkeys(Path(check.folder).name for check in known))
     if len(known) > MOST_NUMBERS:
         values = sorted(check.estimate.value for check in known if check.estimate is not None)
         return f"{values[0]:.3g} to {values[-1]:.3g} ({folders})"
-    return "; ".join(f"{ours(check)} ({Path(check.folder).name})" for check in known)
+    return "; ".join(
+        f"{f'{plain(check.model, 60)}: ' if named else ''}{ours(check)} ({Path(check.folder).name})" for check in known
+    )
 
 
 def _reasons(check: Check) -> list[str]:

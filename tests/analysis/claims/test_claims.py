@@ -464,3 +464,15 @@ def test_one_row_for_each_claim(tmp_path: Path) -> None:
     assert "| reproduced |" in row["mano-darcy-16"]
     assert "| not reproduced |" in row["mano-darcy-32"]
     assert "| not yet run |" in row["mano-darcy-64"]
+
+
+def test_several_variants_in_one_row_are_named(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for seed in range(2):
+        folder.add("mano:paper", 16, seed, options=PAPER, rel_l2=0.1, data=DRAWN, epochs=50.0)
+        folder.add("vit:patch2", 16, seed, options={"patch_size": 2}, rel_l2=0.2, data=DRAWN, epochs=50.0)
+        folder.add("vit:patch4", 16, seed, options={"patch_size": 4}, rel_l2=0.11, data=DRAWN, epochs=50.0)
+    (row,) = shown.brief(checks(folder, "mano-half-of-vit")).splitlines()[2:]
+    assert "better at 16; not reproduced at 16" in row
+    assert "mano:paper / vit:patch2: " in row
+    assert "mano:paper / vit:patch4: " in row
