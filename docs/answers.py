@@ -11,64 +11,26 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
+from answers_campaigns import CAMPAIGNS, state
+from answers_data import RESULTS, ROOT, VARIANT, estimates, higher, markdown, number, own, rows
 from answers_figure import ALT, draw
 
-from attn_bench import load
 from attn_bench.analysis.claims.checks import UNJUDGED, Check
 from attn_bench.analysis.claims.claim import read_claims
-from attn_bench.analysis.claims.evidence import Estimate, mean, ratio
+from attn_bench.analysis.claims.evidence import Estimate, ratio
 from attn_bench.analysis.claims.judges import check
 from attn_bench.format import for_markdown
 from attn_bench.report import claims_table
-from attn_bench.sweep.settings import Sweep
-from attn_bench.sweep.sweep_file import read_sweep_file
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results"
 PAGES = ("README.md", "docs/answers.md", "docs/claims.md")
 BLOCK = re.compile(r"(<!-- answer: (?P<name>\S+)(?P<values>[^>]*) -->\n).*?(<!-- end -->)", re.S)
-# What tells the cells of a model apart, in its label.
-VARIANT = r" \[.*"
 # Lines of the table on the front page.
 MOST_LINES = 10
 
 
-@dataclass(frozen=True)
-class Campaign:
-    """A sweep file and the folder that it fills; ``hours`` on two cores, an estimate from its comment."""
-
-    sweep: str
-    command: str
-    hours: float
-    task: str | None = None
-
-
-CAMPAIGNS = {
-    "darcy-16": Campaign(
-        "darcy-16", "run sweeps/darcy-16.yaml --data darcy_train_16.pt --test-data darcy_test_16.pt", 2.5
-    ),
-    "darcy": Campaign("darcy", "run sweeps/darcy.yaml", 40),
-    "darcy-overfitting": Campaign(
-        "darcy-overfitting",
-        "run sweeps/darcy-overfitting.yaml --data darcy_train_16.pt --test-data darcy_test_16.pt",
-        4,
-    ),
-    "ablation": Campaign("ablation", "run sweeps/ablation.yaml --task darcy", 7, task="darcy"),
-    "ablation-digits": Campaign("ablation", "run sweeps/ablation.yaml --task digits", 1.5, task="digits"),
-    "interfaces": Campaign("interfaces", "run sweeps/interfaces.yaml", 6),
-    "darcy-85": Campaign("darcy-85", "run sweeps/darcy-85.yaml --device cuda", 0),
-    "context": Campaign("context", "run sweeps/context.yaml", 6),
-    "mechanisms": Campaign("mechanisms", "run sweeps/mechanisms.yaml", 8),
-    "pathfinder": Campaign("pathfinder", "run sweeps/pathfinder.yaml", 60),
-    "darcy-zero-shot": Campaign(
-        "", "run --from results/darcy --resolutions 32 --eval-resolutions 16,64,128", 0.5
-    ),
-}  # fmt: skip
 # Where the answer about Darcy flow is read, the first that has enough models: folder, resolution, and how many.
 FRONT = (
     ("darcy", 32, 4), ("mechanisms", 32, 4), ("darcy-16", 16, 4), ("darcy", 16, 4), ("mechanisms", 16, 4),
@@ -86,121 +48,6 @@ DATA = {
     "darcy-16": "the 16 x 16 files that neuraloperator's package ships, 50 test samples",
     "default": "the FNO paper's distribution, 10 epochs: the default run, no campaign yet",
 }
-
-
-@cache
-def table(folder: str) -> pd.DataFrame:
-    """Return the rows of a folder; none where there is no such folder."""
-    path = RESULTS / folder
-    return load(path) if (path / "run.json").exists() else pd.DataFrame()
-
-
-def rows(folder: str, task: str | None = None, **equal: object) -> pd.DataFrame:
-    """Return rows of a folder that are ok and have these values."""
-    found = table(folder)
-    if found.empty:
-        return found
-    found = found[(found["status"] == "ok") & (found["task"] == task if task else True)]
-    for name, value in equal.items():
-        found = found[found[name] == value] if name in found else found.iloc[:0]
-    return found
-
-
-def own(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that are evaluated at the resolution trained at."""
-    if found.empty or "eval_resolution" not in found:
-        return found
-    return found[found["eval_resolution"].isna() | (found["eval_resolution"] == found["resolution"])]
-
-
-def estimates(found: pd.DataFrame, metric: str, by: Sequence[str]) -> dict[tuple[object, ...], Estimate]:
-    """Return the mean over seeds of a metric for every combination of values of ``by``."""
-    if found.empty or metric not in found:
-        return {}
-    groups = found.dropna(subset=[metric]).groupby(list(by), sort=False, dropna=False)[metric]
-    return {key if isinstance(key, tuple) else (key,): mean(list(map(float, values))) for key, values in groups}
-
-
-def number(estimate: Estimate) -> str:
-    """Return a mean with its standard deviation over seeds, or one seed's value."""
-    spread = f" ± {digits(estimate.deviation, 1)}" if estimate.deviation is not None else ""
-    return f"{digits(estimate.value, 3)}{spread}"
-
-
-def digits(value: float, most: int) -> str:
-    """Return a number with as many significant digits, without an exponent."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.{most}g}".removesuffix(".")
-
-
-def higher(metric: str) -> bool:
-    """Tell whether higher values are better."""
-    return metric in ("top1", "top5", "accuracy")
-
-
-def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    align = [":--", *["--:"] * (len(heads) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, align, *lines))
-
-
-# ------------------------------------------------------------------------------------------------ what is missing
-
-
-@cache
-def expected(name: str) -> Mapping[tuple[str, str, int], int]:
-    """Return how many cells a campaign has, by model, task and resolution."""
-    campaign = CAMPAIGNS[name]
-    settings = read_sweep_file(ROOT / "sweeps" / f"{campaign.sweep}.yaml")
-    settings = {key: value for key, value in settings.items() if key != "keep_weights"} | {"device": "cpu"}
-    found: dict[tuple[str, str, int], int] = {}
-    for cell in Sweep.from_settings(settings).cells():
-        if campaign.task in (None, cell.task):
-            key = (cell.model, cell.task, cell.resolution)
-            found[key] = found.get(key, 0) + 1
-    return found
-
-
-def state(folder: str) -> str:
-    """Say what of a campaign is not there, with the command that adds it and its hours."""
-    campaign = CAMPAIGNS[folder]
-    command = f"`attn-bench {campaign.command} --out results/{folder}`"
-    there = own(table(folder)) if campaign.sweep else table(folder)
-    needs = f", about {campaign.hours:g} hours on two cores" if campaign.hours else ", on a GPU"
-    if there.empty:
-        return f"Not run yet: {command}{needs}."
-    if not campaign.sweep:
-        return f"[Table](../results/{folder}/report/table.md), made by {command}."
-    names = there["model"].str.replace(VARIANT, "", regex=True)
-    counts = there.groupby([names, "task", "resolution"]).size().to_dict()
-    missing = {key: wanted - counts.get(key, 0) for key, wanted in expected(folder).items()}
-    missing = {key: count for key, count in missing.items() if count > 0}
-    total, failed = sum(expected(folder).values()), there[~there["status"].isin(["ok"])]
-    done = f"{total - sum(missing.values())} of {total} cells are there" if missing else f"All {total} cells are there"
-    if len(failed):
-        kinds = ", ".join(f"{count} {status}" for status, count in failed["status"].value_counts().items())
-        done += f" ({kinds})"
-    text = f"{done}: [table](../results/{folder}/report/table.md)."
-    if not missing:
-        return f"{text} Made by {command}."
-    sizes: dict[tuple[str, int], list[str]] = {}
-    for (model, task, resolution), count in missing.items():
-        sizes.setdefault((task, resolution), []).append(f"{model}{f' ({count})' if count > 1 else ''}")
-    what = "; ".join(f"{task} at {resolution}: {', '.join(models)}" for (task, resolution), models in sizes.items())
-    return f"{text} Missing, by {command}{_hours(there, names, missing)}: {what}."
-
-
-def _hours(there: pd.DataFrame, names: pd.Series, missing: Mapping[tuple[str, str, int], int]) -> str:
-    """Estimate what is missing from cells of the same model, task and resolution."""
-    seconds = there.groupby([names, "task", "resolution"])["train_seconds"].mean().to_dict()
-    known = {key: seconds[key] for key in missing if key in seconds and seconds[key] == seconds[key]}
-    if not known:
-        return ""
-    hours = sum(known[key] * missing[key] for key in known) / 3600
-    rest = "" if len(known) == len(missing) else f" for {len(known)} of {len(missing)} models and sizes"
-    return f" (about {hours:.2g} hours{rest}, by the cells that are there)"
-
-
-# ------------------------------------------------------------------------------------------------------ the blocks
 
 
 def pivot(folder: str, metric: str, task: str, columns: str = "resolution", **equal: str) -> str:

@@ -37,11 +37,13 @@ def test_the_figure_draws_the_results(answers: ModuleType) -> None:
 
 
 def test_every_campaign_has_a_section_and_a_sweep_that_expands(answers: ModuleType) -> None:
+    from answers_campaigns import expected
+
     page = (ROOT / "docs" / "answers.md").read_text(encoding="utf-8")
     for folder, campaign in answers.CAMPAIGNS.items():
         assert f"<!-- answer: state folder={folder} -->" in page
         if campaign.sweep:
-            assert answers.expected(folder)
+            assert expected(folder)
 
 
 def test_a_value_in_a_page_that_results_do_not_hold_is_found(answers: ModuleType) -> None:
@@ -55,15 +57,17 @@ def test_a_value_in_a_page_that_results_do_not_hold_is_found(answers: ModuleType
 def test_a_campaign_that_is_not_finished_says_what_is_missing(
     answers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "RESULTS", tmp_path)
-    answers.table.cache_clear()
+    import answers_data
+
+    monkeypatch.setattr(answers_data, "RESULTS", tmp_path)
+    answers_data.table.cache_clear()
     assert answers.state("darcy-16").startswith("Not run yet: `attn-bench run sweeps/darcy-16.yaml --data")
     folder = Folder(tmp_path / "darcy-16")
     models = ("fno:paper", "mano:paper", "swinv2", "vit:patch2", "window")
     for model, errors in zip(models, ((0.1, 0.104), (0.101, 0.103), (0.2, 0.21), (0.3, 0.31), (0.4,)), strict=True):
         for seed, error in enumerate(errors):
             folder.add(model, 16, seed, rel_l2=error)
-    answers.table.cache_clear()
+    answers_data.table.cache_clear()
     said = answers.state("darcy-16")
     assert said.startswith("9 of 39 cells are there")
     assert "darcy at 16: fno:paper, mano:paper, swinv2, vit:patch2, vit:patch4 (3), tfno (3), window (2)," in said
@@ -74,4 +78,4 @@ def test_a_campaign_that_is_not_finished_says_what_is_missing(
     # It takes the place of the default run on the front page.
     assert answers.front()[:2] == ("darcy-16", 16)
     assert [row["model"] for row in answers.front_rows()] == list(models)
-    answers.table.cache_clear()
+    answers_data.table.cache_clear()

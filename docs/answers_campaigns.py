@@ -1,0 +1,100 @@
+"""The campaigns behind docs/answers.md: which cells each has, and what of them is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import pandas as pd
+from answers_data import ROOT, VARIANT, own, table
+
+from attn_bench.sweep.settings import Sweep
+from attn_bench.sweep.sweep_file import read_sweep_file
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A sweep file and the folder that it fills; ``hours`` on two cores, an estimate from its comment."""
+
+    sweep: str
+    command: str
+    hours: float
+    task: str | None = None
+
+
+CAMPAIGNS = {
+    "darcy-16": Campaign(
+        "darcy-16", "run sweeps/darcy-16.yaml --data darcy_train_16.pt --test-data darcy_test_16.pt", 2.5
+    ),
+    "darcy": Campaign("darcy", "run sweeps/darcy.yaml", 40),
+    "darcy-overfitting": Campaign(
+        "darcy-overfitting",
+        "run sweeps/darcy-overfitting.yaml --data darcy_train_16.pt --test-data darcy_test_16.pt",
+        4,
+    ),
+    "ablation": Campaign("ablation", "run sweeps/ablation.yaml --task darcy", 7, task="darcy"),
+    "ablation-digits": Campaign("ablation", "run sweeps/ablation.yaml --task digits", 1.5, task="digits"),
+    "interfaces": Campaign("interfaces", "run sweeps/interfaces.yaml", 6),
+    "darcy-85": Campaign("darcy-85", "run sweeps/darcy-85.yaml --device cuda", 0),
+    "context": Campaign("context", "run sweeps/context.yaml", 6),
+    "mechanisms": Campaign("mechanisms", "run sweeps/mechanisms.yaml", 8),
+    "pathfinder": Campaign("pathfinder", "run sweeps/pathfinder.yaml", 60),
+    "darcy-zero-shot": Campaign(
+        "", "run --from results/darcy --resolutions 32 --eval-resolutions 16,64,128", 0.5
+    ),
+}  # fmt: skip
+
+
+@cache
+def expected(name: str) -> Mapping[tuple[str, str, int], int]:
+    """Return how many cells a campaign has, by model, task and resolution."""
+    campaign = CAMPAIGNS[name]
+    settings = read_sweep_file(ROOT / "sweeps" / f"{campaign.sweep}.yaml")
+    settings = {key: value for key, value in settings.items() if key != "keep_weights"} | {"device": "cpu"}
+    found: dict[tuple[str, str, int], int] = {}
+    for cell in Sweep.from_settings(settings).cells():
+        if campaign.task in (None, cell.task):
+            key = (cell.model, cell.task, cell.resolution)
+            found[key] = found.get(key, 0) + 1
+    return found
+
+
+def state(folder: str) -> str:
+    """Say what of a campaign is not there, with the command that adds it and its hours."""
+    campaign = CAMPAIGNS[folder]
+    command = f"`attn-bench {campaign.command} --out results/{folder}`"
+    there = own(table(folder)) if campaign.sweep else table(folder)
+    needs = f", about {campaign.hours:g} hours on two cores" if campaign.hours else ", on a GPU"
+    if there.empty:
+        return f"Not run yet: {command}{needs}."
+    if not campaign.sweep:
+        return f"[Table](../results/{folder}/report/table.md), made by {command}."
+    names = there["model"].str.replace(VARIANT, "", regex=True)
+    counts = there.groupby([names, "task", "resolution"]).size().to_dict()
+    missing = {key: wanted - counts.get(key, 0) for key, wanted in expected(folder).items()}
+    missing = {key: count for key, count in missing.items() if count > 0}
+    total, failed = sum(expected(folder).values()), there[~there["status"].isin(["ok"])]
+    done = f"{total - sum(missing.values())} of {total} cells are there" if missing else f"All {total} cells are there"
+    if len(failed):
+        kinds = ", ".join(f"{count} {status}" for status, count in failed["status"].value_counts().items())
+        done += f" ({kinds})"
+    text = f"{done}: [table](../results/{folder}/report/table.md)."
+    if not missing:
+        return f"{text} Made by {command}."
+    sizes: dict[tuple[str, int], list[str]] = {}
+    for (model, task, resolution), count in missing.items():
+        sizes.setdefault((task, resolution), []).append(f"{model}{f' ({count})' if count > 1 else ''}")
+    what = "; ".join(f"{task} at {resolution}: {', '.join(models)}" for (task, resolution), models in sizes.items())
+    return f"{text} Missing, by {command}{_hours(there, names, missing)}: {what}."
+
+
+def _hours(there: pd.DataFrame, names: pd.Series, missing: Mapping[tuple[str, str, int], int]) -> str:
+    """Estimate what is missing from cells of the same model, task and resolution."""
+    seconds = there.groupby([names, "task", "resolution"])["train_seconds"].mean().to_dict()
+    known = {key: seconds[key] for key in missing if key in seconds and seconds[key] == seconds[key]}
+    if not known:
+        return ""
+    hours = sum(known[key] * missing[key] for key in known) / 3600
+    rest = "" if len(known) == len(missing) else f" for {len(known)} of {len(missing)} models and sizes"
+    return f" (about {hours:.2g} hours{rest}, by the cells that are there)"
