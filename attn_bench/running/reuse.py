@@ -13,6 +13,7 @@ from attn_bench.plugin import Task
 from attn_bench.plugins.fingerprint import HARNESS, Source, harness
 from attn_bench.plugins.options import changed
 from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.results.labels import labels
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.running.executors.slurm.resources import device_of
@@ -113,13 +114,18 @@ class Reevaluation(Sweep):
         store = Store.open(Path(self.weights_from))
         records = self._chosen(store)
         self._check_options()
+        # As in the table, cells that differ in a setting of their training are told apart.
+        named = {record.id: name for record, name in zip(records, labels(records))}
         cells: list[Cell] = []
         for name in self.task:
             own = [record for record in records if record.cell.task == name]
             evaluated = {record.id: self.eval_resolutions or (record.cell.resolution,) for record in own}
             every = tuple(dict.fromkeys(r for each in evaluated.values() for r in each))
             task = TASKS.load(name)
-            cells += [self._cell(store, record, task, evaluated[record.id], every) for record in own]
+            for record in own:
+                variant = named[record.id].removeprefix(record.cell.model).strip(" []")
+                cell = self._cell(store, record, task, evaluated[record.id], every)
+                cells.append(dataclasses.replace(cell, variant=variant))
         if all(cell.broken for cell in cells):
             raise UserError(f"--from {self.weights_from}: {cells[0].broken}; train the models again")
         return cells

@@ -300,6 +300,13 @@ def test_moving_the_folder_makes_no_other_cells(tmp_path, train):
     assert [cell.id for cell in Reevaluation.of_folder(str(tmp_path / "moved"), {}).cells()] == first
 
 
+def test_models_that_were_trained_differently_are_told_apart(tmp_path, train):
+    train(learning_rate="1e-3,1e-2")
+    cells = Reevaluation.of_folder(str(tmp_path / "trained"), {}).cells()
+    titles = [f"toy [learning_rate={rate}] at 8, seed 0" for rate in (0.001, 0.01)]
+    assert sorted(cell.title for cell in cells) == titles
+
+
 def test_a_cell_without_kept_weights_is_the_cell_that_it_was():
     cell = cell_of()
     assert "weights" not in cell.to_json()
