@@ -51,6 +51,8 @@ def main(temporary: Path, libraries: list[str]) -> None:
     output = os.dup(1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Slurm warns every process of a job before its time limit; what the job does then is its first process's to decide.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     adopt_orphans()
     _use_temporary(temporary)
     import attn_bench.running.run_cell  # noqa: F401

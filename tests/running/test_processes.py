@@ -233,3 +233,13 @@ def test_runs_that_need_the_same_server_share_it_while_it_is_kept(tmp_path, monk
         assert not psutil.pid_exists(interrupted)
     assert not psutil.pid_exists(first)
     assert pid() != pid()
+
+
+def test_the_warning_of_slurm_before_a_time_limit_ends_no_server(tmp_path):
+    with ForkServer(tmp_path, []) as server:
+        server._started().wait_until_ready()
+        pid = server.pid()
+        os.kill(pid, signal.SIGUSR2)
+        _, alive = psutil.wait_procs([psutil.Process(pid)], timeout=0.5)
+        assert alive
+        assert server.pid() == pid
