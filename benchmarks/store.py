@@ -71,7 +71,7 @@ def records(count: int, scale: float) -> list[Record]:
 def make(folder: Path, count: int, scale: float = 1.0) -> None:
     """Write the records as a run does, but without waiting for the disk each time."""
     store = Store(folder)
-    store.write_run_info(RunInfo("darcy", METRICS))
+    store.write_run_info(RunInfo({"darcy": METRICS}))
     environment = Path(__file__).parents[1] / "results" / "digits" / "environments"
     store.path("environments", "env").parent.mkdir(parents=True)
     store.path("environments", "env").write_text(next(environment.glob("*.json")).read_text())
@@ -95,12 +95,13 @@ def reading(folder: Path, other: Path) -> Work:
 def resume(folder: Path, other: Path) -> Work:
     """What the same command does again before anything runs: which cells are there, and which are due."""
     from attn_bench.running.runner import _due
+    from attn_bench.running.work import Work
 
     # Made anew: their ids are computed in the scan.
     cells = [Cell.from_json(record.cell.to_json()) for record in Store(folder).records()]
 
     def scan() -> None:
-        parts, there = _due(Store(folder), cells, "none")
+        parts, there = _due(Work.of(cells, Store(folder)))
         assert (len(parts), len(there)) == (0, len(cells))
 
     return scan

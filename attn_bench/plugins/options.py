@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import itertools
 import os
 import re
@@ -102,12 +103,17 @@ def _members(annotation: Any) -> set[Any]:
     return set(typing.get_args(annotation)) if union else {annotation}
 
 
-def options_of(plugin: Plugin | type[Plugin]) -> dict[str, Option]:
+def options_of(plugin: Plugin | type[Plugin]) -> Mapping[str, Option]:
     """Return the options of a plugin, in order."""
-    hints = typing.get_type_hints(plugin.Options, include_extras=True)
+    return _options_in(plugin.Options)
+
+
+@functools.lru_cache
+def _options_in(holder: Any) -> Mapping[str, Option]:
+    hints = typing.get_type_hints(holder, include_extras=True)
     return {
         field.name: Option(field.name, hints[field.name], field.default, _description(hints[field.name]))
-        for field in dataclasses.fields(plugin.Options)
+        for field in dataclasses.fields(holder)
     }
 
 

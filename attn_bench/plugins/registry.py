@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, is_dataclass
 from importlib import metadata
 from inspect import signature
-from typing import Any, Generic, TypeVar
+from types import ModuleType
+from typing import Any, Generic, TypeVar, cast
 
 from attn_bench.errors import UserError, unknown
 from attn_bench.format import clean
@@ -23,6 +25,8 @@ GROUPS: Mapping[type, str] = {Model: "attn_bench.models", Task: "attn_bench.task
 OWN = "attn-bench"
 # Entries that modules added to the import path when they were imported; the path itself was restored.
 _ADDED: dict[str, tuple[str, ...]] = {}
+# The plugins that were loaded, with their modules.
+_LOADED: dict[Entry[Any], tuple[ModuleType | None, Plugin]] = {}
 
 
 class BrokenPlugin(UserError):
@@ -64,6 +68,9 @@ class Entry(Generic[T]):
         """
         if not contained:
             return self._load()
+        module, plugin = _LOADED.get(self, (None, None))
+        if module is not None and sys.modules.get(self.module) is module:
+            return cast(T, plugin)
         # Plugins of the harness, and modules already imported, do not end the process.
         if self.package != OWN and self.module not in sys.modules:
             given = {name: getattr(self, name) for name in ("name", "target", "package", "version")}
@@ -75,6 +82,7 @@ class Entry(Generic[T]):
             added = tuple(path for path in sys.path if path not in paths)
         if added:
             _ADDED[self.module] = added
+        _LOADED[self] = sys.modules.get(self.module), plugin
         return plugin
 
     def _load(self) -> T:
@@ -169,6 +177,13 @@ def _points(group: str) -> list[metadata.EntryPoint]:
         return points
 
 
+def _modified(path: str) -> int | None:
+    try:
+        return os.stat(path or os.curdir).st_mtime_ns
+    except OSError:
+        return None
+
+
 def _named(distribution: metadata.Distribution | None) -> tuple[str, str]:
     """Return name and version of a distribution, empty if its metadata lack them."""
     try:
@@ -183,9 +198,17 @@ class Registry(Generic[T]):
     def __init__(self, group: str, what: str, base: type[T]) -> None:
         self.group, self.what = group, what
         self.base: type[T] = base
+        self._read: tuple[object, dict[str, list[Entry[T]]]] | None = None
 
-    def entries(self) -> dict[str, list[Entry[T]]]:
+    def entries(self) -> Mapping[str, Sequence[Entry[T]]]:
         """Every registered name with its distinct targets (more than one is an error on use)."""
+        # Whatever is installed or removed changes the time of a folder.
+        state = tuple((path, _modified(path)) for path in sys.path)
+        if self._read is None or self._read[0] != state:
+            self._read = state, self._entries()
+        return self._read[1]
+
+    def _entries(self) -> dict[str, list[Entry[T]]]:
         found: dict[str, list[Entry[T]]] = {}
         named: dict[int, tuple[str, str]] = {}  # each distribution's metadata are parsed once
         for point in sorted(_points(self.group), key=lambda point: (point.name, point.value)):

@@ -168,7 +168,7 @@ def _torch() -> Iterator[Undo]:
                 torch.set_default_dtype(torch.float32)
                 torch.set_grad_enabled(True)
                 torch.set_default_device(None)
-                torch.use_deterministic_algorithms(False)
+                _make_deterministic(torch, False)
 
         yield put_back
         return
@@ -177,8 +177,13 @@ def _torch() -> Iterator[Undo]:
     yield lambda: torch.set_default_dtype(dtype)
     yield lambda: torch.set_grad_enabled(gradients)
     yield lambda: torch.set_num_threads(threads) if torch.get_num_threads() != threads else None
-    yield lambda: torch.use_deterministic_algorithms(deterministic)
+    yield lambda: _make_deterministic(torch, deterministic)
     yield lambda: torch.set_default_device(device) if torch.get_default_device() != device else None
+
+
+def _make_deterministic(torch: Any, deterministic: bool) -> None:
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # else it imports a compiler for nothing
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def _refill(kept: list[Any], values: list[Any]) -> Undo:

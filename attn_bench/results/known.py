@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from attn_bench.files import read_json
@@ -35,9 +38,8 @@ class Known:
 
     def record(self, id: str) -> Record | None:
         """Return a record, or None if there is none or it is invalid, which is reported once."""
-        path = self.cells / f"{id}{_SUFFIX}"
-        stamp = _stamp(path)
-        return None if stamp is None else self._at(id, path, stamp)
+        stamp = _stamp(self._path(id))
+        return None if stamp is None else self._at(id, stamp)
 
     def records(self) -> dict[str, Record]:
         """Return every valid record by the id that names its file, in order; writes the index if needed."""
@@ -48,11 +50,12 @@ class Known:
             for id in known.keys() - there.keys():
                 del known[id]
         self._missing &= there.keys()
-        found = {
-            id: record
-            for id, stamp in there.items()
-            if (record := self._at(id, self.cells / f"{id}{_SUFFIX}", stamp, bulk=self._read_index)) is not None
-        }
+        with _uncollected():
+            found = {
+                id: record
+                for id, stamp in there.items()
+                if (record := self._at(id, stamp, bulk=self._read_index)) is not None
+            }
         settled = {id for id in self._missing if self._indexed[id].stamp.settled}
         if index.outdated(len(there), len(settled)):
             index.write(self.folder, self._indexed)
@@ -72,7 +75,10 @@ class Known:
             return {}
         return dict(sorted(found.items()))
 
-    def _at(self, id: str, path: Path, stamp: Stamp, *, bulk: bool = False) -> Record | None:
+    def _path(self, id: str) -> Path:
+        return self.cells / f"{id}{_SUFFIX}"
+
+    def _at(self, id: str, stamp: Stamp, *, bulk: bool = False) -> Record | None:
         """Return the record of a file that had ``stamp`` a moment ago.
 
         If the file is replaced before it is read, its next stamp is another one, and it is read again.
@@ -82,7 +88,7 @@ class Known:
             return known[1]
         record = self._of_index(id, stamp)
         if record is None:
-            record = self._of_file(id, path, stamp, bulk)
+            record = self._of_file(id, self._path(id), stamp, bulk)
         self._records[id] = stamp, record
         return record
 
@@ -110,6 +116,18 @@ class Known:
             self._indexed[id] = Indexed(stamp, text)
             self._missing.add(id)
         return record
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Pause the collector of cycles, which would look through all records again and again while they are made."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _stamp(file: Path | os.DirEntry[str]) -> Stamp | None:

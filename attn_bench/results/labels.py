@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 from attn_bench.results.record import Record
 from attn_bench.results.validation import as_json
 from attn_bench.sweep.cell import in_words
 from attn_bench.sweep.groups import SCHEDULES
 
+T = TypeVar("T")
 # A model's label, and the settings in which its cells differ; None means the default.
 Kind = tuple[str, tuple[tuple[str, str | None], ...]]
 
@@ -36,14 +37,14 @@ def labels(records: Sequence[Record], *, tasks: bool = False) -> list[str]:
         tasks: whether labels tell tasks apart as well, where there are several: ``mano [darcy]``.
     """
     several = tasks and len({record.cell.task for record in records}) > 1
-    settings = [_settings(record) for record in records]
+    settings = for_each_kind(records, _settings)
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, record in enumerate(records):
         groups[record.cell.task, record.cell.model].append(i)
     kinds: dict[int, tuple[str, Kind]] = {}
     words = {}
     for (task, model), own in groups.items():
-        flats = [settings[i] for i in own]
+        flats = list({id(settings[i]): settings[i] for i in own}.values())
         differing = [key for key in sorted(set().union(*flats)) if _differs(key, flats)]
         differing = [key for key in differing if not (_RECIPE in differing and _follows_recipe(key, flats))]
         own = sorted(own, key=lambda i: records[i].started or "")
@@ -59,6 +60,19 @@ def labels(records: Sequence[Record], *, tasks: bool = False) -> list[str]:
         named = _named(dict.fromkeys(kind for of, kind in kinds.values() if of == task), task, words)
         names |= {(task, kind): name for kind, name in named.items()}
     return [names[kinds[i]] for i in range(len(records))]
+
+
+def for_each_kind(records: Sequence[Record], made: Callable[[Record], T]) -> list[T]:
+    """Return what ``made`` returns for each record; it is called once for cells that differ in no setting."""
+    found: dict[Hashable, T] = {}
+    for record in records:
+        if (kind := _kind(record)) not in found:
+            found[kind] = made(record)
+    return [found[_kind(record)] for record in records]
+
+
+def _kind(record: Record) -> Hashable:
+    return record.cell.kind, record.weights and record.weights.folder
 
 
 def _settings(record: Record) -> dict[str, str]:

@@ -7,7 +7,7 @@ then the newer one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 
 from attn_bench.results.record import Evaluation, Record
@@ -18,7 +18,7 @@ _OF_MEASURING = ("latency", "peak_memory", "flops")
 
 def merged(records: Sequence[Record]) -> list[Record]:
     """Return ``records`` with those of one cell merged, each in the place of the first."""
-    groups: dict[str, list[Record]] = {}
+    groups: dict[Hashable, list[Record]] = {}
     for record in records:
         groups.setdefault(record.cell.same_model, []).append(record)
     return [group[0] if len(group) == 1 else _one(group) for group in groups.values()]

@@ -6,9 +6,9 @@ here and the code that measures it; :func:`of_metric` makes a quantity of a metr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 from attn_bench.plugin import Direction, Metric
@@ -51,7 +51,7 @@ class Row:
     evaluation: Evaluation | None
     environment: Environment | None
 
-    @property
+    @cached_property
     def own(self) -> bool:
         """Whether this is the resolution trained at."""
         return self.resolution == self.record.cell.resolution
@@ -73,11 +73,15 @@ class Column:
     summary: str
     own: bool = False
 
-    def value(self, row: Row) -> Any:
-        """Return its value in a row, or None."""
-        if self.own and not row.own:
-            return None
-        return at(row.record, self.where) if isinstance(self.where, str) else self.where(row)
+    def values(self, rows: Sequence[Row]) -> list[Any]:
+        """Return its value in each row, or None."""
+        if callable(self.where):
+            found = list(map(self.where, rows))
+        else:
+            found = [row.record for row in rows]
+            for key in _keys(self.where):
+                found = _in_each(found, key)
+        return [value if row.own else None for value, row in zip(found, rows)] if self.own else found
 
 
 @dataclass(frozen=True)
@@ -301,6 +305,13 @@ def at(values: Any, path: str) -> Any:
         known = _is_mapping(type(values))  # type: ignore[arg-type]
         values = values.get(key) if known else getattr(values, key, None)
     return values
+
+
+def _in_each(values: Sequence[Any], key: str) -> list[Any]:
+    mappings = {kind for kind in map(type, values) if _is_mapping(kind)}  # type: ignore[arg-type]
+    if not mappings:
+        return [getattr(value, key, None) for value in values]
+    return [value.get(key) if type(value) in mappings else getattr(value, key, None) for value in values]
 
 
 @cache

@@ -190,13 +190,13 @@ class Store:
         """Return the table of every record (see :func:`load`)."""
         import pandas as pd
 
-        from attn_bench.results.table import rows, typed
+        from attn_bench.results.table import column_values, typed
 
         records = self.records()
         used = sorted({record.environment for record in records if record.environment})
         environments = {id: values for id in used if (values := self.environment(id)) is not None}
         metrics = self.run_info().metrics
-        return typed(pd.DataFrame(rows(records, environments, metrics)), metrics)
+        return typed(pd.DataFrame(column_values(records, environments, metrics)), metrics)
 
     def curves(self) -> pd.DataFrame:
         """Return the training curves of every record (see :func:`load`)."""

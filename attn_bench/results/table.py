@@ -205,32 +205,34 @@ def curve_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _place(cell: Cell, label: str) -> tuple[Any, ...]:
     """Return where a cell stands: variants of a model by their settings, numbers by their size."""
+    return cell.task, cell.resolution, cell.model, _numbers(label), cell.seed
+
+
+@functools.lru_cache(maxsize=4096)
+def _numbers(label: str) -> list[tuple[float, str]]:
     parts = re.split(r"(\d+(?:\.\d+)?)", label)
-    numbers = [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
-    return cell.task, cell.resolution, cell.model, numbers, cell.seed
+    return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 
 
-def rows(
+def column_values(
     records: Sequence[Record], environments: Mapping[str, Environment], metrics: Mapping[str, Metric]
-) -> list[dict[str, Any]]:
-    """Return one row per record and resolution evaluated at, with the same columns in every row.
+) -> dict[str, list[Any]]:
+    """Return the columns of the table, each with a value per record and resolution evaluated at.
 
     Measurements are in the row of the resolution trained at; rows of further resolutions contain only metrics. After
     the columns that every table has come those of the axes of these records (:func:`.varied.varied`).
     """
     shown, named = columns(metrics), labels(records)
     axes = varied(records, {column.column for column in shown})
-    table = []
+    rows, places = [], []
     for i in sorted(range(len(records)), key=lambda i: _place(records[i].cell, named[i])):
-        record, label = records[i], named[i]
+        record = records[i]
         environment = environments.get(record.environment or "")
         for resolution in record.cell.evaluated:
-            row = Row(record, label, resolution, record.evaluated_at(resolution), environment)
-            table.append(
-                {column.column: column.value(row) for column in shown}
-                | {name: values[i] for name, values in axes.items()}
-            )
-    return table
+            rows.append(Row(record, named[i], resolution, record.evaluated_at(resolution), environment))
+            places.append(i)
+    found = {column.column: column.values(rows) for column in shown}
+    return found | {name: [values[i] for i in places] for name, values in axes.items()}
 
 
 def typed(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TEXT_CHARACTERS = 20_000
+# A dictionary is found to be one at once, without asking the abstract class.
+_MAPPINGS = (dict, Mapping)
 _DEPTH, _ITEMS, _LARGEST = 12, 100_000, 2**63
 
 
@@ -44,17 +46,24 @@ def plain(value: Any, depth: int = 0) -> Any:
         if abs(value) >= _LARGEST:
             raise ValueError("an integer of more than 64 bits")
         return value
-    if not isinstance(value, Mapping | list | tuple):
+    mapping = isinstance(value, _MAPPINGS)
+    if not mapping and not isinstance(value, (list, tuple)):
         raise ValueError(f"{type(value).__name__} is not JSON")
     if depth == _DEPTH:
         raise ValueError("nested too deeply")
     if len(value) > _ITEMS:
         raise ValueError(f"{len(value)} entries in one list, more than {_ITEMS}")
-    if isinstance(value, Mapping):
-        return {_cleaned(str(key)): plain(item, depth + 1) for key, item in value.items()}
+    if mapping:
+        return {_cleaned_key(str(key)): plain(item, depth + 1) for key, item in value.items()}
     if {*map(type, value)} == {float}:  # samples
         return [item if item - item == 0 else None for item in value]
     return [plain(item, depth + 1) for item in value]
+
+
+# Most keys are names of fields.
+@functools.lru_cache(maxsize=4096)
+def _cleaned_key(text: str) -> str:
+    return _cleaned(text)
 
 
 def _cleaned(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from attn_bench.errors import UserError
 from attn_bench.plugins.options import options_of
 from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.results.labels import for_each_kind
 from attn_bench.results.record import Record
 from attn_bench.results.validation import as_json
 from attn_bench.sweep.cell import GROUPS
@@ -33,16 +34,17 @@ def varied(records: Sequence[Record], elsewhere: Collection[str]) -> dict[str, l
         for i, record in enumerate(records):
             owners.setdefault(owner_of(record), []).append(i)
         for owner, own in owners.items():
-            for name in _differing([values_of(records[i]) for i in own]):
+            for name in _differing({records[i].cell.kind: values_of(records[i]) for i in own}.values()):
                 column = columns.setdefault(f"{owner}.{name}", [None] * len(records))
                 for i in own:
                     values = values_of(records[i])
                     column[i] = values[name] if name in values else default(owner, name)
-    settings = [_settings(record) for record in records]
+    settings = for_each_kind(records, _settings)
     by_task: dict[str, list[int]] = {}
     for i, record in enumerate(records):
         by_task.setdefault(record.cell.task, []).append(i)
-    differing = dict.fromkeys(name for own in by_task.values() for name in _differing([settings[i] for i in own]))
+    kinds = [{records[i].cell.kind: settings[i] for i in own} for own in by_task.values()]
+    differing = dict.fromkeys(name for each in kinds for name in _differing(each.values()))
     found = {name: [of.get(name) for of in settings] for name in differing if name not in (*elsewhere, "measure")}
     return {name: _plain(values) for name, values in {**found, **columns}.items() if _known(values)}
 
@@ -52,7 +54,7 @@ def _settings(record: Record) -> dict[str, Any]:
     return {name: value for group in groups if group is not None for name, value in as_json(group).items()}
 
 
-def _differing(each: Sequence[Mapping[str, Any]]) -> list[str]:
+def _differing(each: Collection[Mapping[str, Any]]) -> list[str]:
     """Return the keys that do not have one value in all of ``each``."""
     found = []
     for name in dict.fromkeys(name for values in each for name in values):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from hashlib import sha256
@@ -115,10 +115,19 @@ class Cell:
         """
         return sha256(self._canonical(measuring=_measured(self.measuring)).encode()).hexdigest()[:16]
 
+    @cached_property
+    def kind(self) -> tuple[Hashable, ...]:
+        """What is equal for cells that differ in no setting: only in label, resolutions, seed, or being measured."""
+        return (
+            self.plugin, self.model_version, self.task, self.task_version, self.regime, self.training_version,
+            self.execution, _measured(self.measuring), self.training, self.finetuning, self.weights, self.evaluated_on,
+            _canonical(self.options), _canonical(self.task_options), self.tuning and _canonical(self.tuning),
+        )  # fmt: skip
+
     @property
-    def same_model(self) -> str:
-        """Text that is equal for cells that train the same model, wherever else they evaluate it."""
-        return self._canonical(measuring=_measured(self.measuring), eval_resolutions=())
+    def same_model(self) -> tuple[Hashable, ...]:
+        """What is equal for cells that train the same model, wherever else they evaluate it."""
+        return self.model, self.resolution, self.seed, self.kind
 
     @property
     def title(self) -> str:

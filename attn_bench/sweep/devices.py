@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from typing import Literal
 
 from attn_bench.errors import UserError
+
+
+# Device files of drivers: NVIDIA's, on its embedded boards, under Windows, and AMD's, which torch calls CUDA as well.
+_DRIVERS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg", "/dev/kfd")
 
 
 def resolve_device(device: str, *, here: bool = True) -> Literal["cpu", "cuda"]:
@@ -29,6 +34,9 @@ def resolve_device(device: str, *, here: bool = True) -> Literal["cpu", "cuda"]:
 
 def cuda_available() -> bool:
     """Tell whether torch can use CUDA, without creating a CUDA context in this process."""
+    # Without a driver there is no need to import torch, which takes seconds.
+    if not any(glob.glob(pattern) for pattern in _DRIVERS):
+        return False
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
 

@@ -71,16 +71,16 @@ def _placed(
     posed = [own.posed(task, options) for options in own.options_of_task(task)]
     varied = _varied([options for *_, options in posed])
     chosen = [dict(zip(own.axes, values)) for values in itertools.product(*own.axes.values())]
-    made: list[Any] = []
+    made: set[tuple[int, int, str]] = set()
     for combination, (settings, (resolutions, further, options)) in enumerate(itertools.product(chosen, posed)):
         one = replaced(own, settings)
         said = [in_words(key, getattr(options, key)) for key in varied]
         for model, number, variant in variants:
             trained = one.by_recipe(one.recipe_of(variant.label, variant.plugin))
             shared = trained.shared(task, here) | {"task_options": changed(options)}
-            if (model, number, shared) in made:  # a setting of fine-tuning, where it is not done
+            if (key := (model, number, repr(shared))) in made:  # a setting of fine-tuning, where it is not done
                 continue
-            made.append((model, number, shared))
+            made.add(key)
             each: dict[str, Any] = {"task": name} if len(sweep.task) > 1 else {}
             each |= settings | ({"recipe": trained.training.recipe} if "recipe" in settings else {})
             words = [in_words(key, value) for key, value in each.items()]

@@ -6,6 +6,7 @@ One parser serves the command line, sweep files and Python, so that all three ac
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -169,13 +170,19 @@ def group_of(annotation: Any) -> type | None:
     return next((each for each in members if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
 
 
-def settings_of(holder: type) -> dict[str, Setting]:
+@functools.cache
+def settings_of(holder: type) -> Mapping[str, Setting]:
     """Return the settings in the fields of ``holder`` and of its groups, in order."""
     return {setting.name: setting for setting in _settings_of(holder, "")}
 
 
+@functools.cache
+def _hints(holder: type) -> Mapping[str, Any]:
+    return get_type_hints(holder, include_extras=True)
+
+
 def _settings_of(holder: type, group: str) -> Iterator[Setting]:
-    hints = get_type_hints(holder, include_extras=True)
+    hints = _hints(holder)
     for entry in dataclasses.fields(holder):
         inner = group_of(hints[entry.name])
         if inner is not None:
@@ -187,8 +194,7 @@ def _settings_of(holder: type, group: str) -> Iterator[Setting]:
 
 def built(holder: type[T], given: Mapping[str, Any]) -> T:
     """Return an instance of ``holder`` from values that were read; a group is built if one of its settings is given."""
-    settings = settings_of(holder)
-    hints = get_type_hints(holder, include_extras=True)
+    settings, hints = settings_of(holder), _hints(holder)
     values: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in given.items():
@@ -206,7 +212,7 @@ def replaced(holder: T, given: Mapping[str, Any]) -> T:
     known = settings_of(type(holder))
     values: dict[str, Any] = {name: value for name, value in given.items() if not known[name].group}
     for group in dict.fromkeys(known[name].group for name in given if known[name].group):
-        kind = group_of(get_type_hints(type(holder), include_extras=True)[group])
+        kind = group_of(_hints(type(holder))[group])
         assert kind is not None
         own = {name: value for name, value in given.items() if known[name].group == group}
         values[group] = dataclasses.replace(getattr(holder, group) or kind(), **own)
@@ -237,7 +243,7 @@ def read_axes(holder: type, given: Mapping[str, Any]) -> dict[str, tuple[Any, ..
     return {name: known[name].read_all(value) for name, value in given.items() if value is not None}
 
 
-def _known(holder: type, given: Iterable[str]) -> dict[str, Setting]:
+def _known(holder: type, given: Iterable[str]) -> Mapping[str, Setting]:
     known = settings_of(holder)
     for name in given:
         if name not in known:

@@ -11,7 +11,7 @@ from attn_bench.errors import UserError, unknown
 from attn_bench.format import plain
 from attn_bench.plugins.values import split
 from attn_bench.sweep import notations
-from attn_bench.sweep.cell import Cell, flat
+from attn_bench.sweep.cell import GROUPS, Cell
 
 _ALSO = {"models": "model", "tasks": "task", "resolutions": "resolution", "seeds": "seed"}
 _OF_CELLS = ("task", "model", "resolution", "seed")
@@ -109,12 +109,18 @@ def _holds(cell: Cell, name: str, value: Any, default: Default) -> bool:
         return _same(getattr(cell, name), value)
     owner, dot, option = name.rpartition(".")
     if not dot:
-        return _same(flat(cell.to_json()).get(name), value)
+        return _same(_setting(cell, name), value)
     if owner in (cell.model, cell.plugin):
         return _same(cell.options[option] if option in cell.options else default(cell, "model", option), value)
     if owner == cell.task:
         return _same(cell.task_options[option] if option in cell.task_options else default(cell, "task", option), value)
     return False
+
+
+def _setting(cell: Cell, name: str) -> Any:
+    """Return the value of a setting of a cell; None if it has none of that name."""
+    holders = (cell, *(getattr(cell, group) for group in GROUPS))
+    return next((getattr(holder, name) for holder in reversed(holders) if hasattr(holder, name)), None)
 
 
 def _same(held: Any, given: Any) -> bool:

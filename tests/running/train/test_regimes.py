@@ -22,7 +22,7 @@ from attn_bench.report.reproduce import sweeps
 from attn_bench.results.labels import labels
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
-from attn_bench.results.table import rows
+from attn_bench.results.table import column_values
 from attn_bench.running.measure.latency import Sampling, measure_latency
 from attn_bench.running.run_cell import Files, run_cell
 from attn_bench.running.train.batches import predict
@@ -384,7 +384,7 @@ def test_a_cell_of_each_regime(tmp_path, monkeypatch):
         record, _ = run_cell(one, Files.of(one, store))
         store.write(record)
         assert record.status == "ok", record.error
-    table = pd.DataFrame(rows(store.records(), {}, {"top1": Metric("higher", "top1")})).set_index("regime")
+    table = pd.DataFrame(column_values(store.records(), {}, {"top1": Metric("higher", "top1")})).set_index("regime")
     probe = table.loc["linear-probe"]
     assert probe["throughput_forward_per_s"] == pytest.approx(64000 / probe["latency_forward_ms"])
     assert probe["latency_forward_batch1_ms"] > 0
