@@ -24,6 +24,7 @@ from attn_bench.analysis.claims.evidence import Estimate, ratio
 from attn_bench.analysis.claims.judges import check
 from attn_bench.format import for_markdown
 from attn_bench.report import claims_table
+from attn_bench.results.store import Store
 
 PAGES = ("README.md", "docs/answers.md", "docs/claims.md")
 BLOCK = re.compile(r"(<!-- answer: (?P<name>\S+)(?P<values>[^>]*) -->\n).*?(<!-- end -->)", re.S)
@@ -150,7 +151,7 @@ def sentences() -> str:
 @cache
 def checks() -> tuple[Check, ...]:
     """Return the verdicts on all claims over all folders."""
-    return tuple(check(read_claims(), sorted(path.parent for path in RESULTS.glob("*/run.json"))))
+    return tuple(check(read_claims(), [Store(path.parent) for path in sorted(RESULTS.glob("*/run.json"))]))
 
 
 def verdicts() -> str:

@@ -8,7 +8,7 @@ paired as well; :mod:`attn_bench.gate.conditions` says which of their numbers ca
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -80,14 +80,14 @@ class Case:
 
 def pair(base: Sequence[Record], new: Sequence[Record]) -> list[Case]:
     """Return every cell of base and new, whether or not the other side has it, by resolution and label."""
-    settings = [{(cell := _settings(record.cell)).id: cell for record in side} for side in (base, new)]
-    partners = _partners(settings[0], settings[1])
     records = [*base, *new]
-    cells = [_settings(record.cell) for record in base]
-    cells += [partners.get((cell := _settings(record.cell)).id, cell) for record in new]
-    seeded = [replace(record, cell=replace(cell, seed=record.cell.seed)) for record, cell in zip(records, cells)]
+    cells = _settings(records)
+    own, others = cells[: len(base)], cells[len(base) :]
+    partners = _partners({cell.id: cell for cell in own}, {cell.id: cell for cell in others})
+    cells = [*own, *(partners.get(cell.id, cell) for cell in others)]
+    named = labels([replace(record, cell=cell) for record, cell in zip(records, cells)], tasks=True)
     cases: dict[str, Case] = {}
-    for i, (record, cell, label) in enumerate(zip(records, cells, labels(seeded, tasks=True))):
+    for i, (record, cell, label) in enumerate(zip(records, cells, named)):
         case = cases.setdefault(cell.id, Case(cell.id, cell, label))
         side, name = (case.base, "base") if i < len(base) else (case.new, "new")
         earlier = side.get(record.cell.seed)
@@ -130,9 +130,17 @@ def _versions(cell: Cell) -> tuple[str, str, int | None]:
     return cell.model_version, cell.task_version, cell.training_version
 
 
-def _settings(cell: Cell) -> Cell:
-    """Return a cell without its seed, the versions of the code, and whether it was measured."""
-    return replace(cell.without_versions(), seed=0, measuring=replace(cell.measuring, measure=True))
+def _settings(records: Sequence[Record]) -> list[Cell]:
+    """Return each cell without its seed, the versions of the code, and whether it was measured; those alike once."""
+    found: dict[Hashable, Cell] = {}
+    cells = []
+    for cell in (record.cell for record in records):
+        key = (cell.model, cell.resolution, cell.eval_resolutions, cell.kind)
+        if key not in found:
+            measuring = replace(cell.measuring, measure=True)
+            found[key] = replace(cell.without_versions(), seed=0, measuring=measuring)
+        cells.append(found[key])
+    return cells
 
 
 def _partners(base: Mapping[str, Cell], new: Mapping[str, Cell]) -> dict[str, Cell]:

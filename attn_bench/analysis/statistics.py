@@ -45,6 +45,8 @@ class Ratio:
 def block_medians(samples: Sequence[float], blocks: int = BLOCKS) -> np.ndarray:
     """Return the medians of consecutive blocks of nearly equal length, (min(blocks, samples),)."""
     values = np.asarray(samples, float)
+    if len(values) <= blocks:
+        return values
     return np.array([np.median(block) for block in np.array_split(values, min(blocks, len(values)))])
 
 
@@ -114,4 +116,6 @@ def _median_log(samples: Sequence[float]) -> float:
 
 def _draws(blocks: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return the medians of draws with replacement, (DRAWS,)."""
+    if len(blocks) == 1:
+        return np.full(DRAWS, blocks[0])
     return np.median(generator.choice(blocks, (DRAWS, len(blocks))), axis=1)

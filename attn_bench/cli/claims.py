@@ -27,12 +27,14 @@ def claims(
     from attn_bench.files import atomic_write
     from attn_bench.plugins.registry import MODELS
     from attn_bench.report import claims_table as shown
+    from attn_bench.results.store import Store
 
     said = read_claims(file or SHIPPED)
     results = [folder for given in results for folder in _folders(given)]
     if file is not None:
         check_names(said, results)
-    checks = sorted(check(said, results), key=lambda c: shown.VERDICTS.index(c.verdict))
+    stores = [Store.open(folder) for folder in results]
+    checks = sorted(check(said, stores), key=lambda c: shown.VERDICTS.index(c.verdict))
     if markdown is not None:
         with atomic_write(markdown) as out:
             out.write(shown.markdown(checks).encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from attn_bench.format import significant
 from attn_bench.report.summary import Summary
@@ -59,7 +58,7 @@ class EqualTime:
         return significant(known[model]) == significant((max if self.higher else min)(known.values()))
 
 
-def read_curves(folder: Path, summary: Summary) -> list[Curve]:
+def read_curves(store: Store, summary: Summary) -> list[Curve]:
     """Return the training curves of the cells that a summary is of, in the order of its models."""
     table = summary.table.drop_duplicates("cell")
     labels = dict(zip(table["cell"].astype(str), table["model"].astype(str)))
@@ -74,7 +73,7 @@ def read_curves(folder: Path, summary: Summary) -> list[Curve]:
             kept.part,
             record.training.selected_step,
         )
-        for record in Store(folder).records()
+        for record in store.records()
         if record.id in labels and record.training is not None and (kept := record.training.curve) is not None
     ]
     return sorted(found, key=lambda curve: (curve.resolution, order[curve.model], curve.seed))

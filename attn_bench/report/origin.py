@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from attn_bench.results.quantities import at
@@ -67,12 +66,12 @@ class Origin:
 NOWHERE = Origin((), (), {}, {}, None)
 
 
-def read_origin(folder: Path) -> Origin:
-    """Read where the results in ``folder`` come from."""
-    records = Store(folder).records()
+def read_origin(store: Store) -> Origin:
+    """Read where the results in ``store`` come from."""
+    records = store.records()
     times = sorted(record.started for record in records if record.started)
     ran = Counter(record.environment for record in records if record.environment)
-    machines = [_machine(folder, id, number) for id, number in ran.most_common()]
+    machines = [_machine(store, id, number) for id, number in ran.most_common()]
     tasks: dict[str, list[Record]] = {}
     for record in records:
         tasks.setdefault(record.cell.task, []).append(record)
@@ -154,8 +153,8 @@ def _agreed(facts: Sequence[Mapping[str, str]]) -> Facts:
     return [(name, "; ".join(found)) for name, found in values.items()]
 
 
-def _machine(folder: Path, id: str, cells: int) -> Machine:
-    environment = Store(folder).environment(id)
+def _machine(store: Store, id: str, cells: int) -> Machine:
+    environment = store.environment(id)
     if environment is None:
         return Machine("unknown device", cells, [], [], [])
     cpu, torch, versions, git = environment.cpu, environment.torch, environment.versions, environment.git

@@ -19,6 +19,7 @@ from attn_bench.report.entry import DISTURBED, ON_TEST, Entry
 from attn_bench.report.summary import Summary
 from attn_bench.report.trainings import Trainings, read_trainings
 from attn_bench.results.quantities import PARTS, Group, Quantity, quantities
+from attn_bench.results.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +85,7 @@ class Drawn:
         return [*self.plots, *filter(None, (self.trade_off, self.growth, self.parts, self.training)), *self.panels]
 
 
-def draw(folder: Path, summary: Summary, out: Path, id: str = "") -> Drawn:
+def draw(store: Store, summary: Summary, out: Path, id: str = "") -> Drawn:
     """Draw every figure that has a value and save it in ``out`` as PNG and SVG; ``notes`` name what fails.
 
     Args:
@@ -111,7 +112,7 @@ def draw(folder: Path, summary: Summary, out: Path, id: str = "") -> Drawn:
         return dataclasses.replace(describe(), name=id + name) if found else None
 
     def panel(resolution: int, evaluated: int) -> Picture | None:
-        samples, unread = read_samples(folder, summary, resolution, evaluated)
+        samples, unread = read_samples(store.folder, summary, resolution, evaluated)
         notes.extend(unread)
         if not samples:
             return None
@@ -127,8 +128,8 @@ def draw(folder: Path, summary: Summary, out: Path, id: str = "") -> Drawn:
             plots.append(shown(group.figure, drawing, partial(_costs, summary, group)))
         trade_off = shown("error_vs_latency", partial(error_vs_latency, summary), partial(_trade_off, summary))
         parts = shown("train_step_parts", partial(train_step_parts, summary), partial(_parts, summary))
-        trainings = attempt("how models were trained", notes, lambda: read_trainings(folder, summary))
-        curves = attempt("training curves", notes, lambda: read_curves(folder, summary)) or []
+        trainings = attempt("how models were trained", notes, lambda: read_trainings(store, summary))
+        curves = attempt("training curves", notes, lambda: read_curves(store, summary)) or []
         drawing = partial(training_curves, curves, summary)
         training = shown("training_curves", drawing, partial(_training, summary, curves))
         found = attempt("scaling", notes, lambda: summary.scaling)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from attn_bench.format import significant
 from attn_bench.report.summary import Summary
 from attn_bench.results.record import Record, Trial
 from attn_bench.results.store import Store
+from attn_bench.sweep.groups import Training
 
 NOT_SAID = "-"
 
@@ -44,14 +46,15 @@ class Trainings:
     tuned: bool
 
 
-def read_trainings(folder: Path, summary: Summary) -> Trainings | None:
+def read_trainings(store: Store, summary: Summary) -> Trainings | None:
     """Return how the models of a summary were trained; None if all were trained alike, without tuning."""
     table = summary.table.drop_duplicates("cell")
     labels = dict(zip(table["cell"].astype(str), table["model"].astype(str)))
-    records = [record for record in Store(folder).records() if record.id in labels and record.cell.training]
-    settings = {record.id: _settings(record) for record in records}
-    names = dict.fromkeys(name for each in settings.values() for name in each)
-    differing = [name for name in names if len({each.get(name, NOT_SAID) for each in settings.values()}) > 1]
+    records = [record for record in store.records() if record.id in labels and record.cell.training]
+    settings = {record.id: _settings(record.cell.training) for record in records if record.cell.training}
+    each = list({id(of): of for of in settings.values()}.values())
+    names = dict.fromkeys(name for of in each for name in of)
+    differing = [name for name in names if len({of.get(name, NOT_SAID) for of in each}) > 1]
     ways: dict[tuple[str, tuple[str, ...], str], list[int]] = {}
     for record in records:
         values = tuple(settings[record.id].get(name, NOT_SAID) for name in differing)
@@ -73,9 +76,9 @@ def _head(name: str) -> str:
     return f"LR {words[3:]}" if words.startswith("lr ") else words.capitalize()
 
 
-def _settings(record: Record) -> dict[str, str]:
-    assert record.cell.training is not None
-    return {name: _text(value) for name, value in asdict(record.cell.training).items() if value is not None}
+@lru_cache(maxsize=1024)
+def _settings(training: Training) -> Mapping[str, str]:
+    return {name: _text(value) for name, value in asdict(training).items() if value is not None}
 
 
 def _text(value: Any) -> str:

@@ -19,6 +19,7 @@ from attn_bench.report.page import markdown_page
 from attn_bench.report.pictures import attempt, draw, file_name
 from attn_bench.report.summary import Summary
 from attn_bench.report.tables import markdown_table
+from attn_bench.results.store import Store
 
 PAGE = "index.html"
 
@@ -39,7 +40,7 @@ def write_report(folder: Path, *summaries: Summary, out: Path | None = None) -> 
     Raises:
         DiskError: ``out`` cannot be written.
     """
-    out = out or folder / "report"
+    out, store = out or folder / "report", Store(folder)
     tables = [markdown_table(summary) for summary in summaries]
     several = len(summaries) > 1
     heads = [f"## {for_markdown(summary.task)}\n\n" if several else "" for summary in summaries]
@@ -47,9 +48,9 @@ def write_report(folder: Path, *summaries: Summary, out: Path | None = None) -> 
     _save(out / "table.tex", "\n".join(map(latex_table, summaries)))
     notes: list[str] = []
     ids = [f"{file_name(summary.task)}-" if several else "" for summary in summaries]
-    drawn = [draw(folder, summary, out, id) for id, summary in zip(ids, summaries)]
-    origin = attempt("where the results come from", notes, lambda: read_origin(folder)) or NOWHERE
-    checks = attempt("claims of papers", notes, lambda: _checks(folder)) or []
+    drawn = [draw(store, summary, out, id) for id, summary in zip(ids, summaries)]
+    origin = attempt("where the results come from", notes, lambda: read_origin(store)) or NOWHERE
+    checks = attempt("claims of papers", notes, lambda: _checks(store)) or []
     drawn[0] = dataclasses.replace(drawn[0], notes=(*drawn[0].notes, *notes))
     parts = [*zip(summaries, drawn)]
     pages: dict[str, Callable[[], str]] = {
@@ -76,6 +77,6 @@ def _save(path: Path, text: str) -> None:
         file.write(text.encode(errors="backslashreplace"))
 
 
-def _checks(folder: Path) -> list[Check]:
+def _checks(store: Store) -> list[Check]:
     """Check the results against the built-in claims; without records there are no checks."""
-    return check(read_claims(), [folder]) if (folder / "run.json").is_file() else []
+    return check(read_claims(), [store]) if (store.folder / "run.json").is_file() else []

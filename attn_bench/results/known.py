@@ -30,6 +30,7 @@ class Known:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.cells = folder, folder / "cells"
+        self._within = os.path.join(self.cells, "")
         self._records: dict[str, tuple[Stamp, Record | None]] = {}
         # What the index holds, or would if it were written now; and which of it is not in the file yet.
         self._indexed: dict[str, Indexed] = {}
@@ -69,14 +70,14 @@ class Known:
             with os.scandir(self.cells) as entries:
                 for entry in entries:
                     hidden = entry.name.startswith(".")
-                    if entry.name.endswith(_SUFFIX) and not hidden and (stamp := _stamp(entry)) is not None:
+                    if entry.name.endswith(_SUFFIX) and not hidden and (stamp := _stamp(entry.path)) is not None:
                         found[entry.name.removesuffix(_SUFFIX)] = stamp
         except FileNotFoundError:
             return {}
         return dict(sorted(found.items()))
 
-    def _path(self, id: str) -> Path:
-        return self.cells / f"{id}{_SUFFIX}"
+    def _path(self, id: str) -> str:
+        return f"{self._within}{id}{_SUFFIX}"
 
     def _at(self, id: str, stamp: Stamp, *, bulk: bool = False) -> Record | None:
         """Return the record of a file that had ``stamp`` a moment ago.
@@ -101,11 +102,11 @@ class Known:
         except ValueError:  # damaged: the file says what it is
             return None
 
-    def _of_file(self, id: str, path: Path, stamp: Stamp, bulk: bool) -> Record | None:
+    def _of_file(self, id: str, path: str, stamp: Stamp, bulk: bool) -> Record | None:
         self._indexed.pop(id, None)
         self._missing.discard(id)
         try:
-            text = Record.text_of(read_json(path, LARGEST_BYTES))
+            text = Record.text_of(read_json(Path(path), LARGEST_BYTES))
             record = _named(Record.from_text(text), id)
         except FileNotFoundError:
             return None
@@ -130,14 +131,14 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _stamp(file: Path | os.DirEntry[str]) -> Stamp | None:
+def _stamp(path: str) -> Stamp | None:
     """Return the stamp of a file, None if it is not there, or cannot be looked at, which is reported."""
     try:
-        return Stamp.of(file.stat())
+        return Stamp.of(os.stat(path))
     except FileNotFoundError:  # also for a link to nothing
         return None
     except OSError as error:
-        say_once(f"{os.fspath(file)}: skipped, {clean(reason(error))}")
+        say_once(f"{path}: skipped, {clean(reason(error))}")
         return None
 
 

@@ -62,17 +62,19 @@ def labels(records: Sequence[Record], *, tasks: bool = False) -> list[str]:
     return [names[kinds[i]] for i in range(len(records))]
 
 
+def kinds(records: Sequence[Record]) -> list[int]:
+    """Return a number for each record, equal for cells that differ in no setting, whatever their label and seed."""
+    found: dict[Hashable, int] = {}
+    return [
+        found.setdefault((record.cell.kind, record.weights and record.weights.folder), len(found)) for record in records
+    ]
+
+
 def for_each_kind(records: Sequence[Record], made: Callable[[Record], T]) -> list[T]:
-    """Return what ``made`` returns for each record; it is called once for cells that differ in no setting."""
-    found: dict[Hashable, T] = {}
-    for record in records:
-        if (kind := _kind(record)) not in found:
-            found[kind] = made(record)
-    return [found[_kind(record)] for record in records]
-
-
-def _kind(record: Record) -> Hashable:
-    return record.cell.kind, record.weights and record.weights.folder
+    """Return what ``made`` returns for each record; it is called once for those of a kind (:func:`kinds`)."""
+    numbers = kinds(records)
+    found = {number: made(record) for number, record in dict(zip(numbers, records)).items()}
+    return [found[number] for number in numbers]
 
 
 def _settings(record: Record) -> dict[str, str]:

@@ -17,12 +17,15 @@ def why_again(cells: Iterable[Cell], records: Iterable[Record]) -> str | None:
         cells: cells without their own record.
         records: of the folder.
     """
+    waiting = [cell for cell in cells if not cell.broken]
+    if not waiting:
+        return None
     before = {
         _settings(record.cell): record.cell
         for record in sorted(records, key=lambda record: record.started or "")
         if record.cell.model_version != BROKEN
     }
-    found = [(old, cell) for cell in cells if not cell.broken and (old := before.get(_settings(cell))) is not None]
+    found = [(old, cell) for cell in waiting if (old := before.get(_settings(cell))) is not None]
     if not found:
         return None
     reasons = dict.fromkeys(reason for old, cell in found for reason in _changed(old, cell))

@@ -73,14 +73,13 @@ class Column:
     summary: str
     own: bool = False
 
-    def values(self, rows: Sequence[Row]) -> list[Any]:
-        """Return its value in each row, or None."""
-        if callable(self.where):
-            found = list(map(self.where, rows))
-        else:
-            found = [row.record for row in rows]
-            for key in _keys(self.where):
-                found = _in_each(found, key)
+    def values(self, rows: Sequence[Row], known: dict[str, list[Any]]) -> list[Any]:
+        """Return its value in each row, or None.
+
+        Args:
+            known: what is in each row under keys that other columns share; under the empty key its record.
+        """
+        found = list(map(self.where, rows)) if callable(self.where) else _at_each(self.where, known)
         return [value if row.own else None for value, row in zip(found, rows)] if self.own else found
 
 
@@ -307,11 +306,21 @@ def at(values: Any, path: str) -> Any:
     return values
 
 
-def _in_each(values: Sequence[Any], key: str) -> list[Any]:
-    mappings = {kind for kind in map(type, values) if _is_mapping(kind)}  # type: ignore[arg-type]
-    if not mappings:
-        return [getattr(value, key, None) for value in values]
-    return [value.get(key) if type(value) in mappings else getattr(value, key, None) for value in values]
+def _at_each(path: str, known: dict[str, list[Any]]) -> list[Any]:
+    """Return what :func:`at` returns for each of many values, ``known[""]``; keeps what it finds on the way."""
+    if path not in known:
+        above, _, key = path.rpartition(".")
+        values = _at_each(above, known)
+        kinds = set(map(type, values))
+        if kinds == {type(None)}:
+            return values
+        mappings = {kind for kind in kinds if _is_mapping(kind)}
+        known[path] = (
+            [value.get(key) if type(value) in mappings else getattr(value, key, None) for value in values]
+            if mappings
+            else [getattr(value, key, None) for value in values]
+        )
+    return known[path]
 
 
 @cache

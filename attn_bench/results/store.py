@@ -55,6 +55,9 @@ class Store:
         self.folder = folder
         self._info: RunInfo | None = None
         self._known = Known(folder)
+        # The records as they were when they were last merged.
+        self._each: list[Record] = []
+        self._merged: list[Record] = []
 
     @classmethod
     def create(cls, folder: Path) -> Store:
@@ -175,16 +178,24 @@ class Store:
             if not _hidden(Path(path.name)):
                 yield path.stem
 
+    def each_by_id(self) -> dict[str, Record]:
+        """Return every valid record by its id; a file with none is skipped and reported once."""
+        return self._known.records()
+
     def each(self) -> list[Record]:
-        """Return every valid record; a file with none is skipped and reported once."""
-        return list(self._known.records().values())
+        """Return every valid record (:meth:`each_by_id`)."""
+        return list(self.each_by_id().values())
 
     def records(self) -> list[Record]:
         """Return every valid record, ordered by resolution, model and seed.
 
         Records of the same trained model are merged into one (:mod:`.merge`).
         """
-        return sorted(merged(self.each()), key=lambda r: (r.cell.resolution, r.cell.model, r.cell.seed, r.id))
+        each = self.each()
+        if len(each) != len(self._each) or any(one is not other for one, other in zip(each, self._each)):
+            found = sorted(merged(each), key=lambda r: (r.cell.resolution, r.cell.model, r.cell.seed, r.id))
+            self._each, self._merged = each, found
+        return list(self._merged)
 
     def table(self) -> pd.DataFrame:
         """Return the table of every record (see :func:`load`)."""

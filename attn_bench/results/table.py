@@ -231,7 +231,8 @@ def column_values(
         for resolution in record.cell.evaluated:
             rows.append(Row(record, named[i], resolution, record.evaluated_at(resolution), environment))
             places.append(i)
-    found = {column.column: column.values(rows) for column in shown}
+    known: dict[str, list[Any]] = {"": [row.record for row in rows]}
+    found = {column.column: column.values(rows, known) for column in shown}
     return found | {name: [values[i] for i in places] for name, values in axes.items()}
 
 

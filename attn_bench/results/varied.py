@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from attn_bench.errors import UserError
 from attn_bench.plugins.options import options_of
 from attn_bench.plugins.registry import MODELS, TASKS
-from attn_bench.results.labels import for_each_kind
+from attn_bench.results.labels import for_each_kind, kinds
 from attn_bench.results.record import Record
 from attn_bench.results.validation import as_json
 from attn_bench.sweep.cell import GROUPS
@@ -25,16 +26,17 @@ def varied(records: Sequence[Record], elsewhere: Collection[str]) -> dict[str, l
     Args:
         elsewhere: settings that have a column in every table.
     """
+    numbers = kinds(records)
     columns: dict[str, list[Any]] = {}
     for owner_of, values_of, default in (
-        (lambda record: record.cell.plugin, lambda record: record.cell.options, _default_of_model),
+        (lambda record: record.cell.plugin, lambda record: record.cell.options, default_of_model),
         (lambda record: record.cell.task, lambda record: record.cell.task_options, _default_of_task),
     ):
         owners: dict[str, list[int]] = {}
         for i, record in enumerate(records):
             owners.setdefault(owner_of(record), []).append(i)
         for owner, own in owners.items():
-            for name in _differing({records[i].cell.kind: values_of(records[i]) for i in own}.values()):
+            for name in _differing({numbers[i]: values_of(records[i]) for i in own}.values()):
                 column = columns.setdefault(f"{owner}.{name}", [None] * len(records))
                 for i in own:
                     values = values_of(records[i])
@@ -43,8 +45,8 @@ def varied(records: Sequence[Record], elsewhere: Collection[str]) -> dict[str, l
     by_task: dict[str, list[int]] = {}
     for i, record in enumerate(records):
         by_task.setdefault(record.cell.task, []).append(i)
-    kinds = [{records[i].cell.kind: settings[i] for i in own} for own in by_task.values()]
-    differing = dict.fromkeys(name for each in kinds for name in _differing(each.values()))
+    different = [{numbers[i]: settings[i] for i in own} for own in by_task.values()]
+    differing = dict.fromkeys(name for each in different for name in _differing(each.values()))
     found = {name: [of.get(name) for of in settings] for name in differing if name not in (*elsewhere, "measure")}
     return {name: _plain(values) for name, values in {**found, **columns}.items() if _known(values)}
 
@@ -77,7 +79,8 @@ def _plain(values: list[Any]) -> list[Any]:
 
 
 @functools.cache
-def _default_of_model(plugin: str, option: str) -> Any:
+def default_of_model(plugin: str, option: str) -> Any:
+    """Return the default of an option of a model; None if there is none, as far as the plugin is there to ask."""
     return _default(MODELS, plugin, option)
 
 
@@ -91,4 +94,5 @@ def _default(registry: Any, name: str, option: str) -> Any:
         known = options_of(registry.load(name))
     except UserError:  # it is not installed, or broken
         return None
-    return known[option].default if option in known else None
+    default = known[option].default if option in known else None
+    return None if default is dataclasses.MISSING else default

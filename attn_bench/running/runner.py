@@ -116,7 +116,7 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     work = Work.of(cells, store, running, modules=imported(cells), listen=watcher.listen)
     parts, there = _due(work)
     watcher.on_cells(cells, there)
-    if again := why_again((cell for cell in cells if store.read(cell.id) is None), store.records()):
+    if again := why_again((cell for cell in cells if store.read(cell.id) is None), store.each()):
         watcher.on_warning(again)
     if running.keep_weights and (without := _without_weights(store, cells, parts)):
         watcher.on_warning(
@@ -196,12 +196,12 @@ def _keep_trials(cells: Sequence[Cell], store: Store) -> None:
 def _due(work: Work) -> tuple[list[Cell], list[Status]]:
     """Return the parts of the cells to run, and the status of the cells that are not run."""
     parts, there = [], []
-    work.store.each()  # at once, rather than one by one
+    records = work.store.each_by_id()
     for cell in work.cells:
         if (part := work.due(cell)) is not None:
             parts.append(part)
-        elif record := work.store.read(cell.id):
-            there.append(record.status)
+        elif cell.id in records:
+            there.append(records[cell.id].status)
     return parts, there
 
 
@@ -226,9 +226,8 @@ def _unserved(cell: Cell, task: Task) -> str | None:
 def _forget_broken(store: Store, cells: Sequence[Cell]) -> None:
     """Remove the rows of models whose plugins were broken and can be used now."""
     usable = {cell.model for cell in cells if cell.broken is None}
-    for id in list(store.ids()):
-        record = store.read(id)
-        if record is not None and record.cell.model_version == BROKEN and record.cell.model in usable:
+    for id, record in store.each_by_id().items():
+        if record.cell.model_version == BROKEN and record.cell.model in usable:
             store.path("cells", id).unlink(missing_ok=True)
 
 

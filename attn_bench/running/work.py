@@ -64,15 +64,18 @@ def due(store: Store, cell: Cell, retry: Retry) -> Cell | None:
     record = store.read(cell.id)
     if record is None or retry == "all" or cell.broken is not None or _outdated(record, cell):
         return cell
-    measuring = cell.only_measured() if cell.measuring.measure else None
     if record.status == "ok":
         measured = record.cell.measuring.measure and record.measured_version in (None, versions.MEASURING)
-        return None if measured and not (retry == "disturbed" and record.disturbed) else measuring
+        return None if measured and not (retry == "disturbed" and record.disturbed) else _measuring(cell)
     if retry == "failed" and record.status not in FINAL:
         evaluated = {each.resolution: each.status for each in record.evaluations}
         done = evaluated.get(cell.resolution) == "ok" and evaluated.keys() >= set(cell.eval_resolutions)
-        return measuring if measuring is not None and done else cell
-    return measuring if record.lacks_measuring else None
+        return _measuring(cell) if done and cell.measuring.measure else cell
+    return _measuring(cell) if record.lacks_measuring else None
+
+
+def _measuring(cell: Cell) -> Cell | None:
+    return cell.only_measured() if cell.measuring.measure else None
 
 
 def _outdated(record: Record, cell: Cell) -> bool:

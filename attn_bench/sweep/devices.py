@@ -8,7 +8,6 @@ from typing import Literal
 
 from attn_bench.errors import UserError
 
-
 # Device files of drivers: NVIDIA's, on its embedded boards, under Windows, and AMD's, which torch calls CUDA as well.
 _DRIVERS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg", "/dev/kfd")
 

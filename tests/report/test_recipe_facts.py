@@ -9,6 +9,7 @@ from made_results import TRAINING, Folder
 
 from attn_bench.plugin import TrainingDefaults
 from attn_bench.report.origin import read_origin
+from attn_bench.results.store import Store
 
 
 def facts(folder: Any, **settings: Any) -> dict[str, str]:
@@ -18,7 +19,7 @@ def facts(folder: Any, **settings: Any) -> dict[str, str]:
     training = replace(TRAINING, **settings).completed(TrainingDefaults(resolutions=(16,)))
     made.store.path("cells", record.id).unlink()
     made.store.write(replace(record, id="", cell=replace(record.cell, training=training)))
-    return dict(read_origin(folder).training["darcy"])
+    return dict(read_origin(Store(folder)).training["darcy"])
 
 
 def test_the_usual_schedule_is_only_named(tmp_path: Any) -> None:

@@ -73,7 +73,7 @@ def folder(tmp_path: Path) -> Folder:
 def test_errors_after_equal_times_are_the_last_ones_found_by_then(folder: Folder) -> None:
     change(folder, "mano", trained(10.0, 0.8, 0.4, 0.2, 0.1))  # after 1, 2, 3 and 4 seconds
     change(folder, "fno", trained(5.0, 0.7, 0.5, None, 0.05))  # after 2, 4, 6 and 8 seconds
-    at, _ = found = equal_times(read_curves(folder.store.folder, summary_of(folder)), higher=False)
+    at, _ = found = equal_times(read_curves(folder.store, summary_of(folder)), higher=False)
     assert [each.resolution for each in found] == [16, 32]
     assert at.seconds == (1.0, 2.0, 4.0)
     assert at.errors == {"mano": (0.8, 0.4, 0.1), "fno": (None, 0.7, 0.5)}
@@ -85,9 +85,9 @@ def test_errors_after_equal_times_are_the_last_ones_found_by_then(folder: Folder
 
 def test_curves_are_drawn_by_step_and_by_second_for_each_resolution(folder: Folder) -> None:
     summary = summary_of(folder)
-    assert training_curves(read_curves(folder.store.folder, summary), summary) is None
+    assert training_curves(read_curves(folder.store, summary), summary) is None
     change(folder, "mano", trained(10.0, 0.8, 0.4, 0.2, 0.1))
-    figure = training_curves(read_curves(folder.store.folder, summary), summary)
+    figure = training_curves(read_curves(folder.store, summary), summary)
     assert figure is not None
     assert len(figure.axes) == 8
     assert [axes.get_xlabel() for axes in figure.axes[4:]] == ["step", "seconds of training"] * 2
@@ -96,7 +96,7 @@ def test_curves_are_drawn_by_step_and_by_second_for_each_resolution(folder: Fold
     assert list(by_second.get_xdata()) == [1, 2, 3, 4]
     assert list(by_second.get_ydata()) == list(by_step.get_ydata()) == [0.8, 0.4, 0.2, 0.1]
     change(folder, "mano", lambda record: replace(record, training=replace(record.training, selected_step=30)))
-    figure = training_curves(read_curves(folder.store.folder, summary), summary)
+    figure = training_curves(read_curves(folder.store, summary), summary)
     assert figure is not None
     assert [list(axes.lines[-1].get_xdata()) for axes in figure.axes[:4]] == [[10, 20, 30, 40], [1, 2, 3, 4], [30], [3]]
 
@@ -160,13 +160,13 @@ def test_an_error_that_weights_were_chosen_by_is_marked_and_not_best(folder: Fol
 
 
 def test_settings_are_listed_where_they_differ(folder: Folder) -> None:
-    assert read_trainings(folder.store.folder, summary_of(folder)) is None
+    assert read_trainings(folder.store, summary_of(folder)) is None
     for record in folder.store.records():
         if record.cell.model == "fno":
             other = replace(record.cell, training=replace(record.cell.training, learning_rate=1e-3, optimizer="lion"))  # type: ignore[type-var]
             folder.store.path("cells", record.id).unlink()
             folder.store.write(replace(record, cell=other, id=other.id))
-    found = read_trainings(folder.store.folder, summary_of(folder))
+    found = read_trainings(folder.store, summary_of(folder))
     assert found is not None
     assert (found.heads, found.tuned) == (("Optimizer", "Learning rate"), False)
     assert [(row.model, row.resolutions, row.settings) for row in found.rows] == [
@@ -183,7 +183,7 @@ def test_what_tuning_tried_is_listed_round_by_round(folder: Folder) -> None:
     )
     change(folder, "mano", lambda record: replace(record, trials=trials))
     summary = summary_of(folder)
-    found = read_trainings(folder.store.folder, summary)
+    found = read_trainings(folder.store, summary)
     assert found is not None
     assert found.tuned
     tried = {row.model: row.tried for row in found.rows}

@@ -56,9 +56,9 @@ def everything(folder: Path) -> None:
     try:
         store = Store.open(folder)
         table = store.table()
-        read_origin(folder)
+        read_origin(Store(folder))
         compare(store, store, Thresholds())
-        check(CLAIMS, [folder])
+        check(CLAIMS, [Store(folder)])
         _, said = read_samples(folder, summarise(table, METRICS), 16)
     except UserError as error:
         said = [str(error)]

@@ -168,7 +168,7 @@ def test_a_broken_environment_is_skipped(folder, caplog, text):
         path.write_text(text)
     table = attn_bench.load(folder)
     assert table.device_name.isna().all()
-    assert [machine.cells for machine in read_origin(folder).machines] == [2]
+    assert [machine.cells for machine in read_origin(Store(folder)).machines] == [2]
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith(f"{path}: skipped, ")
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.claims.claim import LARGEST
 from attn_bench.analysis.scaling import Fit, fits
-from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
-from attn_bench.plugins.options import options_of
-from attn_bench.plugins.registry import MODELS
 from attn_bench.results.labels import labels
 from attn_bench.results.quantities import Quantity, at, quantities
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
+from attn_bench.results.varied import default_of_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,9 +46,7 @@ class Group:
     def option(self, name: str) -> Any:
         """Return the value of an option of the model; its default where it is not set, None where there is none."""
         given = self.first.cell.options
-        if name in given:
-            return given[name]
-        return _defaults(self.first.cell.plugin, self.first.cell.model_version).get(name)
+        return given[name] if name in given else default_of_model(self.first.cell.plugin, name)
 
     def has(self, options: Mapping[str, Any]) -> bool:
         """Tell whether options of the model have these values."""
@@ -61,16 +55,6 @@ class Group:
     def _metric(self, record: Record, metric: str) -> float | None:
         evaluation = record.evaluated_at(self.resolution)
         return evaluation.metrics.get(metric) if evaluation is not None and evaluation.status == "ok" else None
-
-
-@cache
-def _defaults(plugin: str, version: str) -> Mapping[str, Any]:
-    """Return the defaults of the options of an installed plugin; none if it is not installed."""
-    try:
-        options = options_of(MODELS.load(plugin))
-    except UserError:
-        return {}
-    return {name: option.default for name, option in options.items() if option.default is not dataclasses.MISSING}
 
 
 def costs() -> dict[str, Quantity]:
@@ -86,9 +70,8 @@ def _cost(record: Record, quantity: Quantity) -> float | None:
 class Run:
     """One task of a results folder."""
 
-    def __init__(self, folder: Path, task: str, metrics: Mapping[str, Metric], records: Sequence[Record]) -> None:
-        self.folder = str(folder)
-        self.store = Store.open(folder)
+    def __init__(self, store: Store, task: str, metrics: Mapping[str, Metric], records: Sequence[Record]) -> None:
+        self.folder, self.store = str(store.folder), store
         self.task, self.metrics = task, tuple(metrics)
         self._higher = {name for name, metric in metrics.items() if metric.direction == "higher"}
         groups: dict[tuple[str, int], Group] = {}
@@ -118,12 +101,11 @@ class Run:
         return fits(self.table)
 
 
-def runs(folder: Path) -> Iterator[Run]:
+def runs(store: Store) -> Iterator[Run]:
     """Yield the tasks of a results folder."""
-    store = Store.open(folder)
     tasks, records = store.run_info().tasks, store.records()
     for task in dict.fromkeys((*tasks, *(record.cell.task for record in records))):
-        yield Run(folder, task, tasks.get(task, {}), [record for record in records if record.cell.task == task])
+        yield Run(store, task, tasks.get(task, {}), [record for record in records if record.cell.task == task])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from attn_bench.analysis.claims.checks import UNJUDGED, Check, Verdict
 from attn_bench.analysis.claims.claim import RATIOS, Claim
@@ -29,6 +28,7 @@ from attn_bench.analysis.scaling import BENT, EQUAL, EXPONENTS, FLAT, TOLERANCE,
 from attn_bench.errors import unknown
 from attn_bench.plugins.registry import MODELS
 from attn_bench.results.quantities import at, drawn
+from attn_bench.results.store import Store
 
 # Settings of two models that are compared with each other.
 TRAINED_ALIKE = ("data", "cell.tuning")
@@ -39,15 +39,15 @@ WIDEST = 0.5
 MOST_SIZES = 8
 
 
-def check(claims: Iterable[Claim], folders: Sequence[Path]) -> list[Check]:
-    """Compare the results in ``folders`` with every claim; at least one check per claim, in the order of the claims.
+def check(claims: Iterable[Claim], stores: Sequence[Store]) -> list[Check]:
+    """Compare the results in ``stores`` with every claim; at least one check per claim, in the order of the claims.
 
     Results that cannot be compared are left out if others can; if none can, the closest one is kept.
 
     Raises:
         UserError: a folder contains no results, or invalid ones.
     """
-    there, installed = [run for folder in folders for run in runs(folder)], MODELS.entries()
+    there, installed = [run for store in stores for run in runs(store)], MODELS.entries()
     found = []
     for claim in claims:
         kept = _kept(claim, [each for run in there for each in judge(claim, run)])

@@ -19,6 +19,7 @@ from attn_bench.analysis.claims.claim import read_claims
 from attn_bench.analysis.claims.judges import check
 from attn_bench.errors import UserError
 from attn_bench.report import claims_table as shown
+from attn_bench.results.store import Store
 
 VALUE = {
     "id": "mine", "says": "as published", "certainty": "paper", "model": "mano", "metric": "rel_l2",
@@ -38,7 +39,7 @@ def written(path: Path, *claims: Any) -> Path:
 
 
 def only(folder: Path, claim: Any) -> Check:
-    (found,) = check(read_claims(written(folder, claim)), [folder / "made"])
+    (found,) = check(read_claims(written(folder, claim)), [Store(folder / "made")])
     return found
 
 
@@ -217,7 +218,7 @@ def test_degenerate_claims_and_results_make_no_traceback(
         claims = read_claims(written(path, {**base, **changed}))
     except UserError:
         return
-    found = check(claims, [path / "made"])
+    found = check(claims, [Store(path / "made")])
     text = shown.markdown(found)
     shown.rows(found)
     for each in found:

@@ -34,7 +34,7 @@ PAPER = dict(MODELS.load("mano").presets["paper"])
 
 
 def checks(folder: Folder, *ids: str) -> list[Check]:
-    return [c for c in check(read_claims(), [folder.store.folder]) if c.claim.id in ids]
+    return [c for c in check(read_claims(), [folder.store]) if c.claim.id in ids]
 
 
 def only(folder: Folder, id: str) -> Check:
@@ -110,7 +110,7 @@ def test_settings_that_must_be_given(tmp_path: Path) -> None:
     folder.store.write_run_info(RunInfo({"flowers102": {"top1": Metric("higher", "", "%")}}))
     folder.add("mano-swinv2", 224, options={"weights": "a.safetensors"})
     for claim in (c for c in read_claims() if c.id == "mano-flowers102"):
-        (found,) = check([claim], [folder.store.folder])
+        (found,) = check([claim], [folder.store])
         assert (found.verdict, found.note) == ("not yet run", "no top1: not trained")
     cell = next((tmp_path / "cells").glob("*.json"))
     for top1, verdict in ((89.5, "reproduced"), (91.0, "better"), (87.0, "not reproduced")):
@@ -286,7 +286,7 @@ def test_cells_that_were_not_run_are_marked(tmp_path: Path) -> None:
     assert only(folder, "mano-darcy-64").note == "no rel_mse: oom"
     assert only(folder, "mano-linear-time").note == "forward latency is needed at three or more sizes"
     assert only(folder, "fma-time").verdict == "not yet run"
-    verdicts = {c.claim.id: c.verdict for c in check(read_claims(), [folder.store.folder])}
+    verdicts = {c.claim.id: c.verdict for c in check(read_claims(), [folder.store])}
     assert [id for id, verdict in verdicts.items() if verdict != "not yet run"] == ["mano-darcy-32"]
 
 
@@ -304,7 +304,7 @@ def test_several_folders_together(tmp_path: Path) -> None:
     add_mano(right, [0.008])
     add_mano(wrong, [0.008], DRAWN | {"recipe": "fno"})
     for order in ((right, wrong), (wrong, right)):
-        found = [c for c in check(read_claims(), [f.store.folder for f in order]) if c.claim.id == "mano-darcy-16"]
+        found = [c for c in check(read_claims(), [f.store for f in order]) if c.claim.id == "mano-darcy-16"]
         assert [(c.verdict, c.folder) for c in found] == [("reproduced", str(tmp_path / "right"))]
 
 
@@ -398,7 +398,7 @@ def test_hostile_text_stays_on_its_line(tmp_path: Path) -> None:
         for i, text in enumerate(HOSTILE)
     ]  # fmt: skip
     own.write_text(yaml.safe_dump({"claims": claims}))
-    found = check(read_claims(own), [folder.store.folder])
+    found = check(read_claims(own), [folder.store])
     assert len(found) >= len(HOSTILE)
     table = shown.markdown(found)
     assert "<script>" not in table
