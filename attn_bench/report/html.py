@@ -72,17 +72,12 @@ def html_page(parts: Sequence[tuple[Summary, Drawn]], origin: Origin, checks: Se
             }
             for summary, drawn in parts
         ],
-        statuses=sum((_statuses(summary) for summary, _ in parts), Counter()).most_common(),
+        statuses=sum((Counter(summary.statuses) for summary, _ in parts), Counter()).most_common(),
         origin=origin,
         claims=claims_table.rows(checks),
         more_claims=len(checks) - len(claims_table.touched(checks)),
         steps=steps(origin.cells),
     )
-
-
-def _statuses(summary: Summary) -> Counter[str]:
-    # Evaluations of a cell at other resolutions are not cells.
-    return Counter(summary.table.drop_duplicates("cell")["status"].astype(str))
 
 
 def _overview(summary: Summary, drawn: Drawn) -> dict[str, Any]:
@@ -103,7 +98,7 @@ def _overview(summary: Summary, drawn: Drawn) -> dict[str, Any]:
         "task": summary.task,
         "extent": extent(summary),
         "findings": findings(summary),
-        "statuses": _statuses(summary).most_common(),
+        "statuses": Counter(summary.statuses).most_common(),
         "places": [(name, title) for name, title, there in places if there],
     }
 

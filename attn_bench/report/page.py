@@ -65,8 +65,8 @@ def extent(summary: Summary) -> str:
     variants = f" in {count(len(summary.models), 'variant')}" if models < len(summary.models) else ""
     return (
         f"{count(models, 'model')}{variants} at {count(len(summary.resolutions), 'resolution')} "
-        f"({', '.join(map(str, summary.resolutions))})."
-    )
+        f"({', '.join(map(str, summary.resolutions))}). {summary.selection}"
+    ).rstrip()
 
 
 def _figure(picture: Picture) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REQUIRED = ("cell", "model", "resolution", "seed", "status")
+# Figures and tables with more models than this cannot be read.
+MOST_MODELS = 40
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Summary:
     """A results table aggregated over seeds.
 
     Attributes:
-        table: the table that it summarizes.
+        table: the table that it summarizes, without the models that are left out.
         metrics: of the task, in its order; the first is the primary one.
         models: labels in the order of the table, references left out.
         references: labels of constant predictors: any model has to beat them, and their cost is not compared.
@@ -36,6 +39,8 @@ class Summary:
         settings: task, device, precision and batch size, which all rows share.
         max_seeds: the largest number of seeds behind a value.
         sequence: whether a resolution is the length of a sequence rather than of an axis of a grid.
+        left_out: number of models that are not shown, as there are more than :data:`MOST_MODELS`.
+        statuses: number of cells by status, with those of all models.
     """
 
     table: pd.DataFrame = field(repr=False, compare=False)
@@ -48,6 +53,8 @@ class Summary:
     settings: Mapping[str, str]
     max_seeds: int
     sequence: bool = False
+    left_out: int = 0
+    statuses: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> Mapping[str, str]:
@@ -116,6 +123,18 @@ class Summary:
                 yield f"{who} ({gap.where})", f"not measured: {gap.reason}"
             for text in entry.changed:
                 yield who, f"the model changed {text}"
+
+    @property
+    def selection(self) -> str:
+        """A sentence on the models that are not shown; empty if all are."""
+        if not self.left_out:
+            return ""
+        (cost,) = quantities("trade-off")
+        verb, rank = ("is", "ranks") if self.left_out == 1 else ("are", "rank")
+        return (
+            f"{self.left_out} more, which {rank} lower in {self.primary.axis} and {cost.axis} at every resolution, {verb} "
+            "in table.csv only."
+        )
 
     @property
     def points(self) -> str:
@@ -221,22 +240,47 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
     named = tuple(of_metric(name, metric) for name, metric in metrics.items())
     each = (*named, *quantities())
     entries = sorted((entry_of(key, group, each) for key, group in groups.items()), key=lambda e: e.resolution)
-    own = tuple(entry for entry in entries if not entry.transfer)
+    own = [entry for entry in entries if not entry.transfer]
     labels = dict.fromkeys(str(row["model"]) for row in rows)
     references = {str(row["model"]) for row in rows if row.get("reference") is True}
+    # Evaluations of a cell at other resolutions are not cells.
+    statuses = Counter(table.drop_duplicates("cell")["status"].astype(str))
+    models = [label for label in labels if label not in references]
+    shown = {*references, *_foremost(models, own, named[0])}
+    if len(labels) > len(shown):
+        entries, own = ([entry for entry in of if entry.model in shown] for of in (entries, own))
+        table = table[table["model"].astype(str).isin(shown)]
     return Summary(
         table=table,
         metrics=named,
-        models=tuple(label for label in labels if label not in references),
+        models=tuple(model for model in models if model in shown),
         references=tuple(label for label in labels if label in references),
         # Kept weights may be evaluated only where they were not trained.
         resolutions=tuple(sorted({entry.resolution for entry in own or entries})),
-        entries=own,
+        entries=tuple(own),
         transfers=tuple(entry for entry in entries if entry.transfer),
         settings=_settings(rows),
         max_seeds=max((stat.n for entry in own for stat in entry.values.values()), default=0),
         sequence=is_sequence(table),
+        left_out=len(labels) - len(shown),
+        statuses=statuses,
     )
+
+
+def _foremost(models: Sequence[str], entries: Sequence[Entry], metric: Quantity) -> list[str]:
+    """Return at most :data:`MOST_MODELS` models: those that rank highest in the metric or latency at a resolution."""
+    if len(models) <= MOST_MODELS:
+        return list(models)
+    best = dict.fromkeys(models, len(models))
+    for quantity in (metric, *quantities("trade-off")):
+        for resolution in {entry.resolution for entry in entries}:
+            found = [
+                e for e in entries if e.resolution == resolution and e.model in best and quantity.column in e.values
+            ]
+            found.sort(key=lambda e: e.values[quantity.column].mean, reverse=quantity.higher)
+            for rank, entry in enumerate(found):
+                best[entry.model] = min(best[entry.model], rank)
+    return sorted(models, key=best.__getitem__)[:MOST_MODELS]
 
 
 def _settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from attn_bench.errors import UserError
+from attn_bench.sweep import devices
 from attn_bench.sweep.devices import THREADS_PER_CPU, check_threads
 from attn_bench.sweep.settings import Sweep
 from attn_bench.sweep.sweep_file import read_sweep_file
@@ -54,3 +55,11 @@ def test_the_command_line_says_so_in_one_line(tmp_path):
     assert ended.stderr.count("\n") == 1
     assert "given: 99999" in ended.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_without_a_driver_torch_is_not_asked_for_cuda(monkeypatch):
+    monkeypatch.setattr(devices, "_DRIVERS", ("/dev/no-such-driver*",))
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
+    assert devices.resolve_device("auto") == "cpu"
+    with pytest.raises(UserError, match="no CUDA device found"):
+        devices.resolve_device("cuda")

@@ -413,7 +413,7 @@ def test_the_file_that_ships_is_part_of_the_package() -> None:
 def test_a_claim_that_is_not_decided_names_what_would_decide_it(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     add_mano(folder, [0.01])
-    found = {c.claim.id: c.decided_by for c in check(read_claims(), [folder.store.folder])}
+    found = {c.claim.id: c.decided_by for c in check(read_claims(), [folder.store])}
     assert found["mano-darcy-64"] == (
         "would be decided by: attn-bench run sweeps/darcy.yaml --models mano:paper --resolutions 64 "
         "--out results/darcy, about 5.2 hours on two cores"
@@ -458,7 +458,7 @@ def test_one_row_for_each_claim(tmp_path: Path) -> None:
     for seed, value in enumerate((0.008, 0.008)):
         folder.add("mano:paper", 16, seed, options=PAPER, rel_l2=value**0.5, data=DRAWN)
         folder.add("mano:paper", 32, seed, options=PAPER, rel_l2=value**0.5, data=DRAWN, epochs=50.0)
-    lines = shown.brief(check(read_claims(), [folder.store.folder])).splitlines()
+    lines = shown.brief(check(read_claims(), [folder.store])).splitlines()
     assert len(lines) == 2 + len(read_claims())
     row = {claim.id: line for claim, line in zip(read_claims(), lines[2:])}
     assert "| reproduced |" in row["mano-darcy-16"]
