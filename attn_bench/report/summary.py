@@ -132,8 +132,8 @@ class Summary:
         (cost,) = quantities("trade-off")
         verb, rank = ("is", "ranks") if self.left_out == 1 else ("are", "rank")
         return (
-            f"{self.left_out} more, which {rank} lower in {self.primary.axis} and {cost.axis} at every resolution, {verb} "
-            "in table.csv only."
+            f"{self.left_out} more, which {rank} lower in {self.primary.axis} and {cost.axis} at every resolution, "
+            f"{verb} in table.csv only."
         )
 
     @property

@@ -194,7 +194,7 @@ def _settings_of(holder: type, group: str) -> Iterator[Setting]:
 
 def built(holder: type[T], given: Mapping[str, Any]) -> T:
     """Return an instance of ``holder`` from values that were read; a group is built if one of its settings is given."""
-    settings, hints = settings_of(holder), _hints(holder)
+    settings, hints = settings_of(holder), _hints(holder)  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in given.items():
@@ -209,10 +209,10 @@ def built(holder: type[T], given: Mapping[str, Any]) -> T:
 
 def replaced(holder: T, given: Mapping[str, Any]) -> T:
     """Return ``holder`` with values of its settings and of those of its groups replaced, by name."""
-    known = settings_of(type(holder))
+    known = settings_of(type(holder))  # type: ignore[arg-type]
     values: dict[str, Any] = {name: value for name, value in given.items() if not known[name].group}
     for group in dict.fromkeys(known[name].group for name in given if known[name].group):
-        kind = group_of(_hints(type(holder))[group])
+        kind = group_of(_hints(type(holder))[group])  # type: ignore[arg-type]
         assert kind is not None
         own = {name: value for name, value in given.items() if known[name].group == group}
         values[group] = dataclasses.replace(getattr(holder, group) or kind(), **own)

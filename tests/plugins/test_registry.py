@@ -7,7 +7,14 @@ from importlib import metadata
 import pytest
 
 from attn_bench.errors import UserError
+from attn_bench.plugins import registry
 from attn_bench.plugins.registry import MODELS, TASKS, Registry
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_loaded(monkeypatch):
+    """Look at every plugin anew, as tests change some in place."""
+    monkeypatch.setattr(registry, "_LOADED", {})
 
 
 def test_a_registered_plugin_is_loaded_with_its_origin():
