@@ -65,16 +65,16 @@ def read_samples(
     samples: dict[str, Sample] = {}
     notes: list[str] = []
     at = (resolution, evaluated or resolution)
-    there = {path.name for path in (folder / "artifacts").glob("*.npz")}
+    there = {path.name: path for path in (folder / "artifacts").glob("*.npz") if path.is_file()}
     for model in summary.models:
         entries = [entry for entry in (*summary.entries, *summary.transfers) if entry.model == model]
         cells = [cell for each in entries if (each.resolution, each.eval_resolution) == at for cell in each.cells]
-        if (name := next((name for cell in cells if (name := f"{Path(cell).name}.npz") in there), None)) is None:
+        found = [path for cell in cells if (path := there.get(f"{Path(cell).name}.npz"))]
+        if not found:
             continue
-        path = folder / "artifacts" / name
         name = f"{summary.names[model]} at {at[1]}"
         try:
-            sample = _read(path, "" if at[0] == at[1] else f"_{at[1]}")
+            sample = _read(found[0], "" if at[0] == at[1] else f"_{at[1]}")
         except Exception as error:  # readers document only some of the errors that a broken archive causes
             notes.append(f"{name}: its fields cannot be read ({type(error).__name__})")
             continue

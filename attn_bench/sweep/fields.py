@@ -170,14 +170,22 @@ def group_of(annotation: Any) -> type | None:
     return next((each for each in members if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
 
 
-@functools.cache
 def settings_of(holder: type) -> Mapping[str, Setting]:
     """Return the settings in the fields of ``holder`` and of its groups, in order."""
+    return _settings_in(holder)
+
+
+@functools.cache
+def _settings_in(holder: type) -> Mapping[str, Setting]:
     return {setting.name: setting for setting in _settings_of(holder, "")}
 
 
-@functools.cache
 def _hints(holder: type) -> Mapping[str, Any]:
+    return _hints_in(holder)
+
+
+@functools.cache
+def _hints_in(holder: type) -> Mapping[str, Any]:
     return get_type_hints(holder, include_extras=True)
 
 
@@ -194,7 +202,7 @@ def _settings_of(holder: type, group: str) -> Iterator[Setting]:
 
 def built(holder: type[T], given: Mapping[str, Any]) -> T:
     """Return an instance of ``holder`` from values that were read; a group is built if one of its settings is given."""
-    settings, hints = settings_of(holder), _hints(holder)  # type: ignore[arg-type]
+    settings, hints = settings_of(holder), _hints(holder)
     values: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in given.items():
@@ -209,10 +217,10 @@ def built(holder: type[T], given: Mapping[str, Any]) -> T:
 
 def replaced(holder: T, given: Mapping[str, Any]) -> T:
     """Return ``holder`` with values of its settings and of those of its groups replaced, by name."""
-    known = settings_of(type(holder))  # type: ignore[arg-type]
+    known = settings_of(type(holder))
     values: dict[str, Any] = {name: value for name, value in given.items() if not known[name].group}
     for group in dict.fromkeys(known[name].group for name in given if known[name].group):
-        kind = group_of(_hints(type(holder))[group])  # type: ignore[arg-type]
+        kind = group_of(_hints(type(holder))[group])
         assert kind is not None
         own = {name: value for name, value in given.items() if known[name].group == group}
         values[group] = dataclasses.replace(getattr(holder, group) or kind(), **own)
