@@ -181,8 +181,7 @@ def _joined_along(
     for group in grouped(completed, rest):
         first = group[0]
         if len(group) > 1 and name in values_of(first):
-            joined = tuple(_distinct(value for each in group for value in values_of(each)[name]))
-            joined = tuple(sorted(joined)) if name in ("resolutions", "seeds") else joined
+            joined = _distinct(value for each in group for value in values_of(each)[name])
             first, group = with_values(first, {**values_of(first), name: joined}), []
         found += group or [first]
     # What a default was written out for, and is alone nevertheless, is as it was.
@@ -234,8 +233,11 @@ def _json(product: _Product) -> Any:
     return json.dumps(values, sort_keys=True, default=dict)
 
 
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    return list({json.dumps(value, sort_keys=True): value for value in values}.values())
+def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return values once each, numbers by their size: equal values are in equal order, wherever they come from."""
+    by_text = {json.dumps(value, sort_keys=True): value for value in values}
+    numbers = {text: value if isinstance(value, int | float) else 0 for text, value in by_text.items()}
+    return tuple(by_text[text] for text in sorted(by_text, key=lambda text: (numbers[text], text)))
 
 
 def _with_all_models(products: Sequence[_Product]) -> list[_Product]:
@@ -296,8 +298,7 @@ def _whole(products: Sequence[_Product]) -> _Product | None:
 
 
 def _all_values(each: Sequence[Values]) -> Values:
-    found = {name: tuple(_distinct(value for of in each for value in of[name])) for name in each[0]}
-    return found | {name: tuple(sorted(found[name])) for name in ("resolutions", "seeds") if name in found}
+    return {name: _distinct(value for of in each for value in of[name]) for name in each[0]}
 
 
 def _rules(product: _Product, whole: _Product) -> list[dict[str, Any]]:

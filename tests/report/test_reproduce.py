@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -144,6 +145,17 @@ def test_what_tuning_chose_is_chosen_again() -> None:
         {**one, "training": {**one["training"], "learning_rate": rate}} for one, rate in zip(wanted, (1e-3, 2e-3))
     ]
     (found,) = sweeps(chosen)
+    assert ids([cell.to_json() for cell in Sweep.from_settings(found).cells()]) == ids(wanted)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_the_records_makes_no_difference(seed: int) -> None:
+    wanted = cells(
+        {"models": "toy,toy-slow", "set": "toy.width=2,4", "precision": "float32,bf16", "resolutions": [8, 12]}
+    )
+    random.Random(seed).shuffle(wanted)
+    (found,) = sweeps(wanted)
+    assert "include" not in found
     assert ids([cell.to_json() for cell in Sweep.from_settings(found).cells()]) == ids(wanted)
 
 
