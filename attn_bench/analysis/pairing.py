@@ -81,7 +81,7 @@ class Case:
 def pair(base: Sequence[Record], new: Sequence[Record]) -> list[Case]:
     """Return every cell of base and new, whether or not the other side has it, by resolution and label."""
     records = [*base, *new]
-    cells = _settings(records)
+    cells = settings_of(records)
     own, others = cells[: len(base)], cells[len(base) :]
     partners = _partners({cell.id: cell for cell in own}, {cell.id: cell for cell in others})
     cells = [*own, *(partners.get(cell.id, cell) for cell in others)]
@@ -130,7 +130,7 @@ def _versions(cell: Cell) -> tuple[str, str, int | None]:
     return cell.model_version, cell.task_version, cell.training_version
 
 
-def _settings(records: Sequence[Record]) -> list[Cell]:
+def settings_of(records: Sequence[Record]) -> list[Cell]:
     """Return each cell without its seed, the versions of the code, and whether it was measured; those alike once."""
     found: dict[Hashable, Cell] = {}
     cells = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_bench.cli import checking, claims, comparing, data, jobs, listing, reporting, running
+from attn_bench.cli import checking, claims, comparing, data, history, jobs, listing, reporting, running
 from attn_bench.cli.error_messages import Lines
 from attn_bench.errors import UserError
 from attn_bench.sweep.execution import Running
@@ -87,3 +87,4 @@ app.command()(checking.check)
 app.command()(claims.claims)
 app.command("list")(listing.list_)
 app.command()(data.data)
+app.add_typer(history.app, name="history")

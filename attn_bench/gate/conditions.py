@@ -88,6 +88,17 @@ def unlike(before: Record, after: Record, environments: tuple[Environment | None
     )
 
 
+def of_times(record: Record, environment: Environment) -> dict[str, str]:
+    """Return the conditions under which times of a record can be compared with those of another: both have the same.
+
+    The version of torch is one, as what it changes is not a change of the measured code.
+    """
+    found = {**_flags(record, environment), **_variables(environment)}
+    found |= {"machine": environment.hardware, "torch": environment.versions.get("torch", "unknown")}
+    found |= {"measured": record.measured_under or ALONE, "measuring code": record.measured_version}
+    return {name: str(found[name]) for name in sorted(found)}
+
+
 def _differ(name: str, before: Any, after: Any) -> str:
     if before == after:
         return ""

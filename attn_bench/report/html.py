@@ -63,7 +63,7 @@ def html_page(parts: Sequence[tuple[Summary, Drawn]], origin: Origin, checks: Se
     return environment.get_template("page.html.j2").render(
         css=Markup(css),
         script=Markup(script),
-        policy=_policy(css, script),
+        policy=policy(css, script),
         several=several,
         parts=[
             {
@@ -163,7 +163,7 @@ def _breadth(svg: bytes) -> str:
     return "broader" if width > BROADER_PT else "broad" if width > BROAD_PT else ""
 
 
-def _policy(css: str, script: str) -> str:
+def policy(css: str, script: str) -> str:
     """Return a content security policy that allows only the page's own content, and no requests."""
     style, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script))
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -22,7 +23,8 @@ from attn_bench.cli import app
 
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-(WORKFLOW,) = (yaml.safe_load(text) for language, text in BLOCKS if language == "yaml" and "jobs:" in text)
+WORKFLOW, HISTORY = (yaml.safe_load(text) for language, text in BLOCKS if language == "yaml" and "jobs:" in text)
+JOBS = {**WORKFLOW["jobs"], **HISTORY["jobs"]}
 SHELL = [text for language, text in BLOCKS if language == "sh"]
 # Limits that do not depend on how busy the machine is.
 EXACT = "parameters=0,flops=0"
@@ -31,33 +33,34 @@ MODEL = model_code("averages")
 
 def steps(job: str) -> dict[str, str]:
     """Return the shell lines of a job by the name of the step."""
-    return {step["name"]: step["run"] for step in WORKFLOW["jobs"][job]["steps"] if "run" in step}
+    return {step["name"]: step["run"] for step in JOBS[job]["steps"] if "run" in step}
 
 
 def commands() -> list[list[str]]:
     """Return every ``attn-bench`` command on the page as words."""
     lines = [line for text in SHELL for line in text.splitlines()]
-    for job in WORKFLOW["jobs"]:
+    for job in JOBS:
         lines += [line for text in steps(job).values() for line in text.splitlines()]
-    return [shlex.split(line) for line in lines if line.startswith("attn-bench ")]
+    return [shlex.split(line) for line in map(str.strip, lines) if line.startswith("attn-bench ")]
 
 
 def test_every_command_on_the_page_has_the_options_that_it_is_given() -> None:
     import typer.main
 
     known: Any = typer.main.get_command(app.app)
-    assert {words[1] for words in commands()} == {"ab", "compare", "run", "measure"}
+    assert {words[1] for words in commands()} == {"ab", "compare", "run", "measure", "history"}
     for words in commands():
+        command = known.commands[words[1]]
         options = {
             name
-            for parameter in known.commands[words[1]].params
+            for parameter in (command.commands[words[2]] if words[1] == "history" else command).params
             for name in (*parameter.opts, *parameter.secondary_opts)
         }
         assert {word for word in words if word.startswith("--")} <= options, words
 
 
 def test_the_workflow_needs_nothing_of_this_repository() -> None:
-    lines = "\n".join(text for job in WORKFLOW["jobs"] for text in steps(job).values())
+    lines = "\n".join(text for job in JOBS for text in steps(job).values())
     assert "constraints.txt" not in lines
     assert "tox" not in lines
     ours = "".join(path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "workflows").glob("*.yml"))
@@ -146,3 +149,25 @@ def test_a_stored_baseline_in_a_repository_of_a_plugin(runner: Runner) -> None:
     for lines in (store, compare):
         assert "--resolutions 16,32" in lines
         runner.run(lines.replace("16,32", "16"))
+
+
+@pytest.mark.slow
+def test_the_job_of_the_history_in_a_repository_of_a_plugin(runner: Runner) -> None:
+    git(runner.checkout.parent, "init", "--quiet", "--bare", "origin")
+    git(runner.checkout, "remote", "add", "origin", str(runner.checkout.parent / "origin"))
+    install, measure, add = steps("history").values()
+    runner.environment |= HISTORY["env"]
+    runner.run(install)
+    for change in ("# one\n", "# two\n"):
+        runner.change(MODEL + change)
+        runner.run(measure)
+        runner.run(add)
+        git(runner.checkout, "worktree", "remove", "--force", "../history")
+        shutil.rmtree(runner.checkout.parent / "results")
+    files = git(runner.checkout.parent / "origin", "ls-tree", "-r", "--name-only", HISTORY["env"]["BRANCH"]).split()
+    assert "index.html" in files
+    revisions = {file[5:17] for file in files if file.startswith("perf/")}
+    assert revisions == {line[:12] for line in git(runner.checkout, "rev-list", "-2", "HEAD").split()}
+    assert len(files) == 3
+    page = git(runner.checkout.parent / "origin", "show", f"{HISTORY['env']['BRANCH']}:index.html")
+    assert "2 revisions" in page

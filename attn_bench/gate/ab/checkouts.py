@@ -92,7 +92,7 @@ class Repository:
                 f"no such revision: {shown} is not in this clone, which is shallow; "
                 f"fetch it with {self._fetching(revision)}"
             )
-        names = self._lines("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes", "refs/tags")
+        names = self.lines("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes", "refs/tags")
         if not names and self._try(self.root, "rev-parse", "--verify", "--quiet", "HEAD").returncode:
             raise UserError(f"no such revision: {shown}; the repository has no commit yet")
         ends = [name for name in names if name.partition("/")[2] == revision]
@@ -108,13 +108,22 @@ class Repository:
         """Return the command that gets a revision that a shallow clone does not have."""
         whole = "'git fetch --unshallow'"
         remote, _, branch = revision.partition("/")
-        if not branch or remote not in self._lines("remote"):
+        if not branch or remote not in self.lines("remote"):
             remote, branch = "origin", revision
         # An ancestor or a commit is fetched with the history that contains it.
         if not re.fullmatch(r"[\w./-]+", branch) or re.fullmatch(r"[0-9a-f]{7,64}|HEAD", branch):
             return whole
         # A clone of a single branch fetches another one only with an explicit destination.
         return f"'git fetch {remote} {branch}:refs/remotes/{remote}/{branch}', or the whole history with {whole}"
+
+    def lines(self, *arguments: str) -> list[str]:
+        """Return the lines that a git command prints; raises UserError if it fails."""
+        return [os.fsdecode(line) for line in self._git(*arguments).split(b"\n") if line]
+
+    def has(self, commit: str) -> bool:
+        """Tell whether the repository has a commit, named by its whole hash."""
+        hash = re.fullmatch(r"[0-9a-f]{40,64}", commit)
+        return hash is not None and not self._try(self.root, "cat-file", "-e", f"{commit}^{{commit}}").returncode
 
     @contextlib.contextmanager
     def checkout(self, revision: str | None) -> Iterator[Path]:
@@ -223,9 +232,6 @@ class Repository:
             return Path(os.fsdecode((entry / "gitdir").read_bytes()).removesuffix("\n")).parent
         except OSError:
             return None
-
-    def _lines(self, *arguments: str) -> list[str]:
-        return [os.fsdecode(line) for line in self._git(*arguments).split(b"\n") if line]
 
     def _line(self, *arguments: str, at: Path | None = None) -> str:
         # Not strip(): a path may end with a space.

@@ -1,0 +1,82 @@
+"""Commands that keep what revisions measured, and show where it stepped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attn_bench.cli.as_json import Format, put_json
+from attn_bench.cli.printing import put
+
+if TYPE_CHECKING:
+    from attn_bench.history.told import Told
+
+app = typer.Typer(
+    help="Keep what each revision measured, and show which costs stepped and where.", rich_markup_mode=None
+)
+Repo = Annotated[Path, typer.Option("--repo", "--repository", help="Folder of the git repository that was measured.")]
+Stored = Annotated[Path, typer.Option("--store", help="Folder of the history.")]
+Branch = Annotated[str, typer.Option("--branch", help="Branch, tag or commit whose history is shown.")]
+
+
+@app.command()
+def add(
+    results: Annotated[Path, typer.Argument(help="Results folder of one revision.")],
+    repo: Repo = Path(),
+    store: Stored = Path("perf"),
+    revision: Annotated[
+        str | None, typer.Option(help="Revision that was measured [what is checked out in the repository].")
+    ] = None,
+    dirty: Annotated[
+        bool, typer.Option("--dirty", help="Accept results of a work tree with uncommitted changes, and mark them.")
+    ] = False,
+) -> None:
+    """Add what a revision measured to a store; nothing that is in it changes, and several processes can add at once."""
+    from attn_bench.history.told import add as add_to
+
+    written, cells, commit = add_to(results, repo, store, revision, dirty=dirty)
+    for path in written:
+        print(path)
+    if not written:
+        print(f"{store}: has the results of {results} at {commit[:10]} already")
+    else:
+        print(f"{store}: added {cells} cell{'s' * (cells != 1)} of revision {commit[:10]}")
+
+
+@app.command()
+def show(repo: Repo = Path(), store: Stored = Path("perf"), branch: Branch = "HEAD", form: Format = "text") -> None:
+    """Show which costs stepped, by how much and between which commits."""
+    from attn_bench.history import told as shown
+
+    told = _told(repo, store, branch)
+    if form == "json":
+        put_json(shown.plain_data(told))
+    else:
+        put(shown.console(told))
+
+
+@app.command()
+def page(
+    repo: Repo = Path(),
+    store: Stored = Path("perf"),
+    branch: Branch = "HEAD",
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("history.html"),
+) -> None:
+    """Write a self-contained page with a curve per cell and cost over revisions."""
+    from attn_bench.files import atomic_write
+    from attn_bench.history.charts import html_page
+
+    told = _told(repo, store, branch)
+    with atomic_write(out) as file:
+        file.write(html_page(told).encode())
+    for note in told.notes:
+        print(note)
+    print(f"Page: {out}")
+
+
+def _told(repo: Path, store: Path, branch: str) -> Told:
+    from attn_bench.history.told import tell
+
+    return tell(repo, store, branch)

@@ -1,0 +1,1 @@
+"""What revisions measured, kept over time, and the revisions at which a cost stepped."""
