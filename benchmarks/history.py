@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from attn_bench.files import atomic_write
-from attn_bench.history.steps import Change, changes
+from attn_bench.history.changepoints import Change, changes
 
 REVISIONS = 60
 NEAR = 2

@@ -23,7 +23,7 @@ Branch = Annotated[str, typer.Option("--branch", help="Branch, tag or commit who
 
 @app.command()
 def add(
-    results: Annotated[Path, typer.Argument(help="Results folder of one revision.")],
+    results: Annotated[list[Path], typer.Argument(help="Results folders of one revision.", metavar="RESULTS...")],
     repo: Repo = Path(),
     store: Stored = Path("perf"),
     revision: Annotated[
@@ -40,7 +40,7 @@ def add(
     for path in written:
         print(path)
     if not written:
-        print(f"{store}: has the results of {results} at {commit[:10]} already")
+        print(f"{store}: already has these results of revision {commit[:10]}")
     else:
         print(f"{store}: added {cells} cell{'s' * (cells != 1)} of revision {commit[:10]}")
 

@@ -66,15 +66,15 @@ class Kept:
         return _digest([self.revision, self.dirty, self.record.to_json()])
 
 
-def of_results(store: Store, revision: str, *, dirty: bool) -> list[Kept]:
-    """Return what a results folder measured.
+def of_results(store: Store) -> list[Kept]:
+    """Return what a results folder measured, of a revision still to be named.
 
     Raises:
         UserError: it has no latency.
     """
     environments = {record.environment: store.environment(record.environment) for record in store.each()}
     found = [
-        Kept(revision, dirty, _small(record), environment)
+        Kept("", False, _small(record), environment)
         for record in store.each()
         if record.latency and record.status == "ok" and (environment := environments[record.environment]) is not None
     ]

@@ -16,9 +16,9 @@ from itertools import pairwise
 
 from attn_bench.analysis.pairing import settings_of
 from attn_bench.gate.conditions import of_times
+from attn_bench.history.changepoints import Change, changes
 from attn_bench.history.commits import Commit
 from attn_bench.history.kept import Kept
-from attn_bench.history.steps import Change, changes
 from attn_bench.results.labels import labels
 from attn_bench.results.quantities import Quantity, at, quantities
 from attn_bench.running.measure.latency import median_interval

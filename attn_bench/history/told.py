@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,18 +79,18 @@ class Told:
         return f"{steps} in {count(len(self.curves), 'curve')} over {count(len(self.commits), 'revision')}"
 
 
-def add(results: Path, repo: Path, store: Path, revision: str | None, *, dirty: bool) -> tuple[list[Path], int, str]:
-    """Add the results folder of a revision to a store; return the files written, how many cells, and the commit.
+def add(
+    results: Sequence[Path], repo: Path, store: Path, revision: str | None, *, dirty: bool
+) -> tuple[list[Path], int, str]:
+    """Add results folders of a revision to a store; return the files written, how many cells, and the commit.
 
     Raises:
         UserError: as of :func:`.kept.of_results`, :func:`.commits.measured` and :class:`.kept.History`.
     """
-    folder = Store.open(results)
     history = History(store)
-    kept = of_results(folder, "", dirty=False)
+    kept = [each for folder in results for each in of_results(Store.open(folder))]
     commit, dirty = measured(repo, revision, {each.environment.git for each in kept}, dirty=dirty)
-    kept = of_results(folder, commit, dirty=dirty)
-    return history.add(kept), len(kept), commit
+    return history.add([replace(each, revision=commit, dirty=dirty) for each in kept]), len(kept), commit
 
 
 def tell(repo: Path, store: Path, branch: str = "HEAD") -> Told:

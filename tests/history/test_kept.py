@@ -94,13 +94,13 @@ def test_results_without_a_latency_are_refused(tmp_path: Path):
     folder = Folder(tmp_path)
     folder.add("mano", 16, status="oom", error="too large")
     with pytest.raises(UserError, match="no cell has a latency to keep"):
-        of_results(Store.open(tmp_path), ONE, dirty=False)
+        of_results(Store.open(tmp_path))
 
 
 def test_samples_are_left_out(tmp_path: Path):
     folder = Folder(tmp_path)
     folder.add("mano", 16)
     folder.add("mano", 32, status="crashed", error="boom")
-    (row,) = of_results(Store.open(tmp_path), ONE, dirty=False)
+    (row,) = of_results(Store.open(tmp_path))
     assert row.record.latency["forward"].samples_ms == ()
     assert row.record.latency["forward"].median_ms > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attn_bench.history.steps import FEWEST, changes
+from attn_bench.history.changepoints import FEWEST, changes
 
 
 def noise(seed: int, revisions: int = 60, odd: float = 0.05) -> np.ndarray:
