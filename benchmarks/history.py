@@ -73,13 +73,13 @@ def summary(same: int, number: int) -> str:
     head = ["processes per revision", "planted", "any step", *(f"found after {since} revisions" for since in SINCE)]
     rows = [[*head, "planted place is in the range told"], ["--:", ":--", *["--:"] * (len(SINCE) + 2)]]
     for processes in PROCESSES:
-        false = sum(bool(changes(noise(generator, REVISIONS, processes))) for _ in range(same))
+        false = sum(bool(changes(noise(generator, REVISIONS, processes), processes)) for _ in range(same))
         rows.append([str(processes), "nothing", f"**{100 * false / same:.2f} %**", *["-"] * (len(SINCE) + 1)])
         for size in SIZES:
             shares, named = [], []
             for since in SINCE:
                 drawn = [planted(generator, processes, size, since) for _ in range(number)]
-                found = [(next(filter(near(at), changes(values)), None), at) for values, at in drawn]
+                found = [(next(filter(near(at), changes(values, processes)), None), at) for values, at in drawn]
                 hits = [(change, at) for change, at in found if change is not None]
                 shares.append(f"{100 * len(hits) / number:.0f} %")
                 named += [change.first <= at <= change.last for change, at in hits]

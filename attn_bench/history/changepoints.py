@@ -17,10 +17,8 @@ import numpy as np
 
 from attn_bench.analysis.statistics import exp
 
-# Of the kernel, in units of the noise.
-WIDTH = 1.5
-# What a step must gain, in units of the kernel: with less, noise alone makes steps.
-PENALTY = 3.3
+# Of so many processes, one that is far off does not move the median.
+REPEATED = 3
 # Revisions on each side of a step, and in a series.
 SIDE, FEWEST = 2, 6
 # The least noise that processes have, and the smallest step that is told: in logarithms, so shares.
@@ -28,6 +26,28 @@ LEAST_NOISE, SMALLEST = 0.007, 0.02
 # Another place for a step is as good if it costs no more than this.
 AS_GOOD = 1.0
 CONFIDENCE, DRAWS = 0.95, 1000
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How values are compared.
+
+    Attributes:
+        width: in units of the noise.
+        penalty: what a step must gain: with less, noise alone makes steps.
+    """
+
+    width: float
+    penalty: float
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """As ruptures takes them."""
+        return {"gamma": 1 / (2 * self.width**2)}
+
+
+# With the wider one, a step is found after two revisions, but two odd processes in a row would be one.
+SINGLE, SEVERAL = Kernel(1.5, 3.1), Kernel(2.5, 2.2)
 
 
 @dataclass(frozen=True)
@@ -49,19 +69,24 @@ class Change:
     high: float
 
 
-def changes(logs: Sequence[float]) -> list[Change]:
-    """Return the steps in the logarithms of one quantity over revisions, in order."""
+def changes(logs: Sequence[float], processes: int = 1) -> list[Change]:
+    """Return the steps in the logarithms of one quantity over revisions, in order.
+
+    Args:
+        logs: one for each revision.
+        processes: of which a value is the median, for most revisions.
+    """
     values = np.asarray(logs, float)
     if len(values) < FEWEST:
         return []
     import ruptures
 
     scaled = (values / _noise(values)).reshape(-1, 1)
-    parameters = {"gamma": 1 / (2 * WIDTH**2)}
-    found = ruptures.KernelCPD(kernel="rbf", params=parameters, min_size=SIDE).fit(scaled)
-    ends = [int(end) for end in found.predict(pen=PENALTY)]
+    kernel = SEVERAL if processes >= REPEATED else SINGLE
+    found = ruptures.KernelCPD(kernel="rbf", params=kernel.parameters, min_size=SIDE).fit(scaled)
+    ends = [int(end) for end in found.predict(pen=kernel.penalty)]
     ends = _large(values, ends)
-    cost = ruptures.costs.CostRbf(**parameters).fit(scaled)
+    cost = ruptures.costs.CostRbf(**kernel.parameters).fit(scaled)
     return [_change(values, cost, *around) for around in zip([0, *ends], ends, ends[1:])]
 
 

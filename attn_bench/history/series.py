@@ -178,7 +178,10 @@ def _judged(series: Series, quantity: Quantity) -> Series:
     if not points:
         return series
     logs = [math.log(point.value) for point in points]
-    found = changes(logs) if quantity.rule == "timed" else _differences(logs, quantity.group.allowed)
+    if quantity.rule == "timed":
+        found = changes(logs, statistics.median_low(len(point.values) for point in points))
+    else:
+        found = _differences(logs, quantity.group.allowed)
     steps = tuple(_step(points, change) for change in found)
     ends = [0, *(change.at for change in found), len(points)]
     levels = tuple(_level(points[start:end]) for start, end in pairwise(ends))
