@@ -15,7 +15,7 @@ from attn_bench.report import html
 TEMPLATES = Path(__file__).parent / "templates"
 # Of a chart, in units of its view box.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 220, 52, 10, 14, 24
-TICKS, HASHES = 4, 4
+TICKS, HASHES = 5, 4
 # Series are told apart by color and shape; further ones look like the last.
 LOOKS = 6
 # Commits that are named for a step.

@@ -73,6 +73,12 @@ class Told:
     notes: Sequence[str]
 
     @property
+    def passages(self) -> list[tuple[Commit, str]]:
+        """Where curves go on under other conditions: the first revision there, and what changed; each once."""
+        found = {(mark.place, mark.text) for curve in self.curves for mark in curve.marks}
+        return [(self.commits[place], text) for place, text in sorted(found, reverse=True)]
+
+    @property
     def headline(self) -> str:
         """The outcome in one line."""
         steps = count(len(self.changes), "step") if self.changes else "no step"
@@ -162,9 +168,7 @@ def _remarks(told: Told) -> list[str]:
         for each in told.changes
         if each.step.packages
     ]
-    marks = [
-        f"{told.commits[mark.place].short}: {mark.text}; not compared across" for c in told.curves for mark in c.marks
-    ]
+    marks = [f"from {commit.short} on {text}; not compared across" for commit, text in told.passages]
     return list(dict.fromkeys(plain(line, 200) for line in (*found, *marks)))
 
 
