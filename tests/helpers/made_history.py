@@ -24,7 +24,7 @@ def repository(folder: Path, commits: int) -> list[str]:
         f"commit refs/heads/main\ncommitter nobody <nobody@localhost> 1760000000 +0000\n"
         f"data {len(message)}\n{message}\nM 100644 inline file\ndata {len(str(i))}\n{i}\n\n"
         for i in range(commits)
-        for message in [f"Change {i}"]
+        for message in [f"Change {i} of {commits}"]
     )
     subprocess.run(
         ["git", "-C", str(folder), "fast-import", "--quiet"], input=stream.encode(), check=True, env=surroundings()
@@ -48,10 +48,8 @@ def record(model: str = "mano", resolution: int = 16, ms: float = 10.0, seed: in
         model=model, plugin=model, model_version="1", options={}, task="darcy", task_version="1", task_options={},
         resolution=resolution, seed=seed, execution=EXECUTION,
     )  # fmt: skip
-    forward, step = (
-        Latency(x, 0.98 * x, 1.02 * x, x, x, samples_ms=(x,) * 9, disturbed=changed.pop("disturbed", False))
-        for x in (ms, 3 * ms)
-    )
+    disturbed = changed.pop("disturbed", False)
+    forward, step = (Latency(x, 0.98 * x, 1.02 * x, x, x, disturbed=disturbed) for x in (ms, 3 * ms))
     fields = {"environment": "env", "parameters": 1000, "memory": {"forward": Memory(2.0, 3.0)}} | changed
     return Record(cell, "ok", latency={"forward": forward, "train_step": step}, **fields)
 

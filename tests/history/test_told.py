@@ -130,7 +130,7 @@ def test_unknown_revisions_are_named_and_dirty_ones_are_not_judged(project: Proj
     assert "1 revision not in the history of this branch (ffffffffff)" in told.notes[0]
     assert "20 revisions measured with uncommitted changes" in told.notes[1]
     assert len(told.curves[0].series[0].points) == 40
-    with pytest.raises(UserError, match="nothing to show; left out: 40 revisions"):
+    with pytest.raises(UserError, match="nothing to show; left out: 41 revisions"):
         tell(Project(project.folder.parent / "other", 1).folder, project.store)
 
 
