@@ -24,7 +24,7 @@ SIDE, FEWEST = 2, 6
 # The least noise that processes have, and the smallest step that is told: in logarithms, so shares.
 LEAST_NOISE, SMALLEST = 0.007, 0.02
 # Another place for a step is as good if it costs no more than this.
-AS_GOOD = 1.0
+AS_GOOD = 0.6
 CONFIDENCE, DRAWS = 0.95, 1000
 
 

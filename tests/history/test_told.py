@@ -32,9 +32,9 @@ class Project:
         self.commits = repository(self.folder, commits)
 
     def add(self, revisions: list[str], ms: float = 10.0, **changed: Any) -> None:
-        """Add a measurement to each of some revisions, with noise of 1 %."""
+        """Add a measurement to each of some revisions, with noise of 0.5 %."""
         generator = np.random.default_rng(len(revisions))
-        noise = np.exp(generator.normal(0, 0.01, len(revisions)))
+        noise = np.exp(generator.normal(0, 0.005, len(revisions)))
         History(self.store).add([kept(name, ms * float(x), **changed) for name, x in zip(revisions, noise)])
 
     def show(self, *flags: str) -> None:
