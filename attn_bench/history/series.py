@@ -222,7 +222,7 @@ def _marks(series: Sequence[Series]) -> Iterator[Mark]:
 
 def _passage(old: Series, new: Series) -> str:
     """Say what differs between the conditions of two series."""
-    found = []
+    found: list[str] = []
     for name in sorted(old.conditions.keys() | new.conditions.keys()):
         before, after = (each.conditions.get(name, "not set") for each in (old, new))
         if before == after:
