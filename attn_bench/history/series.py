@@ -131,7 +131,7 @@ def curves(kept: Sequence[Kept], commits: Sequence[Commit]) -> list[Curve]:
     """
     places = {commit.hash: i for i, commit in enumerate(commits)}
     kept = [each for each in kept if each.revision in places]
-    cells = [settings_of(each.record.cell) for each in kept]
+    cells = settings_of([each.record for each in kept])
     named = labels([replace(each.record, cell=cell) for each, cell in zip(kept, cells)])
     groups: dict[tuple[str, int, str, str], list[Kept]] = defaultdict(list)
     for each, cell, label in zip(kept, cells, named):
