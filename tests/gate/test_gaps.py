@@ -46,6 +46,9 @@ class Made:
     def ids(self) -> list[str]:
         return list(map(str, range(len(self._records))))
 
+    def each_by_id(self) -> dict[str, Record]:
+        return {record.id: record for record in self.records()}
+
     def read(self, id: str) -> Record | None:
         return self._records[int(id)]
 
