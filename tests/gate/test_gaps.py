@@ -47,7 +47,7 @@ class Made:
         return list(map(str, range(len(self._records))))
 
     def each_by_id(self) -> dict[str, Record]:
-        return {record.id: record for record in self.records()}
+        return {str(i): record for i, record in enumerate(self._records) if record is not None}
 
     def read(self, id: str) -> Record | None:
         return self._records[int(id)]
