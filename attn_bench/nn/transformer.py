@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attn_bench.nn.coordinates import append_coordinates
+from attn_bench.nn.coordinates import append_coordinates, sinusoids
 from attn_bench.nn.fast_linear import Linear
 from attn_bench.nn.heads import with_head
 from attn_bench.nn.patches import Patched
@@ -64,6 +64,9 @@ class Transformer(nn.Module):
     maps with tanh in between: the operator of MANO (arXiv:2507.02748). Every point is a token. It accepts any grid
     that its mixer accepts.
 
+    A linear map of the coordinates is enough for fields. For classes, fixed sinusoids are added to the tokens: without
+    them, the mean over all points of an image says so little about where something is that training does not start.
+
     Args:
         in_channels: channels of the input field.
         out_channels: channels of the output field.
@@ -71,6 +74,7 @@ class Transformer(nn.Module):
         mixer: called once per block; returns a module from (B, *grid, dim) to (B, *grid, dim).
         axes: number of axes of the grid.
         normalise: whether the mixer is given normalized tokens.
+        positions: whether :func:`attn_bench.nn.coordinates.sinusoids` are added to the tokens.
     """
 
     def __init__(
@@ -82,9 +86,11 @@ class Transformer(nn.Module):
         *,
         axes: int = 2,
         normalise: bool = True,
+        positions: bool = False,
     ) -> None:
         super().__init__()
         dim = options.dim
+        self.positions = positions
         # oneDNN does not help for maps from and to the few channels of a field.
         self.embed = nn.Linear(in_channels + axes, dim)
         self.blocks = _blocks(options, mixer, normalise)
@@ -93,6 +99,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(append_coordinates(x).movedim(1, -1))
+        if self.positions:
+            x = x + sinusoids(tuple(x.shape[1:-1]), x.shape[-1], x)
         for block in self.blocks:  # calling the Sequential would keep its input alive until the end
             x = block(x)
         return self.head(self.norm(x)).movedim(-1, 1)
@@ -177,7 +185,10 @@ def transformer_around(plugin: Mixer, problem: Problem, options: Mixer.Options) 
 
     def operator(outputs: int) -> nn.Module:
         cells = patch**axes
-        module = Transformer(problem.inputs * cells, outputs * cells, options, mixer, axes=axes, normalise=normalise)
+        positions = problem.spec.head is not None
+        module = Transformer(
+            problem.inputs * cells, outputs * cells, options, mixer, axes=axes, normalise=normalise, positions=positions
+        )
         return Patched(module, patch) if patch > 1 else module
 
     return with_head(problem, options.dim, operator)
