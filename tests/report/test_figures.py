@@ -21,7 +21,7 @@ from rich.console import Console
 from test_report import ERRORS, failed, row, save_fields
 
 from attn_bench.analysis.scaling import scaling
-from attn_bench.format import distinct, for_markdown
+from attn_bench.format import LABEL_WIDTH, distinct, for_markdown
 from attn_bench.plugin import Metric
 from attn_bench.report import console_table, write_report
 from attn_bench.report.axes import tick
@@ -29,7 +29,7 @@ from attn_bench.report.figures import cost_vs_resolution, error_vs_resolution
 from attn_bench.report.pictures import finding
 from attn_bench.report.scaling_figure import figure
 from attn_bench.report.style import drawable, looks, style
-from attn_bench.report.summary import Summary, summarise
+from attn_bench.report.summary import MOST_MODELS, Summary, summarise
 from attn_bench.report.tables import markdown_table
 from attn_bench.report.trade_off import error_vs_latency
 from attn_bench.results.quantities import LATENCY, MEMORY, Group
@@ -87,7 +87,7 @@ def ticks(axes: Axes) -> list[list[Text]]:
 def test_names_are_unique(labels: list[str]) -> None:
     names = list(distinct(labels).values())
     assert len(set(names)) == len({drawable(name) for name in names}) == len(labels)
-    assert max(map(len, names)) <= 32
+    assert max(map(len, names)) <= LABEL_WIDTH
     assert all(name.isprintable() for name in names)
 
 
@@ -143,9 +143,9 @@ def test_the_legend_shows_every_model(make: Any, number: int) -> None:
     assert not touching(legend.get_texts())
 
 
-def test_no_two_of_a_hundred_models_look_alike(tmp_path: Path) -> None:
+def test_no_two_of_the_models_shown_look_alike(tmp_path: Path) -> None:
     look = looks(summarise(many(100), ERRORS))
-    assert len({(each.color, each.marker) for each in look.values()}) == 100
+    assert len({(each.color, each.marker) for each in look.values()}) == MOST_MODELS
     write_report(tmp_path, summarise(many(12), ERRORS))
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     marks = {part.partition("</svg>")[0] for part in page.split('<svg class="mark"')[1:]}

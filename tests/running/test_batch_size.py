@@ -16,7 +16,7 @@ from attn_bench.gate.conditions import unlike
 from attn_bench.gate.thresholds import read_thresholds
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
-from attn_bench.results.table import rows
+from attn_bench.results.table import column_values
 from attn_bench.running import batch_size
 from attn_bench.running.attempt import Attempt
 from attn_bench.running.client import End, Share
@@ -137,9 +137,8 @@ def test_what_is_measured_later_has_the_batch_size_of_the_training(room, ran, re
     record = ran(cell_of(train=False, steps=None, measure=True), Room(known=3))
     assert record.batch_size == 3
     assert record.latency["forward"].median_ms
-    assert rows([record], {}, {})[0]["throughput_forward_per_s"] == pytest.approx(
-        3000 / record.latency["forward"].median_ms
-    )
+    (throughput,) = column_values([record], {}, {})["throughput_forward_per_s"]
+    assert throughput == pytest.approx(3000 / record.latency["forward"].median_ms)
     assert set(tried) == {2, 3}
 
 
@@ -242,11 +241,11 @@ def test_ab_needs_a_number() -> None:
 def test_the_table_has_the_size_and_the_label_says_that_it_was_found() -> None:
     found = Record(cell_of(), "ok", effective={"batch_size": 64, "batch_size_found_for_mib": 900})
     given, failed = Record(cell_of(64), "ok"), Record(cell_of(seeds=[1]), "oom")
-    table = {row["cell"]: row for row in rows([found, given, failed], {}, {})}
-    assert [table[record.id]["batch_size"] for record in (found, given, failed)] == [64, 64, None]
-    assert table[found.id]["model"] == "toy [batch auto]"
-    assert table[given.id]["model"] == "toy [batch 64]"
-    assert '"batch_size_found_for_mib": 900' in table[found.id]["effective"]
+    columns = column_values([found, given, failed], {}, {})
+    at = [columns["cell"].index(record.id) for record in (found, given, failed)]
+    assert [columns["batch_size"][i] for i in at] == [64, 64, None]
+    assert [columns["model"][i] for i in at[:2]] == ["toy [batch auto]", "toy [batch 64]"]
+    assert '"batch_size_found_for_mib": 900' in columns["effective"][at[0]]
     other = replace(found, effective={"batch_size": 32})
     assert unlike(found, other, (None, None)).trained == ("batch size: 64 in base, 32 in new",)
     assert not unlike(found, found, (None, None)).trained

@@ -133,7 +133,7 @@ def test_a_rule_that_means_no_cell_is_named() -> None:
         ({"tasks": {"toy-task": 3}}, "setting tasks: 3 is not a mapping"),
         ({"task": "toy-task,toy-tusk"}, "unknown task 'toy-tusk'; did you mean 'toy-task'?"),
         ({"measure": [True, False]}, "setting measure: must be a valid boolean"),
-        ({"batch_size": "2,x"}, "setting batch_size: must be a valid integer (given: 'x')"),
+        ({"batch_size": "2,x"}, "setting batch_size: must be a valid integer or 'auto' (given: 'x')"),
         ({"precision": Text("float32,fp8")}, "--precision: must be 'float32', 'tf32' or 'bf16' (given: 'fp8')"),
         ({"set": "toy.width=2,100.5"}, "toy.width must be a valid integer"),
         ({"epochs": [1, 2], "steps": 3}, "only one training budget is allowed"),
