@@ -130,7 +130,7 @@ def test_a_name_keeps_the_word_in_which_it_differs() -> None:
     assert distinct(["mano", "mano "])["mano"] == "mano"
 
 
-@pytest.mark.parametrize("number", [40, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 75))])
+@pytest.mark.parametrize("number", [MOST_MODELS, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", FIGURES)
 def test_the_legend_shows_every_model(make: Any, number: int) -> None:
     figure = drawn(make, many(number))
