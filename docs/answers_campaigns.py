@@ -38,7 +38,7 @@ CAMPAIGNS = {
     "interfaces": Campaign("interfaces", "run sweeps/interfaces.yaml", 6),
     "darcy-85": Campaign("darcy-85", "run sweeps/darcy-85.yaml --device cuda", 0),
     "context": Campaign("context", "run sweeps/context.yaml", 6),
-    "mechanisms": Campaign("mechanisms", "run sweeps/mechanisms.yaml", 8),
+    "mechanisms": Campaign("mechanisms", "run sweeps/mechanisms.yaml", 11),
     "pathfinder": Campaign("pathfinder", "run sweeps/pathfinder.yaml", 60),
     "darcy-zero-shot": Campaign(
         "", "run --from results/darcy --resolutions 32 --eval-resolutions 16,64,128", 0.5
