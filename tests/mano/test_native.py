@@ -200,7 +200,7 @@ def test_gradients_of_any_layout(compiled):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("option", ["-mno-avx512f", "-mno-avx"])
+@pytest.mark.parametrize("option", ["-mno-avx512f", pytest.param("-mno-avx", marks=pytest.mark.slow)])
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="registers of x86-64")
 def test_narrower_registers(option, fresh, compiled, monkeypatch):
     torch.manual_seed(0)

@@ -49,6 +49,7 @@ def test_streams_and_seeds_differ():
             assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.02
 
 
+@pytest.mark.slow
 def test_neuralop_recipe_has_the_statistics_of_the_published_files():
     """The numbers are of the 1000 samples of darcy_train_16.pt, which neuraloperator ships (Zenodo record 12784353).
 

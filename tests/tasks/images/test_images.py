@@ -62,7 +62,7 @@ def test_scenes_depend_only_on_seed_stream_and_index():
         assert not np.array_equal(other.dots, first.dots)
 
 
-@pytest.mark.parametrize("level", ["easy", "medium"])
+@pytest.mark.parametrize("level", ["easy", pytest.param("medium", marks=pytest.mark.slow)])
 def test_the_distance_of_the_dots_is_hardly_a_clue(level):
     scenes = [scene(0, "train", i, Difficulty(**LEVELS[level])) for i in range(600)]
     distance = np.array([np.hypot(*(s.dots[0] - s.dots[1])) for s in scenes])
