@@ -51,6 +51,7 @@ def test_tuning_finds_the_planted_rate_once_for_all_seeds_and_never_reads_the_te
     assert made == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "tuning/cells").iterdir()}
 
 
+@pytest.mark.slow
 def test_trials_run_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr("attn_bench.running.executors.shares.usable_cores", lambda: sorted(os.sched_getaffinity(0)) * 2)
     settings = {**SETTINGS, "tune": {"learning_rate": [1e-4, 0.1]}, "set": "toy-sealed.sealed=false", "out": tmp_path}

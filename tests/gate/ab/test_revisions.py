@@ -146,6 +146,7 @@ def test_a_side_that_cannot_start_is_one_line(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_exact_metrics_come_with_the_first_pair(base: Side, toys: list[str]) -> None:
     with Side("new", toys) as new:
         comparison = compare_sides(base, new, plan("toy"))

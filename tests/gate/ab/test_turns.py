@@ -67,6 +67,7 @@ def test_a_side_that_a_model_ends_is_one_line_and_leaves_nothing():
     assert not Path(side.temporary).exists()
 
 
+@pytest.mark.slow
 def test_a_hanging_model_ends_with_whoever_asked_for_it():
     """Its process reads no requests, so it cannot see that there are none."""
     code = (

@@ -145,6 +145,7 @@ def test_a_lease_of_another_host_that_went_stale_is_taken_over(tmp_path, monkeyp
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_second_run_with_retry_does_not_repeat_what_the_first_repeated(tmp_path):
     given = sweep(["toy-raises", "toy-nan"], measure=False)
     run_sweep(given, tmp_path / "r")
