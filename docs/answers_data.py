@@ -10,6 +10,7 @@ import pandas as pd
 
 from attn_bench import load
 from attn_bench.analysis.claims.evidence import Estimate, mean
+from attn_bench.report import tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -68,5 +69,4 @@ def higher(metric: str) -> bool:
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
-    align = [":--", *["--:"] * (len(heads) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, align, *lines))
+    return tables.lines(heads, range(1, len(heads)), lines)

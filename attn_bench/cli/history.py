@@ -9,6 +9,7 @@ import typer
 
 from attn_bench.cli.as_json import Format, put_json
 from attn_bench.cli.printing import put
+from attn_bench.format import count
 
 if TYPE_CHECKING:
     from attn_bench.history.told import Told
@@ -42,7 +43,7 @@ def add(
     if not written:
         print(f"{store}: already has these results of revision {commit[:10]}")
     else:
-        print(f"{store}: added {cells} cell{'s' * (cells != 1)} of revision {commit[:10]}")
+        print(f"{store}: added {count(cells, 'cell')} of revision {commit[:10]}")
 
 
 @app.command()

@@ -42,14 +42,10 @@ class Scale:
 
 def html_page(told: Told) -> str:
     """Return the page."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=html.visible,
-    )  # fmt: skip
-    environment.globals |= {"count": count, "value_text": value_text, "named": NAMED}
+    environment = html.templates(TEMPLATES)
+    environment.globals |= {"value_text": value_text, "named": NAMED}
     environment.globals |= {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP}
     environment.globals |= {"bottom": BOTTOM}
     css = (html.TEMPLATES / "page.css").read_text(encoding="utf-8")

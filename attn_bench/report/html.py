@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.claims.checks import Check
 from attn_bench.format import count
@@ -30,6 +30,9 @@ from attn_bench.report.tables import (
 )
 from attn_bench.results.quantities import MEMORY
 
+if TYPE_CHECKING:
+    import jinja2
+
 TEMPLATES = Path(__file__).parent / "templates"
 # Longer reasons are folded.
 REASON_SHOWN = 240
@@ -41,20 +44,28 @@ COLUMNS_PRINTED = 7
 SETTINGS = {"device_name": "Device", "precision": "Precision", "batch_size": "Batch size"}
 
 
-def html_page(parts: Sequence[tuple[Summary, Drawn]], origin: Origin, checks: Sequence[Check], out: Path) -> str:
-    """Return the page, a section for each task; the figures, already drawn, are read from ``out`` and embedded."""
+def templates(folder: Path) -> jinja2.Environment:
+    """Return the templates of a page in ``folder``: values are escaped, and one that is missing is an error."""
     import jinja2
-    from markupsafe import Markup
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=visible,
     )
-    environment.globals |= {"count": count, "text": text, "interval": rows.interval, "exponent": growth.exponent}
+    environment.globals["count"] = count
+    return environment
+
+
+def html_page(parts: Sequence[tuple[Summary, Drawn]], origin: Origin, checks: Sequence[Check], out: Path) -> str:
+    """Return the page, a section for each task; the figures, already drawn, are read from ``out`` and embedded."""
+    from markupsafe import Markup
+
+    environment = templates(TEMPLATES)
+    environment.globals |= {"text": text, "interval": rows.interval, "exponent": growth.exponent}
     environment.globals |= {"error_text": error_text, "seconds": seconds, "equal_times_heads": equal_times_heads()}
     environment.globals |= {"equal_times_note": EQUAL_TIMES_NOTE}
     css, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))

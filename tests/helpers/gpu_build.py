@@ -45,6 +45,16 @@ class Launches:
         return [build(self.kernel, args, constants, capability) for args, constants in self.seen]
 
 
+def fits(recorded: list[Launches], capability: int, *, registers: int, blocks: int) -> None:
+    """Assert that each kernel takes at most so many registers, spills nothing, and that so many blocks share memory."""
+    for launch in recorded:
+        (used,) = launch.build(capability)
+        print(f"sm_{capability} {launch.kernel.fn.__name__}: {used}")
+        assert used.registers <= registers
+        assert used.stack <= 32  # eight registers; a spilled tile is hundreds of bytes
+        assert used.shared <= SHARED[capability] // blocks
+
+
 def build(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any], capability: int) -> Resources:
     """Compile a kernel as a launch with these arguments would: Triton makes 1 a constant and uses multiples of 16."""
     constants = dict(constants)

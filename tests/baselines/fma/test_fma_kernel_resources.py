@@ -4,7 +4,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from gpu_build import SHARED, Launches
+from gpu_build import SHARED, Launches, fits
 
 from baselines.fma import kernels
 
@@ -27,12 +27,7 @@ def launches(monkeypatch, size, head_dim, dtype, causal):
 
 
 def check(recorded, capability):
-    for launch in recorded:
-        (used,) = launch.build(capability)
-        print(f"sm_{capability} {launch.kernel.fn.__name__}: {used}")
-        assert used.registers <= 255
-        assert used.stack <= 32  # eight registers; a spilled tile is hundreds of bytes
-        assert used.shared <= SHARED[capability] // 2
+    fits(recorded, capability, registers=255, blocks=2)
 
 
 def test_kernels_spill_nothing(monkeypatch):
