@@ -10,6 +10,8 @@ from hashlib import sha256
 from json import JSONEncoder, loads
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from attn_bench.plugin import Model, OptionError, Problem
 from attn_bench.plugins.fingerprint import Source
 from attn_bench.sweep.groups import BUDGETS, SCHEDULES, Execution, FineTuning, Measuring, Part, Regime, Training, Tuning
@@ -34,7 +36,7 @@ class Cell:
         model: the label in tables: the plugin's name, and its preset if one was chosen.
         plugin: the name of the model's plugin.
         model_version, task_version: package, version and source digest of the plugins.
-        options, task_options: validated options, as given (defaults are part of the plugin's version).
+        options, task_options: validated options, as given (defaults are part of the plugin's version), as JSON values.
         execution, measuring: complete: ``auto`` and the defaults of the task are resolved.
         training: the same; None for a cell that is measured without being trained.
         finetuning: None for regimes other than ``finetune``.
@@ -77,6 +79,10 @@ class Cell:
     weights_in: tuple[str, str] | None = field(default=None, compare=False)
     variant: str = field(default="", compare=False)
     trials: tuple[Any, ...] = field(default=(), compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("options", "task_options"):  # what is a tuple here would be a list in the record of the cell
+            object.__setattr__(self, name, to_jsonable_python(getattr(self, name)))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

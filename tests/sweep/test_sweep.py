@@ -97,6 +97,14 @@ def test_a_cell_survives_json():
     assert Cell.from_json(cell.to_json()) == cell
 
 
+def test_cells_of_every_model_and_preset_survive_json():
+    names = [name for name in MODELS.names() if not MODELS.entry(name).broken]
+    models = [name + tail for name in names for tail in ("", *(f":{preset}" for preset in MODELS.entry(name).load().presets))]
+    cells = Sweep.from_settings({"models": models, "task": "darcy", "resolutions": 16, "device": "cpu"}).cells()
+    assert "fno:paper" in models  # its n_modes is a tuple
+    assert [Cell.from_json(cell.to_json()) for cell in cells] == cells
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
