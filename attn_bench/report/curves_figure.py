@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from attn_bench.format import significant
 from attn_bench.report.axes import value_axis
 from attn_bench.report.curves import Curve
+from attn_bench.report.points import Plot, Told, say
 from attn_bench.report.style import Legend, Look, drawable, heading, looks
 from attn_bench.report.summary import Summary
 from attn_bench.results.record import Series
@@ -17,6 +19,8 @@ PANEL_WIDTH, PANEL_HEIGHT, ROW_EDGE = 2.9, 2.5, 0.35
 MARKER, RING = 4, 9
 # Curves with more points have no markers.
 POINTS_MARKED = 40
+# Points of the figure that a page says something of; of longer curves, some and the last.
+MOST_SAID = 600
 
 Of = Callable[[Curve], Series]
 
@@ -41,12 +45,13 @@ def training_curves(curves: Sequence[Curve], summary: Summary) -> Figure | None:
         2 * PANEL_WIDTH * len(drawn) + legend.width,
         max(legend.height, (PANEL_HEIGHT + ROW_EDGE) * len(resolutions)),
     )
-    figure = Figure(figsize=size, layout="constrained")
+    figure, told = Plot(figsize=size, layout="constrained"), Told(summary)
     grid = figure.subplots(len(resolutions), 2 * len(drawn), squeeze=False)
     for row, resolution in zip(grid, resolutions):
         own = [curve for curve in curves if curve.resolution == resolution]
         for i, (title, series) in enumerate(drawn):
             _draw(row[2 * i : 2 * i + 2], own, series, look, higher=i == 1 and summary.primary.higher)
+            _say(row[2 * i : 2 * i + 2], own, series, told, title, most=MOST_SAID // grid.size)
             row[2 * i].set_ylabel(drawable(title))
         if len(resolutions) > 1:
             row[0].set_title(f"{'length' if summary.sequence else 'resolution'} {resolution}", loc="left")
@@ -55,6 +60,20 @@ def training_curves(curves: Sequence[Curve], summary: Summary) -> Figure | None:
     legend.draw(figure)
     heading(figure, summary, "loss and error along the training")
     return figure
+
+
+def _say(panels: Sequence[Axes], curves: Sequence[Curve], of: Of, told: Told, what: str, most: int) -> None:
+    """Say of points of each curve when they were reached, and the value there."""
+    each = max(1, most // len(curves)) if curves else 0
+    for axes, by_second in zip(panels, (False, True)):
+        for curve in curves:
+            series, where = of(curve), f"{told.size} {curve.resolution}, seed {curve.seed}"
+            each_point = zip(series.steps, series.seconds, series.values)
+            points = [(at, seconds, value) for at, seconds, value in each_point if value is not None]
+            step = -(-len(points) // each)
+            for steps, seconds, value in points[::-1][:: step or 1][::-1]:
+                values = [f"{what}: {significant(value)}", f"step {steps}, after {significant(seconds)} s of training"]
+                say(axes, seconds if by_second else steps, value, told.lines(curve.model, where, values))
 
 
 def known(series: Series) -> list[float]:

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from attn_bench.report.axes import log_axis, resolution_axis, value_axis
 from attn_bench.report.entry import Entry, Stat
 from attn_bench.report.overlap import LINE, MARKER, dashes, ring_size, same_lines, together
+from attn_bench.report.points import Plot, Told, say
 from attn_bench.report.style import REFERENCE_COLOR, Legend, Look, drawable, heading, looks
 from attn_bench.report.summary import Summary
 from attn_bench.results.quantities import Group, Quantity, quantities
@@ -56,12 +57,12 @@ def _against_resolution(summary: Summary, what: str, panels: Sequence[Quantity])
     width = min(max(PANEL_WIDTH, RESOLUTION_WIDTH * len(summary.resolutions)), WIDEST_PANEL)
     legend = Legend(list(look.values()), extra, PANEL_HEIGHT + (strip + 0.2 if failing else 0))
     size = (width * len(panels) + legend.width + (ROW_LABEL_WIDTH if failing else 0), legend.height)
-    figure = Figure(figsize=size, layout="constrained")
+    figure, told = Plot(figsize=size, layout="constrained"), Told(summary)
     rows = 2 if failing else 1
     grid = GridSpec(rows, len(panels), figure=figure, height_ratios=[strip, max(PANEL_HEIGHT, size[1] - strip)][-rows:])
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(grid[rows - 1, i])
-        _draw(axes, summary, panel, look, (width, PANEL_HEIGHT))
+        _draw(axes, told, panel, look, (width, PANEL_HEIGHT))
         if failing:
             strip_axes = figure.add_subplot(grid[0, i], sharex=axes)
             _draw_failures(strip_axes, summary, failing, look, labelled=i == 0, width=width)
@@ -70,7 +71,8 @@ def _against_resolution(summary: Summary, what: str, panels: Sequence[Quantity])
     return figure
 
 
-def _draw(axes: Axes, summary: Summary, quantity: Quantity, look: dict[str, Look], size: tuple[float, float]) -> None:
+def _draw(axes: Axes, told: Told, quantity: Quantity, look: dict[str, Look], size: tuple[float, float]) -> None:
+    summary = told.summary
     single = len(summary.resolutions) == 1
     places = dict(zip(look, np.geomspace(1 / APART, APART, len(look)) if single and len(look) > 1 else ()))
     drawn = {m: [e for e in summary.of(m) if quantity.column in e.values] for m in look}
@@ -112,6 +114,7 @@ def _draw(axes: Axes, summary: Summary, quantity: Quantity, look: dict[str, Look
                 place, stat.mean, color=its.color, marker=its.marker, markersize=size_of, markeredgecolor="white",
                 zorder=3,
             )  # fmt: skip
+            say(axes, place, stat.mean, told.entry(entry, [quantity]))
 
 
 def bars(stats: Sequence[Stat]) -> list[list[float]]:

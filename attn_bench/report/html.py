@@ -15,6 +15,7 @@ from attn_bench.analysis.claims.checks import Check
 from attn_bench.format import count
 from attn_bench.report import claims_table, rows
 from attn_bench.report import scaling_table as growth
+from attn_bench.report.dark import with_dark_scheme
 from attn_bench.report.origin import Origin
 from attn_bench.report.page import extent
 from attn_bench.report.pictures import Drawn, findings
@@ -39,6 +40,9 @@ REASON_SHOWN = 240
 # Wider figures scroll on a phone: shrunk to fit, their text would be too small.
 BROAD_PT = 500
 BROADER_PT = 800
+# Wider figures have a row of their own, except in very wide windows; still wider ones even there.
+HALF_PT = 620
+WIDE_PT = 860
 # Columns of numbers that fit on a printed page beside the names.
 COLUMNS_PRINTED = 7
 SETTINGS = {"device_name": "Device", "precision": "Precision", "batch_size": "Batch size"}
@@ -94,15 +98,16 @@ def html_page(parts: Sequence[tuple[Summary, Drawn]], origin: Origin, checks: Se
 def _overview(summary: Summary, drawn: Drawn) -> dict[str, Any]:
     """Return what the head of the page says of a task, and where its sections are."""
     places = (
-        ("run", "What was run", True),
         ("results", "Results", True),
-        ("details", "Errors in detail", summary.shown("details")),
+        ("front", "Error against cost", drawn.trade_off),
         ("resolution", "Against resolution", drawn.plots),
-        ("front", "Pareto front", drawn.trade_off),
         ("growth", "Scaling", drawn.growth),
         ("training", "Training", drawn.parts or drawn.training),
-        ("reach", "Reach", True),
+        ("details", "Errors in detail", summary.shown("details")),
         ("fields", "Fields", drawn.panels),
+        ("reach", "Reach", True),
+        ("failures", "Failures", True),
+        ("run", "What was run", True),
     )
     return {
         "id": drawn.id,
@@ -123,10 +128,13 @@ def _of_task(summary: Summary, drawn: Drawn, origin: Origin, out: Path) -> dict[
     details = summary.shown("details")
     memory = [quantity for quantity in quantities if quantity.group == MEMORY]
     files = {picture.name: (out / f"{picture.name}.svg").read_bytes() for picture in drawn.pictures}
+    sizes = {name: _size(svg) for name, svg in files.items()}
     return {
         "id": drawn.id,
-        "images": {name: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for name, svg in files.items()},
-        "broad": {name: _breadth(svg) for name, svg in files.items() if _breadth(svg)},
+        "images": {name: _address(with_dark_scheme(svg)) for name, svg in files.items()},
+        "sizes": sizes,
+        "broad": {name: _breadth(width) for name, (width, _) in sizes.items()},
+        "rows": {name: _row(width) for name, (width, _) in sizes.items()},
         "columns_printed": COLUMNS_PRINTED,
         "reason_shown": REASON_SHOWN,
         "summary": summary,
@@ -167,11 +175,24 @@ def _seen(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode()
 
 
-def _breadth(svg: bytes) -> str:
+def _address(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+def _size(svg: bytes) -> tuple[float, float]:
+    """Return width and height of a figure in points."""
+    found = re.search(rb'<svg[^>]*? width="([0-9.]+)pt" height="([0-9.]+)pt"', svg)
+    return (float(found[1]), float(found[2])) if found else (BROAD_PT, BROAD_PT)
+
+
+def _breadth(width: float) -> str:
     """Return the class of a figure that is wider than a small screen; empty for others."""
-    found = re.search(rb'<svg[^>]*? width="([0-9.]+)pt"', svg)
-    width = float(found[1]) if found else 0.0
-    return "broader" if width > BROADER_PT else "broad" if width > BROAD_PT else ""
+    return " broader" if width > BROADER_PT else " broad" if width > BROAD_PT else ""
+
+
+def _row(width: float) -> str:
+    """Return the class of a figure that does not fit beside another one; empty for others."""
+    return "full" if width > WIDE_PT else "row" if width > HALF_PT else ""
 
 
 def policy(css: str, script: str) -> str:

@@ -24,6 +24,8 @@ from attn_bench.results.store import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from attn_bench.report.points import Point
+
 T = TypeVar("T")
 # A longer list of values is of no help when read aloud; the table has them.
 MOST_SPOKEN = 24
@@ -37,12 +39,14 @@ class Picture:
         name: of its files.
         title, caption: shown with it.
         alt: what it shows, in words (alternative text).
+        points: where its points are, and what they are about.
     """
 
     name: str
     title: str
     caption: str
     alt: str
+    points: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,16 +104,13 @@ def draw(store: Store, summary: Summary, out: Path, id: str = "") -> Drawn:
     from attn_bench.report.panels import field_panel, read_samples, shown_at
     from attn_bench.report.parts_figure import train_step_parts
     from attn_bench.report.scaling_figure import figure as scaling_figure
-    from attn_bench.report.style import marks, save, style
+    from attn_bench.report.style import marks, style
     from attn_bench.report.trade_off import error_vs_latency
 
     notes: list[str] = []
     files: list[Path] = []
 
-    def shown(name: str, make: Callable[[], Figure | None], describe: Callable[[], Picture]) -> Picture | None:
-        found = attempt(name, notes, lambda: None if (figure := make()) is None else save(figure, out, id + name))
-        files.extend(found or ())
-        return dataclasses.replace(describe(), name=id + name) if found else None
+    shown = _Saved(out, id, notes, files)
 
     def panel(resolution: int, evaluated: int) -> Picture | None:
         samples, unread = read_samples(store.folder, summary, resolution, evaluated)
@@ -144,6 +145,30 @@ def draw(store: Store, summary: Summary, out: Path, id: str = "") -> Drawn:
         tuple(filter(None, plots)), trade_off, grown, tuple(filter(None, panels)), found, tuple(notes), tuple(files),
         looks, parts, training, tuple(equal_times(curves, higher=summary.primary.higher)), trainings, id,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """Draws figures and saves them; ``notes`` and ``files`` grow."""
+
+    out: Path
+    id: str
+    notes: list[str]
+    files: list[Path]
+
+    def __call__(self, name: str, make: Callable[[], Figure | None], describe: Callable[[], Picture]) -> Picture | None:
+        from attn_bench.report.points import points
+        from attn_bench.report.style import save
+
+        def saved() -> tuple[list[Path], tuple[Point, ...]] | None:
+            figure = make()
+            return None if figure is None else (save(figure, self.out, self.id + name), points(figure))
+
+        found = attempt(name, self.notes, saved)
+        if found is None:
+            return None
+        self.files.extend(found[0])
+        return dataclasses.replace(describe(), name=self.id + name, points=found[1])
 
 
 def attempt(what: str, notes: list[str], make: Callable[[], T]) -> T | None:

@@ -32,7 +32,7 @@ class About:
 
 def models(summary: Summary) -> list[About]:
     """Return the description of every model."""
-    found = []
+    found, options = [], options_of(summary)
     for label in (*summary.models, *summary.references):
         counts = sorted({e.values["parameters"].mean for e in summary.of(label) if "parameters" in e.values})
         about = About(
@@ -40,10 +40,20 @@ def models(summary: Summary) -> list[About]:
             package="; ".join(map(_package, _known(summary, label, "model_version"))) or NOTHING,
             parameters=" to ".join(dict.fromkeys(human(count) for count in counts[:1] + counts[-1:])) or NOTHING,
             complexity=next(iter(_known(summary, label, "complexity")), NOTHING),
-            options="; ".join(map(_options, _known(summary, label, "options"))) or "defaults",
+            options=options.get(label, "defaults"),
         )
         found.append(about)
     return found
+
+
+def options_of(summary: Summary) -> dict[str, str]:
+    """Return the options that were set, by the label of the model; models with defaults only have none."""
+    if "options" not in summary.table.columns:
+        return {}
+    found: dict[str, list[str]] = {}
+    for label, options in summary.table[["model", "options"]].dropna().drop_duplicates().to_numpy(dtype=str):
+        found.setdefault(label, []).append(_options(options))
+    return {label: "; ".join(texts) for label, texts in found.items()}
 
 
 def _known(summary: Summary, label: str, column: str) -> list[str]:

@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attn_bench.analysis.scaling import Curve, Fit, Scaling
+from attn_bench.format import significant
 from attn_bench.report.axes import log_axis
 from attn_bench.report.overlap import LINE, MARKER, dashes, ring_size, same_lines, together
+from attn_bench.report.points import Plot, Told, say
 from attn_bench.report.style import Legend, Look, heading, looks
 from attn_bench.report.summary import Summary
 from attn_bench.results.quantities import drawn
@@ -34,10 +36,11 @@ def figure(found: Scaling, summary: Summary) -> Figure:
     height = max(PANEL_HEIGHT, LEGEND_HEAD + MODEL_HEIGHT * len(look)) if each else PANEL_HEIGHT
     legend = Legend(list(look.values()), {}, height * rows)
     width = (PANEL_WIDTH + LEGEND_WIDTH) * columns if each else PANEL_WIDTH * columns + legend.width
-    drawn = Figure(figsize=(width, height * rows if each else legend.height), layout="constrained")
+    drawn = Plot(figsize=(width, height * rows if each else legend.height), layout="constrained")
     for i, cost in enumerate(shown):
         axes = drawn.add_subplot(rows, columns, i + 1)
         _draw(axes, cost, found, look)
+        _say(axes, cost, found, Told(summary))
         axes.set_xlabel(summary.points)
         if each:
             _legend(axes, cost, found, look)
@@ -91,6 +94,19 @@ def _draw(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> No
         guide = [start, start * (high / low) ** slope]
         axes.plot([low, high], guide, color="0.6", linestyle=line, linewidth=1.2, label=f"slope {slope}", zorder=1)
     axes.set_ylabel(drawn()[cost].with_unit(drawn()[cost].axis))
+
+
+def _say(axes: Axes, cost: str, found: Scaling, told: Told) -> None:
+    """Say of each point the size and the cost, and how fast it grows."""
+    quantity = drawn()[cost]
+    for model, curve in found.curves[cost].items():
+        if model not in told.summary.models:
+            continue
+        fit = found.of(model).get(cost)
+        grows = [] if fit is None else [f"exponent: {_short(fit)}"]
+        for size, value in zip(curve.tokens, curve.cost):
+            values = [f"{quantity.axis}: {significant(value)} {quantity.unit}".rstrip(), *grows]
+            say(axes, size, value, told.lines(model, f"{size:,.0f} {told.summary.points}", values))
 
 
 def _legend(axes: Axes, cost: str, found: Scaling, look: Mapping[str, Look]) -> None:

@@ -19,6 +19,7 @@ from attn_bench.report.figures import (
     reference_values,
 )
 from attn_bench.report.overlap import LINE, MARKER, apart, dashes, ring_size, same_lines, together
+from attn_bench.report.points import Plot, Told, say
 from attn_bench.report.style import REFERENCE_COLOR, Legend, heading, looks
 from attn_bench.report.summary import Summary
 from attn_bench.results.quantities import Quantity, quantities
@@ -55,7 +56,7 @@ def error_vs_latency(summary: Summary) -> Figure | None:
     if reference:
         extra |= reference_line(summary)
     legend = Legend([look[model] for model, entries in drawn.items() if entries], extra, HEIGHT)
-    figure = Figure(figsize=(WIDTH + legend.width, legend.height), layout="constrained")
+    figure = Plot(figsize=(WIDTH + legend.width, legend.height), layout="constrained")
     axes = figure.add_subplot()
     log_axis(axes, "x", _bounds(everything, cost))
     value_axis(axes, [*_bounds(everything, score), *reference], higher=score.higher)
@@ -82,7 +83,7 @@ def error_vs_latency(summary: Summary) -> Figure | None:
 
 
 def _draw(axes: Axes, summary: Summary, drawn: Mapping[str, Sequence[Entry]], cost: Quantity) -> None:
-    score, look = summary.primary, looks(summary)
+    score, look, told = summary.primary, looks(summary), Told(summary)
     larger = min(LARGER, LARGEST / len(summary.resolutions))
     sizes = {resolution: larger * i - 1 for i, resolution in enumerate(summary.resolutions)}
     spots = {
@@ -104,6 +105,7 @@ def _draw(axes: Axes, summary: Summary, drawn: Mapping[str, Sequence[Entry]], co
                 *_points([entry], cost, score), color=its.color, marker=its.marker, markeredgecolor="white", zorder=3,
                 markersize=sizes[entry.resolution] + ring_size(*near[model, entry.resolution][1:]),
             )  # fmt: skip
+            say(axes, *spots[model, entry.resolution], told.entry(entry, [score, cost]))
 
 
 def _number(axes: Axes, entries: Sequence[Entry], coordinates: tuple[list[float], list[float]]) -> None:

@@ -17,6 +17,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 from rich.console import Console
 from test_report import ERRORS, failed, row, save_fields
 
@@ -25,14 +26,16 @@ from attn_bench.format import LABEL_WIDTH, distinct, for_markdown
 from attn_bench.plugin import Metric
 from attn_bench.report import console_table, write_report
 from attn_bench.report.axes import tick
+from attn_bench.report.dark import with_dark_scheme
 from attn_bench.report.figures import cost_vs_resolution, error_vs_resolution
 from attn_bench.report.pictures import finding
+from attn_bench.report.points import points
 from attn_bench.report.scaling_figure import figure
-from attn_bench.report.style import drawable, looks, style
+from attn_bench.report.style import drawable, looks, save, style
 from attn_bench.report.summary import MOST_MODELS, Summary, summarise
 from attn_bench.report.tables import markdown_table
 from attn_bench.report.trade_off import error_vs_latency
-from attn_bench.results.quantities import LATENCY, MEMORY, Group
+from attn_bench.results.quantities import LATENCY, MEMORY, Group, quantities
 
 latency_vs_resolution = partial(cost_vs_resolution, group=LATENCY)
 memory_vs_resolution = partial(cost_vs_resolution, group=MEMORY)
@@ -336,3 +339,26 @@ def test_the_figure_of_growth_names_every_model(number: int) -> None:
     for axes in drawn_figure.axes:
         for texts in ticks(axes):
             assert not touching(texts)
+
+
+@pytest.mark.parametrize("make", FIGURES)
+def test_points_are_where_their_markers_are_drawn(make: Any, tmp_path: Path) -> None:
+    """The pixel at a point has the color of the model that its text names."""
+    table, columns = many(3), ["rel_l2", *(quantity.column for quantity in quantities("figures"))]
+    for column in columns:  # far apart
+        table[column] = table[column] * 3 ** table["model"].str[-1].astype(int)
+    summary = summarise(table, ERRORS)
+    with style():
+        figure = make(summary)
+        _, svg = save(figure, tmp_path, "figure")
+    found = points(figure)
+    assert len(found) == 9 * len(figure.axes)
+    with Image.open(tmp_path / "figure.png") as image:
+        pixels = image.convert("RGB")
+    for point in found:
+        name = point.text.partition(",")[0]
+        at = (round(point.x * pixels.width), round(point.y * pixels.height))
+        assert np.allclose(np.array(pixels.getpixel(at)) / 255, looks(summary)[name].color, atol=0.02), point
+    dark = with_dark_scheme(svg.read_bytes()).decode()
+    assert "prefers-color-scheme: dark" in dark
+    assert 'path[style*="fill: #ffffff"]{fill:#16181b!important}' in dark

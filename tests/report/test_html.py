@@ -14,10 +14,11 @@ from places import ROOT
 from rich.console import Console
 
 from attn_bench import cli
-from attn_bench.format import clean
+from attn_bench.format import clean, significant
 from attn_bench.report import console_table, summarise, write_report
 from attn_bench.report.html import visible
 from attn_bench.report.tables import text as text_of
+from attn_bench.results.quantities import quantities
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -159,6 +160,27 @@ def test_every_figure_has_a_text_that_says_its_values(made: tuple[Folder, str, P
     assert all(str(image["src"]).startswith("data:image/svg+xml;base64,") for image in images)
 
 
+def test_the_answer_is_first_and_where_it_ran_is_last(made: tuple[Folder, str, Page]) -> None:
+    _, html, page = made
+    order = [str(attributes["id"]) for attributes in page.of("section")]
+    assert order[:3] == ["results", "front", "resolution"]
+    assert order[-4:] == ["run", "claims", "machines", "reproduce"]
+    assert html.index("Best rel_l2 at 64: mano") < html.index('<section id="results"')
+
+
+def test_a_point_says_its_model_options_and_numbers(made: tuple[Folder, str, Page]) -> None:
+    folder, html, _ = made
+    summary = summarise(folder.store.table(), METRICS)
+    front = html[html.index('<figure id="error_vs_latency"') :].partition("</figure>")[0]
+    texts = re.findall(r"<title>(.*?)</title>", front, re.DOTALL)
+    assert len(texts) == len([e for m in summary.models for e in summary.of(m) if "latency_forward_ms" in e.values]) > 6
+    (text,) = (text for text in texts if text.startswith("fno, resolution 32\n"))
+    assert text.splitlines()[1] == "options: modes=12"
+    entry = next(entry for entry in summary.of("fno") if entry.resolution == 32)
+    for quantity in (summary.primary, *quantities("figures")):
+        assert f"{quantity.axis}: {significant(entry.values[quantity.column].mean)}" in text
+
+
 def test_nothing_points_out_of_the_page(made: tuple[Folder, str, Page]) -> None:
     _, html, page = made
     without_images = re.sub(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]*", "", html)
@@ -180,7 +202,8 @@ def test_equal_results_make_equal_pages(tmp_path: Path) -> None:
 def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
     folder = hostile(tmp_path)
     html, page = page_of(folder)
-    assert len(page.of("script")) == len(page.of("style")) == len(page.of("title")) == 1
+    assert len(page.of("script")) == len(page.of("style")) == 1
+    assert len(page.of("title")) == 1 + len(page.of("circle"))
     assert not [name for _, attributes, _ in page.elements for name in attributes if name.startswith("on")]
     assert visible("\ud800\u2066a\xa0\n") == "\\ud800\\u2066a \n"
     assert all(character.isprintable() or character == "\n" for character in html)

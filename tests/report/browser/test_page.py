@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chromium import Browser
 from made_results import HOSTILE, usual
+from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
 
 from attn_bench.format import clean
 from attn_bench.plugin import Metric
@@ -145,6 +148,56 @@ def test_every_text_can_be_read_in_light_and_in_dark(browser: Browser, usual_pag
     assert ratio >= 4.5, where  # WCAG 2, level AA
     background = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") != dark
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_figures_have_the_scheme_of_the_page(browser: Browser, usual_page: Path, dark: bool) -> None:
+    browser.open(usual_page, dark=dark)
+    for name in ("error_vs_latency", "train_step_parts", "scaling", "darcy_panel_16"):
+        found = browser.driver.find_elements("css selector", f"#{name} img")
+        if not found:
+            continue
+        with Image.open(BytesIO(found[0].screenshot_as_png)) as image:
+            corner = image.convert("RGB").getpixel((3, 3))
+        assert corner == ((0x16, 0x18, 0x1B) if dark else (255, 255, 255)), name
+
+
+def tip(browser: Browser) -> str:
+    return browser.run('const t = document.querySelector(".tip"); return t.checkVisibility() ? t.innerText : ""')
+
+
+def test_a_point_under_the_pointer_says_what_it_is(browser: Browser, usual_page: Path) -> None:
+    browser.open(usual_page)
+    point = browser.driver.find_elements("css selector", "#error_vs_latency circle")[3]
+    browser.run('arguments[0].scrollIntoView({ block: "center" })', point)
+    assert tip(browser) == ""
+    ActionChains(browser.driver).move_to_element(point).perform()
+    assert tip(browser).startswith(point.get_attribute("aria-label"))
+    assert "rel_l2: " in tip(browser)
+    ActionChains(browser.driver).move_to_element(browser.find("#front h2")).perform()
+    assert tip(browser) == ""
+
+
+def test_arrow_keys_go_from_point_to_point(browser: Browser, usual_page: Path) -> None:
+    browser.open(usual_page)
+    points = browser.driver.find_elements("css selector", "#error_vs_latency circle")
+    assert [point.get_attribute("tabindex") for point in points] == ["0"] + ["-1"] * (len(points) - 1)
+    browser.run("arguments[0].focus()", points[0])
+    told = [tip(browser)]
+    for _ in points[1:]:
+        browser.driver.switch_to.active_element.send_keys("\ue014")
+        told.append(tip(browser))
+    assert all(text.startswith(point.get_attribute("aria-label")) for text, point in zip(told, points))
+    browser.driver.switch_to.active_element.send_keys("\ue00c")
+    assert tip(browser) == ""
+
+
+def test_figures_are_side_by_side_in_a_wide_window(browser: Browser, usual_page: Path) -> None:
+    tops = 'return [...document.querySelectorAll("#front figure")].map((f) => f.getBoundingClientRect().top)'
+    browser.open(usual_page)
+    assert len(set(browser.run(tops))) == 1
+    browser.open(usual_page, width=700)
+    assert len(set(browser.run(tops))) == 2
 
 
 def test_prints_all_of_the_table_and_no_controls(browser: Browser, usual_page: Path) -> None:
