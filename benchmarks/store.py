@@ -114,11 +114,11 @@ def writing(folder: Path, other: Path) -> Work:
 
 def page(folder: Path, other: Path) -> Work:
     """``attn-bench report``: loading included."""
-    import attn_bench
     from attn_bench.report import summarise, write_report
 
     def report() -> None:
-        write_report(folder, summarise(attn_bench.load(folder), Store(folder).run_info().metrics))
+        store = Store(folder).as_it_is()
+        write_report(store, summarise(store.table(), store.run_info().metrics))
 
     return report
 

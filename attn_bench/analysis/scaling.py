@@ -136,14 +136,15 @@ class Scaling:
 
 def scaling(table: pd.DataFrame) -> Scaling | None:
     """Analyze a table; None if no model has a cost at three or more sizes."""
-    found = fits(table)
+    by_cost = {cost: of for cost in drawn() if (of := curves(table, cost))}
+    found = _fits(table, by_cost)
     if not found:
         return None
     return Scaling(
-        {cost: of for cost in drawn() if (of := curves(table, cost))},
+        by_cost,
         found,
-        [crossing for cost in drawn() for crossing in crossovers(table, found, cost)],
-        [pair for cost in drawn() for pair in uncrossed(table, found, cost)],
+        [crossing for cost, of in by_cost.items() for crossing in crossovers(of, found, cost)],
+        [pair for cost, of in by_cost.items() for pair in uncrossed(of, found, cost)],
     )
 
 
@@ -247,33 +248,34 @@ def _flag(cost: str, exponent: float, half: float, complexity: str | None) -> st
 
 def fits(table: pd.DataFrame) -> list[Fit]:
     """Fit every cost of every model in a results table."""
-    found = []
-    for cost in drawn():
-        for model, curve in curves(table, cost).items():
-            known = table.loc[table["model"] == model, "complexity"].dropna() if "complexity" in table else ()
-            fitted = fit(model, cost, curve, next(iter(known), None))
-            if fitted is not None:
-                found.append(fitted)
-    return found
+    return _fits(table, {cost: curves(table, cost) for cost in drawn()})
 
 
-def crossovers(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> list[Crossover]:
-    """Return where the costs of pairs of models cross, ascending.
+def _fits(table: pd.DataFrame, by_cost: Mapping[str, Mapping[str, Curve]]) -> list[Fit]:
+    claimed: dict[str, str] = {}
+    if "complexity" in table:
+        claims = table[["model", "complexity"]].dropna().drop_duplicates("model")
+        claimed = dict(zip(claims["model"].astype(str), claims["complexity"]))
+    each = (fit(model, cost, curve, claimed.get(model)) for cost, of in by_cost.items() for model, curve in of.items())
+    return [fitted for fitted in each if fitted is not None]
+
+
+def crossovers(by_model: Mapping[str, Curve], found: Sequence[Fit], cost: str) -> list[Crossover]:
+    """Return where the curves of a cost of pairs of models cross, ascending.
 
     Within the sizes that both have, points are joined by straight lines on logarithms. Beyond them the fitted lines are
     used up to 64 times the largest size, if neither fit is flagged and the intervals of the exponents do not overlap.
     """
-    judged = (each for each in _pairs(table, found, cost) if isinstance(each, Crossover))
+    judged = (each for each in _pairs(by_model, found, cost) if isinstance(each, Crossover))
     return sorted(judged, key=lambda crossing: crossing.tokens)
 
 
-def uncrossed(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> list[Uncrossed]:
+def uncrossed(by_model: Mapping[str, Curve], found: Sequence[Fit], cost: str) -> list[Uncrossed]:
     """Return the pairs of models that do not cross at the measured sizes, and may cross beyond."""
-    return [each for each in _pairs(table, found, cost) if isinstance(each, Uncrossed)]
+    return [each for each in _pairs(by_model, found, cost) if isinstance(each, Uncrossed)]
 
 
-def _pairs(table: pd.DataFrame, found: Sequence[Fit], cost: str) -> Iterator[Crossover | Uncrossed | None]:
-    by_model = curves(table, cost)
+def _pairs(by_model: Mapping[str, Curve], found: Sequence[Fit], cost: str) -> Iterator[Crossover | Uncrossed | None]:
     fitted = {fit.model: fit for fit in found if fit.cost == cost}
     for one, other in itertools.combinations(by_model, 2):
         crossing = _measured(cost, one, other, by_model[one], by_model[other])

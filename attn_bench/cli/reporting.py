@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attn_bench.cli.error_messages import logged_in
 from attn_bench.cli.printing import put
 
+if TYPE_CHECKING:
+    from attn_bench.results.store import Store
 
-def conclude(folder: Path, table: Any, *, report: bool, out: Path | None = None) -> Path | None:
+
+def conclude(store: Store, table: Any, *, report: bool, out: Path | None = None) -> Path | None:
     """Write the report of a results folder if requested, then print its table; return the page of the report.
 
     The table is printed even if the report cannot be written.
@@ -20,12 +23,11 @@ def conclude(folder: Path, table: Any, *, report: bool, out: Path | None = None)
 
     from attn_bench.report import by_task, console_table, write_report
     from attn_bench.report.scaling_table import console
-    from attn_bench.results.store import Store
 
-    summaries, page = by_task(table, Store.open(folder).run_info().tasks), None
+    summaries, page = by_task(table, store.run_info().tasks), None
     try:
         if report:
-            page = next(path for path in write_report(folder, *summaries, out=out) if path.suffix == ".html")
+            page = next(path for path in write_report(store, *summaries, out=out) if path.suffix == ".html")
     finally:
         for summary in summaries:
             if len(summaries) > 1:
@@ -33,7 +35,7 @@ def conclude(folder: Path, table: Any, *, report: bool, out: Path | None = None)
             put(console_table(summary))
             if summary.scaling is not None:
                 put(console(summary.scaling, summary))
-        if text := _not_ok(folder, table):
+        if text := _not_ok(store.folder, table):
             print(text)
     if page is not None:
         print(f"Report: {page}")
@@ -77,10 +79,11 @@ def report(
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Rewrite the page, table and plots of stored results without running anything."""
-    from attn_bench.results.store import load
+    from attn_bench.results.store import Store, loaded
 
     with logged_in(results):
-        page = conclude(results, load(results), report=True, out=out)
+        store = Store.open(results).as_it_is()
+        page = conclude(store, loaded(store), report=True, out=out)
     if open_ and page is not None:
         _open(page)
 

@@ -126,6 +126,7 @@ def _say(line: str) -> None:
 def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool, time_steps: bool = False) -> Any:
     """Run a sweep and return its table, or say what would be run and return None."""
     from attn_bench.cli.progress import Screen
+    from attn_bench.results.store import Store
     from attn_bench.running.runner import default_folder, run_sweep, separated
 
     sweep, running = separated(settings)
@@ -137,7 +138,7 @@ def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool, time_steps: 
         with Screen(folder, interrupted=_INTERRUPTED[running.executor].format(folder)) as screen:
             table = run_sweep(sweep, folder, running, screen.watcher())
         if not table.empty:
-            conclude(folder, table, report=plots)
+            conclude(Store.open(folder).as_it_is(), table, report=plots)
     if left := table.attrs.get("left"):
         print(left)
         return table

@@ -142,14 +142,16 @@ def _changed(effective: Any) -> list[str]:
 
 
 def _stat(rows: Sequence[Mapping[str, Any]], quantity: Quantity) -> Stat | None:
-    rows = [row for row in rows if number(row.get(quantity.column)) is not None]
-    values = [value for row in rows if (value := number(row[quantity.column])) is not None]
+    column = quantity.column
+    known = [(value, row) for row in rows if (value := number(row.get(column))) is not None]
+    values = [value for value, _ in known]
     if not values:
         return None
     bounds = list(values)
     # Trainings differ by more than the test error of one is uncertain, so with several seeds their range says more.
     if quantity.rule == "timed" or (quantity.rule == "accuracy" and len(values) == 1):
-        bounds += (bound for row in rows for end in ("low", "high") if (bound := number(row.get(quantity.end(end)))))
+        ends = [quantity.end(end) for end in ("low", "high")]
+        bounds += (bound for _, row in known for end in ends if (bound := number(row.get(end))))
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return Stat(statistics.fmean(values), min(bounds), max(bounds), deviation, len(values))
 

@@ -162,13 +162,13 @@ def _of_task(summary: Summary, drawn: Drawn, origin: Origin, out: Path) -> dict[
 
 def visible(value: Any) -> Any:
     """Return text with invisible characters, and those that change the direction of text, written out."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
+    if not isinstance(value, str) or hasattr(value, "__html__") or value.isprintable():
         return value
-    return "".join(_seen(character) for character in value)
+    return "\n".join(line if line.isprintable() else "".join(map(_seen, line)) for line in value.split("\n"))
 
 
 def _seen(character: str) -> str:
-    if character.isprintable() or character == "\n":
+    if character.isprintable():
         return character
     if unicodedata.category(character) == "Zs":
         return " "

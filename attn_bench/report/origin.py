@@ -11,7 +11,7 @@ from typing import Any
 from attn_bench.results.quantities import at
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
-from attn_bench.sweep.groups import AUTO, SCHEDULES, Training
+from attn_bench.sweep.groups import AUTO, SCHEDULES, Measuring, Training
 
 Facts = list[tuple[str, str]]
 
@@ -76,7 +76,7 @@ def read_origin(store: Store) -> Origin:
     for record in records:
         tasks.setdefault(record.cell.task, []).append(record)
     return Origin(
-        cells=tuple(record.cell.to_json() for record in records),
+        cells=tuple(_asked(records)),
         machines=tuple(machines),
         training={
             task: _agreed([_training(record, record.cell.training) for record in of if record.cell.training])
@@ -85,6 +85,17 @@ def read_origin(store: Store) -> Origin:
         data={task: _agreed([dict(flat(record.data)) for record in of if record.data]) for task, of in tasks.items()},
         started=(_minute(times[0]), _minute(times[-1])) if times else None,
     )
+
+
+def _asked(records: Sequence[Record]) -> Iterator[Mapping[str, Any]]:
+    """Yield the JSON of the cell of each record; those of a kind share what they have in common."""
+    known: dict[tuple[str, Measuring], Mapping[str, Any]] = {}
+    for cell in (record.cell for record in records):
+        key = cell.kind, cell.measuring
+        if key not in known:
+            known[key] = cell.to_json()
+        own = {"model": cell.model, "resolution": cell.resolution, "seed": cell.seed}
+        yield {**known[key], **own, "eval_resolutions": list(cell.eval_resolutions)}
 
 
 def _training(record: Record, asked: Training) -> dict[str, str]:

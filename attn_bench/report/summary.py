@@ -230,7 +230,9 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
         raise UserError("nothing to report: the results have no cells yet; run 'attn-bench run' first")
     if missing := [name for name in REQUIRED if name not in table.columns]:
         raise UserError(f"the results table lacks {', '.join(missing)}; was it written by attn-bench?")
-    rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    # Much faster than the same by pandas.
+    names, values = list(map(str, table.columns)), [table.iloc[:, i].tolist() for i in range(table.shape[1])]
+    rows: list[dict[str, Any]] = [dict(zip(names, row)) for row in zip(*values)]
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for row in rows:
         resolution = int(row["resolution"])

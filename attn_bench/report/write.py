@@ -24,23 +24,24 @@ from attn_bench.results.store import Store
 PAGE = "index.html"
 
 
-def write_report(folder: Path, *summaries: Summary, out: Path | None = None) -> list[Path]:
+def write_report(results: Path | Store, *summaries: Summary, out: Path | None = None) -> list[Path]:
     """Write ``index.html``, ``report.md``, ``table.md``, ``table.tex`` and the figures; return their paths.
 
     Figures are PNG and SVG. ``index.html`` is self-contained, so that it can be sent as one file. A figure without any
     value is left out; one that cannot be drawn is named on the pages with the reason, and the rest is still written.
 
     Args:
-        folder: results folder; its ``artifacts`` are shown for field tasks, its ``environments`` and ``cells`` say
+        results: results folder; its ``artifacts`` are shown for field tasks, its ``environments`` and ``cells`` say
             where the results come from.
         summaries: one for each task of its table (:func:`attn_bench.report.tasks.by_task`). The figures of several
             tasks have the name of the task before theirs.
-        out: where to write; by default ``report`` in ``folder``.
+        out: where to write; by default ``report`` in the folder.
 
     Raises:
         DiskError: ``out`` cannot be written.
     """
-    out, store = out or folder / "report", Store(folder)
+    store = results if isinstance(results, Store) else Store(results).as_it_is()
+    out = out or store.folder / "report"
     tables = [markdown_table(summary) for summary in summaries]
     several = len(summaries) > 1
     heads = [f"## {for_markdown(summary.task)}\n\n" if several else "" for summary in summaries]

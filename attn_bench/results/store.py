@@ -23,6 +23,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -178,6 +179,13 @@ class Store:
             if not _hidden(Path(path.name)):
                 yield path.stem
 
+    def as_it_is(self) -> Store:
+        """Return a store of this folder for reading whose records stay those that are there when it is first asked.
+
+        All parts of a report are then of the same records, whatever a run adds meanwhile, and are found once.
+        """
+        return _AsItIs(self.folder)
+
     def each_by_id(self) -> dict[str, Record]:
         """Return every valid record by its id; a file with none is skipped and reported once."""
         return self._known.records()
@@ -230,6 +238,27 @@ class Store:
         return table
 
 
+class _AsItIs(Store):
+    """A results folder whose records are looked for once (:meth:`Store.as_it_is`)."""
+
+    @cached_property
+    def _found(self) -> dict[str, Record]:
+        return super().each_by_id()
+
+    @cached_property
+    def _made(self) -> pd.DataFrame:
+        return super().table()
+
+    def each_by_id(self) -> dict[str, Record]:
+        return self._found
+
+    def read(self, id: str) -> Record | None:
+        return self._found.get(id)
+
+    def table(self) -> pd.DataFrame:
+        return self._made.copy()
+
+
 def _hidden(path: Path) -> bool:
     """Tell whether a file is hidden: of the operating system, of an editor, or half-written."""
     return any(part.startswith(".") for part in path.parts)
@@ -246,10 +275,14 @@ def load(path: str | os.PathLike[str], *, curves: bool = False) -> pd.DataFrame:
     Raises:
         UserError: the folder contains no results, or no curves.
     """
-    store = Store.open(Path(path))
+    return loaded(Store.open(Path(path)), curves=curves)
+
+
+def loaded(store: Store, *, curves: bool = False) -> pd.DataFrame:
+    """Return what :func:`load` does of a folder that is open; raises UserError as it does."""
     table = store.curves() if curves else store.table()
     if table.empty and curves:
-        raise UserError(f"{path}: no cell has a training curve")
+        raise UserError(f"{store.folder}: no cell has a training curve")
     if table.empty:
-        raise UserError(f"{path}: no finished cells yet; rerun the same command to continue")
+        raise UserError(f"{store.folder}: no finished cells yet; rerun the same command to continue")
     return table

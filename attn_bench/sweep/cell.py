@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from hashlib import sha256
 from json import JSONEncoder, loads
+from sys import intern
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -122,13 +123,10 @@ class Cell:
         return sha256(self._canonical(measuring=_measured(self.measuring)).encode()).hexdigest()[:16]
 
     @cached_property
-    def kind(self) -> tuple[Hashable, ...]:
+    def kind(self) -> str:
         """What is equal for cells that differ in no setting: only in label, resolutions, seed, or being measured."""
-        return (
-            self.plugin, self.model_version, self.task, self.task_version, self.regime, self.training_version,
-            self.execution, _measured(self.measuring), self.training, self.finetuning, self.weights, self.evaluated_on,
-            _canonical(self.options), _canonical(self.task_options), self.tuning and _canonical(self.tuning),
-        )  # fmt: skip
+        # One text for all of a kind: they are told apart by it again and again.
+        return intern(self._canonical(measuring=_measured(self.measuring), **_OF_NO_KIND))
 
     @property
     def same_model(self) -> tuple[Hashable, ...]:
@@ -160,6 +158,7 @@ class Cell:
         return dataclasses.replace(self, model_version="", task_version="", training_version=None)
 
 
+_OF_NO_KIND: Mapping[str, Any] = {"model": "", "resolution": 0, "seed": 0, "eval_resolutions": ()}
 # The fields that identify a cell.
 _IDENTITY = tuple(entry.name for entry in dataclasses.fields(Cell) if entry.compare)
 

@@ -136,7 +136,7 @@ def test_fits_know_what_is_claimed():
 
 def test_curves_that_cross_between_sizes():
     rows = table({"flat": lambda n: 10 * n, "steep": lambda n: n**2 / 200})
-    (crossing,) = crossovers(rows, fits(rows), COST)
+    (crossing,) = crossovers(curves(rows, COST), fits(rows), COST)
     assert (crossing.cheaper, crossing.costlier) == ("flat", "steep")
     assert crossing.tokens == pytest.approx(2000)
     assert not crossing.extrapolated
@@ -148,14 +148,14 @@ def test_a_crossing_is_as_uncertain_as_the_intervals_make_it():
     rows = table({"flat": lambda n: 10 * n, "steep": lambda n: n**2 / 200})
     rows["latency_forward_high_ms"] *= 2
     rows["latency_forward_low_ms"] /= 2
-    (crossing,) = crossovers(rows, fits(rows), COST)
+    (crossing,) = crossovers(curves(rows, COST), fits(rows), COST)
     # A factor of four either way: 500 to 8000.
     assert (crossing.low, crossing.high) == (256, 16384)
 
 
 def test_curves_that_would_cross_beyond_the_last_size():
     rows = table({"flat": lambda n: 1e6 * n, "steep": lambda n: n**2})
-    (crossing,) = crossovers(rows, fits(rows), COST)
+    (crossing,) = crossovers(curves(rows, COST), fits(rows), COST)
     assert crossing.extrapolated
     assert crossing.cheaper == "flat"
     assert crossing.tokens == pytest.approx(1e6)
@@ -167,19 +167,19 @@ def test_curves_that_would_cross_beyond_the_last_size():
 )
 def test_curves_that_do_not_cross(laws):
     rows = table({f"m{i}": law for i, law in enumerate(laws)})
-    assert crossovers(rows, fits(rows), COST) == []
+    assert crossovers(curves(rows, COST), fits(rows), COST) == []
 
 
 def test_nothing_is_extrapolated_from_a_fit_that_is_not_believed():
     rows = table({"flat": lambda n: 1e3 * n**0.2, "steep": lambda n: 1e-2 * n})
     found = fits(rows)
     assert any(f.flag for f in found)
-    assert all(not c.extrapolated for c in crossovers(rows, found, COST))
+    assert all(not c.extrapolated for c in crossovers(curves(rows, COST), found, COST))
 
 
 def test_a_crossing_too_far_away_is_not_named():
     rows = table({"flat": lambda n: 1e12 * n, "steep": lambda n: n**2})
-    assert crossovers(rows, fits(rows), COST) == []
+    assert crossovers(curves(rows, COST), fits(rows), COST) == []
     assert math.isfinite(fits(rows)[0].exponent)
 
 
@@ -187,12 +187,12 @@ def test_lines_that_are_nearly_parallel_cross_nowhere() -> None:
     # All four have no noise at all, so the intervals of their exponents have no width.
     rows = table({"a": lambda n: n, "b": lambda n: 3.7 * n, "c": lambda n: 4 * n**1.0005, "d": lambda n: n**1.2})
     found = fits(rows)
-    crossed = crossovers(rows, found, COST)
+    crossed = crossovers(curves(rows, COST), found, COST)
     assert all("d" in (crossing.cheaper, crossing.costlier) for crossing in crossed)
-    reasons = {(pair.one, pair.other): pair.reason for pair in uncrossed(rows, found, COST)}
+    reasons = {(pair.one, pair.other): pair.reason for pair in uncrossed(curves(rows, COST), found, COST)}
     assert reasons == {("a", "b"): "the intervals of their exponents overlap"}
     rows = table({"flat": lambda n: 4 * n, "steep": lambda n: n**1.001})
-    (pair,) = uncrossed(rows, fits(rows), COST)
+    (pair,) = uncrossed(curves(rows, COST), fits(rows), COST)
     assert pair.reason == f"they would cross beyond {FARTHEST} times the largest size"
 
 
@@ -215,11 +215,11 @@ def test_equal_costs_tell_no_exponent(value: float) -> None:
 
 def test_a_crossing_at_a_measured_size_is_one() -> None:
     rows = table({"flat": lambda n: 1024 * n, "steep": lambda n: n**2})
-    (crossing,) = crossovers(rows, fits(rows), COST)
+    (crossing,) = crossovers(curves(rows, COST), fits(rows), COST)
     assert (crossing.cheaper, crossing.tokens, crossing.extrapolated) == ("flat", pytest.approx(1024), False)
     # Equal only at the last size: who is cheaper beyond it is not known from there.
     rows = table({"flat": lambda n: 1e3 * n if n < 4**9 else n**1.5, "steep": lambda n: n**1.5})
-    for crossing in crossovers(rows, fits(rows), COST):
+    for crossing in crossovers(curves(rows, COST), fits(rows), COST):
         assert crossing.cheaper == "flat"
 
 

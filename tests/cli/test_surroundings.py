@@ -248,11 +248,11 @@ def test_only_errors_are_taken_out(given: str, kept: str) -> None:
 def test_no_terminal_is_too_narrow_for_a_number(
     results: Path, columns: str, term: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from attn_bench.results.store import load
+    from attn_bench.results.store import Store
 
     for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", columns), ("TERM", term), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)
-    reporting.conclude(results, load(results), report=False)
+    reporting.conclude(Store(results), Store(results).table(), report=False)
     shown = capsys.readouterr().out
     for number in ("0.126±0.0007", "0.0158", "4.04‡", "12.1", "16.2"):
         assert number in shown
@@ -273,7 +273,7 @@ def test_failures_are_printed_last_with_the_place_of_the_logs(
 ) -> None:
     folder = usual(tmp_path).store
     folder.path("logs", "x").parent.mkdir()
-    reporting.conclude(tmp_path, folder.table(), report=False)
+    reporting.conclude(folder, folder.table(), report=False)
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"3 of 22 cells are not ok: 1 crashed, 1 oom, 1 timeout; logs: {tmp_path / 'logs'}"
 

@@ -21,7 +21,7 @@ from attn_bench.report.page import extent
 from attn_bench.report.pictures import draw
 from attn_bench.results import index, known, labels, table, varied
 from attn_bench.results.quantities import Row, at
-from attn_bench.results.store import Store
+from attn_bench.results.store import Store, loaded
 from attn_bench.running.runner import _due
 from attn_bench.running.work import Work
 
@@ -78,6 +78,21 @@ def test_a_resumed_run_opens_no_record_that_is_in_the_index(tmp_path: Path, monk
     calls = counting(monkeypatch, known, "read_json")
     parts, there = _due(Work.of(cells, Store(tmp_path)))
     assert (parts, there, calls["read_json"]) == ([], ["ok"] * 5, 0)
+
+
+def test_a_report_is_of_the_records_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path)
+    for seed in range(3):
+        folder.add("mano", 16, seed)
+    store = Store.open(tmp_path).as_it_is()
+    built, listed = counting(monkeypatch, table, "column_values"), counting(monkeypatch, known.Known, "_there")
+    before = loaded(store)
+    folder.add("mano", 16, 3)
+    store.path("cells", before["cell"][0]).unlink()
+    assert (len(store.records()), store.read(before["cell"][0])) == (3, store.records()[0])
+    assert store.table().equals(before)
+    assert (built["column_values"], listed["_there"]) == (1, 1)
+    assert list(loaded(Store.open(tmp_path).as_it_is())["seed"]) == [1, 2, 3]
 
 
 def test_installed_packages_are_listed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
