@@ -169,6 +169,15 @@ class Task(Plugin):
             DataError: the data are missing or broken.
         """
 
+    def rollout(self, options: Any) -> int:
+        """Return how often a model is applied in a test, to its own predictions; 1 for what is no process in time.
+
+        Tasks of kind ``field`` only. Input channels are then states at equal distances in time, oldest first, of
+        ``outputs`` channels each, and a model predicts the next state. In the test set, targets have as many states as
+        this returns, one after the other along their channels; everywhere else they have one.
+        """
+        return 1
+
     def hold_out(self, splits: Splits, share: float) -> Splits:
         """Return ``splits`` with a share of the training set as the validation set; called where there is none yet.
 

@@ -28,12 +28,30 @@ LARGEST_BYTES, LARGEST_UNPACKED = 256 << 20, 512 << 20
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """First test trajectory of a cell, states of the first channel: (T, H, W).
+
+    Attributes:
+        errors: mean over the test set of the relative L2 error of each state, (T,).
+    """
+
+    target: Field
+    prediction: Field
+    errors: Field
+
+
+@dataclass(frozen=True)
 class Sample:
-    """First test sample of a cell, first channel of each field: (H, W)."""
+    """First test sample of a cell, first channel of each field: (H, W).
+
+    Attributes:
+        rollout: the whole trajectory, of which ``target`` and ``prediction`` are the first state.
+    """
 
     input: Field
     target: Field
     prediction: Field
+    rollout: Rollout | None = None
 
     @property
     def error(self) -> Field:
@@ -98,14 +116,25 @@ def _read(path: Path, suffix: str) -> Sample | None:
         if suffix and f"prediction{suffix}" not in arrays:
             return None
         found = [arrays[name + suffix][0, 0] for name in ("input", "target", "prediction")]
+        if (steps := f"step_errors{suffix}") in arrays:
+            found += [arrays[name + suffix][0] for name in ("target", "prediction")] + [arrays[steps]]
     if not all(np.can_cast(field.dtype, np.float64) for field in found):
         raise ValueError("not real numbers")
     fields = [np.asarray(field, dtype=np.float64) for field in found]
-    if any(field.ndim != 2 for field in fields) or fields[1].shape != fields[2].shape:
+    if any(field.ndim != 2 for field in fields[:3]) or fields[1].shape != fields[2].shape:
         raise ValueError("not fields of one shape")
     if any(field.size == 0 for field in fields):
         raise ValueError("fields without a point")
-    return Sample(*fields)
+    return Sample(fields[0], fields[1], fields[2], _rollout(*fields[3:]) if fields[3:] else None)
+
+
+def _rollout(target: Field, prediction: Field, errors: Field) -> Rollout:
+    """Return a trajectory of (T * C, H, W), of whose channels the first is taken."""
+    steps = len(errors) if errors.ndim == 1 else 0
+    if target.ndim != 3 or target.shape != prediction.shape or not steps or len(target) % steps:
+        raise ValueError("not trajectories of one shape")
+    channels = len(target) // steps
+    return Rollout(target[::channels], prediction[::channels], errors)
 
 
 def field_panel(samples: Mapping[str, Sample], names: Mapping[str, str], input_name: str = "coefficient") -> Figure:

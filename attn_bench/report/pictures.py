@@ -58,7 +58,7 @@ class Drawn:
         plots: against resolution.
         trade_off: error against latency.
         growth: cost against tokens.
-        panels: fields, by resolution.
+        panels: fields, by resolution; of rollouts the error by step as well.
         parts: of a training step.
         training: curves along the training.
         equal_times: errors after equal times of training, from these curves.
@@ -103,6 +103,7 @@ def draw(store: Store, summary: Summary, out: Path, id: str = "") -> Drawn:
     from attn_bench.report.figures import cost_vs_resolution, error_vs_resolution
     from attn_bench.report.panels import field_panel, read_samples, shown_at
     from attn_bench.report.parts_figure import train_step_parts
+    from attn_bench.report.rollouts import error_by_step, strips
     from attn_bench.report.scaling_figure import figure as scaling_figure
     from attn_bench.report.style import marks, style
     from attn_bench.report.trade_off import error_vs_latency
@@ -112,15 +113,21 @@ def draw(store: Store, summary: Summary, out: Path, id: str = "") -> Drawn:
 
     shown = _Saved(out, id, notes, files)
 
-    def panel(resolution: int, evaluated: int) -> Picture | None:
+    def panel(resolution: int, evaluated: int) -> list[Picture | None]:
         samples, unread = read_samples(store.folder, summary, resolution, evaluated)
         notes.extend(unread)
         if not samples:
-            return None
+            return []
         at = f"{resolution}" if evaluated == resolution else f"{resolution}_at_{evaluated}"
         name = f"{'' if id else file_name(summary.task) + '_'}panel_{at}"
+        if rollouts := {model: sample.rollout for model, sample in samples.items() if sample.rollout is not None}:
+            by_step = partial(_by_step, summary, at, {m: float(each.errors[-1]) for m, each in rollouts.items()})
+            return [
+                shown(f"error_by_step_{at}", partial(error_by_step, rollouts, summary), by_step),
+                shown(name, partial(strips, rollouts, summary.names), partial(_strips, at)),
+            ]
         errors = {model: sample.rel_l2 for model, sample in samples.items()}
-        return shown(name, partial(field_panel, samples, summary.names), lambda: _panel(summary, at, errors))
+        return [shown(name, partial(field_panel, samples, summary.names), lambda: _panel(summary, at, errors))]
 
     with style():
         plots = [shown("error_vs_resolution", partial(error_vs_resolution, summary), partial(_errors, summary))]
@@ -139,7 +146,7 @@ def draw(store: Store, summary: Summary, out: Path, id: str = "") -> Drawn:
             flagged = any(fit.flag for fit in found.fits)
             describe = partial(_growth, summary, flagged=flagged)
             grown = shown("scaling", partial(scaling_figure, found, summary), describe)
-        panels = [panel(*at) for at in shown_at(summary)]
+        panels = [each for at in shown_at(summary) for each in panel(*at)]
         looks = attempt("the marks of models", notes, lambda: marks(summary)) or {}
     return Drawn(
         tuple(filter(None, plots)), trade_off, grown, tuple(filter(None, panels)), found, tuple(notes), tuple(files),
@@ -314,10 +321,27 @@ def _growth(summary: Summary, *, flagged: bool) -> Picture:
     return Picture("scaling", title, caption, f"{title}, with fitted exponents; the table below has them.")
 
 
+def _by_step(summary: Summary, at: str, last: Mapping[str, float]) -> Picture:
+    listed = ", ".join(f"{summary.names[model]} {significant(error)}" for model, error in last.items())
+    title = f"Error along the rollout at resolution {_trained_and_at(at)}"
+    caption = "Mean over the test set of the relative L2 error of each state, predicted from the model's own states."
+    return Picture("error_by_step", title, caption, f"{title}. Last state: {listed}.")
+
+
+def _strips(at: str) -> Picture:
+    title = f"States at resolution {_trained_and_at(at)}"
+    caption = "First test trajectory: states of the truth, and those that each model predicts; one color scale for all."
+    return Picture("panel", title, caption, f"{title}: the truth, and the prediction of each model.")
+
+
+def _trained_and_at(at: str) -> str:
+    resolution, _, evaluated = at.partition("_at_")
+    return f"{evaluated}, trained at {resolution}" if evaluated else resolution
+
+
 def _panel(summary: Summary, at: str, errors: Mapping[str, float]) -> Picture:
     listed = ", ".join(f"{summary.names[model]} {significant(error)}" for model, error in errors.items())
-    resolution, _, evaluated = at.partition("_at_")
-    title = f"Fields at resolution {f'{evaluated}, trained at ' if evaluated else ''}{resolution}"
+    title = f"Fields at resolution {_trained_and_at(at)}"
     caption = (
         "First test sample: coefficient and truth on the left, then each prediction above its absolute error. "
         "Predictions share the truth's color scale; the errors share one."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from attn_bench.running.train.batches import predict
 from attn_bench.running.train.course import Diverged
 from attn_bench.running.train.step import Batch
 from attn_bench.sweep.cell import Cell
+from attn_bench.tasks.shared.rollout_metrics import step_errors
 
 SHOWN_SAMPLES = 3
 
@@ -109,7 +111,7 @@ class Evaluator:
         cell, task, failures = self.cell, self.posed.task, list[Failure]()
         shown: _Shown | None = None
         metrics: dict[str, float] = {}
-        samples, last = SampleMetrics(task), _Last()
+        samples, last, steps = SampleMetrics(task), _Last(), _Steps(task.rollout(self.posed.options))
         with failures_to(failures.append), self.keeper.stage(f"evaluation at {resolution}"):
             data = test()
             if show and self.posed.problem.spec.panels:
@@ -123,6 +125,7 @@ class Evaluator:
                 device=cell.execution.device,
                 call=last.kept(self._call(resolution)),
             )
+            batches = steps.watch(batches)
             # A head is given features of the inputs.
             batches = samples.watch(batches, lambda: last.inputs if module is self.trained.whole else None)
             scores = task.evaluate(shown.watch(batches) if shown else batches)
@@ -136,7 +139,8 @@ class Evaluator:
         if shown is not None:
             with failures_to(self._fail_fields):
                 suffix = "" if resolution == cell.resolution else f"_{resolution}"
-                self.fields |= {f"{name}{suffix}": values for name, values in shown.arrays().items()}
+                arrays = shown.arrays() | steps.arrays()
+                self.fields |= {f"{name}{suffix}": values for name, values in arrays.items()}
         return Evaluation(resolution, "ok", metrics=metrics, intervals=samples.intervals()), None
 
     def _samples(self, resolution: int) -> int:
@@ -149,6 +153,7 @@ class Evaluator:
 
     def _call(self, resolution: int) -> Callable[[nn.Module, Tensor], Any]:
         problem = self.posed.task.problem(resolution, self.posed.options)
+        steps = self.posed.task.rollout(self.posed.options)
 
         def call(module: nn.Module, inputs: Tensor) -> Any:
             # The same code ran at the resolution trained at, so what torch refuses here is the size.
@@ -157,7 +162,21 @@ class Evaluator:
             check_output(output, inputs, problem)
             return output
 
-        return call
+        return call if steps == 1 else partial(rolled_out, call, steps)
+
+
+def rolled_out(call: Callable[[nn.Module, Tensor], Any], steps: int, module: nn.Module, inputs: Tensor) -> Tensor:
+    """Return ``steps`` states, (B, steps * outputs, *grid), each predicted from the last ones known or predicted.
+
+    Args:
+        call: returns the next state, (B, outputs, *grid).
+        inputs: the states known, oldest first, (B, inputs, *grid).
+    """
+    states: list[Tensor] = []
+    for _ in range(steps):
+        states.append(call(module, inputs).to(inputs.dtype))
+        inputs = torch.cat((inputs, states[-1]), 1)[:, -inputs.shape[1] :]
+    return torch.cat(states, 1)
 
 
 class _Last:
@@ -174,6 +193,27 @@ class _Last:
             return call(module, inputs)
 
         return calling
+
+
+class _Steps:
+    """Adds up the relative errors of each state of a rollout.
+
+    Args:
+        count: number of states; of a single one nothing is kept.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.errors = count, list[Tensor]()
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for prediction, target in batches:
+            if self.count > 1:
+                self.errors.append(step_errors(prediction, target, self.count).cpu())
+            yield prediction, target
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the mean over samples of the relative L2 error of each state."""
+        return {"step_errors": torch.cat(self.errors).mean(0).numpy()} if self.errors else {}
 
 
 class _Shown:

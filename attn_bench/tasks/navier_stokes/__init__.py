@@ -1,0 +1,1 @@
+"""Turbulent flow in two dimensions, on a torus: the task ``navier-stokes``."""

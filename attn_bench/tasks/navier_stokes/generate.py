@@ -1,0 +1,120 @@
+"""Draws initial vorticities and solves the equation, at every resolution of a sweep at once.
+
+The distribution is that of FNO (arXiv:2010.08895): an initial vorticity whose covariance is proportional to
+(-Laplace + 49 I)^(-5/2) on the torus, and the forcing 0.1 (sin(2 pi (x + y)) + cos(2 pi (x + y))). The amplitude is
+that of the generator published with it, whose mode k has the variance 2 * 7^3 (4 pi^2 |k|^2 + 49)^(-5/2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attn_bench.plugin import DataError, OptionError
+from attn_bench.tasks.darcy.generate import on_threads
+from attn_bench.tasks.navier_stokes.solver import NotFinite, VorticityFlow
+from attn_bench.tasks.shared.array_formats.contents import check_memory
+
+Stream = Literal["train", "test"]
+# Counts changes that alter the data; part of the cache's key.
+VERSION = 1
+TAU, ALPHA = 7.0, 2.5
+# Wavenumbers of the initial vorticity, in each direction, whatever the grid; those above have 5e-5 of its variance.
+MODES = 32
+# Points solved at once: on a CPU they should fit in a core's cache; a GPU needs many.
+CPU_POINTS, CUDA_POINTS = 1 << 12, 1 << 23
+_STREAM_KEYS: dict[Stream, int] = {"train": 0, "test": 1}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Everything that determines the trajectories, independent of the resolution and their number."""
+
+    viscosity: float
+    horizon: int
+    fine: int
+    steps: int
+    seed: int
+    version: int = VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def generate(
+    distribution: Distribution,
+    stream: Stream,
+    count: int,
+    resolutions: Sequence[int],
+    *,
+    device: str = "cpu",
+    on_samples: Callable[[int], None] = lambda more: None,
+) -> dict[int, np.ndarray]:
+    """Return the first ``count`` trajectories of a stream, float32 (count, horizon, R, R), at every resolution.
+
+    They are vorticities at the times 1, 2, ..., horizon, and all are restrictions of the same solutions.
+
+    Args:
+        on_samples: called with the number of further finished trajectories.
+
+    Raises:
+        OptionError: the device does not exist.
+        DataError: the solver's step is too long, or there is not enough memory.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("navier-stokes.device=cuda: no CUDA device found; use navier-stokes.device=cpu")
+    made = f"making {count} trajectories at {', '.join(map(str, resolutions))}"
+    size = 4 * count * distribution.horizon * sum(r**2 for r in resolutions)
+    check_memory(made, size, f"ask for fewer with navier-stokes.n_{stream}")
+    n = distribution.fine
+    flow = VorticityFlow(n, distribution.viscosity, forcing(n, device), device)
+    done = {r: np.empty((count, distribution.horizon, r, r), np.float32) for r in resolutions}
+    at_once = max(1, (CUDA_POINTS if device == "cuda" else CPU_POINTS) // n**2)
+    chunks = [range(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+
+    def make(chunk: range) -> range:
+        w = torch.stack([initial(distribution.seed, stream, index, n) for index in chunk]).to(device)
+        for i, state in enumerate(flow.solve(w, distribution.horizon, 1.0, distribution.steps)):
+            for r, trajectories in done.items():
+                trajectories[chunk.start : chunk.stop, i] = state[:, :: n // r, :: n // r].float().cpu().numpy()
+        return chunk
+
+    try:
+        for chunk in on_threads(make, chunks, 1 if device == "cuda" else torch.get_num_threads()):
+            on_samples(len(chunk))
+    except NotFinite as error:
+        raise DataError(
+            f"generating navier-stokes data failed: {error}, with {distribution.steps} steps of the solver in a unit "
+            "of time; set navier-stokes.steps to more"
+        ) from None
+    return done
+
+
+def initial(seed: int, stream: Stream, index: int, n: int) -> Tensor:
+    """Return the initial vorticity of one trajectory at the points i / n, (n, n), double precision.
+
+    It is a function, not an array: its Fourier coefficients depend only on seed, stream and index.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(_STREAM_KEYS[stream], index))
+    drawn = np.random.Generator(np.random.Philox(sequence)).standard_normal((2, 2 * MODES + 1, 2 * MODES + 1))
+    k = torch.arange(-MODES, MODES + 1, dtype=torch.float64)
+    squared = 4 * math.pi**2 * (k[:, None] ** 2 + k**2)
+    deviation = math.sqrt(2) * TAU ** (ALPHA - 1) * (squared + TAU**2) ** (-ALPHA / 2)
+    # As in the published generator the mean is zero: forcing and advection keep it.
+    deviation[MODES, MODES] = 0
+    waves = torch.exp(2j * math.pi * torch.outer(torch.arange(n, dtype=torch.float64) / n, k))
+    return (waves @ (deviation * torch.complex(*torch.from_numpy(drawn))) @ waves.T).real
+
+
+def forcing(n: int, device: str = "cpu") -> Tensor:
+    """Return the right-hand side at the points i / n, (n, n)."""
+    points = torch.arange(n, dtype=torch.float64, device=device) / n
+    phase = 2 * math.pi * (points[:, None] + points)
+    return 0.1 * (torch.sin(phase) + torch.cos(phase))
