@@ -23,7 +23,8 @@ class Trained:
 
     Attributes:
         settings: by name, those in which trainings differ.
-        tried: what tuning tried, round by round, with the errors on the validation set; empty without tuning.
+        tried: what tuning tried, round by round, with the errors on the validation set, and whether what it chose is at
+            the edge of that; empty without tuning.
     """
 
     model: str
@@ -91,7 +92,19 @@ def _tried(record: Record) -> str:
         for (budget, unit), trials in groupby(record.trials, key=lambda trial: (trial.budget, trial.budget_unit))
     ]
     spent = sum(trial.seconds or 0 for trial in record.trials)
-    return f"{'; '.join(rounds)} ({significant(spent, 2)} s)" if rounds else ""
+    return f"{'; '.join(rounds)} ({significant(spent, 2)} s){_at_the_edge(record)}" if rounds else ""
+
+
+def _at_the_edge(record: Record) -> str:
+    """Say which settings have the lowest or the highest value tried, beyond which nobody looked."""
+    tried = {name: {trial.values[name] for trial in record.trials} for name in record.trials[0].values}
+    said = []
+    for name, values in tried.items():
+        chosen = getattr(record.cell.training, name)
+        if len(values) > 1 and chosen in (min(values), max(values)):
+            end = "lowest" if chosen == min(values) else "highest"
+            said.append(f"; the {end} {name.replace('_', ' ')} tried was chosen: one beyond may be better")
+    return "".join(said)
 
 
 def _trial(trial: Trial) -> str:

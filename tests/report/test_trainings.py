@@ -16,7 +16,7 @@ from attn_bench.report.entry import ON_TEST
 from attn_bench.report.parts_figure import train_step_parts
 from attn_bench.report.summary import Summary
 from attn_bench.report.tables import markdown_table
-from attn_bench.report.trainings import read_trainings
+from attn_bench.report.trainings import _tried, read_trainings
 from attn_bench.results.record import Curve, Evaluation, Interval, Latency, Record, Series, TrainingResult, Trial
 from attn_bench.results.run_info import RunInfo
 
@@ -196,3 +196,26 @@ def test_what_tuning_tried_is_listed_round_by_round(folder: Folder) -> None:
     for shown in (page, text):
         assert shown.count(tried["mano"]) == 1
         assert "tried" in shown.lower()
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (0.003, "; the highest learning rate tried was chosen: one beyond may be better"),
+        (0.0003, "; the lowest learning rate tried was chosen: one beyond may be better"),
+        (0.001, ""),
+    ],
+)
+def test_a_choice_at_the_edge_of_what_was_tried_is_said(folder: Folder, rate: float, said: str) -> None:
+    trials = tuple(
+        Trial(f"cell{i}", {"learning_rate": tried}, 1.0, "epochs", "ok", metric="rel_l2", score=0.5, seconds=1.0)
+        for i, tried in enumerate((0.0003, 0.001, 0.003))
+    )
+
+    def how(record: Record) -> Record:
+        training = replace(record.cell.training, learning_rate=rate)
+        return replace(record, trials=trials, cell=replace(record.cell, training=training))
+
+    record = next(record for record in folder.store.records() if record.cell.model == "mano")
+    found = _tried(how(record))
+    assert found == f"1 epoch: 0.0003 (0.500), 0.001 (0.500), 0.003 (0.500) (3.0 s){said}"
