@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attn_bench.cli.error_messages import logged_in
+from attn_bench.cli.flags import takes
 from attn_bench.cli.printing import put
+from attn_bench.sweep.execution import Running
+from attn_bench.sweep.fields import settings_of
 
 if TYPE_CHECKING:
     from attn_bench.results.store import Store
+
+_TRACK = settings_of(Running)["track"]
 
 
 def conclude(store: Store, table: Any, *, report: bool, out: Path | None = None) -> Path | None:
@@ -73,23 +80,36 @@ def merge(
     print(f"{out}: {joined.cells} cell{'s' * (joined.cells != 1)}, {taken}{same}{differ}")
 
 
+@takes([_TRACK])
 def report(
     results: Annotated[Path, typer.Argument(help="Results folder.")],
     out: Annotated[Path | None, typer.Option(help="Output folder [RESULTS/report].")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    given: Mapping[str, Any] = {},
 ) -> None:
-    """Rewrite the page, table and plots of stored results without running anything."""
+    """Rewrite the page, table and plots of stored results without running anything.
+
+    With --track, cells that were not sent to a tracker yet are sent there, with the table and the page.
+    """
     from attn_bench.results.store import Store, loaded
+    from attn_bench.running.trackers.tracking import Tracking
 
     with logged_in(results):
         store = Store.open(results).as_it_is()
-        page = conclude(store, loaded(store), report=True, out=out)
+        table = loaded(store)
+        tracking = Tracking.of(_TRACK.read(given.get("track", ())), results, warning)
+        page = conclude(store, table, report=True, out=out)
+        tracking.finish(page)
     if open_ and page is not None:
         _open(page)
 
 
+def warning(message: str) -> None:
+    """Show a warning on standard error."""
+    print(f"attn-bench: warning: {message}", file=sys.stderr)
+
+
 def _open(page: Path) -> None:
-    import sys
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):

@@ -128,6 +128,7 @@ def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool, time_steps: 
     from attn_bench.cli.progress import Screen
     from attn_bench.results.store import Store
     from attn_bench.running.runner import default_folder, run_sweep, separated
+    from attn_bench.running.trackers.tracking import Tracking
 
     sweep, running = separated(settings)
     folder = Path(running.out) if running.out else default_folder(sweep)
@@ -136,9 +137,10 @@ def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool, time_steps: 
         return None
     with logged_in(folder):
         with Screen(folder, interrupted=_INTERRUPTED[running.executor].format(folder)) as screen:
-            table = run_sweep(sweep, folder, running, screen.watcher())
+            tracking = Tracking.of(running.track, folder, screen.on_warning)
+            table = run_sweep(sweep, folder, running, screen.watcher(), tracking)
         if not table.empty:
-            conclude(Store.open(folder).as_it_is(), table, report=plots)
+            tracking.finish(conclude(Store.open(folder).as_it_is(), table, report=plots))
     if left := table.attrs.get("left"):
         print(left)
         return table

@@ -12,6 +12,7 @@ Layout of a results folder::
     leases/<id>          who runs a cell, while it runs
     machines/<name>      which runs train and measure on a machine, while they do
     table.csv, table.parquet  the table of all records
+    tracked/, tensorboard/  what was sent to trackers (``--track``)
     index.parquet        what ``cells`` holds, if that is much (:mod:`.index`)
 
 Unusable files that are in the way are renamed with the suffix ``.unusable``.

@@ -24,6 +24,7 @@ from attn_bench.running.client import warm
 from attn_bench.running.executors import Executor
 from attn_bench.running.executors.choice import executor_of
 from attn_bench.running.reuse import Reevaluation, expansion_of
+from attn_bench.running.trackers.tracking import Tracking
 from attn_bench.running.tuning import TRIALS, failed, is_tuned, so_far, tune
 from attn_bench.running.work import AS_USUAL, FINAL, Listener, Work
 from attn_bench.sweep.cell import Cell
@@ -97,7 +98,13 @@ def prepare_data(cells: Sequence[Cell], watcher: Watcher) -> list[str]:
     return lines
 
 
-def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Watcher = SILENT) -> pd.DataFrame:
+def run_sweep(
+    sweep: Sweep,
+    out: Path,
+    running: Running = AS_USUAL,
+    watcher: Watcher = SILENT,
+    tracking: Tracking | None = None,
+) -> pd.DataFrame:
     """Run the cells of ``sweep`` that ``out`` lacks and return the table of the folder.
 
     A second call runs only cells without a record. The table on disk is updated even after an interruption.
@@ -113,7 +120,8 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     asked = [dataclasses.replace(cell, keep_weights=running.keep_weights) for cell in expansion.cells]
     cells, _ = so_far(asked, out)
     store = Store.create(out)
-    work = Work.of(cells, store, running, modules=imported(cells), listen=watcher.listen)
+    listen = watcher.listen if tracking is None else tracking.listening(watcher.listen)
+    work = Work.of(cells, store, running, modules=imported(cells), listen=listen)
     parts, there = _due(work)
     watcher.on_cells(cells, there)
     if again := why_again((cell for cell in cells if store.read(cell.id) is None), store.each()):
@@ -272,7 +280,12 @@ def run(models: Any = None, task: Any = None, **settings: Any) -> pd.DataFrame:
         UserError, OptionError, DataError: wrong input; nothing has been run.
     """
     sweep, running = separated({"models": models, "task": task, **settings})
-    return run_sweep(sweep, Path(running.out) if running.out else default_folder(sweep), running)
+    out = Path(running.out) if running.out else default_folder(sweep)
+    tracking = Tracking.of(running.track, out)
+    table = run_sweep(sweep, out, running, tracking=tracking)
+    if not table.empty:
+        tracking.finish()
+    return table
 
 
 def measure(models: Any, task: Any = "darcy", **settings: Any) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from attn_bench.sweep.fields import Also, Flag, Notation
 from attn_bench.sweep.groups import FromPath, Positive
 
 Retry = Literal["none", "failed", "disturbed", "all"]
+TrackerName = Literal["wandb", "mlflow", "tensorboard"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,15 @@ class Running:
         int, Positive, Field(description="Slurm: cells that a job runs one after another."), Also("chunk", "chunk_size")
     ] = 1
     detach: Annotated[bool, Field(description="Slurm: submit the jobs and do not wait for them.")] = False
+    track: Annotated[
+        tuple[TrackerName, ...],
+        Notation(notations.listed),
+        Field(
+            description="Trackers that settings, curves, results, the table and the page are sent to: wandb, mlflow, "
+            "tensorboard (docs/trackers.md)."
+        ),
+        Also("tracker", "trackers", "logger", "report_to"),
+    ] = ()
     skip: Annotated[
         bool, Field(description="Skip a model's larger resolutions after it runs out of memory or time.")
     ] = True
