@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_bench.cli import checking, claims, comparing, data, history, jobs, listing, reporting, running
+from attn_bench.cli import checking, claims, comparing, data, history, jobs, listing, publishing, reporting, running
 from attn_bench.cli.error_messages import Lines
 from attn_bench.errors import UserError
 from attn_bench.sweep.execution import Running
@@ -81,6 +81,7 @@ app.command()(jobs.status)
 app.command()(jobs.cancel)
 app.command()(reporting.report)
 app.command()(reporting.merge)
+app.command()(publishing.publish)
 app.command()(comparing.compare)
 app.command()(comparing.ab)
 app.command()(checking.check)

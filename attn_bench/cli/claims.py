@@ -27,10 +27,10 @@ def claims(
     from attn_bench.files import atomic_write
     from attn_bench.plugins.registry import MODELS
     from attn_bench.report import claims_table as shown
-    from attn_bench.results.store import Store
+    from attn_bench.results.store import Store, results_folders
 
     said = read_claims(file or SHIPPED)
-    results = [folder for given in results for folder in _folders(given)]
+    results = results_folders(results)
     if file is not None:
         check_names(said, results)
     stores = [Store.open(folder) for folder in results]
@@ -48,10 +48,3 @@ def claims(
         count = sum(model in foreign for model in waiting)
         of_others = f"; {count} of them need models that are not installed: {', '.join(foreign)}" if foreign else ""
         print(f"{len(waiting)} not yet run (--all lists them){of_others}")
-
-
-def _folders(given: Path) -> list[Path]:
-    """Return a results folder, or those that a folder contains, if it is none itself."""
-    if (given / "run.json").exists() or not given.is_dir():
-        return [given]
-    return sorted(path.parent for path in given.glob("*/run.json")) or [given]

@@ -64,8 +64,14 @@ def templates(folder: Path) -> jinja2.Environment:
     return environment
 
 
-def html_page(parts: Sequence[tuple[Summary, Drawn]], origin: Origin, checks: Sequence[Check], out: Path) -> str:
-    """Return the page, a section for each task; the figures, already drawn, are read from ``out`` and embedded."""
+def html_page(
+    parts: Sequence[tuple[Summary, Drawn]], origin: Origin, checks: Sequence[Check], out: Path, home: str = ""
+) -> str:
+    """Return the page, a section for each task; the figures, already drawn, are read from ``out`` and embedded.
+
+    Args:
+        home: address of a page above it, to which it links.
+    """
     from markupsafe import Markup
 
     environment = templates(TEMPLATES)
@@ -80,6 +86,7 @@ def html_page(parts: Sequence[tuple[Summary, Drawn]], origin: Origin, checks: Se
         script=Markup(script),
         policy=policy(css, script),
         several=several,
+        home=home,
         parts=[
             {
                 **_overview(summary, drawn),

@@ -52,7 +52,7 @@ def options_of(summary: Summary) -> dict[str, str]:
         return {}
     found: dict[str, list[str]] = {}
     for label, options in summary.table[["model", "options"]].dropna().drop_duplicates().to_numpy(dtype=str):
-        found.setdefault(label, []).append(_options(options))
+        found.setdefault(label, []).append(options_in_words(options))
     return {label: "; ".join(texts) for label, texts in found.items()}
 
 
@@ -69,7 +69,8 @@ def _package(version: str) -> str:
     return package.replace("==", " ") + (f", code {digest}" if digest else "")
 
 
-def _options(text: str) -> str:
+def options_in_words(text: str) -> str:
+    """Return the JSON of options in words."""
     try:
         return ", ".join(f"{key}={value}" for key, value in json.loads(text).items())
     except (ValueError, AttributeError):

@@ -24,7 +24,7 @@ from attn_bench.results.store import Store
 PAGE = "index.html"
 
 
-def write_report(results: Path | Store, *summaries: Summary, out: Path | None = None) -> list[Path]:
+def write_report(results: Path | Store, *summaries: Summary, out: Path | None = None, home: str = "") -> list[Path]:
     """Write ``index.html``, ``report.md``, ``table.md``, ``table.tex`` and the figures; return their paths.
 
     Figures are PNG and SVG. ``index.html`` is self-contained, so that it can be sent as one file. A figure without any
@@ -36,6 +36,7 @@ def write_report(results: Path | Store, *summaries: Summary, out: Path | None = 
         summaries: one for each task of its table (:func:`attn_bench.report.tasks.by_task`). The figures of several
             tasks have the name of the task before theirs.
         out: where to write; by default ``report`` in the folder.
+        home: address of a page above ``index.html``, which links to it.
 
     Raises:
         DiskError: ``out`` cannot be written.
@@ -56,7 +57,7 @@ def write_report(results: Path | Store, *summaries: Summary, out: Path | None = 
     parts = [*zip(summaries, drawn)]
     pages: dict[str, Callable[[], str]] = {
         "report.md": lambda: markdown_page(parts, tables, origin, checks),
-        PAGE: lambda: html_page(parts, origin, checks, out),
+        PAGE: lambda: html_page(parts, origin, checks, out, home),
     }
     failed: Exception | None = None
     for name, page in pages.items():

@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -263,6 +263,15 @@ class _AsItIs(Store):
 def _hidden(path: Path) -> bool:
     """Tell whether a file is hidden: of the operating system, of an editor, or half-written."""
     return any(part.startswith(".") for part in path.parts)
+
+
+def results_folders(given: Iterable[Path]) -> list[Path]:
+    """Return results folders, and instead of a folder that is none itself those that it contains."""
+    found: list[Path] = []
+    for path in given:
+        inside = path.is_dir() and not (path / "run.json").exists()
+        found += (sorted(each.parent for each in path.glob("*/run.json")) if inside else []) or [path]
+    return found
 
 
 def load(path: str | os.PathLike[str], *, curves: bool = False) -> pd.DataFrame:
