@@ -196,7 +196,7 @@ class Reevaluation(Sweep):
 
     def _data(self, task: Task, source: Cell, evaluated: tuple[int, ...], every: tuple[int, ...]) -> Any:
         """Return the options of the data: those given, if any are, or else those of the data trained on."""
-        paths = any(path is not None for path in dataclasses.asdict(self.paths).values())
+        paths = bool(self.paths.given())
         try:
             if self.options_by_owner().get(task.name) or paths:
                 return task.resolve(every, self.options_of_task(task)[0])

@@ -130,11 +130,12 @@ def _check_owners(sweep: Sweep, known: Collection[str]) -> None:
 
 def _check_paths(own: Sweep, sweep: Sweep) -> None:
     """Raise UserError for files that neither the task of ``own`` reads nor another of the sweep."""
-    for name, path in dataclasses.asdict(own.paths).items():
-        if path is not None and not any(name in options_of(TASKS.load(task)) for task in sweep.task):
+    for name, path in own.paths.given().items():
+        if not any(name in options_of(TASKS.load(task)) for task in sweep.task):
             flag, tasks = f"--{name.replace('_', '-')}", " and ".join(sweep.task)
             verb = "does" if len(sweep.task) == 1 else "do"
-            raise UserError(f"{flag} {path}: {tasks} {verb} not read such files; omit it")
+            shown = path if isinstance(path, str) else " ".join(path)
+            raise UserError(f"{flag} {shown}: {tasks} {verb} not read such files; omit it")
 
 
 def _varied(each: Sequence[Any]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from attn_bench.errors import UserError
 from attn_bench.plugin import TrainingDefaults
 from attn_bench.sweep import notations
 from attn_bench.sweep.fields import Also, Axis, Notation, Repeated
@@ -337,10 +338,39 @@ class Paths:
     """Files to take the data from, for tasks that read them; the same as the task's options of these names."""
 
     data: Annotated[str | None, One, FromPath, Field(description="Your own data file (.pt, .npz, .mat, .h5).")] = None
-    test_data: Annotated[str | None, One, FromPath, Field(description="A second file with the test set.")] = None
+    test_data: Annotated[
+        tuple[str, ...],
+        One,
+        Notation(notations.paths),
+        Repeated("FILE"),
+        Field(description="A file with the test set; for fields, one for each grid to evaluate at."),
+    ] = ()
     root: Annotated[str | None, One, FromPath, Field(description="Folder with a published data set (read only).")] = (
         None
     )
+
+    def given(self) -> dict[str, str | tuple[str, ...]]:
+        """Return what is given, by name."""
+        return {name: path for name, path in vars(self).items() if path}
+
+    def for_options(self, task: str, known: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+        """Return what is given as options of a task.
+
+        Args:
+            known: the options that the task has, by name, with their types as ``annotation``.
+
+        Raises:
+            UserError: several test files for a task that reads one.
+        """
+        found = {name: path for name, path in self.given().items() if name in known}
+        if isinstance(tests := found.get("test_data"), tuple) and not known["test_data"].type_name.startswith("tuple"):
+            if len(tests) > 1:
+                raise UserError(
+                    f"--test-data: given {len(tests)} times, but {task} reads one test file; task fields reads one for "
+                    "each grid"
+                )
+            found["test_data"] = tests[0]
+        return found
 
 
 def completed(settings: Any, defaults: TrainingDefaults, without: tuple[str, ...] = ()) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,12 @@ def _doubled(text: str) -> list[int]:
     if found[-1] != end and value > 0:
         raise ValueError(f"{end} is not reached by doubling {value}; list the resolutions explicitly")
     return found
+
+
+def paths(value: Any) -> Any:
+    """Return one path, or a list of them, as a list of text; commas are part of a path."""
+    each = value if isinstance(value, list | tuple) else [value]
+    return [os.fspath(path) if isinstance(path, os.PathLike) else path for path in each]
 
 
 def seeds(value: Any) -> Any:

@@ -168,8 +168,8 @@ class Sweep:
                 raise UserError(f"--set {owner}: only {task} options can be set here")
         if len(options := sweep.options_of_task(plugin)) > 1:
             raise UserError("--set: only one value of an option can be given here")
-        resolutions, _, resolved = sweep.posed(plugin, options[0])
-        return resolutions, resolved
+        resolutions, further, resolved = sweep.posed(plugin, options[0])
+        return tuple(dict.fromkeys((*resolutions, *further))), resolved
 
     def of(self, task: str) -> Sweep:
         """Return what is run of one task: with its own settings from ``tasks`` before those of all.
@@ -241,6 +241,8 @@ class Sweep:
             resolutions = tuple(dict.fromkeys(self.resolutions or task.default_resolutions(options)))
             further = tuple(dict.fromkeys(self.eval_resolutions))
             if self.train:
+                tested = _tested(task, resolutions, options)
+                further = further or tested
                 options = task.resolve(tuple(dict.fromkeys((*resolutions, *further))), options)
             for resolution in resolutions:
                 if (problem := task.problem(resolution, options)).kind != task.kind:
@@ -253,10 +255,9 @@ class Sweep:
 
     def options_of_task(self, task: Task) -> list[Any]:
         """Return each combination of the options of the task, as an instance of its ``Options``."""
-        paths = {name: path for name, path in dataclasses.asdict(self.paths).items() if path is not None}
         given = {
             **self.options_by_owner().get(task.name, {}),
-            **{n: p for n, p in paths.items() if n in options_of(task)},
+            **self.paths.for_options(task.name, options_of(task)),
         }
         try:
             return [task.options(**one) for one in each_combination(task, given)]
@@ -268,6 +269,16 @@ class Sweep:
         if self.measuring.cuda_graph and device == "cpu":
             raise UserError("--cuda-graph needs a GPU; omit it or use --device cuda")
         return dataclasses.replace(self.execution.completed(task.defaults), device=device)
+
+
+def _tested(task: Task, resolutions: tuple[int, ...], options: Any) -> tuple[int, ...]:
+    """Return where a task evaluates if the user does not say: some have test sets on grids of their own.
+
+    A task that has them has a method ``further_resolutions`` with these parameters, which raises OptionError for
+    resolutions that cannot be trained at.
+    """
+    further = getattr(task, "further_resolutions", None)
+    return () if further is None else tuple(further(resolutions, options))
 
 
 def _absent(name: str, values: Mapping[str, Any]) -> str:

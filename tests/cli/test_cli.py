@@ -70,6 +70,12 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("run", *TOY, "--test-data", "x.npz"), "--test-data x.npz: toy-task does not read such files"),
         (("run", "--models", "fno", "--task", "darcy", "--data", "/tmp"), "/tmp: is a folder, not a file"),
         (
+            ("run", "--models", "fno", "--task", "darcy", "--data", "a", "--test-data", "b", "--test-data", "c"),
+            "--test-data: given 2 times, but darcy reads one test file; task fields reads one for each grid",
+        ),
+        (("run", "--models", "fno", "--task", "fields"), "fields has no data of its own; give your file with --data"),
+        (("data", "fields", "--data", "a.vtk"), "a.vtk: no such file or folder"),
+        (
             ("run", "--models", "vit", "--task", "digits", "--set", "digits.test_fraction=1.5"),
             "digits.test_fraction must be <= 0.9 (given: '1.5')",
         ),
