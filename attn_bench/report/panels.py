@@ -42,15 +42,17 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Sample:
-    """First test sample of a cell, first channel of each field: (H, W).
+    """First test sample of a cell, first channel of each field: (H, W), or (N,) on a line.
 
     Attributes:
+        channels: of the target.
         rollout: the whole trajectory, of which ``target`` and ``prediction`` are the first state.
     """
 
     input: Field
     target: Field
     prediction: Field
+    channels: int = 1
     rollout: Rollout | None = None
 
     @property
@@ -116,16 +118,17 @@ def _read(path: Path, suffix: str) -> Sample | None:
         if suffix and f"prediction{suffix}" not in arrays:
             return None
         found = [arrays[name + suffix][0, 0] for name in ("input", "target", "prediction")]
+        channels = arrays[f"target{suffix}"].shape[1]
         if (steps := f"step_errors{suffix}") in arrays:
             found += [arrays[name + suffix][0] for name in ("target", "prediction")] + [arrays[steps]]
     if not all(np.can_cast(field.dtype, np.float64) for field in found):
         raise ValueError("not real numbers")
     fields = [np.asarray(field, dtype=np.float64) for field in found]
-    if any(field.ndim != 2 for field in fields[:3]) or fields[1].shape != fields[2].shape:
+    if len({field.ndim for field in fields[:3]} | {1, 2}) > 2 or fields[1].shape != fields[2].shape:
         raise ValueError("not fields of one shape")
     if any(field.size == 0 for field in fields):
         raise ValueError("fields without a point")
-    return Sample(fields[0], fields[1], fields[2], _rollout(*fields[3:]) if fields[3:] else None)
+    return Sample(fields[0], fields[1], fields[2], channels, _rollout(*fields[3:]) if fields[3:] else None)
 
 
 def _rollout(target: Field, prediction: Field, errors: Field) -> Rollout:
@@ -137,7 +140,7 @@ def _rollout(target: Field, prediction: Field, errors: Field) -> Rollout:
     return Rollout(target[::channels], prediction[::channels], errors)
 
 
-def field_panel(samples: Mapping[str, Sample], names: Mapping[str, str], input_name: str = "coefficient") -> Figure:
+def field_panel(samples: Mapping[str, Sample], names: Mapping[str, str]) -> Figure:
     """Draw input and truth in the first column, and each model's prediction above its error map in the next ones.
 
     Predictions share the truth's color scale. Error maps share another one, cut at the 99.5 % quantile so that one bad
@@ -158,7 +161,7 @@ def field_panel(samples: Mapping[str, Sample], names: Mapping[str, str], input_n
     errors = np.concatenate([sample.error[np.isfinite(sample.error)] for sample in samples.values()])
     worst = float(np.quantile(errors, 0.995)) if errors.size else 1.0
     cut = bool(errors.size) and float(errors.max()) > worst
-    shown_input = _show(grid[0, 0], first.input, input_name, cmap="cividis")
+    shown_input = _show(grid[0, 0], first.input, "input", cmap="cividis")
     shown_truth = _show(grid[1, 0], first.target, "truth", cmap="viridis", **limits)
     for i, (model, sample) in enumerate(samples.items()):
         row, column = 2 * (i // per_block), 1 + i % per_block
@@ -167,8 +170,8 @@ def field_panel(samples: Mapping[str, Sample], names: Mapping[str, str], input_n
         shown_error = _show(
             grid[row + 1, column], sample.error, "absolute error", cmap="magma", vmin=0, vmax=worst or 1.0
         )
-    figure.colorbar(shown_input, ax=grid[0, 0], location="left", shrink=0.8, label=input_name)
-    figure.colorbar(shown_truth, ax=grid[0, -1], shrink=0.8, label="solution")
+    figure.colorbar(shown_input, ax=grid[0, 0], location="left", shrink=0.8, label="input")
+    figure.colorbar(shown_truth, ax=grid[0, -1], shrink=0.8, label="truth, prediction")
     figure.colorbar(shown_error, ax=grid[1, -1], shrink=0.8, label="absolute error", extend="max" if cut else "neither")
     return figure
 

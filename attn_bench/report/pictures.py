@@ -24,6 +24,7 @@ from attn_bench.results.store import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from attn_bench.report.panels import Sample
     from attn_bench.report.points import Point
 
 T = TypeVar("T")
@@ -101,7 +102,8 @@ def draw(store: Store, summary: Summary, out: Path, id: str = "") -> Drawn:
     # matplotlib takes a second to import; the table for the terminal does not need it.
     from attn_bench.report.curves_figure import training_curves
     from attn_bench.report.figures import cost_vs_resolution, error_vs_resolution
-    from attn_bench.report.panels import field_panel, read_samples, shown_at
+    from attn_bench.report.lines import sample_panel
+    from attn_bench.report.panels import read_samples, shown_at
     from attn_bench.report.parts_figure import train_step_parts
     from attn_bench.report.rollouts import error_by_step, strips
     from attn_bench.report.scaling_figure import figure as scaling_figure
@@ -126,8 +128,7 @@ def draw(store: Store, summary: Summary, out: Path, id: str = "") -> Drawn:
                 shown(f"error_by_step_{at}", partial(error_by_step, rollouts, summary), by_step),
                 shown(name, partial(strips, rollouts, summary.names), partial(_strips, at)),
             ]
-        errors = {model: sample.rel_l2 for model, sample in samples.items()}
-        return [shown(name, partial(field_panel, samples, summary.names), lambda: _panel(summary, at, errors))]
+        return [shown(name, partial(sample_panel, samples, summary), partial(_panel, summary, at, samples))]
 
     with style():
         plots = [shown("error_vs_resolution", partial(error_vs_resolution, summary), partial(_errors, summary))]
@@ -339,11 +340,17 @@ def _trained_and_at(at: str) -> str:
     return f"{evaluated}, trained at {resolution}" if evaluated else resolution
 
 
-def _panel(summary: Summary, at: str, errors: Mapping[str, float]) -> Picture:
-    listed = ", ".join(f"{summary.names[model]} {significant(error)}" for model, error in errors.items())
+def _panel(summary: Summary, at: str, samples: Mapping[str, Sample]) -> Picture:
+    listed = ", ".join(f"{summary.names[model]} {significant(sample.rel_l2)}" for model, sample in samples.items())
     title = f"Fields at resolution {_trained_and_at(at)}"
-    caption = (
-        "First test sample: coefficient and truth on the left, then each prediction above its absolute error. "
-        "Predictions share the truth's color scale; the errors share one."
-    )
+    first = next(iter(samples.values()))
+    if first.target.ndim == 1:
+        caption = "First test sample: the truth, dotted, and each prediction; below, their absolute errors."
+    else:
+        caption = (
+            "First test sample: input and truth on the left, then each prediction above its absolute error. "
+            "Predictions share the truth's color scale; the errors share one."
+        )
+    if first.channels > 1:
+        caption += f" The first of {first.channels} channels, to which the errors belong."
     return Picture("panel", title, caption, f"{title}. Relative L2 error of the sample: {listed}.")

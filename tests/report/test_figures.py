@@ -259,7 +259,7 @@ def test_a_figure_that_fails_stops_nothing_else(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("attn_bench.report.figures.cost_vs_resolution", fail_for_latency)
     monkeypatch.setattr("attn_bench.report.summary.scaling", fail)
-    monkeypatch.setattr("attn_bench.report.panels.field_panel", fail)
+    monkeypatch.setattr("attn_bench.report.lines.sample_panel", fail)
     monkeypatch.setattr("attn_bench.report.write.read_origin", fail)
     save_fields(tmp_path, "x", 16, 0.1)
     written = write_report(tmp_path, summarise(pd.DataFrame([row("a", 16, cell="x"), row("b", 16)]), ERRORS))

@@ -15,8 +15,8 @@ from attn_bench.tasks.fields.survey import pieces
 from attn_bench.tasks.shared.normalise import Normalised
 
 Batch = tuple[Tensor, Tensor]
-# Statistics are summed over so many samples at a time, whether they are in memory or in a file.
-BLOCK = 32
+# Statistics are summed over about so many numbers at a time, whether they are in memory or in a file.
+BLOCK = 1 << 20
 
 
 class FromFile(Dataset[Batch]):
@@ -71,18 +71,19 @@ class NormalisedFields(Normalised):
 def normalised(module: nn.Module, train: Dataset[Batch]) -> NormalisedFields:
     """Wrap ``module`` with mean and standard deviation of each channel of the training set, read in pieces."""
     size, read = len(cast(TensorDataset, train)), _reader(train)
-    axes = read(torch.tensor([0]))[0].ndim - 2
+    first = read(torch.tensor([0]))
+    axes, count = first[0].ndim - 2, max(1, BLOCK // sum(values.numel() for values in first))
     sums: list[Tensor] = []
-    for start in range(0, size, BLOCK):
-        both = read(torch.arange(start, min(start + BLOCK, size)))
+    for start in range(0, size, count):
+        both = read(torch.arange(start, min(start + count, size)))
         found = [values.double().sum((0, *range(2, values.ndim))) for values in both]
         sums = found if not sums else [a + b for a, b in zip(sums, found)]
-    points = size * both[0][0, 0].numel()
+    points = size * first[0][0, 0].numel()
     means = [each / points for each in sums]
     # A second pass, as the difference of large numbers would be inexact.
     squares = [torch.zeros_like(mean) for mean in means]
-    for start in range(0, size, BLOCK):
-        for values, mean, square in zip(read(torch.arange(start, min(start + BLOCK, size))), means, squares):
+    for start in range(0, size, count):
+        for values, mean, square in zip(read(torch.arange(start, min(start + count, size))), means, squares):
             away = values.double() - mean.reshape(-1, *[1] * axes)
             square += away.square().sum((0, *range(2, values.ndim)))
     stds = [(square / points).sqrt() for square in squares]
