@@ -82,6 +82,10 @@ class Mixer(Model):
     def mixer(self, tokens: Tokens, options: Any) -> nn.Module:
         """Return a module that maps (B, *grid, dim) to the same shape; called once per block.
 
+        If a module of causal text has the methods ``prefill`` and ``step`` of
+        :class:`attn_bench.nn.generation.Recurrent`, a run also measures what a generated token costs, and how large the
+        state is.
+
         Args:
             tokens: the grid, and what a token may see.
             options: an instance of :attr:`Options`.

@@ -195,6 +195,14 @@ MEMORY = Group(
     "peak_memory", "MiB", "exact", 0.005, figure="memory_vs_resolution",
     definition="peak memory of the step after warm-up, without weights and inputs",
 )  # fmt: skip
+GENERATION = Group(
+    "generation", "ms", "timed", 0.05, figure="token_latency_vs_resolution",
+    definition="median over samples, of one token for each text of a batch, generated after a context of this length",
+)  # fmt: skip
+STATE = Group(
+    "state", "MiB", "exact", 0.005, figure="state_vs_resolution",
+    definition="what is kept of a batch of contexts of this length to generate the next token, e.g. keys and values",
+)  # fmt: skip
 _measured = partial(Column, own=True)
 
 
@@ -245,6 +253,16 @@ MEASURED: tuple[Column, ...] = (
     _measured(
         "latency_forward_batch1_ms", "latency.forward_batch1.median_ms",
         "forward latency of a single sample, for image and mask tasks",
+    ),
+    Quantity(
+        column="latency_token_ms", where="latency.token.median_ms", group=GENERATION,
+        label="Token", short="token ms", axis="token latency", shown=frozenset({"report", "figures"}),
+        summary="median latency of generating one token for a batch after a context of this length (causal text)",
+    ),
+    Quantity(
+        column="state_mib", where="memory.state.peak_mib", group=STATE,
+        label="State", short="state MiB", axis="state", shown=frozenset({"report", "figures"}),
+        summary="size of what is kept of a batch of contexts to generate the next token (causal text)",
     ),
     _measured(
         "latency_forward_graph_ms", "latency.forward_graph.median_ms",

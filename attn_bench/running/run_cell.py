@@ -337,6 +337,9 @@ def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findin
         take(f"peak_memory_{name.removesuffix('_step')}", memory, name, partial(steps.memory, name))
     if steps.problem.spec.head:
         take("latency_forward_batch1", latency, "forward_batch1", partial(steps.latency, "forward_batch1"))
+    if steps.generation is not None:
+        take("latency_token", latency, "token", partial(steps.latency, "token"))
+        take("state", memory, "state", steps.state)
     if "train_step" in latency:
         with findings.without("latency_train_step_parts"), keeper.stage("measuring parts of a step", measures=True):
             latency |= steps.parts()

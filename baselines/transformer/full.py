@@ -49,10 +49,14 @@ class FullAttention(Mixer):
 
     def mixer(self, tokens: Tokens, options: Options) -> nn.Module:
         """Return exact attention."""
-        from attn_bench.nn.multi_head import MultiHead
+        from attn_bench.nn.multi_head import MultiHead, Remembering
+        from baselines.transformer.memories import KeyValues
         from baselines.transformer.softmax_attention import attend
 
-        return MultiHead(options.dim, options.heads, partial(attend, backend=options.backend, causal=tokens.causal))
+        attend = partial(attend, backend=options.backend, causal=tokens.causal)
+        if tokens.causal:
+            return Remembering(options.dim, options.heads, attend, KeyValues())
+        return MultiHead(options.dim, options.heads, attend)
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Return a reason if the kernels cannot run here, or a mixer does not support the problem; else None."""

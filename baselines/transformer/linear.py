@@ -26,7 +26,11 @@ class Linear(Mixer):
 
     def mixer(self, tokens: Tokens, options: Mixer.Options) -> nn.Module:
         """Return linear attention."""
-        from attn_bench.nn.multi_head import MultiHead
+        from attn_bench.nn.multi_head import MultiHead, Remembering
         from baselines.transformer.linear_attention import attend_linear
+        from baselines.transformer.memories import Sums
 
-        return MultiHead(options.dim, options.heads, partial(attend_linear, causal=tokens.causal))
+        attend = partial(attend_linear, causal=tokens.causal)
+        if tokens.causal:
+            return Remembering(options.dim, options.heads, attend, Sums())
+        return MultiHead(options.dim, options.heads, attend)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attn_bench.nn.multi_head import MultiHead
+from attn_bench.nn.multi_head import Remembering
+from baselines.transformer.memories import KeyValues
 
 # The side of a block is a multiple of this, by number of axes: larger blocks suit the kernels better, smaller ones
 # compute fewer masked scores.
@@ -107,8 +108,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, stretches: tuple[Stretch, ...], bef
     return y
 
 
-class WindowAttention(MultiHead):
-    """Multi-head attention of each token to nearby tokens.
+class WindowAttention(Remembering):
+    """Multi-head attention of each token to nearby tokens; it generates where it is causal.
 
     Args:
         dim: channels.
@@ -125,5 +126,5 @@ class WindowAttention(MultiHead):
         self, dim: int, heads: int, window_size: int, causal: bool, attend: Callable[..., Tensor] = attend_window
     ) -> None:
         before, after = (window_size - 1, 0) if causal else (window_size // 2, window_size // 2)
-        super().__init__(dim, heads, partial(attend, before=before, after=after))
+        super().__init__(dim, heads, partial(attend, before=before, after=after), KeyValues(window_size))
         self.window_size = window_size

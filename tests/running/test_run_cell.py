@@ -332,3 +332,18 @@ def test_a_task_that_refuses_an_option_is_named(ran, monkeypatch):
     monkeypatch.setattr("toy_plugins.ToyTask.splits", splits)
     record = ran("plain", **TRAINED)
     assert (record.status, record.error) == ("unsupported", "task toy-task: n is 400; it must be <= 64")
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_causal_text_is_measured_token_by_token_where_the_mixer_can(tmp_path, compile):
+    for model, can in (("full", not compile), ("fma", False)):
+        cell = cell_of(model, task="text", resolutions=[16], compile=compile, **MEASURED)
+        record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
+        assert record.status == "ok", record.error
+        assert not record.errors
+        assert ("token" in record.latency, "state" in record.memory) == (can, can)
+    if not compile:
+        cell = cell_of("full", task="text", resolutions=[16], options={"full": {"depth": 2, "dim": 8}}, **MEASURED)
+        record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
+        # Keys and values of 15 tokens in two blocks, and the last three tokens, of 4 texts.
+        assert record.memory["state"].peak_mib == pytest.approx(4 * (2 * 2 * 15 + 3) * 8 * 4 / 2**20)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attn_bench.nn.generation import Generation, size
 from attn_bench.plugin import Model, Problem, Task
 from attn_bench.results.record import Flops, Latency, Memory
 from attn_bench.running.measure.calibration import calibration_ms, calibration_step
@@ -81,11 +82,14 @@ class Steps:
         trains = trains and any(p.requires_grad for p in module.parameters()) and cell.regime != "linear-probe"
         self.train_step = self._train_step_of(cell) if trains else None
         self.names = ("forward", "train_step") if trains else ("forward",)
+        # A compiled module has no single steps.
+        self.generation = None if cell.execution.compile else Generation.of(module)
 
     def step(self, name: str) -> Callable[[], object]:
         """Switch the module to the mode of a step and return the step; use one at a time.
 
-        In addition to ``names`` there is ``forward_batch1``, the forward pass of one sample.
+        In addition to ``names`` there are ``forward_batch1``, the forward pass of one sample, and ``token``, which
+        generates one token after the context in the inputs.
         """
         if self.inputs._version:  # the module wrote to its input, as it may to a batch of a data loader
             self.inputs, self.targets = random_batch(
@@ -95,12 +99,33 @@ class Steps:
         if name == "train_step":
             assert self.train_step is not None
             return partial(self.train_step, self.inputs, self.targets)
+        if name == "token":
+            return partial(self._token, self._context())
         return partial(self._forward, self.inputs[:1] if name == "forward_batch1" else self.inputs)
 
     def _forward(self, inputs: Tensor) -> Tensor:
         # Not in inference mode, as tensors that a module keeps from such a call cannot be used in training.
         with torch.no_grad(), autocast(self.cell.execution.device, self.cell.execution.precision):
             return self.called(inputs)
+
+    @torch.no_grad()
+    def _context(self) -> Any:
+        """Return the state after the inputs but their last token, which comes next."""
+        assert self.generation is not None
+        with autocast(self.cell.execution.device, self.cell.execution.precision):
+            return self.generation.prefill(self.inputs[:, :-1])[1]
+
+    @torch.no_grad()
+    def _token(self, state: Any) -> Tensor:
+        assert self.generation is not None
+        with autocast(self.cell.execution.device, self.cell.execution.precision):
+            return self.generation.step(self.inputs[:, -1], state)[0]
+
+    def state(self) -> Memory:
+        """Return the size of what is kept of the context in the inputs, to generate the next token."""
+        self.module.eval()
+        mib = size(self._context()) / 2**20
+        return Memory(peak_mib=mib, total_mib=mib)
 
     def _train_step_of(self, cell: Cell) -> Step:
         """Return the step that training repeats, with a learning rate that leaves the weights where they are."""
