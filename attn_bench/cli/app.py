@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_bench.cli import checking, claims, comparing, data, history, jobs, listing, publishing, reporting, running
+from attn_bench.cli import (
+    checking,
+    claims,
+    comparing,
+    data,
+    history,
+    jobs,
+    listing,
+    profiling,
+    publishing,
+    reporting,
+    running,
+)
 from attn_bench.cli.error_messages import Lines
 from attn_bench.errors import UserError
 from attn_bench.sweep.execution import Running
@@ -77,6 +89,7 @@ def _options(
 
 app.command()(running.run)
 app.command()(running.measure)
+app.command()(profiling.profile)
 app.command()(jobs.status)
 app.command()(jobs.cancel)
 app.command()(reporting.report)
