@@ -121,6 +121,7 @@ class NavierStokes(Task):
             "source": "generated",
             **_distribution(options).to_json(),
             "history": options.history,
+            "noise": options.noise,
             "resolution": resolution,
             "n_train": options.n_train,
             "n_test": options.n_test,
@@ -128,7 +129,9 @@ class NavierStokes(Task):
             "read": _in_words(options, (resolution,)),
         }
         test = cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(known, predicted))
-        return Splits(Pairs(found["train"], options.history), test, identity)
+        noise = options.noise * float(found["train"].double().std(correction=0))
+        train = Pairs(found["train"], options.history, noise)
+        return Splits(train, test, identity, plain=Pairs(found["train"], options.history))
 
     def hold_out(self, splits: Splits, share: float) -> Splits:
         """Return ``splits`` with whole trajectories of the training set as the validation set, in single steps."""
@@ -137,11 +140,15 @@ class NavierStokes(Task):
         from attn_bench.tasks.navier_stokes.trajectories import Pairs
 
         pairs = cast(Pairs, splits.train)
-        held = super().hold_out(replace(splits, train=TensorDataset(pairs.trajectories)), share)  # type: ignore[arg-type]
-        train, validation = (
-            Pairs(cast(TensorDataset, part).tensors[0], pairs.history) for part in (held.train, held.validation)
+        whole = TensorDataset(pairs.trajectories)
+        held = super().hold_out(replace(splits, train=whole, plain=None), share)  # type: ignore[arg-type]
+        kept, validation = (cast(TensorDataset, part).tensors[0] for part in (held.train, held.validation))
+        return replace(
+            held,
+            train=Pairs(kept, pairs.history, pairs.noise),
+            plain=Pairs(kept, pairs.history),
+            validation=Pairs(validation, pairs.history),
         )
-        return replace(held, train=train, validation=validation)
 
     def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
         """Normalize every state by the mean and the standard deviation of all states of the training set."""

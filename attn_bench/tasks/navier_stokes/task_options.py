@@ -26,6 +26,14 @@ class NavierStokesOptions(Task.Options):
     history: Annotated[
         int, Field(ge=1, description="states that a model is given, one unit of time apart; it predicts the next one")
     ] = 10
+    noise: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="standard deviation of noise added to the states given in training, relative to that of the "
+            "training set: makes rollouts more stable (arXiv:2002.09405)",
+        ),
+    ] = 0.0
     fine: Annotated[
         int | None,
         Field(

@@ -12,10 +12,11 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         trajectories: (N, T, H, W), T > history.
+        noise: standard deviation of Gaussian noise that is added to the states given, drawn anew each time.
     """
 
-    def __init__(self, trajectories: Tensor, history: int) -> None:
-        self.trajectories, self.history = trajectories, history
+    def __init__(self, trajectories: Tensor, history: int, noise: float = 0.0) -> None:
+        self.trajectories, self.history, self.noise = trajectories, history, noise
         self.each = trajectories.shape[1] - history
 
     def __len__(self) -> int:
@@ -29,4 +30,5 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         """Return inputs (B, history, H, W) and targets (B, 1, H, W)."""
         which, first = indices // self.each, indices % self.each
         states = self.trajectories[which[:, None], first[:, None] + torch.arange(self.history + 1)]
-        return states[:, :-1], states[:, -1:]
+        known, following = states[:, :-1], states[:, -1:]
+        return (known + self.noise * torch.randn_like(known) if self.noise else known), following

@@ -77,6 +77,21 @@ def test_validation_holds_out_whole_trajectories(cache):
     assert not parts[0] & parts[1]
 
 
+def test_noise_is_in_the_states_given_in_training_only(cache):
+    plain, noisy = (TASK.splits(8, options(n_train=10, noise=noise)) for noise in (0.0, 0.5))
+    std = float(plain.train.trajectories.std(correction=0))
+    indices = torch.arange(len(plain.train))
+    (known, following), (seen, target) = plain.train.batch(indices), noisy.train.batch(indices)
+    assert torch.equal(target, following)
+    assert float((seen - known).std()) == pytest.approx(0.5 * std, rel=0.1)
+    assert not torch.equal(noisy.train.batch(indices)[0], seen)
+    held = TASK.hold_out(noisy, 0.2)
+    assert held.train.noise == noisy.train.noise
+    assert held.validation.noise == held.plain.noise == noisy.plain.noise == 0
+    for name in ("test", "plain"):
+        assert all(torch.equal(a, b) for a, b in zip(getattr(noisy, name)[0], getattr(plain, name)[0]))
+
+
 def test_a_module_sees_every_state_alike_normalized(cache):
     splits = TASK.splits(8, options())
     seen = []
