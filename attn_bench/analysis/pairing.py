@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from attn_bench.results.labels import labels
+from attn_bench.results.labels import Asked, labels_of
 from attn_bench.results.record import Record
 from attn_bench.sweep.cell import Cell, flat
 from attn_bench.sweep.groups import Execution, Measuring
@@ -85,7 +85,7 @@ def pair(base: Sequence[Record], new: Sequence[Record]) -> list[Case]:
     own, others = cells[: len(base)], cells[len(base) :]
     partners = _partners({cell.id: cell for cell in own}, {cell.id: cell for cell in others})
     cells = [*own, *(partners.get(cell.id, cell) for cell in others)]
-    named = labels([replace(record, cell=cell) for record, cell in zip(records, cells)], tasks=True)
+    named = labels_of([Asked.of(record, cell) for record, cell in zip(records, cells)], tasks=True)
     cases: dict[str, Case] = {}
     for i, (record, cell, label) in enumerate(zip(records, cells, named)):
         case = cases.setdefault(cell.id, Case(cell.id, cell, label))

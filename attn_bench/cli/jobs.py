@@ -68,7 +68,7 @@ def _plain_data(store: Store, followed: Sequence[Followed]) -> dict[str, Any]:
 
 
 def _statuses(store: Store) -> dict[str, int]:
-    return dict(sorted(Counter(record.status for record in store.records()).items()))
+    return dict(sorted(Counter(short.brief.status for short in store.shorts()).items()))
 
 
 def _held(store: Store) -> set[str]:

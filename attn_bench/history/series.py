@@ -19,7 +19,7 @@ from attn_bench.gate.conditions import of_times
 from attn_bench.history.changepoints import Change, changes
 from attn_bench.history.commits import Commit
 from attn_bench.history.kept import Kept
-from attn_bench.results.labels import labels
+from attn_bench.results.labels import Asked, labels_of
 from attn_bench.results.quantities import Quantity, at, quantities
 from attn_bench.running.measure.latency import median_interval
 
@@ -132,7 +132,7 @@ def curves(kept: Sequence[Kept], commits: Sequence[Commit]) -> list[Curve]:
     places = {commit.hash: i for i, commit in enumerate(commits)}
     kept = [each for each in kept if each.revision in places]
     cells = settings_of([each.record for each in kept])
-    named = labels([replace(each.record, cell=cell) for each, cell in zip(kept, cells)])
+    named = labels_of([Asked.of(each.record, cell) for each, cell in zip(kept, cells)])
     groups: dict[tuple[str, int, str, str], list[Kept]] = defaultdict(list)
     for each, cell, label in zip(kept, cells, named):
         groups[cell.task, cell.resolution, label, cell.id].append(each)

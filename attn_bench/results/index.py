@@ -4,25 +4,25 @@ It says nothing that the files in ``cells/`` do not say. A record is taken from 
 read: same name, size, inode, and times of content and status, which every replacement changes. All else is read from
 the files, so it does not matter who adds, replaces or removes some meanwhile, nor whether the index is damaged, of
 another version or not there. It is replaced as a whole, so of several writers the last one wins.
+
+Of each record it holds what a resumed run and the table need (:mod:`.brief`), and the record itself, which is read only
+where that is not enough.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 from attn_bench.errors import DiskError
 from attn_bench.files import atomic_write, read_regular
-from attn_bench.results import record
-from attn_bench.results.upgrade import SCHEMA
-from attn_bench.sweep.cell import GROUPS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +37,9 @@ _SETTLED_NS = 2 * 10**9
 _LARGEST_BYTES, _LARGEST_CONTENT_BYTES = 1 << 30, 16 << 30
 _LARGEST_INT64 = 2**63 - 1
 _VERSION = b"attn_bench.records"
+_TEXTS = ("brief", "lines", "record")
+# Folders of this package whose code says what is in them.
+_MADE_BY = ("", "contract", "results", "sweep")
 
 
 class Stamp(NamedTuple):
@@ -59,26 +62,40 @@ class Stamp(NamedTuple):
 
 
 class Indexed(NamedTuple):
-    """A record as JSON, and the file that it was read from."""
+    """A record as JSON, and the file that it was read from.
+
+    Attributes:
+        brief, lines: as :meth:`attn_bench.results.brief.Short.to_texts` returns them.
+        record: the record itself; None where it was not read.
+    """
 
     stamp: Stamp
-    text: str
+    brief: str
+    lines: str
+    record: str | None
 
 
-def read(folder: Path) -> dict[str, Indexed]:
-    """Return what the index of ``folder`` holds, by the id that names each file; nothing if it cannot be used."""
+def read(folder: Path, *, whole: bool) -> dict[str, Indexed]:
+    """Return what the index of ``folder`` holds, by the id that names each file; nothing if it cannot be used.
+
+    Args:
+        whole: read the records themselves as well.
+    """
     # Whatever pyarrow raises for a file that is damaged: the files are there.
     with contextlib.suppress(Exception):
-        table = _table(folder / NAME)
+        texts = _TEXTS if whole else _TEXTS[:-1]
+        ids, *others = _columns(folder / NAME, ["id", *Stamp._fields, *texts, *map(_check_of, texts)])
+        stamps, others = zip(*others[:4], strict=True), others[4:]
         found = {}
-        for id, *stamp, check, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            if check == _check(id, indexed := Indexed(Stamp(*stamp), text)):
-                found[id] = indexed
+        for id, stamp, *values in zip(ids, map(Stamp._make, stamps), *others, strict=True):
+            texts_of, checks = values[: len(texts)], values[len(texts) :]
+            if checks == [_check(id, stamp, text) for text in texts_of]:
+                found[id] = Indexed(stamp, *texts_of, *([] if whole else [None]))
         return found
     return {}
 
 
-def _table(path: Path) -> pa.Table:
+def _columns(path: Path, names: Sequence[str]) -> list[list[Any]]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -88,10 +105,9 @@ def _table(path: Path) -> pa.Table:
         raise ValueError("of another version")
     if sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)) > _LARGEST_CONTENT_BYTES:
         raise ValueError("too large")
-    table = file.read()
-    if table.schema.remove_metadata() != _schema():
+    if file.schema_arrow.remove_metadata() != _schema():
         raise ValueError("other columns")
-    return table
+    return [column.to_pylist() for column in file.read(columns=list(names)).select(names).columns]
 
 
 def outdated(there: int, missing: int) -> bool:
@@ -100,38 +116,44 @@ def outdated(there: int, missing: int) -> bool:
 
 
 def write(folder: Path, records: Mapping[str, Indexed]) -> None:
-    """Write the index, if that can be done; files that may just have been replaced are left out."""
+    """Write the index, if that can be done; files that may just have been replaced are left out.
+
+    Args:
+        records: by id, each with the record itself.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    kept = [
-        (id, *indexed.stamp, _check(id, indexed), indexed.text)
-        for id, indexed in records.items()
-        if indexed.stamp.settled
-    ]
+    rows = []
+    for id, (stamp, *texts) in records.items():
+        if stamp.settled:
+            rows.append((id, *stamp, *texts, *(_check(id, stamp, text or "") for text in texts)))
     schema = _schema().with_metadata({_VERSION: _version()})
-    table = pa.table([list(column) for column in zip(*kept)] or [[] for _ in schema.names], schema=schema)
+    table = pa.table([list(column) for column in zip(*rows)] or [[] for _ in schema.names], schema=schema)
     # A read-only folder is read as it is.
     with contextlib.suppress(DiskError), atomic_write(folder / NAME) as file:
-        parquet.write_table(table, file, compression="zstd")
+        parquet.write_table(table, file, compression="zstd", use_dictionary=False)
 
 
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
-    numbers = {name: pa.int64() for name in (*Stamp._fields, "check")}
-    return pa.schema({"id": pa.string(), **numbers, "record": pa.string()})
+    numbers, checks = dict.fromkeys(Stamp._fields, pa.int64()), dict.fromkeys(map(_check_of, _TEXTS), pa.int64())
+    return pa.schema({"id": pa.string(), **numbers, **dict.fromkeys(_TEXTS, pa.string()), **checks})
 
 
-def _check(id: str, indexed: Indexed) -> int:
+def _check_of(text: str) -> str:
+    return f"check_{text}"
+
+
+def _check(id: str, stamp: Stamp, text: str) -> int:
     """Return a checksum: a damaged file may still be one that can be read."""
-    return crc32(indexed.text.encode(), crc32(repr((id, *indexed.stamp)).encode()))
+    return crc32(text.encode(), crc32(f"{id} {stamp[0]} {stamp[1]} {stamp[2]} {stamp[3]}".encode()))
 
 
+@functools.cache
 def _version() -> bytes:
-    """Return what changes whenever a record has other fields than it had."""
-    kinds = [kind for kind in vars(record).values() if isinstance(kind, type) and is_dataclass(kind)]
-    names = [
-        [kind.__name__, *(f"{each.name}: {each.type}" for each in fields(kind))] for kind in (*kinds, *GROUPS.values())
-    ]
-    return f"{SCHEMA} {sha256(repr(names).encode()).hexdigest()}".encode()
+    """Return what changes whenever the code does that makes texts of records, or reads them."""
+    package = Path(__file__).parents[1]
+    files = sorted(file for folder in _MADE_BY for file in (package / folder).glob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest().encode()

@@ -7,18 +7,21 @@ import functools
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from attn_bench.files import read_json
 from attn_bench.format import clean
 from attn_bench.results import index
+from attn_bench.results.brief import Brief, Short
 from attn_bench.results.index import Indexed, Stamp
 from attn_bench.results.record import Record
 
 # A record with thousands of samples has a few hundred KiB.
 LARGEST_BYTES = 32 << 20
 _SUFFIX = ".json"
+Named = TypeVar("Named", Record, Brief)
 
 
 class Known:
@@ -26,45 +29,88 @@ class Known:
 
     Attributes:
         cells: the folder that they are in.
+
+    Args:
+        once: look at the folder once, and never for what is changed there afterwards.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, once: bool = False) -> None:
         self.folder, self.cells = folder, folder / "cells"
+        self._once, self._listed = once, dict[str, Stamp]()
         self._within = os.path.join(self.cells, "")
         self._records: dict[str, tuple[Stamp, Record | None]] = {}
-        # What the index holds, or would if it were written now; and which of it is not in the file yet.
+        self._shorts: dict[str, tuple[Stamp, Short]] = {}
+        # What the index holds, with the records or without; and what it would hold besides if it were written now.
         self._indexed: dict[str, Indexed] = {}
-        self._missing: set[str] = set()
-        self._read_index = False
+        self._read: Literal["nothing", "short", "whole"] = "nothing"
+        self._missing: dict[str, tuple[Stamp, str]] = {}
 
     def record(self, id: str) -> Record | None:
         """Return a record, or None if there is none or it is invalid, which is reported once."""
-        stamp = _stamp(self._path(id))
+        stamp = self._stamp(id)
         return None if stamp is None else self._at(id, stamp)
 
     def records(self) -> dict[str, Record]:
         """Return every valid record by the id that names its file, in order; writes the index if needed."""
+        there = self._looked(whole=True)
+        with _uncollected():
+            found = {id: self._at(id, stamp) for id, stamp in there.items()}
+        self._write(there)
+        return {id: record for id, record in found.items() if record is not None}
+
+    def short(self, id: str) -> Short | None:
+        """Return a record in brief, or None if there is none or it is invalid, which is reported once."""
+        stamp = self._stamp(id)
+        return None if stamp is None else (self._short(id, stamp) or self._shortened({id: stamp}).get(id))
+
+    def shorts(self) -> dict[str, Short]:
+        """Return every valid record in brief by the id that names its file, in order; writes the index if needed."""
+        there = self._looked(whole=False)
+        with _uncollected():
+            known = {id: self._short(id, stamp) for id, stamp in there.items()}
+            made = self._shortened({id: there[id] for id, short in known.items() if short is None})
+        self._write(there)
+        found = {id: short or made.get(id) for id, short in known.items()}
+        return {id: short for id, short in found.items() if short is not None}
+
+    def _looked(self, *, whole: bool) -> dict[str, Stamp]:
+        """Return the files that should be records, after reading the index where there are many."""
         there = self._there()
-        if len(there) >= index.FEWEST and not self._read_index:
-            self._indexed, self._read_index = index.read(self.folder), True
-        for known in (self._records, self._indexed):
+        wanted: Literal["short", "whole"] = "whole" if whole else "short"
+        if len(there) >= index.FEWEST and self._read not in (wanted, "whole"):
+            self._indexed, self._read = index.read(self.folder, whole=whole), wanted
+        each: tuple[dict[str, Any], ...] = (self._records, self._shorts, self._indexed, self._missing)
+        for known in each:
             for id in known.keys() - there.keys():
                 del known[id]
-        self._missing &= there.keys()
-        with _uncollected():
-            found = {
-                id: record
-                for id, stamp in there.items()
-                if (record := self._at(id, stamp, bulk=self._read_index)) is not None
-            }
-        settled = {id for id in self._missing if self._indexed[id].stamp.settled}
-        if index.outdated(len(there), len(settled)):
-            index.write(self.folder, self._indexed)
-            self._missing -= settled
-        return found
+        return there
+
+    def _write(self, there: Mapping[str, Stamp]) -> None:
+        """Write the index if too many records are not in it."""
+        now = {id: stamp for id, (stamp, _) in self._missing.items() if stamp.settled}
+        if self._read == "nothing" or not index.outdated(len(there), len(now)):
+            return
+        if self._read == "short":
+            self._indexed, self._read = index.read(self.folder, whole=True), "whole"
+        self._indexed = {id: of for id, of in self._indexed.items() if of.stamp == there.get(id)}
+        shorts = {id: self._short(id, stamp) for id, stamp in now.items()}
+        shorts |= self._shortened({id: now[id] for id, short in shorts.items() if short is None})
+        for id, short in shorts.items():
+            if short is not None:
+                self._indexed[id] = Indexed(now[id], *short.to_texts(), self._missing.pop(id)[1])
+        index.write(self.folder, self._indexed)
 
     def _there(self) -> dict[str, Stamp]:
         """Return the files that should be records, in the order of their names; hidden ones are left out."""
+        if self._once and self._listed:
+            return self._listed
+        self._listed = self._list()
+        return self._listed
+
+    def _stamp(self, id: str) -> Stamp | None:
+        return self._there().get(id) if self._once else _stamp(self._path(id))
+
+    def _list(self) -> dict[str, Stamp]:
         found: dict[str, Stamp] = {}
         try:
             with os.scandir(self.cells) as entries:
@@ -79,7 +125,7 @@ class Known:
     def _path(self, id: str) -> str:
         return f"{self._within}{id}{_SUFFIX}"
 
-    def _at(self, id: str, stamp: Stamp, *, bulk: bool = False) -> Record | None:
+    def _at(self, id: str, stamp: Stamp) -> Record | None:
         """Return the record of a file that had ``stamp`` a moment ago.
 
         If the file is replaced before it is read, its next stamp is another one, and it is read again.
@@ -89,22 +135,21 @@ class Known:
             return known[1]
         record = self._of_index(id, stamp)
         if record is None:
-            record = self._of_file(id, self._path(id), stamp, bulk)
+            record = self._of_file(id, self._path(id), stamp)
         self._records[id] = stamp, record
         return record
 
     def _of_index(self, id: str, stamp: Stamp) -> Record | None:
         indexed = self._indexed.get(id)
-        if indexed is None or indexed.stamp != stamp:
+        if indexed is None or indexed.stamp != stamp or indexed.record is None:
             return None
         try:
-            return _named(Record.from_text(indexed.text), id)
+            return _named(Record.from_text(indexed.record), id)
         except ValueError:  # damaged: the file says what it is
             return None
 
-    def _of_file(self, id: str, path: str, stamp: Stamp, bulk: bool) -> Record | None:
-        self._indexed.pop(id, None)
-        self._missing.discard(id)
+    def _of_file(self, id: str, path: str, stamp: Stamp) -> Record | None:
+        self._missing.pop(id, None)
         try:
             text = Record.text_of(read_json(Path(path), LARGEST_BYTES))
             record = _named(Record.from_text(text), id)
@@ -113,10 +158,35 @@ class Known:
         except (OSError, ValueError) as error:
             say_once(f"{path}: skipped, {clean(reason(error))}")
             return None
-        if bulk:
-            self._indexed[id] = Indexed(stamp, text)
-            self._missing.add(id)
+        indexed = self._indexed.get(id)
+        if self._read != "nothing" and (indexed is None or indexed.stamp != stamp):
+            self._missing[id] = stamp, text
         return record
+
+    def _short(self, id: str, stamp: Stamp) -> Short | None:
+        """Return what is known in brief of the record of a file that had ``stamp`` a moment ago."""
+        known = self._shorts.get(id)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        indexed = self._indexed.get(id)
+        if indexed is None or indexed.stamp != stamp:
+            return None
+        try:
+            short = Short.from_texts(indexed.brief, indexed.lines)
+            _named(short.brief, id)
+        except ValueError:  # damaged: the file says what it is
+            return None
+        self._shorts[id] = stamp, short
+        return short
+
+    def _shortened(self, stamps: Mapping[str, Stamp]) -> dict[str, Short]:
+        """Return the valid ones of some records in brief, from the records themselves."""
+        from attn_bench.results.table import in_brief
+
+        records = {id: record for id, stamp in stamps.items() if (record := self._at(id, stamp)) is not None}
+        found = dict(zip(records, in_brief(list(records.values()))))
+        self._shorts |= {id: (stamps[id], short) for id, short in found.items()}
+        return found
 
 
 @contextlib.contextmanager
@@ -142,7 +212,7 @@ def _stamp(path: str) -> Stamp | None:
         return None
 
 
-def _named(record: Record, id: str) -> Record:
+def _named(record: Named, id: str) -> Named:
     if record.id != id:
         raise ValueError(f"contains the record of another cell, {record.id}")
     return record

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from attn_bench.results.record import Record
 from attn_bench.results.validation import as_json
-from attn_bench.sweep.cell import in_words
+from attn_bench.sweep.cell import Cell, in_words
 from attn_bench.sweep.groups import SCHEDULES
 
 T = TypeVar("T")
@@ -27,8 +27,37 @@ _VERSION = "_version"
 DEFAULT = "default"
 
 
-def labels(records: Sequence[Record], *, tasks: bool = False) -> list[str]:
-    """Return a label per record; cells of one model and task that differ in a setting get it appended: never mixed.
+class Asked(NamedTuple):
+    """What a label says of a record.
+
+    Attributes:
+        started: when its cell was started.
+        kind: of its cell (:attr:`attn_bench.sweep.cell.Cell.kind`).
+        folder: results folder that its weights were read from.
+        cell: one of that kind; its model, its resolutions, its seed and whether it is measured may be those of another.
+    """
+
+    model: str
+    task: str
+    started: str | None
+    kind: str
+    folder: str | None
+    cell: Cell
+
+    @classmethod
+    def of(cls, record: Record, cell: Cell | None = None) -> Asked:
+        """Return that of a record, or of another ``cell`` in its place."""
+        cell, folder = cell or record.cell, record.weights.folder if record.weights else None
+        return cls(cell.model, cell.task, record.started, cell.kind, folder, cell)
+
+
+def labels(records: Sequence[Record]) -> list[str]:
+    """Return a label per record (:func:`labels_of`)."""
+    return labels_of([Asked.of(record) for record in records])
+
+
+def labels_of(records: Sequence[Asked], *, tasks: bool = False) -> list[str]:
+    """Return a label for each; cells of one model and task that differ in a setting get it appended: never mixed.
 
     Versions of a model are distinguished by the version of its package, ``mano (0.2.0)``, or, if equal, numbered
     in the order of their first runs: ``mano (version 2)``.
@@ -36,11 +65,11 @@ def labels(records: Sequence[Record], *, tasks: bool = False) -> list[str]:
     Args:
         tasks: whether labels tell tasks apart as well, where there are several: ``mano [darcy]``.
     """
-    several = tasks and len({record.cell.task for record in records}) > 1
+    several = tasks and len({record.task for record in records}) > 1
     settings = for_each_kind(records, _settings)
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, record in enumerate(records):
-        groups[record.cell.task, record.cell.model].append(i)
+        groups[record.task, record.model].append(i)
     kinds: dict[int, tuple[str, Kind]] = {}
     words = {}
     for (task, model), own in groups.items():
@@ -56,28 +85,26 @@ def labels(records: Sequence[Record], *, tasks: bool = False) -> list[str]:
             said = [("task", task)] if several else []
             kinds[i] = task, (model, (*said, *((key, settings[i].get(key)) for key in shown)))
     names: dict[tuple[str, Kind], str] = {}
-    for task in {record.cell.task for record in records}:
+    for task in {record.task for record in records}:
         named = _named(dict.fromkeys(kind for of, kind in kinds.values() if of == task), task, words)
         names |= {(task, kind): name for kind, name in named.items()}
     return [names[kinds[i]] for i in range(len(records))]
 
 
-def kinds(records: Sequence[Record]) -> list[int]:
-    """Return a number for each record, equal for cells that differ in no setting, whatever their label and seed."""
+def kinds(records: Sequence[Asked]) -> list[int]:
+    """Return a number for each, equal for cells that differ in no setting, whatever their label and seed."""
     found: dict[Hashable, int] = {}
-    return [
-        found.setdefault((record.cell.kind, record.weights and record.weights.folder), len(found)) for record in records
-    ]
+    return [found.setdefault((record.kind, record.folder), len(found)) for record in records]
 
 
-def for_each_kind(records: Sequence[Record], made: Callable[[Record], T]) -> list[T]:
-    """Return what ``made`` returns for each record; it is called once for those of a kind (:func:`kinds`)."""
+def for_each_kind(records: Sequence[Asked], made: Callable[[Asked], T]) -> list[T]:
+    """Return what ``made`` returns for each; it is called once for those of a kind (:func:`kinds`)."""
     numbers = kinds(records)
     found = {number: made(record) for number, record in dict(zip(numbers, records)).items()}
     return [found[number] for number in numbers]
 
 
-def _settings(record: Record) -> dict[str, str]:
+def _settings(record: Asked) -> dict[str, str]:
     """Return what tells the cells of a model apart, by dotted names."""
     # What was chosen by tuning is not what was asked for.
     chosen = {f"training.{name}" for name in record.cell.tuning.tune} if record.cell.tuning else set()
@@ -90,11 +117,11 @@ def _settings(record: Record) -> dict[str, str]:
     return flat | {"weights": _origin(record)}
 
 
-def _origin(record: Record) -> str:
+def _origin(record: Asked) -> str:
     """Say where the weights of a trained model come from: its own seeds are not told apart, its folders are."""
     if record.cell.weights is None:
         return "trained here"
-    return f"from {record.weights.folder}" if record.weights and record.weights.folder else "kept"
+    return f"from {record.folder}" if record.folder else "kept"
 
 
 def _versions(key: str, values: Collection[str | None]) -> dict[str | None, str]:
@@ -135,7 +162,7 @@ def _differs(key: str, flats: Sequence[Mapping[str, str]]) -> bool:
     return len({flat.get(key) for flat in compared}) > 1
 
 
-def _of_schedule(record: Record) -> set[tuple[str, str]]:
+def _of_schedule(record: Asked) -> set[tuple[str, str]]:
     """Return the parameters that a learning-rate schedule has unless a user says otherwise, flattened."""
     training = record.cell.training
     return (

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Hashable, Iterable, Iterator
 
-from attn_bench.results.record import Record
+from attn_bench.results.brief import Short
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.variants import BROKEN
 
 
-def why_again(cells: Iterable[Cell], records: Iterable[Record]) -> str | None:
+def why_again(cells: Iterable[Cell], records: Iterable[Short]) -> str | None:
     """Return a line on the ``cells`` that only have a record from other code; None if there are none.
 
     Args:
@@ -20,12 +18,19 @@ def why_again(cells: Iterable[Cell], records: Iterable[Record]) -> str | None:
     waiting = [cell for cell in cells if not cell.broken]
     if not waiting:
         return None
-    before = {
-        _settings(record.cell): record.cell
-        for record in sorted(records, key=lambda record: record.started or "")
-        if record.cell.model_version != BROKEN
-    }
-    found = [(old, cell) for cell in waiting if (old := before.get(_settings(cell))) is not None]
+    known: dict[str, str] = {}
+    before: dict[tuple[Hashable, ...], Cell] = {}
+    for record in sorted(records, key=lambda record: record.brief.started or ""):
+        if not record.brief.broken:
+            model, resolution, seed, kind = record.brief.same_model
+            if kind not in known:
+                known[kind] = _settings(record.cell)
+            before[model, resolution, seed, known[kind]] = record.cell
+    found = [
+        (old, cell)
+        for cell in waiting
+        if (old := before.get((cell.model, cell.resolution, cell.seed, _settings(cell)))) is not None
+    ]
     if not found:
         return None
     reasons = dict.fromkeys(reason for old, cell in found for reason in _changed(old, cell))
@@ -34,8 +39,8 @@ def why_again(cells: Iterable[Cell], records: Iterable[Record]) -> str | None:
 
 
 def _settings(cell: Cell) -> str:
-    """Return what identifies a cell, except the versions of the code."""
-    return replace(cell.without_versions(), eval_resolutions=()).id
+    """Return what is equal for cells that differ in no setting but in versions of the code."""
+    return cell.without_versions().kind
 
 
 def _changed(old: Cell, new: Cell) -> Iterator[str]:

@@ -12,7 +12,6 @@ from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 from attn_bench.plugin import Direction, Metric
-from attn_bench.results.environment import Environment
 from attn_bench.results.record import Evaluation, Latency, Record
 
 # How two values are compared: timing samples by a test, numbers that do not vary by equality, metrics over seeds.
@@ -39,17 +38,13 @@ class Row:
     """The source of a row of the table: a record, evaluated at one resolution.
 
     Attributes:
-        label: of the model.
         resolution: of the evaluation.
         evaluation: at that resolution, None if there is none.
-        environment: of the cell, None if unknown.
     """
 
     record: Record
-    label: str
     resolution: int
     evaluation: Evaluation | None
-    environment: Environment | None
 
     @cached_property
     def own(self) -> bool:
@@ -63,13 +58,14 @@ class Column:
 
     Attributes:
         column: its name.
-        where: keys into a record, separated by dots, or a function of the row.
+        where: keys into a record, separated by dots, or a function of the row; None for what a record alone does not
+            say (:func:`attn_bench.results.table.column_values`).
         summary: its definition, in Markdown.
         own: whether only rows of the resolution trained at have it.
     """
 
     column: str
-    where: str | Callable[[Row], Any]
+    where: str | Callable[[Row], Any] | None
     summary: str
     own: bool = False
 
@@ -79,6 +75,7 @@ class Column:
         Args:
             known: what is in each row under keys that other columns share; under the empty key its record.
         """
+        assert self.where is not None
         found = list(map(self.where, rows)) if callable(self.where) else _at_each(self.where, known)
         return [value if row.own else None for value, row in zip(found, rows)] if self.own else found
 
@@ -173,7 +170,7 @@ class Quantity(Column):
         yield self
         if self.rule == "accuracy":
             for end, summary in _SAMPLED.items():
-                yield Column(self.end(end), partial(_end_of, self.column, end), summary.format(self.column))
+                yield Column(self.end(end), None, summary.format(self.column))
         if self.rule == "timed" and isinstance(self.where, str):
             measured = self.where.rpartition(".")[0]
             for end, summary in _ENDS.items():
@@ -355,15 +352,10 @@ def of_metric(name: str, metric: Metric) -> Quantity:
     """Return the quantity for a metric of a task."""
     shown = frozenset[Place]({"details"} if metric.detail else {"report", "terminal"})
     return Quantity(
-        column=name, where=lambda row: row.evaluation.metrics.get(name) if row.evaluation else None, own=False,
+        column=name, where=None, own=False,
         group=Group(name, metric.unit, "accuracy", METRIC_ALLOWED, metric.direction, definition=metric.summary),
         label=name, short=name, axis=name, shown=shown, summary=metric.summary,
     )  # fmt: skip
-
-
-def _end_of(metric: str, end: str, row: Row) -> float | None:
-    interval = row.evaluation.intervals.get(metric) if row.evaluation else None
-    return getattr(interval, end) if interval else None
 
 
 def quantities(place: Place | None = None, *rules: Rule) -> list[Quantity]:

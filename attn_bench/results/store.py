@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -32,7 +32,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from attn_bench.errors import UserError
 from attn_bench.files import TEMPORARY, UNUSABLE, atomic_write, read_json, read_regular, temporary_beside, write_json
 from attn_bench.format import clean
+from attn_bench.results.brief import Short
 from attn_bench.results.environment import Environment
+from attn_bench.results.index import FEWEST
 from attn_bench.results.known import LARGEST_BYTES, Known, reason, say_once
 from attn_bench.results.merge import merged
 from attn_bench.results.record import Record
@@ -206,17 +208,45 @@ class Store:
             self._each, self._merged = each, found
         return list(self._merged)
 
+    def short(self, id: str) -> Short | None:
+        """Return the record of a cell in brief, or None if there is none or it is invalid, which is reported."""
+        return self._known.short(id)
+
+    def each_short(self) -> dict[str, Short]:
+        """Return every valid record in brief by its id (:meth:`each_by_id`), with an index without reading them."""
+        return self._known.shorts()
+
+    def shorts(self) -> list[Short]:
+        """Return what :meth:`records` does, in brief."""
+        each = self.each_short()
+        groups: dict[Hashable, list[str]] = {}
+        for id, short in each.items():
+            groups.setdefault(short.brief.same_model, []).append(id)
+        several = [id for ids in groups.values() if len(ids) > 1 for id in ids]
+        found = [each[ids[0]] for ids in groups.values() if len(ids) == 1]
+        if several:
+            from attn_bench.results.table import in_brief
+
+            there = self.each_by_id() if len(several) >= FEWEST else {id: self.read(id) for id in several}
+            found += in_brief(merged([record for id in several if (record := there.get(id)) is not None]))
+        return sorted(found, key=lambda s: (s.brief.resolution, s.brief.model, s.brief.seed, s.brief.id))
+
     def table(self) -> pd.DataFrame:
         """Return the table of every record (see :func:`load`)."""
         import pandas as pd
 
-        from attn_bench.results.table import column_values, typed
+        from attn_bench.results.table import column_values, in_brief, of_record, typed
 
-        records = self.records()
-        used = sorted({record.environment for record in records if record.environment})
+        shorts, width = self.shorts(), len(of_record())
+        try:
+            for short in shorts:
+                short.check(width)
+        except ValueError:  # of an index that another program wrote
+            shorts = in_brief(self.records())
+        used = sorted({short.brief.environment for short in shorts if short.brief.environment})
         environments = {id: values for id in used if (values := self.environment(id)) is not None}
         metrics = self.run_info().metrics
-        return typed(pd.DataFrame(column_values(records, environments, metrics)), metrics)
+        return typed(pd.DataFrame(column_values(shorts, environments, metrics)), metrics)
 
     def curves(self) -> pd.DataFrame:
         """Return the training curves of every record (see :func:`load`)."""
@@ -240,21 +270,15 @@ class Store:
 
 
 class _AsItIs(Store):
-    """A results folder whose records are looked for once (:meth:`Store.as_it_is`)."""
+    """A results folder that is looked at once (:meth:`Store.as_it_is`)."""
 
-    @cached_property
-    def _found(self) -> dict[str, Record]:
-        return super().each_by_id()
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._known = Known(folder, once=True)
 
     @cached_property
     def _made(self) -> pd.DataFrame:
         return super().table()
-
-    def each_by_id(self) -> dict[str, Record]:
-        return self._found
-
-    def read(self, id: str) -> Record | None:
-        return self._found.get(id)
 
     def table(self) -> pd.DataFrame:
         return self._made.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -13,12 +14,12 @@ from attn_bench.errors import UserError
 from attn_bench.plugin import Metric
 from attn_bench.plugins.registry import MODELS
 from attn_bench.results import quantities
+from attn_bench.results.brief import Brief, Line, Short
 from attn_bench.results.environment import Environment
-from attn_bench.results.labels import labels
+from attn_bench.results.labels import labels, labels_of
 from attn_bench.results.quantities import Column, Row, at
 from attn_bench.results.record import Evaluation, Record
 from attn_bench.results.varied import varied
-from attn_bench.sweep.cell import Cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,19 +39,9 @@ def _ended(row: Row) -> Record | Evaluation:
     return row.record if own or row.evaluation is None else row.evaluation
 
 
-def _device_name(row: Row) -> str | None:
-    return row.environment.device_name if row.environment else None
-
-
 def _weights_from(row: Row) -> str | None:
     weights = row.record.weights
     return f"{weights.folder}/{weights.cell}" if weights and weights.folder else None
-
-
-def _is_reference(row: Row) -> bool:
-    """Tell whether the model of a row is a constant predictor; for older records, its plugin says so."""
-    recorded = row.record.reference
-    return _plugin_is_reference(row.record.cell.plugin) if recorded is None else recorded
 
 
 @functools.cache
@@ -92,7 +83,7 @@ def _seconds(row: Row) -> float | None:
 
 IDENTITY = (
     Column("cell", "id", "id of the cell: the name of its files in `cells/`, `logs/` and `artifacts/`"),
-    Column("model", lambda row: row.label, "label of the model, with the settings in which its cells differ"),
+    Column("model", None, "label of the model, with the settings in which its cells differ"),
     Column("task", "cell.task", "name of the task"),
     Column("resolution", "cell.resolution", "trained or measured at: points along an axis, or length of a text"),
     Column("eval_resolution", lambda row: row.resolution, "evaluated at"),
@@ -108,11 +99,11 @@ IDENTITY = (
     ),
 )  # fmt: skip
 SETTINGS = (
-    Column("reference", _is_reference, "whether the model is a constant predictor, which competes only in accuracy"),
+    Column("reference", None, "whether the model is a constant predictor, which competes only in accuracy"),
     Column("complexity", "complexity", "complexity in the number of tokens, as the model claims"),
     Column("batch_size", "batch_size", "samples per batch; with `--batch-size auto` the number that was found"),
     Column("device", "cell.execution.device", "`cpu` or `cuda`"),
-    Column("device_name", _device_name, "name of the processor or the GPU"),
+    Column("device_name", None, "name of the processor or the GPU"),
     Column("precision", "cell.execution.precision", "precision in which the model ran"),
     Column("compile", "cell.execution.compile", "whether `torch.compile` was used"),
     Column("regime", "cell.regime", "`scratch`, `linear-probe` or `finetune`"),
@@ -203,37 +194,91 @@ def curve_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return found
 
 
-def _place(cell: Cell, label: str) -> tuple[Any, ...]:
-    """Return where a cell stands: variants of a model by their settings, numbers by their size."""
-    return cell.task, cell.resolution, cell.model, _numbers(label), cell.seed
-
-
 @functools.lru_cache(maxsize=4096)
 def _numbers(label: str) -> list[tuple[float, str]]:
     parts = re.split(r"(\d+(?:\.\d+)?)", label)
     return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 
 
+def of_record() -> list[Column]:
+    """Return the columns whose values a record alone says, in the order of a :data:`.brief.Line`."""
+    return [column for column in (*IDENTITY, *measured(), *SETTINGS) if column.where is not None]
+
+
+def lines_of(records: Sequence[Record]) -> list[list[Line]]:
+    """Return the rows of each record: one for each resolution that its cell is evaluated at, if it is.
+
+    Measurements are in the row of the resolution trained at; rows of further resolutions contain only metrics.
+    """
+    rows = [
+        Row(record, resolution, record.evaluated_at(resolution))
+        for record in records
+        for resolution in record.cell.evaluated
+    ]
+    known: dict[str, list[Any]] = {"": [row.record for row in rows]}
+    values = zip(*(column.values(rows, known) for column in of_record()), strict=True)
+    lines = iter([[*line, _metrics(row.evaluation)] for line, row in zip(values, rows, strict=True)])
+    return [list(itertools.islice(lines, len(record.cell.evaluated))) for record in records]
+
+
+def _metrics(evaluation: Evaluation | None) -> dict[str, list[float | None]]:
+    if evaluation is None:
+        return {}
+    found = {name: [value, None, None] for name, value in evaluation.metrics.items()}
+    for name, interval in evaluation.intervals.items():
+        found[name] = [evaluation.metrics.get(name), interval.low, interval.high]
+    return found
+
+
+def in_brief(records: Sequence[Record]) -> list[Short]:
+    """Return records in brief, with their rows."""
+    return [Short(Brief.of(record), lines, record.cell) for record, lines in zip(records, lines_of(records))]
+
+
 def column_values(
-    records: Sequence[Record], environments: Mapping[str, Environment], metrics: Mapping[str, Metric]
+    shorts: Sequence[Short], environments: Mapping[str, Environment], metrics: Mapping[str, Metric]
 ) -> dict[str, list[Any]]:
     """Return the columns of the table, each with a value per record and resolution evaluated at.
 
-    Measurements are in the row of the resolution trained at; rows of further resolutions contain only metrics. After
-    the columns that every table has come those of the axes of these records (:func:`.varied.varied`).
+    After the columns that every table has come those of the axes of these records (:func:`.varied.varied`).
     """
-    shown, named = columns(metrics), labels(records)
-    axes = varied(records, {column.column for column in shown})
-    rows, places = [], []
-    for i in sorted(range(len(records)), key=lambda i: _place(records[i].cell, named[i])):
-        record = records[i]
-        environment = environments.get(record.environment or "")
-        for resolution in record.cell.evaluated:
-            rows.append(Row(record, named[i], resolution, record.evaluated_at(resolution), environment))
-            places.append(i)
-    known: dict[str, list[Any]] = {"": [row.record for row in rows]}
-    found = {column.column: column.values(rows, known) for column in shown}
-    return found | {name: [values[i] for i in places] for name, values in axes.items()}
+    named, briefs = labels_of([short.asked for short in shorts]), [short.brief for short in shorts]
+    order = sorted(range(len(shorts)), key=lambda i: _place(briefs[i], named[i]))
+    places = [i for i in order for _ in shorts[i].lines]
+    own = [column.column for column in of_record()]
+    values = [*zip(*(line for i in order for line in shorts[i].lines), strict=True)] or [()] * (len(own) + 1)
+    devices = {id: environment.device_name for id, environment in environments.items()}
+    found: dict[str, Sequence[Any]] = {
+        **_of_metrics(values[-1], metrics),
+        **dict(zip(own, values)),
+        "model": [named[i] for i in places],
+        "device_name": [devices.get(briefs[i].environment or "") for i in places],
+        "reference": [_is_reference(shorts[i]) for i in places],
+    }
+    shown = {column.column: list(found[column.column]) for column in columns(metrics)}
+    axes = varied([short.asked for short in shorts], shown)
+    return shown | {name: [of[i] for i in places] for name, of in axes.items()}
+
+
+def _of_metrics(found: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> dict[str, list[Any]]:
+    """Return the columns of metrics from what each row has of them (:func:`lines_of`)."""
+    columns: dict[str, list[Any]] = {}
+    for name, metric in metrics.items():
+        each = [of.get(name, (None, None, None)) for of in found]
+        for i, column in enumerate(quantities.of_metric(name, metric).columns()):
+            columns[column.column] = [values[i] for values in each]
+    return columns
+
+
+def _place(brief: Brief, label: str) -> tuple[Any, ...]:
+    """Return where a record stands: variants of a model by their settings, numbers by their size."""
+    return brief.task, brief.resolution, brief.model, _numbers(label), brief.seed
+
+
+def _is_reference(short: Short) -> bool:
+    """Tell whether a model is a constant predictor; for older records, its plugin says so."""
+    recorded = short.brief.reference
+    return _plugin_is_reference(short.cell.plugin) if recorded is None else recorded
 
 
 def typed(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:

@@ -11,13 +11,12 @@ from typing import Any
 from attn_bench.errors import UserError
 from attn_bench.plugins.options import options_of
 from attn_bench.plugins.registry import MODELS, TASKS
-from attn_bench.results.labels import for_each_kind, kinds
-from attn_bench.results.record import Record
+from attn_bench.results.labels import Asked, for_each_kind, kinds
 from attn_bench.results.validation import as_json
 from attn_bench.sweep.cell import GROUPS
 
 
-def varied(records: Sequence[Record], elsewhere: Collection[str]) -> dict[str, list[Any]]:
+def varied(records: Sequence[Asked], elsewhere: Collection[str]) -> dict[str, list[Any]]:
     """Return the value in each record of each setting or option that differs between cells of one task or model.
 
     Settings are named as in a sweep file, options ``mano.window_size`` and ``darcy.n_train``. An option that was not
@@ -44,14 +43,14 @@ def varied(records: Sequence[Record], elsewhere: Collection[str]) -> dict[str, l
     settings = for_each_kind(records, _settings)
     by_task: dict[str, list[int]] = {}
     for i, record in enumerate(records):
-        by_task.setdefault(record.cell.task, []).append(i)
+        by_task.setdefault(record.task, []).append(i)
     different = [{numbers[i]: settings[i] for i in own} for own in by_task.values()]
     differing = dict.fromkeys(name for each in different for name in _differing(each.values()))
     found = {name: [of.get(name) for of in settings] for name in differing if name not in (*elsewhere, "measure")}
     return {name: _plain(values) for name, values in {**found, **columns}.items() if _known(values)}
 
 
-def _settings(record: Record) -> dict[str, Any]:
+def _settings(record: Asked) -> dict[str, Any]:
     groups = (getattr(record.cell, name) for name in GROUPS)
     return {name: value for group in groups if group is not None for name, value in as_json(group).items()}
 

@@ -16,7 +16,7 @@ from attn_bench.results.store import Store
 from attn_bench.running.reuse import expansion_of
 from attn_bench.running.timed_steps import Known
 from attn_bench.running.tuning import so_far
-from attn_bench.running.work import due
+from attn_bench.running.work import Current, due
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.execution import Running
 from attn_bench.sweep.groups import Training
@@ -84,11 +84,12 @@ def plan(sweep: Sweep, out: Path, running: Running, timed: Sequence[Known] = ())
     known = _Estimates([*(Known.of(store, record) for record in store.records()), *timed])
     final, trials = so_far(expansion.cells, out)
     cells = [Planned(trial, None, False, *known.estimate(trial, training=True)) for trial in trials]
+    current = Current()
     for cell in final:
-        part = due(store, cell, running.retry)
+        part = due(store, cell, running.retry, current)
         if part is None:
-            record = store.read(cell.id)
-            cells.append(Planned(cell, there=record.status if record else "ok"))
+            short = store.short(cell.id)
+            cells.append(Planned(cell, there=short.brief.status if short else "ok"))
         else:
             measured = cell.training is not None and part.training is None
             cells.append(Planned(cell, None, measured, *known.estimate(cell, training=not measured)))

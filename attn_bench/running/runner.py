@@ -26,13 +26,12 @@ from attn_bench.running.executors.choice import executor_of
 from attn_bench.running.reuse import Reevaluation, expansion_of
 from attn_bench.running.trackers.tracking import Tracking
 from attn_bench.running.tuning import TRIALS, failed, is_tuned, so_far, tune
-from attn_bench.running.work import AS_USUAL, FINAL, Listener, Work
+from attn_bench.running.work import AS_USUAL, FINAL, Current, Listener, Work
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.execution import Running
 from attn_bench.sweep.expansion import imported
 from attn_bench.sweep.fields import built, read, settings_of
 from attn_bench.sweep.settings import Sweep
-from attn_bench.sweep.variants import BROKEN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +123,8 @@ def run_sweep(
     work = Work.of(cells, store, running, modules=imported(cells), listen=listen)
     parts, there = _due(work)
     watcher.on_cells(cells, there)
-    if again := why_again((cell for cell in cells if store.read(cell.id) is None), store.each()):
+    recorded = store.each_short()
+    if again := why_again((cell for cell in cells if cell.id not in recorded), recorded.values()):
         watcher.on_warning(again)
     if running.keep_weights and (without := _without_weights(store, cells, parts)):
         watcher.on_warning(
@@ -203,20 +203,20 @@ def _keep_trials(cells: Sequence[Cell], store: Store) -> None:
 
 def _due(work: Work) -> tuple[list[Cell], list[Status]]:
     """Return the parts of the cells to run, and the status of the cells that are not run."""
-    parts, there = [], []
-    records = work.store.each_by_id()
+    parts, there, current = [], [], Current()
+    shorts = work.store.each_short()
     for cell in work.cells:
-        if (part := work.due(cell)) is not None:
+        if (part := work.due(cell, current)) is not None:
             parts.append(part)
-        elif cell.id in records:
-            there.append(records[cell.id].status)
+        elif cell.id in shorts:
+            there.append(shorts[cell.id].brief.status)
     return parts, there
 
 
 def _without_weights(store: Store, cells: Sequence[Cell], due: Sequence[Cell]) -> int:
     """Count the trained cells that are not due again and whose weights were not kept, though they could have been."""
-    waiting = {cell.id for cell in due}
-    records = (store.read(cell.id) for cell in cells if cell.training is not None and cell.id not in waiting)
+    waiting, each = {cell.id for cell in due}, store.each_by_id()
+    records = (each.get(cell.id) for cell in cells if cell.training is not None and cell.id not in waiting)
     return sum(
         record is not None and record.status == "ok" and record.weights is None and "weights" not in record.errors
         for record in records
@@ -234,8 +234,8 @@ def _unserved(cell: Cell, task: Task) -> str | None:
 def _forget_broken(store: Store, cells: Sequence[Cell]) -> None:
     """Remove the rows of models whose plugins were broken and can be used now."""
     usable = {cell.model for cell in cells if cell.broken is None}
-    for id, record in store.each_by_id().items():
-        if record.cell.model_version == BROKEN and record.cell.model in usable:
+    for id, short in store.each_short().items():
+        if short.brief.broken and short.brief.model in usable:
             store.path("cells", id).unlink(missing_ok=True)
 
 

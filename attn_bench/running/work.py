@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attn_bench.plugins.fingerprint import digest
+from attn_bench.results.brief import Brief
 from attn_bench.results.record import Record
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
@@ -48,28 +49,45 @@ class Work:
         before = {} if running.retry == "none" else {cell.id: store.stamp(cell.id) for cell in cells}
         return cls(cells, store, running, before=before, **others)
 
-    def due(self, cell: Cell) -> Cell | None:
+    def due(self, cell: Cell, current: Current | None = None) -> Cell | None:
         """Return the part of a cell that is still to be run (:func:`due`)."""
         retry = self.running.retry
         renewed = retry != "none" and self.store.stamp(cell.id) != self.before.get(cell.id)
-        return due(self.store, cell, "none" if renewed else retry)
+        return due(self.store, cell, "none" if renewed else retry, current)
 
 
-def due(store: Store, cell: Cell, retry: Retry) -> Cell | None:
+class Current:
+    """The digests of modules as they are now, each found once for all cells of one code."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str], str | None] = {}
+
+    def digest(self, module: str, cell: Cell) -> str | None:
+        """Return that of a module that a process of the cell imported, or would; None if it is not found."""
+        key = module, cell.model_version, cell.task_version
+        if key not in self._known:
+            self._known[key] = digest(module, cell.sources.values())
+        return self._known[key]
+
+
+def due(store: Store, cell: Cell, retry: Retry, current: Current | None = None) -> Cell | None:
     """Return the part of a cell to run, or None.
 
     That is the whole cell if it has no record yet, or one that ``retry`` reruns; and a cell without training if only
     measurements are missing or ``retry`` asks for those.
+
+    Args:
+        current: where modules were looked for already, if many cells are looked at.
     """
-    record = store.read(cell.id)
-    if record is None or retry == "all" or cell.broken is not None or _outdated(record, cell):
+    short = store.short(cell.id)
+    record = None if short is None else short.brief
+    if record is None or retry == "all" or cell.broken is not None or _outdated(record, cell, current or Current()):
         return cell
     if record.status == "ok":
-        measured = record.cell.measuring.measure and record.measured_version in (None, versions.MEASURING)
+        measured = record.measure and record.measured_version in (None, versions.MEASURING)
         return None if measured and not (retry == "disturbed" and record.disturbed) else _measuring(cell)
     if retry == "failed" and record.status not in FINAL:
-        evaluated = {each.resolution: each.status for each in record.evaluations}
-        done = evaluated.get(cell.resolution) == "ok" and evaluated.keys() >= set(cell.eval_resolutions)
+        done = record.trained and {*record.evaluated} >= {*cell.eval_resolutions}
         return _measuring(cell) if done and cell.measuring.measure else cell
     return _measuring(cell) if record.lacks_measuring else None
 
@@ -78,9 +96,9 @@ def _measuring(cell: Cell) -> Cell | None:
     return cell.only_measured() if cell.measuring.measure else None
 
 
-def _outdated(record: Record, cell: Cell) -> bool:
+def _outdated(record: Brief, cell: Cell, current: Current) -> bool:
     """Tell whether a record comes from other code than its cell's id says, which only running it revealed."""
-    return any(digest(module, cell.sources.values()) != known for module, known in record.imported.items())
+    return any(current.digest(module, cell) != known for module, known in record.imported.items())
 
 
 class Frontier:
@@ -98,7 +116,11 @@ class Frontier:
         """Return that of a folder for some work, where larger resolutions are skipped."""
         if not work.running.skip:
             return None
-        failed = (record.cell for record in work.store.each() if record.status in _FRONTIER)
+        failed = (
+            record.cell
+            for id, short in work.store.each_short().items()
+            if short.brief.status in _FRONTIER and (record := work.store.read(id)) is not None
+        )
         looked_at: dict[str, dict[str, int]] = {}
         for cell in (*work.cells, *failed):
             looked_at.setdefault(_family(cell), {})[cell.id] = cell.resolution
@@ -113,9 +135,9 @@ class Frontier:
         """Return a ``skipped`` record if a smaller resolution of the same model ran out of memory or time."""
         looked_at = self.looked_at.get(_family(cell), {})
         for id, resolution in sorted(looked_at.items(), key=lambda item: item[1]):
-            record = self.store.read(id) if resolution < cell.resolution else None
-            if record is not None and record.status in _FRONTIER:
-                reason = f"{_FRONTIER[record.status]} at {resolution} already (--no-skip runs it)"
+            short = self.store.short(id) if resolution < cell.resolution else None
+            if short is not None and short.brief.status in _FRONTIER:
+                reason = f"{_FRONTIER[short.brief.status]} at {resolution} already (--no-skip runs it)"
                 return Record(part, "skipped", error=reason)
         return None
 

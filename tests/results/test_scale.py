@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from attn_bench.report.html import html_page
 from attn_bench.report.origin import NOWHERE
 from attn_bench.report.page import extent
 from attn_bench.report.pictures import draw
-from attn_bench.results import index, known, labels, table, varied
+from attn_bench.results import index, known, labels, record, table, varied
 from attn_bench.results.quantities import Row, at
 from attn_bench.results.store import Store, loaded
+from attn_bench.running import work
 from attn_bench.running.runner import _due
 from attn_bench.running.work import Work
 
@@ -45,14 +47,18 @@ def counting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Counter[
 def test_the_columns_of_all_records_hold_what_each_record_says(folder: Path) -> None:
     store = Store.open(folder)
     records, metrics = store.records(), store.run_info().metrics
-    named = dict(zip((record.id for record in records), labels.labels(records)))
     by_id = {record.id: record for record in records}
-    found = table.column_values(records, {}, metrics)
+    found = table.column_values(table.in_brief(records), {}, metrics)
     for i, (id, resolution) in enumerate(zip(found["cell"], found["eval_resolution"])):
-        row = Row(by_id[id], named[id], resolution, by_id[id].evaluated_at(resolution), None)
-        for column in table.columns(metrics):
+        row = Row(by_id[id], resolution, by_id[id].evaluated_at(resolution))
+        for column in table.of_record():
             expected = at(row.record, column.where) if isinstance(column.where, str) else column.where(row)
             assert found[column.column][i] == (expected if row.own or not column.own else None)
+        for name in metrics:
+            assert found[name][i] == (row.evaluation.metrics.get(name) if row.evaluation else None)
+            interval = row.evaluation.intervals.get(name) if row.evaluation else None
+            ends = (interval.low, interval.high) if interval else (None, None)
+            assert (found[f"{name}_low"][i], found[f"{name}_high"][i]) == ends
 
 
 def test_settings_are_compared_once_for_all_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,9 +81,26 @@ def test_a_resumed_run_opens_no_record_that_is_in_the_index(tmp_path: Path, monk
     for seed in range(5):
         folder.add("mano", 16, seed)
     cells = [record.cell for record in Store(tmp_path).records()]
-    calls = counting(monkeypatch, known, "read_json")
+    opened, parsed = counting(monkeypatch, known, "read_json"), counting(monkeypatch, record, "from_text")
     parts, there = _due(Work.of(cells, Store(tmp_path)))
-    assert (parts, there, calls["read_json"]) == ([], ["ok"] * 5, 0)
+    assert (parts, there, opened["read_json"], parsed["from_text"]) == ([], ["ok"] * 5, 0, 0)
+
+
+def test_a_module_is_looked_for_once_for_all_cells_of_one_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path)
+    for seed in range(3):
+        folder.add("mano", 16, seed)
+    for each in folder.store.records():
+        for version in ("1", "2"):
+            cell = replace(each.cell, model_version=version)
+            folder.store.write(replace(each, cell=cell, id="", imported={"one": "a", "two": "b"}))
+    monkeypatch.setattr(work, "digest", lambda module, beside: {"one": "a", "two": "b"}[module])
+    calls = counting(monkeypatch, work, "digest")
+    cells = [each.cell for each in folder.store.records()]
+    assert _due(Work.of(cells, Store(tmp_path))) == ([], ["ok"] * 6)
+    assert calls["digest"] == 4
+    monkeypatch.setattr(work, "digest", lambda module, beside: "changed")
+    assert _due(Work.of(cells, Store(tmp_path))) == (cells, [])
 
 
 def test_a_report_is_of_the_records_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,13 +108,13 @@ def test_a_report_is_of_the_records_of_one_moment(tmp_path: Path, monkeypatch: p
     for seed in range(3):
         folder.add("mano", 16, seed)
     store = Store.open(tmp_path).as_it_is()
-    built, listed = counting(monkeypatch, table, "column_values"), counting(monkeypatch, known.Known, "_there")
+    built, listed = counting(monkeypatch, table, "column_values"), counting(monkeypatch, known.Known, "_list")
     before = loaded(store)
     folder.add("mano", 16, 3)
     store.path("cells", before["cell"][0]).unlink()
     assert (len(store.records()), store.read(before["cell"][0])) == (3, store.records()[0])
     assert store.table().equals(before)
-    assert (built["column_values"], listed["_there"]) == (1, 1)
+    assert (built["column_values"], listed["_list"]) == (1, 1)
     assert list(loaded(Store.open(tmp_path).as_it_is())["seed"]) == [1, 2, 3]
 
 

@@ -16,7 +16,7 @@ from attn_bench.gate.conditions import unlike
 from attn_bench.gate.thresholds import read_thresholds
 from attn_bench.results.record import Record
 from attn_bench.results.store import Store
-from attn_bench.results.table import column_values
+from attn_bench.results.table import column_values, in_brief
 from attn_bench.running import batch_size
 from attn_bench.running.attempt import Attempt
 from attn_bench.running.client import End, Share
@@ -137,7 +137,7 @@ def test_what_is_measured_later_has_the_batch_size_of_the_training(room, ran, re
     record = ran(cell_of(train=False, steps=None, measure=True), Room(known=3))
     assert record.batch_size == 3
     assert record.latency["forward"].median_ms
-    (throughput,) = column_values([record], {}, {})["throughput_forward_per_s"]
+    (throughput,) = column_values(in_brief([record]), {}, {})["throughput_forward_per_s"]
     assert throughput == pytest.approx(3000 / record.latency["forward"].median_ms)
     assert set(tried) == {2, 3}
 
@@ -241,7 +241,7 @@ def test_ab_needs_a_number() -> None:
 def test_the_table_has_the_size_and_the_label_says_that_it_was_found() -> None:
     found = Record(cell_of(), "ok", effective={"batch_size": 64, "batch_size_found_for_mib": 900})
     given, failed = Record(cell_of(64), "ok"), Record(cell_of(seeds=[1]), "oom")
-    columns = column_values([found, given, failed], {}, {})
+    columns = column_values(in_brief([found, given, failed]), {}, {})
     at = [columns["cell"].index(record.id) for record in (found, given, failed)]
     assert [columns["batch_size"][i] for i in at] == [64, 64, None]
     assert [columns["model"][i] for i in at[:2]] == ["toy [batch auto]", "toy [batch 64]"]

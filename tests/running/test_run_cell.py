@@ -11,7 +11,7 @@ from toy_habits import Habit
 from attn_bench.errors import OptionError
 from attn_bench.gate.ab import worker
 from attn_bench.results.store import Store
-from attn_bench.results.table import column_values
+from attn_bench.results.table import column_values, in_brief
 from attn_bench.running import prepare
 from attn_bench.running.measure.latency import Sampling, measure_latency
 from attn_bench.running.measure.parts import measure_parts
@@ -108,7 +108,7 @@ def test_a_train_step_that_fails_takes_no_other_number_with_it(ran, how, setting
     assert record.flops.total > 0
     assert list(record.errors) == ["latency_train_step", "peak_memory_train"]
     assert all(reason in text for text in record.errors.values())
-    (missing,) = column_values([record], {}, {})["missing"]
+    (missing,) = column_values(in_brief([record]), {}, {})["missing"]
     assert missing.startswith("latency_train_step, peak_memory_train: ")
     assert reason in missing
     trained = ran(how, steps=2, **settings)

@@ -24,7 +24,7 @@ from attn_bench.gate.compare import Comparison
 from attn_bench.gate.gaps import Gap, said_of, unnamed
 from attn_bench.gate.thresholds import Thresholds
 from attn_bench.gate.verdicts import Finding, Verdict, exact_verdict, explained, judge
-from attn_bench.results.labels import labels
+from attn_bench.results.labels import Asked, labels_of
 from attn_bench.results.quantities import Quantity, quantities
 from attn_bench.results.record import Record
 from attn_bench.sweep.cell import Cell
@@ -78,7 +78,7 @@ class Plan:
     def labels(self) -> dict[str, str]:
         """The label of each cell by its id, as in the table: its model, and what tells it from others of that model."""
         records = [Record(cell, "ok") for cell in self.cells]
-        return dict(zip((cell.id for cell in self.cells), labels(records, tasks=True)))
+        return dict(zip((cell.id for cell in self.cells), labels_of(list(map(Asked.of, records)), tasks=True)))
 
 
 def compare_revisions(

@@ -10,7 +10,7 @@ from typing import Any
 from attn_bench.plugin import Metric
 from attn_bench.results.record import Record, Series
 from attn_bench.results.store import Store
-from attn_bench.results.table import column_values, measured
+from attn_bench.results.table import column_values, in_brief, measured
 from attn_bench.running.work import FINAL
 from attn_bench.sweep.cell import flat
 
@@ -94,7 +94,7 @@ def _results(record: Record, store: Store, settings: Any) -> tuple[dict[str, flo
     """Return the numbers and the texts of the rows of a record, without settings."""
     environment = store.environment(record.environment)
     metrics: Mapping[str, Metric] = store.run_info().tasks.get(record.cell.task, {})
-    table = column_values([record], {record.environment or "": environment} if environment else {}, metrics)
+    table = column_values(in_brief([record]), {record.environment or "": environment} if environment else {}, metrics)
     errors = {column for name in metrics for column in (name, f"{name}_low", f"{name}_high")}
     numbers = errors | {column.column for column in measured()} | {*_RESULTS}
     final: dict[str, float] = {}
