@@ -128,7 +128,9 @@ def _read(path: Path, suffix: str) -> Sample | None:
         raise ValueError("not fields of one shape")
     if any(field.size == 0 for field in fields):
         raise ValueError("fields without a point")
-    return Sample(fields[0], fields[1], fields[2], channels, _rollout(*fields[3:]) if fields[3:] else None)
+    # A strip has states on a grid.
+    rollout = _rollout(*fields[3:]) if fields[3:] and fields[1].ndim == 2 else None
+    return Sample(fields[0], fields[1], fields[2], channels, rollout)
 
 
 def _rollout(target: Field, prediction: Field, errors: Field) -> Rollout:

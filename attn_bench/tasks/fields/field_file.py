@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attn_bench.plugin import DataError
+from attn_bench.plugin import DataError, OptionError
 from attn_bench.tasks.fields.selection import Part
 from attn_bench.tasks.fields.stored import Stored
 from attn_bench.tasks.shared.array_formats.contents import shown
@@ -85,15 +85,20 @@ class Piece:
         return values
 
 
+Parts = list[tuple[Sequence[Piece], int]]
+
+
 @dataclass(frozen=True)
 class FieldFile:
-    """The samples of a file. With a time axis, a sample is a pair of steps of a trajectory.
+    """The samples of a file. With a time axis, a sample is some states of a trajectory and those that follow them.
 
     Attributes:
         path: of the file or folder.
         files: that it consists of.
         inputs, targets: joined as channels.
-        step: steps from input to target.
+        step: steps from one state to the next.
+        history: states in the input, oldest first.
+        states: in the target; 1 except in tests of rollouts.
 
     Raises:
         DataError: they do not belong together; the message names them.
@@ -104,6 +109,8 @@ class FieldFile:
     inputs: tuple[Piece, ...]
     targets: tuple[Piece, ...]
     step: int
+    history: int = 1
+    states: int = 1
 
     def __post_init__(self) -> None:
         pieces = (*self.inputs, *self.targets)
@@ -122,8 +129,16 @@ class FieldFile:
 
     def _check_steps(self) -> None:
         found = {piece.title: steps for piece in (*self.inputs, *self.targets) if (steps := piece.steps) is not None}
+        asked = {"history": self.history, "rollout": self.states}
         if not found:
+            if several := [f"fields.{name}={number}" for name, number in asked.items() if number > 1]:
+                raise OptionError(f"{several[0]}: {self.path} has no time axis")
             return
+        if self.states > 1 and self.inputs != self.targets:
+            raise OptionError(
+                f"fields.rollout={self.states}: a model is applied to its own predictions, so input and target must be "
+                f"the same arrays; those of {self.path} are {_titles(self.inputs)} and {_titles(self.targets)}"
+            )
         if len(set(found.values())) > 1:
             raise DataError(f"{self.path}: {_counted(found)} steps; input and target must have the same")
         (total,) = set(found.values())
@@ -138,8 +153,12 @@ class FieldFile:
             )
         if any(piece.steps is None and "t" not in piece.letters for piece in self.targets):
             raise DataError(f"{self.path}: every array of the target must have steps, as {next(iter(found))} has")
-        if total <= self.step:
-            raise DataError(f"{self.path}: has {total} steps, too few for pairs {self.step} apart (fields.step)")
+        if self.pairs < 1:
+            options = ", ".join(f"fields.{name}={number}" for name, number in asked.items() if number > 1)
+            raise DataError(
+                f"{self.path}: has {total} steps, too few for {self.history + self.states} states {self.step} apart "
+                f"(fields.step={self.step}{options and f', {options}'})"
+            )
 
     @property
     def trajectories(self) -> int:
@@ -154,7 +173,7 @@ class FieldFile:
     @property
     def pairs(self) -> int:
         """How many samples a trajectory has."""
-        return 1 if self.steps is None else self.steps - self.step
+        return 1 if self.steps is None else self.steps - self.step * (self.history + self.states - 1)
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -166,12 +185,25 @@ class FieldFile:
     @property
     def channels(self) -> tuple[int, int]:
         """The channels of input and target."""
-        return sum(piece.channels for piece in self.inputs), sum(piece.channels for piece in self.targets)
+        inputs = sum(piece.channels * (1 if piece.steps is None else self.history) for piece in self.inputs)
+        return inputs, self.states * sum(piece.channels for piece in self.targets)
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
         """A name for each channel of input and target."""
-        return tuple([name for piece in own for name in piece.names()] for own in (self.inputs, self.targets))  # type: ignore[return-value]
+        inputs, targets = self._parts
+        return _named(inputs), _named(targets)
+
+    @property
+    def _parts(self) -> tuple[Parts, Parts]:
+        """The arrays of input and target, one state after the other, and how many steps after the first it is."""
+        inputs: Parts = [(self.inputs, 0)]
+        if self.history > 1:
+            timed = [piece for piece in self.inputs if piece.steps is not None]
+            others = [piece for piece in self.inputs if piece.steps is None]
+            inputs = [(timed, i * self.step) for i in range(self.history)]
+            inputs += [(others, 0)] if others else []
+        return inputs, [(self.targets, (self.history + i) * self.step) for i in range(self.states)]
 
     def nbytes(self, samples: int, stride: int = 1) -> int:
         """Return the memory that so many samples take."""
@@ -192,9 +224,13 @@ class FieldFile:
             first, last = int(numbers[start]), int(numbers[stop - 1])
             trajectories = slice(first // self.pairs, last // self.pairs + 1)
             steps = slice(first % self.pairs, last % self.pairs + 1)
-            later = slice(steps.start + self.step, steps.stop + self.step)
-            for values, own, when in zip(found, (self.inputs, self.targets), (steps, later)):
-                self._fill(values[start:stop], own, trajectories, when, stride)
+            for values, parts in zip(found, self._parts):
+                place = 0
+                for own, after in parts:
+                    when = slice(steps.start + after, steps.stop + after)
+                    count = sum(piece.channels for piece in own)
+                    self._fill(values[start:stop, place : place + count], own, trajectories, when, stride)
+                    place += count
         return found[0], found[1]
 
     def _fill(self, out: np.ndarray, own: Sequence[Piece], samples: slice, steps: slice, stride: int) -> None:
@@ -225,6 +261,16 @@ class FieldFile:
     def named(self, trajectory: int, step: int) -> str:
         """Return a sample in words."""
         return f"sample {trajectory}" if self.steps is None else f"step {step} of trajectory {trajectory}"
+
+
+def _named(parts: Parts) -> list[str]:
+    """Return a name for each channel; where there are several states, with the number of its own."""
+    states = [f"[state {i + 1}]" if len(parts) > 1 else "" for i in range(len(parts))]
+    return [f"{name}{state}" for (own, _), state in zip(parts, states) for piece in own for name in piece.names()]
+
+
+def _titles(pieces: Sequence[Piece]) -> str:
+    return " + ".join(piece.title for piece in pieces)
 
 
 def _timed(pieces: Sequence[Piece]) -> bool:

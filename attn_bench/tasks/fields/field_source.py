@@ -66,6 +66,8 @@ class FieldSource:
                     f"{each.path} and {other.path} both have {each.grid[0]} points along h, by which evaluations are "
                     "named; give one of them"
                 )
+        for each in (self.train, *self.tests):
+            replace(each, states=options.rollout)  # raises what makes rollouts impossible
         self.by_resolution = grids
         own = grids.get(self.resolution)
         if own is not None and own.grid != self.train.grid:
@@ -131,13 +133,17 @@ class FieldSource:
     def testing(self, resolution: int) -> Part:
         """Return the test samples: those of the file with this grid, or restricted ones of the training file's grid."""
         if (test := self.by_resolution.get(resolution)) is not None:
-            return Part(test, self._samples(range(test.trajectories), "test", test), 1)
+            return self._test(test, range(test.trajectories), 1)
         stride = self._stride(resolution)
         if stride is None:
             raise self._absent(resolution, "evaluate at")
         if (own := self.by_resolution.get(self.resolution)) is not None:
-            return Part(own, self._samples(range(own.trajectories), "test", own), stride)
-        return Part(self.train, self._samples(self._split[1], "test"), stride)
+            return self._test(own, range(own.trajectories), stride)
+        return self._test(self.train, self._split[1], stride)
+
+    def _test(self, file: FieldFile, rows: Sequence[int], stride: int) -> Part:
+        tested = replace(file, states=self.options.rollout)
+        return Part(tested, self._samples(rows, "test", tested), stride)
 
     @property
     def whole(self) -> Part:
@@ -209,26 +215,34 @@ class FieldSource:
             "stride": test.stride,
             **trained,
             "n_test": len(test.numbers),
-            **({"step": self.train.step} if self.train.steps is not None else {}),
-            **({"seed": self.options.seed} if test.file is self.train else {}),
+            **(self._states if self.train.steps is not None else {}),
+            **({"seed": self.options.seed} if test.file.path == self.train.path else {}),
             "read": self.line(resolution),
         }
+
+    @property
+    def _states(self) -> dict[str, int]:
+        return {"step": self.train.step, "history": self.train.history, "rollout": self.options.rollout}
 
     def line(self, resolution: int) -> str:
         """Return what is read at a resolution, in words."""
         train, test = self.training(resolution), self.testing(resolution)
         at, name = _by(self.grid(resolution)), clean(test.file.path.name)
-        unit = "samples" if self.train.steps is None else f"pairs of steps {self.train.step} apart"
+        unit = "samples"
+        if self.train.steps is not None:
+            before, step = self.train.history, self.train.step
+            unit = f"pairs of steps {step} apart" if before == 1 else f"windows ({before} + 1 states, {step} apart)"
+        tested = "test" if self.options.rollout == 1 else f"test over {self.options.rollout} states"
         stride = "" if test.stride == 1 else f", every n-th point of {_by(test.file.grid)} with n = {test.stride}"
         if train is None:
-            return f"{len(test.numbers)} {unit} of {at} from {name}{stride}: test"
+            return f"{len(test.numbers)} {unit} of {at} from {name}{stride}: {tested}"
         arrays = f"input {_named(self.train.inputs)}; target {_named(self.train.targets)}"
-        if test.file is self.train:
+        if test.file.path == self.train.path:
             both = len(train.numbers) + len(test.numbers)
-            parts = f"{len(train.numbers)} train, {len(test.numbers)} test, split by seed {self.options.seed}"
+            parts = f"{len(train.numbers)} train, {len(test.numbers)} {tested}, split by seed {self.options.seed}"
             return f"{both} {unit} of {at} from {name}{stride}: {parts}; {arrays}"
         first = f"{len(train.numbers)} {unit} of {at} from {clean(self.train.path.name)}{stride}: train"
-        return f"{first}; {len(test.numbers)} from {name}: test; {arrays}"
+        return f"{first}; {len(test.numbers)} from {name}: {tested}; {arrays}"
 
     def prepared(self, resolutions: Sequence[int]) -> PreparedData:
         """Read every sample once, and return what there is to say about them."""
@@ -243,7 +257,7 @@ class FieldSource:
             found = survey(test.file, test.numbers, test.stride)
             read.append(self.line(resolution))
             own = surveys.get(test.stride, known) if test.file.grid == self.train.grid else known
-            where = "the test set" if test.file is self.train else clean(test.file.path.name)
+            where = "the test set" if test.file.path == self.train.path else clean(test.file.path.name)
             told += [] if own is None else [line for line in warnings(own, found, where) if line not in told]
             files.append(PreparedFile(test.file.path, "test", "given", len(test.numbers), resolution))
         if known is not None:

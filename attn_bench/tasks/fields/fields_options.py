@@ -41,6 +41,13 @@ class FieldsOptions(Task.Options):
     step: Annotated[
         int, Field(ge=1, description="steps from the input to the target, where the target is a later step")
     ] = 1
+    history: Annotated[
+        int, Field(ge=1, description="states in the input where there are steps, fields.step apart, oldest first")
+    ] = 1
+    rollout: Annotated[
+        int,
+        Field(ge=1, description="states predicted in a test, one after the other, from the model's own predictions"),
+    ] = 1
     n_train: Annotated[
         int | None, Field(ge=1, description="training samples, or trajectories where there are steps; if unset, all")
     ] = None

@@ -30,7 +30,7 @@ def field_file(path: Path, options: FieldsOptions) -> FieldFile:
         layout = layout_of(opened)
         chosen = _chosen(opened, layout, options)
         pieces = [tuple(_piece(opened, layout, part, options) for part in parts) for parts in chosen]
-        return FieldFile(path, opened.files, pieces[0], pieces[1], options.step)
+        return FieldFile(path, opened.files, pieces[0], pieces[1], options.step, options.history)
     finally:
         for array in opened.arrays.values():
             array.close()

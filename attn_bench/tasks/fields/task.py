@@ -35,7 +35,7 @@ class Fields(Task):
     defaults = TrainingDefaults(resolutions=(), epochs=10, batch_size=8, learning_rate=2e-3)
     protocol = (
         "No published one: normalization by channel, relative L2 loss on physical fields, over all channels of the "
-        "target together; where there are steps, errors are those of one step."
+        "target together; where there are steps, errors are those of one step, or of all states of a rollout."
     )
 
     Options = FieldsOptions
@@ -81,6 +81,10 @@ class Fields(Task):
         trained = dataset(train, lazy) if train is not None else dataset(source.whole, True)
         identity = source.identity(resolution) | {"pairs": source.train.pairs}
         return Splits(trained, dataset(test, lazy), identity)
+
+    def rollout(self, options: FieldsOptions) -> int:
+        """Return how many states are predicted in a test."""
+        return options.rollout
 
     def hold_out(self, splits: Splits, share: float) -> Splits:
         """Return ``splits`` with a share of the training samples, or of their trajectories, as the validation set."""

@@ -64,6 +64,41 @@ def test_steps_become_pairs_of_one_trajectory(tmp_path):
     assert not at[0] & at[1]
 
 
+@pytest.mark.parametrize("reading", ["memory", "pieces"])
+def test_states_before_and_after(tmp_path, reading):
+    u, f = values(5, 9, H, W), values(5, H, W)
+    path = save(tmp_path / "flow.npz", {"u": u, "f": f})
+    given = {"data": path, "input": "u:nthw", "target": "u:nthw", "step": 2, "history": 2, "rollout": 2}
+    found = splits(reading=reading, **given)
+    # States at t, t + 2 lead to t + 4 in training, and to t + 4 and t + 6 in a test.
+    assert (len(found.train), len(found.test)) == (4 * 5, 3)
+    for part, states in ((found.train, 1), (found.test, 2)):
+        for x, y in zip(*tensors(part)):
+            (trajectory, step), *_ = np.argwhere((u == x[0]).all((2, 3)))
+            assert (x == u[trajectory, [step, step + 2]]).all()
+            assert (y == u[trajectory, [step + 4, step + 6][:states]]).all()
+    told = prepared(reading=reading, **given).read
+    assert (
+        "23 windows (2 + 1 states, 2 apart) of 5 x 7 from flow.npz: 20 train, 3 test over 2 states, split by seed 0"
+        in told[0]
+    )
+    # What does not change in time comes last, once.
+    inputs, _ = tensors(splits(data=path, input="f:nhw+u:nthw", target="u:nthw", history=3).train)
+    assert inputs.shape[1] == 4
+    in_first = [np.flatnonzero((f == x[3]).all((1, 2)))[0] for x in inputs]
+    assert all((u[i] == x[0]).all((1, 2)).any() for i, x in zip(in_first, inputs))
+
+
+def test_rollouts_that_cannot_be(tmp_path):
+    path = save(tmp_path / "flow.npz", {"u": values(5, 4, H, W), "f": values(5, H, W)})
+    with pytest.raises(OptionError, match=r"rollout=2: a model is applied to its own .* those of .* are f \+ u and u"):
+        resolved(data=path, input="f:nhw+u:nthw", target="u:nthw", rollout=2)
+    with pytest.raises(DataError, match=r"4 steps, too few for 5 states 1 apart \(fields.step=1, fields.rollout=4\)"):
+        resolved(data=path, input="u:nthw", target="u:nthw", rollout=4)
+    with pytest.raises(OptionError, match=r"fields.history=2: .* has no time axis"):
+        resolved(data=path, input="f:nhw", target="f:nhw", history=2)
+
+
 def test_validation_takes_whole_trajectories(tmp_path):
     from attn_bench.tasks.fields.task import Fields
 
@@ -190,7 +225,7 @@ def test_names_of_a_file_go_before_any_notation():
          r"shape \(6, 2, 5, 5\) with the axes nchw: 2 channels, from 0"),
         ({"a": (6, 5, 5), "u": (6, 5, 5)}, {"target": "u[t=1]"}, r"asks for steps up to 1, but .*: no steps"),
         ({"a": (6, 4, 7), "u": (6, 4, 7)}, {"axes": "nthwc"}, "fields.axes=nthwc does not describe; give its own"),
-        ({"u": (6, 3, 5, 5)}, {"axes": "nthw", "step": 3}, r"has 3 steps, too few for pairs 3 apart"),
+        ({"u": (6, 3, 5, 5)}, {"axes": "nthw", "step": 3}, r"has 3 steps, too few for 2 states 3 apart"),
     ],
 )  # fmt: skip
 def test_what_is_not_clear_is_asked_for(tmp_path, arrays, options, message):
