@@ -161,6 +161,7 @@ def test_the_well_in_other_dimensions(tmp_path):
 
 @pytest.mark.slow
 def test_the_well_reads_the_same(tmp_path):
+    """Skipped unless The Well is there; ``pip install --no-deps the_well`` does, as it pins a version of fsspec."""
     the_well = pytest.importorskip("the_well.data.datasets")
     well(tmp_path / "made.hdf5")
     theirs = the_well.WellDataset(path=str(tmp_path), n_steps_input=1, n_steps_output=1)
