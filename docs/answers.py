@@ -22,7 +22,7 @@ from attn_bench.analysis.claims.checks import UNJUDGED, Check
 from attn_bench.analysis.claims.claim import read_claims
 from attn_bench.analysis.claims.evidence import Estimate, ratio
 from attn_bench.analysis.claims.judges import check
-from attn_bench.format import for_markdown
+from attn_bench.format import for_markdown, significant
 from attn_bench.report import claims_table
 from attn_bench.results.store import Store
 
@@ -215,7 +215,7 @@ def front_table() -> str:
         model, error = str(row["model"]), row["error"]
         assert isinstance(error, Estimate)
         more = [number(column[model]) if model in column else "-" for column in columns.values()]
-        time = f"{row['time'].value:.3g}" if isinstance(row["time"], Estimate) else "-"
+        time = significant(row["time"].value) if isinstance(row["time"], Estimate) else "-"
         lines.append([for_markdown(model), number(error), *more, time, f"{row['parameters'] / 1000:,.0f} k"])  # type: ignore[operator]
     heads = ["Model", f"rel\\_l2 at {size}", *(f"at {r}" for r in columns), clock, "Parameters"]
     left = f" {len(found) - len(shown)} more are in docs/answers.md." if len(found) > len(shown) else ""

@@ -10,6 +10,8 @@ import pandas as pd
 
 from attn_bench import load
 from attn_bench.analysis.claims.evidence import Estimate, mean
+from attn_bench.format import with_spread
+from attn_bench.plugins.registry import TASKS
 from attn_bench.report import tables
 
 ROOT = Path(__file__).parents[1]
@@ -53,18 +55,14 @@ def estimates(found: pd.DataFrame, metric: str, by: Sequence[str]) -> dict[tuple
 
 def number(estimate: Estimate) -> str:
     """Return a mean with its standard deviation over seeds, or one seed's value."""
-    spread = f" ± {digits(estimate.deviation, 1)}" if estimate.deviation is not None else ""
-    return f"{digits(estimate.value, 3)}{spread}"
+    return with_spread(estimate.value, estimate.deviation)
 
 
-def digits(value: float, most: int) -> str:
-    """Return a number with as many significant digits, without an exponent."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.{most}g}".removesuffix(".")
-
-
+@cache
 def higher(metric: str) -> bool:
-    """Tell whether higher values are better."""
-    return metric in ("top1", "top5", "accuracy")
+    """Tell whether higher values are better, by the tasks that have the metric; lower ones are of costs."""
+    own = [TASKS.load(name) for name, claims in TASKS.entries().items() if claims[0].package == "attn-bench"]
+    return any(metric in task.metrics and task.metrics[metric].direction == "higher" for task in own)
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -73,7 +73,7 @@ def test_a_campaign_that_is_not_finished_says_what_is_missing(
     assert "darcy at 16: fno:paper, mano:paper, swinv2, vit:patch2, vit:patch4 (3), tfno (3), window (2)," in said
     text = answers.winner("darcy-16", "darcy", "rel_l2", 16)
     assert (
-        text == "fno:paper has the lowest rel_l2, 0.102 ± 0.003 (2 seeds), not told apart from mano:paper, window"
+        text == "fno:paper has the lowest rel_l2, 0.1020 ± 0.0028 (2 seeds), not told apart from mano:paper, window"
     )  # one seed tells nothing
     # It takes the place of the default run on the front page.
     assert answers.front()[:2] == ("darcy-16", 16)
