@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from attn_bench.report.entry import Entry
+from attn_bench.report.points import Plot, Told, say
 from attn_bench.report.style import folded, heading
 from attn_bench.report.summary import Summary
 from attn_bench.results.quantities import quantities
@@ -38,7 +39,7 @@ def train_step_parts(summary: Summary) -> Figure | None:
         return None
     order = list(summary.models)
     heights = [EDGE + BAR * len(entries) for entries in drawn.values()]
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.7), layout="constrained")
+    figure = Plot(figsize=(WIDTH, sum(heights) + 0.7), layout="constrained")
     grid = figure.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)
     for axes, (resolution, entries) in zip(grid[:, 0], drawn.items()):
         entries.sort(key=lambda entry: order.index(entry.model))
@@ -65,6 +66,9 @@ def _draw(axes: Axes, summary: Summary, entries: list[Entry]) -> None:
                     end - time / 2, row, f"{time / whole:.0%}", ha="center", va="center", fontsize=8,
                     color="white" if np.dot(to_rgb(to_hex(color)), (0.3, 0.6, 0.1)) < 0.5 else "black",
                 )  # fmt: skip
+    told = Told(summary)
+    for row, (entry, whole) in enumerate(zip(entries, ends[:, -1])):
+        say(axes, whole, row, told.entry(entry, parts))
     axes.set_yticks(rows, [folded(summary.names[entry.model], NAME_CHARACTERS) for entry in entries], fontsize=9)
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_xlim(0, 1.03 * float(ends.max()))

@@ -16,6 +16,7 @@
     run: (row) => data.runs[row[RUN]], status: (row) => data.statuses[row[STATUS]],
     rank: (row) => row[RANK], resolution: (row) => row[RESOLUTION], seeds: (row) => row[SEEDS],
   };
+  const names = new Intl.Collator("en", { numeric: true });
   const key = (name) => keys[name] ?? ((row) => row[VALUES + 2 * Number(name)]);
   // What has no value comes last in either direction.
   const sorted = (rows) => {
@@ -24,7 +25,7 @@
     return [...rows].sort((a, b) => {
       const x = of(a), y = of(b);
       if (x === null || y === null) return (x === null) - (y === null);
-      return sign * (typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y);
+      return sign * (typeof x === "string" ? names.compare(x, y) : x - y);
     });
   };
 
