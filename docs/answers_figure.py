@@ -13,6 +13,7 @@ from matplotlib.transforms import Bbox
 
 from attn_bench.analysis.claims.evidence import Estimate
 from attn_bench.format import for_figure
+from attn_bench.report.axes import log_axis
 
 # Pixels of half a dot, and where a name may be beside it, in points.
 DOT = 6
@@ -44,7 +45,6 @@ def draw(found: Sequence[Mapping[str, Any]], size: int, folder: Path) -> None:
     """Draw ``answer.svg`` and ``answer-dark.svg``."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     drawn = [row for row in found if isinstance(row["time"], Estimate)]
     for name, (back, text, line, dot, ours) in COLORS.items():
@@ -56,15 +56,14 @@ def draw(found: Sequence[Mapping[str, Any]], size: int, folder: Path) -> None:
                 x, y, error = row["time"].value, row["error"].value, row["error"].deviation
                 color = ours if row["model"].startswith("mano") else dot
                 axes.errorbar(x, y, yerr=error, fmt="o", color=color, markersize=7, capsize=3, elinewidth=1)
-            axes.set(xscale="log", yscale="log", xlabel=CLOCKS[drawn[0]["clock"]], ylabel="relative L2 error")
+            axes.set(xlabel=CLOCKS[drawn[0]["clock"]], ylabel="relative L2 error")
+            log_axis(axes, "x", [row["time"].value for row in drawn])
+            log_axis(axes, "y", [row["error"].value for row in drawn])
             axes.set_title(f"Darcy flow at {size} x {size}: lower and further left is better", color=text, fontsize=11)
             axes.grid(which="both", color=line, linewidth=0.6)
             axes.set_axisbelow(True)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.label.set_color(text)
-                axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axis.set_minor_locator(NullLocator())
             axes.tick_params(which="both", colors=text)
             for spine in axes.spines.values():
                 spine.set_color(line)
@@ -74,7 +73,6 @@ def draw(found: Sequence[Mapping[str, Any]], size: int, folder: Path) -> None:
 
 def _label(axes: Axes, drawn: Sequence[Mapping[str, Any]], color: str) -> None:
     """Write the name of each model beside its dot, where it hides no dot and no other name if there is such a place."""
-    axes.margins(0.14, 0.14)
     axes.figure.draw_without_rendering()
     renderer = FigureCanvasAgg(axes.figure).get_renderer()
     at = [axes.transData.transform((row["time"].value, row["error"].value)) for row in drawn]
