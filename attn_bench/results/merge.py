@@ -13,7 +13,7 @@ from dataclasses import replace
 from attn_bench.results.record import Evaluation, Record
 from attn_bench.sweep.cell import Cell
 
-_OF_MEASURING = ("latency", "peak_memory", "flops")
+_OF_MEASURING = ("latency", "peak_memory", "flops", "energy")
 
 
 def merged(records: Sequence[Record]) -> list[Record]:
@@ -56,6 +56,8 @@ def _with_measurements(record: Record, measured: Record) -> Record:
         record,
         latency=measured.latency,
         memory=measured.memory,
+        energy=measured.energy,
+        energy_source=measured.energy_source,
         flops=measured.flops,
         in_force=measured.in_force,
         measured_version=measured.measured_version,

@@ -200,6 +200,12 @@ STATE = Group(
     "state", "MiB", "exact", 0.005, figure="state_vs_resolution",
     definition="what is kept of a batch of contexts of this length to generate the next token, e.g. keys and values",
 )  # fmt: skip
+# It is of the whole device, with what it takes when idle; comparing it would need what else ran there.
+ENERGY = Group(
+    "energy", "J", judged=False,
+    definition="mean over calls, of a batch, from the counter of the GPU (NVML) or the processor packages (RAPL), with "
+    "what they take when idle and for whatever else runs",
+)  # fmt: skip
 _measured = partial(Column, own=True)
 
 
@@ -294,6 +300,21 @@ MEASURED: tuple[Column, ...] = (
     _measured(
         "process_memory_train_mib", "memory.train_step.process_mib",
         "largest memory of the process during a training step, including libraries",
+    ),
+    Quantity(
+        column="energy_forward_j", where="energy.forward.joules", group=ENERGY,
+        label="Energy forward", short="fwd J", axis="forward energy",
+        summary="energy of the forward pass of a batch, from a counter of the device",
+    ),
+    Quantity(
+        column="energy_train_step_j", where="energy.train_step.joules", group=ENERGY,
+        label="Energy train step", short="train J", axis="train-step energy",
+        summary="energy of a training step of a batch, from a counter of the device",
+    ),
+    _measured(
+        "energy_source", "energy_source",
+        "counter of the energy, `nvml` (GPU) or `rapl` (processor packages), or why there is none; empty in older "
+        "results",
     ),
     Column("tokens", "tokens", "points of the grid, or tokens of the text, before any patching"),
     Quantity(

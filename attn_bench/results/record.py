@@ -219,6 +219,21 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """Energy of a step, from a counter of the device that it ran on.
+
+    Attributes:
+        joules: of one call.
+        calls: that it is the mean of.
+        seconds: that they took together.
+    """
+
+    joules: Annotated[float, Field(gt=0)]
+    calls: Size
+    seconds: Number
+
+
+@dataclass(frozen=True)
 class Flops:
     """Floating-point operations of one call.
 
@@ -267,6 +282,8 @@ class Record:
         effective: settings in effect that differ from those requested.
         evaluations: one for each resolution evaluated at, starting with that trained at.
         latency, memory: by step: ``forward``, ``train_step`` and others.
+        energy: by step, as latency.
+        energy_source: the counter that it is from, ``nvml`` or ``rapl``, or why there is none; None in older records.
         data: identity of the data.
         weights: of the trained module, if they were kept or evaluated.
         errors: why a quantity is missing if the status does not say so, by quantity.
@@ -296,6 +313,8 @@ class Record:
     evaluations: tuple[Evaluation, ...] = ()
     latency: Mapping[str, Latency] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)
+    energy: Mapping[str, Energy] = field(default_factory=dict)
+    energy_source: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
     errors: Mapping[str, str] = field(default_factory=dict)

@@ -15,7 +15,10 @@ _ADDED: Mapping[str, Any] = {
     **{"errors": {}, "in_force": {}, "imported": {}},
 }
 # What schema 2 did not always have.
-_SINCE: Mapping[str, Any] = {"weights": None, "trials": [], "trained_under": None, "measured_under": None}
+_SINCE: Mapping[str, Any] = {
+    **{"weights": None, "trials": [], "trained_under": None, "measured_under": None},
+    **{"energy": {}, "energy_source": None},
+}
 _OF_TRAINING = ("steps", "epochs", "seconds", "loss", "warning", "notes")
 
 

@@ -20,12 +20,13 @@ from attn_bench.errors import UserError
 from attn_bench.plugin import Splits
 from attn_bench.plugins.loaded import check_loaded
 from attn_bench.results.environment import Environment
-from attn_bench.results.record import Evaluation, Flops, Latency, Memory, Record, TrainingResult
+from attn_bench.results.record import Energy, Evaluation, Flops, Latency, Memory, Record, TrainingResult
 from attn_bench.results.store import Kind, Store
 from attn_bench.running import weights
 from attn_bench.running.batch_size import LARGEST, find_batch_size, with_batch_size
 from attn_bench.running.cell_failures import FailedStatus, Failure, failures_to, named_after
 from attn_bench.running.evaluation import Evaluator, Trained
+from attn_bench.running.measure.energy import meter_of
 from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper
@@ -62,6 +63,7 @@ class _Findings:
     evaluations: list[Evaluation] = field(default_factory=list)
     latency: dict[str, Latency] = field(default_factory=dict)
     memory: dict[str, Memory] = field(default_factory=dict)
+    energy: dict[str, Energy] = field(default_factory=dict)
     flops: dict[str, Flops] = field(default_factory=dict)
     failure: Failure | None = None
     missing: dict[str, Failure] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class _Findings:
             evaluations=tuple(self.evaluations),
             latency=self.latency,
             memory=self.memory,
+            energy=self.energy,
             flops=self.flops.get("forward"),
             errors={quantity: failure.reason for quantity, failure in self.missing.items()},
             effective=self.effective | ({"changed_by_model": changed} if changed else {}),
@@ -343,6 +346,7 @@ def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findin
     if "train_step" in latency:
         with findings.without("latency_train_step_parts"), keeper.stage("measuring parts of a step", measures=True):
             latency |= steps.parts()
+    _measure_energy(steps, findings, take)
     take("flops", findings.flops, "forward", steps.flops)
     if steps.cell.measuring.cuda_graph:  # optional, as not every model can be captured
         take("latency_forward_graph", latency, "forward_graph", steps.graph_latency)
@@ -350,3 +354,12 @@ def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findin
     for failure in (forward, step if step and step.status == "oom" else None):
         if failure is not None:
             findings.fail(failure)
+
+
+def _measure_energy(steps: Steps, findings: _Findings, take: Callable[..., None]) -> None:
+    meter = meter_of(steps.cell.execution.device)
+    findings.record = replace(findings.record, energy_source=meter if isinstance(meter, str) else meter.source)
+    if not isinstance(meter, str):
+        for name in steps.names:
+            if name in findings.latency:
+                take(f"energy_{name}", findings.energy, name, partial(steps.energy, name, meter))

@@ -13,6 +13,8 @@ from attn_bench.gate.ab import worker
 from attn_bench.results.store import Store
 from attn_bench.results.table import column_values, in_brief
 from attn_bench.running import prepare
+from attn_bench.running.measure import steps
+from attn_bench.running.measure.energy import Meter, Zone
 from attn_bench.running.measure.latency import Sampling, measure_latency
 from attn_bench.running.measure.parts import measure_parts
 from attn_bench.running.measure.torch_state import Keeper, TorchState
@@ -347,3 +349,30 @@ def test_causal_text_is_measured_token_by_token_where_the_mixer_can(tmp_path, co
         record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
         # Keys and values of 15 tokens in two blocks, and the last three tokens, of 4 texts.
         assert record.memory["state"].peak_mib == pytest.approx(4 * (2 * 2 * 15 + 3) * 8 * 4 / 2**20)
+
+
+def test_energy_is_measured_after_all_that_is_timed_or_the_record_says_why_not(tmp_path, monkeypatch):
+    order, spent = [], iter(range(1, 10**9))
+    for name in ("measure_latency", "measure_parts", "measure_energy", "count_flops"):
+        short = {"seconds": 0.0} if name == "measure_energy" else {}
+        usual = functools.partial(getattr(steps, name), **short)
+        monkeypatch.setattr(steps, name, lambda *a, name=name, usual=usual: order.append(name) or usual(*a))
+    cell = cell_of("toy", **MEASURED)
+    for meter in (Meter("rapl", [Zone(lambda: next(spent), 1e-6)]), "no energy counter: none"):
+        monkeypatch.setattr("attn_bench.running.run_cell.meter_of", lambda device, meter=meter: meter)
+        order.clear()
+        record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
+        assert (record.status, record.errors) == ("ok", {})
+        if isinstance(meter, str):
+            assert (record.energy, record.energy_source) == ({}, meter)
+            continue
+        assert (list(record.energy), record.energy_source) == (STEPS, "rapl")
+        assert all(each.joules > 0 for each in record.energy.values())
+        assert order == [*["measure_latency"] * 2, "measure_parts", *["measure_energy"] * 2, "count_flops"]
+    still = Meter("rapl", [Zone(lambda: 5, 1e-6)])
+    monkeypatch.setattr("attn_bench.running.measure.energy.STILL_S", 0.01)
+    monkeypatch.setattr("attn_bench.running.run_cell.meter_of", lambda device: still)
+    record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
+    assert (record.status, record.energy) == ("ok", {})
+    assert record.errors["energy_forward"] == "ValueError: the energy counter (rapl) stands still"
+    assert record.latency.keys() >= set(STEPS)

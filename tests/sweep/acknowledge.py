@@ -15,7 +15,8 @@ from attn_bench.sweep import versions
 
 KEPT = Path(__file__).with_name("versions.json")
 PACKAGE = Path(attn_bench.__file__).parent
-_MEASURED = ("calibration", "clocks", "flops", "latency", "memory", "parts")  # environment.py only describes a machine
+# machine.py only describes a machine.
+_MEASURED = ("calibration", "clocks", "energy", "flops", "latency", "memory", "parts")
 _EITHER = ("running/prepare.py", "running/measure/steps.py", "running/measure/torch_state.py")
 CODE = {
     "TRAINING": (

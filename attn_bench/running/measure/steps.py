@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from attn_bench.nn.generation import Generation, size
 from attn_bench.plugin import Model, Problem, Task
-from attn_bench.results.record import Flops, Latency, Memory
+from attn_bench.results.record import Energy, Flops, Latency, Memory
 from attn_bench.running.measure.calibration import calibration_ms, calibration_step
+from attn_bench.running.measure.energy import Meter, measure_energy
 from attn_bench.running.measure.flops import count_flops
 from attn_bench.running.measure.latency import measure_latency
 from attn_bench.running.measure.memory import is_seen, measure_memory
@@ -178,6 +179,15 @@ class Steps:
         with torch.cuda.graph(graph):
             step()
         return measure_latency(graph.replay, self.cell.execution.device)
+
+    def energy(self, name: str, meter: Meter) -> Energy:
+        """Measure the energy of a step; after all that is timed, which a hot device would disturb."""
+        step, device = self.step(name), self.cell.execution.device
+        finish = partial(torch.cuda.synchronize, device) if device.startswith("cuda") else lambda: None
+        with _no_recompilation() if self.cell.execution.compile else contextlib.nullcontext():
+            measured = measure_energy(step, meter, finish)
+        self.settle()
+        return measured
 
     def memory(self, name: str) -> Memory:
         """Measure the peak memory of a step.
