@@ -74,6 +74,8 @@ def test_a_name_is_the_column_without_its_unit() -> None:
     names = [quantity.name for quantity in quantities.quantities() if quantity.unit]
     parts = ["latency_train_forward", "latency_backward", "latency_optimizer"]
     judged = ["latency_forward", "latency_train_step", "peak_memory_forward", "peak_memory_train"]
-    assert names == [*judged[:2], *parts, "latency_token", "state", *judged[2:]]
+    energy = ["energy_forward", "energy_train_step"]
+    assert names == [*judged[:2], *parts, "latency_token", "state", *judged[2:], *energy]
+    assert not set(energy) & quantities.judged().keys()
     assert not set(parts) & quantities.judged().keys()
     assert of_metric("rel_l2", METRICS["rel_l2"]).name == "rel_l2"
