@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,7 +139,9 @@ def _sweep(settings: Mapping[str, Any], plots: bool, dry_run: bool, time_steps: 
     with logged_in(folder):
         with Screen(folder, interrupted=_INTERRUPTED[running.executor].format(folder)) as screen:
             tracking = Tracking.of(running.track, folder, screen.on_warning)
-            table = run_sweep(sweep, folder, running, screen.watcher(), tracking)
+            watcher = screen.watcher()
+            watcher = dataclasses.replace(watcher, listen=tracking.listening(watcher.listen))
+            table = run_sweep(sweep, folder, running, watcher)
         if not table.empty:
             tracking.finish(conclude(Store.open(folder).as_it_is(), table, report=plots))
     if left := table.attrs.get("left"):

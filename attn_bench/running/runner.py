@@ -97,13 +97,7 @@ def prepare_data(cells: Sequence[Cell], watcher: Watcher) -> list[str]:
     return lines
 
 
-def run_sweep(
-    sweep: Sweep,
-    out: Path,
-    running: Running = AS_USUAL,
-    watcher: Watcher = SILENT,
-    tracking: Tracking | None = None,
-) -> pd.DataFrame:
+def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Watcher = SILENT) -> pd.DataFrame:
     """Run the cells of ``sweep`` that ``out`` lacks and return the table of the folder.
 
     A second call runs only cells without a record. The table on disk is updated even after an interruption.
@@ -119,8 +113,7 @@ def run_sweep(
     asked = [dataclasses.replace(cell, keep_weights=running.keep_weights) for cell in expansion.cells]
     cells, _ = so_far(asked, out)
     store = Store.create(out)
-    listen = watcher.listen if tracking is None else tracking.listening(watcher.listen)
-    work = Work.of(cells, store, running, modules=imported(cells), listen=listen)
+    work = Work.of(cells, store, running, modules=imported(cells), listen=watcher.listen)
     parts, there = _due(work)
     watcher.on_cells(cells, there)
     recorded = store.each_short()
@@ -282,7 +275,7 @@ def run(models: Any = None, task: Any = None, **settings: Any) -> pd.DataFrame:
     sweep, running = separated({"models": models, "task": task, **settings})
     out = Path(running.out) if running.out else default_folder(sweep)
     tracking = Tracking.of(running.track, out)
-    table = run_sweep(sweep, out, running, tracking=tracking)
+    table = run_sweep(sweep, out, running, Watcher(listen=tracking.listening(SILENT.listen)))
     if not table.empty:
         tracking.finish()
     return table
