@@ -149,9 +149,7 @@ def each_combination(plugin: Plugin, given: Mapping[str, Any]) -> list[dict[str,
 
 
 def changed(options: Any) -> dict[str, Any]:
-    """Return the options that differ from their defaults, as JSON has them; defaults are part of the version."""
+    """Return the options that differ from their defaults; the defaults are part of the plugin's version."""
     usual = type(options)()
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    own = {name: value for name, value in values.items() if value != getattr(usual, name)}
-    # A record read back has lists, and must be of the same cell.
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+    return {name: value for name, value in values.items() if value != getattr(usual, name)}

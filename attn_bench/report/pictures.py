@@ -102,34 +102,15 @@ def draw(store: Store, summary: Summary, out: Path, id: str = "") -> Drawn:
     # matplotlib takes a second to import; the table for the terminal does not need it.
     from attn_bench.report.curves_figure import training_curves
     from attn_bench.report.figures import cost_vs_resolution, error_vs_resolution
-    from attn_bench.report.lines import sample_panel
-    from attn_bench.report.panels import read_samples, shown_at
+    from attn_bench.report.panels import shown_at
     from attn_bench.report.parts_figure import train_step_parts
-    from attn_bench.report.rollouts import error_by_step, strips
     from attn_bench.report.scaling_figure import figure as scaling_figure
     from attn_bench.report.style import marks, style
     from attn_bench.report.trade_off import error_vs_latency
 
     notes: list[str] = []
     files: list[Path] = []
-
     shown = _Saved(out, id, notes, files)
-
-    def panel(resolution: int, evaluated: int) -> list[Picture | None]:
-        samples, unread = read_samples(store.folder, summary, resolution, evaluated)
-        notes.extend(unread)
-        if not samples:
-            return []
-        at = f"{resolution}" if evaluated == resolution else f"{resolution}_at_{evaluated}"
-        name = f"{'' if id else file_name(summary.task) + '_'}panel_{at}"
-        if rollouts := {model: sample.rollout for model, sample in samples.items() if sample.rollout is not None}:
-            by_step = partial(_by_step, summary, at, {m: float(each.errors[-1]) for m, each in rollouts.items()})
-            return [
-                shown(f"error_by_step_{at}", partial(error_by_step, rollouts, summary), by_step),
-                shown(name, partial(strips, rollouts, summary.names), partial(_strips, at)),
-            ]
-        return [shown(name, partial(sample_panel, samples, summary), partial(_panel, summary, at, samples))]
-
     with style():
         plots = [shown("error_vs_resolution", partial(error_vs_resolution, summary), partial(_errors, summary))]
         for group in dict.fromkeys(quantity.group for quantity in quantities("figures")):
@@ -147,7 +128,7 @@ def draw(store: Store, summary: Summary, out: Path, id: str = "") -> Drawn:
             flagged = any(fit.flag for fit in found.fits)
             describe = partial(_growth, summary, flagged=flagged)
             grown = shown("scaling", partial(scaling_figure, found, summary), describe)
-        panels = [each for at in shown_at(summary) for each in panel(*at)]
+        panels = [each for at in shown_at(summary) for each in _of_samples(store, summary, shown, *at)]
         looks = attempt("the marks of models", notes, lambda: marks(summary)) or {}
     return Drawn(
         tuple(filter(None, plots)), trade_off, grown, tuple(filter(None, panels)), found, tuple(notes), tuple(files),
@@ -177,6 +158,27 @@ class _Saved:
             return None
         self.files.extend(found[0])
         return dataclasses.replace(describe(), name=self.id + name, points=found[1])
+
+
+def _of_samples(store: Store, summary: Summary, shown: _Saved, resolution: int, evaluated: int) -> list[Picture | None]:
+    """Draw a test sample and its predictions, or of rollouts the error by step and some states."""
+    from attn_bench.report.lines import sample_panel
+    from attn_bench.report.panels import read_samples
+    from attn_bench.report.rollouts import error_by_step, strips
+
+    samples, unread = read_samples(store.folder, summary, resolution, evaluated)
+    shown.notes.extend(unread)
+    if not samples:
+        return []
+    at = f"{resolution}" if evaluated == resolution else f"{resolution}_at_{evaluated}"
+    name = f"{'' if shown.id else file_name(summary.task) + '_'}panel_{at}"
+    if rollouts := {model: sample.rollout for model, sample in samples.items() if sample.rollout is not None}:
+        by_step = partial(_by_step, summary, at, {m: float(each.errors[-1]) for m, each in rollouts.items()})
+        return [
+            shown(f"error_by_step_{at}", partial(error_by_step, rollouts, summary), by_step),
+            shown(name, partial(strips, rollouts, summary.names), partial(_strips, at)),
+        ]
+    return [shown(name, partial(sample_panel, samples, summary), partial(_panel, summary, at, samples))]
 
 
 def attempt(what: str, notes: list[str], make: Callable[[], T]) -> T | None:

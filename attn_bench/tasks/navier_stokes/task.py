@@ -15,7 +15,7 @@ from attn_bench.plugin import (
     Task,
     TrainingDefaults,
 )
-from attn_bench.tasks.navier_stokes.task_options import NavierStokesOptions
+from attn_bench.tasks.navier_stokes.flow_options import NavierStokesOptions
 from attn_bench.tasks.shared.cache import Entry, cache_folder
 from attn_bench.tasks.shared.field_metrics import relative_errors, relative_l2_loss
 from attn_bench.tasks.shared.rollout_metrics import ROLLOUT_METRICS, rollout_errors
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
-    from attn_bench.tasks.navier_stokes.generate import Distribution, Stream
+    from attn_bench.tasks.navier_stokes.simulated import Distribution, Stream
 
 
 class NavierStokes(Task):
@@ -67,7 +67,7 @@ class NavierStokes(Task):
 
         for stream, needed in missing.items():
             if needed:
-                from attn_bench.tasks.navier_stokes.generate import generate
+                from attn_bench.tasks.navier_stokes.simulated import generate
 
                 count_on(0)  # the first trajectories may take long
                 found = generate(
@@ -187,7 +187,7 @@ def _in_words(options: NavierStokesOptions, resolutions: Iterable[int]) -> str:
 
 
 def _distribution(options: NavierStokesOptions) -> Distribution:
-    from attn_bench.tasks.navier_stokes.generate import Distribution
+    from attn_bench.tasks.navier_stokes.simulated import Distribution
 
     assert options.fine is not None
     assert options.steps is not None

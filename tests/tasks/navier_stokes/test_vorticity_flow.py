@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from attn_bench.tasks.navier_stokes.solver import NotFinite, VorticityFlow
+from attn_bench.tasks.navier_stokes.vorticity_flow import NotFinite, VorticityFlow
 
 TAU = 2 * math.pi
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attn_bench.plugin import DataError, OptionError
 from attn_bench.tasks.darcy.generate import on_threads
-from attn_bench.tasks.navier_stokes.solver import NotFinite, VorticityFlow
+from attn_bench.tasks.navier_stokes.vorticity_flow import NotFinite, VorticityFlow
 from attn_bench.tasks.shared.array_formats.contents import check_memory
 
 Stream = Literal["train", "test"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attn_bench.plugin import DataError, OptionError, PrepareContext, Problem
-from attn_bench.tasks.navier_stokes import generate
+from attn_bench.tasks.navier_stokes import simulated
 from attn_bench.tasks.navier_stokes.task import NavierStokes
 from attn_bench.tasks.navier_stokes.trajectories import Pairs
 
@@ -38,14 +38,14 @@ def test_resolutions_of_one_sweep_show_the_same_trajectories(cache):
 
 
 def test_a_trajectory_does_not_depend_on_how_many_there_are(cache):
-    distribution = generate.Distribution(1e-3, 2, 16, 16, 0)
-    two, three = (generate.generate(distribution, "train", count, [16])[16] for count in (2, 3))
+    distribution = simulated.Distribution(1e-3, 2, 16, 16, 0)
+    two, three = (simulated.generate(distribution, "train", count, [16])[16] for count in (2, 3))
     assert (two == three[:2]).all()
-    assert not (generate.generate(distribution, "test", 1, [16])[16][0] == two[0]).any()
+    assert not (simulated.generate(distribution, "test", 1, [16])[16][0] == two[0]).any()
 
 
 def test_the_initial_vorticity_has_the_variance_of_the_published_generator():
-    drawn = torch.stack([generate.initial(0, "train", i, 96) for i in range(100)])
+    drawn = torch.stack([simulated.initial(0, "train", i, 96) for i in range(100)])
     k = np.fft.fftfreq(65, 1 / 65)
     squared = 4 * np.pi**2 * (k[:, None] ** 2 + k**2)
     variance = 2 * 7**3 * (squared + 49) ** -2.5
@@ -118,7 +118,7 @@ def test_data_are_made_once(cache, monkeypatch):
     ]
     assert progress[-1] == (5, 5)
     assert made.read == ("5 trajectories of 8 x 8 generated: 3 train (9 steps), 2 test, over 3 steps",)
-    monkeypatch.setattr(generate, "generate", None)
+    monkeypatch.setattr(simulated, "generate", None)
     assert {file.state for file in TASK.prepare((8,), options(), PrepareContext()).files} == {"cached"}
     TASK.splits(8, options(history=1))  # the same trajectories
 
