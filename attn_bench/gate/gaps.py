@@ -104,6 +104,8 @@ def _not_measured(record: Record, quantity: Quantity) -> Missing:
         if not trainable:
             return Missing("without a training step", asked=False)
     reason = record.errors.get(quantity.name)
+    if quantity.group.optional and reason is None:
+        return Missing("without it", asked=False)
     return Missing(f"not measured ({reason})" if reason else "not measured")
 
 

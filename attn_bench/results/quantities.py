@@ -93,6 +93,7 @@ class Group:
         figure: name of the figure that shows them against resolution.
         definition: shown below figures and tables.
         judged: whether comparisons judge them.
+        optional: whether some models have none, which is no failure.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Group:
     figure: str = ""
     definition: str = ""
     judged: bool = True
+    optional: bool = False
 
     @property
     def words(self) -> str:
@@ -193,11 +195,11 @@ MEMORY = Group(
     definition="peak memory of the step after warm-up, without weights and inputs",
 )  # fmt: skip
 GENERATION = Group(
-    "generation", "ms", "timed", 0.05, figure="token_latency_vs_resolution",
+    "generation", "ms", "timed", 0.05, figure="token_latency_vs_resolution", optional=True,
     definition="median over samples, of one token for each text of a batch, generated after a context of this length",
 )  # fmt: skip
 STATE = Group(
-    "state", "MiB", "exact", 0.005, figure="state_vs_resolution",
+    "state", "MiB", "exact", 0.005, figure="state_vs_resolution", optional=True,
     definition="what is kept of a batch of contexts of this length to generate the next token, e.g. keys and values",
 )  # fmt: skip
 # It is of the whole device, with what it takes when idle; comparing it would need what else ran there.

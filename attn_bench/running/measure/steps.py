@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from attn_bench.nn.generation import Generation, size
 from attn_bench.plugin import Model, Problem, Task
 from attn_bench.results.record import Energy, Flops, Latency, Memory
 from attn_bench.running.measure.calibration import calibration_ms, calibration_step
@@ -27,6 +26,9 @@ from attn_bench.running.train.optimizer import Update
 from attn_bench.running.train.step import Batch, Step, as_called, autocast
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.groups import Training
+
+if TYPE_CHECKING:
+    from attn_bench.nn.generation import Generation
 
 # Of a training step, in order: the first includes the loss, the last clipping and dropping the gradient.
 PARTS = ("train_forward", "backward", "optimizer")
@@ -52,6 +54,13 @@ def random_batch(problem: Problem, batch_size: int, device: str, seed: int) -> B
     spec = problem.spec
     inputs = drawn(problem.input_shape(batch_size), problem.inputs if spec.text else None)
     return inputs, drawn(problem.target_shape(batch_size), problem.outputs if spec.classes else None)
+
+
+def generation_of(module: nn.Module) -> Generation | None:
+    """Return what generates token by token with a module of causal text; None if it cannot."""
+    from attn_bench.nn.generation import Generation
+
+    return Generation.of(module)
 
 
 class Steps:
@@ -84,7 +93,7 @@ class Steps:
         self.train_step = self._train_step_of(cell) if trains else None
         self.names = ("forward", "train_step") if trains else ("forward",)
         # A compiled module has no single steps.
-        self.generation = None if cell.execution.compile else Generation.of(module)
+        self.generation = generation_of(module) if problem.spec.causal and not cell.execution.compile else None
 
     def step(self, name: str) -> Callable[[], object]:
         """Switch the module to the mode of a step and return the step; use one at a time.
@@ -125,6 +134,8 @@ class Steps:
     def state(self) -> Memory:
         """Return the size of what is kept of the context in the inputs, to generate the next token."""
         self.module.eval()
+        from attn_bench.nn.generation import size
+
         mib = size(self._context()) / 2**20
         return Memory(peak_mib=mib, total_mib=mib)
 
