@@ -129,6 +129,16 @@ class Task(Plugin):
         """Return the resolutions used if the user gives none; override it if options such as a file determine them."""
         return self.defaults.resolutions
 
+    def further_resolutions(self, resolutions: tuple[int, ...], options: Any) -> tuple[int, ...]:
+        """Return where a model trained at ``resolutions`` is also evaluated if the user does not say; usually nowhere.
+
+        Override it if there are test sets on grids of their own.
+
+        Raises:
+            OptionError: a resolution that cannot be trained at.
+        """
+        return ()
+
     def resolve(self, resolutions: tuple[int, ...], options: Any) -> Any:
         """Return ``options``, completed with those that depend on all resolutions of a sweep.
 

@@ -116,13 +116,8 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     work = Work.of(cells, store, running, modules=imported(cells), listen=watcher.listen)
     parts, there = _due(work)
     watcher.on_cells(cells, there)
-    recorded = store.each_short()
-    if again := why_again((cell for cell in cells if cell.id not in recorded), recorded.values()):
-        watcher.on_warning(again)
-    if running.keep_weights and (without := _without_weights(store, cells, parts)):
-        watcher.on_warning(
-            f"{without} finished cell{'s' * (without > 1)} kept no weights; --retry all trains finished cells again"
-        )
+    for line in _of_what_is_there(work, parts):
+        watcher.on_warning(line)
     tasks = {name: TASKS.load(name) for name in dict.fromkeys(cell.task for cell in cells)}
     unserved = [_unserved(part, tasks[part.task]) for part in parts]
     for line in dict.fromkeys((*expansion.notes, *filter(None, unserved))):
@@ -151,6 +146,15 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
         )
     table.attrs.update({"data": data} if left is None else {"data": data, "left": left})
     return table
+
+
+def _of_what_is_there(work: Work, parts: Sequence[Cell]) -> Iterator[str]:
+    """Yield why cells are trained again, and which finished ones have no weights to keep."""
+    recorded = work.store.each_short()
+    if again := why_again((cell for cell in work.cells if cell.id not in recorded), recorded.values()):
+        yield again
+    if work.running.keep_weights and (without := _without_weights(work.store, work.cells, parts)):
+        yield f"{without} finished cell{'s' * (without > 1)} kept no weights; --retry all trains finished cells again"
 
 
 def _tuned(work: Work, execute: Executor) -> tuple[list[Cell], str | None]:

@@ -241,7 +241,7 @@ class Sweep:
             resolutions = tuple(dict.fromkeys(self.resolutions or task.default_resolutions(options)))
             further = tuple(dict.fromkeys(self.eval_resolutions))
             if self.train:
-                tested = _tested(task, resolutions, options)
+                tested = task.further_resolutions(resolutions, options)
                 further = further or tested
                 options = task.resolve(tuple(dict.fromkeys((*resolutions, *further))), options)
             for resolution in resolutions:
@@ -269,16 +269,6 @@ class Sweep:
         if self.measuring.cuda_graph and device == "cpu":
             raise UserError("--cuda-graph needs a GPU; omit it or use --device cuda")
         return dataclasses.replace(self.execution.completed(task.defaults), device=device)
-
-
-def _tested(task: Task, resolutions: tuple[int, ...], options: Any) -> tuple[int, ...]:
-    """Return where a task evaluates if the user does not say: some have test sets on grids of their own.
-
-    A task that has them has a method ``further_resolutions`` with these parameters, which raises OptionError for
-    resolutions that cannot be trained at.
-    """
-    further = getattr(task, "further_resolutions", None)
-    return () if further is None else tuple(further(resolutions, options))
 
 
 def _absent(name: str, values: Mapping[str, Any]) -> str:

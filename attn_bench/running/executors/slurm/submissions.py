@@ -95,11 +95,14 @@ class Submission:
 
     def work(self, store: Store, ids: Sequence[str]) -> Work:
         """Return the work on some of the cells."""
+        running: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in self.running.items()
+        }
         cells = [self.cell(id) for id in ids]
         return Work(
             cells,
             store,
-            Running(**{**self.running, "resources": tuple(self.running["resources"])}),
+            Running(**running),
             self.modules,
             before=self.before,
         )
