@@ -231,7 +231,7 @@ def test_taking_over_an_ended_lease_starts_again(path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("hosts", [1, 3])
+@pytest.mark.parametrize("hosts", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_many_that_die_while_they_hold_it(tmp_path, path, hosts, monkeypatch):
     mark, log = tmp_path / "mark", tmp_path / "log"
     command = [sys.executable, "-c", CROWD, str(path), str(mark), str(log), str(hosts)]

@@ -18,6 +18,7 @@ from attn_bench.sweep.settings import Sweep
 TOY = {"models": ["toy"], "task": "toy-task", "device": "cpu", "resolutions": [8]}
 
 
+@pytest.mark.slow
 def test_the_terminal_the_records_and_the_page_say_what_was_read(tmp_path, monkeypatch, capfd):
     fields = np.random.default_rng(0).random((2, 40, 8, 32)) + 1
     np.savez(tmp_path / "rect.npz", x=fields[0], y=fields[1])

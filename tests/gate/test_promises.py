@@ -112,6 +112,7 @@ def test_a_model_that_disturbs_its_check_breaks_a_promise(how, says):
     assert (last.holds, last.note.partition(":")[0]) == (False, says)
 
 
+@pytest.mark.slow
 def test_a_model_that_hangs_breaks_a_promise():
     *_, last = check("rogue", {"how": "loop"}, timeout_s=5)
     assert (last.holds, last.note) == (False, "not finished within 5 s (--timeout)")

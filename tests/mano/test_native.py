@@ -64,7 +64,7 @@ def test_equals_the_operations_of_torch_in_double_precision(compiled):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("window", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_large_scores_do_not_overflow(window, compiled):
     torch.manual_seed(0)
     attention = MultipoleAttention(16, window_size=window, levels=1)

@@ -58,7 +58,9 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("spin", "flood") else []) for name in ENDS]
+)
 def test_an_import_that_ends_or_hangs_makes_one_broken_plugin(made, monkeypatch, capfd, name):
     code, why = ENDS[name]
     monkeypatch.setattr(trial, "LIMIT_S", 3.0)

@@ -94,6 +94,7 @@ def test_names_are_unique(labels: list[str]) -> None:
     assert all(name.isprintable() for name in names)
 
 
+@pytest.mark.slow
 def test_one_name_for_one_model_everywhere(tmp_path: Path) -> None:
     labels = list(dict.fromkeys(label for group in LABELS.values() for label in group))
     table = pd.DataFrame(

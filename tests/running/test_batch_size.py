@@ -133,6 +133,7 @@ def test_only_smaller_sizes_than_one_that_ended_the_process_are_tried(room, ran,
     assert max(tried) == 4
 
 
+@pytest.mark.slow
 def test_what_is_measured_later_has_the_batch_size_of_the_training(room, ran, refused) -> None:
     tried = refused(lambda size: False, None)
     record = ran(cell_of(train=False, steps=None, measure=True), Room(known=3))

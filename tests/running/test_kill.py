@@ -100,6 +100,7 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path):
     assert len(before) > kills // 2
 
 
+@pytest.mark.slow
 def test_of_two_runs_in_one_folder_one_is_killed_and_the_other_finishes(tmp_path):
     folder, file, mark, cells = tmp_path / "r", tmp_path / "built", uuid.uuid4().hex, 24
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-counted", "--task", "toy-task"]

@@ -88,6 +88,7 @@ def test_what_cannot_be_is_one_line(settings, message):
         cells(**settings)
 
 
+@pytest.mark.slow
 def test_each_recipe_trains_and_the_record_has_it_in_full(tmp_path):
     models = [{"name": "toy", "label": name} for name in recipes()]
     table = attn_bench.run(

@@ -164,6 +164,7 @@ def test_a_model_that_hangs_is_one_line(toys: list[str], monkeypatch: pytest.Mon
             compare_sides(base, new, plan("toy-slow"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toys")
 def test_a_model_that_cannot_be_trained_any_more_never_passes(base: Side, tmp_path: Path) -> None:
     toy = (TOYS / "toy_plugins.py").read_text()

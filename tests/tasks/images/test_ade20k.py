@@ -131,6 +131,7 @@ def test_from_python_a_part_of_a_set_is_a_warning(root):
         prepare_data(cells, SILENT)
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line(root, tmp_path):
     options = ("vit.patch_size=8", "vit.dim=16", "vit.depth=1", f"ade20k.root={root}")
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "vit", "--task", "ade20k", "--resolutions", "32"]
