@@ -7,8 +7,8 @@ import itertools
 import h5py
 import numpy as np
 import pytest
-import scipy.io
 import torch
+from data_files import save
 
 from attn_bench.plugin import DataError, OptionError, PrepareContext
 from attn_bench.tasks.darcy.array_axes import Axes
@@ -16,21 +16,6 @@ from attn_bench.tasks.darcy.grids import choose_for_file
 from attn_bench.tasks.darcy.task import Darcy
 
 GENERATOR = np.random.default_rng(0)
-
-
-def saved(path, arrays):
-    """Save by the extension; in .mat, version 5."""
-    if path.suffix == ".mat":
-        scipy.io.savemat(path, arrays)
-    elif path.suffix == ".h5":
-        with h5py.File(path, "w") as file:
-            for name, array in arrays.items():
-                file[name] = array
-    elif path.suffix == ".pt":
-        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
-    else:
-        np.savez(path, **arrays)
-    return str(path)
 
 
 def pair(*shape):
@@ -58,7 +43,7 @@ def said(resolution, **options):
     ],
 )
 def test_without_doubt(tmp_path, name, shape, samples):
-    assert said(16, data=saved(tmp_path / name, pair(*shape))).startswith(samples)
+    assert said(16, data=save(tmp_path / name, pair(*shape))).startswith(samples)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +60,7 @@ def test_without_doubt(tmp_path, name, shape, samples):
 )
 def test_in_doubt_both_readings_are_named_and_either_can_be_chosen(tmp_path, name, shape):
     arrays = pair(*shape)
-    path = saved(tmp_path / name, arrays)
+    path = save(tmp_path / name, arrays)
     n, h, w = (size for size in shape if size > 1)
     with pytest.raises(DataError) as error:
         Darcy().resolve((min(h, w),), Darcy.options(data=path))
@@ -103,11 +88,11 @@ def test_every_order_of_axes_gives_the_same_fields(letters):
 
 def test_a_channel_axis_of_only_one_array(tmp_path):
     arrays = {"x": GENERATOR.random((16, 16, 40)), "y": GENERATOR.random((16, 16, 1, 40)) + 1}
-    path = saved(tmp_path / "a.npz", arrays)
+    path = save(tmp_path / "a.npz", arrays)
     for axes in ("HWCN", "hwn"):
         assert said(16, data=path, axes=axes).startswith("40 samples of 16 x 16")
     with pytest.raises(DataError, match=r"'x' has 4 axes .* darcy.axes=hwn names 3"):
-        said(16, data=saved(tmp_path / "b.npz", pair(16, 16, 2, 40)), axes="hwn")
+        said(16, data=save(tmp_path / "b.npz", pair(16, 16, 2, 40)), axes="hwn")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +107,7 @@ def test_a_channel_axis_of_only_one_array(tmp_path):
 )
 def test_other_shapes_are_refused_with_what_was_found(tmp_path, shape, message):
     with pytest.raises(DataError, match=message) as error:
-        said(16, data=saved(tmp_path / "a.npz", pair(*shape)))
+        said(16, data=save(tmp_path / "a.npz", pair(*shape)))
     assert f"has shape {shape}" in str(error.value)
 
 
@@ -133,7 +118,7 @@ def test_invalid_axes_are_refused(axes):
 
 
 def test_two_pairs_are_asked_about(tmp_path):
-    path = saved(tmp_path / "a.npz", {**pair(6, 8, 8), "a": pair(6, 8, 8)["x"], "u": pair(6, 8, 8)["y"]})
+    path = save(tmp_path / "a.npz", {**pair(6, 8, 8), "a": pair(6, 8, 8)["x"], "u": pair(6, 8, 8)["y"]})
     with pytest.raises(DataError, match=r"x and a may both be the input; select one with --set darcy.input_key=x"):
         said(8, data=path)
     with pytest.raises(DataError, match=r"y and u may both be the target; select one with --set darcy.target_key=y"):
@@ -144,7 +129,7 @@ def test_two_pairs_are_asked_about(tmp_path):
 def test_coordinates_by_the_usual_names_are_not_in_the_way(tmp_path):
     fields = pair(6, 8, 8)
     arrays = {"x": np.linspace(0, 1, 8), "y": np.linspace(0, 1, 8), "a": fields["x"], "u": fields["y"]}
-    assert said(8, data=saved(tmp_path / "a.npz", arrays)).endswith("input 'a', target 'u'")
+    assert said(8, data=save(tmp_path / "a.npz", arrays)).endswith("input 'a', target 'u'")
 
 
 def test_equal_names_in_groups_are_asked_about_and_a_pair_stays_together(tmp_path):
@@ -163,13 +148,13 @@ def test_an_array_of_the_right_name_that_cannot_be_used_is_named(tmp_path):
 
 
 def test_names_that_look_like_numbers(tmp_path):
-    path = saved(tmp_path / "a.h5", {"0001": pair(6, 8, 8)["x"], "0002": pair(6, 8, 8)["y"]})
+    path = save(tmp_path / "a.h5", {"0001": pair(6, 8, 8)["x"], "0002": pair(6, 8, 8)["y"]})
     assert said(8, data=path, input_key="0001", target_key="0002").endswith("input '0001', target '0002'")
 
 
 def test_two_files_and_several_resolutions_are_described(tmp_path):
-    first = saved(tmp_path / "train.npz", pair(6, 9, 17))
-    options = {"data": first, "test_data": saved(tmp_path / "test.h5", pair(17, 9, 17)), "n_train": 5, "axes": "nhw"}
+    first = save(tmp_path / "train.npz", pair(6, 9, 17))
+    options = {"data": first, "test_data": save(tmp_path / "test.h5", pair(17, 9, 17)), "n_train": 5, "axes": "nhw"}
     resolved = Darcy().resolve((9, 5), Darcy.options(**options))
     line = Darcy().prepare((9, 5), resolved, PrepareContext()).read[0]
     assert line.startswith(
@@ -193,7 +178,7 @@ def test_more_than_memory_holds_is_refused_before(monkeypatch, tmp_path):
         DataError, match=r"making \d+ Darcy samples at 16 needs .* are free; ask for fewer with darcy.n_train"
     ):
         Darcy().splits(16, Darcy.options(n_train=10**11))
-    path = saved(tmp_path / "a.npz", pair(6, 8, 8))
+    path = save(tmp_path / "a.npz", pair(6, 8, 8))
     monkeypatch.setattr("attn_bench.tasks.shared.array_formats.contents.free_memory", lambda: 9000)
     with pytest.raises(DataError, match=r"reading both arrays needs 12 KiB of memory, but 8.79 KiB are free"):
         said(8, data=path)
@@ -204,12 +189,12 @@ def test_solutions_whose_errors_single_precision_cannot_tell(tmp_path, scale):
     arrays = pair(6, 8, 8)
     arrays["y"][4] *= scale
     with pytest.raises(DataError, match=r"too small or too large .* in 1 of 6 samples, first in sample 4"):
-        said(8, data=saved(tmp_path / "a.npz", arrays))
+        said(8, data=save(tmp_path / "a.npz", arrays))
 
 
 def test_a_constant_field_is_reported(tmp_path):
     arrays = pair(6, 8, 8) | {"x": np.full((6, 8, 8), 3)}
-    path = saved(tmp_path / "a.npz", arrays)
+    path = save(tmp_path / "a.npz", arrays)
     first = Darcy().prepare((8,), Darcy().resolve((8,), Darcy.options(data=path)), PrepareContext())
     assert first.warnings == ("a.npz: 'x' is 3 everywhere in the training samples",)
 
@@ -217,7 +202,7 @@ def test_a_constant_field_is_reported(tmp_path):
 def test_a_coarser_grid_on_which_a_solution_vanishes_is_found_before_training(tmp_path):
     arrays = pair(6, 9, 9)
     arrays["y"][2, ::2, ::2] = 0
-    options = Darcy().resolve((9, 5), Darcy.options(data=saved(tmp_path / "a.npz", arrays)))
+    options = Darcy().resolve((9, 5), Darcy.options(data=save(tmp_path / "a.npz", arrays)))
     with pytest.raises(DataError, match="zero everywhere at this resolution in 1 of 6 samples, first in sample 2"):
         Darcy().prepare((9, 5), options, PrepareContext())
 
@@ -226,12 +211,12 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
     from attn_bench.tasks.darcy.pairs import PairFile
 
     path, read = tmp_path / "a.npz", PairFile.read
-    saved(path, pair(6, 8, 8))
+    save(path, pair(6, 8, 8))
     resolved = Darcy().resolve((8,), Darcy.options(data=str(path)))
 
     def read_and_rewrite(self):
         found = read(self)
-        saved(path, pair(6, 8, 8))
+        save(path, pair(6, 8, 8))
         return found
 
     monkeypatch.setattr(PairFile, "read", read_and_rewrite)
@@ -244,7 +229,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
 def test_names_of_files_as_people_have_them(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    saved(tmp_path / name, pair(6, 8, 8))
+    save(tmp_path / name, pair(6, 8, 8))
     for given in (name, f"~/{name}", f"./{name}"):
         assert f"from {name}: " in said(8, data=given)
     with pytest.raises(DataError, match="cannot be found"):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
-import scipy.io
 import torch
 
 from attn_bench.plugin import PrepareContext
@@ -16,21 +14,6 @@ GENERATOR = np.random.default_rng(0)
 def values(*shape):
     """Return numbers of which no two are equal, in single precision, so that a wrong order of axes is seen."""
     return (GENERATOR.permutation(int(np.prod(shape))).reshape(shape) + 1).astype(np.float32)
-
-
-def save(path, arrays):
-    """Save by the extension; .mat in version 5."""
-    if path.suffix == ".mat":
-        scipy.io.savemat(path, arrays)
-    elif path.suffix in (".h5", ".hdf5"):
-        with h5py.File(path, "w") as file:
-            for name, array in arrays.items():
-                file[name] = array
-    elif path.suffix == ".pt":
-        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
-    else:
-        np.savez(path, **arrays)
-    return str(path)
 
 
 def resolved(*resolutions, **options):

@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from field_files import prepared, problem, resolved, save, splits, tensors, values, whole
+from data_files import save
+from field_files import prepared, problem, resolved, splits, tensors, values, whole
 
 from attn_bench.plugin import DataError, OptionError
 from attn_bench.tasks.fields.axis_letters import checked_letters, fitted, inferred

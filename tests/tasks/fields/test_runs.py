@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from command import attn_bench
-from field_files import save
+from data_files import save
 
 import attn_bench as api
 from attn_bench.plugin import OptionError

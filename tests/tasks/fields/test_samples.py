@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from field_files import prepared, resolved, save, splits, tensors, values
+from data_files import save
+from field_files import prepared, resolved, splits, tensors, values
 
 from attn_bench.plugin import DataError, OptionError
 from attn_bench.tasks.fields.samples import normalised
