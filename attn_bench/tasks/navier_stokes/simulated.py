@@ -10,18 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attn_bench.plugin import DataError, OptionError
+from attn_bench.tasks.darcy.gaussian_field import Stream
 from attn_bench.tasks.darcy.generate import on_threads
 from attn_bench.tasks.navier_stokes.vorticity_flow import NotFinite, VorticityFlow
 from attn_bench.tasks.shared.array_formats.contents import check_memory
 
-Stream = Literal["train", "test"]
 # Counts changes that alter the data; part of the cache's key.
 VERSION = 1
 TAU, ALPHA = 7.0, 2.5

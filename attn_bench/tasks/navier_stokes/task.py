@@ -15,6 +15,7 @@ from attn_bench.plugin import (
     Task,
     TrainingDefaults,
 )
+from attn_bench.tasks.darcy.source import grids_in_words
 from attn_bench.tasks.navier_stokes.flow_options import NavierStokesOptions
 from attn_bench.tasks.shared.cache import Entry, cache_folder
 from attn_bench.tasks.shared.field_metrics import relative_errors, relative_l2_loss
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
-    from attn_bench.tasks.navier_stokes.simulated import Distribution, Stream
+    from attn_bench.tasks.darcy.gaussian_field import Stream
+    from attn_bench.tasks.navier_stokes.simulated import Distribution
 
 
 class NavierStokes(Task):
@@ -179,7 +181,7 @@ def _counts(options: NavierStokesOptions) -> dict[Stream, int]:
 
 
 def _in_words(options: NavierStokesOptions, resolutions: Iterable[int]) -> str:
-    grids = ", ".join(f"{r} x {r}" for r in resolutions)
+    grids = grids_in_words([(r, r) for r in resolutions])
     return (
         f"{options.n_train + options.n_test} trajectories of {grids} generated: {options.n_train} train "
         f"({options.n_train * options.rollout} steps), {options.n_test} test, over {options.rollout} steps"
