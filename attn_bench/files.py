@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from json import JSONEncoder, loads
@@ -54,6 +55,11 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 def temporary_beside(path: Path) -> Path:
     """Return a hidden name in the folder of ``path`` that no other process uses."""
     return path.parent / f".{path.name[:60]}.{urandom(8).hex()}{TEMPORARY}"
+
+
+def safe_name(text: str, most: int) -> str:
+    """Return the end of ``text`` as a file name of at most ``most`` ASCII letters, digits, and ``_.-``."""
+    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)[-most:].strip("-.")
 
 
 @contextlib.contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attn_bench.files import atomic_write
+from attn_bench.files import atomic_write, safe_name
 from attn_bench.profiling.recorded import Recording, recordings
 from attn_bench.sweep.cell import Cell
 
@@ -64,7 +63,7 @@ def profile(cells: Sequence[Cell], out: Path, calls: int, say: Callable[[str], o
 
 
 def _traces(out: Path, cell: Cell) -> Callable[[str], Path]:
-    named = re.sub(r"[^\w.-]+", "-", f"{cell.model}-{cell.resolution}-{cell.id[:6]}", flags=re.ASCII)[-80:].strip("-.")
+    named = safe_name(f"{cell.model}-{cell.resolution}-{cell.id[:6]}", 80)
     return lambda step: out / f"{named}-{step}.trace.json"
 
 

@@ -53,7 +53,10 @@ class MLflow:
         now = int(1000 * time.time())
         metrics = [Metric(_name(name), value, now, 0) for name, value in cell.final.items()]
         if curves:
-            metrics += (Metric(_name(name), *point) for name, *point in _points(cell, began))
+            metrics += (
+                Metric(_name(name), value, began + int(1000 * seconds), step)
+                for name, step, seconds, value in cell.points()
+            )
         facts = {**cell.facts, "status": cell.status, "results": cell.group}
         tags = [RunTag(_name(name), value[:_TEXT]) for name, value in facts.items()]
         for some in _batched(params, _PARAMS):
@@ -81,14 +84,6 @@ class MLflow:
 def _name(text: str) -> str:
     """Return a name that MLflow accepts."""
     return re.sub(r"[^\w./ -]", "_", text, flags=re.ASCII)[:200]
-
-
-def _points(cell: TrackedCell, began: int) -> Iterator[tuple[Any, ...]]:
-    """Yield the name, the value, the time in milliseconds and the step of every point of the curves."""
-    for name, series in cell.curves.items():
-        for step, seconds, value in zip(series.steps, series.seconds, series.values):
-            if value is not None:
-                yield name, value, began + int(1000 * seconds), step
 
 
 def _batched(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from attn_bench.files import safe_name
 from attn_bench.format import for_markdown
 from attn_bench.results.quantities import quantities
 from attn_bench.results.store import Store
@@ -42,10 +42,8 @@ class TensorBoard:
             for name, value in cell.settings.items()
         }
         with self._writer(f"{cell.name} {cell.key.partition('-')[2]}") as writer:
-            for name, series in cell.curves.items():
-                for step, seconds, value in zip(series.steps, series.seconds, series.values):
-                    if value is not None:
-                        writer.add_scalar(name, value, step, walltime=began + seconds)
+            for name, step, seconds, value in cell.points():
+                writer.add_scalar(name, value, step, walltime=began + seconds)
             for summary in hparams(settings, final):
                 writer._get_file_writer().add_summary(summary, walltime=end)
             for name, value in final.items():
@@ -64,7 +62,7 @@ class TensorBoard:
         """Give a writer whose events take the place of those under this name once the block succeeds."""
         from torch.utils.tensorboard import SummaryWriter
 
-        target = self.folder / re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[-150:].strip("-.")
+        target = self.folder / safe_name(name, 150)
         target.mkdir(parents=True, exist_ok=True)
         before = list(target.glob("events.out.tfevents.*"))
         with TemporaryDirectory(dir=self.folder, prefix=".") as temporary:

@@ -84,9 +84,7 @@ class WandB:
 def _points(cell: TrackedCell) -> Iterator[dict[str, float]]:
     """Yield the points of all curves, by step."""
     points: dict[int, dict[str, float]] = {}
-    for name, series in cell.curves.items():
-        for step, seconds, value in zip(series.steps, series.seconds, series.values):
-            if value is not None:
-                points.setdefault(step, {"step": step, "seconds": seconds})[name] = value
+    for name, step, seconds, value in cell.points():
+        points.setdefault(step, {"step": step, "seconds": seconds})[name] = value
     for step in sorted(points):
         yield points[step]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -49,6 +49,13 @@ class TrackedCell:
     failed: bool
     began: float | None
     seconds: float
+
+    def points(self) -> Iterator[tuple[str, int, float, float]]:
+        """Yield the name, step, seconds and value of each point of the curves that has a value."""
+        for name, series in self.curves.items():
+            for step, seconds, value in zip(series.steps, series.seconds, series.values):
+                if value is not None:
+                    yield name, step, seconds, value
 
 
 def tracked_cell(record: Record, store: Store, key: str) -> TrackedCell:
