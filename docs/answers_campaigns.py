@@ -33,6 +33,9 @@ CAMPAIGNS = {
         "run sweeps/darcy-overfitting.yaml --data darcy_train_16.pt --test-data darcy_test_16.pt",
         4,
     ),
+    "ablation-16": Campaign(
+        "ablation-16", "run sweeps/ablation-16.yaml --data darcy_train_16.pt --test-data darcy_test_16.pt", 1
+    ),
     "ablation": Campaign("ablation", "run sweeps/ablation.yaml --task darcy", 7, task="darcy"),
     "ablation-digits": Campaign("ablation", "run sweeps/ablation.yaml --task digits", 1.5, task="digits"),
     "interfaces": Campaign("interfaces", "run sweeps/interfaces.yaml", 6),

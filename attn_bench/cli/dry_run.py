@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attn_bench.format import count, plain
+from attn_bench.format import count, distinct, plain
+from attn_bench.results.labels import Asked, labels_of
 from attn_bench.running.plan import Plan, Planned, total
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def shown(plan: Plan, folder: Path, *, timed: bool = False) -> Group:
         table.add_column(title, justify="right", no_wrap=title not in ("resolutions", "there"))
     for name, group in groups:
         table.add_row(
-            Text(plain(name, NAME_WIDTH)), *([group[0].cell.task] if several else []),
+            Text(name), *([group[0].cell.task] if several else []),
             _span(each.cell.resolution for each in group), _span(each.cell.seed for each in group),
             str(len(group)), _there(group), _to_run(group), _time(group), _disk(group),
         )  # fmt: skip
@@ -47,29 +48,25 @@ def shown(plan: Plan, folder: Path, *, timed: bool = False) -> Group:
 
 def _groups(cells: Sequence[Planned]) -> list[tuple[str, list[Planned]]]:
     """Return cells under a name: each alone, or as many together as it takes for the lines to fit a screen."""
-    for level in ("cell", "variant", "model"):
-        groups: dict[Key, list[Planned]] = {}
-        for each in cells:
-            cell = each.cell
-            key = (cell.task, cell.model, *([cell.variant] if level != "model" else []))
-            groups.setdefault((*key, cell.id) if level == "cell" else key, []).append(each)
+    labels = labels_of(
+        [Asked(each.cell.model, each.cell.task, None, each.cell.kind, None, each.cell) for each in cells]
+    )
+    names = distinct(labels, NAME_WIDTH)
+    for level in ("cell", "label", "model"):
+        groups: dict[Key, list[tuple[str, Planned]]] = {}
+        for label, each in zip(labels, cells):
+            key = (each.cell.task, each.cell.model if level == "model" else label)
+            groups.setdefault((*key, each.cell.id) if level == "cell" else key, []).append((names[label], each))
         if len(groups) <= MOST_LINES:
             break
-    return [(_name(group), group) for group in groups.values()]
+    return [
+        (_name(dict.fromkeys(name for name, _ in group), group[0][1].cell.model), [each for _, each in group])
+        for group in groups.values()
+    ]
 
 
-def _name(group: Sequence[Planned]) -> str:
-    cell = group[0].cell
-    variants = dict.fromkeys(_without_task(each) for each in group)
-    if len(variants) > 1:
-        return f"{cell.model} ({count(len(variants), 'variant')})"
-    (variant,) = variants
-    return f"{cell.model} [{variant}]" if variant else cell.model
-
-
-def _without_task(each: Planned) -> str:
-    """Return what tells a cell apart besides its task, which has a column."""
-    return each.cell.variant.removeprefix(each.cell.task).removeprefix(", ")
+def _name(names: Collection[str], model: str) -> str:
+    return next(iter(names)) if len(names) == 1 else plain(f"{model} ({count(len(names), 'variant')})", NAME_WIDTH)
 
 
 def _span(values: object) -> str:

@@ -25,6 +25,8 @@ _FINETUNING = "finetuning."
 _RECIPE = "training.recipe"
 _VERSION = "_version"
 DEFAULT = "default"
+# Cells that differ in at least so many settings are an ablation, if each has at most so many changes.
+_ABLATED, _CHANGED = 4, 2
 
 
 class Asked(NamedTuple):
@@ -60,7 +62,8 @@ def labels_of(records: Sequence[Asked], *, tasks: bool = False) -> list[str]:
     """Return a label for each; cells of one model and task that differ in a setting get it appended: never mixed.
 
     Versions of a model are distinguished by the version of its package, ``mano (0.2.0)``, or, if equal, numbered
-    in the order of their first runs: ``mano (version 2)``.
+    in the order of their first runs: ``mano (version 2)``. Where many settings differ, one at a time, labels say only
+    what differs from the cells that have the usual value of each, whose label has them all.
 
     Args:
         tasks: whether labels tell tasks apart as well, where there are several: ``mano [darcy]``.
@@ -80,8 +83,15 @@ def labels_of(records: Sequence[Asked], *, tasks: bool = False) -> list[str]:
         for key in differing:
             if key.endswith(_VERSION):
                 words[task, model, key] = _versions(key, dict.fromkeys(settings[i].get(key) for i in own))
+        usual = _usual(flats, [key for key in differing if not key.endswith(_VERSION)])
         for i in own:
-            shown = [key for key in differing if key in settings[i] or not key.startswith(("training.", _FINETUNING))]
+            at_base = all(settings[i].get(key) == value for key, value in usual.items())
+            shown = [
+                key
+                for key in differing
+                if (key in settings[i] or not key.startswith(("training.", _FINETUNING)))
+                and (at_base or key not in usual or settings[i].get(key) != usual[key])
+            ]
             said = [("task", task)] if several else []
             kinds[i] = task, (model, (*said, *((key, settings[i].get(key)) for key in shown)))
     names: dict[tuple[str, Kind], str] = {}
@@ -160,6 +170,18 @@ def _differs(key: str, flats: Sequence[Mapping[str, str]]) -> bool:
     """Tell whether cells differ in a setting; settings of fine-tuning are compared only between fine-tuned cells."""
     compared = [flat for flat in flats if key in flat] if key.startswith(_FINETUNING) else flats
     return len({flat.get(key) for flat in compared}) > 1
+
+
+def _usual(flats: Sequence[Mapping[str, str]], differing: Sequence[str]) -> dict[str, str | None]:
+    """Return the value that most cells have of each setting, if they are an ablation, or nothing.
+
+    In an ablation many settings differ, but from a base, which is there, one or two at a time.
+    """
+    if len(differing) < _ABLATED:
+        return {}
+    usual = {key: Counter(flat.get(key) for flat in flats).most_common(1)[0][0] for key in differing}
+    changes = [sum(flat.get(key) != value for key, value in usual.items()) for flat in flats]
+    return usual if min(changes) == 0 and max(changes) <= _CHANGED else {}
 
 
 def _of_schedule(record: Asked) -> set[tuple[str, str]]:

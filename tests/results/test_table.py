@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -47,6 +48,22 @@ def test_settings_of_one_name_are_written_out() -> None:
     ]
     pair = labels([record(), record(training=replace(TRAINING, epochs=None, steps=7))])
     assert pair == ["mano [epochs=10.0]", "mano [steps=7]"]
+
+
+def test_an_ablation_is_labeled_by_its_changes_from_the_base() -> None:
+    base = {"levels": 4, "stride": None, "window_size": 2, "up_sampling": "transposed"}
+    changes: list[dict[str, Any]] = [
+        {}, {"levels": 1}, {"levels": 2}, {"stride": 1}, {"window_size": 4}, {"window_size": 4, "stride": 2},
+        {"up_sampling": "nearest"},
+    ]  # fmt: skip
+    assert labels([record(options=base | change) for change in changes]) == [
+        "mano [levels=4, stride=None, up_sampling=transposed, window_size=2]", "mano [levels=1]", "mano [levels=2]",
+        "mano [stride=1]", "mano [window_size=4]", "mano [stride=2, window_size=4]", "mano [up_sampling=nearest]",
+    ]  # fmt: skip
+    # Without the base nothing says what a label leaves out; nor where all combinations are there.
+    assert all(label.count("=") == 4 for label in labels([record(options=base | change) for change in changes[1:]]))
+    grid = [dict(zip("abcd", values)) for values in product((0, 1), repeat=4)]
+    assert all(label.count("=") == 4 for label in labels([record(options=options) for options in grid]))
 
 
 def test_a_schedule_is_named_without_the_parameters_that_it_always_has() -> None:
