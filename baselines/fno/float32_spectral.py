@@ -71,9 +71,8 @@ def padded(operator: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def frequencies(convolution: Any, grid: tuple[int, ...]) -> list[int]:
-    """Return how many frequencies are used on ``grid``: along rows (both signs), along columns (from 0 up)."""
-    rows, columns = convolution.n_modes
-    return [min(rows, grid[0]), min(columns, grid[1] // 2 + 1)]
+    """Return how many frequencies are used on ``grid``: along the last axis from 0 up, along others both signs."""
+    return [min(kept, there) for kept, there in zip(convolution.n_modes, (*grid[:-1], grid[-1] // 2 + 1), strict=True)]
 
 
 def quiet_uno(**settings: Any) -> NeuralopUNO:

@@ -8,23 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from attn_bench.nn.size_checks import not_two_axes
 from attn_bench.plugin import Model, OptionError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
 
+# Frequencies along an axis, both signs: of grids of several axes, and of those of one, where they cost little.
+MODES, MODES_ON_A_LINE = 8, 32
+
 
 class FNO(Model):
     """neuraloperator's FNO, unchanged except that its spectral convolutions stay in float32 under autocast.
 
-    One set of weights runs on any grid. On a grid with fewer frequencies than ``n_modes``, the others are left out;
-    :meth:`effective` reports how many are used. neuraloperator 2.0.0 misplaces the row frequencies by one if the number
-    of rows is odd (43, 85). A model trained on such a grid adapts to that; one evaluated there after training on an
-    even grid does not. :meth:`effective` reports this too.
+    One set of weights runs on any grid with as many axes. On a grid with fewer frequencies than ``n_modes``, the others
+    are left out; :meth:`effective` reports how many are used. neuraloperator 2.0.0 misplaces the row frequencies of a
+    grid (H, W) by one if the number of rows is odd (43, 85). A model trained on such a grid adapts to that; one
+    evaluated there after training on an even grid does not. :meth:`effective` reports this too.
 
     The preset ``paper`` is the two-dimensional FNO of the paper: 12 modes, that is 24 row frequencies (both signs) and
     12 column frequencies, width 32, 4 layers, linear lifting, 128 channels in the projection, no channel MLP.
+    ``paper-1d`` is its one-dimensional FNO: the same with 16 frequencies and width 64.
     """
 
     name = "fno"
@@ -40,7 +43,15 @@ class FNO(Model):
             "lifting_ratio": 0.0,
             "projection_ratio": 4.0,
             "channel_mlp": False,
-        }
+        },
+        "paper-1d": {
+            "n_modes": (30,),
+            "hidden_channels": 64,
+            "n_layers": 4,
+            "lifting_ratio": 0.0,
+            "projection_ratio": 2.0,
+            "channel_mlp": False,
+        },
     }
     imports = ("torch", "neuralop")
 
@@ -49,9 +60,12 @@ class FNO(Model):
         """Options of the operator."""
 
         n_modes: Annotated[
-            tuple[int, int],
-            Field(description="frequencies kept along rows and columns, counting both signs as neuraloperator does"),
-        ] = (8, 8)
+            tuple[int, ...] | None,
+            Field(
+                description="frequencies kept along each axis of the grid, counting both signs as neuraloperator does; "
+                f"if unset, {MODES} along each axis, {MODES_ON_A_LINE} on a grid (N,)"
+            ),
+        ] = None
         hidden_channels: Annotated[int, Field(ge=1, description="hidden channels")] = 24
         n_layers: Annotated[int, Field(ge=1, description="Fourier layers")] = 4
         lifting_ratio: Annotated[
@@ -79,8 +93,12 @@ class FNO(Model):
         ] = 0.0
 
         def __post_init__(self) -> None:
-            if min(self.n_modes) < 1:
-                raise OptionError(f"n_modes is {self.n_modes}; both must be >= 1")
+            if self.n_modes is not None and min(self.n_modes, default=0) < 1:
+                raise OptionError(f"n_modes is {self.n_modes}; it must have a number >= 1 for each axis of the grid")
+
+        def modes(self, axes: int) -> tuple[int, ...]:
+            """Return the frequencies kept along each axis of a grid with so many axes."""
+            return self.n_modes or ((MODES_ON_A_LINE,) if axes == 1 else (MODES,) * axes)
 
     def build(self, problem: Problem, options: Any) -> nn.Module:
         """Return the operator with neuraloperator's random weights.
@@ -91,16 +109,19 @@ class FNO(Model):
         from attn_bench.nn.heads import with_head
 
         def operator(outputs: int) -> nn.Module:
-            return self.operator(options, in_channels=problem.inputs, out_channels=outputs, **self.shared(options))
+            modes = options.modes(len(problem.grid))
+            return self.operator(
+                options, modes, in_channels=problem.inputs, out_channels=outputs, **self.shared(options)
+            )
 
         return with_head(problem, options.hidden_channels, operator)
 
-    def operator(self, options: Any, **settings: Any) -> nn.Module:
+    def operator(self, options: Any, modes: tuple[int, ...], **settings: Any) -> nn.Module:
         """Return neuraloperator's module with ``settings`` and the options that only FNO has."""
         from baselines.fno.float32_spectral import Float32SpectralConv, NeuralopFNO
 
         return NeuralopFNO(
-            n_modes=options.n_modes,
+            n_modes=modes,
             n_layers=options.n_layers,
             lifting_channel_ratio=options.lifting_ratio,
             projection_channel_ratio=options.projection_ratio,
@@ -121,17 +142,23 @@ class FNO(Model):
         }
 
     def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
-        """Return a reason if a grid has one axis; else None."""
-        return not_two_axes(self.name, problem.grid)
+        """Return a reason if ``n_modes`` is not for a grid with so many axes; else None."""
+        axes = len(problem.grid)
+        if len(options.modes(axes)) == axes:
+            return None
+        numbers = "1 number" if axes == 1 else f"{axes} numbers"
+        return (
+            f"n_modes is {list(options.n_modes)}; it must have {numbers}, one for each axis of the grid {problem.grid}"
+        )
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
-        """Return the frequencies in use on the problem's grid: along rows (both signs), along columns (from 0 up)."""
+        """Return the frequencies in use on the problem's grid: of the last axis from 0 up, of others both signs."""
         from baselines.fno.float32_spectral import frequencies, off_by_one_on_odd_rows
 
         layers = list(self.convolutions(getattr(module, "features", module), problem.grid))
         used = [frequencies(convolution, grid) for convolution, grid in layers]
         found: dict[str, Any] = {"frequencies": used[0] if len(used) == 1 else used}
-        if any(grid[0] % 2 for _, grid in layers) and off_by_one_on_odd_rows():
+        if any(n % 2 for _, grid in layers for n in grid[:-1]) and off_by_one_on_odd_rows():
             found["row_frequencies_off_by_one"] = True
         return found
 

@@ -33,6 +33,6 @@ class TFNO(FNO):
             Field(gt=0, le=1, description="parameters of the factors, divided by those of the full spectral weights"),
         ] = 0.4
 
-    def operator(self, options: Any, **settings: Any) -> nn.Module:
+    def operator(self, options: Any, modes: tuple[int, ...], **settings: Any) -> nn.Module:
         """Return neuraloperator's FNO with factorized weights, which is its TFNO."""
-        return super().operator(options, factorization=options.factorization, rank=options.rank, **settings)
+        return super().operator(options, modes, factorization=options.factorization, rank=options.rank, **settings)

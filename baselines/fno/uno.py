@@ -41,7 +41,7 @@ class UNO(FNO):
         ] = 2.0
         levels: Annotated[int, Field(ge=1, description="number of times the grid is halved")] = 1
 
-    def operator(self, options: Any, **settings: Any) -> nn.Module:
+    def operator(self, options: Any, modes: tuple[int, ...], **settings: Any) -> nn.Module:
         """Return neuraloperator's UNO."""
         from baselines.fno.float32_spectral import quiet_uno
 
@@ -54,8 +54,8 @@ class UNO(FNO):
         return quiet_uno(
             n_layers=len(scales),
             uno_out_channels=[hidden * 2**level for level in widths],
-            uno_n_modes=[[max(modes // 2**level, 1) for modes in options.n_modes] for level in levels],
-            uno_scalings=[[scale, scale] for scale in scales],
+            uno_n_modes=[[max(kept // 2**level, 1) for kept in modes] for level in levels],
+            uno_scalings=[[scale] * len(modes) for scale in scales],
             lifting_channels=int(options.lifting_ratio * hidden),
             projection_channels=int(options.projection_ratio * hidden),
             channel_mlp_skip="linear",
@@ -63,8 +63,8 @@ class UNO(FNO):
         )
 
     def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
-        """Return a reason if a grid has one axis or is too small to be halved; else None."""
-        if len(problem.grid) == 2 and min(problem.grid) < 2**options.levels:
+        """Return a reason if a grid is too small to be halved, or has other axes than ``n_modes``; else None."""
+        if min(problem.grid) < 2**options.levels:
             size = " x ".join(map(str, problem.grid))
             return f"levels is {options.levels}; a grid of {size} cannot be halved that often"
         return super().unsupported(problem, device, options)

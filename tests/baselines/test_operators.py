@@ -80,6 +80,7 @@ def test_uno_in_bfloat16():
 def test_uno_needs_a_grid_that_can_be_halved():
     assert "levels is 3" in UNO().unsupported(field(7), "cpu", UNO.options(levels=3))
     assert UNO().unsupported(field(8), "cpu", UNO.options(levels=3)) is None
+    assert "cannot be halved" in UNO().unsupported(Problem("field", 1, 1, (7,)), "cpu", UNO.options(levels=3))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,10 @@ def field(height: int, width: int | None = None) -> Problem:
     return Problem("field", 1, 1, (height, width or height))
 
 
+def line(points: int) -> Problem:
+    return Problem("field", 1, 1, (points,))
+
+
 def effective(model, problem: Problem, **options):
     return model.effective(model.make(problem, **options), problem)
 
@@ -47,6 +51,34 @@ def test_fno_is_neuraloperators():
     for height, width in [(16, 16), (32, 20), (43, 43)]:
         x = torch.randn(2, 1, height, width)
         assert torch.equal(module(x), original(x))
+
+
+def test_fno_on_a_line_is_neuraloperators():
+    from neuralop.models import FNO as Original
+
+    module = FNO().make(line(64), hidden_channels=8, n_layers=2)
+    original = Original(n_modes=(32,), in_channels=1, out_channels=1, hidden_channels=8, n_layers=2)
+    original.load_state_dict(module.state_dict())
+    for points in (64, 301):
+        x = torch.randn(2, 1, points)
+        assert torch.equal(module(x), original(x))
+    assert FNO().effective(module, line(64)) == {"frequencies": [17]}
+    assert FNO().effective(module, line(15)) == {"frequencies": [8]}
+
+
+def test_n_modes_has_a_number_for_each_axis():
+    model = FNO()
+    for problem, modes, said in (
+        (field(16), (8,), r"n_modes is [8]; it must have 2 numbers, one for each axis of the grid (16, 16)"),
+        (line(64), (8, 8), r"n_modes is [8, 8]; it must have 1 number, one for each axis of the grid (64,)"),
+    ):
+        assert model.unsupported(problem, "cpu", model.options(n_modes=modes)) == said
+
+
+def test_fno_paper_presets_have_the_spectral_weights_of_the_paper_on_a_line():
+    module = FNO().make(line(256), **FNO.presets["paper-1d"])
+    # layers, width^2, modes
+    assert sum(p.numel() for p in module.parameters() if p.is_complex()) == 4 * 64 * 64 * 16
 
 
 def test_fno_paper_preset_has_the_spectral_weights_of_the_paper():

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
-
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
 
 from attn_bench.tasks.fields.field_file import FieldFile
 from attn_bench.tasks.fields.survey import pieces
-from attn_bench.tasks.shared.normalise import Normalised
-
-Batch = tuple[Tensor, Tensor]
-# Statistics are summed over about so many numbers at a time, whether they are in memory or in a file.
-BLOCK = 1 << 20
+from attn_bench.tasks.shared.normalise import Batch
 
 
 class FromFile(Dataset[Batch]):
@@ -57,47 +50,3 @@ def in_memory(file: FieldFile, numbers: np.ndarray, stride: int) -> TensorDatase
             whole[place : place + len(part)] = torch.from_numpy(values)
         place += len(part)
     return TensorDataset(*found)
-
-
-class NormalisedFields(Normalised):
-    """Normalization around a model, for grids of any number of axes; see :class:`Normalised`."""
-
-    def __init__(self, module: nn.Module, axes: int, *statistics: Tensor) -> None:
-        super().__init__(module, *statistics)
-        for name in ("input_mean", "input_std", "target_mean", "target_std"):
-            setattr(self, name, getattr(self, name).reshape(-1, *[1] * axes))
-
-
-def normalised(module: nn.Module, train: Dataset[Batch]) -> NormalisedFields:
-    """Wrap ``module`` with mean and standard deviation of each channel of the training set, read in pieces."""
-    size, read = len(cast(TensorDataset, train)), _reader(train)
-    first = read(torch.tensor([0]))
-    axes, count = first[0].ndim - 2, max(1, BLOCK // sum(values.numel() for values in first))
-    sums: list[Tensor] = []
-    for start in range(0, size, count):
-        both = read(torch.arange(start, min(start + count, size)))
-        found = [values.double().sum((0, *range(2, values.ndim))) for values in both]
-        sums = found if not sums else [a + b for a, b in zip(sums, found)]
-    points = size * first[0][0, 0].numel()
-    means = [each / points for each in sums]
-    # A second pass, as the difference of large numbers would be inexact.
-    squares = [torch.zeros_like(mean) for mean in means]
-    for start in range(0, size, count):
-        for values, mean, square in zip(read(torch.arange(start, min(start + count, size))), means, squares):
-            away = values.double() - mean.reshape(-1, *[1] * axes)
-            square += away.square().sum((0, *range(2, values.ndim)))
-    stds = [(square / points).sqrt() for square in squares]
-    # A channel that is constant gets 1; relative to the mean, as the sum of equal numbers may be inexact.
-    stds = [torch.where(std > 1e-12 * mean.abs(), std, 1.0) for mean, std in zip(means, stds)]
-    return NormalisedFields(module, axes, means[0], stds[0], means[1], stds[1])
-
-
-def _reader(dataset: Dataset[Batch]) -> Callable[[Tensor], Batch]:
-    """Return what reads the samples of some indices as one batch."""
-    if isinstance(dataset, TensorDataset):
-        inputs, targets = dataset.tensors
-        return lambda indices: (inputs[indices], targets[indices])
-    if isinstance(dataset, Subset):
-        whole, chosen = _reader(dataset.dataset), torch.as_tensor(dataset.indices)
-        return lambda indices: whole(chosen[indices])
-    return cast(FromFile, dataset).batch

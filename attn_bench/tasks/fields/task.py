@@ -103,9 +103,9 @@ class Fields(Task):
 
     def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
         """Normalize input and output by the statistics of the training set."""
-        from attn_bench.tasks.fields.samples import normalised
+        from attn_bench.tasks.shared.normalise import normalise
 
-        return normalised(module, train)
+        return normalise(module, train)
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the mean relative L2 error of the batch, on physical fields."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+Batch = tuple[Tensor, Tensor]
+# Statistics are summed over about so many numbers at a time, whether they are in memory or in a file.
+BLOCK = 1 << 20
 
 
 class Normalised(nn.Module):
     """``module`` between normalization of its input and the inverse of that of its target.
 
-    Input and output are physical fields, (B, C, H, W) -> (B, C', H, W), at any resolution that ``module`` accepts.
+    Input and output are physical fields, (B, C, *grid) -> (B, C', *grid), at any resolution that ``module`` accepts.
 
     Args:
         module: the model.
         input_mean, input_std: per channel, shape (C,).
         target_mean, target_std: per channel, shape (C',).
+        axes: number of axes of the grid.
     """
 
     input_mean: Tensor
@@ -26,7 +32,14 @@ class Normalised(nn.Module):
     target_std: Tensor
 
     def __init__(
-        self, module: nn.Module, input_mean: Tensor, input_std: Tensor, target_mean: Tensor, target_std: Tensor
+        self,
+        module: nn.Module,
+        input_mean: Tensor,
+        input_std: Tensor,
+        target_mean: Tensor,
+        target_std: Tensor,
+        *,
+        axes: int = 2,
     ) -> None:
         super().__init__()
         self.module = module
@@ -37,30 +50,51 @@ class Normalised(nn.Module):
             "target_std": target_std,
         }
         for name, value in statistics.items():
-            self.register_buffer(name, value.reshape(-1, 1, 1).float())
+            self.register_buffer(name, value.reshape(-1, *[1] * axes).float())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map physical input to physical output."""
         return self.module((x - self.input_mean) / self.input_std) * self.target_std + self.target_mean
 
 
-def channel_statistics(fields: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of every channel of (N, C, H, W), over samples and points.
+def normalise(module: nn.Module, train: Dataset[Batch]) -> Normalised:
+    """Wrap ``module`` with mean and standard deviation of each channel over all samples and points of the training set.
 
-    A channel that is constant gets the standard deviation 1.
+    A channel that is constant gets the standard deviation 1. Samples, (C, *grid) each, are read in pieces.
     """
-    values = fields.double()
-    mean = values.mean((0, 2, 3))
-    std = values.std((0, 2, 3), correction=0)
+    size, read = len(cast(TensorDataset, train)), _reader(train)
+    first = read(torch.tensor([0]))
+    axes, count = first[0].ndim - 2, max(1, BLOCK // sum(values.numel() for values in first))
+    pieces = [torch.arange(start, min(start + count, size)) for start in range(0, size, count)]
+    points = size * first[0][0, 0].numel()
+    means = [total / points for total in _sums(read, pieces, lambda values, _: values)]
+    # A second pass, as the difference of large numbers would be inexact.
+    squares = _sums(read, pieces, lambda values, i: (values - means[i].reshape(-1, *[1] * axes)).square())
+    stds = [(square / points).sqrt() for square in squares]
     # Relative to the mean, as the sum of equal numbers may be inexact.
-    return mean, torch.where(std > 1e-12 * mean.abs(), std, 1.0)
+    stds = [torch.where(std > 1e-12 * mean.abs(), std, 1.0) for mean, std in zip(means, stds)]
+    return Normalised(module, means[0], stds[0], means[1], stds[1], axes=axes)
 
 
-def normalise(module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> Normalised:
-    """Wrap ``module`` with the statistics of the training set."""
-    if isinstance(train, TensorDataset):
-        inputs, targets = train.tensors
-    else:
-        items = [train[i] for i in range(len(cast(TensorDataset, train)))]
-        inputs, targets = (torch.stack(tensors) for tensors in zip(*items))
-    return Normalised(module, *channel_statistics(inputs), *channel_statistics(targets))
+def _sums(
+    read: Callable[[Tensor], Batch], pieces: list[Tensor], of: Callable[[Tensor, int], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the sums over samples and points of ``of(values, i)``, of inputs (i = 0) and targets (1), per channel."""
+    total: Any = (0.0, 0.0)
+    for piece in pieces:
+        found = [of(values.double(), i) for i, values in enumerate(read(piece))]
+        total = tuple(before + each.sum((0, *range(2, each.ndim))) for before, each in zip(total, found))
+    return total
+
+
+def _reader(dataset: Any) -> Callable[[Tensor], Batch]:
+    """Return what reads the samples of some indices as one batch."""
+    if isinstance(dataset, TensorDataset):
+        inputs, targets = dataset.tensors
+        return lambda indices: (inputs[indices], targets[indices])
+    if isinstance(dataset, Subset):
+        whole, chosen = _reader(dataset.dataset), torch.as_tensor(dataset.indices)
+        return lambda indices: whole(chosen[indices])
+    if hasattr(dataset, "batch"):
+        return dataset.batch
+    return lambda indices: tuple(map(torch.stack, zip(*(dataset[int(i)] for i in indices))))  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Errors of predicted trajectories, (B, T, H, W), states of one channel at T times."""
+"""Errors of predicted trajectories, (B, T, *grid), states of one channel at T times."""
 
 from __future__ import annotations
 
@@ -73,16 +73,17 @@ def step_errors(prediction: Tensor, target: Tensor, steps: int) -> Tensor:
 
 
 def spectrum(states: Tensor) -> Tensor:
-    """Return the sum of the squares of the Fourier coefficients of states (B, H, W) by wavenumber, (B, min(H, W) // 2).
+    """Return the sum of squared Fourier coefficients of states by wavenumber, (B, *grid) -> (B, min(grid) // 2).
 
     Wavenumber k has the modes whose length is nearer to k than to k - 1 or k + 1; that of 0 is left out.
     """
     import torch
 
-    h, w = states.shape[1:]
-    power = torch.fft.fft2(states, norm="forward").abs().square().flatten(1)
-    lengths = torch.hypot(torch.fft.fftfreq(h, 1 / h)[:, None], torch.fft.fftfreq(w, 1 / w)[None]).flatten()
-    shells, count = lengths.round().long().to(states.device), min(h, w) // 2
+    grid = states.shape[1:]
+    power = torch.fft.fftn(states, dim=tuple(range(1, states.ndim)), norm="forward").abs().square().flatten(1)
+    waves = torch.meshgrid(*(torch.fft.fftfreq(n, 1 / n) for n in grid), indexing="ij")
+    lengths = torch.linalg.vector_norm(torch.stack(waves), dim=0).flatten()
+    shells, count = lengths.round().long().to(states.device), min(grid) // 2
     sums = power.new_zeros(len(states), int(shells.max()) + 1).index_add_(1, shells, power)
     return sums[:, 1 : count + 1]
 

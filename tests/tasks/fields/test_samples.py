@@ -11,8 +11,8 @@ from data_files import save
 from field_files import prepared, resolved, splits, tensors, values
 
 from attn_bench.plugin import DataError, OptionError
-from attn_bench.tasks.fields.samples import normalised
 from attn_bench.tasks.fields.task import Fields
+from attn_bench.tasks.shared.normalise import normalise
 
 SIZE = 8
 
@@ -137,7 +137,7 @@ def test_statistics_are_those_of_the_whole(tmp_path):
     modules = []
     for reading in ("memory", "pieces"):
         found = splits(data=path, reading=reading)
-        modules.append(normalised(torch.nn.Identity(), Fields().hold_out(found, 0.1).train))
+        modules.append(normalise(torch.nn.Identity(), Fields().hold_out(found, 0.1).train))
         _, targets = tensors(Fields().hold_out(found, 0.1).train)
         assert torch.allclose(
             modules[-1].target_mean.flatten(), torch.tensor(targets.mean((0, 2, 3), dtype=np.float64)).float()

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
+from attn_bench.tasks.shared import normalise as normalisation
 from attn_bench.tasks.shared.field_metrics import relative_errors, relative_l2_loss
-from attn_bench.tasks.shared.normalise import Normalised, channel_statistics, normalise
+from attn_bench.tasks.shared.normalise import Normalised, normalise
 
 
 def test_errors_are_means_over_samples_not_over_batches():
@@ -49,19 +50,24 @@ def test_a_model_sees_and_predicts_normalized_channels():
     assert {name.partition(".")[0] for name, _ in wrapped.named_parameters()} == {"module"}
 
 
-def test_statistics_are_those_of_all_points_of_all_samples():
-    fields = torch.arange(24.0).view(2, 3, 2, 2)
-    mean, std = channel_statistics(fields)
-    for c in range(3):
-        values = fields[:, c].flatten().double()
-        assert mean[c] == values.mean()
-        assert std[c] == pytest.approx(float(values.std(correction=0)))
+@pytest.mark.parametrize("grid", [(5,), (2, 3), (2, 3, 2)])
+def test_statistics_are_those_of_all_points_of_all_samples_on_any_grid(grid, monkeypatch):
+    monkeypatch.setattr(normalisation, "BLOCK", 20)  # several pieces
+    inputs, targets = (torch.randn(7, channels, *grid) * 3 + 5 for channels in (3, 2))
+    pairs = TensorDataset(inputs, targets)
+    for train in (pairs, Subset(TensorDataset(*(t.flip(0) for t in pairs.tensors)), range(7)), [*pairs]):
+        wrapped = normalise(nn.Identity(), train)
+        for fields, name in ((inputs, "input"), (targets, "target")):
+            std, mean = torch.std_mean(fields.double().movedim(1, 0).flatten(1), 1, correction=0)
+            shape = (fields.shape[1], *[1] * len(grid))
+            torch.testing.assert_close(getattr(wrapped, f"{name}_mean"), mean.float().view(shape))
+            torch.testing.assert_close(getattr(wrapped, f"{name}_std"), std.float().view(shape))
 
 
 def test_a_constant_channel_is_not_divided_by_zero():
-    mean, std = channel_statistics(torch.full((3, 1, 5, 5), 0.1))
-    assert mean == pytest.approx(0.1)
-    assert std == 1
+    wrapped = normalise(nn.Identity(), TensorDataset(*[torch.full((3, 1, 5, 5), 0.1)] * 2))
+    assert wrapped.input_mean.item() == pytest.approx(0.1)
+    assert wrapped.input_std.item() == 1
 
 
 def test_statistics_travel_with_the_weights():

@@ -9,10 +9,12 @@ import torch
 from attn_bench.tasks.shared.rollout_metrics import ROLLOUT_METRICS, rollout_errors, spectrum, step_errors
 
 
-def test_each_metric_equals_its_definition():
+@pytest.mark.parametrize("grid", [(8, 6), (48,)])
+def test_each_metric_equals_its_definition(grid):
     random = np.random.default_rng(0)
-    target = random.standard_normal((3, 4, 8, 6))
-    prediction = target + random.standard_normal((3, 4, 1, 1)) + 0.7 * random.standard_normal((3, 4, 8, 6)).cumsum(1)
+    target = random.standard_normal((3, 4, *grid))
+    shift = random.standard_normal((3, 4, *[1] * len(grid)))
+    prediction = target + shift + 0.7 * random.standard_normal((3, 4, *grid)).cumsum(1)
     found = rollout_errors(torch.from_numpy(prediction), torch.from_numpy(target))
     assert set(found) == set(ROLLOUT_METRICS)
     for i in range(3):
@@ -45,6 +47,7 @@ def test_the_spectrum_has_a_wave_at_its_wavenumber():
     assert found.argmax(1).tolist() == [0, 2, 7]
     # Parseval: half the square of the amplitude; all of it at the highest wavenumber.
     assert found.amax(1).tolist() == pytest.approx([0.5, 0.5, 1.0], abs=1e-6)
+    torch.testing.assert_close(spectrum(waves[:, :, 0]), found)
 
 
 def test_a_damped_spectrum_is_an_error_of_its_logarithm():
