@@ -25,8 +25,8 @@ _FINETUNING = "finetuning."
 _RECIPE = "training.recipe"
 _VERSION = "_version"
 DEFAULT = "default"
-# Cells that differ in at least so many settings are an ablation, if each has at most so many changes.
-_ABLATED, _CHANGED = 4, 2
+# Cells that differ in at least so many settings are an ablation, if each changes at most so many and no more than half.
+_ABLATED, _CHANGED = 3, 2
 
 
 class Asked(NamedTuple):
@@ -181,7 +181,7 @@ def _usual(flats: Sequence[Mapping[str, str]], differing: Sequence[str]) -> dict
         return {}
     usual = {key: Counter(flat.get(key) for flat in flats).most_common(1)[0][0] for key in differing}
     changes = [sum(flat.get(key) != value for key, value in usual.items()) for flat in flats]
-    return usual if min(changes) == 0 and max(changes) <= _CHANGED else {}
+    return usual if min(changes) == 0 and max(changes) <= min(_CHANGED, len(differing) // 2) else {}
 
 
 def _of_schedule(record: Asked) -> set[tuple[str, str]]:

@@ -60,6 +60,10 @@ def test_an_ablation_is_labeled_by_its_changes_from_the_base() -> None:
         "mano [levels=4, stride=None, up_sampling=transposed, window_size=2]", "mano [levels=1]", "mano [levels=2]",
         "mano [stride=1]", "mano [window_size=4]", "mano [stride=2, window_size=4]", "mano [up_sampling=nearest]",
     ]  # fmt: skip
+    three = [{"a": 0, "b": 0, "c": 0}, {"a": 1, "b": 0, "c": 0}, {"a": 0, "b": 1, "c": 0}, {"a": 0, "b": 0, "c": 1}]
+    assert labels([record(options=options) for options in three])[1:] == ["mano [a=1]", "mano [b=1]", "mano [c=1]"]
+    three[3] = {"a": 1, "b": 0, "c": 1}
+    assert all(label.count("=") == 3 for label in labels([record(options=options) for options in three]))
     # Without the base nothing says what a label leaves out; nor where all combinations are there.
     assert all(label.count("=") == 4 for label in labels([record(options=base | change) for change in changes[1:]]))
     grid = [dict(zip("abcd", values)) for values in product((0, 1), repeat=4)]
