@@ -89,7 +89,7 @@ class FastMultipoleAttention(nn.Module):
         self.query_downsampling = query_downsampling
         self.tree = Tree(grid, cell_size)
         self._trained_levels = None if summary == "average" else self.tree.levels
-        levels = self.levels(self.tree)
+        levels = self.levels(self.tree.levels)
         self.qkv = Linear(dim, 3 * dim, bias=False)
         widths, ranks = [width for width, _ in levels], [p for _, p in levels]
         self.key_summaries = Summaries(dim // heads, widths, ranks, summary)
@@ -100,15 +100,15 @@ class FastMultipoleAttention(nn.Module):
         self.project = Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def levels(self, tree: Tree) -> tuple[Level, ...]:
-        """Return tokens and summaries of a cell, level by level.
+    def levels(self, count: int) -> tuple[Level, ...]:
+        """Return tokens and summaries of a cell at each of ``count`` levels.
 
         Raises:
             OptionError: a rank does not divide the tokens of a cell, or parts of cells are not nested.
         """
         found: list[Level] = []
-        for level in range(1, tree.levels + 1):
-            width = tree.width(level)
+        for level in range(1, count + 1):
+            width = self.tree.width(level)
             if self._trained_levels and level > self._trained_levels:
                 p = found[-1][1]
             else:
@@ -123,14 +123,18 @@ class FastMultipoleAttention(nn.Module):
         return tuple(found)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, *grid, c = x.shape
-        tree, qkv = Tree(tuple(grid), self.cell_size), self.qkv(x)
+        return self.attend(self.qkv(x))
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Return the output for the queries, keys and values of all tokens, (B, \\*grid, 3 dim)."""
+        b, *grid, _ = qkv.shape
+        tree = Tree(tuple(grid), self.cell_size)
         if not tree.levels:
-            q, k, v = qkv.reshape(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).reshape(x.shape)
-            return self.dropout(self.project(y))
-        levels = self.levels(tree)
-        at = attention_plan(tree, levels, self.causal, self.scale_coarse, self.query_downsampling, x.device)
+            q, k, v = qkv.reshape(b, -1, 3, self.heads, qkv.shape[-1] // 3 // self.heads).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2)
+            return self.dropout(self.project(y.reshape(b, *grid, -1)))
+        levels = self.levels(tree.levels)
+        at = attention_plan(tree, levels, self.causal, self.scale_coarse, self.query_downsampling, qkv.device)
         qkv_BT3HE = tree.gather(qkv).unflatten(-1, (3, self.heads, -1))
         q_GTE, k_GTE, v_GTE = qkv_BT3HE.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
         keys = self.key_summaries(k_GTE, levels, at.stretch)
@@ -141,7 +145,7 @@ class FastMultipoleAttention(nn.Module):
             o_GTE, _ = _merge(near, far)
         else:
             o_GTE, _ = self._read(q_GTE, torch.cat([k_GTE, *keys], 1), torch.cat([v_GTE, *values], 1), at)
-        o_BTC = o_GTE.to(x.dtype).unflatten(0, (b, self.heads)).transpose(1, 2).flatten(2)
+        o_BTC = o_GTE.to(qkv.dtype).unflatten(0, (b, self.heads)).transpose(1, 2).flatten(2)
         return self.dropout(self.project(tree.scatter(o_BTC)))
 
     def _read(self, q_GTE: Tensor, k_GTE: Tensor, v_GTE: Tensor, at: AttentionPlan) -> tuple[Tensor, Tensor]:

@@ -67,8 +67,12 @@ class FMA(Mixer):
             OptionError: an invalid value.
         """
         from baselines.fma.attention import FastMultipoleAttention
+        from baselines.fma.recurrent import RecurrentFMA
 
-        return FastMultipoleAttention(
+        ranks = (options.rank,) if isinstance(options.rank, int) else options.rank
+        # With a summary for every token there is nothing smaller than the context to keep.
+        generates = tokens.causal and max(ranks, default=1) <= tokens.grid[0]
+        return (RecurrentFMA if generates else FastMultipoleAttention)(
             options.dim,
             tokens.grid,
             options.block_size if len(tokens.grid) == 1 else options.cell_size,

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attn_bench.plugin import OptionError
 
@@ -47,11 +48,57 @@ class Summaries(nn.Module):
 
     def kernel(self, level: int, width: int) -> Tensor:
         """Return the kernel of a level (1, 2, ...): grouped (E, rank, width), dense (width, E, rank, E)."""
-        weight = self.kernels[min(level, len(self.kernels)) - 1]
+        weight = self._weight(level)
         axis, rank = (2, weight.shape[1]) if self.kind == "grouped" else (0, weight.shape[2])
         if weight.shape[axis] != width:
             weight = weight.repeat_interleave(width // weight.shape[axis], axis)
         return weight * (rank / width)
+
+    def alike(self, level: int, width: int, rank: int) -> int:
+        """Return how many tokens in a row, from the first of a cell on, a summary of a level weights equally."""
+        return width // self._weight(level).shape[2 if self.kind == "grouped" else 0] if self.kernels else width // rank
+
+    def begun(self, x_GNE: Tensor, level: int, width: int, rank: int) -> Tensor:
+        """Return the summaries of a cell whose tokens after the first N are zeros, (G, rank, E).
+
+        Takes time and memory for N tokens, however wide the cell.
+        """
+        alike = self.alike(level, width, rank)
+        sums = F.pad(x_GNE, (0, 0, 0, -x_GNE.shape[1] % alike)).unflatten(1, (-1, alike)).sum(2) * (rank / width)
+        n = sums.shape[1]
+        if not self.kernels:
+            return F.pad(sums, (0, 0, 0, rank - n))
+        weight = self._weight(level).to(sums.dtype)
+        if self.kind == "grouped":
+            return torch.einsum("epw,gwe->gpe", weight[..., :n], sums)
+        return torch.einsum("wepf,gwe->gpf", weight[:n], sums)
+
+    def added(self, x_GE: Tensor, levels: Sequence[tuple[int, int]], position: int) -> Tensor:
+        """Return what one token adds to the summaries of its cell at every level, (G, levels, P, E).
+
+        Levels of a rank below P, the largest, have zeros in place of further summaries.
+
+        Args:
+            x_GE: the token.
+            levels: width and rank of every level.
+            position: of the token in the sequence.
+        """
+        most = max(rank for _, rank in levels)
+        pieces = [position % width // self.alike(level, width, rank) for level, (width, rank) in enumerate(levels, 1)]
+        if not self.kernels:
+            shares = [
+                [rank / width * (p == piece) for p in range(most)] for (width, rank), piece in zip(levels, pieces)
+            ]
+            return x_GE.new_tensor(shares)[..., None] * x_GE[:, None, None]
+        columns = []
+        for level, ((width, rank), piece) in enumerate(zip(levels, pieces, strict=True), 1):
+            weight = self._weight(level)
+            column = weight[:, :, piece].mT if self.kind == "grouped" else weight[piece].transpose(0, 1)
+            columns.append(F.pad(column, [0] * (2 * column.dim() - 1) + [most - rank]) * (rank / width))
+        weights = torch.stack(columns).to(x_GE.dtype)
+        if self.kind == "grouped":
+            return weights * x_GE[:, None, None]
+        return torch.einsum("lpef,ge->glpf", weights, x_GE)
 
     def forward(
         self, x_GTE: Tensor, levels: Sequence[tuple[int, int]], stretch: Sequence[Tensor | None]
@@ -71,6 +118,9 @@ class Summaries(nn.Module):
         else:
             found = [self._dense(x_GTE, l, *sizes) for l, sizes in enumerate(levels, 1)]
         return [x if s is None else x * s[:, None].to(x.dtype) for x, s in zip(found, stretch, strict=True)]
+
+    def _weight(self, level: int) -> Tensor:
+        return self.kernels[min(level, len(self.kernels)) - 1]
 
     def _averages(self, x_GTE: Tensor, levels: Sequence[tuple[int, int]]) -> list[Tensor]:
         found = []

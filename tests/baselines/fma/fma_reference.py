@@ -48,7 +48,7 @@ def summarise(x, grid, tokens, summaries, level, rank):
 def slow(module, x):
     grid = tuple(x.shape[1:-1])
     q, k, v = projections(module, x)
-    levels = module.levels(Tree(grid, module.cell_size))
+    levels = module.levels(Tree(grid, module.cell_size).levels)
     cells, queries = {}, {}
     for l, (width, rank) in enumerate(levels, 1):
         side = module.cell_size * 2 ** (l - 1)
