@@ -29,6 +29,8 @@ class Ratio:
         low, high: its confidence interval, of 99 % unless the function that returns it says otherwise.
         p: two-sided p-value of the hypothesis that both have the same distribution.
         agree: whether every pair of runs shows a change in the same direction.
+        noise: the factor by which a typical run may be off on each side: its own interval, or how far half of the runs
+            are from their median. One odd run widens the interval, but not this.
     """
 
     value: float
@@ -36,10 +38,11 @@ class Ratio:
     high: float
     p: float
     agree: bool
+    noise: float = 1.0
 
     def inverse(self) -> Ratio:
         """Base over new."""
-        return Ratio(1 / self.value, 1 / self.high, 1 / self.low, self.p, self.agree)
+        return Ratio(1 / self.value, 1 / self.high, 1 / self.low, self.p, self.agree, self.noise)
 
 
 def block_medians(samples: Sequence[float], blocks: int = BLOCKS) -> np.ndarray:
@@ -67,11 +70,11 @@ def compare_runs(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ra
     generator = np.random.default_rng(0)
     logs = [_median_log(new) - _median_log(base) for base, new in pairs]
     blocks = [(np.log(block_medians(base)), np.log(block_medians(new))) for base, new in pairs]
-    drawn = np.mean([_draws(new, generator) - _draws(base, generator) for base, new in blocks], axis=0)
+    each = np.array([_draws(new, generator) - _draws(base, generator) for base, new in blocks])
     centred = [(base - middle, new - middle) for base, new in blocks for middle in [np.median([*base, *new])]]
     ranked = [np.concatenate([pair[side] for pair in centred]) for side in (0, 1)]
     p = float(stats.mannwhitneyu(*ranked).pvalue) if np.ptp(np.concatenate(ranked)) else 1.0
-    return _ratio(float(np.mean(logs)), drawn, p, logs)
+    return _ratio(float(np.mean(logs)), each.mean(axis=0), p, logs, each)
 
 
 def compare_paired(runs: Sequence[Sequence[float]]) -> Ratio:
@@ -96,13 +99,17 @@ def compare_paired(runs: Sequence[Sequence[float]]) -> Ratio:
     drawn = np.median(each[chosen, np.arange(DRAWS)], axis=0)
     together = np.concatenate(blocks)
     p = float(stats.wilcoxon(together).pvalue) if np.any(together) else 1.0
-    return _ratio(float(np.median(logs)), drawn, p, logs)
+    return _ratio(float(np.median(logs)), drawn, p, logs, each)
 
 
-def _ratio(value: float, drawn: np.ndarray, p: float, logs: Sequence[float]) -> Ratio:
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+def _ratio(value: float, drawn: np.ndarray, p: float, logs: Sequence[float], each: np.ndarray) -> Ratio:
+    """Return the ratio of an estimate with its draws, from the logs of runs and the draws of each, (runs, DRAWS)."""
+    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.quantile(drawn, ends)
     agree = all(log > 0 for log in logs) or all(log < 0 for log in logs)
-    return Ratio(exp(value), exp(min(low, value)), exp(max(high, value)), p, agree)
+    within = float(np.median(np.ptp(np.quantile(each, ends, axis=1), axis=0))) / 2 / math.sqrt(len(logs))
+    noise = max(within, float(np.median(np.abs(np.asarray(logs) - np.median(logs)))))
+    return Ratio(exp(value), exp(min(low, value)), exp(max(high, value)), p, agree, exp(noise))
 
 
 def exp(log: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,13 @@ FailOn = Annotated[
         "Metrics that are not named cannot fail. [latency 5 %, peak memory 0.5 %, parameters and FLOPs 0, others 3 %]",
     ),
 ]
+AllowUnclear = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unclear",
+        help="Exit with 0, not 2, if all could be compared, but the measurements are too inexact to decide.",
+    ),
+]
 Markdown = Annotated[Path | None, typer.Option(help="Markdown file to write, for a pull request.")]
 JUnit = Annotated[Path | None, typer.Option(help="JUnit XML file to write.")]
 
@@ -32,6 +40,7 @@ def compare(
     base: Annotated[Path, typer.Argument(help="Results folder to compare with.")],
     new: Annotated[Path, typer.Argument(help="Results folder to check for regressions.")],
     fail_on: FailOn = None,
+    allow_unclear: AllowUnclear = False,
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Measure cells that look slower again in three more processes.")
     ] = False,
@@ -55,7 +64,7 @@ def compare(
         comparison = compare_confirmed(*stores, thresholds, on_case=_say)
     else:
         comparison = compare_folders(*stores, thresholds)
-    _conclude(comparison, markdown, junit, form)
+    _conclude(replace(comparison, allow_unclear=allow_unclear), markdown, junit, form)
 
 
 @takes(CALLING)
@@ -66,6 +75,7 @@ def ab(
     ] = None,
     given: Mapping[str, Any] = {},
     fail_on: FailOn = None,
+    allow_unclear: AllowUnclear = False,
     repository: Annotated[Path, typer.Option(help="Folder of the project, which pip can install.")] = Path(),
     markdown: Markdown = None,
     junit: JUnit = None,
@@ -85,7 +95,8 @@ def ab(
     def planned() -> Plan:
         return Plan.of(sweep, thresholds)
 
-    _conclude(compare_revisions(base, new, planned, repository=repository, on_stage=_say), markdown, junit, form)
+    comparison = compare_revisions(base, new, planned, repository=repository, on_stage=_say)
+    _conclude(replace(comparison, allow_unclear=allow_unclear), markdown, junit, form)
 
 
 def _say(stage: str) -> None:

@@ -10,7 +10,7 @@ from attn_bench.analysis.pairing import identity
 from attn_bench.analysis.statistics import Ratio
 from attn_bench.gate.gaps import metric_of
 from attn_bench.gate.paired import Paired, Sides, became
-from attn_bench.gate.verdicts import Finding, Verdict, geometric_mean, judge, seeds_ratio
+from attn_bench.gate.verdicts import Finding, Verdict, geometric_mean, said_too_wide, seeds_ratio
 from attn_bench.plugin import Metric
 
 
@@ -50,8 +50,9 @@ def _judged(paired: Paired, found: Finding, known: list[Sides[float]]) -> Findin
         verdict: Verdict = "same"
     elif positive:
         ratio = seeds_ratio(known)
-        verdict = judge(ratio, paired.thresholds.shown(found.metric, paired.case.label), higher=found.higher)
-        note = "one seed" if len(known) == 1 and verdict != "same" else ""
+        verdict = paired.thresholds.judge(ratio, found.metric, paired.case.label, higher=found.higher)
+        note = "one seed" if len(known) == 1 else said_too_wide(ratio, found.threshold, "use more seeds")
+        note = note if verdict != "same" else ""
     else:
         verdict, note = _without_ratio(known, higher=found.higher), "not positive"
     # Geometric means, whose ratio is the mean of the ratios, so that the numbers shown agree with the change.

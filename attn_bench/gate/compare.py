@@ -17,7 +17,7 @@ from attn_bench.gate.gaps import Gap, said_of, unnamed
 from attn_bench.gate.paired import Paired, Sides, became
 from attn_bench.gate.thresholds import Thresholds
 from attn_bench.gate.timed import timed
-from attn_bench.gate.verdicts import Finding, Verdict
+from attn_bench.gate.verdicts import Finding, Verdict, few
 from attn_bench.plugin import Metric
 from attn_bench.results.environment import Environment
 from attn_bench.results.quantities import judged, quantities
@@ -35,12 +35,14 @@ class Comparison:
         obstacles: why something that should have been compared was not; one line each.
         notes: other differences, such as versions of packages.
         failed: the cells that failed on both sides, one name per seed; the obstacles give the reasons.
+        allow_unclear: whether a result passes in which all that can fail was compared, but some of it is unclear.
     """
 
     findings: tuple[Finding, ...]
     obstacles: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    allow_unclear: bool = False
 
     @property
     def regressions(self) -> tuple[Finding, ...]:
@@ -55,7 +57,9 @@ class Comparison:
     @property
     def status(self) -> int:
         """1 if anything got worse, else 2 if anything could not be compared or is inconclusive, else 0."""
-        return 1 if self.regressions else 2 if self.obstacles or self.open or not self.findings else 0
+        if self.regressions:
+            return 1
+        return 2 if self.obstacles or not self.findings or (self.open and not self.allow_unclear) else 0
 
 
 class _Environments:
@@ -124,6 +128,7 @@ def compare(
         *added(cases),
         *(_unserved(case) for case in unserved if not thresholds.names_model(case.label)),
         *said_of(gap for gap in gaps if gap.watched(thresholds) and not gap.counts(thresholds)),
+        *few(findings),
     ]
     each = [f"{case.title}, seed {seed}" for case in failed for seed in case.failed()]
     return Comparison(tuple(findings), tuple(dict.fromkeys(obstacles)), tuple(notes), tuple(each))

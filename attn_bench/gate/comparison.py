@@ -16,7 +16,7 @@ from attn_bench.results.quantities import judged
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-NOTE_WIDTH = 200
+NOTE_WIDTH = 300
 ORDER = ("worse", "unclear", "better", "same")
 STYLES = {"worse": "bold red", "better": "green", "unclear": "yellow", "same": "dim"}
 HEAD = ("Model", "Resolution", "Seeds", "Metric", "Base", "New", "Change", "Allowed", "Verdict")
@@ -32,7 +32,8 @@ def headline(comparison: Comparison) -> str:
         return f"CANNOT BE COMPARED: {_obstacles(comparison)}"
     if comparison.open:
         named = _models(comparison, comparison.open)
-        return f"UNCLEAR: {named} may have got worse; measure again on a quiet machine or with more seeds"
+        remedy = "allowed" if comparison.allow_unclear else "measure again on a quiet machine or with more seeds"
+        return f"UNCLEAR: {named} may have got worse; {remedy}"
     verdicts: Counter[str] = Counter(finding.verdict for finding in comparison.findings)
     said = {"worse": "worse within the limit"}
     return f"NO REGRESSION: {', '.join(f'{verdicts[name]} {said.get(name, name)}' for name in ORDER if verdicts[name])}"
@@ -115,7 +116,7 @@ def junit(comparison: Comparison) -> bytes:
         text = plain(f"{', '.join(_cells(finding, False)[1:])} {finding.note}", NOTE_WIDTH)
         if finding.fails:
             ElementTree.SubElement(case, "failure", message=text)
-        elif finding.open:
+        elif finding.open and not comparison.allow_unclear:
             ElementTree.SubElement(case, "error", message=text)
         elif finding.verdict != "same":
             ElementTree.SubElement(case, "system-out").text = text
@@ -123,7 +124,7 @@ def junit(comparison: Comparison) -> bytes:
         ElementTree.SubElement(_case(suite, "comparable", "comparison"), "error", message=plain(line, NOTE_WIDTH))
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(len(comparison.regressions)))
-    suite.set("errors", str(len(comparison.obstacles) + len(comparison.open)))
+    suite.set("errors", str(len(suite.findall("testcase/error"))))
     return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
 
 
@@ -158,7 +159,7 @@ def _cells(finding: Finding, seeds: bool) -> tuple[str, ...]:
     ratio = finding.ratio
     change = "-"
     if ratio is not None:
-        change = _percent(ratio.value)
+        change = _percent(ratio.value if finding.measured is None else finding.measured)
         if ratio.low < ratio.high and finding.verdict != "same":
             change += f" [{_percent(ratio.low, '')}, {_percent(ratio.high, '')}]"
     return (
@@ -188,7 +189,9 @@ def _with_unit(metric: str) -> str:
 
 
 def _percent(ratio: float, unit: str = " %") -> str:
-    return f"{100 * (ratio - 1):+.1f}{unit}"
+    by = 100 * (ratio - 1)
+    # A small change of an exact number is a change.
+    return f"{by:+.1f}{unit}" if abs(by) >= 0.05 or not by else f"{by:+.1g}{unit}"
 
 
 def _remarks(findings: list[Finding]) -> list[str]:

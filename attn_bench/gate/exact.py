@@ -9,7 +9,7 @@ from attn_bench.gate.conditions import Unlike
 from attn_bench.gate.gaps import exact_of
 from attn_bench.gate.paired import Paired, Sides
 from attn_bench.gate.verdicts import Finding, exact_verdict
-from attn_bench.results.quantities import quantities
+from attn_bench.results.quantities import Quantity, quantities
 from attn_bench.results.record import Record
 
 # The most significant verdict comes first.
@@ -22,15 +22,18 @@ def exact(paired: Paired) -> Iterator[Finding]:
         # Counts of the model, unlike measurements of a step, are the same on any machine.
         why: Callable[[Unlike], str] = (lambda apart: apart.memory) if quantity.step else (lambda apart: "")
         if pairs := paired.numbers(quantity.name, exact_of(quantity), why):
-            yield _finding(paired, quantity.name, pairs)
+            yield _finding(paired, quantity, pairs)
 
 
-def _finding(paired: Paired, metric: str, pairs: dict[int, Sides[float]]) -> Finding:
+def _finding(paired: Paired, quantity: Quantity, pairs: dict[int, Sides[float]]) -> Finding:
     """Judge a number by the seed in which it got worse; normally all seeds have the same number."""
-    verdicts = {seed: exact_verdict(*sides)[0] for seed, sides in pairs.items()}
+    metric = quantity.name
+    # A limit of 0 is meant exactly.
+    negligible = quantity.group.negligible if paired.thresholds.of(metric, paired.case.label) else 0.0
+    verdicts = {seed: exact_verdict(*sides, negligible)[0] for seed, sides in pairs.items()}
     seed = min(verdicts, key=lambda seed: _ORDER.index(verdicts[seed]))
     before, after = pairs[seed]
-    verdict, ratio = exact_verdict(before, after)
+    verdict, ratio = exact_verdict(before, after, negligible)
     found = replace(
         paired.finding(metric, list(pairs) if verdict == "same" else [seed]),
         verdict=verdict,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from attn_bench.analysis.statistics import Ratio
 from attn_bench.errors import UserError, unknown
 from attn_bench.files import read_yaml
+from attn_bench.gate.verdicts import Verdict, judge
 from attn_bench.results.quantities import METRIC_ALLOWED, groups, judged
 
 # Changes of metrics that cannot fail are shown from this share on.
@@ -62,6 +64,11 @@ class Thresholds:
         """Return the share beyond which ``metric`` has changed, whether or not that counts."""
         threshold = self.of(metric, model)
         return SHOWN if threshold is None else threshold
+
+    def judge(self, ratio: Ratio, metric: str, model: str, *, higher: bool = False) -> Verdict:
+        """Return the verdict on a ratio of ``metric``; how exactly it was measured matters only if it can fail."""
+        ratio = ratio if self.of(metric, model) is not None else replace(ratio, noise=1.0)
+        return judge(ratio, self.shown(metric, model), higher=higher)
 
     def any(self, metrics: Collection[str], model: str) -> bool:
         """Tell whether one of ``metrics`` of a model can fail the comparison."""

@@ -11,12 +11,12 @@ from attn_bench.analysis.statistics import exp
 from attn_bench.gate.conditions import unlike
 from attn_bench.gate.gaps import Missing, latency_of
 from attn_bench.gate.paired import Paired, Sides
-from attn_bench.gate.verdicts import Finding, explained, judge, timed_ratio
+from attn_bench.gate.verdicts import QUIET, Finding, explained, said_too_wide, timed_ratio
 from attn_bench.results.quantities import Quantity, quantities
 from attn_bench.results.record import Latency, Record
 
-# A difference in the speed of the machine from this factor on is mentioned.
-MENTIONED = 1.02
+# A difference in the speed of the machine from this factor on is taken into account.
+COUNTS = 1.02
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class Runs:
 
     @property
     def machine(self) -> float:
-        """How much slower the calibration workload was while measuring new."""
-        return statistics.median(map(_machine, self.compared))
+        """How much slower the calibration workload was while measuring new; 1 if that is unknown or hardly any."""
+        machine = statistics.median(map(_machine, self.compared))
+        return machine if abs(math.log(machine)) > math.log(COUNTS) else 1.0
 
 
 def timed(paired: Paired) -> Iterator[Finding]:
@@ -78,48 +79,56 @@ def _again(paired: Paired, seed: int, read: Callable[[Record], Latency | Missing
 def _finding(paired: Paired, metric: str, runs: Runs) -> Finding:
     machine = runs.machine
     ratio = timed_ratio([(run.base.samples_ms, run.new.samples_ms) for run in runs.compared], machine)
-    verdict = judge(ratio, paired.thresholds.shown(metric, paired.case.label))
+    found = paired.finding(metric, runs.seeds)
+    verdict = paired.thresholds.judge(ratio, metric, paired.case.label)
     middle = Sides(
         statistics.median(statistics.median(run.base.samples_ms) for run in runs.compared),
         statistics.median(statistics.median(run.new.samples_ms) for run in runs.compared),
     )
-    changed = verdict != "same"
+    measured = ratio.value * math.sqrt(machine)
+    # A disturbed measurement decides nothing, so it does not pass either.
+    changed = verdict != "same" or bool(runs.disturbed and found.threshold is not None)
     unconfirmed = bool(paired.again) and not runs.again
     notes = [
         *_quiet(runs, changed=changed),
+        said_too_wide(ratio, found.threshold, QUIET) if verdict == "unclear" and not runs.disturbed else "",
         f"measured again {len(paired.again)} times, but never undisturbed under the same conditions"
         if unconfirmed and changed
         else "",
-        _slower(machine),
-        explained(ratio.value * math.sqrt(machine), middle.base, middle.new, len(runs.compared)),
+        _slower(machine, ratio.value),
+        explained(measured, middle.base, middle.new, len(runs.compared)),
     ]
     return replace(
-        paired.finding(metric, runs.seeds),
+        found,
         verdict="unclear" if changed and (runs.disturbed or unconfirmed) else verdict,
         base=middle.base,
         new=middle.new,
         ratio=ratio,
+        measured=measured,
         note="; ".join(filter(None, notes)),
+        base_disturbed="base" in runs.disturbed,
     )
 
 
 def _quiet(runs: Runs, *, changed: bool) -> Iterator[str]:
     """Yield notes on disturbed runs: those compared, or those left out if that matters."""
     if runs.disturbed:
-        yield f"disturbed by other processes or heat in {' and '.join(runs.disturbed)}"
+        sides = " and ".join(runs.disturbed)
+        again = f", which decides nothing: {QUIET}" if changed else ""
+        yield f"disturbed by other processes or heat in {sides}{again}"
     elif runs.left_out and changed:
         total = runs.left_out + len(runs.compared)
         yield f"{runs.left_out} of {total} runs left out: disturbed by other processes or heat"
 
 
-def _slower(machine: float) -> str:
-    """Yield a note that the machine was slower on one side, and how that is taken into account."""
-    if abs(math.log(machine)) <= math.log(MENTIONED):
+def _slower(machine: float, judged: float) -> str:
+    """Return a note that the machine was slower on one side, and how that is taken into account."""
+    if machine == 1:
         return ""
-    side, done = ("new", "subtracted from") if machine > 1 else ("base", "added to")
+    side, done = ("new", "subtracting") if machine > 1 else ("base", "adding")
     return (
         f"the calibration workload was {max(machine, 1 / machine):.2f}x slower while measuring {side}; "
-        f"half of that is {done} the change"
+        f"judged as {100 * (judged - 1):+.1f} %, after {done} half of that"
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from attn_bench.analysis.statistics import Ratio, compare_paired, compare_runs, exp
@@ -21,6 +21,9 @@ FEW_PROCESSES = {1: 1.2, 2: 1.1}
 ONE_SEED = 1.5
 # Numbers that round to the same change need no explanation.
 AGREE = 0.005
+QUIET = "measure again on a quiet machine"
+# Of floating-point numbers.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,15 @@ class Finding:
     Attributes:
         model, resolution: of the cell; ``tested`` is the resolution evaluated at.
         metric: a metric of the task, or e.g. ``latency_forward``, or ``status``.
-        verdict: ``unclear`` if a change beyond the threshold may be due to chance.
+        verdict: ``unclear`` if a change beyond the threshold may be due to chance, or could not be seen.
         base, new: medians or means; None for a status.
-        ratio: new over base, if both are positive.
+        ratio: new over base, if both are positive, as it is judged.
+        measured: new over base before the speed of the machine is taken into account; None if it is not.
         threshold: how much worse it may get; None if that does not count.
         note: for the reader.
         higher: whether higher values are better.
         seeds: the seeds concerned; empty if seeds are not distinguished.
+        base_disturbed: whether base may have been measured too high, so that new may be worse than it looks.
     """
 
     model: str
@@ -47,17 +52,22 @@ class Finding:
     base: float | None = None
     new: float | None = None
     ratio: Ratio | None = None
+    measured: float | None = None
     threshold: float | None = None
     note: str = ""
     higher: bool = False
     seeds: tuple[int, ...] = ()
+    base_disturbed: bool = False
 
     @property
     def open(self) -> bool:
         """Whether this may be a regression: the result is inconclusive."""
         if self.verdict != "unclear" or self.threshold is None:
             return False
-        return self.ratio is None or (self.ratio.value > 1) != self.higher
+        if self.ratio is None or self.base_disturbed:
+            return True
+        ratio = 1 / self.ratio.value if self.higher else self.ratio.value
+        return ratio > 1 / (1 + self.threshold)
 
     @property
     def fails(self) -> bool:
@@ -68,13 +78,45 @@ class Finding:
 
 
 def judge(ratio: Ratio, threshold: float, *, higher: bool = False) -> Verdict:
-    """Return the verdict on new over base: a change counts if it exceeds the threshold and is not due to chance."""
+    """Return the verdict on new over base: a change counts if it exceeds the threshold and is not due to chance.
+
+    A change within the threshold is only "same" if it was measured at least as exactly as the threshold.
+    """
     ratio = ratio.inverse() if higher else ratio
     if 1 / (1 + threshold) <= ratio.value <= 1 + threshold:
-        return "same"
+        return "unclear" if too_wide(ratio, threshold) else "same"
     if ratio.p > CHANCE or ratio.low <= 1 <= ratio.high:
         return "unclear"
     return "worse" if ratio.value > 1 else "better"
+
+
+def too_wide(ratio: Ratio, threshold: float) -> bool:
+    """Tell whether a measurement is too inexact to tell a change beyond the threshold from none."""
+    return ratio.noise > (1 + threshold) * (1 + ROUNDING)
+
+
+def said_too_wide(ratio: Ratio, threshold: float | None, remedy: str) -> str:
+    """Return that a measurement is too inexact for its limit, and what to do; empty if it is not, or has no limit."""
+    if threshold is None or not too_wide(ratio, threshold):
+        return ""
+    known = 100 * (ratio.noise - 1)
+    return f"known only to ±{known:.2g} %, which cannot decide a limit of {100 * threshold:g} %: {remedy}"
+
+
+def few(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield a line on results within their limits that are of too few processes or seeds to be sure."""
+    wide = {
+        f"{found.metric} of {found.model} at {found.resolution}": found.ratio.high / found.ratio.value
+        for found in findings
+        if found.verdict == "same" and found.ratio is not None and found.threshold is not None
+        if found.ratio.high / found.ratio.low > (1 + found.threshold) ** 2
+    }
+    if wide:
+        more = f" and {len(wide) - 1} more" if len(wide) > 1 else ""
+        yield (
+            f"{next(iter(wide))}{more}: within the limit, but few processes or seeds can hide a change of up to "
+            f"{100 * (max(wide.values()) - 1):.0f} %; 3 seeds on both sides are more certain"
+        )
 
 
 def timed_ratio(runs: Runs, machine: float = 1.0) -> Ratio:
@@ -85,15 +127,17 @@ def timed_ratio(runs: Runs, machine: float = 1.0) -> Ratio:
         machine: how much slower a fixed workload was while measuring new. Half of that is subtracted, and the interval
             extends from subtracting nothing to subtracting all of it.
     """
-    if len(runs) <= 2:
-        ratio = compare_runs(runs)
-    else:
+    ratio = compare_runs(runs)
+    if len(runs) > 2:
+        noise = ratio.noise
         ratio = compare_paired([[_log_median(new) - _log_median(base)] for base, new in runs])
         # Ranks of so few runs cannot be significant, but agreement of all pairs can.
-        ratio = Ratio(ratio.value, ratio.low, ratio.high, 0.0 if ratio.agree else 1.0, ratio.agree)
-    wide = FEW_PROCESSES.get(len(runs), 1.0) * math.exp(abs(math.log(machine)) / 2)
-    by = math.sqrt(machine)
-    return Ratio(ratio.value / by, ratio.low / by / wide, ratio.high / by * wide, ratio.p, ratio.agree)
+        ratio = replace(ratio, p=0.0 if ratio.agree else 1.0, noise=noise)
+    speed = math.exp(abs(math.log(machine)) / 2)
+    wide, by = FEW_PROCESSES.get(len(runs), 1.0) * speed, math.sqrt(machine)
+    return Ratio(
+        ratio.value / by, ratio.low / by / wide, ratio.high / by * wide, ratio.p, ratio.agree, ratio.noise * speed
+    )
 
 
 def seeds_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
@@ -112,7 +156,7 @@ def seeds_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
         return Ratio(exp(middle), exp(middle), exp(middle), 0.0 if middle else 1.0, agree)
     half = float(stats.t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
     # The interval decides; the p-value would be redundant.
-    return Ratio(exp(middle), exp(middle - half), exp(middle + half), 0.0, agree)
+    return Ratio(exp(middle), exp(middle - half), exp(middle + half), 0.0, agree, exp(half))
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -131,9 +175,13 @@ def explained(ratio: float, base: float, new: float, pairs: int) -> str:
     )
 
 
-def exact_verdict(base: float, new: float) -> tuple[Verdict, Ratio | None]:
-    """Return the verdict on numbers that do not vary between runs: any difference counts; lower is better."""
-    if base == new:
+def exact_verdict(base: float, new: float, negligible: float = 0.0) -> tuple[Verdict, Ratio | None]:
+    """Return the verdict on numbers that do not vary between runs; lower is better.
+
+    Args:
+        negligible: the share up to which a difference does not count.
+    """
+    if abs(new - base) <= negligible * base:
         return "same", Ratio(1.0, 1.0, 1.0, 1.0, True)
     value = min(max(new / base, exp(-math.inf)), exp(math.inf)) if base > 0 and new > 0 else None
     ratio = None if value is None else Ratio(value, value, value, 0.0, True)

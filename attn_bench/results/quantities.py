@@ -21,6 +21,8 @@ Rule = Literal["timed", "exact", "accuracy"]
 Place = Literal["report", "terminal", "figures", "trade-off", "details", "parts"]
 # The default share by which a metric of a task may get worse.
 METRIC_ALLOWED = 0.03
+# Allocations are rounded to multiples of some bytes, so peaks of the same code can differ by a little.
+ALIGNMENT = 0.0005
 _ENDS = {
     "low": "lower end of the 95 % confidence interval of the median `{}`",
     "high": "upper end of the 95 % confidence interval of the median `{}`",
@@ -89,6 +91,7 @@ class Group:
         unit: of the values.
         rule: how two values are compared; None if they are not.
         allowed: the default share by which a value may get worse: 0.05 is 5 %.
+        negligible: the share up to which two exact values count as equal, unless the limit is 0.
         better: the direction that is better.
         figure: name of the figure that shows them against resolution.
         definition: shown below figures and tables.
@@ -100,6 +103,7 @@ class Group:
     unit: str = ""
     rule: Rule | None = None
     allowed: float = 0.0
+    negligible: float = 0.0
     better: Direction = "lower"
     figure: str = ""
     definition: str = ""
@@ -191,7 +195,7 @@ PARTS = Group(
     "loss, backward pass, and optimizer: clipping of the gradient, update of the parameters, and dropping the gradient",
 )  # fmt: skip
 MEMORY = Group(
-    "peak_memory", "MiB", "exact", 0.005, figure="memory_vs_resolution",
+    "peak_memory", "MiB", "exact", 0.005, negligible=ALIGNMENT, figure="memory_vs_resolution",
     definition="peak memory of the step after warm-up, without weights and inputs",
 )  # fmt: skip
 GENERATION = Group(
@@ -199,7 +203,7 @@ GENERATION = Group(
     definition="median over samples, of one token for each text of a batch, generated after a context of this length",
 )  # fmt: skip
 STATE = Group(
-    "state", "MiB", "exact", 0.005, figure="state_vs_resolution", optional=True,
+    "state", "MiB", "exact", 0.005, negligible=ALIGNMENT, figure="state_vs_resolution", optional=True,
     definition="what is kept of a batch of contexts of this length to generate the next token, e.g. keys and values",
 )  # fmt: skip
 # It is of the whole device, with what it takes when idle; comparing it would need what else ran there.
@@ -376,7 +380,7 @@ def of_metric(name: str, metric: Metric) -> Quantity:
     shown = frozenset[Place]({"details"} if metric.detail else {"report", "terminal"})
     return Quantity(
         column=name, where=None, own=False,
-        group=Group(name, metric.unit, "accuracy", METRIC_ALLOWED, metric.direction, definition=metric.summary),
+        group=Group(name, metric.unit, "accuracy", METRIC_ALLOWED, better=metric.direction, definition=metric.summary),
         label=name, short=name, axis=name, shown=shown, summary=metric.summary,
     )  # fmt: skip
 

@@ -67,6 +67,16 @@ def test_a_slower_machine_excuses_as_much_as_it_may_have_caused() -> None:
     assert corrected.low < 1 < 1.4 < corrected.high * 1.02
 
 
+@pytest.mark.parametrize("runs", [1, 3])
+def test_noise_wider_than_the_limit_decides_nothing(runs: int) -> None:
+    generator = np.random.default_rng(0)
+    noisy = [[tuple(np.exp(generator.normal(0, 0.5, 40)) for _ in range(2)) for _ in range(runs)] for _ in range(40)]
+    assert not [1 for pairs in noisy if judge(timed_ratio(pairs), 0.05) == "same"]
+    # One process that is off among several says nothing about the others.
+    odd = [(drifting(generator), drifting(generator, level=level)) for level in (1.0, 1.2, 1.0)]
+    assert judge(timed_ratio(odd), 0.05) == "same"
+
+
 @given(st.floats(0.5, 2), st.integers(2, 6))
 def test_swapping_base_and_new_inverts(change: float, runs: int) -> None:
     generator = np.random.default_rng(0)
@@ -95,6 +105,9 @@ def test_seeds() -> None:
     # The mean is 10 % up, but one seed says otherwise.
     assert judge(seeds_ratio([(0.10, 0.14), (0.11, 0.10), (0.09, 0.10)]), 0.03) == "unclear"
     assert judge(seeds_ratio([(0.1, 0.105)]), 0.03) == "unclear"
+    assert judge(seeds_ratio([(0.1, 0.101)]), 0.03) == "same"
+    # They differ too much to say that the mean did not move by 3 %.
+    assert judge(seeds_ratio([(0.10, 0.12), (0.11, 0.11), (0.12, 0.10)]), 0.03) == "unclear"
     assert judge(seeds_ratio([(0.1, 0.16)]), 0.03) == "worse"
     assert judge(seeds_ratio([(0.8, 0.6), (0.82, 0.61), (0.79, 0.6)]), 0.03, higher=True) == "worse"
 
@@ -104,6 +117,9 @@ def test_exact_numbers_may_not_differ_at_all() -> None:
     assert exact_verdict(100, 100.001)[0] == "worse"
     assert exact_verdict(100, 99)[0] == "better"
     assert exact_verdict(0, 1) == ("worse", None)
+    assert exact_verdict(100, 100.001, 1e-4)[0] == "same"
+    assert exact_verdict(100, 100.02, 1e-4)[0] == "worse"
+    assert exact_verdict(0, 0, 1e-4)[0] == "same"
 
 
 def test_thresholds(tmp_path) -> None:

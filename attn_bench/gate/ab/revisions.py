@@ -23,7 +23,7 @@ from attn_bench.gate.ab.turns import Outcome, Side, alternate
 from attn_bench.gate.compare import Comparison
 from attn_bench.gate.gaps import Gap, said_of, unnamed
 from attn_bench.gate.thresholds import Thresholds
-from attn_bench.gate.verdicts import Finding, Verdict, exact_verdict, explained, judge
+from attn_bench.gate.verdicts import QUIET, Finding, Verdict, exact_verdict, explained, said_too_wide
 from attn_bench.results.labels import Asked, labels_of
 from attn_bench.results.quantities import Quantity, quantities
 from attn_bench.results.record import Record
@@ -166,9 +166,15 @@ def _needs_more(outcomes: Sequence[Outcome], cell: Cell, plan: Plan) -> bool:
     if len(outcomes) < FEWEST:
         return True
     if len(outcomes) < plan.processes:
-        return not _all_close(outcomes, cell, plan)
-    verdicts = [judge(_latency(outcomes, step), _shown(step, cell, plan)) for step in outcomes[0].logs]
-    return "unclear" in verdicts and len(outcomes) < plan.processes + MORE_PROCESSES
+        return not _all_close(outcomes, cell, plan) or _unclear(outcomes, cell, plan)
+    return _unclear(outcomes, cell, plan) and len(outcomes) < plan.processes + MORE_PROCESSES
+
+
+def _unclear(outcomes: Sequence[Outcome], cell: Cell, plan: Plan) -> bool:
+    return any(
+        plan.thresholds.judge(_latency(outcomes, step), f"latency_{step}", plan.labels[cell.id]) == "unclear"
+        for step in outcomes[0].logs
+    )
 
 
 def _all_close(outcomes: Sequence[Outcome], cell: Cell, plan: Plan) -> bool:
@@ -195,10 +201,12 @@ def _findings(outcomes: Sequence[Outcome], cell: Cell, label: str, thresholds: T
     for step in outcomes[0].logs:
         metric = f"latency_{step}"
         ratio = _latency(outcomes, step)
-        verdict = judge(ratio, thresholds.shown(metric, label))
+        verdict = thresholds.judge(ratio, metric, label)
         base, new = (statistics.median(outcome.medians_ms[step][side] for outcome in outcomes) for side in (0, 1))
-        note = explained(ratio.value, base, new, len(outcomes))
-        yield replace(finding(metric, verdict), base=base, new=new, ratio=ratio, note=note)
+        found = finding(metric, verdict)
+        wide = said_too_wide(ratio, found.threshold, QUIET) if verdict == "unclear" else ""
+        note = "; ".join(filter(None, (wide, explained(ratio.value, base, new, len(outcomes)))))
+        yield replace(found, base=base, new=new, ratio=ratio, note=note)
     assert outcomes[0].exact is not None
     sides = [{**side["peak_memory"], **side} for side in outcomes[0].exact]
     steps = [set(side["peak_memory"]) for side in outcomes[0].exact]
@@ -215,7 +223,8 @@ def _findings(outcomes: Sequence[Outcome], cell: Cell, label: str, thresholds: T
             if trains or quantity.step != "train_step":
                 yield from _gap(cell, label, quantity, before is not None, after is not None)
             continue
-        verdict, exact = exact_verdict(before, after)
+        threshold = thresholds.of(metric, label)
+        verdict, exact = exact_verdict(before, after, quantity.group.negligible if threshold else 0.0)
         if metric == "flops" and sides[0]["uncounted"] != sides[1]["uncounted"]:
             verdict = "unclear"  # different operators lack a rule, so the sums are not comparable
         yield replace(finding(metric, verdict), base=before, new=after, ratio=exact)
