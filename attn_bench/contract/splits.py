@@ -33,6 +33,9 @@ class Splits:
         augmentation: description of that of fine-tuning, stored in its records.
         validation: a published validation set, for selecting weights and settings. With None, as in most tasks, the
             harness holds out a share of ``train`` (:meth:`Task.hold_out`).
+        unrolled: ``train`` with several states in each target, one after the other along its channels, which is then
+            trained on with the pushforward trick (arXiv:2202.03376): a module is applied to its own predictions, as in
+            :meth:`Task.rollout`, and gradients pass through the last step only. None means single steps.
         classes: of each training sample, where it has one: a share of each class is then held out.
     """
 
@@ -43,6 +46,7 @@ class Splits:
     augmented: Dataset[tuple[Tensor, Tensor]] | None = None
     augmentation: str = "none"
     validation: Dataset[tuple[Tensor, Tensor]] | None = None
+    unrolled: Dataset[tuple[Tensor, Tensor]] | None = None
     classes: Sequence[int] | None = None
 
     @property

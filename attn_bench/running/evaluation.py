@@ -22,7 +22,7 @@ from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
 from attn_bench.running.prepare import Posed
 from attn_bench.running.sample_metrics import SampleMetrics
-from attn_bench.running.train.batches import predict
+from attn_bench.running.train.batches import predict, rolled_out
 from attn_bench.running.train.course import Diverged
 from attn_bench.running.train.step import Batch
 from attn_bench.sweep.cell import Cell
@@ -163,20 +163,6 @@ class Evaluator:
             return output
 
         return call if steps == 1 else partial(rolled_out, call, steps)
-
-
-def rolled_out(call: Callable[[nn.Module, Tensor], Any], steps: int, module: nn.Module, inputs: Tensor) -> Tensor:
-    """Return ``steps`` states, (B, steps * outputs, *grid), each predicted from the last ones known or predicted.
-
-    Args:
-        call: returns the next state, (B, outputs, *grid).
-        inputs: the states known, oldest first, (B, inputs, *grid).
-    """
-    states: list[Tensor] = []
-    for _ in range(steps):
-        states.append(call(module, inputs).to(inputs.dtype))
-        inputs = torch.cat((inputs, states[-1]), 1)[:, -inputs.shape[1] :]
-    return torch.cat(states, 1)
 
 
 class _Last:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from attn_bench.results.store import Store
-from attn_bench.running.evaluation import rolled_out
 from attn_bench.running.run_cell import Files, run_cell
+from attn_bench.running.train.batches import rolled_out
 from attn_bench.sweep.settings import Sweep
 from attn_bench.tasks.shared.rollout_metrics import ROLLOUT_METRICS, step_errors
 

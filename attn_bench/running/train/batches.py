@@ -123,6 +123,20 @@ def predict(
         yield prediction.detach().float(), targets.to(device)
 
 
+def rolled_out(call: Callable[[nn.Module, Tensor], Any], steps: int, module: nn.Module, inputs: Tensor) -> Tensor:
+    """Return ``steps`` states, (B, steps * outputs, *grid), each predicted from the last ones known or predicted.
+
+    Args:
+        call: returns the next state, (B, outputs, *grid).
+        inputs: the states known, oldest first, (B, inputs, *grid).
+    """
+    states: list[Tensor] = []
+    for _ in range(steps):
+        states.append(call(module, inputs).to(inputs.dtype))
+        inputs = torch.cat((inputs, states[-1]), 1)[:, -inputs.shape[1] :]
+    return torch.cat(states, 1)
+
+
 def in_order(dataset: Dataset[Batch], batch_size: int) -> Iterator[Batch]:
     """Yield every sample of ``dataset`` once, in batches, drawing nothing from torch's generator for it."""
     read, size = reader(dataset), len(dataset)  # type: ignore[arg-type]

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
 from attn_bench.plugin import Model, Problem, Splits, Task, Unsupported
-from attn_bench.running.train.batches import in_order
+from attn_bench.running.train.batches import in_order, rolled_out
 from attn_bench.running.train.losses import Loss, loss_of
 from attn_bench.running.train.setup import Extras, Score, TrainingSetup
 from attn_bench.running.train.step import Batch, autocast
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.groups import FineTuning
+from attn_bench.sweep.groups import Execution, FineTuning
 
 
 def training_setup(
@@ -39,14 +39,35 @@ def training_setup(
         case "finetune":
             setup = _finetune(cell, model, problem, module, whole, data)
         case _:
-            loss = _loss(cell, task, problem)
-            setup = TrainingSetup(whole, data.train, data.test, loss, validation=data.validation)
+            loss, train, extras = _loss(cell, task, problem), data.train, Extras()
+            if data.unrolled is not None:
+                train, extras = data.unrolled, Extras(mix=pushing_forward(whole, problem.outputs, cell.execution))
+            setup = TrainingSetup(whole, train, data.test, loss, extras, validation=data.validation)
     return replace(setup, score=Score.of(task))
 
 
 def _loss(cell: Cell, task: Task, problem: Problem) -> Loss:
     assert cell.training is not None
     return loss_of(task, problem, cell.training.loss)
+
+
+def pushing_forward(module: nn.Module, outputs: int, execution: Execution) -> Callable[[Tensor, Tensor], Batch]:
+    """Return what applies a module to its own predictions before the step that is trained (arXiv:2202.03376).
+
+    Targets are some states of ``outputs`` channels. For each batch it is drawn which of them is the target; those
+    before it are predicted without gradients, and take the place of the oldest states in the inputs.
+    """
+
+    def pushed(inputs: Tensor, targets: Tensor) -> Batch:
+        states = targets.split(outputs, 1)
+        steps = int(torch.randint(len(states), ()))
+        if steps:
+            with torch.no_grad(), autocast(execution.device, execution.precision):
+                found = rolled_out(lambda module, inputs: module(inputs), steps, module, inputs)
+            inputs = torch.cat((inputs, found), 1)[:, -inputs.shape[1] :]
+        return inputs, states[steps]
+
+    return pushed
 
 
 def _linear_probe(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,7 +98,8 @@ class FieldFile:
         inputs, targets: joined as channels.
         step: steps from one state to the next.
         history: states in the input, oldest first.
-        states: in the target; 1 except in tests of rollouts.
+        states: in the target; 1 except in tests of rollouts, and in training that pushes forward.
+        option: that asks for several, as it is written.
 
     Raises:
         DataError: they do not belong together; the message names them.
@@ -111,6 +112,7 @@ class FieldFile:
     step: int
     history: int = 1
     states: int = 1
+    option: str = ""
 
     def __post_init__(self) -> None:
         pieces = (*self.inputs, *self.targets)
@@ -129,14 +131,15 @@ class FieldFile:
 
     def _check_steps(self) -> None:
         found = {piece.title: steps for piece in (*self.inputs, *self.targets) if (steps := piece.steps) is not None}
-        asked = {"history": self.history, "rollout": self.states}
+        asked = [f"fields.history={self.history}"] if self.history > 1 else []
+        asked += [self.option] if self.states > 1 else []
         if not found:
-            if several := [f"fields.{name}={number}" for name, number in asked.items() if number > 1]:
-                raise OptionError(f"{several[0]}: {self.path} has no time axis")
+            if asked:
+                raise OptionError(f"{asked[0]}: {self.path} has no time axis")
             return
         if self.states > 1 and self.inputs != self.targets:
             raise OptionError(
-                f"fields.rollout={self.states}: a model is applied to its own predictions, so input and target must be "
+                f"{self.option}: a model is applied to its own predictions, so input and target must be "
                 f"the same arrays; those of {self.path} are {_titles(self.inputs)} and {_titles(self.targets)}"
             )
         if len(set(found.values())) > 1:
@@ -154,11 +157,21 @@ class FieldFile:
         if any(piece.steps is None and "t" not in piece.letters for piece in self.targets):
             raise DataError(f"{self.path}: every array of the target must have steps, as {next(iter(found))} has")
         if self.pairs < 1:
-            options = ", ".join(f"fields.{name}={number}" for name, number in asked.items() if number > 1)
             raise DataError(
                 f"{self.path}: has {total} steps, too few for {self.history + self.states} states {self.step} apart "
-                f"(fields.step={self.step}{options and f', {options}'})"
+                f"({', '.join([f'fields.step={self.step}', *asked])})"
             )
+
+    def followed(self, states: int, option: str) -> FieldFile:
+        """Return the samples with several states in the target.
+
+        Args:
+            option: that asks for it.
+
+        Raises:
+            OptionError, DataError: there is no time axis, or not so many steps; or input and target are other arrays.
+        """
+        return replace(self, states=states, option=f"fields.{option}")
 
     @property
     def trajectories(self) -> int:

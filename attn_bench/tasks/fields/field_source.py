@@ -67,7 +67,8 @@ class FieldSource:
                     "named; give one of them"
                 )
         for each in (self.train, *self.tests):
-            replace(each, states=options.rollout)  # raises what makes rollouts impossible
+            each.followed(options.rollout, f"rollout={options.rollout}")  # raises what makes rollouts impossible
+        self.unrolled = self.train.followed(1 + options.pushforward, f"pushforward={options.pushforward}")
         self.by_resolution = grids
         own = grids.get(self.resolution)
         if own is not None and own.grid != self.train.grid:
@@ -130,6 +131,13 @@ class FieldSource:
         stride = self._stride(resolution)
         return None if stride is None else Part(self.train, self._samples(self._split[0], "train"), stride)
 
+    def pushed(self, resolution: int) -> Part | None:
+        """Return the training samples with the states that the pushforward trick needs; None if it is not used."""
+        stride = self._stride(resolution)
+        if stride is None or not self.options.pushforward:
+            return None
+        return Part(self.unrolled, self._samples(self._split[0], "train", self.unrolled), stride)
+
     def testing(self, resolution: int) -> Part:
         """Return the test samples: those of the file with this grid, or restricted ones of the training file's grid."""
         if (test := self.by_resolution.get(resolution)) is not None:
@@ -142,7 +150,7 @@ class FieldSource:
         return self._test(self.train, self._split[1], stride)
 
     def _test(self, file: FieldFile, rows: Sequence[int], stride: int) -> Part:
-        tested = replace(file, states=self.options.rollout)
+        tested = file.followed(self.options.rollout, f"rollout={self.options.rollout}")
         return Part(tested, self._samples(rows, "test", tested), stride)
 
     @property
@@ -222,7 +230,8 @@ class FieldSource:
 
     @property
     def _states(self) -> dict[str, int]:
-        return {"step": self.train.step, "history": self.train.history, "rollout": self.options.rollout}
+        pushed = {"pushforward": self.options.pushforward} if self.options.pushforward else {}
+        return {"step": self.train.step, "history": self.train.history, "rollout": self.options.rollout, **pushed}
 
     def line(self, resolution: int) -> str:
         """Return what is read at a resolution, in words."""

@@ -48,6 +48,14 @@ class FieldsOptions(Task.Options):
         int,
         Field(ge=1, description="states predicted in a test, one after the other, from the model's own predictions"),
     ] = 1
+    pushforward: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="steps, at most, that a model takes in training from its own predictions before the step whose "
+            "error is trained on, without gradients; drawn for each batch (pushforward trick, arXiv:2202.03376)",
+        ),
+    ] = 0
     n_train: Annotated[
         int | None, Field(ge=1, description="training samples, or trajectories where there are steps; if unset, all")
     ] = None

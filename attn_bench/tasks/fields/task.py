@@ -71,7 +71,8 @@ class Fields(Task):
 
         source = source_of(options)
         train, test = source.training(resolution), source.testing(resolution)
-        lazy = source.in_pieces(*filter(None, (train, test)))
+        pushed = source.pushed(resolution)
+        lazy = source.in_pieces(*filter(None, (train, test, pushed)))
 
         def dataset(part: Part, lazy: bool) -> Dataset[tuple[Tensor, Tensor]]:
             of = (part.file, part.numbers, part.stride)
@@ -80,7 +81,8 @@ class Fields(Task):
         # A test file on another grid comes with no training samples of that grid; nobody reads these.
         trained = dataset(train, lazy) if train is not None else dataset(source.whole, True)
         identity = source.identity(resolution) | {"pairs": source.train.pairs}
-        return Splits(trained, dataset(test, lazy), identity)
+        unrolled = None if pushed is None else dataset(pushed, lazy)
+        return Splits(trained, dataset(test, lazy), identity, unrolled=unrolled)
 
     def rollout(self, options: FieldsOptions) -> int:
         """Return how many states are predicted in a test."""
@@ -97,9 +99,17 @@ class Fields(Task):
         held = held_out_count(count, share, "trajectories")
         # The generator, and its seed, by which samples are held out elsewhere.
         order = np.random.RandomState(0).permutation(count)
-        rows = (np.sort(each)[:, None] * pairs + np.arange(pairs) for each in (order[held:], order[:held]))
-        train, validation = (_part(splits.train, each.reshape(-1)) for each in rows)
-        return replace(splits, train=train, validation=validation)
+
+        def part(dataset: Any, which: np.ndarray) -> Any:
+            pairs = len(dataset) // count
+            return _part(dataset, (np.sort(which)[:, None] * pairs + np.arange(pairs)).reshape(-1))
+
+        return replace(
+            splits,
+            train=part(splits.train, order[held:]),
+            validation=part(splits.train, order[:held]),
+            unrolled=None if splits.unrolled is None else part(splits.unrolled, order[held:]),
+        )
 
     def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
         """Normalize input and output by the statistics of the training set."""

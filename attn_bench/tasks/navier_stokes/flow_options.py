@@ -34,6 +34,14 @@ class NavierStokesOptions(Task.Options):
             "training set: makes rollouts more stable (arXiv:2002.09405)",
         ),
     ] = 0.0
+    pushforward: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="steps, at most, that a model takes in training from its own predictions before the step whose "
+            "error is trained on, without gradients; drawn for each batch (pushforward trick, arXiv:2202.03376)",
+        ),
+    ] = 0
     fine: Annotated[
         int | None,
         Field(
@@ -55,6 +63,12 @@ class NavierStokesOptions(Task.Options):
             raise OptionError(
                 f"navier-stokes.history={self.history} leaves nothing to predict until navier-stokes.horizon="
                 f"{self.horizon}; choose a smaller history or a larger horizon"
+            )
+
+        if self.pushforward >= self.rollout:
+            raise OptionError(
+                f"navier-stokes.pushforward={self.pushforward} needs {self.pushforward + 1} states after the "
+                f"{self.history} given, and trajectories have {self.rollout} until navier-stokes.horizon={self.horizon}"
             )
 
     @property

@@ -124,6 +124,7 @@ class NavierStokes(Task):
             **_distribution(options).to_json(),
             "history": options.history,
             "noise": options.noise,
+            **({"pushforward": options.pushforward} if options.pushforward else {}),
             "resolution": resolution,
             "n_train": options.n_train,
             "n_test": options.n_test,
@@ -133,7 +134,9 @@ class NavierStokes(Task):
         test = cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(known, predicted))
         noise = options.noise * float(found["train"].double().std(correction=0))
         train = Pairs(found["train"], options.history, noise)
-        return Splits(train, test, identity, plain=Pairs(found["train"], options.history))
+        several = (found["train"], options.history, noise, 1 + options.pushforward)
+        unrolled = Pairs(*several) if options.pushforward else None
+        return Splits(train, test, identity, plain=Pairs(found["train"], options.history), unrolled=unrolled)
 
     def hold_out(self, splits: Splits, share: float) -> Splits:
         """Return ``splits`` with whole trajectories of the training set as the validation set, in single steps."""
@@ -150,6 +153,9 @@ class NavierStokes(Task):
             train=Pairs(kept, pairs.history, pairs.noise),
             plain=Pairs(kept, pairs.history),
             validation=Pairs(validation, pairs.history),
+            unrolled=None
+            if splits.unrolled is None
+            else Pairs(kept, pairs.history, pairs.noise, cast(Pairs, splits.unrolled).following),
         )
 
     def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
