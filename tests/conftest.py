@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -44,8 +45,9 @@ def frozen() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def servers() -> Iterator[None]:
-    """Let all runs in this process share the servers that fork their cells, and measure briefly."""
+    """Let all runs in this process share the servers that fork their cells, and measure briefly, one cell at a time."""
     from attn_bench.running import client
+    from attn_bench.running.executors import shares
 
     usual = client.surroundings
 
@@ -59,4 +61,6 @@ def servers() -> Iterator[None]:
         patch.setattr(client, "surroundings", surroundings)
         patch.setattr(client, "IDLE_AT_MOST", 2)
         patch.setattr(client, "SERVER", "quick_server")
+        # Cells train side by side only in tests of that.
+        patch.setattr(shares, "MEMORY_EACH_MIB", math.inf)
         yield

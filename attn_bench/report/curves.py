@@ -12,6 +12,7 @@ from attn_bench.results.store import Store
 
 # Shares of the time of the fastest training at which errors are compared.
 SHARES = (0.25, 0.5, 1.0)
+ALONE = "alone"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Curve:
         loss: of training.
         error: the task's first metric on ``part``.
         selected: the step after which the evaluated weights were kept; None for the last.
+        under: what else ran on the machine meanwhile (``trained_under``), ``alone`` if nothing did.
     """
 
     model: str
@@ -31,6 +33,7 @@ class Curve:
     error: Series
     part: str | None
     selected: int | None
+    under: str = ALONE
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class EqualTime:
         errors: by model, one for each time, mean over seeds; None where nothing was evaluated before.
         ends: by model, when training ended, and the last error.
         higher: whether higher values are better.
+        under: under which conditions they trained.
     """
 
     resolution: int
@@ -49,6 +53,7 @@ class EqualTime:
     errors: Mapping[str, tuple[float | None, ...]]
     ends: Mapping[str, tuple[float, float | None]]
     higher: bool
+    under: tuple[str, ...] = ()
 
     def is_best(self, model: str, i: int) -> bool:
         """Tell whether a model has the best error, as it is shown, after the time ``i``."""
@@ -72,6 +77,7 @@ def read_curves(store: Store, summary: Summary) -> list[Curve]:
             kept.error,
             kept.part,
             record.training.selected_step,
+            record.trained_under or ALONE,
         )
         for record in store.records()
         if record.id in labels and record.training is not None and (kept := record.training.curve) is not None
@@ -106,7 +112,18 @@ def _equal_time(resolution: int, of: Mapping[str, list[Curve]], higher: bool) ->
             for model, curves in of.items()
         },
         higher=higher,
+        under=tuple(curve.under for curves in of.values() for curve in curves),
     )
+
+
+def beside_others(under: Iterable[str]) -> str:
+    """Return a sentence on seconds of trainings under some conditions; empty if each had the machine to itself."""
+    found = sorted(set(under))
+    if found in ([], [ALONE]):
+        return ""
+    if len(found) == 1:
+        return f"All trained {found[0]}: their seconds compare with each other, but alone they would take less time."
+    return f"They trained under different conditions ({', '.join(found)}), so their seconds do not compare."
 
 
 def error_at(error: Series, seconds: float) -> float | None:

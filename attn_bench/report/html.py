@@ -22,9 +22,9 @@ from attn_bench.report.pictures import Drawn, findings
 from attn_bench.report.reproduce import steps
 from attn_bench.report.summary import Summary
 from attn_bench.report.tables import (
-    EQUAL_TIMES_NOTE,
     definitions,
     equal_times_heads,
+    equal_times_note,
     error_text,
     seconds,
     text,
@@ -77,7 +77,7 @@ def html_page(
     environment = templates(TEMPLATES)
     environment.globals |= {"text": text, "interval": rows.interval, "exponent": growth.exponent}
     environment.globals |= {"error_text": error_text, "seconds": seconds, "equal_times_heads": equal_times_heads()}
-    environment.globals |= {"equal_times_note": EQUAL_TIMES_NOTE}
+    environment.globals |= {"equal_times_note": equal_times_note}
     css, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     of_task = environment.get_template("task.html.j2")
     several = len(parts) > 1

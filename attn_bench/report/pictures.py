@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from attn_bench.analysis.scaling import Scaling
 from attn_bench.errors import DiskError
 from attn_bench.format import clean, plain, significant
-from attn_bench.report.curves import Curve, EqualTime, equal_times, read_curves
+from attn_bench.report.curves import Curve, EqualTime, beside_others, equal_times, read_curves
 from attn_bench.report.entry import DISTURBED, ON_TEST, Entry
 from attn_bench.report.summary import Summary
 from attn_bench.report.trainings import Trainings, read_trainings
@@ -311,7 +311,8 @@ def _training(summary: Summary, curves: Sequence[Curve]) -> Picture:
         caption += "; rings are around the weights that were kept"
     if "test" in parts:
         caption += f" ({ON_TEST}: chosen by the test error)"
-    return Picture("training_curves", title, f"{caption}.", f"{title}; the table below has errors after equal times.")
+    caption = " ".join(filter(None, (f"{caption}.", beside_others(curve.under for curve in curves))))
+    return Picture("training_curves", title, caption, f"{title}; the table below has errors after equal times.")
 
 
 def _growth(summary: Summary, *, flagged: bool) -> Picture:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attn_bench.format import for_markdown, human, plain, significant, with_spread
-from attn_bench.report.curves import SHARES, EqualTime
+from attn_bench.report.curves import SHARES, EqualTime, beside_others
 from attn_bench.report.entry import Entry
 from attn_bench.report.summary import Summary
 from attn_bench.report.trainings import Trained, Trainings
@@ -168,7 +168,12 @@ def equal_times_table(found: Sequence[EqualTime], summary: Summary) -> str:
         for model, errors in at.errors.items()
     ]
     heads = ["Resolution", "Model", *equal_times_heads()]
-    return f"{lines(heads, [0, *range(2, len(heads))], rows)}\n\n{EQUAL_TIMES_NOTE}"
+    return f"{lines(heads, [0, *range(2, len(heads))], rows)}\n\n{equal_times_note(found)}"
+
+
+def equal_times_note(found: Sequence[EqualTime]) -> str:
+    """Return the note on errors after equal times of training."""
+    return " ".join(filter(None, (EQUAL_TIMES_NOTE, beside_others(way for at in found for way in at.under))))
 
 
 def equal_times_heads() -> list[str]:

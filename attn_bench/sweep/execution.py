@@ -60,7 +60,7 @@ class Running:
         Positive,
         Field(
             description="Cells trained side by side on this machine, each on its own CPUs or GPU; what is timed runs "
-            "alone afterwards [1 on the CPU, the number of GPUs on GPUs]."
+            "alone afterwards [the number of GPUs; on the CPU, what docs/cluster.md says]."
         ),
         Also("n_jobs", "workers", "num_workers", "parallel"),
     ] = None

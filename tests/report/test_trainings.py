@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from attn_bench.report.curves import equal_times, error_at, read_curves
 from attn_bench.report.curves_figure import training_curves
 from attn_bench.report.entry import ON_TEST
 from attn_bench.report.parts_figure import train_step_parts
+from attn_bench.report.pictures import _training
 from attn_bench.report.summary import Summary
-from attn_bench.report.tables import markdown_table
+from attn_bench.report.tables import equal_times_table, markdown_table
 from attn_bench.report.trainings import _tried, read_trainings
 from attn_bench.results.record import Curve, Evaluation, Interval, Latency, Record, Series, TrainingResult, Trial
 from attn_bench.results.run_info import RunInfo
@@ -81,6 +83,25 @@ def test_errors_after_equal_times_are_the_last_ones_found_by_then(folder: Folder
     assert [at.is_best(model, 2) for model in ("mano", "fno")] == [True, False]
     assert not at.is_best("mano", 0)  # alone
     assert error_at(Series((1,), (2.0,), (0.3,)), 1.9) is None
+
+
+def test_the_page_says_if_trainings_did_not_have_the_machine_to_themselves(folder: Folder) -> None:
+    for model in ("mano", "fno"):
+        change(folder, model, trained(10.0, 0.8, 0.4))
+    summary = summary_of(folder)
+
+    def said() -> list[str]:
+        curves = read_curves(folder.store, summary)
+        texts = (_training(summary, curves).caption, equal_times_table(equal_times(curves, higher=False), summary))
+        return [words for text in texts for words in re.findall(r"(?:All trained|They trained under) [^.]*\.", text)]
+
+    assert said() == []
+    change(folder, "mano", lambda record: replace(record, trained_under="2 side by side"))
+    different = "They trained under different conditions (2 side by side, alone), so their seconds do not compare."
+    assert said() == [different, different]
+    change(folder, "fno", lambda record: replace(record, trained_under="2 side by side"))
+    alike = "All trained 2 side by side: their seconds compare with each other, but alone they would take less time."
+    assert said() == [alike, alike]
 
 
 def test_curves_are_drawn_by_step_and_by_second_for_each_resolution(folder: Folder) -> None:

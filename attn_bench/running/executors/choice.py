@@ -27,5 +27,5 @@ def executor_of(running: Running, cells: Collection[Cell], parts: Collection[Cel
     if running.slurm or running.resources or running.detach:
         given = "--slurm" if running.slurm else "setting resources" if running.resources else "--detach"
         raise UserError(f"{given} is only for --executor slurm")
-    shares = shares_of(parts, running.jobs)
+    shares = shares_of(parts, running)
     return sequential.run if len(shares) == 1 else side_by_side.executor(shares)

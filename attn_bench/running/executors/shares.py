@@ -8,10 +8,15 @@ from dataclasses import replace
 
 from attn_bench.errors import UserError
 from attn_bench.running.client import Share
+from attn_bench.running.memory_room import host_room_mib
 from attn_bench.sweep.cell import Cell
+from attn_bench.sweep.execution import Running
+from attn_bench.sweep.groups import AUTO
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 THREADS = "OMP_NUM_THREADS"
+# Free memory for each cell that trains, below which fewer train side by side unless --jobs says how many.
+MEMORY_EACH_MIB = 4096
 
 
 def usable_cores() -> list[int]:
@@ -30,33 +35,54 @@ def usable_gpus() -> list[str]:
     return named[:count] if named else [str(i) for i in range(count)]
 
 
-def shares_of(cells: Collection[Cell], jobs: int | None) -> list[Share]:
+def shares_of(cells: Collection[Cell], running: Running) -> list[Share]:
     """Return the shares of the machine on which cells train side by side; one, which is all of it, where they do not.
 
     Raises:
-        UserError: there are fewer CPUs or GPUs than ``jobs``, or its CPUs have to serve more threads than there are.
+        UserError: there are fewer CPUs or GPUs than jobs, or its CPUs have to serve more threads than there are.
     """
-    on_gpu = any(cell.execution.device == "cuda" for cell in cells)
-    if (jobs or 1) == 1 and not (jobs is None and on_gpu):
+    trained, asked = [cell for cell in cells if cell.training], running.jobs
+    if asked == 1:
         return [Share()]
-    if not any(cell.training for cell in cells):
-        if jobs is None:
+    if not trained:
+        if asked is None:
             return [Share()]
-        raise UserError(f"--jobs {jobs}: nothing is trained, and what is timed runs alone; leave it out")
-    if on_gpu:
+        raise UserError(f"--jobs {asked}: nothing is trained, and what is timed runs alone; leave it out")
+    if any(cell.execution.device == "cuda" for cell in cells):
         gpus = usable_gpus()
-        _check(jobs, len(gpus), "GPU")
-        return _of_gpus(gpus[: jobs or len(gpus)])
+        _check(asked, len(gpus), "GPU")
+        return _of_gpus(gpus[: asked or len(gpus)])
     cores = usable_cores()
-    _check(jobs, len(cores), "CPU")
-    shares = _of_cores(cores, jobs or 1)
     threads = max((cell.execution.threads or 1) for cell in cells)
+    jobs = asked or _usual(trained, running, len(cores), threads)
+    if jobs == 1:
+        return [Share()]
+    _check(jobs, len(cores), "CPU")
+    shares = _of_cores(cores, jobs)
     if threads > (each := len(cores) // len(shares)):
         raise UserError(
             f"--jobs {jobs} with --threads {threads}: each job has {each} of {len(cores)} CPUs; "
             f"use --jobs {max(1, len(cores) // threads)} or --threads {each}"
         )
     return shares
+
+
+def _usual(trained: Collection[Cell], running: Running, cores: int, threads: int) -> int:
+    """Return how many cells train side by side on CPUs where nobody says: as many as keep all of them busy.
+
+    One thread does more work for each CPU than several that wait for one another. Cells train one at a time where a
+    share of the machine would change a result: a budget or a limit in seconds, or the batch size that memory allows.
+    """
+    depend = [cell for cell in trained if _in_seconds(cell) or cell.execution.batch_size == AUTO]
+    if running.timeout is not None or depend:
+        return 1
+    given = os.environ.get(THREADS, "")
+    threads = max(threads, int(given) if given.isdecimal() else 1)
+    return max(1, min(len(trained), cores // threads, int(host_room_mib(0, None, 1.0) // MEMORY_EACH_MIB)))
+
+
+def _in_seconds(cell: Cell) -> bool:
+    return cell.training is not None and cell.training.budget_unit == "seconds"
 
 
 def _check(jobs: int | None, there: int, what: str) -> None:

@@ -23,7 +23,10 @@ def executor(shares: Sequence[Share]) -> Callable[[Work], None]:
 
     def run(work: Work) -> None:
         work = replace(work, listen=_one_at_a_time(work))
-        _train(work, shares)
+        tried = _train(work, shares)
+        if crowded := _crowded(work, tried):
+            retry = replace(work.running, retry="failed")
+            sequential.run(Work.of(crowded, work.store, retry, modules=work.modules, listen=work.listen))
         # What other runners held meanwhile is trained here as well, and waited for.
         sequential.run(work)
 
@@ -40,16 +43,27 @@ def _one_at_a_time(work: Work) -> Callable[[Cell, dict[str, Any]], None]:
     return listen
 
 
-def _train(work: Work, shares: Sequence[Share]) -> None:
-    """Train what is due of the cells; a cell that another runner holds is left out."""
+def _crowded(work: Work, tried: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that had too little memory beside others, and those that were skipped because of that."""
+    if work.running.memory_limit is not None:  # which each has, whatever runs beside it
+        return []
+    records = [(cell, work.store.short(cell.id)) for cell in tried]
+    failed = [(cell, record.brief.status) for cell, record in records if record is not None]
+    if not any(status == "oom" for _, status in failed):
+        return []
+    return [cell for cell, status in failed if status in ("oom", "skipped")]
+
+
+def _train(work: Work, shares: Sequence[Share]) -> list[Cell]:
+    """Train what is due of the cells, and return those; a cell that another runner holds is left out."""
     cells, stop = queue.SimpleQueue[Cell](), threading.Event()
     machine = Machine(work.store.folder, stop)
-    for cell in work.cells:
-        if (part := work.due(cell)) is not None and trains(part) is not None:
-            cells.put(cell)
-    workers = min(len(shares), cells.qsize())
+    due = [cell for cell in work.cells if (part := work.due(cell)) is not None and trains(part) is not None]
+    for cell in due:
+        cells.put(cell)
+    workers = min(len(shares), len(due))
     if workers < 2:
-        return
+        return []
     frontier = Frontier.of(work)
 
     @contextlib.contextmanager
@@ -74,3 +88,4 @@ def _train(work: Work, shares: Sequence[Share]) -> None:
     errors = [error for future in futures if (error := future.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, KeyboardInterrupt)):
         raise error
+    return due

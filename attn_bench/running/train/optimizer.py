@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ class Update:
         self._views = [(p, nn.Parameter(torch.view_as_real(p.detach()))) for p in self.parameters if p.is_complex()]
         known = {id(parameter): view for parameter, view in self._views}
         self.real = [known.get(id(parameter), parameter) for parameter in self.parameters]
+        self._taken = False
         self._build(joint=True)
 
     def _build(self, *, joint: bool) -> None:
@@ -44,6 +47,8 @@ class Update:
         others = [*([] if self.joint is None else [self.joint.whole]), *(p for p in self.real if id(p) not in inside)]
         self.optimized = [*others, *matrices]
         self.optimizers = _optimizers(self.training, others, matrices)
+        # Without the hooks and the profiler's ranges around them, which take as long as updating a small model does.
+        self._steps = [partial(inspect.unwrap(type(each).step), each) for each in self.optimizers]
 
     def clip(self, largest: float) -> None:
         """Scale the gradients down so that their norm is at most ``largest``; 0 leaves them as they are.
@@ -55,10 +60,12 @@ class Update:
             return
         self._take_gradients()
         gradients = [p.grad for p in self.optimized if p.grad is not None]
+        if not gradients:
+            return
         if any(gradient.device.type != "cpu" for gradient in gradients):
             nn.utils.clip_grad_norm_(self.optimized, largest)
             return
-        norm = math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))
+        norm = math.hypot(*map(float, torch._foreach_norm(gradients)))
         if (factor := largest / (norm + 1e-6)) < 1:
             for gradient in gradients:
                 gradient.mul_(factor)
@@ -66,11 +73,13 @@ class Update:
     def step(self, learning_rate: float | None = None) -> None:
         """Change the parameters by their gradients."""
         self._take_gradients()
-        for optimizer in self.optimizers:
-            if learning_rate is not None:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate
-            optimizer.step()
+        if learning_rate is not None:
+            for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+                group["lr"] = learning_rate
+        with torch.no_grad():
+            for step in self._steps:
+                step()
+        self._taken = False
         # Neither fused kernels nor changes of their joint memory tell autograd that parameters were changed in place.
         torch.autograd.graph.increment_version(self.parameters)
 
@@ -80,7 +89,10 @@ class Update:
             parameter.grad = None
 
     def _take_gradients(self) -> None:
-        """Give the optimizers the gradients."""
+        """Give the optimizers the gradients, once for clipping and the step."""
+        if self._taken:
+            return
+        self._taken = True
         for parameter, view in self._views:
             view.grad = None if parameter.grad is None else torch.view_as_real(parameter.grad)
         if self.joint is not None and not self.joint.take_gradients():

@@ -16,8 +16,10 @@ import pytest
 import attn_bench
 from attn_bench.errors import UserError
 from attn_bench.lease import hold
+from attn_bench.results.record import Record
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
+from attn_bench.running import attempt
 from attn_bench.running.executors import shares
 from attn_bench.running.machine_share import Machine
 from attn_bench.running.runner import Watcher, run_sweep
@@ -62,7 +64,7 @@ def test_the_table_is_that_of_one_cell_after_another_and_what_is_timed_runs_alon
 def test_what_cannot_be_divided_is_refused(monkeypatch):
     (cell,) = sweep(["toy"]).cells()
     monkeypatch.setattr(shares, "usable_cores", lambda: [0, 1, 4, 5, 6])
-    found = shares.shares_of([cell], 2)
+    found = shares.shares_of([cell], Running(jobs=2))
     assert [share.cores for share in found] == [(0, 1), (4, 5)]
     threaded = replace(cell, execution=replace(cell.execution, threads=3))
     for given, jobs, message in (
@@ -71,8 +73,9 @@ def test_what_cannot_be_divided_is_refused(monkeypatch):
         (cell.only_measured(), 2, "--jobs 2: nothing is trained"),
     ):
         with pytest.raises(UserError, match=message):
-            shares.shares_of([given], jobs)
-    assert shares.shares_of([threaded], 1) == shares.shares_of([threaded], None) == [shares.Share()]
+            shares.shares_of([given], Running(jobs=jobs))
+    for running in (Running(jobs=1), Running()):
+        assert shares.shares_of([threaded], running) == [shares.Share()]
 
 
 def test_each_gpu_gets_one_cell_and_its_part_of_the_cpus(monkeypatch):
@@ -80,13 +83,65 @@ def test_each_gpu_gets_one_cell_and_its_part_of_the_cpus(monkeypatch):
     cell = replace(cell, execution=replace(cell.execution, device="cuda"))
     monkeypatch.setattr(shares, "usable_cores", lambda: [0, 1, 2, 3])
     monkeypatch.setattr(shares, "usable_gpus", lambda: ["3", "GPU-ab"])
-    found = shares.shares_of([cell], None)
+    found = shares.shares_of([cell], Running())
     assert [(share.cores, share.variables["CUDA_VISIBLE_DEVICES"]) for share in found] == [
         ((0, 1), "3"), ((2, 3), "GPU-ab"),
     ]  # fmt: skip
-    assert shares.shares_of([cell], 1) == [shares.Share()]
+    assert shares.shares_of([cell], Running(jobs=1)) == [shares.Share()]
     with pytest.raises(UserError, match="must be <= 2, as 2 GPUs can be used here"):
-        shares.shares_of([cell], 3)
+        shares.shares_of([cell], Running(jobs=3))
+
+
+def test_as_many_train_at_a_time_as_keep_the_cpus_busy_unless_a_share_of_the_machine_changes_a_result(monkeypatch):
+    cells = sweep(["toy"], seeds=3).cells()
+    monkeypatch.setattr(shares, "usable_cores", lambda: list(range(8)))
+    monkeypatch.setattr(shares, "MEMORY_EACH_MIB", 4096)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    free = 5 * 4096
+
+    def jobs(cells, **running):
+        monkeypatch.setattr(shares, "host_room_mib", lambda *given: free)
+        return len(shares.shares_of(cells, Running(**running)))
+
+    def having(**execution):
+        return [replace(cell, execution=replace(cell.execution, **execution)) for cell in cells]
+
+    assert jobs(cells) == 3
+    assert [share.cores for share in shares.shares_of(cells, Running())] == [(0, 1), (2, 3), (4, 5)]
+    assert jobs(having(threads=3)) == 2
+    assert jobs(having(threads=16)) == jobs(cells[:1]) == 1
+    assert jobs([cell.only_measured() for cell in cells]) == 1
+    assert jobs(having(batch_size="auto")) == jobs(cells, timeout=60) == 1
+    assert jobs(sweep(["toy"], seeds=3, steps=None, seconds=1).cells()) == 1
+    free = 2 * 4096 + 100
+    assert jobs(cells) == 2
+    free = 100
+    assert jobs(cells) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    free = 5 * 4096
+    assert jobs(cells) == 2
+
+
+@pytest.mark.slow
+@TWO_CPUS
+def test_what_ran_out_of_memory_beside_others_is_trained_again_alone(tmp_path, monkeypatch):
+    """The system ends the first training of a model; its larger resolution was skipped because of that."""
+    usual, ended = attempt.Attempt._run, []
+
+    def run(self, cell, part):
+        if cell.model == "toy-means" and self.server.share.cores and cell.resolution == 8:
+            ended.append(cell.resolution)
+            return Record(part, "oom", error="ended by the system")
+        return usual(self, cell, part)
+
+    monkeypatch.setattr(attempt.Attempt, "_run", run)
+    given = sweep(["toy-means", "toy"], resolutions=[8, 16], measure=False)
+    table = run_sweep(given, tmp_path / "r", Running(jobs=2))
+    assert set(table.status) == {"ok"}
+    assert ended == [8]
+    under = dict(zip(zip(table.model, table.resolution), table.trained_under))
+    assert under["toy-means", 8] == "alone"
+    assert under["toy", 8] == "2 side by side"
 
 
 def test_one_measures_while_none_trains(tmp_path):
@@ -113,7 +168,7 @@ def test_one_measures_while_none_trains(tmp_path):
 
 
 COMMAND = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-counted", "--task", "toy-task", "--no-plots"]
-COMMAND += ["--device", "cpu", "--resolutions", "8", "--steps", "1"]
+COMMAND += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--jobs", "1"]
 
 
 @pytest.mark.slow
