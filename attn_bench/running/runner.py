@@ -22,10 +22,10 @@ from attn_bench.results.status import Status
 from attn_bench.results.store import Store
 from attn_bench.running.client import warm
 from attn_bench.running.executors import Executor
-from attn_bench.running.executors.choice import executor_of
+from attn_bench.running.executors.choice import executor_of, searches_at_a_time
 from attn_bench.running.reuse import Reevaluation, expansion_of
 from attn_bench.running.trackers.tracking import Tracking
-from attn_bench.running.tuning import TRIALS, failed, is_tuned, so_far, tune
+from attn_bench.running.tuning import TRIALS, by_search, failed, is_tuned, so_far, tune
 from attn_bench.running.work import AS_USUAL, FINAL, Current, Listener, Work
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.execution import Running
@@ -133,13 +133,18 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     with _resumable(), warm():
         metrics = {name: dict(task.metrics) for name, task in tasks.items()}
         store.write_run_info(RunInfo(metrics, dataclasses.asdict(sweep)))
+        said: list[str | None] = []
         try:
-            cells, waits = _tuned(work, execute)
-            left = execute(_without_failed(filter(is_tuned, cells), work))
-            left = "; ".join(filter(None, (waits, left))) or None
+            # A run that is stopped then has rows of the first models, and not only trials of all.
+            for group in by_search(cells, searches_at_a_time(running, parts)):
+                chosen, waits = _tuned(dataclasses.replace(work, cells=group), execute)
+                try:
+                    said += (waits, execute(_without_failed(filter(is_tuned, chosen), work)))
+                finally:
+                    _keep_trials(chosen, store)
         finally:
-            _keep_trials(cells, store)
             table = store.write_table()
+    left = "; ".join(filter(None, said)) or None
     if table.empty and left is None:
         raise UserError(
             f"--out {out}: its records were removed while it ran; rerun the same command to create them again"

@@ -107,6 +107,20 @@ def tuned(cells: Iterable[Cell], known: Known) -> tuple[list[Cell], list[Cell]]:
     return found, list(needed.values())
 
 
+def by_search(cells: Iterable[Cell], at_a_time: int | None) -> list[list[Cell]]:
+    """Return ``cells`` in groups: those of ``at_a_time`` searches, and those for which nothing is chosen; None for all.
+
+    The groups are in the order of their first cells.
+    """
+    searches: dict[str, list[Cell]] = {}
+    for cell in cells:
+        searched = cell.tuning is not None and cell.weights is None
+        searches.setdefault(trial_of(cell, {}, 1.0).id if searched else "", []).append(cell)
+    each = list(searches.values())
+    size = at_a_time or max(1, len(each))
+    return [[cell for of in each[i : i + size] for cell in of] for i in range(0, len(each), size)]
+
+
 def is_tuned(cell: Cell) -> bool:
     """Tell whether every setting of a cell is chosen."""
     return cell.tuning is None or cell.weights is not None or bool(cell.trials)

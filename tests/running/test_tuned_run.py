@@ -120,8 +120,23 @@ def test_trials_that_are_not_waited_for_end_the_run_and_the_next_one_goes_on(tmp
     assert "left" not in table.attrs
 
 
+def test_a_model_is_trained_right_after_its_own_trials(tmp_path, monkeypatch):
+    cluster, at_a_time = Cluster(), [1]
+    cluster.waits = True
+    monkeypatch.setattr("attn_bench.running.runner.executor_of", lambda *_: cluster)
+    monkeypatch.setattr("attn_bench.running.runner.searches_at_a_time", lambda *_: at_a_time[0])
+    settings = {**SETTINGS, "tune": {"learning_rate": [0.1, 0.2]}, "seeds": 2, "set": "toy-sealed.sealed=false"}
+    trials, rows = [(True, 0.1, 0), (True, 0.2, 0)], [(False, 0.2, 0), (False, 0.2, 1)]
+    for at_a_time[0], submitted in ((1, [trials, rows] * 3), (2, [2 * trials, 2 * rows, trials, rows])):
+        cluster.submitted.clear()
+        table = attn_bench.run("toy-scale", resolutions=[8, 12, 16], **settings, out=tmp_path / str(at_a_time[0]))
+        assert cluster.submitted == submitted
+        assert table["tuned"].tolist() == ["learning_rate 0.2 of 0.1, 0.2"] * 6
+
+
 def test_cells_whose_search_is_over_do_not_wait_for_others(tmp_path, monkeypatch):
     cluster = Cluster()
+    monkeypatch.setattr("attn_bench.running.runner.searches_at_a_time", lambda *_: None)
     monkeypatch.setattr("attn_bench.running.runner.executor_of", lambda *_: cluster)
     settings = {**SETTINGS, "tune": {"learning_rate": [0.1, 0.2]}, "set": "toy-sealed.sealed=false", "out": tmp_path}
     cluster.waits = True

@@ -29,3 +29,12 @@ def executor_of(running: Running, cells: Collection[Cell], parts: Collection[Cel
         raise UserError(f"{given} is only for --executor slurm")
     shares = shares_of(parts, running)
     return sequential.run if len(shares) == 1 else side_by_side.executor(shares)
+
+
+def searches_at_a_time(running: Running, parts: Collection[Cell]) -> int | None:
+    """Return for how many models values are chosen at a time before they are trained by them; None for all.
+
+    That is one for each cell that trains at a time, so that no share of the machine waits for long. Jobs of a cluster
+    are all submitted at once.
+    """
+    return None if running.executor == "slurm" else len(shares_of(parts, running))
