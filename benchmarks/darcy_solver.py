@@ -24,10 +24,11 @@ import torch
 from attn_bench.files import atomic_write
 from attn_bench.running.measure.machine import environment
 from attn_bench.tasks.darcy.gaussian_field import GaussianField
-from attn_bench.tasks.darcy.generate import CPU_NODES, on_threads
+from attn_bench.tasks.darcy.generate import CPU_NODES
 from attn_bench.tasks.darcy.recipes import RECIPES
 from attn_bench.tasks.darcy.solver import solve
 from attn_bench.tasks.darcy.sparse_matrix import assemble
+from attn_bench.tasks.shared.streams import on_threads
 
 
 def ours(a: torch.Tensor) -> torch.Tensor:

@@ -7,28 +7,19 @@ with the unconditioned field. The overall scale does not matter, as the field is
 
 A sample is a function, not an array: its coefficients depend only on (seed, stream, index), and the same MODES x MODES
 of them are used on every grid. The truncation at alpha = 2, tau = 3 removes 0.3 % of the field's standard deviation.
-Coefficients come from numpy's Philox generator, seeded separately for each sample, so sample 7 is the same
-whether 10 or 1000 are drawn, on every platform.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from attn_bench.tasks.shared.streams import Stream, normals
+
 MODES = 256
-Stream = Literal["train", "test"]
-_STREAM_KEYS: dict[Stream, int] = {"train": 0, "test": 1}
-
-
-def coefficients(seed: int, stream: Stream, index: int) -> np.ndarray:
-    """Return the standard normal Karhunen-Loeve coefficients of one sample, shape (MODES, MODES)."""
-    sequence = np.random.SeedSequence(seed, spawn_key=(_STREAM_KEYS[stream], index))
-    return np.random.Generator(np.random.Philox(sequence)).standard_normal((MODES, MODES))
 
 
 class GaussianField:
@@ -46,5 +37,5 @@ class GaussianField:
 
     def sample(self, seed: int, stream: Stream, indices: range) -> Tensor:
         """Return samples at the nodes, shape (len(indices), n, n), double precision."""
-        drawn = torch.from_numpy(np.stack([coefficients(seed, stream, index) for index in indices]))
+        drawn = torch.from_numpy(np.stack([normals(seed, stream, index, (MODES, MODES)) for index in indices]))
         return self.cosines @ (drawn.to(self.deviation.device) * self.deviation) @ self.cosines.T

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attn_bench.plugin import DataError, OptionError
-from attn_bench.tasks.darcy.gaussian_field import GaussianField, Stream
+from attn_bench.plugin import DataError
+from attn_bench.tasks.darcy.gaussian_field import GaussianField
 from attn_bench.tasks.darcy.grids import Layout, nodes, restrict
 from attn_bench.tasks.darcy.recipes import Recipe
 from attn_bench.tasks.darcy.solver import NotConverged, solve
-from attn_bench.tasks.shared.array_formats.contents import check_memory
+from attn_bench.tasks.shared.streams import Arrays, Stream, check_device, make_all
 
 # Counts changes that alter the data; part of the cache's key.
 VERSION = 1
@@ -38,19 +37,6 @@ class Distribution:
         return {**asdict(self.recipe), "layout": self.layout, "fine": self.fine, "seed": self.seed, "version": VERSION}
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Samples of one resolution.
-
-    Attributes:
-        high: where the coefficient has its high value, bool, shape (N, R, R).
-        solution: float32, shape (N, R, R).
-    """
-
-    high: np.ndarray
-    solution: np.ndarray
-
-
 def generate(
     distribution: Distribution,
     stream: Stream,
@@ -59,10 +45,10 @@ def generate(
     *,
     device: str = "cpu",
     on_samples: Callable[[int], None] = lambda more: None,
-) -> dict[int, Samples]:
+) -> Arrays:
     """Return the first ``count`` samples of a stream at every resolution, all restrictions of the same solutions.
 
-    On the CPU each of torch's threads solves its own samples, which is faster than sharing each operation among them.
+    ``high`` says where the coefficient has its high value, bool, (count, R, R); ``solution`` is float32, (count, R, R).
 
     Args:
         on_samples: called with the number of further finished samples.
@@ -71,29 +57,27 @@ def generate(
         OptionError: the device does not exist.
         DataError: the solver does not converge, or there is not enough memory.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("darcy.device=cuda: no CUDA device found; use darcy.device=cpu")
-    made = f"making {count} Darcy samples at {', '.join(map(str, resolutions))}"
-    check_memory(made, 5 * count * sum(r**2 for r in resolutions), f"ask for fewer with darcy.n_{stream}")
-    n = nodes(distribution.layout, distribution.fine)
-    size = max(1, (CUDA_NODES if device == "cuda" else CPU_NODES) // n**2)
-    chunks = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    check_device("darcy", device)
+    layout, fine = distribution.layout, distribution.fine
+    n = nodes(layout, fine)
     field = GaussianField(distribution.recipe.alpha, distribution.recipe.tau, n, device)
-    done: dict[int, Samples] = {
-        r: Samples(np.empty((count, r, r), np.bool_), np.empty((count, r, r), np.float32)) for r in resolutions
-    }
 
-    def make(chunk: range) -> range:
+    def make(chunk: range) -> dict[int, dict[str, Tensor]]:
         high, solution = _solved(distribution, field, stream, chunk)
-        for r, samples in done.items():
-            rows = slice(chunk.start, chunk.stop)
-            samples.high[rows] = restrict(high, distribution.layout, distribution.fine, r).cpu().numpy()
-            samples.solution[rows] = restrict(solution, distribution.layout, distribution.fine, r).cpu().numpy()
-        return chunk
+        both = {"high": high, "solution": solution}
+        return {r: {name: restrict(each, layout, fine, r) for name, each in both.items()} for r in resolutions}
 
-    for chunk in on_threads(make, chunks, 1 if device == "cuda" else torch.get_num_threads()):
-        on_samples(len(chunk))
-    return done
+    return make_all(
+        "darcy",
+        stream,
+        count,
+        {r: {"high": ((r, r), np.bool_), "solution": ((r, r), np.float32)} for r in resolutions},
+        make,
+        samples="Darcy samples",
+        at_once=max(1, (CUDA_NODES if device == "cuda" else CPU_NODES) // n**2),
+        device=device,
+        on_samples=on_samples,
+    )
 
 
 def _solved(distribution: Distribution, field: GaussianField, stream: Stream, chunk: range) -> tuple[Tensor, Tensor]:
@@ -105,18 +89,3 @@ def _solved(distribution: Distribution, field: GaussianField, stream: Stream, ch
         return high, solve(a, recipe.forcing).u.float()
     except NotConverged as error:
         raise DataError(f"generating Darcy data failed: {error}; choose values of a that are closer together") from None
-
-
-def on_threads(make: Callable[[range], range], chunks: Sequence[range], workers: int) -> Iterator[range]:
-    """Yield the chunks in order, each after ``make`` processed it in its own thread with one torch thread."""
-    if workers == 1:
-        yield from map(make, chunks)
-        return
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield from pool.map(make, chunks)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # The number is partly per process, not per thread.
-        torch.set_num_threads(threads)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attn_bench.plugin import PrepareContext, PreparedData, PreparedFile
+from attn_bench.plugin import PrepareContext, PreparedData
 from attn_bench.tasks.darcy.grids import choose
 from attn_bench.tasks.darcy.recipes import recipe_with
-from attn_bench.tasks.darcy.source import Fields, Loaded, Source, grids_in_words
+from attn_bench.tasks.darcy.source import Fields, Loaded, Source
 from attn_bench.tasks.darcy.task_options import N_TEST, N_TRAIN
-from attn_bench.tasks.shared.cache import Entry, cache_folder
+from attn_bench.tasks.shared.cached_streams import CachedStreams
+from attn_bench.tasks.shared.field_checks import grids_in_words
 
 if TYPE_CHECKING:
-    from attn_bench.tasks.darcy.gaussian_field import Stream
     from attn_bench.tasks.darcy.generate import Distribution
+    from attn_bench.tasks.shared.streams import Arrays, Stream
 
 
 class Generated(Source):
@@ -33,79 +34,28 @@ class Generated(Source):
 
     def prepare(self, resolutions: Sequence[int], context: PrepareContext) -> PreparedData:
         """Generate missing data; progress counts samples of both streams."""
-        distribution = self._distribution(resolutions)
-        counts = self._counts()
-        manifests = {
-            (stream, r): None if context.refresh else self._entry(distribution, stream, r).manifest()
-            for stream in counts
-            for r in resolutions
-        }
-        made = {key for key, manifest in manifests.items() if manifest is None}
-        total = sum(count for stream, count in counts.items() if any(stream == key[0] for key in made))
-        done = 0
-
-        def count_on(more: int) -> None:
-            nonlocal done
-            done += more
-            context.on_progress(done, total)
-
-        if total:
-            count_on(0)  # a fine grid takes long, and the chosen one should be shown before
-        for stream, count in counts.items():
-            if missing := [r for r in resolutions if (stream, r) in made]:
-                from attn_bench.tasks.darcy.generate import generate
-
-                samples = generate(
-                    distribution, stream, count, missing, device=self.options.device, on_samples=count_on
-                )
-                for r in missing:
-                    arrays = {"high": samples[r].high, "solution": samples[r].solution}
-                    manifests[stream, r] = self._entry(distribution, stream, r).store(arrays)
-        files = tuple(
-            PreparedFile(
-                path=cache_folder("darcy") / manifest["file"],
-                split=stream,
-                state="made" if (stream, r) in made else "cached",
-                samples=counts[stream],
-                resolution=r,
-                sha256=manifest["sha256"],
-            )
-            for (stream, r), manifest in manifests.items()
-            if manifest is not None
+        return PreparedData(
+            read=(self._in_words(resolutions),), files=self._streams(resolutions).prepare(resolutions, context)
         )
-        return PreparedData(read=(self._in_words(resolutions),), files=files)
 
     def load(self, resolution: int) -> Loaded:
         """Return the data, from the cache if they are there."""
         import numpy as np
 
-        distribution = self._distribution((resolution,))
-        recipe = distribution.recipe
+        recipe = self._distribution((resolution,)).recipe
         high, low = (1.0, 0.0) if recipe.binary else (recipe.a_high, recipe.a_low)
-        splits, checksums = {}, {}
-        for stream in self._counts():
-            entry = self._entry(distribution, stream, resolution)
-            loaded = entry.load()
-            if loaded is None:
-                self.prepare((resolution,), PrepareContext())
-                loaded = entry.load()
-                assert loaded is not None
-            arrays, manifest = loaded
-            inputs = np.where(arrays["high"], np.float32(high), np.float32(low))
-            splits[stream] = Fields(inputs, arrays["solution"])
-            checksums[stream] = manifest["sha256"]
-        counts = self._counts()
+        loaded = self._streams((resolution,)).load(resolution)
+        train, test = (
+            Fields(np.where(arrays["high"], np.float32(high), np.float32(low)), arrays["solution"])
+            for arrays in (loaded.arrays["train"], loaded.arrays["test"])
+        )
         identity = {
-            "source": "generated",
+            **loaded.identity,
             "recipe": self.options.recipe,
-            **distribution.to_json(),
-            "resolution": resolution,
-            "n_train": counts["train"],
-            "n_test": counts["test"],
-            "sha256": checksums,
+            "binary": recipe.binary,
             "read": self._in_words((resolution,)),
         }
-        return Loaded(splits["train"], splits["test"], identity)
+        return Loaded(train, test, identity)
 
     def _in_words(self, resolutions: Sequence[int]) -> str:
         train, test = self._counts().values()
@@ -126,14 +76,15 @@ class Generated(Source):
     def _counts(self) -> dict[Stream, int]:
         return {"train": self.options.n_train or N_TRAIN, "test": self.options.n_test or N_TEST}
 
-    def _entry(self, distribution: Distribution, stream: Stream, resolution: int) -> Entry:
+    def _streams(self, resolutions: Sequence[int]) -> CachedStreams:
+        distribution = self._distribution(resolutions)
+
+        def make(stream: Stream, count: int, needed: Sequence[int], on_samples: Callable[[int], None]) -> Arrays:
+            from attn_bench.tasks.darcy.generate import generate
+
+            return generate(distribution, stream, count, needed, device=self.options.device, on_samples=on_samples)
+
         parameters = distribution.to_json()
         # Only what models see differs; the samples are the same.
         del parameters["binary"]
-        parameters |= {"stream": stream, "samples": self._counts()[stream], "resolution": resolution}
-        return Entry(
-            cache_folder("darcy"),
-            f"{stream}-{resolution}",
-            parameters,
-            "make them again with 'attn-bench data darcy --refresh' and the same options",
-        )
+        return CachedStreams("darcy", self._counts(), parameters, make)

@@ -57,8 +57,3 @@ class Source(ABC):
     @abstractmethod
     def load(self, resolution: int) -> Loaded:
         """Return the data."""
-
-
-def grids_in_words(grids: Sequence[tuple[int, int]]) -> str:
-    """Return sizes as ``16 x 64, 32 x 128``."""
-    return ", ".join(f"{h} x {w}" for h, w in grids)

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-from attn_bench.plugin import PrepareContext, PreparedData, Problem, Splits, Task, TrainingDefaults
+from attn_bench.plugin import PrepareContext, PreparedData, Problem, Splits, TrainingDefaults
 from attn_bench.tasks.darcy.source import Fields, Source
 from attn_bench.tasks.darcy.task_options import DarcyOptions
-from attn_bench.tasks.shared.field_metrics import (
-    FIELD_METRICS,
-    INTERFACE_METRICS,
-    field_errors,
-    interface_errors,
-    relative_errors,
-    relative_l2_loss,
-)
+from attn_bench.tasks.shared.field_metrics import FIELD_METRICS, INTERFACE_METRICS, interface_errors
+from attn_bench.tasks.shared.field_task import FieldTask
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.utils.data import Dataset
 
 
-class Darcy(Task):
+class Darcy(FieldTask):
     """Steady flow through a porous medium: from the permeability to the pressure."""
 
     name = "darcy"
     summary = "Darcy flow: predict the pressure from a piecewise constant permeability, -div(a grad u) = f."
     citation = "arXiv:2010.08895"
-    kind = "field"
     metrics = FIELD_METRICS | INTERFACE_METRICS
     defaults = TrainingDefaults(resolutions=(16, 32), epochs=10, batch_size=8, learning_rate=2e-3)
     protocol = (
@@ -74,24 +67,10 @@ class Darcy(Task):
 
         return Splits(dataset(loaded.train), dataset(loaded.test), loaded.identity)
 
-    def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
-        """Normalize input and output by the statistics of the training set."""
-        from attn_bench.tasks.shared.normalise import normalise
-
-        return normalise(module, train)
-
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the mean relative L2 error of the batch, on physical fields."""
-        return relative_l2_loss(prediction, target)
-
-    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return both relative errors; infinite for a target that is zero everywhere, which no loaded data have."""
-        return relative_errors(batches)
-
     def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
         """Return every error of each sample."""
-        errors = field_errors(prediction, target)
-        return errors if inputs is None else errors | interface_errors(inputs[:, 0], prediction, target)
+        errors = super().sample_metrics(inputs, prediction, target)
+        return errors if inputs is None else {**errors, **interface_errors(inputs[:, 0], prediction, target)}
 
 
 def _source_of(options: DarcyOptions) -> Source:

@@ -13,15 +13,13 @@ from attn_bench.plugin import DataError, OptionError, PrepareContext, PreparedDa
 from attn_bench.tasks.darcy.array_axes import checked_axes
 from attn_bench.tasks.darcy.grids import Layout, choose_for_file, file_stride
 from attn_bench.tasks.darcy.pairs import PairFile
-from attn_bench.tasks.darcy.source import Fields, Loaded, Source, grids_in_words
+from attn_bench.tasks.darcy.source import Fields, Loaded, Source
 from attn_bench.tasks.darcy.task_options import DarcyOptions
 from attn_bench.tasks.shared.cache import sha256_of
+from attn_bench.tasks.shared.field_checks import check_norms, grids_in_words
 
 if TYPE_CHECKING:
     import numpy as np
-
-# Norms whose squares fit in single precision, with room for a sum over the points of a large grid.
-SMALLEST_NORM, LARGEST_NORM = 1e-16, 1e17
 
 
 class UserFile(Source):
@@ -183,23 +181,13 @@ def _absolute(name: str) -> Path:
 
 
 def _check_targets(path: Path, targets: np.ndarray) -> None:
-    import numpy as np
-
-    norms = np.sqrt(np.einsum("nhw,nhw->n", targets, targets, dtype=np.float64))
-    for wrong, what, remedy in (
-        (norms == 0, "the solution is zero everywhere", "so there is no relative error; take these samples out"),
-        (
-            (norms < SMALLEST_NORM) | (norms > LARGEST_NORM),
-            "the solution is too small or too large for errors in single precision",
-            "scale it, e.g. by another unit",
+    check_norms(
+        targets,
+        lambda what, remedy, count, first: (
+            f"{path}: the solution {what} at this resolution in {count} of {len(targets)} samples, "
+            f"first in sample {first}, {remedy}"
         ),
-    ):
-        if wrong.any():
-            samples = np.flatnonzero(wrong)
-            raise DataError(
-                f"{path}: {what} at this resolution in {len(samples)} of {len(targets)} samples, "
-                f"first in sample {samples[0]}, {remedy}"
-            )
+    )
 
 
 def _constant(pair: PairFile, train: Fields) -> str | None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from attn_bench.plugin import DataError
 from attn_bench.tasks.fields.field_file import FieldFile
+from attn_bench.tasks.shared.field_checks import check_norms
 
 if TYPE_CHECKING:
     import numpy as np
 
 # Samples are read in pieces of about so many bytes.
 PIECE_BYTES = 16 << 20
-# Norms whose squares fit in single precision, with room for a sum over the points of a large grid.
-SMALLEST_NORM, LARGEST_NORM = 1e-16, 1e17
 # A warning from these ratios on: of the size of a channel in test and training, of two channels of the target.
 SHIFTED, UNEQUAL = 3.0, 100.0
 # Channels whose ranges are said one by one.
@@ -97,7 +96,7 @@ def survey(file: FieldFile, numbers: np.ndarray, stride: int = 1) -> Survey:
     digests: list[bytes] = []
     points = 0
     for part, inputs, targets in pieces(file, numbers, stride):
-        _check_norms(file, part, targets)
+        check_norms(targets, partial(_refusal, file, part))
         for i, values in enumerate((inputs, targets)):
             flat = values.reshape(len(values), counts[i], -1)
             lows[i] = np.minimum(lows[i], flat.min((0, 2)))
@@ -115,23 +114,9 @@ def survey(file: FieldFile, numbers: np.ndarray, stride: int = 1) -> Survey:
     return Survey(found[0], found[1], tuple(digests))
 
 
-def _check_norms(file: FieldFile, numbers: np.ndarray, targets: np.ndarray) -> None:
-    import numpy as np
-
-    flat = targets.reshape(len(targets), -1)
-    norms = np.sqrt(np.einsum("np,np->n", flat, flat, dtype=np.float64))
-    for wrong, what, remedy in (
-        (norms == 0, "is zero everywhere", "so there is no relative error; take these samples out"),
-        (
-            (norms < SMALLEST_NORM) | (norms > LARGEST_NORM),
-            "is too small or too large for errors in single precision",
-            "scale it, e.g. by another unit",
-        ),
-    ):
-        if wrong.any():
-            first = int(numbers[np.flatnonzero(wrong)[0]])
-            where = file.named(first // file.pairs, first % file.pairs)
-            raise DataError(f"{file.path}: the target {what} in {int(wrong.sum())} samples, first in {where}, {remedy}")
+def _refusal(file: FieldFile, numbers: np.ndarray, what: str, remedy: str, count: int, first: int) -> str:
+    where = file.named(*divmod(int(numbers[first]), file.pairs))
+    return f"{file.path}: the target {what} in {count} samples, first in {where}, {remedy}"
 
 
 def warnings(train: Survey, test: Survey, name: str) -> Iterator[str]:

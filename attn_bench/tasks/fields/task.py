@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,27 +10,24 @@ from attn_bench.plugin import (
     PreparedData,
     Problem,
     Splits,
-    Task,
     TrainingDefaults,
     held_out_count,
 )
 from attn_bench.tasks.fields.field_source import Part, source_of
 from attn_bench.tasks.fields.fields_options import FieldsOptions
-from attn_bench.tasks.shared.field_metrics import FIELD_METRICS, field_errors, relative_errors, relative_l2_loss
+from attn_bench.tasks.shared.field_task import FieldTask
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.utils.data import Dataset
 
 
-class Fields(Task):
+class Fields(FieldTask):
     """Fields of the user's own: any arrays of a file, of any number of channels, to others on the same grid."""
 
     name = "fields"
     summary = "Fields of your own (--data FILE): predict arrays of a file from others, or a step from an earlier one."
-    kind = "field"
-    metrics = FIELD_METRICS
     defaults = TrainingDefaults(resolutions=(), epochs=10, batch_size=8, learning_rate=2e-3)
     protocol = (
         "No published one: normalization by channel, relative L2 loss on physical fields, over all channels of the "
@@ -110,24 +106,6 @@ class Fields(Task):
             validation=part(splits.train, order[:held]),
             unrolled=None if splits.unrolled is None else part(splits.unrolled, order[held:]),
         )
-
-    def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
-        """Normalize input and output by the statistics of the training set."""
-        from attn_bench.tasks.shared.normalise import normalise
-
-        return normalise(module, train)
-
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the mean relative L2 error of the batch, on physical fields."""
-        return relative_l2_loss(prediction, target)
-
-    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return both relative errors, over all channels together."""
-        return relative_errors(batches)
-
-    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
-        """Return every error of each sample."""
-        return field_errors(prediction, target)
 
 
 def _part(dataset: Any, numbers: np.ndarray) -> Any:

@@ -16,11 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attn_bench.plugin import DataError, OptionError
-from attn_bench.tasks.darcy.gaussian_field import Stream
-from attn_bench.tasks.darcy.generate import on_threads
-from attn_bench.tasks.navier_stokes.vorticity_flow import NotFinite, VorticityFlow
-from attn_bench.tasks.shared.array_formats.contents import check_memory
+from attn_bench.tasks.navier_stokes.vorticity_flow import VorticityFlow
+from attn_bench.tasks.shared.streams import Arrays, Stream, check_device, enough_steps, make_all, normals
 
 # Counts changes that alter the data; part of the cache's key.
 VERSION = 1
@@ -29,7 +26,6 @@ TAU, ALPHA = 7.0, 2.5
 MODES = 32
 # Points solved at once: on a CPU they should fit in a core's cache; a GPU needs many.
 CPU_POINTS, CUDA_POINTS = 1 << 12, 1 << 23
-_STREAM_KEYS: dict[Stream, int] = {"train": 0, "test": 1}
 
 
 @dataclass(frozen=True)
@@ -56,10 +52,11 @@ def generate(
     *,
     device: str = "cpu",
     on_samples: Callable[[int], None] = lambda more: None,
-) -> dict[int, np.ndarray]:
-    """Return the first ``count`` trajectories of a stream, float32 (count, horizon, R, R), at every resolution.
+) -> Arrays:
+    """Return the first ``count`` trajectories of a stream, ``vorticity``, at every resolution R.
 
-    They are vorticities at the times 1, 2, ..., horizon, and all are restrictions of the same solutions.
+    They are float32, (count, horizon, R, R), at the times 1, 2, ..., horizon, and all are restrictions of the same
+    solutions.
 
     Args:
         on_samples: called with the number of further finished trajectories.
@@ -68,33 +65,30 @@ def generate(
         OptionError: the device does not exist.
         DataError: the solver's step is too long, or there is not enough memory.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("navier-stokes.device=cuda: no CUDA device found; use navier-stokes.device=cpu")
-    made = f"making {count} trajectories at {', '.join(map(str, resolutions))}"
-    size = 4 * count * distribution.horizon * sum(r**2 for r in resolutions)
-    check_memory(made, size, f"ask for fewer with navier-stokes.n_{stream}")
+    check_device("navier-stokes", device)
     n = distribution.fine
     flow = VorticityFlow(n, distribution.viscosity, forcing(n, device), device)
-    done = {r: np.empty((count, distribution.horizon, r, r), np.float32) for r in resolutions}
-    at_once = max(1, (CUDA_POINTS if device == "cuda" else CPU_POINTS) // n**2)
-    chunks = [range(first, min(first + at_once, count)) for first in range(0, count, at_once)]
 
-    def make(chunk: range) -> range:
+    def make(chunk: range) -> dict[int, dict[str, Tensor]]:
         w = torch.stack([initial(distribution.seed, stream, index, n) for index in chunk]).to(device)
-        for i, state in enumerate(flow.solve(w, distribution.horizon, 1.0, distribution.steps)):
-            for r, trajectories in done.items():
-                trajectories[chunk.start : chunk.stop, i] = state[:, :: n // r, :: n // r].float().cpu().numpy()
-        return chunk
+        states: dict[int, list[Tensor]] = {r: [] for r in resolutions}
+        with enough_steps("navier-stokes", distribution.steps):
+            for state in flow.solve(w, distribution.horizon, 1.0, distribution.steps):
+                for r, kept in states.items():
+                    kept.append(state[:, :: n // r, :: n // r].float())
+        return {r: {"vorticity": torch.stack(kept, 1)} for r, kept in states.items()}
 
-    try:
-        for chunk in on_threads(make, chunks, 1 if device == "cuda" else torch.get_num_threads()):
-            on_samples(len(chunk))
-    except NotFinite as error:
-        raise DataError(
-            f"generating navier-stokes data failed: {error}, with {distribution.steps} steps of the solver in a unit "
-            "of time; set navier-stokes.steps to more"
-        ) from None
-    return done
+    return make_all(
+        "navier-stokes",
+        stream,
+        count,
+        {r: {"vorticity": ((distribution.horizon, r, r), np.float32)} for r in resolutions},
+        make,
+        samples="trajectories",
+        at_once=max(1, (CUDA_POINTS if device == "cuda" else CPU_POINTS) // n**2),
+        device=device,
+        on_samples=on_samples,
+    )
 
 
 def initial(seed: int, stream: Stream, index: int, n: int) -> Tensor:
@@ -102,8 +96,7 @@ def initial(seed: int, stream: Stream, index: int, n: int) -> Tensor:
 
     It is a function, not an array: its Fourier coefficients depend only on seed, stream and index.
     """
-    sequence = np.random.SeedSequence(seed, spawn_key=(_STREAM_KEYS[stream], index))
-    drawn = np.random.Generator(np.random.Philox(sequence)).standard_normal((2, 2 * MODES + 1, 2 * MODES + 1))
+    drawn = normals(seed, stream, index, (2, 2 * MODES + 1, 2 * MODES + 1))
     k = torch.arange(-MODES, MODES + 1, dtype=torch.float64)
     squared = 4 * math.pi**2 * (k[:, None] ** 2 + k**2)
     deviation = math.sqrt(2) * TAU ** (ALPHA - 1) * (squared + TAU**2) ** (-ALPHA / 2)

@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from attn_bench.tasks.shared.streams import NotFinite
+
 Forcing = Callable[[float], Tensor]
-
-
-class NotFinite(Exception):
-    """The time step is too long for the flow."""
 
 
 class VorticityFlow:

@@ -39,9 +39,9 @@ def test_resolutions_of_one_sweep_show_the_same_trajectories(cache):
 
 def test_a_trajectory_does_not_depend_on_how_many_there_are(cache):
     distribution = simulated.Distribution(1e-3, 2, 16, 16, 0)
-    two, three = (simulated.generate(distribution, "train", count, [16])[16] for count in (2, 3))
+    two, three = (simulated.generate(distribution, "train", count, [16])[16]["vorticity"] for count in (2, 3))
     assert (two == three[:2]).all()
-    assert not (simulated.generate(distribution, "test", 1, [16])[16][0] == two[0]).any()
+    assert not (simulated.generate(distribution, "test", 1, [16])[16]["vorticity"][0] == two[0]).any()
 
 
 def test_the_initial_vorticity_has_the_variance_of_the_published_generator():

@@ -1,0 +1,1 @@
+"""Waves that steepen and decay on a circle: the task ``burgers``."""

@@ -1,0 +1,67 @@
+"""The options of the task ``burgers``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from attn_bench.plugin import OptionError, Task
+
+SMALLEST, LARGEST = 8, 1 << 17
+# Points on which the equation is solved if unset, for each unit of 1 / viscosity, and at least.
+POINTS_PER_REYNOLDS, LEAST_FINE, LARGEST_FINE = 2, 256, 1 << 16
+STEPS_PER_POINT = 2
+
+
+@dataclass(frozen=True)
+class BurgersOptions(Task.Options):
+    """Options of the task."""
+
+    viscosity: Annotated[
+        float, Field(gt=0, description="nu; arXiv:2010.08895 has 0.1, the generator published with it 1e-3")
+    ] = 0.1
+    time: Annotated[float, Field(gt=0, le=100, description="when the solution is to be predicted")] = 1.0
+    alpha: Annotated[
+        float, Field(gt=0.5, description="smoothness of the initial condition, sigma^2 (-Laplace + tau^2 I)^-alpha")
+    ] = 2.0
+    tau: Annotated[float, Field(gt=0, description="its inverse length scale")] = 5.0
+    sigma: Annotated[float, Field(gt=0, description="its amplitude")] = 25.0
+    fine: Annotated[
+        int | None,
+        Field(
+            ge=16,
+            le=LARGEST_FINE,
+            description="points on which the equation is solved; if unset, the power of two from "
+            f"{POINTS_PER_REYNOLDS} / viscosity up, at least {LEAST_FINE}",
+        ),
+    ] = None
+    steps: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description=f"steps of the solver in a unit of time; if unset, {STEPS_PER_POINT} for each point of fine",
+        ),
+    ] = None
+    n_train: Annotated[int, Field(ge=1, description="samples to train on")] = 1000
+    n_test: Annotated[int, Field(ge=1, description="samples to test on")] = 200
+    seed: Annotated[int, Field(ge=0, description="seed of the data, independent of the models' seeds")] = 0
+    device: Annotated[Literal["cpu", "cuda"], Field(description="device on which the equation is solved")] = "cpu"
+
+    def resolved(self) -> BurgersOptions:
+        """Return the options with ``fine`` and ``steps`` set; raises OptionError if the viscosity is too small."""
+        fine = self.fine or max(LEAST_FINE, 2 ** math.ceil(math.log2(POINTS_PER_REYNOLDS / self.viscosity)))
+        if fine > LARGEST_FINE:
+            raise OptionError(
+                f"burgers.viscosity={self.viscosity:g} needs {fine} points, more than {LARGEST_FINE}; choose a "
+                f"viscosity >= {POINTS_PER_REYNOLDS / LARGEST_FINE:.2g}, or fewer points with burgers.fine"
+            )
+        return replace(self, fine=fine, steps=self.steps or STEPS_PER_POINT * fine)
+
+
+def check_resolution(resolution: int) -> None:
+    """Raise OptionError unless the resolution is in range."""
+    if not SMALLEST <= resolution <= LARGEST:
+        raise OptionError(f"burgers needs a resolution from {SMALLEST} to {LARGEST} points (given: {resolution})")

@@ -1,0 +1,1 @@
+"""Waves of one frequency in a square cavity: the task ``helmholtz``."""
