@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_bench.plugin import KINDS, Kind, Model, Problem
+from attn_bench.running.device.select import device_of
 from attn_bench.running.measure.steps import random_batch
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.outputs import check_output
@@ -67,7 +68,7 @@ class Subject:
         self.keeper.put_back()
         if not isinstance(module, nn.Module):
             raise Broken(f"build returned {type(module).__name__}, not a torch.nn.Module")
-        module.to(self.device).eval()
+        module.to(device_of(self.device).tensors).eval()
         self.output(module, problem, self.inputs(problem))
         return module
 

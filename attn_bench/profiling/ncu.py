@@ -65,12 +65,12 @@ def main(path: str) -> None:
     run, runtime = calls_of(steps, request["step"]), torch.cuda.cudart()
     for _ in range(3):
         run()
-    torch.cuda.synchronize()
+    steps.device.synchronize()
     with torch.autograd.profiler.emit_nvtx(), ranges(steps.module):
         runtime.cudaProfilerStart()
         for _ in range(request["calls"]):
             run()
-        torch.cuda.synchronize()
+        steps.device.synchronize()
         runtime.cudaProfilerStop()
 
 

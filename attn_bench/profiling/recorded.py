@@ -118,24 +118,21 @@ def recordings(cell: Cell, calls: int, traces: Callable[[str], Path]) -> Iterato
 
 def record(steps: Steps, name: str, calls: int, trace: Path) -> Recording:
     """Record ``calls`` calls of a step, after some that are not recorded, and write their Chrome trace."""
-    import torch
-    from torch.profiler import ProfilerActivity, profile
+    from torch.profiler import profile
 
     from attn_bench.files import disk_errors, temporary_beside
 
     run = calls_of(steps, name)
-    device, compiled = steps.cell.execution.device, steps.cell.execution.compile
-    on_device = device.startswith("cuda")
-    finish = (lambda: torch.cuda.synchronize(device)) if on_device else (lambda: None)
+    device, compiled = steps.device, steps.cell.execution.compile
+    finish = device.synchronize
     for _ in range(_WARMUP):
         run()
     finish()
     latency = [_ms(run, finish) for _ in range(calls)]
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]
     with warnings.catch_warnings(), contextlib.nullcontext() if compiled else ranges(steps.module):
         warnings.simplefilter("ignore")
         run()
-        with profile(activities=activities, profile_memory=True) as profiler:
+        with profile(activities=device.activities(), profile_memory=True) as profiler:
             for _ in range(calls):
                 run()
             finish()
@@ -147,7 +144,7 @@ def record(steps: Steps, name: str, calls: int, trace: Path) -> Recording:
     spent = attributed(list(profiler.events() or ()), allocations(profiler))
     if not any(stack[-1].kind == "operator" for stack in spent):
         raise ValueError("the profiler sees no operator of this model, which works in its own threads")
-    return Recording(steps.cell, name, calls, statistics.median(latency), spent, on_device, not compiled)
+    return Recording(steps.cell, name, calls, statistics.median(latency), spent, device.asynchronous, not compiled)
 
 
 def calls_of(steps: Steps, name: str) -> Callable[[], object]:

@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import torch
 
-from attn_bench.running.cell_failures import is_out_of_memory
-from attn_bench.running.measure.memory import MIB, host_allocations, replay
+from attn_bench.running.device.device import MIB, Device, MemoryCounter
+from attn_bench.running.device.select import device_of, is_out_of_memory
+from attn_bench.running.measure.memory import host_allocations, replay
 from attn_bench.running.measure.torch_state import Keeper
-from attn_bench.running.memory_room import device_room_mib, host_room_mib
 from attn_bench.running.prepare import Posed, Prepared, prepare
 from attn_bench.running.processes import anonymous
 from attn_bench.running.room import Room, stage_of
@@ -104,23 +104,20 @@ class _Trial:
     posed: Posed
     keeper: Keeper
     room: Room
+    device: Device = field(init=False)
     prepared: Prepared = field(init=False)
     limit_mib: float = field(init=False)
     before_mib: float = field(init=False)
     copies_mib: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.device = device_of(self.cell.execution.device)
         # Each size would be compiled, and what is compiled takes no more.
         self.cell = replace(self.cell, execution=replace(self.cell.execution, compile=False))
         self.prepared = prepare(with_batch_size(self.cell, 1), self.posed, self.keeper)
         self._collect()
-        device = self.cell.execution.device
         self.before_mib = _own_mib()
-        self.limit_mib = (
-            host_room_mib(self.before_mib, self.room.limit_mib, self.room.share)
-            if device == "cpu"
-            else device_room_mib(device)
-        )
+        self.limit_mib = self.device.room_mib(self.before_mib, self.room.limit_mib, self.room.share)
         training, module = self.cell.training, self.prepared.module
         copies = bool(training and training.ema) + bool(training and training.select != "last")
         each = sum(value.nbytes for value in module.state_dict().values() if isinstance(value, torch.Tensor))
@@ -136,22 +133,22 @@ class _Trial:
         cell = with_batch_size(self.cell, size)
         try:
             with self.keeper.stage("finding the batch size"):
-                taken = self._on_cpu(cell) if cell.execution.device == "cpu" else self._on_gpu(cell)
+                counter = self.device.counter
+                taken = self._replayed(cell) if counter is None else self._counted(cell, counter)
             return taken + self.copies_mib
         finally:
             self._collect()
 
-    def _on_cpu(self, cell: Cell) -> float:
+    def _replayed(self, cell: Cell) -> float:
         taken = replay(host_allocations(lambda: self._steps(cell))) / MIB
         # What libraries and a model's own threads take is not among those, but the process keeps it.
         return max(self.before_mib + taken, _own_mib())
 
-    def _on_gpu(self, cell: Cell) -> float:
-        device = cell.execution.device
-        torch.cuda.reset_peak_memory_stats(device)
+    def _counted(self, cell: Cell, counter: MemoryCounter) -> float:
+        counter.restart()
         self._steps(cell)
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_reserved(device) / MIB
+        self.device.synchronize()
+        return counter.peak_reserved() / MIB
 
     def _steps(self, cell: Cell) -> None:
         steps = self.prepared.steps(cell, self.posed, self.keeper)
@@ -162,8 +159,7 @@ class _Trial:
     def _collect(self) -> None:
         self.prepared.module.zero_grad(set_to_none=True)
         gc.collect()
-        if self.cell.execution.device != "cpu":
-            torch.cuda.empty_cache()
+        self.device.empty_cache()
 
 
 def _own_mib() -> float:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-import torch
-
 from attn_bench.errors import DiskError, UserError
 from attn_bench.format import clean
 from attn_bench.plugin import Model, OptionError, Unsupported
+from attn_bench.running.device.select import is_out_of_memory
 from attn_bench.running.train.course import Diverged
 
 FailedStatus = Literal["oom", "crashed", "diverged", "unsupported"]
@@ -78,11 +77,6 @@ def named_after(task: str) -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """Return type and message of an error as one line of bounded length; without a message, the line of code."""
     return clean(f"{type(error).__name__}: {_text(error) or _code(error)}")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether torch or Python ran out of memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in _text(error)
 
 
 @contextlib.contextmanager

@@ -30,14 +30,6 @@ def host_room_mib(own_mib: float, limit_mib: float | None, share: float) -> floa
     return min(rooms)
 
 
-def device_room_mib(device: str) -> float:
-    """Return how much memory of a GPU this process may take in MiB, with what it has."""
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    return (free + torch.cuda.memory_reserved(device)) / MIB
-
-
 def _left_in_groups() -> list[float]:
     """Return what is left in each control group of this process that has a limit, in MiB; cached files do not count."""
     found = []

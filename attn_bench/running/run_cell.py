@@ -25,8 +25,8 @@ from attn_bench.results.store import Kind, Store
 from attn_bench.running import weights
 from attn_bench.running.batch_size import LARGEST, find_batch_size, with_batch_size
 from attn_bench.running.cell_failures import FailedStatus, Failure, failures_to, named_after
+from attn_bench.running.device.select import device_of
 from attn_bench.running.evaluation import Evaluator, Trained
-from attn_bench.running.measure.energy import meter_of
 from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper
@@ -282,7 +282,7 @@ def _trained(
 ) -> Trained:
     """Train ``module`` by gradient descent, in the regime of the cell."""
     assert cell.training is not None
-    whole = posed.task.adapt(module, splits.train).to(cell.execution.device)
+    whole = posed.task.adapt(module, splits.train).to(device_of(cell.execution.device).tensors)
     if cell.regime == "linear-probe":
         report({"stage": "features"})
     elif not trainable(module):
@@ -357,7 +357,7 @@ def _measure(steps: Steps, prepared: Prepared, keeper: Keeper, findings: _Findin
 
 
 def _measure_energy(steps: Steps, findings: _Findings, take: Callable[..., None]) -> None:
-    meter = meter_of(steps.cell.execution.device)
+    meter = steps.device.meter()
     findings.record = replace(findings.record, energy_source=meter if isinstance(meter, str) else meter.source)
     if not isinstance(meter, str):
         for name in steps.names:

@@ -28,6 +28,7 @@ from attn_bench.files import atomic_write, read_regular
 from attn_bench.format import clean
 from attn_bench.results.record import Record, Weights
 from attn_bench.results.store import Store
+from attn_bench.running.device.select import device_of
 from attn_bench.running.measure.steps import random_batch
 from attn_bench.running.measure.torch_state import Keeper
 from attn_bench.running.prepare import FIRST_SAMPLES, Posed, pose, prepare
@@ -107,7 +108,7 @@ def _built(cell: Cell, posed: Posed, keeper: Keeper, *, adapted: bool) -> nn.Mod
     module = prepare(cell, posed, keeper).module
     if adapted:
         placeholder = TensorDataset(*random_batch(posed.problem, FIRST_SAMPLES, "cpu", cell.seed))
-        module = posed.task.adapt(module, placeholder).to(cell.execution.device)  # type: ignore[arg-type]
+        module = posed.task.adapt(module, placeholder).to(device_of(cell.execution.device).tensors)  # type: ignore[arg-type]
     return module.eval()
 
 

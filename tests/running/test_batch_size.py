@@ -40,7 +40,7 @@ def room(monkeypatch):
     monkeypatch.setattr(batch_size, "_own_mib", lambda: OWN_MIB)
 
     def there_are(mib):
-        monkeypatch.setattr(batch_size, "host_room_mib", lambda own, limit, share: own + mib)
+        monkeypatch.setattr("attn_bench.running.device.host.host_room_mib", lambda own, limit, share: own + mib)
 
     there_are(1000.0)
     return there_are

@@ -13,8 +13,9 @@ from attn_bench.gate.ab import worker
 from attn_bench.results.store import Store
 from attn_bench.results.table import column_values, in_brief
 from attn_bench.running import prepare
+from attn_bench.running.device.host import Host
+from attn_bench.running.device.meter import Meter, Zone
 from attn_bench.running.measure import steps
-from attn_bench.running.measure.energy import Meter, Zone
 from attn_bench.running.measure.latency import Sampling, measure_latency
 from attn_bench.running.measure.parts import measure_parts
 from attn_bench.running.measure.torch_state import Keeper, TorchState
@@ -359,7 +360,7 @@ def test_energy_is_measured_after_all_that_is_timed_or_the_record_says_why_not(t
         monkeypatch.setattr(steps, name, lambda *a, name=name, usual=usual: order.append(name) or usual(*a))
     cell = cell_of("toy", **MEASURED)
     for meter in (Meter("rapl", [Zone(lambda: next(spent), 1e-6)]), "no energy counter: none"):
-        monkeypatch.setattr("attn_bench.running.run_cell.meter_of", lambda device, meter=meter: meter)
+        monkeypatch.setattr(Host, "meter", lambda self, meter=meter: meter)
         order.clear()
         record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
         assert (record.status, record.errors) == ("ok", {})
@@ -371,7 +372,7 @@ def test_energy_is_measured_after_all_that_is_timed_or_the_record_says_why_not(t
         assert order == [*["measure_latency"] * 2, "measure_parts", *["measure_energy"] * 2, "count_flops"]
     still = Meter("rapl", [Zone(lambda: 5, 1e-6)])
     monkeypatch.setattr("attn_bench.running.measure.energy.STILL_S", 0.01)
-    monkeypatch.setattr("attn_bench.running.run_cell.meter_of", lambda device: still)
+    monkeypatch.setattr(Host, "meter", lambda self: still)
     record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
     assert (record.status, record.energy) == ("ok", {})
     assert record.errors["energy_forward"] == "ValueError: the energy counter (rapl) stands still"

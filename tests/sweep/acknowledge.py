@@ -16,8 +16,8 @@ from attn_bench.sweep import versions
 KEPT = Path(__file__).with_name("versions.json")
 PACKAGE = Path(attn_bench.__file__).parent
 # machine.py only describes a machine.
-_MEASURED = ("calibration", "clocks", "energy", "flops", "latency", "memory", "parts")
-_EITHER = ("running/prepare.py", "running/measure/steps.py", "running/measure/torch_state.py")
+_MEASURED = ("calibration", "energy", "flops", "latency", "memory", "parts")
+_EITHER = ("running/device/*.py", "running/prepare.py", "running/measure/steps.py", "running/measure/torch_state.py")
 CODE = {
     "TRAINING": (
         "contract/*.py",

@@ -21,6 +21,7 @@ from select import POLLIN, poll
 from signal import SIGKILL
 from typing import Any
 
+from attn_bench.running.device.device import Device
 from attn_bench.running.libraries import preload
 from attn_bench.running.messages import chunks
 from attn_bench.running.processes import adopt_orphans, die_with_parent, how_ended, kill_orphans
@@ -119,26 +120,22 @@ def _answer(steps: Any, request: dict[str, Any]) -> dict[str, Any]:
         times: list[float] = []
         end = time.perf_counter() + request["warm"]
         while time.perf_counter() < end or len(times) < 3:
-            times.append(_time(step, steps.cell.execution.device))
+            times.append(_time(step, steps.device))
         return {"ms": statistics.median(times[len(times) // 2 :])}
     # Untimed: the other process has evicted the caches and its threads are still spinning.
     end = time.perf_counter() + request["lead"]
     step()
     while time.perf_counter() < end:
         step()
-    return {"ms": statistics.median(_time(step, steps.cell.execution.device) for _ in range(request["calls"]))}
+    return {"ms": statistics.median(_time(step, steps.device) for _ in range(request["calls"]))}
 
 
-def _time(step: Callable[[], object], device: str) -> float:
+def _time(step: Callable[[], object], device: Device) -> float:
     """Return the milliseconds of one call."""
-    import torch
-
-    if device == "cuda":
-        torch.cuda.synchronize()
+    device.synchronize()
     start = time.perf_counter_ns()
     step()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    device.synchronize()
     return (time.perf_counter_ns() - start) / 1e6
 
 

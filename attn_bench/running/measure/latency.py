@@ -18,7 +18,9 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from attn_bench.results.record import Latency
-from attn_bench.running.measure.clocks import Clocks
+from attn_bench.running.device.clocks import Clocks
+from attn_bench.running.device.device import Device
+from attn_bench.running.device.select import device_of
 
 Step = Callable[[], Any]
 Clock = Callable[[], int]
@@ -31,8 +33,8 @@ SAMPLE_MS = 1.0
 WARMUP_WINDOW = 5
 # On two cores: 0.98 and above where nothing else ran, 0.79 and below beside one busy process.
 QUIET_SHARE = 0.9
-# Work launched on CUDA between two synchronizations; the time limit is checked in between.
-CUDA_ROUND_MS = 200.0
+# Work launched on a GPU between two synchronizations; the time limit is checked in between.
+ROUND_MS = 200.0
 
 
 class Sampler(Protocol):
@@ -100,17 +102,18 @@ def measure_latency(
     Raises:
         ValueError: a device that cannot be timed.
     """
-    flush_l2 = sampling.flush_l2 and device.startswith("cuda")
 
-    def sampler(clocks: Clocks | None) -> Sampler:
-        return CudaSampler(step, device, clocks, flush_l2=flush_l2) if clocks else HostSampler(step, clock)
+    def sampler(at: Device, clocks: Clocks) -> Sampler:
+        if not at.asynchronous:
+            return HostSampler(step, clock)
+        return EventSampler(step, at, clocks, flush_l2=sampling.flush_l2)
 
     (latency,) = measured(sampler, device, sampling, (float,), clock=clock, thread_clock=thread_clock)
     return latency
 
 
 def measured(
-    sampler_of: Callable[[Clocks | None], Sampler],
+    sampler_of: Callable[[Device, Clocks], Sampler],
     device: str,
     sampling: Sampling,
     parts: Sequence[Callable[[Any], float]],
@@ -121,15 +124,13 @@ def measured(
     """Return the latency of each of some ``parts`` of what a sampler times, as :func:`measure_latency` does.
 
     Args:
-        sampler_of: returns the sampler; called with the clocks of the device on CUDA, otherwise with None.
+        sampler_of: returns the sampler; called with the device and its clocks.
         parts: functions of a sample.
     """
-    kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r} cannot be timed; use 'cpu' or 'cuda'")
-    flush_l2 = sampling.flush_l2 and kind == "cuda"
-    clocks = Clocks.of(device) if kind == "cuda" else Clocks(None, None)
-    sampler = sampler_of(clocks if kind == "cuda" else None)
+    at = device_of(device)
+    flush_l2 = sampling.flush_l2 and at.asynchronous
+    clocks = at.clocks()
+    sampler = sampler_of(at, clocks)
     with _no_gc():
         call_ms, steps, warm = _warm_up(sampler, clock, sampling)
         # The cache is cold only for the first call after a flush.
@@ -146,7 +147,7 @@ def measured(
             warm=warm,
             calls_per_sample=calls,
             host_share=share,
-            disturbed=kind == "cpu" and share < QUIET_SHARE,
+            disturbed=not at.asynchronous and share < QUIET_SHARE,
             l2_flushed=flush_l2,
             sm_clock_mhz=clocks.sm_mhz(),
             clock_limits=clocks.limits(),
@@ -293,34 +294,27 @@ class HostSampler:
         return times
 
 
-class CudaSampler:
+class EventSampler:
     """Times calls between events on the current stream of ``device``, with one synchronization for all samples."""
 
-    round_ms = CUDA_ROUND_MS
+    round_ms = ROUND_MS
     throttled = False
 
-    def __init__(self, step: Step, device: str, clocks: Clocks, *, flush_l2: bool) -> None:
-        import torch
-
-        self.step, self.device, self.clocks = step, torch.device(device), clocks
-        self.scratch: torch.Tensor | None = None
-        if flush_l2:
-            cache = torch.cuda.get_device_properties(self.device).L2_cache_size
-            self.scratch = torch.empty(max(2 * cache, 1), dtype=torch.int8, device=self.device)
+    def __init__(self, step: Step, device: Device, clocks: Clocks, *, flush_l2: bool) -> None:
+        self.step, self.device, self.clocks = step, device, clocks
+        self.flush = device.cache_flush() if flush_l2 else None
 
     def __call__(self, samples: int, calls: int) -> list[float]:
-        import torch
-
-        with torch.cuda.device(self.device):
-            pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(samples)]
+        with self.device.current():
+            pairs = [[self.device.event() for _ in range(2)] for _ in range(samples)]
             for start, end in pairs:
-                if self.scratch is not None:
-                    self.scratch.zero_()
+                if self.flush is not None:
+                    self.flush()
                 start.record()
                 for _ in range(calls):
                     self.step()
                 end.record()
             # Now, while the device works through its queue.
             self.throttled = self.clocks.read()
-            torch.cuda.synchronize(self.device)
+            self.device.synchronize()
         return [start.elapsed_time(end) / calls for start, end in pairs]

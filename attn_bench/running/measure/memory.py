@@ -10,17 +10,16 @@ context). The resident peak of the process and NVML's figure include it and are 
 from __future__ import annotations
 
 import gc
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.results.record import Memory
+from attn_bench.running.device.device import MIB, Device, MemoryCounter
+from attn_bench.running.device.select import device_of
 
 if TYPE_CHECKING:
     import torch
-
-MIB = 2**20
 
 
 def measure_memory(step: Callable[[], Any], device: str, *, warmup: int = 2) -> Memory:
@@ -31,46 +30,41 @@ def measure_memory(step: Callable[[], Any], device: str, *, warmup: int = 2) -> 
     Raises:
         ValueError: a device that cannot be measured.
     """
-    kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"memory of device {device!r} cannot be measured; use 'cpu' or 'cuda'")
+    at = device_of(device)
     for _ in range(warmup):
         step()
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:
-        return _cuda(step, device) if kind == "cuda" else _cpu(step)
+        return _replayed(step, at) if at.counter is None else _counted(step, at, at.counter)
     finally:
         if enabled:
             gc.enable()
 
 
-def _cpu(step: Callable[[], Any]) -> Memory:
+def _replayed(step: Callable[[], Any], at: Device) -> Memory:
     held = _Held("cpu")
     peak = replay(host_allocations(step))
     baseline = held.kept()
-    return Memory(peak / MIB, (peak + baseline) / MIB, baseline / MIB, process_mib=_resident_peak_mib())
+    return Memory(peak / MIB, (peak + baseline) / MIB, baseline / MIB, process_mib=at.process_mib())
 
 
-def _cuda(step: Callable[[], Any], device: str) -> Memory:
-    import torch
-
-    torch.cuda.synchronize(device)
-    held = _Held("cuda")
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
+def _counted(step: Callable[[], Any], at: Device, counter: MemoryCounter) -> Memory:
+    at.synchronize()
+    held = _Held(at.tensors.type)
+    before = counter.allocated()
+    counter.restart()
     step()
-    torch.cuda.synchronize(device)
-    total = torch.cuda.max_memory_allocated(device)
-    reserved = torch.cuda.max_memory_reserved(device)
+    at.synchronize()
+    total, reserved = counter.peak_allocated(), counter.peak_reserved()
     baseline = before - held.gone()
     return Memory(
         (total - baseline) / MIB,
         total / MIB,
         baseline / MIB,
         reserved_mib=reserved / MIB,
-        process_mib=_nvml_mib(device),
+        process_mib=at.process_mib(),
     )
 
 
@@ -162,31 +156,3 @@ def _storages(kind: str) -> Iterator[torch.UntypedStorage]:
             continue
         # Fake tensors of torch.compile name a device but have no memory there.
         yield from (storage for storage in storages if storage.device.type == kind)
-
-
-def _resident_peak_mib() -> float | None:
-    try:
-        import resource
-        import sys
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MIB if sys.platform == "darwin" else peak / 1024
-
-
-def _nvml_mib(device: str) -> float | None:
-    """Memory that NVML attributes to this process on any GPU, in MiB; None if unknown (containers, WSL)."""
-    try:
-        import pynvml
-        import torch
-
-        pynvml.nvmlInit()
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            used = [p.usedGpuMemory for p in processes if p.pid == os.getpid() and p.usedGpuMemory]
-        finally:
-            pynvml.nvmlShutdown()
-    except Exception:
-        return None
-    return used[0] / MIB if used else None

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from attn_bench.results.record import Latency
-from attn_bench.running.measure.clocks import Clocks
-from attn_bench.running.measure.latency import CUDA_ROUND_MS, Clock, Sampler, Sampling, measured
+from attn_bench.running.device.clocks import Clocks
+from attn_bench.running.device.device import Device, Event
+from attn_bench.running.measure.latency import ROUND_MS, Clock, Sampler, Sampling, measured
 
 # What a part gets is what the part before it returned; the first gets None.
 Part = Callable[[Any], Any]
@@ -55,8 +56,8 @@ def measure_parts(
         ValueError: a device that cannot be timed.
     """
 
-    def sampler(clocks: Clocks | None) -> Sampler:
-        return CudaParts(parts, device, clocks) if clocks else HostParts(parts, clock)
+    def sampler(at: Device, clocks: Clocks) -> Sampler:
+        return EventParts(parts, at, clocks) if at.asynchronous else HostParts(parts, clock)
 
     each = [partial(Whole.part, i=i) for i in range(len(parts))]
     return measured(sampler, device, sampling, each, clock=clock, thread_clock=thread_clock)
@@ -86,26 +87,22 @@ class HostParts:
         return times
 
 
-class CudaParts:
-    """Times parts between events on the current stream; one synchronisation for all samples asked for."""
+class EventParts:
+    """Times parts between events on the current stream; one synchronization for all samples asked for."""
 
-    round_ms = CUDA_ROUND_MS
+    round_ms = ROUND_MS
     throttled = False
 
-    def __init__(self, parts: Sequence[Part], device: str, clocks: Clocks) -> None:
-        import torch
-
-        self.parts, self.device, self.clocks = parts, torch.device(device), clocks
+    def __init__(self, parts: Sequence[Part], device: Device, clocks: Clocks) -> None:
+        self.parts, self.device, self.clocks = parts, device, clocks
 
     def __call__(self, samples: int, calls: int) -> list[float]:
-        import torch
-
-        def event() -> torch.cuda.Event:
-            recorded = torch.cuda.Event(enable_timing=True)
+        def event() -> Event:
+            recorded = self.device.event()
             recorded.record()
             return recorded
 
-        with torch.cuda.device(self.device):
+        with self.device.current():
             taken = []
             for _ in range(samples):
                 each = []
@@ -117,7 +114,7 @@ class CudaParts:
                     each.append(events)
                 taken.append(each)
             self.throttled = self.clocks.read()
-            torch.cuda.synchronize(self.device)
+            self.device.synchronize()
         return [
             Whole.of(
                 [sum(events[i].elapsed_time(events[i + 1]) for events in each) / calls for i in range(len(self.parts))]

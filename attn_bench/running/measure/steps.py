@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from attn_bench.plugin import Model, Problem, Task
 from attn_bench.results.record import Energy, Flops, Latency, Memory
+from attn_bench.running.device.meter import Meter
+from attn_bench.running.device.select import device_of
 from attn_bench.running.measure.calibration import calibration_ms, calibration_step
-from attn_bench.running.measure.energy import Meter, measure_energy
+from attn_bench.running.measure.energy import measure_energy
 from attn_bench.running.measure.flops import count_flops
 from attn_bench.running.measure.latency import measure_latency
 from attn_bench.running.measure.memory import is_seen, measure_memory
@@ -39,17 +41,17 @@ def build(cell: Cell, model: Model, problem: Problem) -> nn.Module:
     module = model.make(problem, **cell.options)
     if not isinstance(module, nn.Module):
         raise TypeError(f"build of {cell.plugin} returned {type(module).__name__}, not a torch.nn.Module")
-    return module.to(cell.execution.device)
+    return module.to(device_of(cell.execution.device).tensors)
 
 
 def random_batch(problem: Problem, batch_size: int, device: str, seed: int) -> Batch:
     """Return random inputs and targets of the shapes of ``problem``, for timing; never zeros."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, place = torch.Generator().manual_seed(seed), device_of(device).tensors
 
     def drawn(shape: tuple[int, ...], below: int | None) -> Tensor:
         if below is not None:
-            return torch.randint(below, shape, generator=generator).to(device)
-        return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
+            return torch.randint(below, shape, generator=generator).to(place)
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(place)
 
     spec = problem.spec
     inputs = drawn(problem.input_shape(batch_size), problem.inputs if spec.text else None)
@@ -87,6 +89,7 @@ class Steps:
     ) -> None:
         self.settle = settle
         self.cell, self.problem, self.module, self.task = cell, problem, module, task
+        self.device = device_of(cell.execution.device)
         self.inputs, self.targets = random_batch(problem, cell.execution.samples, cell.execution.device, cell.seed)
         self.called = as_called(module, cell.execution)
         trains = trains and any(p.requires_grad for p in module.parameters()) and cell.regime != "linear-probe"
@@ -150,7 +153,7 @@ class Steps:
         step = self.step(name)
         compile_seconds = _seconds(step) if self.cell.execution.compile else None
         # Deleted before memory is measured, or its tensors would count as the model's.
-        calibration = calibration_step() if self.cell.execution.device == "cpu" else None
+        calibration = None if self.device.asynchronous else calibration_step()
         before = calibration_ms(calibration) if calibration else None
         with _no_recompilation() if self.cell.execution.compile else contextlib.nullcontext():
             measured = measure_latency(step, self.cell.execution.device)
@@ -179,24 +182,13 @@ class Steps:
 
     def graph_latency(self) -> Latency:
         """Measure a forward pass replayed from a CUDA graph: only the device's time, without launching operators."""
-        step, stream = self.step("forward"), torch.cuda.Stream()
-        # Libraries initialize in their first calls, which must not be captured.
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-        return measure_latency(graph.replay, self.cell.execution.device)
+        return measure_latency(self.device.graph(self.step("forward")), self.device.name)
 
     def energy(self, name: str, meter: Meter) -> Energy:
         """Measure the energy of a step; after all that is timed, which a hot device would disturb."""
-        step, device = self.step(name), self.cell.execution.device
-        finish = partial(torch.cuda.synchronize, device) if device.startswith("cuda") else lambda: None
+        step = self.step(name)
         with _no_recompilation() if self.cell.execution.compile else contextlib.nullcontext():
-            measured = measure_energy(step, meter, finish)
+            measured = measure_energy(step, meter, self.device.synchronize)
         self.settle()
         return measured
 
@@ -206,7 +198,7 @@ class Steps:
         Raises:
             ValueError: the module works in its own threads, in which allocations on the CPU cannot be observed.
         """
-        if self.cell.execution.device == "cpu" and not self.is_seen:
+        if self.device.counter is None and not self.is_seen:
             raise ValueError("on the CPU, memory used in the model's own threads cannot be measured")
         step = self.step(name)
         self._drop_gradients()
@@ -237,8 +229,7 @@ class Steps:
         self._drop_gradients()
         self.module.eval()
         gc.collect()
-        if self.cell.execution.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        self.device.empty_cache()
 
 
 def _seconds(step: Callable[[], object]) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
+from attn_bench.running.device.select import device_of
 from attn_bench.running.train.step import Batch, autocast
 from attn_bench.sweep.groups import Precision
 
@@ -45,7 +46,8 @@ def batches(
     Args:
         workers: number of such processes [none on the CPU, whose cores train].
     """
-    read, pin = reader(dataset), device.startswith("cuda")
+    read, at = reader(dataset), device_of(device)
+    pin, place = at.asynchronous, at.tensors
     order = _order(len(dataset), batch_size, seed, first_step)  # type: ignore[arg-type]
     if read is not None:
         found = (read(torch.tensor(indices)) for _, indices in order)
@@ -63,7 +65,7 @@ def batches(
             )
         )
     for inputs, targets in found:
-        yield inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        yield inputs.to(place, non_blocking=True), targets.to(place, non_blocking=True)
 
 
 def _order(size: int, batch_size: int, seed: int, first_step: int) -> Iterator[tuple[int, list[int]]]:
@@ -116,11 +118,12 @@ def predict(
         call: calls the module with a batch and returns its output.
     """
     module.eval()
+    place = device_of(device).tensors
     for inputs, targets in in_order(dataset, batch_size):
         with autocast(device, precision):
-            prediction = call(module, inputs.to(device))
+            prediction = call(module, inputs.to(place))
         # Gradients are on in threads that the model started.
-        yield prediction.detach().float(), targets.to(device)
+        yield prediction.detach().float(), targets.to(place)
 
 
 def rolled_out(call: Callable[[nn.Module, Tensor], Any], steps: int, module: nn.Module, inputs: Tensor) -> Tensor:

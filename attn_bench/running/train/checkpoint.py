@@ -13,10 +13,11 @@ from stat import S_ISREG
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attn_bench.files import UNUSABLE, atomic_write
 from attn_bench.format import clean
+from attn_bench.running.device.select import generators, set_generators
 from attn_bench.running.train.course import State
 from attn_bench.running.train.optimizer import Update
 
@@ -41,7 +42,7 @@ class Trainee:
             "module": self.module.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "generators": _generators(),
+            "generators": generators(),
             "batch_size": self.batch_size,
         }
 
@@ -51,9 +52,7 @@ class Trainee:
         if self.average is not None:
             load_weights(self.average.module, state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["generators"]["cpu"])
-        if "cuda" in state["generators"]:
-            torch.cuda.set_rng_state(state["generators"]["cuda"])
+        set_generators(state["generators"])
 
 
 def save(path: Path, trainee: Trainee, state: State) -> None:
@@ -131,10 +130,3 @@ def load_weights(module: nn.Module, state: Mapping[str, Any]) -> None:
             owner, _, own = name.rpartition(".")
             setattr(module.get_submodule(owner), own, state[name].to(buffer.device))
     module.load_state_dict(state)
-
-
-def _generators() -> dict[str, Tensor]:
-    generators = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        generators["cuda"] = torch.cuda.get_rng_state()
-    return generators

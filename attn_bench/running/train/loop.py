@@ -6,7 +6,6 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_bench.results.record import TrainingResult
+from attn_bench.running.device.select import device_of
 from attn_bench.running.train.batches import batches, predict
 from attn_bench.running.train.checkpoint import Trainee, load_weights, restore, save
 from attn_bench.running.train.course import POINTS, Diverged, State
@@ -134,8 +134,9 @@ class _Loop:
         """The share of the budget that is used."""
         if self.total_steps:
             return self.state.step / self.total_steps
-        # On another device than the CPU, the steps that were begun are not all done.
-        done = time.perf_counter() - self.began if self.execution.device == "cpu" else self.state.seconds
+        # On a device with a queue, the steps that were begun are not all done.
+        waits = device_of(self.execution.device).asynchronous
+        done = self.state.seconds if waits else time.perf_counter() - self.began
         return done / self.training.budget
 
     def advance(self, inputs: Tensor, targets: Tensor) -> None:
@@ -201,7 +202,7 @@ class _Loop:
         assert data is not None
         execution, module = self.execution, self._evaluated
         # Whether a training is watched changes nothing of it.
-        with _same_generators(execution.device):
+        with device_of(execution.device).same_generators():
             found = predict(
                 module, data, batch_size=execution.samples, precision=execution.precision, device=execution.device
             )
@@ -253,13 +254,6 @@ def _passed(before: float, after: float, points: int) -> bool:
     """Tell whether one of ``points`` marks, at equal distances up to 1, is between two shares of a budget."""
     # What rounding leaves below a mark is on it.
     return math.floor(min(after, 1) * points + 1e-9) > math.floor(min(before, 1) * points + 1e-9)
-
-
-def _same_generators(device: str) -> Any:
-    """Return a block after which torch's generators are as they were before it."""
-    if device == "cpu":
-        return torch.random.fork_rng(devices=[])
-    return torch.random.fork_rng(devices=[torch.device(device)]) if device.startswith("cuda") else nullcontext()
 
 
 @torch.no_grad()

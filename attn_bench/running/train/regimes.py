@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
 from attn_bench.plugin import Model, Problem, Splits, Task, Unsupported
+from attn_bench.running.device.select import device_of
 from attn_bench.running.train.batches import in_order, rolled_out
 from attn_bench.running.train.losses import Loss, loss_of
 from attn_bench.running.train.setup import Extras, Score, TrainingSetup
@@ -118,7 +119,7 @@ def features(whole: nn.Module, head: nn.Module, dataset: Dataset[Batch], cell: C
     try:
         for inputs, target in in_order(dataset, cell.execution.samples):
             with autocast(cell.execution.device, cell.execution.precision):
-                prediction = whole(inputs.to(cell.execution.device))
+                prediction = whole(inputs.to(device_of(cell.execution.device).tensors))
             # Values that are not finite are left for training to report.
             if len(seen) != 1 or not torch.equal(seen[0][1].nan_to_num(), prediction.nan_to_num()):
                 raise ValueError("the module returned by head() does not compute the predictions")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attn_bench.running.device.select import device_of
 from attn_bench.running.train.optimizer import Update
 from attn_bench.sweep.groups import Execution, Precision
 
@@ -19,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 def autocast(device: str, precision: Precision) -> contextlib.AbstractContextManager[Any]:
     """Context in which a forward pass runs in ``precision``."""
     if precision == "bf16":
-        return torch.autocast(device, dtype=torch.bfloat16)
+        return torch.autocast(device_of(device).tensors.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
 
 

@@ -11,8 +11,11 @@ import pytest
 from made_results import Folder
 
 from attn_bench.results.store import load
+from attn_bench.running.device import meter as meters
+from attn_bench.running.device.meter import Meter, Zone, nvml_meter, rapl
+from attn_bench.running.device.select import device_of
 from attn_bench.running.measure import energy
-from attn_bench.running.measure.energy import Meter, Zone, measure_energy, meter_of, nvml_meter, rapl
+from attn_bench.running.measure.energy import measure_energy
 
 
 class Machine:
@@ -87,7 +90,7 @@ def test_rapl_adds_up_packages_and_says_why_it_is_not_there(tmp_path, monkeypatc
     (tmp_path / "intel-rapl:0/energy_uj").write_text("25\n")
     (tmp_path / "intel-rapl:1/energy_uj").write_text("10\n")
     assert meter.joules() == pytest.approx(40e-6)
-    monkeypatch.setattr(energy.os, "access", lambda path, mode: "rapl:1" not in str(path))
+    monkeypatch.setattr(meters.os, "access", lambda path, mode: "rapl:1" not in str(path))
     assert rapl(tmp_path) == "no energy counter: only root may read that of the processor (RAPL, energy_uj)"
     monkeypatch.undo()
     (tmp_path / "intel-rapl:1/max_energy_range_uj").write_text("much\n")
@@ -98,7 +101,7 @@ def test_nvml_counts_millijoules_of_the_gpu_of_torch():
     said = iter([1_000, 4_000])
     nvml = SimpleNamespace(nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(said) if handle == 7 else 0)
     assert nvml_meter(nvml, 7).joules() == 3.0
-    assert str(meter_of("cuda:99")).startswith("no energy counter: NVML has none of this GPU (")
+    assert str(device_of("cuda:99").meter()).startswith("no energy counter: NVML has none of this GPU (")
 
 
 def test_records_without_energy_are_read_and_those_with_it_are_in_the_table(tmp_path):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, repeat
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import binom
 
-from attn_bench.running.measure.clocks import Clocks
-from attn_bench.running.measure.latency import CudaSampler, Sampling, measure_latency, median_interval, quantile
+from attn_bench.running.device.clocks import Clocks
+from attn_bench.running.measure.latency import Sampling, measure_latency, median_interval, quantile
 
 
 class Clock:
@@ -158,49 +156,6 @@ def test_other_devices_are_refused() -> None:
         measure_latency(lambda: None, "tpu")
 
 
-def test_cuda_reads_events_after_one_synchronization(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a fake device that does its work at the synchronization: 2 ms a call."""
-    done = 0.0
-    queue: list[Callable[[float], float]] = []
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-            self.at: float | None = None
-
-        def record(self) -> None:
-            queue.append(self._reach)
-
-        def _reach(self, now: float) -> float:
-            self.at = now
-            return now
-
-        def elapsed_time(self, end: Event) -> float:
-            assert self.at is not None
-            assert end.at is not None, "read before the device reached it"
-            return end.at - self.at
-
-    synchronisations = []
-
-    def synchronize(device: Any) -> None:
-        nonlocal done
-        synchronisations.append(device)
-        for work in queue:
-            done = work(done)
-        queue.clear()
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
-    nvml = Nvml([(1980, 0x4)])
-    nvml.busy = lambda: bool(queue)
-    sampler = CudaSampler(lambda: queue.append(lambda now: now + 2.0), "cuda:0", Clocks(nvml, None), flush_l2=False)
-    assert sampler(5, 3) == pytest.approx([2.0] * 5)
-    assert len(synchronisations) == 1
-    assert not sampler.throttled
-    assert nvml.asked == 1
-
-
 class Nvml:
     """Clocks and reasons one after the other, the last for ever; None stands for an error."""
 
@@ -211,10 +166,8 @@ class Nvml:
 
     def __init__(self, readings: list[tuple[int, int] | None]) -> None:
         self.readings, self.asked = readings, 0
-        self.busy: Callable[[], bool] = lambda: True
 
     def nvmlDeviceGetClockInfo(self, handle: object, kind: int) -> int:
-        assert self.busy(), "the clock of an idle GPU says nothing"
         self.now = self.readings[min(self.asked, len(self.readings) - 1)]
         self.asked += 1
         if self.now is None:
@@ -244,7 +197,7 @@ def test_samples_of_a_hot_gpu_are_left_out_unless_they_are_most(
     class Sampler:
         round_ms, throttled = 0.0, False
 
-        def __init__(self, step: object, device: str, clocks: Clocks, *, flush_l2: bool) -> None:
+        def __init__(self, step: object, device: object, clocks: Clocks, *, flush_l2: bool) -> None:
             pass
 
         def __call__(self, samples: int, calls: int) -> list[float]:
@@ -254,7 +207,7 @@ def test_samples_of_a_hot_gpu_are_left_out_unless_they_are_most(
             now += round((5e6 if self.throttled else 2e6) * samples * calls)
             return [5.0 if self.throttled else 2.0] * samples
 
-    monkeypatch.setattr("attn_bench.running.measure.latency.CudaSampler", Sampler)
+    monkeypatch.setattr("attn_bench.running.measure.latency.EventSampler", Sampler)
     latency = measure_latency(lambda: None, "cuda", clock=lambda: now)
     assert latency.median_ms == median
     assert latency.throttled is throttled

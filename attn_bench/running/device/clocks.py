@@ -42,19 +42,6 @@ class Clocks:
         self.nvml, self.handle = nvml, handle
         self.readings: list[Reading] = []
 
-    @classmethod
-    def of(cls, device: str) -> Clocks:
-        """Find the GPU of ``"cuda"`` or ``"cuda:<index>"``; NVML stays open until the process ends."""
-        try:
-            import pynvml
-            import torch
-
-            pynvml.nvmlInit()
-            uuid = torch.cuda.get_device_properties(device).uuid
-            return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
-        except Exception:  # no driver, no such library, or a GPU that only torch sees
-            return cls(None, None)
-
     def read(self) -> bool:
         """Take a reading and tell whether the GPU is throttled."""
         if self.nvml is None:
