@@ -29,6 +29,9 @@ class BurgersOptions(Task.Options):
     ] = 2.0
     tau: Annotated[float, Field(gt=0, description="its inverse length scale")] = 5.0
     sigma: Annotated[float, Field(gt=0, description="its amplitude")] = 25.0
+    mean: Annotated[
+        bool, Field(description="draw the mean velocity too, as that distribution has it; it is 0 otherwise")
+    ] = False
     fine: Annotated[
         int | None,
         Field(

@@ -54,6 +54,7 @@ class Burgers(GeneratedFieldTask):
             options.alpha,
             options.tau,
             options.sigma,
+            options.mean,
             options.fine,
             options.steps,
             options.seed,

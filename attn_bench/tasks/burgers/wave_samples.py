@@ -1,8 +1,9 @@
 """Draws initial conditions and solves the equation, at every resolution of a sweep at once.
 
-The distribution is that of FNO (arXiv:2010.08895, section 5.1): N(0, 625 (-Laplace + 25 I)^-2) on the torus. As in the
-generator published with it (neuraloperator, ``data_generation/burgers/GRF1.m``), the mean is zero: the equation keeps
-it. That generator's other numbers are alpha 2.5, tau 7, sigma 49 and viscosity 1e-3 (``gen_burgers1.m``).
+The distribution is that of FNO (arXiv:2010.08895, section 5.1): N(0, 625 (-Laplace + 25 I)^-2) on the torus. The mean
+is zero unless it is asked for, as in the generator published with it (neuraloperator,
+``data_generation/burgers/GRF1.m``): the equation keeps it, so it would be most of the solution. That generator's other
+numbers are alpha 2.5, tau 7, sigma 49 and viscosity 1e-3 (``gen_burgers1.m``).
 
 Initial condition and solution are trigonometric polynomials, so that any number of points has their exact values.
 """
@@ -38,6 +39,7 @@ class Distribution:
     alpha: float
     tau: float
     sigma: float
+    mean: bool
     fine: int
     steps: int
     seed: int
@@ -73,7 +75,7 @@ def generate(
     def make(chunk: range) -> dict[int, dict[str, Tensor]]:
         start = torch.stack([initial(distribution, stream, index) for index in chunk]).to(device)
         with enough_steps("burgers", distribution.steps):
-            end = flow.solve(_resized(start, n // 2 + 1), steps)[:, : (n - 1) // 3 + 1]
+            end = _moving(flow, _resized(start, n // 2 + 1), steps, distribution.time)[:, : (n - 1) // 3 + 1]
         both = {"initial": start, "solution": end}
         return {r: {name: at_points(each, r).float() for name, each in both.items()} for r in resolutions}
 
@@ -93,13 +95,24 @@ def generate(
 def initial(distribution: Distribution, stream: Stream, index: int) -> Tensor:
     """Return the Fourier coefficients of one initial condition, (MODES + 1,), complex.
 
-    A coefficient of wavenumber k has the variance sigma^2 (4 pi^2 k^2 + tau^2)^-alpha, half in each part.
+    A coefficient of wavenumber k has the variance sigma^2 (4 pi^2 k^2 + tau^2)^-alpha, half in each part; the mean has
+    all of it in its real part.
     """
-    drawn = torch.from_numpy(normals(distribution.seed, stream, index, (MODES, 2)))
-    k = 2 * math.pi * torch.arange(1, MODES + 1, dtype=torch.float64)
+    drawn = torch.from_numpy(normals(distribution.seed, stream, index, (MODES + 1, 2)))
+    k = 2 * math.pi * torch.arange(MODES + 1, dtype=torch.float64)
     deviation = distribution.sigma * (k.square() + distribution.tau**2) ** (-distribution.alpha / 2)
     waves = torch.view_as_complex(drawn) * deviation / math.sqrt(2)
-    return torch.cat([waves.new_zeros(1), waves])
+    waves[0] = waves[0].real * math.sqrt(2) if distribution.mean else 0
+    return waves
+
+
+def _moving(flow: WaveFlow, start: Tensor, steps: int, time: float) -> Tensor:
+    """Return the solution, computed in the frame that moves with the mean, where velocities are lower."""
+    mean = start[:, :1].real
+    end = flow.solve(torch.cat([torch.zeros_like(start[:, :1]), start[:, 1:]], 1), steps)
+    k = 2 * math.pi * torch.arange(end.shape[1], dtype=torch.float64, device=end.device)
+    end = end * torch.exp(-1j * k * mean * time)
+    return torch.cat([start[:, :1], end[:, 1:]], 1)
 
 
 def _resized(coefficients: Tensor, count: int) -> Tensor:

@@ -25,23 +25,16 @@ def options(**changes):
 
 
 def distribution(**changes):
-    given = {
-        "viscosity": 0.1,
-        "time": 1.0,
-        "alpha": 2.0,
-        "tau": 5.0,
-        "sigma": 25.0,
-        "fine": 256,
-        "steps": 512,
-        "seed": 0,
-    }
+    shape = {"alpha": 2.0, "tau": 5.0, "sigma": 25.0, "mean": False}
+    given = {"viscosity": 0.1, "time": 1.0, "fine": 256, "steps": 512, "seed": 0} | shape
     return wave_samples.Distribution(**(given | changes))
 
 
-@pytest.mark.parametrize("viscosity", [0.1, 0.01])
-def test_samples_are_the_exact_solution(viscosity):
-    made = wave_samples.generate(distribution(viscosity=viscosity), "train", 4, [1024])[1024]
-    start = torch.stack([wave_samples.initial(distribution(), "train", i) for i in range(4)])
+@pytest.mark.parametrize(("viscosity", "mean"), [(0.1, False), (0.01, False), (0.01, True)])
+def test_samples_are_the_exact_solution(viscosity, mean):
+    given = distribution(viscosity=viscosity, mean=mean)
+    made = wave_samples.generate(given, "train", 4, [1024])[1024]
+    start = torch.stack([wave_samples.initial(given, "train", i) for i in range(4)])
     exact = cole_hopf(start, viscosity, 1.0, 8192)[:, ::8]
     difference = np.linalg.norm(made["solution"] - exact, axis=1) / np.linalg.norm(exact, axis=1)
     assert difference.max() < 2e-7
@@ -53,6 +46,9 @@ def test_the_initial_condition_has_the_published_covariance():
     variance = drawn[:, 1:6].abs().square().mean(0).numpy()
     assert variance == pytest.approx(625 * (4 * np.pi**2 * k**2 + 25.0) ** -2, rel=0.1)
     assert (drawn[:, 0] == 0).all()
+    means = torch.stack([wave_samples.initial(distribution(mean=True), "train", i)[0] for i in range(2000)])
+    assert float(means.real.square().mean()) == pytest.approx(1, rel=0.1)
+    assert (means.imag == 0).all()
 
 
 def test_resolutions_show_the_same_functions(cache):
