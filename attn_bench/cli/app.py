@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -64,9 +65,14 @@ def _elsewhere(error: Any, commands: Mapping[str, Any]) -> str | None:
     known = [*settings_of(Sweep).values(), *settings_of(Running).values()]
     meant = next((each.flag for each in known if option.lstrip("-").replace("-", "_") in each.also), None)
     if meant is not None and any(meant in given.opts for given in context.command.params):
-        return f"No such option: {option}; did you mean {meant}?"
+        return f"{context.info_name} has no option {option}; did you mean {meant}?"
+    without = f"{context.info_name} has no option {option}"
     having = [name for name, command in commands.items() if any(option in given.opts for given in command.params)]
-    return f"{context.info_name} has no option {option}; {' and '.join(having)} can take it" if having else None
+    if having:
+        return f"{without}; {' and '.join(having)} can take it"
+    own = [name for given in context.command.params for name in given.opts if name.startswith("--")]
+    close = difflib.get_close_matches(option, own, n=1, cutoff=0.75)
+    return f"{without}; did you mean {close[0]}?" if close else f"{without}; --help lists its options"
 
 
 def _version(asked: bool) -> None:

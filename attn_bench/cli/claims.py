@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from attn_bench.cli.as_json import Format, put_json
+from attn_bench.cli.destinations import output_file
 from attn_bench.cli.printing import put
 
 
@@ -17,7 +18,9 @@ def claims(
         Path | None, typer.Option(help="YAML file of claims to check instead of the built-in ones.")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Also list claims the results say nothing about.")] = False,
-    markdown: Annotated[Path | None, typer.Option(help="Markdown file to write, with all claims.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Markdown file to write, with all claims.", callback=output_file)
+    ] = None,
     form: Format = "text",
 ) -> None:
     """Show which published numbers the results reproduce, and which cannot be compared and why."""

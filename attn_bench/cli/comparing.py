@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attn_bench.cli.as_json import Format, put_json
+from attn_bench.cli.destinations import output_file
 from attn_bench.cli.flags import takes
 from attn_bench.cli.running import CALLING
 
@@ -32,8 +33,10 @@ AllowUnclear = Annotated[
         help="Exit with 0, not 2, if all could be compared, but the measurements are too inexact to decide.",
     ),
 ]
-Markdown = Annotated[Path | None, typer.Option(help="Markdown file to write, for a pull request.")]
-JUnit = Annotated[Path | None, typer.Option(help="JUnit XML file to write.")]
+Markdown = Annotated[
+    Path | None, typer.Option(help="Markdown file to write, for a pull request.", callback=output_file)
+]
+JUnit = Annotated[Path | None, typer.Option(help="JUnit XML file to write.", callback=output_file)]
 
 
 def compare(
@@ -76,7 +79,9 @@ def ab(
     given: Mapping[str, Any] = {},
     fail_on: FailOn = None,
     allow_unclear: AllowUnclear = False,
-    repository: Annotated[Path, typer.Option(help="Folder of the project, which pip can install.")] = Path(),
+    repository: Annotated[
+        Path, typer.Option("--repository", "--repo", help="Folder of the project, which pip can install.")
+    ] = Path(),
     markdown: Markdown = None,
     junit: JUnit = None,
     form: Format = "text",

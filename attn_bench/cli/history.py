@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attn_bench.cli.as_json import Format, put_json
+from attn_bench.cli.destinations import output_file
 from attn_bench.cli.printing import put
 from attn_bench.format import count
 
@@ -24,7 +25,10 @@ Branch = Annotated[str, typer.Option("--branch", help="Branch, tag or commit who
 
 @app.command()
 def add(
-    results: Annotated[list[Path], typer.Argument(help="Results folders of one revision.", metavar="RESULTS...")],
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="Results folders of one revision, or folders that contain them.", metavar="RESULTS..."),
+    ],
     repo: Repo = Path(),
     store: Stored = Path("perf"),
     revision: Annotated[
@@ -36,8 +40,9 @@ def add(
 ) -> None:
     """Add what a revision measured to a store; nothing that is in it changes, and several processes can add at once."""
     from attn_bench.history.told import add as add_to
+    from attn_bench.results.store import results_folders
 
-    written, cells, commit = add_to(results, repo, store, revision, dirty=dirty)
+    written, cells, commit = add_to(results_folders(results), repo, store, revision, dirty=dirty)
     for path in written:
         print(path)
     if not written:
@@ -63,7 +68,7 @@ def page(
     repo: Repo = Path(),
     store: Stored = Path("perf"),
     branch: Branch = "HEAD",
-    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("history.html"),
+    out: Annotated[Path, typer.Option(help="HTML file to write.", callback=output_file)] = Path("history.html"),
 ) -> None:
     """Write a self-contained page with a curve per cell and cost over revisions."""
     from attn_bench.files import atomic_write

@@ -18,15 +18,28 @@ if TYPE_CHECKING:
     from attn_bench.running.executors.slurm.follow import Followed
 
 Folder = Annotated[Path, typer.Argument(help="Results folder.")]
+Folders = Annotated[Path, typer.Argument(help="Results folder, or a folder that contains them.")]
 # Of jobs that are at work.
 LINES = 20
 
 
-def status(results: Folder, form: Format = "text") -> None:
+def status(results: Folders, form: Format = "text") -> None:
     """Show how far a run is: cells with a record, cells that are run now, and the state of Slurm jobs.
 
     A cell whose Slurm job died gets its row, with the reason, and the table is rewritten.
     """
+    from attn_bench.results.store import results_folders
+
+    folders = results_folders([results])
+    if form == "json":
+        found = [_status(folder, form) for folder in folders]
+        return put_json(found[0] if folders == [results] else found)
+    for folder in folders:
+        _status(folder, form)
+
+
+def _status(results: Path, form: str) -> dict[str, Any] | None:
+    """Print how far a run is, or return it for other programs."""
     from attn_bench.running.executors.slurm.follow import follow
 
     with logged_in(results):
@@ -37,13 +50,14 @@ def status(results: Folder, form: Format = "text") -> None:
         for other in others:
             followed = [*followed, *follow(other)]
     if form == "json":
-        return put_json(_plain_data(store, followed))
+        return _plain_data(store, followed)
     for cell, record in lost:
         print(f"{cell.title}: {record.status} ({record.error})")
     print(_counted(store, "cell"))
     for other in others:
         print(_counted(other, "trial"))
     print("\n".join(_jobs(followed)))
+    return None
 
 
 def _plain_data(store: Store, followed: Sequence[Followed]) -> dict[str, Any]:

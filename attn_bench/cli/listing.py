@@ -174,8 +174,9 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _flags(defaults: TrainingDefaults) -> str:
+    resolutions = f"--resolutions {','.join(map(str, defaults.resolutions))} " if defaults.resolutions else ""
     return (
-        f"--resolutions {','.join(map(str, defaults.resolutions))} --epochs {defaults.epochs:g} "
+        f"{resolutions}--epochs {defaults.epochs:g} "
         f"--batch-size {defaults.batch_size} --learning-rate {defaults.learning_rate:g} "
         f"--weight-decay {defaults.weight_decay:g} --clip-norm {defaults.clip_norm:g}"
     )

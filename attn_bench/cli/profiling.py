@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from attn_bench.cli.as_json import Format, put_json
+from attn_bench.cli.destinations import output_folder
 from attn_bench.cli.flags import takes
 from attn_bench.cli.printing import put
 from attn_bench.cli.running import CALLING
@@ -19,7 +21,7 @@ from attn_bench.errors import UserError
 @takes(CALLING)
 def profile(
     given: Mapping[str, Any] = {},
-    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("profile"),
+    out: Annotated[Path, typer.Option(help="Output folder.", callback=output_folder)] = Path("profile"),
     calls: Annotated[int, typer.Option(help="Calls of each step that are recorded, after some that are not.")] = 5,
     ncu: Annotated[
         bool,
@@ -38,9 +40,12 @@ def profile(
     from attn_bench.profiling import breakdown
     from attn_bench.profiling.ncu import run_under_ncu
     from attn_bench.profiling.profile import profile as record
+    from attn_bench.running.processes import QUIET
     from attn_bench.running.reuse import expansion_of
     from attn_bench.running.runner import separated
 
+    # The profiler warns of memory that was allocated before; torch reads this when it is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", QUIET["TORCH_CPP_LOG_LEVEL"])
     if not 1 <= calls <= 1000:
         raise UserError(f"--calls: must be between 1 and 1000 (given: {calls})")
     sweep, running = separated({"task": "darcy", **given, "train": False})

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attn_bench.cli.destinations import output_folder
 from attn_bench.format import count
 
 
@@ -14,7 +15,9 @@ def publish(
     folders: Annotated[
         list[Path], typer.Argument(help="Results folders, or folders that contain them.", metavar="FOLDER...")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the site; an earlier one in it is replaced.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the site; an earlier one in it is replaced.", callback=output_folder)
+    ],
 ) -> None:
     """Write a static site over many results folders: a leaderboard, the page of each run, and the table of all.
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attn_bench.cli.destinations import output_folder
 from attn_bench.cli.error_messages import logged_in
 from attn_bench.cli.flags import takes
 from attn_bench.cli.printing import put
+from attn_bench.errors import UserError
 from attn_bench.sweep.execution import Running
 from attn_bench.sweep.fields import settings_of
 
@@ -62,16 +64,21 @@ def _not_ok(folder: Path, table: Any) -> str:
 
 
 def merge(
-    folders: Annotated[list[Path], typer.Argument(help="Results folders of one task.", metavar="FOLDER...")],
-    out: Annotated[Path, typer.Option(help="Folder for the merged results; it may hold results already.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Results folders, or folders that contain them.", metavar="FOLDER...")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the merged results; it may hold results already.", callback=output_folder)
+    ],
 ) -> None:
     """Merge results folders, for example of several machines, into one.
 
     The same cell is taken once. If its records differ, one that is ok is kept, then the newest, and a line says so.
     """
     from attn_bench.results.joining import join
+    from attn_bench.results.store import results_folders
 
-    joined = join(folders, out)
+    joined = join(results_folders(folders), out)
     for line in (*joined.unusable, *joined.conflicts):
         print(line)
     taken = ", ".join(f"{count} from {folder}" for folder, count in joined.taken.items())
@@ -82,8 +89,8 @@ def merge(
 
 @takes([_TRACK])
 def report(
-    results: Annotated[Path, typer.Argument(help="Results folder.")],
-    out: Annotated[Path | None, typer.Option(help="Output folder [RESULTS/report].")] = None,
+    results: Annotated[Path, typer.Argument(help="Results folder, or a folder that contains them.")],
+    out: Annotated[Path | None, typer.Option(help="Output folder [RESULTS/report].", callback=output_folder)] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     given: Mapping[str, Any] = {},
 ) -> None:
@@ -91,17 +98,31 @@ def report(
 
     With --track, cells that were not sent to a tracker yet are sent there, with the table and the page.
     """
+    from attn_bench.results.store import results_folders
+
+    folders = results_folders([results])
+    if out is not None and len(folders) > 1:
+        raise UserError(
+            f"--out {out}: one folder for {len(folders)} reports; omit it, or put them on one site with "
+            f"'attn-bench publish {results} --out {out}'"
+        )
+    for folder in folders:
+        page = _rewrite(folder, out, given)
+        if open_ and page is not None:
+            _open(page)
+
+
+def _rewrite(folder: Path, out: Path | None, given: Mapping[str, Any]) -> Path | None:
     from attn_bench.results.store import Store, loaded
     from attn_bench.running.trackers.tracking import Tracking
 
-    with logged_in(results):
-        store = Store.open(results).as_it_is()
+    with logged_in(folder):
+        store = Store.open(folder).as_it_is()
         table = loaded(store)
-        tracking = Tracking.of(_TRACK.read(given.get("track", ())), results, warning)
+        tracking = Tracking.of(_TRACK.read(given.get("track", ())), folder, warning)
         page = conclude(store, table, report=True, out=out)
         tracking.finish(page)
-    if open_ and page is not None:
-        _open(page)
+    return page
 
 
 def warning(message: str) -> None:

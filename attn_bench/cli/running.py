@@ -27,7 +27,7 @@ _RUNNING = {name: setting for name, setting in settings_of(Running).items() if n
 CALLING = [
     setting
     for setting in _SWEEP.values()
-    if setting.group == "execution" or setting.name in ("models", "task", "resolutions", "set")
+    if setting.group in ("execution", "paths") or setting.name in ("models", "task", "resolutions", "set")
 ]
 _OF_WEIGHTS = ("weights_from", "keep_weights")
 _MEASURING = [
@@ -90,7 +90,7 @@ def measure(given: Mapping[str, Any] = {}, plots: Plots = True, dry_run: DryRun 
 
 # What becomes of cells after Ctrl-C.
 _INTERRUPTED = {
-    "local": "rerun the same command to resume",
+    "local": "rerun the same command to resume, or 'attn-bench report {0}' makes a page of what is there",
     "slurm": "jobs go on ('attn-bench status {0}' shows them, 'attn-bench cancel {0}' ends them); "
     "rerun the same command to wait for them",
 }

@@ -190,6 +190,7 @@ def _of_file(path: Path) -> Iterator[Given]:
         values = tomllib.loads(path.read_text(encoding="utf-8")) if path.suffix == ".toml" else read_yaml(path)
     except (OSError, ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        reason = (error.strerror or reason) if isinstance(error, OSError) else reason
         raise UserError(f"--fail-on {path}: cannot be read ({reason})") from None
     form = "write 'latency: 5%' and, for one model, 'models: {mano: {latency: 5%}}'"
     if not isinstance(values, dict) or not isinstance(values.get("models") or {}, dict):

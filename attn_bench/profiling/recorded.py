@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import os
 import statistics
 import time
 import warnings
@@ -121,6 +122,7 @@ def record(steps: Steps, name: str, calls: int, trace: Path) -> Recording:
     from torch.profiler import profile
 
     from attn_bench.files import disk_errors, temporary_beside
+    from attn_bench.running.processes import QUIET
 
     run = calls_of(steps, name)
     device, compiled = steps.device, steps.cell.execution.compile
@@ -129,6 +131,8 @@ def record(steps: Steps, name: str, calls: int, trace: Path) -> Recording:
         run()
     finish()
     latency = [_ms(run, finish) for _ in range(calls)]
+    if steps.cell.execution.device == "cpu":
+        os.environ.setdefault("KINETO_LOG_LEVEL", QUIET["KINETO_LOG_LEVEL"])  # it reports that there is no GPU
     with warnings.catch_warnings(), contextlib.nullcontext() if compiled else ranges(steps.module):
         warnings.simplefilter("ignore")
         run()

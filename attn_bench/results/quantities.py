@@ -21,8 +21,7 @@ Rule = Literal["timed", "exact", "accuracy"]
 Place = Literal["report", "terminal", "figures", "trade-off", "details", "parts"]
 # The default share by which a metric of a task may get worse.
 METRIC_ALLOWED = 0.03
-# Allocations are rounded to multiples of some bytes, so peaks of the same code can differ by a little.
-ALIGNMENT = 0.0005
+ALIGNMENT = 0.0005  # allocations are rounded to multiples of some bytes
 _ENDS = {
     "low": "lower end of the 95 % confidence interval of the median `{}`",
     "high": "upper end of the 95 % confidence interval of the median `{}`",
@@ -331,7 +330,7 @@ MEASURED: tuple[Column, ...] = (
     Quantity(
         column="flops", where="flops.total", label="FLOPs", short="FLOPs", axis="FLOPs", ranked=False,
         group=Group("flops", rule="exact", definition="forward pass of one sample, from the operators executed"),
-        summary="FLOPs of the forward pass of one sample",
+        summary="FLOPs of the forward pass of one sample: a multiply-add is 2; elementwise operators and softmax are 0",
     ),
     _measured(
         "flops_uncounted", lambda row: " ".join(at(row.record, "flops.unknown") or ()),

@@ -109,7 +109,9 @@ class Store:
         try:
             return RunInfo.from_json(read_json(path, LARGEST_BYTES))
         except FileNotFoundError:
-            raise UserError(f"{self.folder}: contains no results of attn-bench (no run.json)") from None
+            inside = [folder for folder in results_folders([self.folder]) if folder != self.folder]
+            there = f"; it contains results folders: name one, e.g. {inside[0]}" if inside else ""
+            raise UserError(f"{self.folder}: contains no results of attn-bench (no run.json){there}") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({clean(reason(error))})") from None
 

@@ -337,7 +337,9 @@ class Execution:
 class Paths:
     """Files to take the data from, for tasks that read them; the same as the task's options of these names."""
 
-    data: Annotated[str | None, One, FromPath, Field(description="Your own data file (.pt, .npz, .mat, .h5).")] = None
+    data: Annotated[
+        str | None, One, FromPath, Field(description="Your own data file (.pt, .npz, .mat, .h5; for fields also .npy).")
+    ] = None
     test_data: Annotated[
         tuple[str, ...],
         One,

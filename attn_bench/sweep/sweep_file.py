@@ -49,7 +49,7 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read the sweep file {path}: {error.strerror}") from None
     except ValueError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+        raise UserError(f"{path} is not valid YAML ({error})") from None
     if not isinstance(settings, dict):
         raise UserError(f"{path} contains no settings; a sweep file is a mapping such as 'models: [mano, fno]'")
     return settings

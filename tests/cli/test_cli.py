@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from made_results import Folder
 from places import ROOT
 
 from attn_bench import cli, load
@@ -84,9 +86,26 @@ TOY = ("--models", "toy", "--task", "toy-task", "--device", "cpu")
         (("run", *TOY, "--resolutions", "16..50"), "50 is not reached by doubling 16"),
         (("run", *TOY, "--resolutions", "64..16"), "16 is not reached by doubling 64"),
         (("measure", "--epochs", "3"), "measure has no option --epochs; run can take it"),
-        (("run", *TOY, "--lr", "3"), "No such option: --lr; did you mean --learning-rate?"),
-        (("run", *TOY, "--protocol", "scratch"), "No such option: --protocol; did you mean --regime?"),
-        (("report", "--epoch", "3"), "No such option: --epoch"),
+        (("run", *TOY, "--lr", "3"), "run has no option --lr; did you mean --learning-rate?"),
+        (("run", *TOY, "--protocol", "scratch"), "run has no option --protocol; did you mean --regime?"),
+        (("report", "--epoch", "3"), "report has no option --epoch; --help lists its options"),
+        (("profile", "--cals", "3"), "profile has no option --cals; did you mean --calls?"),
+        (("profile", *TOY, "--data", "a.npz"), "--data a.npz: toy-task does not read such files"),
+        (("profile", *TOY, "--out", "/dev/null"), "/dev/null: is a file; name a folder to write to"),
+        (("compare", "a", "b", "--junit", "/"), "/: is a folder; name a file to write"),
+        (
+            ("ab", "--base", "main", "--markdown", "/dev/null/a.md"),
+            "/dev/null: cannot be created, as /dev/null is a file",
+        ),
+        (("claims", "a", "--markdown", "/"), "/: is a folder; name a file to write"),
+        (("history", "page", "--out", "/"), "/: is a folder; name a file to write"),
+        (("report", "a", "--out", "/dev/null/a"), "/dev/null/a: cannot be created, as /dev/null is a file"),
+        (("merge", "a", "--out", "/dev/null"), "/dev/null: is a file; name a folder to write to"),
+        (("publish", "a", "--out", "/dev/null"), "/dev/null: is a file; name a folder to write to"),
+        (
+            ("compare", "a", "b", "--fail-on", "no.yaml"),
+            "no.yaml: cannot be read (No such file or directory)",
+        ),
         (("data", "nothing"), "unknown task 'nothing'"),
         (("data", "toy-task", "--set", "toy.width=3"), "--set toy: only toy-task options can be set here"),
         (("dance",), "No such command 'dance'"),
@@ -130,6 +149,48 @@ def test_run_then_report_again(attn_bench, tmp_path):
     status, output, _ = attn_bench("report", "mine")
     assert status == 0
     assert sorted(path.name for path in (tmp_path / "mine" / "report").glob("*.png")) == pictures
+
+
+@pytest.fixture
+def several(tmp_path):
+    """A folder with two results folders."""
+    for name in ("a", "b"):
+        Folder(tmp_path / "results" / name).add("toy", 8, 0 if name == "a" else 1)
+
+
+@pytest.mark.usefixtures("several")
+def test_a_folder_of_results_folders_stands_for_all_of_them(attn_bench):
+    assert "results/b: 1 cell with a record: 1 ok" in attn_bench("status", "results")[1]
+    both = json.loads(attn_bench("status", "results", "--format", "json")[1])
+    assert [each["folder"] for each in both] == ["results/a", "results/b"]
+    assert attn_bench("merge", "results", "--out", "merged")[1].startswith("merged: 2 cells")
+    assert json.loads(attn_bench("status", "merged", "--format", "json")[1])["cells"] == {"ok": 2}
+    one = "(no run.json); it contains results folders: name one, e.g. results/a"
+    for arguments, message in (
+        (("compare", "results", "merged"), one),
+        (("cancel", "results"), one),
+        (("report", "results", "--out", "page"), "--out page: one folder for 2 reports"),
+    ):
+        status, _, errors = attn_bench(*arguments)
+        assert status == 2
+        assert message in errors
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("several")
+def test_every_results_folder_of_a_folder_gets_its_report(attn_bench, tmp_path):
+    status, _, errors = attn_bench("report", "results")
+    assert status == 0, errors
+    assert all((tmp_path / "results" / name / "report" / "index.html").is_file() for name in ("a", "b"))
+
+
+def test_yaml_that_cannot_be_parsed_says_where(attn_bench, tmp_path):
+    (tmp_path / "bad.yaml").write_text("models: [toy\ntask: toy-task\n")
+    status, _, errors = attn_bench("run", "bad.yaml")
+    assert status == 2
+    assert errors.startswith("attn-bench: bad.yaml is not valid YAML (line 2, column 5: expected ',' or ']'")
+    assert "^" not in errors
+    assert "unicode string" not in errors
 
 
 def test_a_run_without_one_good_cell_fails(attn_bench, tmp_path):

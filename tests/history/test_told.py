@@ -193,9 +193,10 @@ def add(project: Project, results: Results, *flags: str) -> None:
 def test_results_are_of_what_is_checked_out_or_of_the_revision_named(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    results = Results(tmp_path / "results")
+    results = Results(tmp_path / "results" / "1")
     add(project, results)
     add(project, results, "--revision", project.commits[3])
+    results.folder = tmp_path / "results"  # a folder of results folders stands for them
     add(project, results)
     assert "already" in capsys.readouterr().out.splitlines()[-1]
     assert {each.revision for each in History(project.store).read()} == {project.commits[-1], project.commits[3]}

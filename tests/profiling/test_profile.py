@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,6 +163,15 @@ def test_the_command_writes_tables_traces_and_a_page_and_says_what_failed(tmp_pa
     assert attn_bench("profile", "--models", "toy", "--calls", "0").stderr == (
         "attn-bench: --calls: must be between 1 and 1000 (given: 0)\n"
     )
+
+
+@pytest.mark.slow
+def test_the_profiler_says_nothing_itself_without_a_gpu(tmp_path):
+    """What it writes comes from C++, so only a process of its own shows it."""
+    arguments = ("--models", "toy", "--task", "toy-task", "--resolutions", "8", "--device", "cpu", "--calls", "1")
+    command = [sys.executable, "-m", "attn_bench", "profile", *arguments, "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "attn-bench: profiling toy at 8, seed 0\n"
 
 
 def test_names_of_models_are_escaped_on_the_page(recordings):
