@@ -180,13 +180,13 @@ class Screen:
             self.progress.update(task, **values)
 
     def _count(self, cell: Cell, record: Record) -> None:
-        """Count a cell that is done; one that has only been trained is measured later."""
-        if not cell.measuring.measure or record.cell.measuring.measure or not record.lacks_measuring:
-            self.done += 1
+        """Count a cell that is done."""
+        self.done += not _measured_later(cell, record)
         self.progress.update(self.all, completed=self.done, detail=f"{self.done} of {self.cells}")
 
     def _line(self, cell: Cell, record: Record) -> None:
-        count = "[tuning]" if cell.is_trial else f"[{self.done}/{self.cells}]"
+        count = f"[{self.done}/{self.cells}]"
+        count = "[tuning]" if cell.is_trial else "[trained]" if _measured_later(cell, record) else count
         words = [count, cell.title + ":", record.status]
         for evaluation in record.evaluations[:1]:
             about = TASKS.load(cell.task).metrics
@@ -223,3 +223,8 @@ class Screen:
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _measured_later(cell: Cell, record: Record) -> bool:
+    """Tell whether a cell has only been trained, beside others."""
+    return cell.measuring.measure and not record.cell.measuring.measure and record.lacks_measuring

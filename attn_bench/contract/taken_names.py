@@ -124,6 +124,7 @@ TAKEN = frozenset(
         "trained_under",
         "tune",
         "tune_budget",
+        "tune_extend",
         "tuned",
         "tuning_seconds",
         "validation",

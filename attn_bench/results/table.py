@@ -65,9 +65,13 @@ def _tuned(row: Row) -> str | None:
     cell = row.record.cell
     if cell.tuning is None or cell.training is None or not any(each.status == "ok" for each in row.record.trials):
         return None
+    tried = {
+        name: dict.fromkeys((*values, *(trial.values[name] for trial in row.record.trials)))
+        for name, values in cell.tuning.tune.items()
+    }
     return "; ".join(
         f"{name} {getattr(cell.training, name):g} of {', '.join(f'{value:g}' for value in values)}"
-        for name, values in cell.tuning.tune.items()
+        for name, values in tried.items()
     )
 
 

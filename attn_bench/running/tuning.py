@@ -2,12 +2,14 @@
 
 Every model x task x resolution tries the same values, once for all its seeds. A trial is a cell of its own: trained for
 a short time with the seed 0 and evaluated on the validation set, it never reads the test set. The better half of the
-values gets twice the time in the next round, until one is left. What was tried is read from the records of the trials
+values gets twice the time in the next round, until one is left; with ``tune_extend``, one at an end of the grid is then
+held against the next one beyond it. What was tried is read from the records of the trials
 each time, so an interrupted search resumes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +21,8 @@ from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.results.record import Record, Trial
 from attn_bench.results.store import Store
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.groups import Measuring, Training
+from attn_bench.sweep.fields import read
+from attn_bench.sweep.groups import Measuring, Training, Tuning
 
 # The folder of trials in a results folder.
 TRIALS = "tuning"
@@ -154,9 +157,40 @@ def search(cell: Cell, known: Known) -> Search:
         ranked = sorted((trial for trial in tried if trial.status == "ok"), key=_worst_last(cell))
         best = ranked[: math.ceil(len(left) / 2)]
         if len(best) < 2:
-            return Search(tuple(trials), chosen=best[0].values if best else None)
+            return _extended(cell, trials, best[0], share, known) if best else Search(tuple(trials))
         left = [trial.values for trial in best]
         share *= 2
+
+
+def _extended(cell: Cell, trials: list[Trial], best: Trial, share: float, known: Known) -> Search:
+    """Return a search that has the best of its values, after trials beyond the ends of the grid, if it is asked to."""
+    assert cell.tuning is not None
+    farther = beyond(cell.tuning, best.values) if cell.tuning.tune_extend else []
+    asked = [trial_of(cell, values, share) for values in farther]
+    records = [record for trial in asked if (record := known(trial)) is not None]
+    if len(records) < len(asked):
+        return Search(tuple(trials), tuple(trial for trial in asked if known(trial) is None))
+    tried = [_trial(cell, *each) for each in zip(farther, asked, records)]
+    # The first of equals is that of the grid.
+    found = min((best, *(trial for trial in tried if trial.status == "ok")), key=_worst_last(cell))
+    return Search((*trials, *tried), chosen=found.values)
+
+
+def beyond(tuning: Tuning, chosen: Values) -> list[dict[str, float]]:
+    """Return ``chosen`` with one setting beyond the lowest or highest value tried, for each that is at such an end.
+
+    It is farther by the factor between the last two values. There is none where one of them is 0, and none beyond
+    what the setting may be.
+    """
+    found: list[dict[str, float]] = []
+    for name, values in tuning.tune.items():
+        ordered = sorted(set(values))
+        before = dict(zip((ordered[0], ordered[-1]), (ordered[1:2], ordered[-2:-1])))
+        for inner in before.get(end := chosen[name], ()):
+            if min(end, inner) > 0:
+                with contextlib.suppress(UserError):
+                    found.append({**chosen, **read(Training, {name: float(f"{end * end / inner:.6g}")})})
+    return found
 
 
 def trial_of(cell: Cell, values: Values, share: float) -> Cell:

@@ -21,6 +21,9 @@ from attn_bench.sweep.groups import BUDGETS, SCHEDULES, Execution, FineTuning, M
 def _fields(group: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(group):
         raise TypeError(f"{type(group).__name__} is not JSON")
+    if isinstance(group, Tuning) and not group.tune_extend:
+        # Left out unless asked for, so that an id is what it was before there was this setting.
+        return {name: value for name, value in vars(group).items() if name != "tune_extend"}
     return vars(group)
 
 

@@ -95,8 +95,9 @@ def _check_effects(given: Mapping[str, Any]) -> None:
 def _check_tuning(sweep: Sweep) -> None:
     """Raise UserError for settings that cannot be tuned, or with values that they cannot have."""
     tune, known = sweep.tuning.tune, settings_of(type(sweep))
-    if "tune_budget" in sweep.given and not tune:
-        raise UserError("setting tune_budget: has no effect without tune")
+    for name in ("tune_budget", "tune_extend"):
+        if name in sweep.given and not tune:
+            raise UserError(f"setting {name}: has no effect without tune")
     numbers = (each for each in known.values() if each.group == "training" and each.type_name == "float")
     possible = {each.name: each for each in numbers if each.name not in (*BUDGETS, "validation")}
     for name, values in tune.items():

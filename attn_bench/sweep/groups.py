@@ -270,6 +270,14 @@ class Tuning:
         One,
         Field(gt=0, le=1, description="Share of the training budget that trials of the last round of tuning get."),
     ] = 0.25
+    tune_extend: Annotated[
+        bool,
+        One,
+        Field(
+            description="Where the lowest or highest value of a setting is chosen by tuning, also try the next one "
+            "beyond it, once."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         # JSON has no tuples, and a cell that was read is equal to the one that was written.

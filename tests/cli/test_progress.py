@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,20 @@ def test_a_long_training_prints_progress_and_a_short_one_does_not(clock, cells, 
         for clock[0] in (1.0, 59.0, 61.0):
             screen.listen(cells[0], {**event, "fraction": clock[0] / 100})
     assert capsys.readouterr().err.splitlines()[1:] == ["toy at 8, seed 0: 61% of training, epoch 1.0, loss 0.5000"]
+
+
+def test_what_is_measured_later_is_said_to_be_trained(cells, capsys):
+    trained = replace(cells[0], measuring=replace(cells[0].measuring, measure=False))
+    with Screen(Path("r")) as screen:
+        screen.on_cells(cells, [])
+        for cell in (trained, cells[0]):
+            screen.listen(cells[0], {"event": "start"})
+            record = Record(cell, "ok", environment="e", parameters=2, seconds=9.0)
+            screen.listen(cells[0], {"event": "done", "status": "ok", "record": record})
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "[trained]  toy at 8, seed 0:  ok  9 s",
+        "[1/2]  toy at 8, seed 0:  ok  9 s",
+    ]
 
 
 def test_existing_cells_are_counted(cells, capsys):

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from attn_bench.results.record import Evaluation, Record, TrainingResult
-from attn_bench.running.tuning import failed, shortened, trial_of, tuned
+from attn_bench.running.tuning import beyond, failed, shortened, trial_of, tuned
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.groups import Execution, Training, Tuning
 
@@ -51,6 +51,45 @@ class Trials:
             if not needed:
                 return found
             self.run(needed)
+
+
+@pytest.mark.parametrize(
+    ("rates", "best", "farther", "chosen"),
+    [
+        (RATES, 0.0, [1e-5], 1e-5),  # at the lowest, and farther is better
+        (RATES, 1.0, [1.0], 1.0),
+        (RATES, 9e-2, [1.0], 1e-1),  # at the highest, and farther is worse
+        (RATES, 1e-2, [], 1e-2),
+        ((1e-3, 3e-3), 1.0, [9e-3], 9e-3),  # once only
+        ((0.0, 1e-3), 0.0, [], 0.0),  # no factor
+    ],
+)
+def test_beyond_the_end_of_the_grid_one_value_more_is_tried_if_asked(rates, best, farther, chosen):
+    asked = cell(rates=rates)
+    asked = dataclasses.replace(asked, tuning=dataclasses.replace(asked.tuning, tune_extend=True))
+    trials = Trials(lambda rate, epochs: abs(rate - best))
+    (found,) = trials.until_done([asked])
+    assert found.training.learning_rate == chosen
+    tried = [(trial.values["learning_rate"], trial.budget) for trial in found.trials]
+    assert [each for each in tried if each[0] not in rates] == [(rate, 8.0) for rate in farther]
+    diverges = Trials(lambda rate, epochs: abs(rate - best) if rate in rates else "diverged")
+    (found,) = diverges.until_done([asked])
+    assert found.training.learning_rate in rates
+
+
+def test_what_extends_nothing_is_the_cell_that_it_was():
+    usual = cell()
+    assert "tune_extend" not in usual.to_json()["tuning"]
+    extended = dataclasses.replace(usual, tuning=dataclasses.replace(usual.tuning, tune_extend=True))
+    assert extended.id != usual.id
+    for each in (usual, extended):
+        assert Cell.from_json(json.loads(json.dumps(each.to_json()))) == each
+    # Nothing is beyond what a setting may be.
+    assert beyond(Tuning(tune={"lr_warmup": (0.3, 0.6)}), {"lr_warmup": 0.6}) == []
+    two = Tuning(tune={"learning_rate": (1e-3, 2e-3), "weight_decay": (1e-4, 1e-2)})
+    assert beyond(two, {"learning_rate": 2e-3, "weight_decay": 1e-4}) == [
+        {"learning_rate": 4e-3, "weight_decay": 1e-4}, {"learning_rate": 2e-3, "weight_decay": 1e-6},
+    ]  # fmt: skip
 
 
 def test_the_better_half_gets_twice_the_time_until_one_is_left():
