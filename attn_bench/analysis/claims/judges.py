@@ -118,6 +118,8 @@ def _judge_ratio(claim: Claim, run: Run, group: Group) -> list[Check]:
         theirs = other.values(claim.metric)
         if other.resolution != group.resolution or not theirs or other.label == group.label:
             continue
+        if claim.than == claim.model and not _otherwise_equal(claim, group, other):
+            continue
         names = f"{group.label} / {other.label}"
         differences = _unlike(claim, group, other)
         # Errors, scores and costs are positive; from others no ratio follows.
@@ -132,6 +134,13 @@ def _judge_ratio(claim: Claim, run: Run, group: Group) -> list[Check]:
         found.append(Check(claim, verdict, names, group.resolution, estimate, differences, note, run.folder))
     note = f"{claim.than} was not run with the same settings"
     return found or [Check(claim, "not yet run", group.label, group.resolution, note=note, folder=run.folder)]
+
+
+def _otherwise_equal(claim: Claim, group: Group, other: Group) -> bool:
+    """Tell whether two variants of a model differ only in the options that the claim is about."""
+    named = {*claim.options, *claim.than_options}
+    names = {*group.first.cell.options, *other.first.cell.options} - named
+    return all(group.option(name) == other.option(name) for name in names)
 
 
 def _unlike(claim: Claim, group: Group, other: Group) -> tuple[str, ...]:

@@ -230,6 +230,8 @@ def test_an_order_of_two_options_is_judged_by_the_interval_of_the_ratio(
         folder.add("mano", 16, seed, rel_l2=error, data=DRAWN)
     for seed, error in enumerate(pooled):
         folder.add("mano", 16, seed, rel_l2=error, data=DRAWN, options=LEARNED)
+        # What differs in another option as well says nothing of this one.
+        folder.add("mano", 16, seed, rel_l2=9 * error, data=DRAWN, options={"levels": 1})
     found = only(folder, "mano-learned-down-sampling")
     assert found.verdict == verdict
     assert "/" in found.model
