@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attn_bench.nn.size_checks import check_heads, check_positive
-from mano import reference
+from mano import periodic, reference
 from mano.attend import SMALL
 from mano.levels import Grid, level_grids, window_counts
 from mano.multipole_options import MultipoleOptions
@@ -50,6 +50,7 @@ class MultipoleAttention(nn.Module):
         dim: channels.
         merges: levels, without the finest, of the grid that it is built for; only ``down_sampling="conv-per-level"``
             reads it.
+        periodic: whether rows, and columns, go on at the opposite edge (:mod:`mano.periodic`); empty: neither.
         **options: fields of :class:`mano.multipole_options.MultipoleOptions`, by name:
 
             - ``heads``, ``head_dim``: attention heads, and channels of each; ``dim // heads`` if unset.
@@ -76,7 +77,7 @@ class MultipoleAttention(nn.Module):
         RuntimeError: in a call, ``backend`` cannot serve the layer or the device.
     """
 
-    def __init__(self, dim: int, *, merges: int = MERGES, **options: Any) -> None:
+    def __init__(self, dim: int, *, merges: int = MERGES, periodic: tuple[bool, ...] = (), **options: Any) -> None:
         super().__init__()
         check_positive(dim=dim)
         chosen = MultipoleOptions(**options)
@@ -86,6 +87,7 @@ class MultipoleAttention(nn.Module):
         self.window_size, self.stride = chosen.window_size, chosen.distance
         self.rate, self.levels, self.level_weights = chosen.rate, chosen.levels, chosen.level_weights
         self.dropout, self.backend = chosen.dropout, chosen.backend
+        self.periodic = periodic or (False, False)
         self.norm = nn.LayerNorm(dim)
         self.inner_norm = nn.LayerNorm(dim) if chosen.double_norm else nn.Identity()
         self.to_qkv = nn.Linear(dim, 3 * self.heads * self.head_dim, bias=False)
@@ -127,15 +129,19 @@ class MultipoleAttention(nn.Module):
         level_weights = self._level_weights(len(grids) - 1)
         dropping = self.training and self.dropout > 0
         self._check_backend(x_BHWC, dropping)
-        if self.backend == "reference":
+        wrapping = periodic.wraps(self, grids)
+        if self.backend == "reference" and not wrapping:
             return reference.multipole(self, x_BHWC, len(grids))
         tiled = x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping
-        if tiled and (self.down_sampling, self.up_sampling) == ("conv", "transposed"):
+        if tiled and not wrapping and (self.down_sampling, self.up_sampling) == ("conv", "transposed"):
             return self._tiled(x_BHWC, level_weights)
         pyramid = [x_BHWC]
         for level in range(len(grids) - 1):
-            pyramid.append(self.coarser(pyramid[-1], level))
-        attended = [self._tiled(x, []) for x in pyramid] if tiled else self._attend(pyramid, dropping)
+            pyramid.append(periodic.coarser(self, pyramid[-1], level))
+        if wrapping:
+            attended = [periodic.attend(self, x, dropping) for x in pyramid]
+        else:
+            attended = [self._tiled(x, []) for x in pyramid] if tiled else self._attend(pyramid, dropping)
         *outputs, result = attended
         for output, weight in zip(reversed(outputs), reversed(list(level_weights)), strict=True):
             result = output + self._finer(result, weight, output.shape[1:3])
@@ -206,6 +212,11 @@ class MultipoleAttention(nn.Module):
         weights = Weights(qkv, out, bias, down, up, gates, norms).pack()
         sizes, use_cpp = (self.heads, self.window_size, self.norm.eps), self.backend in ("auto", "cpp")
         return tiled_multipole(x, weights, *sizes, store_probabilities, use_cpp)[0]
+
+    def attend_alone(self, x_BHWC: Tensor, dropping: bool) -> Tensor:
+        """A: attention in the windows of one level, with ``dropping`` as in training with dropout."""
+        tiled = x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping
+        return self._tiled(x_BHWC, []) if tiled else self._attend([x_BHWC], dropping)[0]
 
     def _attend(self, pyramid: list[Tensor], dropping: bool) -> list[Tensor]:
         """Apply A to all levels together."""

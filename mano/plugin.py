@@ -55,7 +55,7 @@ class MANOModel(Mixer):
         if tokens.grid:
             h, w = tokens.grid
             own["merges"] = len(level_grids((h, w), options.window_size, options.rate, options.levels)) - 1
-        return MultipoleAttention(options.dim, **own)
+        return MultipoleAttention(options.dim, periodic=tokens.periodic, **own)
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Say that a grid has one axis, or that a patch, a window or a rate is larger than the grid."""
@@ -70,9 +70,11 @@ class MANOModel(Mixer):
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return the number of levels on the problem's grid, the grid of the coarsest, and what computes them.
 
+        ``wraps`` is true if windows or coarse cells go on at the opposite edge of a periodic axis.
         On the CPU ``backend`` is ``"cpp"`` or ``"torch"`` (:mod:`mano.tiled.cpp`); with dropout it is ``"torch"``.
         """
         from attn_bench.nn.patches import Patched
+        from mano import periodic
         from mano.attention import MultipoleAttention
 
         attention = next(part for part in module.modules() if isinstance(part, MultipoleAttention))
@@ -80,6 +82,8 @@ class MANOModel(Mixer):
         h, w = patched.grid(problem.grid) if patched else problem.grid
         grids = attention.grids((h, w))
         found: dict[str, Any] = {"levels": len(grids), "coarsest_grid": list(grids[-1])}
+        if periodic.wraps(attention, grids):
+            found["wraps"] = True
         if attention.to_qkv.weight.device.type == "cpu" and attention.backend != "reference":
             found["backend"] = "cpp" if attention.uses_cpp() and not attention.dropout else "torch"
         return found

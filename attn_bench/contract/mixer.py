@@ -23,12 +23,12 @@ class Tokens:
     Attributes:
         grid: ``(H, W)`` or ``(N,)``, after patching. The mixer may be called on other grids.
         causal: whether a token may see only itself and those before it.
-        periodic: whether the grid's opposite edges are neighbors.
+        periodic: along which axes of the grid opposite edges are neighbors; empty if along none.
     """
 
     grid: tuple[int, ...]
     causal: bool = False
-    periodic: bool = False
+    periodic: tuple[bool, ...] = ()
 
 
 class Mixer(Model):
@@ -103,7 +103,10 @@ class Mixer(Model):
     def tokens(self, problem: Problem, options: Any) -> Tokens:
         """Return the tokens that the mixer is built for: the grid of ``problem`` in patches."""
         patch = self.patch_size(problem, options)
-        return Tokens(tuple(-(-n // patch) for n in problem.grid), causal=problem.spec.causal)
+        # Where the last patch is not whole, the next one does not begin at the first point.
+        periodic = tuple(each and n % patch == 0 for each, n in zip(problem.periodic, problem.grid))
+        grid = tuple(-(-n // patch) for n in problem.grid)
+        return Tokens(grid, causal=problem.spec.causal, periodic=periodic)
 
     def patch_size(self, problem: Problem, options: Any) -> int:
         """Return the side of a patch, as given or the default of the kind; 1 for text."""

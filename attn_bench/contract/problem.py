@@ -66,6 +66,7 @@ class Problem:
         inputs: input channels, or the size of the vocabulary.
         outputs: output channels, classes, or the size of the vocabulary.
         grid: ``(H, W)`` or ``(N,)``.
+        periodic: which axes of the grid are periodic: after the last point follows the first; empty if none is.
         normalised: how inputs originally in [0, 1] are normalized; None if they are not.
     """
 
@@ -74,6 +75,7 @@ class Problem:
     outputs: int
     grid: tuple[int, ...]
     normalised: Normalisation | None = None
+    periodic: tuple[bool, ...] = ()
 
     @property
     def spec(self) -> KindSpec:

@@ -89,7 +89,7 @@ class FNO(Model):
         ] = "linear"
         domain_padding: Annotated[
             float,
-            Field(ge=0, description="padding for fields that are not periodic, as a fraction of the grid's sides"),
+            Field(ge=0, description="padding along axes that are not periodic, as a fraction of the grid's sides"),
         ] = 0.0
 
         def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ class FNO(Model):
         def operator(outputs: int) -> nn.Module:
             modes = options.modes(len(problem.grid))
             return self.operator(
-                options, modes, in_channels=problem.inputs, out_channels=outputs, **self.shared(options)
+                options, modes, in_channels=problem.inputs, out_channels=outputs, **self.shared(options, problem)
             )
 
         return with_head(problem, options.hidden_channels, operator)
@@ -131,14 +131,18 @@ class FNO(Model):
         )
 
     @staticmethod
-    def shared(options: Any) -> dict[str, Any]:
+    def shared(options: Any, problem: Problem) -> dict[str, Any]:
         """Return the settings that all operators of neuraloperator share."""
+        padding = options.domain_padding or None
+        if padding and any(problem.periodic):
+            each = [0.0 if periodic else padding for periodic in problem.periodic]
+            padding = each if any(each) else None
         return {
             "hidden_channels": options.hidden_channels,
             "channel_mlp_expansion": options.channel_mlp_expansion,
             "norm": None if options.norm == "none" else options.norm,
             "fno_skip": options.skip,
-            "domain_padding": options.domain_padding or None,
+            "domain_padding": padding,
         }
 
     def unsupported(self, problem: Problem, device: str, options: Any) -> str | None:
@@ -153,13 +157,16 @@ class FNO(Model):
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return the frequencies in use on the problem's grid: of the last axis from 0 up, of others both signs."""
-        from baselines.fno.float32_spectral import frequencies, off_by_one_on_odd_rows
+        from baselines.fno.float32_spectral import frequencies, off_by_one_on_odd_rows, padded
 
         layers = list(self.convolutions(getattr(module, "features", module), problem.grid))
         used = [frequencies(convolution, grid) for convolution, grid in layers]
         found: dict[str, Any] = {"frequencies": used[0] if len(used) == 1 else used}
         if any(n % 2 for _, grid in layers for n in grid[:-1]) and off_by_one_on_odd_rows():
             found["row_frequencies_off_by_one"] = True
+        grid = padded(getattr(module, "features", module), problem.grid)
+        if grid != tuple(problem.grid):
+            found["padded_grid"] = list(grid)
         return found
 
     def convolutions(self, operator: Any, grid: tuple[int, ...]) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:

@@ -41,11 +41,21 @@ class DenseSwinV2(nn.Module):
         out_channels: channels of the output field.
         grid: (H, W) to set up for, kept as an attribute.
         options: of the plugin; ``dropout`` acts after the attention and in the feed-forward networks.
+        periodic: whether rows, and columns, are periodic: shifted windows, which timm masks where they join opposite
+            edges, then are not masked there. Only where the tokens are whole patches and whole windows.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, grid: Grid, options: SwinV2.Options) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        grid: Grid,
+        options: SwinV2.Options,
+        periodic: tuple[bool, ...] = (),
+    ) -> None:
         super().__init__()
         self.grid = grid
+        self.periodic = periodic or (False, False)
         self.coordinates = options.coordinates
         self.patch_size = options.patch_size
         self.window_size = options.window_size
@@ -68,6 +78,7 @@ class DenseSwinV2(nn.Module):
             mlp_ratio=options.mlp_ratio,
             proj_drop=options.dropout,
         )
+        self._unmask(grid)
         self.norm = nn.LayerNorm(options.dim)
         self.unembed = PatchUnembed(options.dim, out_channels, options.patch_size)
 
@@ -85,12 +96,35 @@ class DenseSwinV2(nn.Module):
         tokens = self.tokens(grid)
         if self.stage.input_resolution != tokens:
             self._resize(tokens)
+            self._unmask(grid)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.inference_mode(False)
     def _resize(self, tokens: Grid) -> None:
         # Not in inference mode, as its buffers could not be used in training later.
         self.stage.set_input_size(tokens, self.window_size)
+
+    def wrapped(self, grid: Grid, window: Grid) -> tuple[bool, bool]:
+        """Tell along which axes windows of this size, in patches, join opposite edges when they are shifted."""
+        h, w = (
+            periodic and n % self.patch_size == 0 and (n // self.patch_size) % side == 0 and n // self.patch_size > side
+            for n, side, periodic in zip(grid, window, self.periodic, strict=True)
+        )
+        return h, w
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.inference_mode(False)
+    def _unmask(self, grid: Grid) -> None:
+        """Let shifted windows join opposite edges of periodic axes: the mask is that of the other axes' shifts."""
+        for block in cast("list[SwinTransformerV2Block]", list(self.stage.blocks)):
+            wrapped, shift = self.wrapped(grid, block.window_size), block.shift_size
+            if any(wrapped) and any(shift):
+                mask = cast(Tensor, block.attn_mask)
+                block.shift_size = (0 if wrapped[0] else shift[0], 0 if wrapped[1] else shift[1])
+                block.register_buffer(
+                    "attn_mask", block.get_attn_mask(device=mask.device, dtype=mask.dtype), persistent=False
+                )
+                block.shift_size = shift
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         grid = (x_BCHW.shape[-2], x_BCHW.shape[-1])

@@ -55,7 +55,9 @@ class SwinV2(Model):
         from baselines.swinv2.dense_swinv2 import DenseSwinV2
 
         grid = (problem.grid[0], problem.grid[1])
-        return with_head(problem, options.dim, lambda outputs: DenseSwinV2(problem.inputs, outputs, grid, options))
+        return with_head(
+            problem, options.dim, lambda outputs: DenseSwinV2(problem.inputs, outputs, grid, options, problem.periodic)
+        )
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Return a reason if a grid has one axis, or a patch is larger than the grid; else None."""
@@ -64,7 +66,8 @@ class SwinV2(Model):
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
         """Return rows and columns of patches, and window and shift of each block in patches, on the problem's grid.
 
-        ``attends_to_padding`` is true if the patches are not a multiple of the window there.
+        ``attends_to_padding`` is true if the patches are not a multiple of the window there, ``shifts_without_mask`` if
+        shifted windows join opposite edges of a periodic axis.
         """
         swin = cast("DenseSwinV2", getattr(module, "features", module))
         grid = (problem.grid[0], problem.grid[1])
@@ -76,4 +79,6 @@ class SwinV2(Model):
         }
         if any(n % side for window, _ in windows for n, side in zip(tokens, window)):
             found["attends_to_padding"] = True
+        if any(any(swin.wrapped(grid, window)) for window, _ in windows):
+            found["shifts_without_mask"] = True
         return found

@@ -39,7 +39,7 @@ class Burgers(GeneratedFieldTask):
     def problem(self, resolution: int, options: BurgersOptions) -> Problem:
         """Return the problem from one channel to one channel on so many points."""
         check_resolution(resolution)
-        return Problem("field", 1, 1, (resolution,))
+        return Problem("field", 1, 1, (resolution,), periodic=(True,))
 
     def streams(self, resolutions: tuple[int, ...], options: BurgersOptions) -> CachedStreams:
         """Return the samples."""

@@ -100,6 +100,7 @@ class FieldFile:
         history: states in the input, oldest first.
         states: in the target; 1 except in tests of rollouts, and in training that pushes forward.
         option: that asks for several, as it is written.
+        periodic: letters of the axes of the grid that are periodic.
 
     Raises:
         DataError: they do not belong together; the message names them.
@@ -113,6 +114,7 @@ class FieldFile:
     history: int = 1
     states: int = 1
     option: str = ""
+    periodic: str = ""
 
     def __post_init__(self) -> None:
         pieces = (*self.inputs, *self.targets)

@@ -106,6 +106,13 @@ class FieldSource:
             raise self._absent(resolution, "evaluate at")
         return self._restricted(resolution)
 
+    def periodic(self, resolution: int) -> tuple[bool, ...]:
+        """Return which axes of the grid are periodic at a resolution: every n-th point must go on at the first."""
+        file = self.by_resolution.get(resolution, self.train)
+        stride = 1 if resolution in self.by_resolution else self._stride(resolution) or 1
+        found = tuple(letter in file.periodic and n % stride == 0 for letter, n in zip("hw", file.grid))
+        return found if any(found) else ()
+
     def _restricted(self, resolution: int) -> tuple[int, ...]:
         return tuple(-(-n // (self._stride(resolution) or 1)) for n in self.train.grid)
 
@@ -221,6 +228,7 @@ class FieldSource:
             "input": _named(self.train.inputs),
             "target": _named(self.train.targets),
             "stride": test.stride,
+            **({"periodic": self.train.periodic} if self.train.periodic else {}),
             **trained,
             "n_test": len(test.numbers),
             **(self._states if self.train.steps is not None else {}),
@@ -246,6 +254,8 @@ class FieldSource:
         if train is None:
             return f"{len(test.numbers)} {unit} of {at} from {name}{stride}: {tested}"
         arrays = f"input {_named(self.train.inputs)}; target {_named(self.train.targets)}"
+        if self.train.periodic:
+            arrays += f"; periodic along {' and '.join(self.train.periodic)}"
         if test.file.path == self.train.path:
             both = len(train.numbers) + len(test.numbers)
             parts = f"{len(train.numbers)} train, {len(test.numbers)} {tested}, split by seed {self.options.seed}"

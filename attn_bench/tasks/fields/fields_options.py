@@ -56,6 +56,13 @@ class FieldsOptions(Task.Options):
             "error is trained on, without gradients; drawn for each batch (pushforward trick, arXiv:2202.03376)",
         ),
     ] = 0
+    periodic: Annotated[
+        Literal["none", "h", "w", "hw"] | None,
+        Field(
+            description="axes of the grid along which the first point follows the last, for models that care; if "
+            "unset, as the boundary conditions of The Well say, otherwise none"
+        ),
+    ] = None
     n_train: Annotated[
         int | None, Field(ge=1, description="training samples, or trajectories where there are steps; if unset, all")
     ] = None

@@ -27,6 +27,7 @@ class Layout:
         axes: of arrays, by name.
         inputs, targets: names of arrays; empty where the layout does not say.
         beside: arrays that are no fields, such as coordinates.
+        periodic: letters of the axes of the grid that are periodic.
     """
 
     name: str = ""
@@ -34,6 +35,7 @@ class Layout:
     inputs: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    periodic: str = ""
 
 
 def layout_of(opened: Opened) -> Layout:
@@ -94,6 +96,7 @@ def _well(opened: Opened) -> Layout | None:
         dimensions = int(file.attrs["n_spatial_dims"])
         if dimensions not in (1, 2):
             raise DataError(f"{opened.path}: its fields have {dimensions} dimensions; fields serves one and two")
+        periodic = _well_periodic(file, dimensions)
         for order, group in enumerate(TENSORS):
             for key in file.get(group, ()):
                 name = f"{group}/{key}"
@@ -110,7 +113,22 @@ def _well(opened: Opened) -> Layout | None:
                 f"{opened.path}: {name} has the shape {opened.arrays[name].shape}, but its attributes say that it "
                 f"has the axes {axes[name]}"
             )
-    return Layout("The Well", axes, (*varying, *single), tuple(varying))
+    return Layout("The Well", axes, (*varying, *single), tuple(varying), periodic=periodic)
+
+
+def _well_periodic(file: Any, dimensions: int) -> str:
+    """Return the letters of the axes with a periodic boundary condition."""
+    names = [_text(name) for name in file["dimensions"].attrs.get("spatial_dims", ())][:dimensions]
+    found: set[str] = set()
+    for condition in file.get("boundary_conditions", {}).values():
+        if _text(condition.attrs.get("bc_type", "")).upper() == "PERIODIC":
+            along = condition.attrs.get("associated_dims", ())
+            found |= {_text(along)} if isinstance(along, str | bytes) else set(map(_text, along))
+    return "".join(letter for letter, name in zip("hw", names) if name in found)
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _well_axes(item: Any, dimensions: int, order: int) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from attn_bench.plugin import DataError
+from attn_bench.plugin import DataError, OptionError
 from attn_bench.tasks.darcy.pairs import INPUT_KEYS, TARGET_KEYS
 from attn_bench.tasks.fields.axis_letters import ambiguous, fitted, inferred
 from attn_bench.tasks.fields.field_file import FieldFile, Piece
@@ -30,10 +31,21 @@ def field_file(path: Path, options: FieldsOptions) -> FieldFile:
         layout = layout_of(opened)
         chosen = _chosen(opened, layout, options)
         pieces = [tuple(_piece(opened, layout, part, options) for part in parts) for parts in chosen]
-        return FieldFile(path, opened.files, pieces[0], pieces[1], options.step, options.history)
+        found = FieldFile(path, opened.files, pieces[0], pieces[1], options.step, options.history)
+        return replace(found, periodic=_periodic(found, layout, options))
     finally:
         for array in opened.arrays.values():
             array.close()
+
+
+def _periodic(file: FieldFile, layout: Layout, options: FieldsOptions) -> str:
+    """Return the periodic axes of the grid: those given, or those that the layout names."""
+    if options.periodic is None:
+        return layout.periodic
+    along = options.periodic.removeprefix("none")
+    if "w" in along and len(file.grid) == 1:
+        raise OptionError(f"fields.periodic={options.periodic}: {file.path} has fields on a line, which have h only")
+    return along
 
 
 def _chosen(opened: Opened, layout: Layout, options: FieldsOptions) -> tuple[tuple[Part, ...], tuple[Part, ...]]:

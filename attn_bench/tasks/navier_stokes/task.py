@@ -52,7 +52,7 @@ class NavierStokes(FieldTask):
     def problem(self, resolution: int, options: NavierStokesOptions) -> Problem:
         """Return the problem from some states to the next one."""
         options.solved_on((resolution,))
-        return Problem("field", options.history, 1, (resolution, resolution))
+        return Problem("field", options.history, 1, (resolution, resolution), periodic=(True, True))
 
     def rollout(self, options: NavierStokesOptions) -> int:
         """Return the number of states until the horizon."""
