@@ -113,7 +113,8 @@ def _totals(plan: Plan, folder: Path, timed: bool) -> str:
         disk, _ = total(each.disk for each in run)
         of = f" for {len(run) - unknown} of them; nothing is known of the others" if unknown else ""
         source = "earlier cells and timed steps" if timed else "earlier cells"
-        text += f" Estimated from {source}: {duration(seconds)}, {size(disk)}{of}."
+        beside = f" one after another ({plan.at_a_time} train side by side)" if plan.at_a_time > 1 else ""
+        text += f" Estimated from {source}: {duration(seconds)}{beside}, {size(disk)}{of}."
         text += "" if timed or not unknown else " --time-steps times a few of their steps."
     elif run:
         text += " Time and disk are unknown: no cell of these models and tasks has been run in this folder"

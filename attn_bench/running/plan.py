@@ -13,6 +13,7 @@ from attn_bench.format import count
 from attn_bench.results.record import Record
 from attn_bench.results.status import Status
 from attn_bench.results.store import Store
+from attn_bench.running.executors.choice import searches_at_a_time
 from attn_bench.running.reuse import expansion_of
 from attn_bench.running.timed_steps import Known
 from attn_bench.running.tuning import so_far
@@ -45,10 +46,15 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a sweep in their order, and lines on what was asked for and means nothing."""
+    """The cells of a sweep in their order, and lines on what was asked for and means nothing.
+
+    Attributes:
+        at_a_time: how many cells train side by side on this machine.
+    """
 
     cells: tuple[Planned, ...]
     notes: tuple[str, ...] = ()
+    at_a_time: int = 1
 
     @property
     def unknown(self) -> list[Cell]:
@@ -94,7 +100,9 @@ def plan(sweep: Sweep, out: Path, running: Running, timed: Sequence[Known] = ())
             measured = cell.training is not None and part.training is None
             cells.append(Planned(cell, None, measured, *known.estimate(cell, training=not measured)))
     first = f"{count(len(trials), 'trial')} of tuning first; the better half get twice the budget in the next round"
-    return Plan(tuple(cells), (*expansion.notes, *([first] if trials else [])))
+    parts = [each.cell.only_measured() if each.only_measured else each.cell for each in cells if each.there is None]
+    at_a_time = searches_at_a_time(running, parts) or 1
+    return Plan(tuple(cells), (*expansion.notes, *([first] if trials else [])), at_a_time)
 
 
 class _Estimates:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from attn_bench.cli.dry_run import MOST_LINES, duration, shown, size
-from attn_bench.running.plan import Plan, Planned
+from attn_bench.running.executors import shares
+from attn_bench.running.plan import Plan, Planned, plan
+from attn_bench.sweep.execution import Running
 from attn_bench.sweep.settings import Sweep
 
 
@@ -37,6 +40,18 @@ def test_each_cell_has_a_line_with_what_is_there_and_what_is_to_run() -> None:
     assert lines[3] == ["toy", "8", "2", "1", "-", "1", "60", "s", "4", "KiB"]
     assert "3 cells into r: 1 there already (1 ok), 2 to run. Estimated from earlier cells: 65 s, 4 KiB." in said
     assert said.strip().endswith("Nothing was run or written.")
+
+
+def test_times_of_cells_that_train_side_by_side_add_up_to_more_than_the_run_takes(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(shares, "usable_cores", lambda: [0, 1])
+    monkeypatch.setattr(shares, "MEMORY_EACH_MIB", 1)
+    sweep = Sweep.from_settings({"models": "toy", "task": "toy-task", "resolutions": 8, "seeds": 3, "device": "cpu"})
+    found = plan(sweep, tmp_path, Running())
+    assert found.at_a_time == 2
+    known = tuple(replace(each, seconds=60, disk=1) for each in found.cells)
+    said = printed(replace(found, cells=known), width=300)
+    assert "Estimated from earlier cells: 3.0 min one after another (2 train side by side), 0 KiB." in said
+    assert plan(sweep, tmp_path, Running(jobs=1)).at_a_time == 1
 
 
 def test_many_cells_are_brought_together_and_every_axis_is_counted() -> None:

@@ -27,6 +27,8 @@ def executor_of(running: Running, cells: Collection[Cell], parts: Collection[Cel
     if running.slurm or running.resources or running.detach:
         given = "--slurm" if running.slurm else "setting resources" if running.resources else "--detach"
         raise UserError(f"{given} is only for --executor slurm")
+    if (running.jobs or 1) > 1 and not any(cell.training for cell in cells):
+        raise UserError(f"--jobs {running.jobs}: nothing is trained, and what is timed runs alone; leave it out")
     shares = shares_of(parts, running)
     return sequential.run if len(shares) == 1 else side_by_side.executor(shares)
 

@@ -42,12 +42,8 @@ def shares_of(cells: Collection[Cell], running: Running) -> list[Share]:
         UserError: there are fewer CPUs or GPUs than jobs, or its CPUs have to serve more threads than there are.
     """
     trained, asked = [cell for cell in cells if cell.training], running.jobs
-    if asked == 1:
+    if asked == 1 or not trained:
         return [Share()]
-    if not trained:
-        if asked is None:
-            return [Share()]
-        raise UserError(f"--jobs {asked}: nothing is trained, and what is timed runs alone; leave it out")
     if any(cell.execution.device == "cuda" for cell in cells):
         gpus = usable_gpus()
         _check(asked, len(gpus), "GPU")

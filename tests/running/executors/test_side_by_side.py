@@ -20,7 +20,8 @@ from attn_bench.results.record import Record
 from attn_bench.results.run_info import RunInfo
 from attn_bench.results.store import Store
 from attn_bench.running import attempt
-from attn_bench.running.executors import shares
+from attn_bench.running.executors import sequential, shares
+from attn_bench.running.executors.choice import executor_of
 from attn_bench.running.machine_share import Machine
 from attn_bench.running.runner import Watcher, run_sweep
 from attn_bench.sweep.execution import Running
@@ -70,10 +71,14 @@ def test_what_cannot_be_divided_is_refused(monkeypatch):
     for given, jobs, message in (
         (cell, 6, "--jobs 6: must be <= 5, as 5 CPUs can be used here"),
         (threaded, 2, "--jobs 2 with --threads 3: each job has 2 of 5 CPUs; use --jobs 1 or --threads 2"),
-        (cell.only_measured(), 2, "--jobs 2: nothing is trained"),
     ):
         with pytest.raises(UserError, match=message):
             shares.shares_of([given], Running(jobs=jobs))
+    with pytest.raises(UserError, match="--jobs 2: nothing is trained"):
+        executor_of(Running(jobs=2), [cell.only_measured()], [cell.only_measured()])
+    # Of a sweep that trains, all may be trained already.
+    assert executor_of(Running(jobs=2), [cell], [cell.only_measured()]) is sequential.run
+    assert executor_of(Running(jobs=2), [cell], []) is sequential.run
     for running in (Running(jobs=1), Running()):
         assert shares.shares_of([threaded], running) == [shares.Share()]
 
