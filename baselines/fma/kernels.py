@@ -25,10 +25,13 @@ def _queries(
 ):  # fmt: skip
     """Return the program's block, where its group's keys begin, its queries' rows in the block, the channels,
     where the queries and their channels are, which of the queries exist, and which of their channels do."""
-    group, block = tl.program_id(1).to(tl.int64), tl.program_id(0) // parts
-    row = tl.program_id(0) % parts * QUERIES + tl.arange(0, QUERIES)
+    # Groups are on the same axis, as the others have at most 65,535 programs. All places are counted in 64 bits.
+    program = tl.program_id(0).to(tl.int64)
+    of_group = queries // size * parts
+    group, block = program // of_group, program % of_group // parts
+    row = program % parts * QUERIES + tl.arange(0, QUERIES)
     channel = tl.arange(0, CHANNELS)
-    place = group * queries + block.to(tl.int64) * size + row
+    place = group * queries + block * size + row
     at = place[:, None] * HEAD_DIM + channel[None, :]
     inside = row < size
     return block, group * rows * HEAD_DIM, row, channel, place, at, inside, inside[:, None] & (channel < HEAD_DIM)[None]
@@ -40,7 +43,7 @@ def _scores(
     channel, HEAD_DIM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Return the rows of a tile of slots, where they are in k, which pairs are read, and the scores of those."""
-    keys = tl.load(index + block * slots + slot, mask=slot < slots, other=-1)
+    keys = tl.load(index + (block * slots + slot), mask=slot < slots, other=-1)
     there = keys >= 0
     keys = tl.where(there, keys, 0).to(tl.int64)
     at = keys[:, None] * HEAD_DIM + channel[None, :]
@@ -148,6 +151,8 @@ def backward(
 def _launch(
     kernel: Any, tensors: tuple[Tensor, ...], q_GNE: Tensor, k_GTE: Tensor, index_MS: Tensor, diagonal: int
 ) -> None:
+    if q_GNE.numel() == 0:
+        return
     groups, queries, head_dim = q_GNE.shape
     blocks, slots = index_MS.shape
     size = queries // blocks
@@ -157,7 +162,7 @@ def _launch(
     most = QUERIES // 2 if wide else QUERIES
     at_once = min(most, max(16, triton.next_power_of_2(size)))
     parts = triton.cdiv(size, at_once)
-    kernel[(blocks * parts, groups)](
+    kernel[(blocks * parts * groups,)](
         *tensors,
         queries,
         k_GTE.shape[1],

@@ -31,8 +31,9 @@ class FakeGpu(TorchDispatchMode):
         calls: synchronizations so far.
     """
 
-    def __init__(self, *, memory=2**30, op_ms=0.1, launch_ms=0.01, watts=100.0, readings=((1980, 0x0),)):
+    def __init__(self, *, memory=2**30, op_ms=0.1, launch_ms=0.01, watts=100.0, tick_ms=100.0, readings=((1980, 0x0),)):
         super().__init__()
+        self.tick_ms = tick_ms
         self.total, self.op_ms, self.launch_ms, self.watts = memory, op_ms, launch_ms, watts
         self.host_ms = self.free_ms = self.busy_ms = 0.0
         self.synchronized, self.flushed, self.at_work = 0, 0, 0
@@ -194,7 +195,7 @@ class Graph:
 
 
 class FakeNvml:
-    """``pynvml``: its energy counter, in mJ, moves every 100 ms; clocks and reasons come one after the other."""
+    """``pynvml``: its energy counter, in mJ, moves every ``tick_ms``; clocks and reasons come one after the other."""
 
     NVML_CLOCK_SM = 1
 
@@ -225,7 +226,7 @@ class FakeNvml:
         return self.now[1]
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle):
-        return round(self.gpu.watts * 0.1 * (self.gpu.host_ms // 100) * 1e3)
+        return round(self.gpu.watts * self.gpu.tick_ms * (self.gpu.host_ms // self.gpu.tick_ms))
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle):
         used = self.gpu.reserved + CONTEXT

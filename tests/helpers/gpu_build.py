@@ -56,6 +56,27 @@ def fits(recorded: list[Launches], capability: int, *, registers: int, blocks: i
 
 
 def build(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any], capability: int) -> Resources:
+    """Compile a kernel as :func:`compiled` does and return what it takes."""
+    made = compiled(kernel, args, constants, capability)
+    return _resources(made.asm["cubin"], made.metadata.shared)
+
+
+def narrow_offsets(recorded: list[Launches]) -> list[str]:
+    """Return the places of tensors that kernels compute in fewer than 64 bits, as Triton's intermediate code has them.
+
+    With 32 bits, a place beyond 2^31 elements would be another one.
+    """
+    found = []
+    for launch in recorded:
+        for args, constants in launch.seen:
+            code = compiled(launch.kernel, args, constants, 90).asm["ttir"]
+            places = [line for line in code.splitlines() if "tt.addptr" in line and ": tensor<" in line]
+            assert places, code
+            found += [line for line in places if not re.search(r", tensor<[0-9x]+xi64>", line)]
+    return found
+
+
+def compiled(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any], capability: int) -> Any:
     """Compile a kernel as a launch with these arguments would: Triton makes 1 a constant and uses multiples of 16."""
     constants = dict(constants)
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
@@ -73,8 +94,7 @@ def build(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any], capabil
         if isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0):
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return _resources(compiled.asm["cubin"], compiled.metadata.shared)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
 def _resources(cubin: bytes, shared: int) -> Resources:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from gpu_build import SHARED, Launches, fits
+from gpu_build import SHARED, Launches, fits, narrow_offsets
 
 from mano.overlapping import kernels
 from mano.overlapping.layout import Windows
@@ -30,6 +30,10 @@ def check(recorded, capability):
 
 def test_kernels_spill_nothing(monkeypatch):
     check(launches(monkeypatch, 2, 1, 32, torch.bfloat16), 90)
+
+
+def test_places_are_computed_in_64_bits(monkeypatch):
+    assert narrow_offsets(launches(monkeypatch, 2, 1, 32, torch.bfloat16)) == []
 
 
 @pytest.mark.slow

@@ -46,10 +46,30 @@ def run(cases):
         torch.testing.assert_close(
             got, want, rtol=1e-4, atol=5e-5, msg=lambda m, at=(window, stride, grid): f"{at}: {m}"
         )
-    half, _ = kernels.forward(qkv.bfloat16(), windows)
-    assert half.dtype == torch.bfloat16
-    full, _ = kernels.forward(qkv, windows)
-    assert (half - full).norm() < 2e-2 * full.norm()
+        full = kernels.forward(qkv, windows)[0], got
+        for dtype, limit in ((torch.bfloat16, 2e-2), (torch.float16, 2e-3)):
+            narrow, its_grad = qkv.to(dtype), grad.to(dtype)
+            out, its = kernels.forward(narrow, windows)
+            for y, reference in zip((out, kernels.backward(its_grad, narrow, its, windows)), full):
+                assert y.dtype == dtype
+                assert (y - reference).norm() < limit * reference.norm()
+        # Neither rows nor channels need be next to each other.
+        _, statistics = kernels.forward(qkv, windows)
+        for spread in (lambda x: x.t().contiguous().t(), lambda x: torch.cat([x, x], 1)[:, : x.shape[1]]):
+            gaps, its_grad = spread(qkv), spread(grad)
+            assert not gaps.is_contiguous()
+            assert torch.equal(kernels.forward(gaps, windows)[0], full[0])
+            assert torch.equal(kernels.backward(its_grad, gaps, statistics, windows), full[1])
+        # A gradient of a sum is one number for all.
+        ones = torch.ones(1, 1).expand_as(grad)
+        assert torch.equal(
+            kernels.backward(ones, qkv, statistics, windows),
+            kernels.backward(torch.ones_like(grad), qkv, statistics, windows),
+        )
+        nothing = Windows(0, *grid, levels, rate, heads, window, stride)
+        out, statistics = kernels.forward(qkv[:0], nothing)
+        assert (out.shape, statistics.shape) == ((0, grad.shape[1]), (0, heads, windows.slots**2))
+        assert kernels.backward(grad[:0], qkv[:0], statistics, nothing).shape == (0, qkv.shape[1])
 
 
 @pytest.mark.parametrize("which", ["few", pytest.param("more", marks=pytest.mark.slow)])

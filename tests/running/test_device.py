@@ -45,7 +45,7 @@ def on(monkeypatch):
         for measure, more in (
             (measure_latency, {"sampling": BRIEF, "thread_clock": gpu.clock}),
             (measure_parts, {"sampling": BRIEF, "thread_clock": gpu.clock}),
-            (measure_energy, {"seconds": 1.0}),
+            (measure_energy, {"seconds": 0.1}),
         ):
             monkeypatch.setattr(steps, measure.__name__, functools.partial(measure, **clock, **more))
         return gpu
@@ -80,7 +80,7 @@ def test_the_fake_takes_what_torch_cuda_takes():
 
 
 def test_a_cell_on_a_gpu_has_the_times_of_the_device(on, monkeypatch, tmp_path):
-    gpu = on(readings=((1980, 0x4),))
+    gpu = on(readings=((1980, 0x4),), tick_ms=10.0)
     cell = cell_of(monkeypatch, "habit:plain", cuda_graph=True)
     with gpu:
         record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
@@ -99,7 +99,7 @@ def test_a_cell_on_a_gpu_has_the_times_of_the_device(on, monkeypatch, tmp_path):
         assert latency.calibration_ms is None
     # 100 W, give or take a jump of the counter at either end.
     assert record.energy_source == "nvml"
-    assert record.energy["train_step"].joules == pytest.approx(0.1 * train, rel=0.15)
+    assert record.energy["train_step"].joules == pytest.approx(0.1 * train, rel=0.25)
     memory = record.memory["forward"]
     assert memory.total_mib >= memory.peak_mib > 0
     assert memory.process_mib == pytest.approx(memory.reserved_mib + CONTEXT / MIB, abs=1)
@@ -286,8 +286,6 @@ ELSEWHERE = {
     "running/measure/machine.py": "describes the machine",
     "sweep/devices.py": "whether there is a GPU, without a context on it",
     "profiling/ncu.py": "starts and stops NVIDIA's profiler",
-    "tasks/darcy/generate.py": "tasks know no devices",
-    "tasks/navier_stokes/simulated.py": "tasks know no devices",
 }
 
 
@@ -295,4 +293,6 @@ def test_nothing_else_asks_torch_for_a_gpu():
     root = Path(attn_bench.__file__).parent
     asks = re.compile(r"torch\.cuda\.(?!OutOfMemory)|\bdevice\.startswith\(\"cuda")
     texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in root.rglob("*.py")}
+    # Tasks, which stand below a run, are told a device by an option of theirs.
+    texts = {name: text for name, text in texts.items() if not name.startswith("tasks/")}
     assert {name for name, text in texts.items() if asks.search(text)} <= ELSEWHERE.keys()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from gpu_build import SHARED, Launches, fits
+from gpu_build import SHARED, Launches, fits, narrow_offsets
 
 from baselines.fma import kernels
 
@@ -32,6 +32,10 @@ def check(recorded, capability):
 
 def test_kernels_spill_nothing(monkeypatch):
     check(launches(monkeypatch, 64, 32, torch.bfloat16, causal=True), 90)
+
+
+def test_places_are_computed_in_64_bits(monkeypatch):
+    assert narrow_offsets(launches(monkeypatch, 64, 32, torch.bfloat16, causal=True)) == []
 
 
 @pytest.mark.slow

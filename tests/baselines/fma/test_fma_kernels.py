@@ -21,6 +21,22 @@ MORE = [
 ]
 
 
+def dot_of_bfloat16():
+    """Let the interpreter multiply bfloat16 as numbers; by itself it multiplies their bits as integers."""
+    import numpy as np
+    from triton.language import bfloat16, float32
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    usual = InterpreterBuilder.create_dot
+
+    def widened(x):
+        if x.dtype.scalar != bfloat16:
+            return x
+        return TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), float32)
+
+    InterpreterBuilder.create_dot = lambda self, a, b, *rest: usual(self, widened(a), widened(b), *rest)
+
+
 def check(q, k, v, reads, diagonal, label):
     import torch
 
@@ -35,13 +51,27 @@ def check(q, k, v, reads, diagonal, label):
     want = attend_blocks_backward(do, dlse, [q, k, v, *lists[:2]], lists[2], out, lse)
     found = kernels.backward(do, (do * out).sum(-1) - dlse, [q, k, v, *lists[:2]], lists[2], lse)
     torch.testing.assert_close(found, want, rtol=1e-4, atol=2e-5, msg=lambda m: f"{label}: {m}")
-    # float16, as the interpreter multiplies bfloat16 as integers.
-    half = [x.half() for x in (q, k, v)]
-    got, got_lse = kernels.forward(*half, *lists)
-    found = kernels.backward(do.half(), (do * out).sum(-1) - dlse, [*half, *lists[:2]], lists[2], got_lse)
-    for y, reference in zip((got, *found), (out, *want)):
-        assert y.dtype == torch.float16
-        assert (y - reference).norm() < 1e-2 * reference.norm(), label
+    exact = out, *want
+    for dtype, limit in ((torch.float16, 1e-2), (torch.bfloat16, 3e-2)):
+        half = [x.to(dtype) for x in (q, k, v)]
+        got, got_lse = kernels.forward(*half, *lists)
+        found = kernels.backward(do.to(dtype), (do * out).sum(-1) - dlse, [*half, *lists[:2]], lists[2], got_lse)
+        for y, reference in zip((got, *found), exact):
+            assert y.dtype == dtype
+            assert (y - reference).norm() < limit * reference.norm(), (label, dtype)
+    # As they come from a projection: heads and channels before tokens.
+    delta = (do * out).sum(-1) - dlse
+    found = kernels.backward(do, delta, [q, k, v, *lists[:2]], lists[2], lse)
+    moved = [x.permute(2, 0, 1).contiguous().permute(1, 2, 0) for x in (q, k, v, do)]
+    assert not any(x.is_contiguous() for x in moved)
+    assert torch.equal(kernels.forward(*moved[:3], *lists)[0], kernels.forward(q, k, v, *lists)[0])
+    again = kernels.backward(moved[3], delta, [*moved[:3], *lists[:2]], lists[2], lse)
+    torch.testing.assert_close(again, found, rtol=0, atol=0)
+    nothing = [x[:0] for x in (q, k, v)]
+    got, got_lse = kernels.forward(*nothing, *lists)
+    assert (got.shape, got_lse.shape) == (nothing[0].shape, nothing[0].shape[:2])
+    found = kernels.backward(do[:0], delta[:0], [*nothing, *lists[:2]], lists[2], got_lse)
+    assert [x.shape for x in found] == [x.shape for x in nothing]
 
 
 def run(cases):
@@ -51,6 +81,7 @@ def run(cases):
     from baselines.fma.tree import Tree
 
     torch.manual_seed(0)
+    dot_of_bfloat16()
     for label in cases:
         grid, side, rank, head_dim, causal, separate = label
         tree = Tree(grid, side)
