@@ -11,9 +11,9 @@ from pydantic import Field
 from attn_bench.plugin import OptionError, Task
 
 SMALLEST, LARGEST = 8, 1 << 17
-# Points on which the equation is solved if unset, for each unit of 1 / viscosity, and at least.
-POINTS_PER_REYNOLDS, LEAST_FINE, LARGEST_FINE = 2, 256, 1 << 16
-STEPS_PER_POINT = 2
+# Points on which the equation is solved if unset are as many as 1 / viscosity, rounded up, and at least.
+LEAST_FINE, LARGEST_FINE = 256, 1 << 16
+LEAST_STEPS = 512
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class BurgersOptions(Task.Options):
         Field(
             ge=16,
             le=LARGEST_FINE,
-            description="points on which the equation is solved; if unset, the power of two from "
-            f"{POINTS_PER_REYNOLDS} / viscosity up, at least {LEAST_FINE}",
+            description="points on which the equation is solved; if unset, the power of two from 1 / viscosity up, at "
+            f"least {LEAST_FINE}",
         ),
     ] = None
     steps: Annotated[
         int | None,
         Field(
             ge=1,
-            description=f"steps of the solver in a unit of time; if unset, {STEPS_PER_POINT} for each point of fine",
+            description=f"steps of the solver in a unit of time; if unset, as many as fine, at least {LEAST_STEPS}",
         ),
     ] = None
     n_train: Annotated[int, Field(ge=1, description="samples to train on")] = 1000
@@ -55,13 +55,13 @@ class BurgersOptions(Task.Options):
 
     def resolved(self) -> BurgersOptions:
         """Return the options with ``fine`` and ``steps`` set; raises OptionError if the viscosity is too small."""
-        fine = self.fine or max(LEAST_FINE, 2 ** math.ceil(math.log2(POINTS_PER_REYNOLDS / self.viscosity)))
+        fine = self.fine or max(LEAST_FINE, 2 ** math.ceil(-math.log2(self.viscosity)))
         if fine > LARGEST_FINE:
             raise OptionError(
                 f"burgers.viscosity={self.viscosity:g} needs {fine} points, more than {LARGEST_FINE}; choose a "
-                f"viscosity >= {POINTS_PER_REYNOLDS / LARGEST_FINE:.2g}, or fewer points with burgers.fine"
+                f"viscosity >= {1 / LARGEST_FINE:.2g}, or fewer points with burgers.fine"
             )
-        return replace(self, fine=fine, steps=self.steps or STEPS_PER_POINT * fine)
+        return replace(self, fine=fine, steps=self.steps or max(LEAST_STEPS, fine))
 
 
 def check_resolution(resolution: int) -> None:
