@@ -104,6 +104,8 @@ class Task(Plugin):
         metrics: every metric that :meth:`evaluate` and :meth:`sample_metrics` return, in the order in which they are
             shown; figures show the first.
         defaults: resolutions and training settings that the user does not give.
+        masks: whether targets, and inputs, are NaN at points that do not count. Prediction and target are then set to
+            zero there before a loss; metrics have to leave them out, and :meth:`adapt` to give models other inputs.
         protocol: how the field trains and evaluates on it, with the source.
     """
 
@@ -111,6 +113,7 @@ class Task(Plugin):
     metrics: ClassVar[Mapping[str, Metric]]
     defaults: ClassVar[TrainingDefaults]
     protocol: ClassVar[str] = ""
+    masks: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse metrics whose columns would have the name of another column."""

@@ -65,7 +65,8 @@ class Sample:
     def rel_l2(self) -> float:
         """Relative L2 error of this sample."""
         with np.errstate(all="ignore"):
-            return float(np.linalg.norm(self.prediction - self.target) / np.linalg.norm(self.target))
+            real = ~np.isnan(self.target)
+            return float(np.linalg.norm((self.prediction - self.target)[real]) / np.linalg.norm(self.target[real]))
 
 
 def shown_at(summary: Summary) -> list[tuple[int, int]]:
@@ -128,6 +129,8 @@ def _read(path: Path, suffix: str) -> Sample | None:
         raise ValueError("not fields of one shape")
     if any(field.size == 0 for field in fields):
         raise ValueError("fields without a point")
+    # Nothing is predicted at masked points.
+    fields[2] = np.where(np.isnan(fields[1]), np.nan, fields[2])
     # A strip has states on a grid.
     rollout = _rollout(*fields[3:]) if fields[3:] and fields[1].ndim == 2 else None
     return Sample(fields[0], fields[1], fields[2], channels, rollout)

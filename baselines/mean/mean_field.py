@@ -26,8 +26,10 @@ class MeanField(nn.Module):
         return self.mean.expand(len(x_BCHW), *self.mean.shape)
 
     def fit(self, train: Dataset[tuple[Tensor, Tensor]]) -> None:
-        """Set the field to the mean of the targets of ``train``, summed in float64."""
-        total = torch.zeros((), dtype=torch.float64)
+        """Set the field to the mean of the targets of ``train``, summed in float64, without those that are NaN."""
+        total, count = torch.zeros((), dtype=torch.float64), torch.zeros(())
         for _, targets in DataLoader(train, batch_size=64):
-            total = total + targets.sum(0, dtype=torch.float64).cpu()
-        self.mean.copy_(total / len(train))  # type: ignore[arg-type]
+            masked = targets.isnan()
+            total = total + targets.masked_fill(masked, 0.0).sum(0, dtype=torch.float64).cpu()
+            count = count + (~masked).sum(0).cpu()
+        self.mean.copy_(total / count.clamp(min=1))

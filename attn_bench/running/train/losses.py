@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attn_bench.plugin import Problem, Task
-from attn_bench.tasks.shared.field_metrics import relative_l2_loss
+from attn_bench.tasks.shared.field_metrics import relative_l2_loss, without_masked
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 # The weight of the differences in the derivative loss.
@@ -31,7 +31,8 @@ def loss_of(task: Task, problem: Problem, name: str) -> Loss:
     known = {**(FIELD_LOSSES if problem.kind == "field" else {}), **task.losses(), "task": task.loss}
     if name not in known:
         raise ValueError(f"there is no loss {name} for {task.name} ({problem.kind}); there are: {', '.join(known)}")
-    return known[name]
+    loss = known[name]
+    return (lambda prediction, target: loss(*without_masked(prediction, target))) if task.masks else loss
 
 
 def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:

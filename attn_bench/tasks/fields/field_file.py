@@ -101,6 +101,7 @@ class FieldFile:
         states: in the target; 1 except in tests of rollouts, and in training that pushes forward.
         option: that asks for several, as it is written.
         periodic: letters of the axes of the grid that are periodic.
+        mask: 1 where there are fields and 0 elsewhere; the last channel of the input. Fields are NaN where it is 0.
 
     Raises:
         DataError: they do not belong together; the message names them.
@@ -115,9 +116,10 @@ class FieldFile:
     states: int = 1
     option: str = ""
     periodic: str = ""
+    mask: Piece | None = None
 
     def __post_init__(self) -> None:
-        pieces = (*self.inputs, *self.targets)
+        pieces = self.pieces
         for piece in pieces:
             _check_piece(self.path, piece)
         for letter, what in (("n", "samples"), ("h", "points along h"), ("w", "points along w")):
@@ -139,6 +141,8 @@ class FieldFile:
             if asked:
                 raise OptionError(f"{asked[0]}: {self.path} has no time axis")
             return
+        if self.states > 1 and self.mask is not None:
+            raise OptionError(f"{self.option}: not with fields.mask, as predictions have no mask to go on from")
         if self.states > 1 and self.inputs != self.targets:
             raise OptionError(
                 f"{self.option}: a model is applied to its own predictions, so input and target must be "
@@ -163,6 +167,11 @@ class FieldFile:
                 f"{self.path}: has {total} steps, too few for {self.history + self.states} states {self.step} apart "
                 f"({', '.join([f'fields.step={self.step}', *asked])})"
             )
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Every array that is read."""
+        return (*self.inputs, *self.targets, *([] if self.mask is None else [self.mask]))
 
     def followed(self, states: int, option: str) -> FieldFile:
         """Return the samples with several states in the target.
@@ -201,7 +210,7 @@ class FieldFile:
     def channels(self) -> tuple[int, int]:
         """The channels of input and target."""
         inputs = sum(piece.channels * (1 if piece.steps is None else self.history) for piece in self.inputs)
-        return inputs, self.states * sum(piece.channels for piece in self.targets)
+        return inputs + (self.mask is not None), self.states * sum(piece.channels for piece in self.targets)
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
@@ -218,6 +227,7 @@ class FieldFile:
             others = [piece for piece in self.inputs if piece.steps is None]
             inputs = [(timed, i * self.step) for i in range(self.history)]
             inputs += [(others, 0)] if others else []
+        inputs += [] if self.mask is None else [((self.mask,), 0)]
         return inputs, [(self.targets, (self.history + i) * self.step) for i in range(self.states)]
 
     def nbytes(self, samples: int, stride: int = 1) -> int:
@@ -246,7 +256,27 @@ class FieldFile:
                     count = sum(piece.channels for piece in own)
                     self._fill(values[start:stop, place : place + count], own, trajectories, when, stride)
                     place += count
+        if self.mask is not None:
+            self._check_mask(numbers, found)
+            for fields in (found[0][:, :-1], found[1]):
+                fields[np.broadcast_to(found[0][:, -1:] == 0, fields.shape)] = np.nan
         return found[0], found[1]
+
+    def _check_mask(self, numbers: np.ndarray, found: Sequence[np.ndarray]) -> None:
+        import numpy as np
+
+        assert self.mask is not None
+        mask = found[0][:, -1:]
+        finite = np.isfinite(np.concatenate(found, 1)) | (mask == 0)
+        for right, what in (
+            (np.isin(mask, (0, 1)), "must be 0 or 1 everywhere; it has other values in"),
+            ((mask == 1).reshape(len(mask), -1).any(1), "leaves nothing of"),
+            (finite, "keeps points with values that are not finite in single precision in"),
+        ):
+            whole = right.reshape(len(mask), -1).all(1)
+            if not whole.all():
+                trajectory, step = divmod(int(numbers[np.flatnonzero(~whole)[0]]), self.pairs)
+                raise DataError(f"{self.path}: the mask {self.mask.title} {what} {self.named(trajectory, step)}")
 
     def _fill(self, out: np.ndarray, own: Sequence[Piece], samples: slice, steps: slice, stride: int) -> None:
         import numpy as np
@@ -260,7 +290,8 @@ class FieldFile:
             with np.errstate(over="ignore", invalid="ignore"):
                 part = out[:, place : place + values.shape[2]]
                 part[...] = values.reshape(part.shape)
-            if not np.isfinite(part).all():
+            # Masked points may be anything; the mask itself may not.
+            if (self.mask is None or piece is self.mask) and not np.isfinite(part).all():
                 broken = int(np.flatnonzero(~np.isfinite(part).reshape(len(part), -1).all(1))[0])
                 raise DataError(
                     f"{self.path}: {piece.title} has values that are not finite in single precision, first in "
@@ -270,7 +301,7 @@ class FieldFile:
 
     def close(self) -> None:
         """Close what was opened to read; reading again opens it again."""
-        for piece in (*self.inputs, *self.targets):
+        for piece in self.pieces:
             piece.stored.close()
 
     def named(self, trajectory: int, step: int) -> str:

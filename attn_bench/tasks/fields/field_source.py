@@ -228,6 +228,7 @@ class FieldSource:
             "input": _named(self.train.inputs),
             "target": _named(self.train.targets),
             "stride": test.stride,
+            **({} if self.train.mask is None else {"mask": _named([self.train.mask])}),
             **({"periodic": self.train.periodic} if self.train.periodic else {}),
             **trained,
             "n_test": len(test.numbers),
@@ -254,6 +255,8 @@ class FieldSource:
         if train is None:
             return f"{len(test.numbers)} {unit} of {at} from {name}{stride}: {tested}"
         arrays = f"input {_named(self.train.inputs)}; target {_named(self.train.targets)}"
+        if self.train.mask is not None:
+            arrays += f"; mask {_named([self.train.mask])}"
         if self.train.periodic:
             arrays += f"; periodic along {' and '.join(self.train.periodic)}"
         if test.file.path == self.train.path:
@@ -281,6 +284,8 @@ class FieldSource:
             files.append(PreparedFile(test.file.path, "test", "given", len(test.numbers), resolution))
         if known is not None:
             read.append(f"values in the training samples: {known.ranges}")
+            if self.train.mask is not None:
+                read.append(f"{self.train.mask.title} leaves out {known.masked:.0%} of the points, where it is 0")
         if self.in_pieces(*trained[:1]):
             read.append("samples are read from the file batch by batch, not kept in memory")
         return PreparedData(tuple(read), tuple(told), tuple(files))

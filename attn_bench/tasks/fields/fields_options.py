@@ -56,6 +56,13 @@ class FieldsOptions(Task.Options):
             "error is trained on, without gradients; drawn for each batch (pushforward trick, arXiv:2202.03376)",
         ),
     ] = 0
+    mask: Annotated[
+        str | None,
+        Field(
+            description="array of 1 at the points of the grid that have fields and 0 elsewhere, for all samples or for "
+            "each; models get it as a further input channel"
+        ),
+    ] = None
     periodic: Annotated[
         Literal["none", "h", "w", "hw"] | None,
         Field(

@@ -32,7 +32,8 @@ def field_file(path: Path, options: FieldsOptions) -> FieldFile:
         chosen = _chosen(opened, layout, options)
         pieces = [tuple(_piece(opened, layout, part, options) for part in parts) for parts in chosen]
         found = FieldFile(path, opened.files, pieces[0], pieces[1], options.step, options.history)
-        return replace(found, periodic=_periodic(found, layout, options))
+        mask = None if options.mask is None else _mask(opened, found, options.mask)
+        return replace(found, periodic=_periodic(found, layout, options), mask=mask)
     finally:
         for array in opened.arrays.values():
             array.close()
@@ -48,6 +49,24 @@ def _periodic(file: FieldFile, layout: Layout, options: FieldsOptions) -> str:
     return along
 
 
+def _mask(opened: Opened, file: FieldFile, text: str) -> Piece:
+    """Return the mask, of the shape of the grid or with the samples before it, unless its axes are given."""
+    part, *more = parsed(text, opened.arrays, "mask")
+    array, grid = _array(opened, part), file.grid
+    if more or part.channels or part.steps:
+        raise OptionError(f"fields.mask={text}: give one whole array, NAME or NAME:AXES")
+    letters = {grid: "hw"[: len(grid)], (file.trajectories, *grid): f"n{'hw'[: len(grid)]}"}
+    if part.axes is None and array.shape not in letters:
+        shapes = " or ".join(f"{shape} ({own})" for shape, own in letters.items())
+        raise DataError(
+            f"{opened.path}: the mask {shown(part.name)!r} has the shape {array.shape}; it must have {shapes}, or its "
+            f"axes given, as in fields.mask={text}:ORDER"
+        )
+    if part.axes is not None and (set(part.axes) - set("nhw") or len(part.axes) != len(array.shape)):
+        raise OptionError(f"fields.mask={text}: it needs the axes n, h and w of the shape {array.shape}")
+    return Piece(array, part.axes or letters[array.shape], part)
+
+
 def _chosen(opened: Opened, layout: Layout, options: FieldsOptions) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
     """Return the parts of the input and of the target."""
     given = {
@@ -56,7 +75,8 @@ def _chosen(opened: Opened, layout: Layout, options: FieldsOptions) -> tuple[tup
     }
     if given["input"] is None and given["target"] is None and layout.inputs:
         return tuple(map(Part, layout.inputs)), tuple(map(Part, layout.targets))
-    names = [name for name, array in opened.arrays.items() if name not in layout.beside and _may_be_field(array)]
+    beside = (*layout.beside, options.mask, (options.mask or "").partition(":")[0])
+    names = [name for name, array in opened.arrays.items() if name not in beside and _may_be_field(array)]
     if not any(given.values()) and len(names) == 1 and "t" in _letters(opened, layout, names[0], options):
         # One array with a time axis: the later step is predicted from the earlier one.
         return (Part(names[0]),), (Part(names[0]),)

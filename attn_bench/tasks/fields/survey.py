@@ -45,11 +45,13 @@ class Survey:
     Attributes:
         inputs, targets: by channel.
         digests: of the input of each sample.
+        masked: the share of the points that is left out.
     """
 
     inputs: tuple[Channel, ...]
     targets: tuple[Channel, ...]
     digests: tuple[bytes, ...]
+    masked: float = 0.0
 
     @property
     def ranges(self) -> str:
@@ -94,24 +96,26 @@ def survey(file: FieldFile, numbers: np.ndarray, stride: int = 1) -> Survey:
     lows = [np.full(count, np.inf) for count in counts]
     highs, squares = ([np.full(count, first) for count in counts] for first in (-np.inf, 0.0))
     digests: list[bytes] = []
-    points = 0
+    points = [np.zeros(count) for count in counts]
     for part, inputs, targets in pieces(file, numbers, stride):
-        check_norms(targets, partial(_refusal, file, part))
+        check_norms(np.nan_to_num(targets) if file.mask is not None else targets, partial(_refusal, file, part))
         for i, values in enumerate((inputs, targets)):
             flat = values.reshape(len(values), counts[i], -1)
-            lows[i] = np.minimum(lows[i], flat.min((0, 2)))
-            highs[i] = np.maximum(highs[i], flat.max((0, 2)))
-            squares[i] += np.einsum("ncp,ncp->c", flat, flat, dtype=np.float64)
-        points += len(part) * (inputs[0, 0].size)
+            lows[i] = np.fmin(lows[i], np.fmin.reduce(flat, (0, 2)))
+            highs[i] = np.fmax(highs[i], np.fmax.reduce(flat, (0, 2)))
+            points[i] += (~np.isnan(flat)).sum((0, 2))
+            squares[i] += np.nansum(np.square(flat, dtype=np.float64), (0, 2))
         digests += [blake2b(each.tobytes(), digest_size=16).digest() for each in np.ascontiguousarray(inputs)]
     found = [
         tuple(
-            Channel(name, float(low), float(high), float(np.sqrt(square / points)))
-            for name, low, high, square in zip(names, *each)
+            Channel(name, float(low), float(high), float(np.sqrt(square / count)))
+            for name, low, high, square, count in zip(names, *each)
         )
-        for names, *each in zip(file.names, lows, highs, squares)
+        for names, *each in zip(file.names, lows, highs, squares, points)
     ]
-    return Survey(found[0], found[1], tuple(digests))
+    whole = max(float(each.max()) for each in points)
+    masked = 0.0 if file.mask is None else 1 - float(points[1].min()) / whole
+    return Survey(found[0], found[1], tuple(digests), masked)
 
 
 def _refusal(file: FieldFile, numbers: np.ndarray, what: str, remedy: str, count: int, first: int) -> str:

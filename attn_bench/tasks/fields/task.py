@@ -34,6 +34,8 @@ class Fields(FieldTask):
         "target together; where there are steps, errors are those of one step, or of all states of a rollout."
     )
 
+    masks = True
+
     Options = FieldsOptions
 
     def resolve(self, resolutions: tuple[int, ...], options: FieldsOptions) -> FieldsOptions:

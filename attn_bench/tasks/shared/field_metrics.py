@@ -1,6 +1,8 @@
 """Errors of fields: norms are over channels and points of a sample, metrics are means over samples.
 
-Fields have the shape (B, C, *grid), on any number of axes, which need not be of one length.
+Fields have the shape (B, C, *grid), on any number of axes, which need not be of one length. Points at which a target
+is NaN are masked: they do not count. Differences and Fourier coefficients see an error of zero there, and no derivative
+is taken across them.
 """
 
 from __future__ import annotations
@@ -69,6 +71,12 @@ def relative_l2_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return (error / norm).mean()
 
 
+def without_masked(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both with zeros where the target is NaN: masked points then add nothing to an error or its gradient."""
+    masked = target.isnan()
+    return prediction.masked_fill(masked, 0.0), target.masked_fill(masked, 0.0)
+
+
 def relative_errors(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Return ``rel_l2`` and ``rel_mse`` over (prediction, target) batches, computed in double precision.
 
@@ -93,9 +101,11 @@ def field_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
     Raises:
         ValueError: shapes differ.
     """
+    masked = target.isnan()
     error, target = _difference(prediction, target)
     rel_l2 = _relative(error, target)
-    h1 = _ratio(_squares(error) + _gradient_squares(error), _squares(target) + _gradient_squares(target)).sqrt()
+    slopes = (_gradient_squares(field, masked) for field in (error, target))
+    h1 = _ratio(*(_squares(field) + each for field, each in zip((error, target), slopes))).sqrt()
     largest = _ratio(error.abs().flatten(1).amax(1), target.abs().flatten(1).amax(1))
     low, middle, high = (_ratio(part, _squares(target)) for part in _bands(error))
     return {
@@ -106,7 +116,7 @@ def field_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         "rel_mse_low_freq": low,
         "rel_mse_mid_freq": middle,
         "rel_mse_high_freq": high,
-        "rel_mse_boundary": _at(_outermost(error), error, target),
+        "rel_mse_boundary": _at(_outermost(error) & ~masked, error, target, masked),
     }
 
 
@@ -140,11 +150,11 @@ def near_jumps(coefficient: Tensor) -> Tensor:
 
 
 def _difference(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return error and target in double precision."""
+    """Return error and target in double precision, zero at masked points."""
     if prediction.shape != target.shape:
         raise ValueError(f"the prediction has shape {tuple(prediction.shape)}, the target {tuple(target.shape)}")
-    target = target.double()
-    return prediction.double() - target, target
+    prediction, target = without_masked(prediction.double(), target.double())
+    return prediction - target, target
 
 
 def _relative(error: Tensor, target: Tensor) -> Tensor:
@@ -163,15 +173,19 @@ def _squares(field: Tensor) -> Tensor:
     return field.flatten(1).square().sum(1)
 
 
-def _gradient_squares(field: Tensor) -> Tensor:
-    """Return the sum of the squares of all first derivatives, (B,); of an axis of two points there is none."""
+def _gradient_squares(field: Tensor, masked: Tensor) -> Tensor:
+    """Return the sum of the squares of all first derivatives, (B,); of an axis of two points there is none.
+
+    Derivatives at masked points, and those that such a point takes part in, are left out.
+    """
     import torch
 
     total = field.new_zeros(len(field))
+    field = field.masked_fill(masked, torch.nan)
     for axis in range(2, field.ndim):
         if (n := field.shape[axis]) > 2:
             (slope,) = torch.gradient(field, spacing=1 / n, dim=[axis], edge_order=2)
-            total = total + _squares(slope)
+            total = total + _squares(slope.masked_fill(slope.isnan() | masked, 0.0))
     return total
 
 
@@ -203,11 +217,16 @@ def _outermost(field: Tensor) -> Tensor:
     return outer
 
 
-def _at(points: Tensor, error: Tensor, target: Tensor) -> Tensor:
+def _at(points: Tensor, error: Tensor, target: Tensor, masked: Tensor | None = None) -> Tensor:
     """Return the mean squared error at ``points`` over the mean square of the target everywhere, (B,).
 
     Args:
         points: whether a point counts; broadcasts to the shape of ``error``.
+        masked: points that are left out of the mean of the target.
     """
-    chosen = points.expand_as(error)
-    return _ratio(_squares(error * chosen) / chosen.flatten(1).sum(1), target.flatten(1).square().mean(1))
+    import torch
+
+    chosen, squares = points.expand_as(error), target.flatten(1).square()
+    whole = squares.mean(1) if masked is None else squares.sum(1) / (~masked).flatten(1).sum(1)
+    count = chosen.flatten(1).sum(1)
+    return torch.where(count > 0, _ratio(_squares(error * chosen) / count, whole), torch.nan)

@@ -57,34 +57,53 @@ class Normalised(nn.Module):
         return self.module((x - self.input_mean) / self.input_std) * self.target_std + self.target_mean
 
 
+class MaskedNormalised(Normalised):
+    """The same where inputs are NaN at masked points: ``module`` sees zeros there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map physical input to physical output; what is predicted at masked points has no meaning."""
+        x = (x - self.input_mean) / self.input_std
+        return self.module(x.masked_fill(x.isnan(), 0.0)) * self.target_std + self.target_mean
+
+
 def normalise(module: nn.Module, train: Dataset[Batch]) -> Normalised:
     """Wrap ``module`` with mean and standard deviation of each channel over all samples and points of the training set.
 
-    A channel that is constant gets the standard deviation 1. Samples, (C, *grid) each, are read in pieces.
+    A channel that is constant gets the standard deviation 1. Points that are NaN are masked and do not count. Samples,
+    (C, *grid) each, are read in pieces.
     """
     size, read = len(cast(TensorDataset, train)), _reader(train)
     first = read(torch.tensor([0]))
     axes, count = first[0].ndim - 2, max(1, BLOCK // sum(values.numel() for values in first))
     pieces = [torch.arange(start, min(start + count, size)) for start in range(0, size, count)]
-    points = size * first[0][0, 0].numel()
-    means = [total / points for total in _sums(read, pieces, lambda values, _: values)]
+    sums, points = _sums(read, pieces, lambda values, _: values)
+    means = [total / own for total, own in zip(sums, points)]
     # A second pass, as the difference of large numbers would be inexact.
-    squares = _sums(read, pieces, lambda values, i: (values - means[i].reshape(-1, *[1] * axes)).square())
-    stds = [(square / points).sqrt() for square in squares]
+    squares, _ = _sums(read, pieces, lambda values, i: (values - means[i].reshape(-1, *[1] * axes)).square())
+    stds = [(square / own).sqrt() for square, own in zip(squares, points)]
     # Relative to the mean, as the sum of equal numbers may be inexact.
     stds = [torch.where(std > 1e-12 * mean.abs(), std, 1.0) for mean, std in zip(means, stds)]
-    return Normalised(module, means[0], stds[0], means[1], stds[1], axes=axes)
+    masked = min(int(own.min()) for own in points) < size * first[0][0, 0].numel()
+    kind = MaskedNormalised if masked else Normalised
+    return kind(module, means[0], stds[0], means[1], stds[1], axes=axes)
 
 
 def _sums(
     read: Callable[[Tensor], Batch], pieces: list[Tensor], of: Callable[[Tensor, int], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return the sums over samples and points of ``of(values, i)``, of inputs (i = 0) and targets (1), per channel."""
-    total: Any = (0.0, 0.0)
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the sums over samples and points of ``of(values, i)``, of inputs (i = 0) and targets (1), per channel.
+
+    Also return how many points there are, without those that are NaN.
+    """
+    totals: list[Any] = [0.0, 0.0]
+    counts: list[Any] = [0, 0]
     for piece in pieces:
-        found = [of(values.double(), i) for i, values in enumerate(read(piece))]
-        total = tuple(before + each.sum((0, *range(2, each.ndim))) for before, each in zip(total, found))
-    return total
+        for i, values in enumerate(read(piece)):
+            found, over = of(values.double(), i), (0, *range(2, values.ndim))
+            masked = found.isnan()
+            totals[i] = totals[i] + found.masked_fill(masked, 0.0).sum(over)
+            counts[i] = counts[i] + (~masked).sum(over)
+    return totals, counts
 
 
 def _reader(dataset: Any) -> Callable[[Tensor], Batch]:
