@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.pareto import pareto_front
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 REQUIRED = ("cell", "model", "resolution", "seed", "status")
 # Figures and tables with more models than this cannot be read.
 MOST_MODELS = 40
+# Metrics of models that compute the same differ by less than this share, by rounding.
+ALIKE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,33 @@ class Summary:
         )
 
     @property
+    def alike(self) -> str:
+        """A sentence on models that seem to compute the same at a resolution; empty if there are none.
+
+        They have as many parameters and the same metrics up to rounding. Shares of samples do not tell models apart.
+        """
+        continuous = [metric for metric in self.metrics if metric.unit != "%"]
+        pairs = [
+            f"{self.names[one.model]} and {self.names[other.model]} at {one.resolution}"
+            for one, other in combinations(self.entries, 2)
+            if one.resolution == other.resolution and not {one.model, other.model} & set(self.references)
+            if _same(one, other, [each for each in quantities() if each.name == "parameters"], 0.0)
+            if _same(one, other, continuous, ALIKE) and _same(one, other, self.metrics, ALIKE)
+        ]
+        if not pairs:
+            return ""
+        more = f" and {count(len(pairs) - 1, 'other pair')}" if len(pairs) > 1 else ""
+        return (
+            f"{pairs[0]}{more} have the same parameters and errors: they compute the same where an option, such as the "
+            "size of a window, covers the whole input"
+        )
+
+    @property
+    def said(self) -> list[str]:
+        """The sentences that qualify the values of a table."""
+        return [sentence for sentence in (self.disturbed, self.on_test, self.alike) if sentence]
+
+    @property
     def metric_bars(self) -> str:
         """Say what the interval of a metric is; empty if there is none."""
         stats = [entry.values[self.primary.column] for entry in self.entries if self.primary.column in entry.values]
@@ -267,6 +298,13 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
         left_out=len(labels) - len(shown),
         statuses=statuses,
     )
+
+
+def _same(one: Entry, other: Entry, each: Sequence[Quantity], tolerance: float) -> bool:
+    """Tell whether both have some of these quantities, and the same values of them."""
+    values = [(one.mean(quantity), other.mean(quantity)) for quantity in each]
+    known = [(a, b) for a, b in values if a is not None and b is not None]
+    return bool(known) and all(math.isclose(a, b, rel_tol=tolerance) for a, b in known)
 
 
 def _foremost(models: Sequence[str], entries: Sequence[Entry], metric: Quantity) -> list[str]:

@@ -103,7 +103,7 @@ def _notes(summary: Summary) -> str:
     else:
         notes.append("One seed.")
     notes.append(f"{cost_note(summary)}.")
-    notes += (f"{said}." for said in (summary.disturbed, summary.on_test) if said)
+    notes += (f"{for_markdown(said)}." for said in summary.said)
     metrics = {metric.label for metric in summary.metrics}
     defined = [
         f"{f'`{name}`' if name in metrics else name}: {for_markdown(plain(what, 200))}"
@@ -259,5 +259,5 @@ def console_table(summary: Summary) -> Group:
     for quantity in shown:
         if quantity.short == quantity.unit:
             notes.append(Text(f"{quantity.short}: {quantity.axis}.", "dim"))
-    notes += (Text(f"{said}.") for said in (summary.disturbed, summary.on_test) if said)
+    notes += (Text(f"{said}.") for said in summary.said)
     return Group(table, *notes)

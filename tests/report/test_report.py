@@ -434,6 +434,27 @@ def test_missing_values_and_changes_by_a_model_are_shown_everywhere(tmp_path: Pa
     assert "the model changed threads 1 (not 2): build" in html
 
 
+def test_models_that_compute_the_same_are_named() -> None:
+    same = {"rel_l2": 0.03, "parameters": 100}
+    rows = [
+        row("full", 16, **same),
+        row("window", 16, **(same | {"rel_l2": 0.030001})),
+        row("window", 32, **same),
+        row("wider", 16, **(same | {"parameters": 101})),
+        row("other", 16, **(same | {"rel_l2": 0.031})),
+    ]
+    summary = summarise(pd.DataFrame(rows), ERRORS)
+    assert summary.alike.startswith("full and window at 16 have the same parameters and errors")
+    console = Console(width=400, file=io.StringIO())
+    console.print(console_table(summary))
+    for text in (markdown_table(summary), console.file.getvalue()):  # type: ignore[attr-defined]
+        assert f"{summary.alike}." in text
+    assert not summarise(pd.DataFrame(rows[1:]), ERRORS).alike
+    # Shares of samples coincide, for example at chance.
+    shares = {name: Metric("higher", "share", "%") for name in ERRORS}
+    assert not summarise(pd.DataFrame(rows), shares).alike
+
+
 def test_no_disturbed_latency_and_no_reference_is_in_the_pareto_front() -> None:
     table = pd.DataFrame(
         [
