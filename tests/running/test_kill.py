@@ -59,7 +59,8 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path):
     kills, cells = 20, 70
     folder, file, mark, rng = tmp_path / "r", tmp_path / "built", uuid.uuid4().hex, random.Random(0)
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-counted", "--task", "toy-task"]
-    command += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--seeds", str(cells), "--no-measure"]
+    command += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--seeds", str(cells), "--jobs", "1"]
+    command += ["--no-measure"]
     command += ["--no-plots", "--out", str(folder), "--set", f"toy-counted.file={file}"]
     environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"}
     before: dict[int, bytes] = {}
@@ -104,7 +105,8 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path):
 def test_of_two_runs_in_one_folder_one_is_killed_and_the_other_finishes(tmp_path):
     folder, file, mark, cells = tmp_path / "r", tmp_path / "built", uuid.uuid4().hex, 24
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy-counted", "--task", "toy-task"]
-    command += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--seeds", str(cells), "--no-measure"]
+    command += ["--device", "cpu", "--resolutions", "8", "--steps", "1", "--seeds", str(cells), "--jobs", "1"]
+    command += ["--no-measure"]
     command += ["--no-plots", "--out", str(folder), "--set", f"toy-counted.file={file}"]
     environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

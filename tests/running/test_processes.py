@@ -18,7 +18,7 @@ from attn_bench.running.runner import run_sweep
 from attn_bench.sweep.settings import Sweep
 
 RUN = [sys.executable, "-m", "attn_bench", "run", "--task", "toy-task", "--resolutions", "8", "--steps", "2"]
-RUN += ["--device", "cpu", "--no-measure", "--no-plots"]
+RUN += ["--device", "cpu", "--jobs", "1", "--no-measure", "--no-plots"]
 
 
 def sweep(*models: str) -> Sweep:

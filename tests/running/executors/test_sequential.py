@@ -103,7 +103,7 @@ def test_a_memory_limit_ends_a_cell(tmp_path):
 
 def test_a_killed_runner_leaves_no_process_and_the_next_resumes(tmp_path):
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
-    command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--no-measure", "--no-plots"]
+    command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--jobs", "1", "--no-measure", "--no-plots"]
     command += ["--out", str(tmp_path / "r")]
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -130,7 +130,8 @@ def test_a_killed_runner_leaves_no_process_and_the_next_resumes(tmp_path):
 
 def test_ctrl_c_leaves_a_table_and_says_how_to_resume(tmp_path):
     command = [sys.executable, "-m", "attn_bench", "run", "--models", "toy,toy-slow", "--task", "toy-task"]
-    command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--no-measure", "--out", str(tmp_path / "r")]
+    command += ["--resolutions", "8", "--steps", "2", "--device", "cpu", "--jobs", "1", "--no-measure"]
+    command += ["--out", str(tmp_path / "r")]
     runner = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, encoding="utf-8")
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "r" / "logs").glob("*"))) < 2 and time.monotonic() < deadline:
