@@ -21,6 +21,7 @@ from attn_bench.cli import (
     publishing,
     reporting,
     running,
+    selftesting,
 )
 from attn_bench.cli.error_messages import Lines
 from attn_bench.errors import UserError
@@ -104,6 +105,7 @@ app.command()(publishing.publish)
 app.command()(comparing.compare)
 app.command()(comparing.ab)
 app.command()(checking.check)
+app.command()(selftesting.selftest)
 app.command()(claims.claims)
 app.command("list")(listing.list_)
 app.command()(data.data)
