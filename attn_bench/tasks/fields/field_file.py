@@ -216,6 +216,8 @@ class FieldFile:
     def names(self) -> tuple[list[str], list[str]]:
         """A name for each channel of input and target."""
         inputs, targets = self._parts
+        if self.mask is not None:
+            return [*_named(inputs[:-1]), *self.mask.names()], _named(targets)
         return _named(inputs), _named(targets)
 
     @property

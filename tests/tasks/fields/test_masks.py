@@ -52,6 +52,7 @@ def test_samples_are_nan_at_masked_points_and_have_the_mask(tmp_path, each):
     assert len(np.unique(inputs[:, 1], axis=0)) == (4 if each else 1)
     lines = prepared(**of).read
     assert f"; mask inside ({'nhw' if each else 'hw'})" in lines[0]
+    assert re.match(r"values in the training samples: input a \S+ to \S+, inside 0 to 1; target u ", lines[-2])
     assert f"inside leaves out {1 - DISC.mean():.0%} of the points" in lines[-1]
     # Every second point has the same mask at a smaller resolution.
     coarse, _ = tensors(splits(8, **made(tmp_path, "again.npz")).train)
