@@ -72,7 +72,7 @@ def state(folder: str) -> str:
     if there.empty:
         return f"Not run yet: {command}{needs}."
     if not campaign.sweep:
-        return f"[Table](../results/{folder}/report/table.md), made by {command}."
+        return f"[Report](../results/{folder}/report/report.md), made by {command}."
     names = there["model"].str.replace(VARIANT, "", regex=True)
     counts = there.groupby([names, "task", "resolution"]).size().to_dict()
     missing = {key: wanted - counts.get(key, 0) for key, wanted in expected(folder).items()}
@@ -82,7 +82,7 @@ def state(folder: str) -> str:
     if len(failed):
         kinds = ", ".join(f"{count} {status}" for status, count in failed["status"].value_counts().items())
         done += f" ({kinds})"
-    text = f"{done}: [table](../results/{folder}/report/table.md)."
+    text = f"{done}: [report](../results/{folder}/report/report.md)."
     if not missing:
         return f"{text} Made by {command}."
     sizes: dict[tuple[str, int], list[str]] = {}
