@@ -259,7 +259,7 @@ def test_a_report_that_cannot_be_written_promises_nothing(attn_bench, tmp_path):
     assert attn_bench("run", *TOY, *arguments)[0] == 0
     status, _, errors = attn_bench("report", "r", "--out", "file")
     assert status == 2
-    assert errors.startswith("attn-bench: cannot write file")
+    assert errors == "attn-bench: file: is a file; name a folder to write to\n"
     assert "goes on" not in errors
 
 

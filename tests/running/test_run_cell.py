@@ -339,7 +339,7 @@ def test_a_task_that_refuses_an_option_is_named(ran, monkeypatch):
 
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_causal_text_is_measured_token_by_token_where_the_mixer_can(tmp_path, compile):
-    for model, can in (("full", not compile), ("fma", False)):
+    for model, can in (("full", not compile), ("fma", not compile), ("htransformer", False)):
         cell = cell_of(model, task="text", resolutions=[16], compile=compile, **MEASURED)
         record, _ = run_cell(cell, Files.of(cell, Store(tmp_path)))
         assert record.status == "ok", record.error

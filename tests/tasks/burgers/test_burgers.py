@@ -55,7 +55,7 @@ def test_resolutions_show_the_same_functions(cache):
     coarse, fine = (TASK.splits(r, options()) for r in (50, 200))
     for a, b in zip(coarse.train.tensors + coarse.test.tensors, fine.train.tensors + fine.test.tensors):
         torch.testing.assert_close(a, b[..., ::4], rtol=0, atol=1e-6)
-    assert TASK.problem(50, options()) == Problem("field", 1, 1, (50,))
+    assert TASK.problem(50, options()) == Problem("field", 1, 1, (50,), periodic=(True,))
     assert fine.train.tensors[0].shape == (3, 1, 200)
     assert fine.sizes == {"train": 3, "validation": 0, "test": 2}
     assert fine.identity["read"] == "5 samples of 200 points generated: 3 train, 2 test"

@@ -31,7 +31,7 @@ def test_resolutions_of_one_sweep_show_the_same_trajectories(cache):
     for a, b in ((coarse.train[3], fine.train[3]), (coarse.test[1], fine.test[1])):
         for one, other in zip(a, b):
             assert (one == other[:, ::2, ::2]).all()
-    assert TASK.problem(16, resolved) == Problem("field", 2, 1, (16, 16))
+    assert TASK.problem(16, resolved) == Problem("field", 2, 1, (16, 16), periodic=(True, True))
     assert TASK.rollout(resolved) == 3
     assert [tuple(tensor.shape) for tensor in fine.test[0]] == [(2, 16, 16), (3, 16, 16)]
     assert fine.sizes == {"train": 9, "validation": 0, "test": 2}
