@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from attn_bench.plugin import OptionError, Task
+from attn_bench.tasks.shared.option_types import Seed, SolverDevice, TestSamples, TrainSamples
 
 SMALLEST, LARGEST = 8, 1 << 17
 # Points on which the equation is solved if unset are as many as 1 / viscosity, rounded up, and at least.
@@ -48,10 +49,10 @@ class BurgersOptions(Task.Options):
             description=f"steps of the solver in a unit of time; if unset, as many as fine, at least {LEAST_STEPS}",
         ),
     ] = None
-    n_train: Annotated[int, Field(ge=1, description="samples to train on")] = 1000
-    n_test: Annotated[int, Field(ge=1, description="samples to test on")] = 200
-    seed: Annotated[int, Field(ge=0, description="seed of the data, independent of the models' seeds")] = 0
-    device: Annotated[Literal["cpu", "cuda"], Field(description="device on which the equation is solved")] = "cpu"
+    n_train: TrainSamples = 1000
+    n_test: TestSamples = 200
+    seed: Seed = 0
+    device: SolverDevice = "cpu"
 
     def resolved(self) -> BurgersOptions:
         """Return the options with ``fine`` and ``steps`` set; raises OptionError if the viscosity is too small."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attn_bench.plugin import Problem, TrainingDefaults
@@ -11,7 +12,7 @@ from attn_bench.tasks.shared.cached_streams import CachedStreams
 from attn_bench.tasks.shared.field_task import GeneratedFieldTask
 
 if TYPE_CHECKING:
-    from attn_bench.tasks.shared.streams import Arrays, Stream
+    from attn_bench.tasks.shared.streams import Stream
 
 
 class Burgers(GeneratedFieldTask):
@@ -29,12 +30,6 @@ class Burgers(GeneratedFieldTask):
     )
 
     Options = BurgersOptions
-
-    def resolve(self, resolutions: tuple[int, ...], options: BurgersOptions) -> BurgersOptions:
-        """Set the points and the time step of the solver."""
-        for resolution in resolutions:
-            check_resolution(resolution)
-        return options.resolved()
 
     def problem(self, resolution: int, options: BurgersOptions) -> Problem:
         """Return the problem from one channel to one channel on so many points."""
@@ -60,8 +55,7 @@ class Burgers(GeneratedFieldTask):
             options.seed,
         )
 
-        def make(stream: Stream, count: int, needed: Sequence[int], on_samples: Callable[[int], None]) -> Arrays:
-            return generate(distribution, stream, count, needed, device=options.device, on_samples=on_samples)
-
         counts: dict[Stream, int] = {"train": options.n_train, "test": options.n_test}
-        return CachedStreams(self.name, counts, distribution.to_json(), make)
+        return CachedStreams(
+            self.name, counts, asdict(distribution), partial(generate, distribution, device=options.device)
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.plugin import PrepareContext, PreparedData
@@ -15,7 +16,7 @@ from attn_bench.tasks.shared.field_checks import grids_in_words
 
 if TYPE_CHECKING:
     from attn_bench.tasks.darcy.generate import Distribution
-    from attn_bench.tasks.shared.streams import Arrays, Stream
+    from attn_bench.tasks.shared.streams import Stream
 
 
 class Generated(Source):
@@ -77,14 +78,11 @@ class Generated(Source):
         return {"train": self.options.n_train or N_TRAIN, "test": self.options.n_test or N_TEST}
 
     def _streams(self, resolutions: Sequence[int]) -> CachedStreams:
+        from attn_bench.tasks.darcy.generate import generate
+
         distribution = self._distribution(resolutions)
-
-        def make(stream: Stream, count: int, needed: Sequence[int], on_samples: Callable[[int], None]) -> Arrays:
-            from attn_bench.tasks.darcy.generate import generate
-
-            return generate(distribution, stream, count, needed, device=self.options.device, on_samples=on_samples)
-
         parameters = distribution.to_json()
         # Only what models see differs; the samples are the same.
         del parameters["binary"]
+        make = partial(generate, distribution, device=self.options.device)
         return CachedStreams("darcy", self._counts(), parameters, make)

@@ -11,6 +11,7 @@ from attn_bench.plugin import OptionError, Task
 from attn_bench.tasks.darcy.array_axes import checked_axes
 from attn_bench.tasks.darcy.grids import Layout
 from attn_bench.tasks.darcy.recipes import RecipeName
+from attn_bench.tasks.shared.option_types import Seed, SolverDevice
 
 GENERATED_ONLY = ("recipe", "fine", "alpha", "tau", "a_high", "a_low", "forcing", "source", "device")
 FILE_ONLY = ("test_data", "test_fraction", "input_key", "target_key", "axes", "data_checksum")
@@ -42,7 +43,7 @@ class DarcyOptions(Task.Options):
     n_test: Annotated[int | None, Field(ge=1, description="test samples; if unset, 200, or all samples of a file")] = (
         None
     )
-    seed: Annotated[int, Field(ge=0, description="seed of the data, independent of the models' seeds")] = 0
+    seed: Seed = 0
     alpha: Annotated[float | None, Field(description="smoothness of the Gaussian field, instead of the recipe's")] = (
         None
     )
@@ -58,7 +59,7 @@ class DarcyOptions(Task.Options):
         Literal["generate", "zenodo"],
         Field(description="generate, or download neuraloperator's files from Zenodo (16, 32, 64, 128, 421)"),
     ] = "generate"
-    device: Annotated[Literal["cpu", "cuda"], Field(description="device on which the equation is solved")] = "cpu"
+    device: SolverDevice = "cpu"
     data: Annotated[
         str | None, Field(description="your own file instead: .pt, .npz, .mat or .h5 with coefficients and solutions")
     ] = None

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from attn_bench.plugin import OptionError, Task
 from attn_bench.tasks.fields.axis_letters import MEANINGS, checked_letters
+from attn_bench.tasks.shared.option_types import Pushforward
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,7 @@ class FieldsOptions(Task.Options):
         int,
         Field(ge=1, description="states predicted in a test, one after the other, from the model's own predictions"),
     ] = 1
-    pushforward: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="steps, at most, that a model takes in training from its own predictions before the step whose "
-            "error is trained on, without gradients; drawn for each batch (pushforward trick, arXiv:2202.03376)",
-        ),
-    ] = 0
+    pushforward: Pushforward = 0
     mask: Annotated[
         str | None,
         Field(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from attn_bench.plugin import OptionError, Task
+from attn_bench.tasks.shared.option_types import Seed, SolverDevice, TestSamples, TrainSamples
 
 SMALLEST, LARGEST = 8, 2048
 # Waves that are solved directly, relative to the longest wave vector of the medium; those of the series, to these.
@@ -37,10 +38,10 @@ class HelmholtzOptions(Task.Options):
             description=f"cosines along each axis in which the equation is solved; if unset, at least {LEAST_MODES}",
         ),
     ] = None
-    n_train: Annotated[int, Field(ge=1, description="samples to train on")] = 1000
-    n_test: Annotated[int, Field(ge=1, description="samples to test on")] = 200
-    seed: Annotated[int, Field(ge=0, description="seed of the data, independent of the models' seeds")] = 0
-    device: Annotated[Literal["cpu", "cuda"], Field(description="device on which the equation is solved")] = "cpu"
+    n_train: TrainSamples = 1000
+    n_test: TestSamples = 200
+    seed: Seed = 0
+    device: SolverDevice = "cpu"
 
     def __post_init__(self) -> None:
         if self.contrast >= self.speed:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from attn_bench.plugin import OptionError, Task
+from attn_bench.tasks.shared.option_types import Pushforward, Seed, SolverDevice
 
 SMALLEST, LARGEST = 8, 2048
 # Points of an axis at which the equation is solved, for each of the largest resolution, and at least.
@@ -34,14 +35,7 @@ class NavierStokesOptions(Task.Options):
             "training set: makes rollouts more stable (arXiv:2002.09405)",
         ),
     ] = 0.0
-    pushforward: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="steps, at most, that a model takes in training from its own predictions before the step whose "
-            "error is trained on, without gradients; drawn for each batch (pushforward trick, arXiv:2202.03376)",
-        ),
-    ] = 0
+    pushforward: Pushforward = 0
     fine: Annotated[
         int | None,
         Field(
@@ -55,8 +49,8 @@ class NavierStokesOptions(Task.Options):
     ] = None
     n_train: Annotated[int, Field(ge=1, description="trajectories to train on")] = 200
     n_test: Annotated[int, Field(ge=1, description="trajectories to test on")] = 50
-    seed: Annotated[int, Field(ge=0, description="seed of the data, independent of the models' seeds")] = 0
-    device: Annotated[Literal["cpu", "cuda"], Field(description="device on which the equation is solved")] = "cpu"
+    seed: Seed = 0
+    device: SolverDevice = "cpu"
 
     def __post_init__(self) -> None:
         if self.history >= self.horizon:

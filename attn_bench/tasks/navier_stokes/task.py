@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from attn_bench.plugin import PrepareContext, PreparedData, Problem, Splits, TrainingDefaults
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
-    from attn_bench.tasks.shared.streams import Arrays, Stream
+    from attn_bench.tasks.shared.streams import Stream
 
 
 class NavierStokes(FieldTask):
@@ -127,16 +128,11 @@ def _in_words(options: NavierStokesOptions, resolutions: Iterable[int]) -> str:
 
 
 def _streams(options: NavierStokesOptions) -> CachedStreams:
-    from attn_bench.tasks.navier_stokes.simulated import Distribution
+    from attn_bench.tasks.navier_stokes.simulated import Distribution, generate
 
     assert options.fine is not None
     assert options.steps is not None
     distribution = Distribution(options.viscosity, options.horizon, options.fine, options.steps, options.seed)
-
-    def make(stream: Stream, count: int, needed: Sequence[int], on_samples: Callable[[int], None]) -> Arrays:
-        from attn_bench.tasks.navier_stokes.simulated import generate
-
-        return generate(distribution, stream, count, needed, device=options.device, on_samples=on_samples)
-
     counts: dict[Stream, int] = {"train": options.n_train, "test": options.n_test}
-    return CachedStreams("navier-stokes", counts, distribution.to_json(), make)
+    make = partial(generate, distribution, device=options.device)
+    return CachedStreams("navier-stokes", counts, asdict(distribution), make)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attn_bench.plugin import PrepareContext, PreparedFile
 from attn_bench.tasks.shared.cache import Entry, cache_folder
@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 
     from attn_bench.tasks.shared.streams import Arrays, Stream
 
-# Called with a stream, how many of its samples, resolutions, and what counts further finished samples.
-Generate = Callable[["Stream", int, Sequence[int], Callable[[int], None]], "Arrays"]
+
+class Generate(Protocol):
+    """Makes the first ``count`` samples of a stream at some resolutions."""
+
+    def __call__(
+        self, stream: Stream, count: int, resolutions: Sequence[int], *, on_samples: Callable[[int], None]
+    ) -> Arrays:
+        """Return the arrays; ``on_samples`` is called with the number of further finished samples."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class CachedStreams:
             count_on(0)  # the first samples may take long
         for stream, needed in missing.items():
             if needed:
-                made = self.generate(stream, self.counts[stream], needed, count_on)
+                made = self.generate(stream, self.counts[stream], needed, on_samples=count_on)
                 for r in needed:
                     manifests[stream, r] = self._entry(stream, r).store(made[r])
         return tuple(

@@ -44,13 +44,20 @@ class FieldTask(Task):
 
 
 class GeneratedFieldTask(FieldTask):
-    """Pairs of one field each, which the task makes itself and caches; its options have ``n_train`` and ``n_test``.
+    """Pairs of one field each, which the task makes itself and caches; its options have ``n_train``,
+    ``n_test`` and ``resolved``, which returns them with what the solver needs.
 
     Attributes:
         arrays: names of the input and the target in the cache.
     """
 
     arrays: ClassVar[tuple[str, str]]
+
+    def resolve(self, resolutions: tuple[int, ...], options: Any) -> Any:
+        """Set what the solver needs."""
+        for resolution in resolutions:
+            self.problem(resolution, options)  # raises what is wrong with it
+        return options.resolved()
 
     @abstractmethod
     def streams(self, resolutions: tuple[int, ...], options: Any) -> CachedStreams:

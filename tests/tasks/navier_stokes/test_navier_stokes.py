@@ -118,7 +118,7 @@ def test_data_are_made_once(cache, monkeypatch):
     ]
     assert progress[-1] == (5, 5)
     assert made.read == ("5 trajectories of 8 x 8 generated: 3 train (9 steps), 2 test, over 3 steps",)
-    monkeypatch.setattr(simulated, "generate", None)
+    monkeypatch.setattr(simulated, "generate", lambda *args, **kwargs: pytest.fail("made again"))
     assert {file.state for file in TASK.prepare((8,), options(), PrepareContext()).files} == {"cached"}
     TASK.splits(8, options(history=1))  # the same trajectories
 
