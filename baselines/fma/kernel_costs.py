@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from attn_bench.nn.kernel_work import KernelWork, Unit
+from baselines.fma.tiles import SLOTS, tiles
 
-# As in baselines.fma.kernels, which needs Triton to be imported.
-QUERIES, SLOTS = 64, 32
 _FLOAT = _INT = 4
 
 
@@ -30,13 +29,10 @@ def works(
     pairs = groups * (there * size - (blocks * size * (size - 1) // 2 if causal else 0))
     queries, keys = groups * blocks * size * head_dim * itemsize, groups * rows * head_dim * itemsize
     statistics, lists = groups * blocks * size * _FLOAT, blocks * slots * _INT + rows * _FLOAT
-    channels = max(16, _power(head_dim))
-    most = QUERIES // 2 if channels * itemsize >= 256 else QUERIES
-    at_once = min(most, max(16, _power(size)))
-    parts = -(-size // at_once)
-    programs, tiles = groups * blocks * parts, -(-slots // SLOTS)
+    channels, at_once, parts, _ = tiles(size, head_dim, itemsize)
+    programs, steps = groups * blocks * parts, -(-slots // SLOTS)
     # Of one product, with whole tiles of queries, slots and channels.
-    product = 2 * programs * at_once * tiles * SLOTS * channels
+    product = 2 * programs * at_once * steps * SLOTS * channels
     # Rows that several blocks read come from the level-2 cache after the first time.
     gathered = groups * parts * there * head_dim * itemsize
     indices = programs * slots * _INT
@@ -52,7 +48,7 @@ def works(
             flops=2 * products * pairs * head_dim,
             executed=products * product,
             unit=unit,
-            exponentials=programs * at_once * tiles * SLOTS,
+            exponentials=programs * at_once * steps * SLOTS,
             l1_loaded=queries + 2 * gathered + indices,
             l2_moved=moved,
         )
@@ -74,8 +70,3 @@ def works(
             3 * queries + 2 * statistics + 2 * gathered + indices + 2 * added,
         ),
     ]
-
-
-def _power(n: int) -> int:
-    """Return the smallest power of two that is at least ``n``."""
-    return 1 << (n - 1).bit_length()

@@ -15,8 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from baselines.fma.tiles import SLOTS, tiles
+
 NOTHING = tl.constexpr(-1e30)
-QUERIES, SLOTS = 64, 32
 
 
 @triton.jit
@@ -156,26 +157,21 @@ def _launch(
     groups, queries, head_dim = q_GNE.shape
     blocks, slots = index_MS.shape
     size = queries // blocks
-    channels = max(16, triton.next_power_of_2(head_dim))
-    # The registers of a thread hold its part of a few tiles of queries and of keys.
-    wide = channels * q_GNE.itemsize >= 256
-    most = QUERIES // 2 if wide else QUERIES
-    at_once = min(most, max(16, triton.next_power_of_2(size)))
-    parts = triton.cdiv(size, at_once)
-    kernel[(blocks * parts * groups,)](
+    at = tiles(size, head_dim, q_GNE.itemsize)
+    kernel[(blocks * at.parts * groups,)](
         *tensors,
         queries,
         k_GTE.shape[1],
         slots,
         size,
-        parts,
+        at.parts,
         diagonal,
         head_dim**-0.5,
         HEAD_DIM=head_dim,
-        CHANNELS=channels,
-        QUERIES=at_once,
+        CHANNELS=at.channels,
+        QUERIES=at.queries,
         SLOTS=SLOTS,
-        num_warps=8 if wide else 4,
+        num_warps=8 if at.wide else 4,
         # In float32 as torch multiplies matrices.
         PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
     )

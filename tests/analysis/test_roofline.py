@@ -62,7 +62,7 @@ def test_tiles_are_those_of_the_kernels():
     pytest.importorskip("triton")
     from baselines.fma import kernels
 
-    assert (fma.QUERIES, fma.SLOTS) == (kernels.QUERIES, kernels.SLOTS)
+    assert (fma.tiles, fma.SLOTS) == (kernels.tiles, kernels.SLOTS)
 
 
 GPU = Gpu("test", 1e9, {("vector units", 2): 1e9, ("tensor cores", 2): 1e10}, 1, 1e9, 100, "by hand")
