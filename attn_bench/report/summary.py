@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.pareto import pareto_front
@@ -172,26 +173,31 @@ class Summary:
             "such an error is too good, and is not compared with others"
         )
 
-    @property
+    @cached_property
     def alike(self) -> str:
         """A sentence on models that seem to compute the same at a resolution; empty if there are none.
 
         They have as many parameters and the same metrics up to rounding. Shares of samples do not tell models apart.
         """
         continuous = [metric for metric in self.metrics if metric.unit != "%"]
+        (parameters,) = (each for each in quantities() if each.name == "parameters")
+        groups: dict[tuple[int, float], list[tuple[int, Entry]]] = {}
+        for place, entry in enumerate(self.entries):
+            if entry.model not in self.references and (size := entry.mean(parameters)) is not None:
+                groups.setdefault((entry.resolution, size), []).append((place, entry))
         pairs = [
-            f"{self.names[one.model]} and {self.names[other.model]} at {one.resolution}"
-            for one, other in combinations(self.entries, 2)
-            if one.resolution == other.resolution and not {one.model, other.model} & set(self.references)
-            if _same(one, other, [each for each in quantities() if each.name == "parameters"], 0.0)
-            if _same(one, other, continuous, ALIKE) and _same(one, other, self.metrics, ALIKE)
+            (at, (one, other))
+            for group in groups.values()
+            for (at, one), (_, other) in combinations(group, 2)
+            if _same(one, other, continuous) and _same(one, other, self.metrics)
         ]
         if not pairs:
             return ""
+        one, other = min(pairs, key=itemgetter(0))[1]
         more = f" and {count(len(pairs) - 1, 'other pair')}" if len(pairs) > 1 else ""
         return (
-            f"{pairs[0]}{more} have the same parameters and errors: they compute the same where an option, such as the "
-            "size of a window, covers the whole input"
+            f"{self.names[one.model]} and {self.names[other.model]} at {one.resolution}{more} have the same parameters "
+            "and errors: they compute the same where an option, such as the size of a window, covers the whole input"
         )
 
     @property
@@ -300,11 +306,11 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
     )
 
 
-def _same(one: Entry, other: Entry, each: Sequence[Quantity], tolerance: float) -> bool:
-    """Tell whether both have some of these quantities, and the same values of them."""
+def _same(one: Entry, other: Entry, each: Sequence[Quantity]) -> bool:
+    """Tell whether both have some of these quantities, and the same values of them but for rounding."""
     values = [(one.mean(quantity), other.mean(quantity)) for quantity in each]
     known = [(a, b) for a, b in values if a is not None and b is not None]
-    return bool(known) and all(math.isclose(a, b, rel_tol=tolerance) for a, b in known)
+    return bool(known) and all(math.isclose(a, b, rel_tol=ALIKE) for a, b in known)
 
 
 def _foremost(models: Sequence[str], entries: Sequence[Entry], metric: Quantity) -> list[str]:
