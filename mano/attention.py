@@ -132,7 +132,7 @@ class MultipoleAttention(nn.Module):
         wrapping = periodic.wraps(self, grids)
         if self.backend == "reference" and not wrapping:
             return reference.multipole(self, x_BHWC, len(grids))
-        tiled = x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping
+        tiled = self._tiles(x_BHWC, dropping)
         if tiled and not wrapping and (self.down_sampling, self.up_sampling) == ("conv", "transposed"):
             return self._tiled(x_BHWC, level_weights)
         pyramid = [x_BHWC]
@@ -215,8 +215,11 @@ class MultipoleAttention(nn.Module):
 
     def attend_alone(self, x_BHWC: Tensor, dropping: bool) -> Tensor:
         """A: attention in the windows of one level, with ``dropping`` as in training with dropout."""
-        tiled = x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping
-        return self._tiled(x_BHWC, []) if tiled else self._attend([x_BHWC], dropping)[0]
+        return self._tiled(x_BHWC, []) if self._tiles(x_BHWC, dropping) else self._attend([x_BHWC], dropping)[0]
+
+    def _tiles(self, x_BHWC: Tensor, dropping: bool) -> bool:
+        """Tell whether windows lie side by side and one pass over them computes everything."""
+        return x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping
 
     def _attend(self, pyramid: list[Tensor], dropping: bool) -> list[Tensor]:
         """Apply A to all levels together."""

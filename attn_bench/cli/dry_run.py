@@ -51,18 +51,16 @@ def _groups(cells: Sequence[Planned]) -> list[tuple[str, list[Planned]]]:
     labels = labels_of(
         [Asked(each.cell.model, each.cell.task, None, each.cell.kind, None, each.cell) for each in cells]
     )
-    names = distinct(labels, NAME_WIDTH)
+    short = distinct(labels, NAME_WIDTH)
+    names = {each.cell.id: short[label] for label, each in zip(labels, cells)}
     for level in ("cell", "label", "model"):
-        groups: dict[Key, list[tuple[str, Planned]]] = {}
+        groups: dict[Key, list[Planned]] = {}
         for label, each in zip(labels, cells):
             key = (each.cell.task, each.cell.model if level == "model" else label)
-            groups.setdefault((*key, each.cell.id) if level == "cell" else key, []).append((names[label], each))
+            groups.setdefault((*key, each.cell.id) if level == "cell" else key, []).append(each)
         if len(groups) <= MOST_LINES:
             break
-    return [
-        (_name(dict.fromkeys(name for name, _ in group), group[0][1].cell.model), [each for _, each in group])
-        for group in groups.values()
-    ]
+    return [(_name({names[each.cell.id] for each in group}, group[0].cell.model), group) for group in groups.values()]
 
 
 def _name(names: Collection[str], model: str) -> str:

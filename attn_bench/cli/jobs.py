@@ -14,8 +14,10 @@ from attn_bench.cli.error_messages import logged_in
 from attn_bench.format import count
 
 if TYPE_CHECKING:
+    from attn_bench.results.record import Record
     from attn_bench.results.store import Store
     from attn_bench.running.executors.slurm.follow import Followed
+    from attn_bench.sweep.cell import Cell
 
 Folder = Annotated[Path, typer.Argument(help="Results folder.")]
 Folders = Annotated[Path, typer.Argument(help="Results folder, or a folder that contains them.")]
@@ -31,33 +33,28 @@ def status(results: Folders, form: Format = "text") -> None:
     from attn_bench.results.store import results_folders
 
     folders = results_folders([results])
+    each = map(_followed, folders)
     if form == "json":
-        found = [_status(folder, form) for folder in folders]
+        found = [_plain_data(stores[0], followed) for stores, followed, _ in each]
         return put_json(found[0] if folders == [results] else found)
-    for folder in folders:
-        _status(folder, form)
+    for stores, followed, lost in each:
+        for cell, record in lost:
+            print(f"{cell.title}: {record.status} ({record.error})")
+        for store, what in zip(stores, ("cell", "trial")):
+            print(_counted(store, what))
+        print("\n".join(_jobs(followed)))
 
 
-def _status(results: Path, form: str) -> dict[str, Any] | None:
-    """Print how far a run is, or return it for other programs."""
+def _followed(results: Path) -> tuple[list[Store], list[Followed], list[tuple[Cell, Record]]]:
+    """Return the stores of cells and of trials, the jobs of both, and the rows of cells whose jobs died."""
     from attn_bench.running.executors.slurm.follow import follow
 
     with logged_in(results):
-        store, *others = _stores(results)
+        store, *others = stores = _stores(results)
         followed = follow(store)
         if lost := [each for task in followed for each in task.written]:
             store.write_table()
-        for other in others:
-            followed = [*followed, *follow(other)]
-    if form == "json":
-        return _plain_data(store, followed)
-    for cell, record in lost:
-        print(f"{cell.title}: {record.status} ({record.error})")
-    print(_counted(store, "cell"))
-    for other in others:
-        print(_counted(other, "trial"))
-    print("\n".join(_jobs(followed)))
-    return None
+        return stores, [*followed, *(task for other in others for task in follow(other))], lost
 
 
 def _plain_data(store: Store, followed: Sequence[Followed]) -> dict[str, Any]:

@@ -28,8 +28,7 @@ def exact(paired: Paired) -> Iterator[Finding]:
 def _finding(paired: Paired, quantity: Quantity, pairs: dict[int, Sides[float]]) -> Finding:
     """Judge a number by the seed in which it got worse; normally all seeds have the same number."""
     metric = quantity.name
-    # A limit of 0 is meant exactly.
-    negligible = quantity.group.negligible if paired.thresholds.of(metric, paired.case.label) else 0.0
+    negligible = paired.thresholds.negligible(quantity, paired.case.label)
     verdicts = {seed: exact_verdict(*sides, negligible)[0] for seed, sides in pairs.items()}
     seed = min(verdicts, key=lambda seed: _ORDER.index(verdicts[seed]))
     before, after = pairs[seed]

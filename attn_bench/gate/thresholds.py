@@ -11,7 +11,7 @@ from attn_bench.analysis.statistics import Ratio
 from attn_bench.errors import UserError, unknown
 from attn_bench.files import read_yaml
 from attn_bench.gate.verdicts import Verdict, judge
-from attn_bench.results.quantities import METRIC_ALLOWED, groups, judged
+from attn_bench.results.quantities import METRIC_ALLOWED, Quantity, groups, judged
 
 # Changes of metrics that cannot fail are shown from this share on.
 SHOWN = 0.05
@@ -69,6 +69,10 @@ class Thresholds:
         """Return the verdict on a ratio of ``metric``; how exactly it was measured matters only if it can fail."""
         ratio = ratio if self.of(metric, model) is not None else replace(ratio, noise=1.0)
         return judge(ratio, self.shown(metric, model), higher=higher)
+
+    def negligible(self, quantity: Quantity, model: str) -> float:
+        """Return the share up to which exact values count as equal; a limit of 0 is meant exactly."""
+        return quantity.group.negligible if self.of(quantity.name, model) else 0.0
 
     def any(self, metrics: Collection[str], model: str) -> bool:
         """Tell whether one of ``metrics`` of a model can fail the comparison."""

@@ -223,8 +223,7 @@ def _findings(outcomes: Sequence[Outcome], cell: Cell, label: str, thresholds: T
             if trains or quantity.step != "train_step":
                 yield from _gap(cell, label, quantity, before is not None, after is not None)
             continue
-        threshold = thresholds.of(metric, label)
-        verdict, exact = exact_verdict(before, after, quantity.group.negligible if threshold else 0.0)
+        verdict, exact = exact_verdict(before, after, thresholds.negligible(quantity, label))
         if metric == "flops" and sides[0]["uncounted"] != sides[1]["uncounted"]:
             verdict = "unclear"  # different operators lack a rule, so the sums are not comparable
         yield replace(finding(metric, verdict), base=before, new=after, ratio=exact)

@@ -103,6 +103,7 @@ class _Loop:
 
     def __init__(self, setup: TrainingSetup, training: Training, execution: Execution, every: Every) -> None:
         self.setup, self.training, self.execution, self.every = setup, training, execution, every
+        self.device = device_of(execution.device)
         size = len(setup.train)  # type: ignore[arg-type]
         self.batch_size = min(execution.samples, size)
         self.steps_per_epoch = size // self.batch_size
@@ -135,8 +136,7 @@ class _Loop:
         if self.total_steps:
             return self.state.step / self.total_steps
         # On a device with a queue, the steps that were begun are not all done.
-        waits = device_of(self.execution.device).asynchronous
-        done = self.state.seconds if waits else time.perf_counter() - self.began
+        done = self.state.seconds if self.device.asynchronous else time.perf_counter() - self.began
         return done / self.training.budget
 
     def advance(self, inputs: Tensor, targets: Tensor) -> None:
@@ -202,7 +202,7 @@ class _Loop:
         assert data is not None
         execution, module = self.execution, self._evaluated
         # Whether a training is watched changes nothing of it.
-        with device_of(execution.device).same_generators():
+        with self.device.same_generators():
             found = predict(
                 module, data, batch_size=execution.samples, precision=execution.precision, device=execution.device
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -64,7 +65,7 @@ def pushing_forward(module: nn.Module, outputs: int, execution: Execution) -> Ca
         steps = int(torch.randint(len(states), ()))
         if steps:
             with torch.no_grad(), autocast(execution.device, execution.precision):
-                found = rolled_out(lambda module, inputs: module(inputs), steps, module, inputs)
+                found = rolled_out(operator.call, steps, module, inputs)
             inputs = torch.cat((inputs, found), 1)[:, -inputs.shape[1] :]
         return inputs, states[steps]
 
