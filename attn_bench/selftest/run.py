@@ -14,8 +14,8 @@ from attn_bench.files import atomic_write
 from attn_bench.format import clean
 from attn_bench.running.cell_failures import one_line
 from attn_bench.running.measure.machine import environment
-from attn_bench.selftest.lines import LINES, Bench
-from attn_bench.selftest.outcome import SIZES, Failed, Outcome, Skip
+from attn_bench.selftest.line_outcome import SIZES, Failed, Outcome, Skip
+from attn_bench.selftest.selftest_lines import LINES, Bench
 
 
 def selftest(
@@ -25,7 +25,7 @@ def selftest(
 
     Args:
         device: ``cpu`` or ``cuda``.
-        size: a key of :data:`attn_bench.selftest.outcome.SIZES`; default: that of the device.
+        size: a key of :data:`attn_bench.selftest.line_outcome.SIZES`; default: that of the device.
         started: called with the name of a line before it runs.
     """
     bench = Bench(device, SIZES[size or device])

@@ -24,7 +24,7 @@ from attn_bench.running.measure.memory import measure_memory
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.prepare import open_steps
 from attn_bench.running.runner import run_sweep
-from attn_bench.selftest.outcome import Failed, Sizes, Skip
+from attn_bench.selftest.line_outcome import Failed, Sizes, Skip
 from attn_bench.sweep.settings import Sweep
 
 SAMPLING = Sampling(min_samples=6, min_seconds=0.2, max_seconds=1.0, warmup_seconds=0.5, target=0.03)

@@ -60,7 +60,7 @@ class Running:
         Positive,
         Field(
             description="Cells trained side by side on this machine, each on its own CPUs or GPU; what is timed runs "
-            "alone afterwards [the number of GPUs; on the CPU, what docs/cluster.md says]."
+            "alone afterwards [one on each GPU, or on each CPU where a share of the machine changes no result]."
         ),
         Also("n_jobs", "workers", "num_workers", "parallel"),
     ] = None

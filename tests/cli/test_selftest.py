@@ -10,9 +10,10 @@ import torch
 from command import attn_bench
 
 from attn_bench.running.device.host import Host
-from attn_bench.selftest import lines, run
-from attn_bench.selftest.lines import LINES, Bench
-from attn_bench.selftest.outcome import SIZES, Failed, Skip
+from attn_bench.selftest import run
+from attn_bench.selftest import selftest_lines as lines
+from attn_bench.selftest.line_outcome import SIZES, Failed, Skip
+from attn_bench.selftest.selftest_lines import LINES, Bench
 
 BENCH = Bench("cpu", SIZES["smallest"])
 
