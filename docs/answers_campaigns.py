@@ -27,6 +27,11 @@ CAMPAIGNS = {
     "darcy-16": Campaign(
         "darcy-16", "run sweeps/darcy-16.yaml --data darcy_train_16.pt --test-data darcy_test_16.pt", 2.5
     ),
+    "darcy-16-overlap": Campaign(
+        "darcy-16-overlap",
+        "run sweeps/darcy-16-overlap.yaml --data darcy_train_16.pt --test-data darcy_test_16.pt",
+        3,
+    ),
     "darcy": Campaign("darcy", "run sweeps/darcy.yaml", 40),
     "darcy-overfitting": Campaign(
         "darcy-overfitting",
