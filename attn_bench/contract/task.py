@@ -221,7 +221,9 @@ class Task(Plugin):
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Return metrics over an iterable of (prediction, target) batches; the first of :attr:`metrics` at least."""
 
-    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+    def sample_metrics(
+        self, problem: Problem, inputs: Tensor | None, prediction: Tensor, target: Tensor
+    ) -> Mapping[str, Tensor]:
         """Return metrics of each sample of a test batch, (B,) each; NaN where a sample has no such metric.
 
         Optional: of a metric returned here, a run also reports the 95 % confidence interval of the mean over test
@@ -229,6 +231,7 @@ class Task(Plugin):
         here, and what is slow as well, as :meth:`evaluate` is also called along a training.
 
         Args:
+            problem: at the resolution of the batch.
             inputs: of the batch; None where the module got features of them (a linear probe).
         """
         return {}

@@ -113,7 +113,7 @@ class Evaluator:
         metrics: dict[str, float] = {}
         samples, last, steps = SampleMetrics(task), _Last(), _Steps(task.rollout(self.posed.options))
         with failures_to(failures.append), self.keeper.stage(f"evaluation at {resolution}"):
-            data = test()
+            data, problem = test(), task.problem(resolution, self.posed.options)
             if show and self.posed.problem.spec.panels:
                 with failures_to(self._fail_fields):
                     shown = _Shown(data)
@@ -127,7 +127,7 @@ class Evaluator:
             )
             batches = steps.watch(batches)
             # A head is given features of the inputs.
-            batches = samples.watch(batches, lambda: last.inputs if module is self.trained.whole else None)
+            batches = samples.watch(problem, batches, lambda: last.inputs if module is self.trained.whole else None)
             scores = task.evaluate(shown.watch(batches) if shown else batches)
             found = samples.means() | {name: float(value) for name, value in scores.items()}
             if bad := [name for name, value in found.items() if not isfinite(value)]:

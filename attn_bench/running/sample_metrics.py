@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from attn_bench.plugin import Task
+from attn_bench.plugin import Problem, Task
 from attn_bench.results.record import Interval
 from attn_bench.running.train.step import Batch
 
@@ -22,17 +22,18 @@ class SampleMetrics:
         self.task = task
         self.batches: list[dict[str, Tensor]] = []
 
-    def watch(self, batches: Iterable[Batch], inputs: Callable[[], Tensor | None]) -> Iterator[Batch]:
+    def watch(self, problem: Problem, batches: Iterable[Batch], inputs: Callable[[], Tensor | None]) -> Iterator[Batch]:
         """Yield ``batches`` of predictions and targets, and keep their metrics.
 
         Args:
+            problem: at their resolution.
             inputs: returns those of the batch that came last.
 
         Raises:
             ValueError: the task returns something else than a number for each sample.
         """
         for prediction, target in batches:
-            found = self.task.sample_metrics(inputs(), prediction, target)
+            found = self.task.sample_metrics(problem, inputs(), prediction, target)
             for name, values in found.items():
                 if values.shape != (len(target),):
                     raise ValueError(

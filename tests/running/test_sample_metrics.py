@@ -19,7 +19,7 @@ from attn_bench.sweep.settings import Sweep
 METRICS = {**ToyTask.metrics, "of_inputs": Metric("lower", "of the inputs"), "of_none": Metric("lower", "of no sample")}
 
 
-def by_sample(self, inputs, prediction, target):
+def by_sample(self, problem, inputs, prediction, target):
     """One metric that evaluate() has too, one of the inputs that every second sample has, and one that none has."""
     error = (prediction - target).square().flatten(1).sum(1) / target.square().flatten(1).sum(1)
     of_inputs = inputs.flatten(1).sum(1)
@@ -60,10 +60,10 @@ def test_a_task_without_them_has_its_metrics_only(tmp_path):
 
 def test_one_number_a_sample_is_asked_for():
     class Odd(ToyTask):
-        def sample_metrics(self, inputs, prediction, target):
+        def sample_metrics(self, problem, inputs, prediction, target):
             return {"rel_l2": prediction.sum()}
 
-    batches = SampleMetrics(Odd()).watch([(torch.ones(3, 1), torch.ones(3, 1))], lambda: None)
+    batches = SampleMetrics(Odd()).watch(None, [(torch.ones(3, 1), torch.ones(3, 1))], lambda: None)
     with pytest.raises(ValueError, match=r"must return rel_l2 of shape \(3,\).*returned: \(\)"):
         list(batches)
 

@@ -67,9 +67,11 @@ class Darcy(FieldTask):
 
         return Splits(dataset(loaded.train), dataset(loaded.test), loaded.identity)
 
-    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+    def sample_metrics(
+        self, problem: Problem, inputs: Tensor | None, prediction: Tensor, target: Tensor
+    ) -> Mapping[str, Tensor]:
         """Return every error of each sample."""
-        errors = super().sample_metrics(inputs, prediction, target)
+        errors = super().sample_metrics(problem, inputs, prediction, target)
         return errors if inputs is None else {**errors, **interface_errors(inputs[:, 0], prediction, target)}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from pydantic import Field
 
-from attn_bench.plugin import Splits, TrainingDefaults
+from attn_bench.plugin import Problem, Splits, TrainingDefaults
 from attn_bench.tasks.images.file_checks import Item
 from attn_bench.tasks.images.folders import (
     Labelled,
@@ -102,7 +102,9 @@ class ImageSet(PublishedSet):
         """Return top-1 and top-5 accuracy in percent."""
         return class_scores(batches)
 
-    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+    def sample_metrics(
+        self, problem: Problem, inputs: Tensor | None, prediction: Tensor, target: Tensor
+    ) -> Mapping[str, Tensor]:
         """Return whether each image is recognized, in per cent."""
         return class_hits(prediction, target)
 

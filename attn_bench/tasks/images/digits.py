@@ -102,6 +102,8 @@ class Digits(Task):
         """Return top-1 and top-5 accuracy in percent."""
         return class_scores(batches)
 
-    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+    def sample_metrics(
+        self, problem: Problem, inputs: Tensor | None, prediction: Tensor, target: Tensor
+    ) -> Mapping[str, Tensor]:
         """Return whether each image is recognized, in per cent."""
         return class_hits(prediction, target)

@@ -157,7 +157,9 @@ class Pathfinder(Task):
         """Return the accuracy in percent; 50 is chance."""
         return {"accuracy": class_scores(batches)["top1"]}
 
-    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+    def sample_metrics(
+        self, problem: Problem, inputs: Tensor | None, prediction: Tensor, target: Tensor
+    ) -> Mapping[str, Tensor]:
         """Return whether each image is recognized, in per cent."""
         return {"accuracy": class_hits(prediction, target)["top1"]}
 
@@ -233,6 +235,8 @@ class PathfinderMask(Pathfinder):
         """Return mean intersection over union and accuracy in percent."""
         return mask_scores(batches)
 
-    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+    def sample_metrics(
+        self, problem: Problem, inputs: Tensor | None, prediction: Tensor, target: Tensor
+    ) -> Mapping[str, Tensor]:
         """Return nothing: the intersection over union is not a mean over images."""
         return {}

@@ -114,7 +114,9 @@ class NavierStokes(FieldTask):
         std, mean = torch.std_mean(pairs.trajectories.double(), correction=0)
         return Normalised(module, mean.expand(pairs.history), std.expand(pairs.history), mean, std)
 
-    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+    def sample_metrics(
+        self, problem: Problem, inputs: Tensor | None, prediction: Tensor, target: Tensor
+    ) -> Mapping[str, Tensor]:
         """Return every metric of each trajectory."""
         return rollout_errors(prediction, target)
 

@@ -2,12 +2,12 @@
 
 Fields have the shape (B, C, *grid), on any number of axes, which need not be of one length. Points at which a target
 is NaN are masked: they do not count. Differences and Fourier coefficients see an error of zero there, and no derivative
-is taken across them.
+is taken across them. After the last point of a periodic axis follows the first, and no end of it is a boundary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attn_bench.plugin import Metric
@@ -26,7 +26,7 @@ FIELD_METRICS = {
     "rel_h1": Metric(
         "lower",
         "mean over samples of the relative error in the norm (||u||^2 + ||grad u||^2)^(1/2); differences are central, "
-        "one-sided at the ends, on a domain of side 1",
+        "one-sided at the ends of axes that are not periodic, on a domain of side 1",
         detail=True,
     ),
     "rel_max": Metric("lower", "mean over samples of max |prediction - target| / max |target|", detail=True),
@@ -43,7 +43,7 @@ FIELD_METRICS = {
     "rel_mse_boundary": Metric(
         "lower",
         "mean over samples of the mean squared error of the outermost points of the grid, over the mean square of the "
-        "target at all points",
+        "target at all points; periodic axes have none",
         detail=True,
     ),
 }
@@ -95,8 +95,11 @@ def relative_errors(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float
     return {"rel_l2": float(ratio.mean()), "rel_mse": float(ratio.square().mean())}
 
 
-def field_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+def field_errors(prediction: Tensor, target: Tensor, periodic: Sequence[bool] = ()) -> dict[str, Tensor]:
     """Return :data:`FIELD_METRICS` of each sample of a batch, (B,) each; NaN where there is no such error.
+
+    Args:
+        periodic: which axes of the grid are; empty if none is.
 
     Raises:
         ValueError: shapes differ.
@@ -104,7 +107,8 @@ def field_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
     masked = target.isnan()
     error, target = _difference(prediction, target)
     rel_l2 = _relative(error, target)
-    slopes = (_gradient_squares(field, masked) for field in (error, target))
+    wraps = tuple(periodic) or (False,) * (error.ndim - 2)
+    slopes = (_gradient_squares(field, masked, wraps) for field in (error, target))
     h1 = _ratio(*(_squares(field) + each for field, each in zip((error, target), slopes))).sqrt()
     largest = _ratio(error.abs().flatten(1).amax(1), target.abs().flatten(1).amax(1))
     low, middle, high = (_ratio(part, _squares(target)) for part in _bands(error))
@@ -116,7 +120,7 @@ def field_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         "rel_mse_low_freq": low,
         "rel_mse_mid_freq": middle,
         "rel_mse_high_freq": high,
-        "rel_mse_boundary": _at(_outermost(error) & ~masked, error, target, masked),
+        "rel_mse_boundary": _at(_outermost(error, wraps) & ~masked, error, target, masked),
     }
 
 
@@ -173,7 +177,7 @@ def _squares(field: Tensor) -> Tensor:
     return field.flatten(1).square().sum(1)
 
 
-def _gradient_squares(field: Tensor, masked: Tensor) -> Tensor:
+def _gradient_squares(field: Tensor, masked: Tensor, wraps: Sequence[bool]) -> Tensor:
     """Return the sum of the squares of all first derivatives, (B,); of an axis of two points there is none.
 
     Derivatives at masked points, and those that such a point takes part in, are left out.
@@ -182,9 +186,12 @@ def _gradient_squares(field: Tensor, masked: Tensor) -> Tensor:
 
     total = field.new_zeros(len(field))
     field = field.masked_fill(masked, torch.nan)
-    for axis in range(2, field.ndim):
+    for axis, wrap in enumerate(wraps, 2):
         if (n := field.shape[axis]) > 2:
-            (slope,) = torch.gradient(field, spacing=1 / n, dim=[axis], edge_order=2)
+            if wrap:
+                slope = (field.roll(-1, axis) - field.roll(1, axis)) * (n / 2)
+            else:
+                (slope,) = torch.gradient(field, spacing=1 / n, dim=[axis], edge_order=2)
             total = total + _squares(slope.masked_fill(slope.isnan() | masked, 0.0))
     return total
 
@@ -207,13 +214,14 @@ def _bands(error: Tensor) -> list[Tensor]:
     return [power[:, mask].sum(1) if mask.any() else power.new_full((len(power),), torch.nan) for mask in masks]
 
 
-def _outermost(field: Tensor) -> Tensor:
-    """Return which points of the grid are its outermost, (*grid)."""
+def _outermost(field: Tensor, wraps: Sequence[bool]) -> Tensor:
+    """Return which points of the grid are its outermost, (*grid): the ends of axes that are not periodic."""
     import torch
 
     outer = torch.zeros(field.shape[2:], dtype=torch.bool, device=field.device)
-    for axis in range(outer.ndim):
-        outer.transpose(0, axis)[[0, -1]] = True
+    for axis, wrap in enumerate(wraps):
+        if not wrap:
+            outer.transpose(0, axis)[[0, -1]] = True
     return outer
 
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from attn_bench.plugin import PrepareContext, PreparedData, Splits, Task
+from attn_bench.plugin import PrepareContext, PreparedData, Problem, Splits, Task
 from attn_bench.tasks.shared.field_checks import grids_in_words
 from attn_bench.tasks.shared.field_metrics import FIELD_METRICS, field_errors, relative_errors, relative_l2_loss
 
@@ -38,9 +38,11 @@ class FieldTask(Task):
         """Return both relative errors, over all channels together; infinite for a target that is zero everywhere."""
         return relative_errors(batches)
 
-    def sample_metrics(self, inputs: Tensor | None, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+    def sample_metrics(
+        self, problem: Problem, inputs: Tensor | None, prediction: Tensor, target: Tensor
+    ) -> Mapping[str, Tensor]:
         """Return every error of each sample."""
-        return field_errors(prediction, target)
+        return field_errors(prediction, target, problem.periodic)
 
 
 class GeneratedFieldTask(FieldTask):

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from toy_plugins import ToyTask
 
 from attn_bench.plugin import Problem
-from attn_bench.running.train.losses import FIELD_LOSSES, loss_of
+from attn_bench.running.train.losses import field_losses, loss_of
+
+FIELD_LOSSES = field_losses()
 
 grids = st.one_of(st.tuples(st.integers(4, 9)), st.tuples(st.integers(4, 9), st.integers(4, 9)))
 
@@ -113,6 +115,35 @@ def test_h1_is_that_of_its_definition(grid, channels):
     assert float(FIELD_LOSSES["h1"](prediction, target)) == pytest.approx(sum(each) / len(each))
 
 
+def circles(periodic, n=64):
+    """A wave along each axis of a grid, and an error that is a shorter one along the last, without a jump."""
+    x = 2 * math.pi * torch.arange(n, dtype=torch.float64) / n
+    shape = (1, 1, *[n] * len(periodic))
+    target = sum(
+        torch.sin(x).view([-1 if a == axis else 1 for a in range(len(periodic))]) for axis in range(len(periodic))
+    )
+    error = 0.1 * torch.cos(4 * x)
+    return (target + error).expand(shape).contiguous(), target.expand(shape).contiguous()
+
+
+@pytest.mark.parametrize("periodic", [(True,), (True, True), (False, True), (True, False), (False, False)])
+def test_differences_go_on_at_the_first_point_of_periodic_axes(periodic):
+    """Rolled along its periodic axes, a pair of fields has the same loss; along the others it has a jump."""
+    prediction, target = circles(periodic)
+    task, problem = ToyTask(), Problem("field", 1, 1, target.shape[2:], periodic=periodic)
+    for name in ("h1", "derivative"):
+        loss = loss_of(task, problem, name)
+        found = float(loss(prediction, target))
+        for axis, wraps in enumerate(periodic, 2):
+            rolled = float(loss(prediction.roll(5, axis), target.roll(5, axis)))
+            assert (rolled == pytest.approx(found, rel=1e-9)) == wraps, (name, axis)
+    if all(periodic):
+        # Of central differences the wave number k is sin(2 pi k / n) n: the sums of squares are those of the waves.
+        first, fourth = (64 * math.sin(2 * math.pi * k / 64) for k in (1, 4))
+        expected = 0.1 * math.sqrt((1 + fourth**2) / (len(periodic) * (1 + first**2)))
+        assert float(loss_of(task, problem, "h1")(prediction, target)) == pytest.approx(expected, rel=1e-9)
+
+
 @given(grid=grids)
 def test_rel_l2_is_neuraloperators_and_mse_is_the_mean(grid):
     from neuralop.losses import LpLoss
@@ -147,6 +178,6 @@ def test_a_task_has_its_own_losses_and_those_of_its_kind():
     prediction, target = fields((4, 4))
     assert loss_of(task, field, "largest")(prediction, target) == (prediction - target).abs().max()
     assert loss_of(task, field, "task") == task.loss
-    assert loss_of(task, field, "h1") is FIELD_LOSSES["h1"]
+    assert loss_of(task, field, "h1")(prediction, target) == FIELD_LOSSES["h1"](prediction, target)
     with pytest.raises(ValueError, match=r"no loss h1 for toy-task \(image\); there are: largest, task"):
         loss_of(task, Problem("image", 1, 2, (4, 4)), "h1")

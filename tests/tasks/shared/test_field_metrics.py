@@ -86,6 +86,25 @@ def test_h1_of_a_sine_is_that_of_its_integrals():
     assert float(field_errors(target + error, target)["rel_h1"]) == pytest.approx(expected, rel=5e-3)
 
 
+def test_h1_and_boundary_of_periodic_axes():
+    """Along a periodic axis differences are exact ones of a wave, at its ends too, which are no boundary."""
+    n = 16
+    x = 2 * math.pi * torch.arange(n, dtype=torch.float64) / n
+    target = torch.sin(x).expand(1, 2, n, n)
+    error = 0.1 * torch.sin(3 * x).expand_as(target)
+    slopes = [n * math.sin(2 * math.pi * k / n) for k in (1, 3)]
+    expected = 0.1 * math.sqrt((1 + slopes[1] ** 2) / (1 + slopes[0] ** 2))
+    found = field_errors(target + error, target, (True, True))
+    assert float(found["rel_h1"]) == pytest.approx(expected, rel=1e-12)
+    assert math.isnan(found["rel_mse_boundary"])
+    # Only the first axis has ends: the error is the same in all rows.
+    half = field_errors(target + error, target, (False, True))
+    assert float(half["rel_h1"]) == pytest.approx(expected, rel=1e-12)
+    assert float(half["rel_mse_boundary"]) == pytest.approx(0.01, rel=1e-12)
+    ends = field_errors(target + error, target, (True, False))
+    assert float(ends["rel_h1"]) != pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_largest_and_boundary_errors_point_by_point(grid):
     prediction, target = fields(grid)
