@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,9 +16,11 @@ from baselines.transformer.memories import KeyValues
 # The side of a block is a multiple of this, by number of axes: larger blocks suit the kernels better, smaller ones
 # compute fewer masked scores.
 ALIGNED = {1: 16, 2: 2}
+Reach = Sequence[int]
+Attend = Callable[[Tensor, Tensor, Tensor, Reach, Reach], Tensor]
 
 
-def attend_window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int) -> Tensor:
+def attend_window(q: Tensor, k: Tensor, v: Tensor, before: Reach, after: Reach) -> Tensor:
     """Return softmax attention of query i to the keys i - before ... i + after that exist, along each axis of the grid.
 
     Queries go in blocks of side max(before, after) or a little more, each with its own, the previous and, if ``after``
@@ -28,9 +30,10 @@ def attend_window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int) -> T
 
     Args:
         q, k, v: (B, *grid, heads, D), on a grid (N,) or (H, W).
+        before, after: one number for each axis.
     """
     grid = q.shape[1:-2]
-    axes = [_stretches(n, before, after, ALIGNED[len(grid)]) for n in grid]
+    axes = [_stretches(n, first, last, ALIGNED[len(grid)]) for n, first, last in zip(grid, before, after, strict=True)]
 
     def parts(chosen: tuple[Stretch, ...]) -> Tensor:
         if len(chosen) == len(axes):
@@ -87,15 +90,15 @@ def _stretches(n: int, before: int, after: int, aligned: int) -> list[Stretch]:
     return [separate(0, block), inner, *rest]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, stretches: tuple[Stretch, ...], before: int, after: int) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, stretches: tuple[Stretch, ...], before: Reach, after: Reach) -> Tensor:
     """Return the attention of the queries of one stretch along each axis, (B, *their grid, heads, D)."""
     axes = len(stretches)
     counts, lengths = [1 + 2 * axis for axis in range(axes)], [2 + 2 * axis for axis in range(axes)]
     for stretch, axis in zip(stretches, counts, strict=True):
         q, k, v = stretch.queries(q, axis), stretch.keys(k, axis), stretch.keys(v, axis)
     mask = torch.ones(1, 1, dtype=torch.bool, device=q.device)
-    for stretch, axis in zip(stretches, lengths, strict=True):
-        near = stretch.mask(k.shape[axis], before, after, q.device)
+    for stretch, axis, first, last in zip(stretches, lengths, before, after, strict=True):
+        near = stretch.mask(k.shape[axis], first, last, q.device)
         mask = (mask[:, None, :, None] & near[None, :, None, :]).flatten(2).flatten(0, 1)
     ahead = list(range(1, axes + 1))
     queries, keys, values = (
@@ -108,6 +111,33 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, stretches: tuple[Stretch, ...], bef
     return y
 
 
+def attend_around(
+    q: Tensor, k: Tensor, v: Tensor, attend: Attend, before: int, after: int, periodic: Sequence[bool]
+) -> Tensor:
+    """Return attention within a window that goes on at the other end of periodic axes, as ``attend`` computes it.
+
+    Such axes are repeated at both ends as far as a window reaches. One that is shorter than a window is seen whole,
+    every key once.
+
+    Args:
+        q, k, v: (B, *grid, heads, D).
+        before, after: how far a token sees, along every axis.
+        periodic: which axes are; empty if none is.
+    """
+    grid, reaches = q.shape[1:-2], []
+    wraps = tuple(periodic) or (False,) * len(grid)
+    for axis, (n, wrap) in enumerate(zip(grid, wraps, strict=True), 1):
+        reach = ((n - 1) // 2, n // 2) if wrap and before + after >= n else (before, after)
+        reaches.append(reach)
+        if wrap:
+            places = torch.arange(-reach[0], n + reach[1], device=q.device) % n
+            q, k, v = (t.index_select(axis, places) for t in (q, k, v))
+    y = attend(q, k, v, *zip(*reaches, strict=True))
+    for axis, (n, wrap, (first, _)) in enumerate(zip(grid, wraps, reaches, strict=True), 1):
+        y = y.narrow(axis, first, n) if wrap else y
+    return y
+
+
 class WindowAttention(Remembering):
     """Multi-head attention of each token to nearby tokens; it generates where it is causal.
 
@@ -117,14 +147,22 @@ class WindowAttention(Remembering):
         window_size: causal: a token sees itself and the window_size - 1 before it; otherwise itself and
             window_size // 2 on each side, along each axis of the grid.
         causal: whether a token sees no later ones.
+        periodic: along which axes windows go on at the other end; empty if along none.
         attend: computes the attention, like :func:`attend_window`.
     """
 
     on_grid = True
 
     def __init__(
-        self, dim: int, heads: int, window_size: int, causal: bool, attend: Callable[..., Tensor] = attend_window
+        self,
+        dim: int,
+        heads: int,
+        window_size: int,
+        causal: bool,
+        periodic: tuple[bool, ...] = (),
+        attend: Attend = attend_window,
     ) -> None:
         before, after = (window_size - 1, 0) if causal else (window_size // 2, window_size // 2)
-        super().__init__(dim, heads, partial(attend, before=before, after=after), KeyValues(window_size))
-        self.window_size = window_size
+        within = partial(attend_around, attend=attend, before=before, after=after, periodic=periodic)
+        super().__init__(dim, heads, within, KeyValues(window_size))
+        self.window_size, self.periodic = window_size, periodic

@@ -18,7 +18,7 @@ class SlidingWindow(Mixer):
     """The transformer of ``full`` with attention within a sliding window (:mod:`baselines.transformer.sliding_window`).
 
     Shows what a local model can achieve: ``depth`` blocks reach ``depth`` windows far. Attention is exact within the
-    window, which is cropped at the edges of the grid.
+    window, which is cropped at the edges of the grid and goes on at the other end of periodic axes.
     """
 
     name = "window"
@@ -54,8 +54,8 @@ class SlidingWindow(Mixer):
         if options.backend == "flex":
             from baselines.transformer.flex_window import attend_flex
 
-            return WindowAttention(options.dim, options.heads, size, tokens.causal, attend_flex)
-        return WindowAttention(options.dim, options.heads, size, tokens.causal)
+            return WindowAttention(options.dim, options.heads, size, tokens.causal, tokens.periodic, attend_flex)
+        return WindowAttention(options.dim, options.heads, size, tokens.causal, tokens.periodic)
 
     def unsupported(self, problem: Problem, device: str, options: Options) -> str | None:
         """Return a reason if FlexAttention cannot train here, or a mixer does not support the problem; else None."""
@@ -64,7 +64,8 @@ class SlidingWindow(Mixer):
         return super().unsupported(problem, device, options)
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
-        """Return the size of the window."""
+        """Return the size of the window, and ``wraps`` if it goes on at the other end of an axis."""
         from baselines.transformer.sliding_window import WindowAttention
 
-        return {"window_size": next(m.window_size for m in module.modules() if isinstance(m, WindowAttention))}
+        mixer = next(m for m in module.modules() if isinstance(m, WindowAttention))
+        return {"window_size": mixer.window_size, **({"wraps": True} if any(mixer.periodic) else {})}

@@ -7,6 +7,8 @@ import torch
 
 from attn_bench.plugin import Mixer, Problem
 from attn_bench.plugins.registry import MODELS
+from baselines.transformer.flex_window import attend_flex
+from baselines.transformer.sliding_window import WindowAttention, attend_around, attend_window
 from mano.attention import MultipoleAttention
 
 BOTH = (True, True)
@@ -105,6 +107,49 @@ def test_shifted_windows_of_swinv2_join_opposite_edges_where_they_are_told():
         before = module(x)
         module(torch.randn(1, 2, 24, 8))
         assert torch.equal(module(x), before)
+
+
+def around_a_circle(n, reach, wraps):
+    """Which of n points are at most ``reach`` apart, the short way round if the axis is a circle."""
+    apart = (torch.arange(n)[:, None] - torch.arange(n)).abs()
+    return (torch.minimum(apart, n - apart) if wraps else apart) <= reach
+
+
+@pytest.mark.parametrize("attend", [attend_window, attend_flex])
+@pytest.mark.parametrize(
+    ("grid", "periodic", "reach"),
+    [
+        ((40,), (True,), 3),
+        ((9, 12), BOTH, 2),
+        ((7, 20), (True, False), 3),  # as wide as the window
+        ((6, 5), BOTH, 3),  # narrower: every key once
+        ((4, 9), (False, True), 2),
+    ],
+)
+def test_windows_go_on_at_the_other_end(grid, periodic, reach, attend):
+    q, k, v = torch.randn(3, 2, *grid, 2, 16)
+    near = torch.ones(1, 1, dtype=torch.bool)
+    for n, wraps in zip(grid, periodic):
+        near = (near[:, None, :, None] & around_a_circle(n, reach, wraps)[None, :, None, :]).flatten(2).flatten(0, 1)
+    queries, keys, values = (t.flatten(1, -3).transpose(1, 2) for t in (q, k, v))
+    scores = queries @ keys.transpose(-1, -2) / 16**0.5
+    expected = scores.masked_fill(~near, -torch.inf).softmax(-1) @ values
+    found = attend_around(q, k, v, attend, reach, reach, periodic)
+    torch.testing.assert_close(found, expected.transpose(1, 2).reshape(q.shape), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_model_of_windows_says_that_they_wrap():
+    x = torch.randn(1, 2, 16, 16)
+    for periodic in ((), (True, False), BOTH):
+        model, problem, module = built("window", periodic, depth=1, window_size=5)
+        assert model.effective(module, problem).get("wraps", False) == bool(periodic)
+        (mixer,) = [part for part in module.modules() if isinstance(part, WindowAttention)]
+        tokens = torch.randn(1, 16, 16, 48)
+        for axis in (0, 1):
+            same = torch.allclose(mixer(tokens.roll(3, 1 + axis)), mixer(tokens).roll(3, 1 + axis), atol=1e-5)
+            assert same == bool(periodic and periodic[axis]), (periodic, axis)
+        assert module(x).shape == (1, 1, 16, 16)
 
 
 def test_mixers_are_told_of_axes_that_whole_patches_cover():

@@ -371,7 +371,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert run(monkeypatch, str(tmp_path / "made"), "--markdown", str(file)) == 0
     listed, not_run = capsys.readouterr().out.strip().splitlines()[-2:]
     assert listed == "1 reproduced"
-    assert not_run.startswith("40 not yet run (--all lists them); ")
+    assert not_run.startswith("43 not yet run (--all lists them); ")
     assert not_run.endswith(
         " need models that are not installed: ffno, gnot, ho-fno, lamo, lsm, mspt, ono, swin, transolver-plus, unet"
     )

@@ -53,7 +53,7 @@ def assert_equal_with_gradients(ours, theirs, n, seed=0):
 @given(n=st.integers(1, 90), before=st.integers(0, 12), after=st.integers(0, 12))
 def test_window_is_attention_to_the_keys_of_the_window(n, before, after):
     assert_equal_with_gradients(
-        lambda q, k, v: attend_window(q, k, v, before, after), lambda q, k, v: windowed(q, k, v, before, after), n
+        lambda q, k, v: attend_window(q, k, v, (before,), (after,)), lambda q, k, v: windowed(q, k, v, before, after), n
     )
 
 
@@ -74,7 +74,7 @@ def windowed_on_a_grid(q, k, v, reach):
 def test_window_on_a_grid_is_attention_to_the_keys_of_the_square(grid, reach):
     q, k, v = torch.randn(3, 2, *grid, 2, 3, dtype=torch.float64, requires_grad=True).unbind()
     weights, results = torch.randn_like(q), []
-    for y in (attend_window(q, k, v, reach, reach), windowed_on_a_grid(q, k, v, reach)):
+    for y in (attend_window(q, k, v, (reach, reach), (reach, reach)), windowed_on_a_grid(q, k, v, reach)):
         results.append((y, *torch.autograd.grad((y * weights).sum(), [q, k, v], retain_graph=True)))
     torch.testing.assert_close(*results)
 
