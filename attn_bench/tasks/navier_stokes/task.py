@@ -110,9 +110,11 @@ class NavierStokes(FieldTask):
         from attn_bench.tasks.navier_stokes.trajectories import Pairs
         from attn_bench.tasks.shared.normalise import Normalised
 
-        pairs = cast(Pairs, train)
-        std, mean = torch.std_mean(pairs.trajectories.double(), correction=0)
-        return Normalised(module, mean.expand(pairs.history), std.expand(pairs.history), mean, std)
+        # Weights that are loaded come with a stand-in, whose numbers they replace.
+        states = train.trajectories if isinstance(train, Pairs) else train[0][0]
+        std, mean = torch.std_mean(states.double(), correction=0)
+        history = len(train[0][0])
+        return Normalised(module, mean.expand(history), std.expand(history), mean, std)
 
     def sample_metrics(
         self, problem: Problem, inputs: Tensor | None, prediction: Tensor, target: Tensor
