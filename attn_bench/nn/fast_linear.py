@@ -20,15 +20,22 @@ def product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     return a_MK @ b_NK.t()
 
 
+# On one thread torch gives a 1 x 1 convolution to oneDNN only from this batch size on; the other is slower than MKL.
+_ONEDNN_BATCH = 16
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` that in float32 on the CPU runs as a convolution, forward and backward, which oneDNN computes.
 
     All mixers and transformers of this project use it, so that their times compare mixers and not libraries. It takes
-    (B, N, C) and (B, H, W, C); for anything else, and other devices and dtypes, it is ``nn.Linear``.
+    (B, N, C) and (B, H, W, C); for anything else, other devices and dtypes, and small batches on one thread, it is
+    ``nn.Linear``.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or input.dtype != torch.float32 or input.dim() not in (3, 4):
+            return super().forward(input)
+        if input.shape[0] < _ONEDNN_BATCH and torch.get_num_threads() == 1:
             return super().forward(input)
         x_BHWC = input.unsqueeze(2) if input.dim() == 3 else input
         y_BCHW = F.conv2d(x_BHWC.permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)

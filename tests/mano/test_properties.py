@@ -210,12 +210,22 @@ def test_invalid_settings_raise(options, message):
         MultipoleAttention(**{"dim": 32} | options)
 
 
-def test_linear_is_linear():
-    torch.manual_seed(0)
-    ours = Linear(6, 5)
-    x = torch.randn(2, 3, 4, 6, requires_grad=True)
-    seed = torch.randn(2, 3, 4, 5)
-    got, want = ours(x), torch.nn.functional.linear(x, ours.weight, ours.bias)
+@pytest.mark.parametrize("batch", [2, 16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_linear_is_linear_and_never_the_slow_convolution(threads, batch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch.manual_seed(0)
+        ours = Linear(6, 5)
+        x = torch.randn(batch, 3, 4, 6, requires_grad=True)
+        seed = torch.randn(batch, 3, 4, 5)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            got = ours(x)
+        assert not [event.name for event in profile.events() if "slow_conv" in event.name]
+        want = torch.nn.functional.linear(x, ours.weight, ours.bias)
+    finally:
+        torch.set_num_threads(before)
     torch.testing.assert_close(got, want)
     inputs = [x, ours.weight, ours.bias]
     gradients = (torch.autograd.grad(y, inputs, seed) for y in (got, want))
