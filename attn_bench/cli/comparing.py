@@ -22,7 +22,7 @@ FailOn = Annotated[
     str | None,
     typer.Option(
         metavar="LIMITS",
-        help="Allowed regression per metric, e.g. latency=5%,mano.peak_memory=2%,rel_l2=3%, or a .yaml or .toml file. "
+        help="Allowed regression per metric, e.g. latency=5%,mano.peak_memory=2%,rel_l2=10%, or a .yaml or .toml file. "
         "Metrics that are not named cannot fail. [latency 5 %, peak memory 0.5 %, parameters and FLOPs 0, others 3 %]",
     ),
 ]

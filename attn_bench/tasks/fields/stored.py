@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attn_bench.format import clean
 from attn_bench.plugin import DataError
-from attn_bench.tasks.shared.array_files import open_arrays
+from attn_bench.tasks.shared.array_files import SUFFIXES, open_arrays
 from attn_bench.tasks.shared.array_formats.contents import Contents, StoredArray, check_memory, shown
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _file(path: Path) -> Opened:
     if path.is_file() and _starts(path, NPY):
         array = _npy(path)
         return Opened(path, {array.name: array}, {}, False, (path,))
-    contents = open_arrays(path)
+    contents = open_arrays(path, (*SUFFIXES, ".npy"))
     others = {name: f"{other.what}; {other.remedy}" for name, other in contents.others.items()}
     return Opened(path, _arrays(path, contents), others, contents.matlab, (path,))
 

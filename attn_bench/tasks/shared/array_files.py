@@ -10,7 +10,7 @@ import os
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,25 +36,28 @@ OTHER = {
 _Result = TypeVar("_Result")
 
 
-def open_arrays(path: Path) -> Contents:
+def open_arrays(path: Path, formats: Sequence[str] = SUFFIXES) -> Contents:
     """Return the contents of a file, without reading the data.
+
+    Args:
+        formats: suffixes that errors list, of whoever reads further formats.
 
     Raises:
         DataError: the file is missing, of another kind, or damaged; or an array is too large when it is read.
     """
-    size = _size(path)
-    contents = _guarded(path, lambda: _reader(path)(path))
+    size = _size(path, formats)
+    contents = _guarded(path, lambda: _reader(path, formats)(path))
     arrays = {name: _checked(path, name, array, size) for name, array in contents.arrays.items()}
     return replace(contents, arrays=arrays)
 
 
-def _size(path: Path) -> int:
+def _size(path: Path, formats: Sequence[str]) -> int:
     try:
         found = path.stat()
     except FileNotFoundError:
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in formats:
             what = clean(path.suffix) or "a file without extension"
-            raise DataError(f"{path}: cannot read {what}; supported are {', '.join(SUFFIXES)}") from None
+            raise DataError(f"{path}: cannot read {what}; supported are {', '.join(formats)}") from None
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
@@ -69,7 +72,7 @@ def _size(path: Path) -> int:
     return found.st_size
 
 
-def _reader(path: Path) -> Callable[[Path], Contents]:
+def _reader(path: Path, formats: Sequence[str]) -> Callable[[Path], Contents]:
     """Return the reader for the format of a file, which its content determines."""
     from attn_bench.tasks.shared.array_formats.hdf5 import is_hdf5, open_hdf5
 
@@ -92,7 +95,7 @@ def _reader(path: Path) -> Callable[[Path], Contents]:
         why = next(
             (why for sign, why in OTHER.items() if start.lstrip().startswith(sign)), "its content has another format"
         )
-        raise DataError(f"{path}: is not a {', '.join(SUFFIXES)} file with plain arrays, or a damaged one; {why}")
+        raise DataError(f"{path}: is not a {', '.join(formats)} file with plain arrays, or a damaged one; {why}")
     from attn_bench.tasks.shared.array_formats.pt import open_pt
 
     return open_pt

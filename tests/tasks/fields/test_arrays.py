@@ -25,6 +25,12 @@ def in_order(found, expected):
     assert sorted(order) == list(range(len(expected)))
 
 
+def test_another_format_is_refused_with_those_that_are_read(tmp_path):
+    (tmp_path / "mine.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(DataError, match=r"is not a \.pt, \.npz, \.mat, \.h5, \.hdf5, \.npy file with plain arrays"):
+        open_stored(tmp_path / "mine.csv")
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".npz", ".mat", ".h5", ".hdf5"])
 @pytest.mark.parametrize("order", ["nchw", "nhwc", "hwcn"])
 def test_every_format_and_order_of_axes(tmp_path, suffix, order):
