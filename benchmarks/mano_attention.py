@@ -1,22 +1,27 @@
 """Time and memory of multipole attention, its slow reference and other attention of the same width.
 
     python benchmarks/mano_attention.py [--device cuda] [--grids 16 32 64] [--out results/mano-attention]
+    python benchmarks/mano_attention.py --windows 2/1 4/2 4 8 --grids 16 32 64 --rounds 5
 
 Implementations are timed alternately, so that changes of the machine's speed affect all of them. Time is the median
-over the rounds; ``times_faster`` is the median over the rounds of the slow reference's time over this one's; memory is
-the peak of one step above weights and inputs. The batch has about 32768 points, and 20 samples at most. The allocator
-keeps freed memory, as in the cells of a run.
+over the rounds; ``processor_ms`` is that of the processor, of all threads, which other processes change less;
+``times_faster`` is the median over the rounds of the slow reference's time over this one's; memory is the peak of one
+step above weights and inputs. The batch has about 32768 points, and 20 samples at most. The allocator keeps freed
+memory, as in the cells of a run.
 
 - ``mano unfold``: the reference (:mod:`mano.reference`): unfold, attend, fold, one level after the other.
 - ``mano``: backend ``auto``; on the CPU C++, on CUDA Triton kernels. ``mano torch.compile``: inside ``torch.compile``.
 - ``mano torch``, on the CPU: backend ``torch``, as on machines without a C++ compiler.
+- ``mano 4/2``, ``mano 4/2 torch``: windows of 4 x 4 at a distance of 2 cells, for each of ``--windows``.
 - ``mano block``, ``swinv2 block``: with a feed-forward network four times as wide; the others are attention only.
 - ``exact``: every point attends to every point, through ``scaled_dot_product_attention``.
-- ``... step``: forward, backward and optimizer step of the default model for Darcy at 32 x 32.
+- ``... step``: forward, backward and optimizer step of the model for Darcy at 32 x 32, with its default options or
+  those of ``--preset``.
 
 ``share_of_limit`` is the least time that the machine would need, over the time taken. The least time is the larger of
 two: the floating-point operations of multipole attention (three times the forward ones for both passes) at the measured
 matrix rate; and moving the input, the output and their gradients once at the measured copy bandwidth.
+``ps_per_multiply_add`` is the processor's time over the multiply-adds of the forward pass.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -77,14 +83,26 @@ class Exact(nn.Module):
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x_BHWC.shape))
 
 
-def implementations(grid: int, dim: int, heads: int, device: str) -> dict[str, nn.Module]:
-    """Return the modules to compare, each (B, grid, grid, dim) to the same."""
+def windows(text: str) -> tuple[int, int]:
+    """Return the side of a window and the distance between windows of ``4/2`` or ``4``."""
+    size, _, stride = text.partition("/")
+    return int(size), int(stride or size)
+
+
+def implementations(grid: int, dim: int, heads: int, device: str, more: list[tuple[int, int]]) -> dict[str, nn.Module]:
+    """Return the modules to compare, each (B, grid, grid, dim) to the same; ``more`` windows besides 2 x 2."""
     from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 
     attention = MultipoleAttention(dim, heads=heads)
     ours: dict[str, nn.Module] = {"mano": attention, "mano torch.compile": torch.compile(attention, dynamic=False)}
     if device == "cpu":
         ours["mano torch"] = with_backend(attention, "torch")
+    for size, stride in more:
+        if size <= grid:
+            other = MultipoleAttention(dim, heads=heads, window_size=size, stride=stride)
+            ours[f"mano {size}/{stride}"] = other
+            if device == "cpu":
+                ours[f"mano {size}/{stride} torch"] = with_backend(other, "torch")
     return {
         REFERENCE: with_backend(attention, "reference"),
         **ours,
@@ -113,9 +131,13 @@ def steps(module: nn.Module, x: Tensor) -> dict[str, Step]:
     return {FORWARD: forward, BOTH: forward_backward}
 
 
-def training_steps(device: str, grid: int, batch: int) -> dict[str, Step]:
-    """Return a training step of the default model for Darcy, with the reference attention and with ours."""
-    ours = MANOModel().make(Problem("field", 1, 1, (grid, grid))).to(device)
+def training_steps(
+    device: str, grid: int, batch: int, preset: str | None, more: list[tuple[int, int]]
+) -> dict[str, Step]:
+    """Return training steps of a model for Darcy: with the reference attention, with ours, with ``more`` windows."""
+    options = dict(MANOModel.presets[preset]) if preset else {}
+    problem = Problem("field", 1, 1, (grid, grid))
+    ours = MANOModel().make(problem, **options).to(device)
     slow = with_backend(ours, "reference")
     x, y = torch.randn(2, batch, 1, grid, grid, device=device)
 
@@ -130,25 +152,25 @@ def training_steps(device: str, grid: int, batch: int) -> dict[str, Step]:
         return step
 
     compiled = torch.compile(copy.deepcopy(ours), dynamic=False)
-    return {
-        f"{REFERENCE} step": step_of(slow),
-        "mano step": step_of(ours),
-        "mano torch.compile step": step_of(compiled),
-    }
+    models = {REFERENCE: slow, "mano": ours, "mano torch.compile": compiled}
+    for size, stride in more:
+        other = MANOModel().make(problem, **options | {"window_size": size, "stride": stride}).to(device)
+        models |= {f"mano {size}/{stride}": other, f"mano {size}/{stride} torch": with_backend(other, "torch")}
+    return {f"{name} step": step_of(model) for name, model in models.items()}
 
 
-def seconds(step: Step, device: str) -> float:
-    """Time one call."""
-    began = time.perf_counter()
+def seconds(step: Step, device: str) -> tuple[float, float]:
+    """Time one call, by the clock and by the processor's time of all threads."""
+    began = time.perf_counter(), time.process_time()
     step()
     if device != "cpu":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
-def take_turns(work: dict[str, Step], device: str, rounds: int) -> dict[str, list[float]]:
-    """Time every step once per round, in seconds."""
-    times: dict[str, list[float]] = {name: [] for name in work}
+def take_turns(work: dict[str, Step], device: str, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Time every step once per round, as :func:`seconds` does."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, step in work.items():
             times[name].append(seconds(step, device))
@@ -166,19 +188,21 @@ def machine_rates(device: str) -> tuple[float, float]:
         "torch": lambda: a @ b.t(),
         "ours": lambda: product(a, b),
     }
-    best = {name: min(taken) for name, taken in take_turns(work, device, 9).items()}
+    best = {name: min(taken)[0] for name, taken in take_turns(work, device, 9).items()}
     return 2 * source.nbytes / best["copy"], 2 * n**3 / min(best["torch"], best["ours"])
 
 
 def compare(work: dict[str, Step], reference: str, device: str, rounds: int) -> dict[str, dict[str, float]]:
     """Return median time, times the reference's speed, and peak memory of each step."""
-    times = take_turns(work, device, rounds)
+    both = take_turns(work, device, rounds)
+    times = {name: [clock for clock, _ in taken] for name, taken in both.items()}
     found = {}
     for name, taken in times.items():
         ratios = [r / t for t, r in zip(taken, times.get(reference, [math.nan] * rounds), strict=True)]
         found[name] = {
             "median_ms": 1e3 * statistics.median(taken),
             "fastest_ms": 1e3 * min(taken),
+            "processor_ms": 1e3 * statistics.median(processor for _, processor in both[name]),
             "times_faster": statistics.median(ratios),
             "peak_memory_mib": measure_memory(work[name], device).peak_mib,
         }
@@ -200,20 +224,24 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.Da
         torch.compiler.reset()  # or it would give up after a few grids
         batch = max(1, min(20, 32768 // grid**2))
         x = torch.randn(batch, grid, grid, options.dim, device=options.device)
-        found = implementations(grid, options.dim, options.heads, options.device)
+        found = implementations(grid, options.dim, options.heads, options.device, options.windows)
         modules = {n: m.to(options.device) for n, m in found.items()}
         for kind in (FORWARD, BOTH):
             work = {name: steps(module, x)[kind] for name, module in modules.items() if (name, kind) not in slow}
             for name in list(work):
                 # Costs grow with the grid, so implementations too slow here are not tried on larger grids.
-                if min(seconds(work[name], options.device) for _ in range(2)) > options.limit:
+                if min(seconds(work[name], options.device)[0] for _ in range(2)) > options.limit:
                     slow.add((name, kind))
                     del work[name]
             for name, values in compare(work, REFERENCE, options.device, options.rounds).items():
                 rows.append({"grid": grid, "batch": batch, "pass": kind, "implementation": name} | values)
         with torch.no_grad():  # last: counting may switch compilation off for the rest of the process
-            flops = count_flops(lambda: modules["mano"](x)).total  # noqa: B023
+            ours = {name: module for name, module in modules.items() if isinstance(module, MultipoleAttention)}
+            counted = {name: count_flops(partial(module, x)).total for name, module in ours.items()}
+        flops = counted["mano"]
         for row in rows:
+            if row["grid"] == grid and row["implementation"] in counted:
+                row["ps_per_multiply_add"] = 2e9 * row["processor_ms"] / counted[row["implementation"]]
             if row["grid"] == grid and row["implementation"] in (REFERENCE, *OURS):
                 passes, moved = (1, 2) if row["pass"] == FORWARD else (3, 4)
                 least_s = max(passes * flops / rate, moved * x.nbytes / bandwidth)
@@ -221,7 +249,10 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.Da
         print(f"{grid} x {grid} done", flush=True)
     if not options.no_step:
         step = compare(
-            training_steps(options.device, 32, STEP_BATCH), f"{REFERENCE} step", options.device, options.rounds
+            training_steps(options.device, 32, STEP_BATCH, options.preset, options.windows),
+            f"{REFERENCE} step",
+            options.device,
+            options.rounds,
         )
         rows += [
             {"grid": 32, "batch": STEP_BATCH, "pass": STEP, "implementation": name} | v for name, v in step.items()
@@ -287,8 +318,8 @@ def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, co
     if device == "cpu":
         lines += ["", *targets(frame)]
     columns = [
-        *("grid", "batch", "implementation", "median_ms", "fastest_ms", "times_faster"),
-        *("peak_memory_mib", "ns_per_token", "share_of_limit"),
+        *("grid", "batch", "implementation", "median_ms", "fastest_ms", "processor_ms", "times_faster"),
+        *("peak_memory_mib", "ns_per_token", "share_of_limit", "ps_per_multiply_add"),
     ]
     for kind in dict.fromkeys(frame["pass"]):
         lines += ["", f"## {kind}", "", _line(columns), _line(["---"] * len(columns))]
@@ -347,6 +378,10 @@ def main() -> None:
     parser.add_argument("--grids", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512])
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument(
+        "--windows", type=windows, nargs="+", default=[], help="further windows: side/distance in cells, or the side"
+    )
+    parser.add_argument("--preset", choices=MANOModel.presets, help="of the model whose training step is timed")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
         "--limit", type=float, default=2.0, help="skip implementations that take longer than this many seconds"

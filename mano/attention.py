@@ -69,8 +69,9 @@ class MultipoleAttention(nn.Module):
             - ``double_norm``: normalize tokens twice, as in the authors' module, or once.
             - ``dropout``: probability for attention weights and for outputs.
             - ``backend``: the implementation. ``"auto"``: Triton kernels on CUDA, C++ on the CPU where it supports the
-              layer and there is a compiler, torch's operations otherwise. ``"cpp"``, ``"triton"`` and ``"torch"``
-              insist on one; ``"reference"`` reads the equations literally (:mod:`mano.reference`), slowly.
+              layer (:class:`mano.tiled.cpp.LayerSizes`) and there is a compiler, torch's operations otherwise.
+              ``"cpp"``, ``"triton"`` and ``"torch"`` insist on one; ``"reference"`` reads the equations literally
+              (:mod:`mano.reference`), slowly.
 
     Raises:
         OptionError: an invalid option.
@@ -117,12 +118,13 @@ class MultipoleAttention(nn.Module):
 
         Training with dropout takes torch's operations all the same.
         """
-        if self.backend not in ("auto", "cpp") or self.stride != self.window_size:
+        if self.backend not in ("auto", "cpp"):
             return False
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.to_qkv.weight.dtype
         norms = 2 if isinstance(self.inner_norm, nn.LayerNorm) else 1
         channels = self.norm.normalized_shape[0]
-        return cpp.serves(dtype, channels, self.heads, self.head_dim, self.window_size, self.rate, norms)
+        windows = self.window_size, self.stride
+        return cpp.serves(dtype, channels, self.heads, self.head_dim, *windows, self.rate, norms)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         grids = self.grids((x_BHWC.shape[1], x_BHWC.shape[2]))
@@ -173,7 +175,8 @@ class MultipoleAttention(nn.Module):
         if self.backend == "cpp" and (dropping or not on_cpu or not self.uses_cpp()):
             raise RuntimeError(
                 "backend 'cpp' cannot serve this layer here: it needs the CPU, a C++ compiler, float32 or float64, "
-                "stride = window_size <= 4, channels that fill vector registers and no dropout; use backend 'auto'"
+                "window_size <= 4 (8 with a smaller stride), channels that fill vector registers and no dropout; "
+                "use backend 'auto'"
             )
         if self.backend == "triton" and (dropping or on_cpu or x_BHWC.dtype == torch.float64):
             raise RuntimeError(
@@ -210,7 +213,8 @@ class MultipoleAttention(nn.Module):
         differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, gates))
         store_probabilities = small and differentiated and not self.uses_cpp()
         weights = Weights(qkv, out, bias, down, up, gates, norms).pack()
-        sizes, use_cpp = (self.heads, self.window_size, self.norm.eps), self.backend in ("auto", "cpp")
+        sizes = self.heads, self.window_size, self.stride, self.norm.eps
+        use_cpp = self.backend in ("auto", "cpp")
         return tiled_multipole(x, weights, *sizes, store_probabilities, use_cpp)[0]
 
     def attend_alone(self, x_BHWC: Tensor, dropping: bool) -> Tensor:
@@ -218,8 +222,9 @@ class MultipoleAttention(nn.Module):
         return self._tiled(x_BHWC, []) if self._tiles(x_BHWC, dropping) else self._attend([x_BHWC], dropping)[0]
 
     def _tiles(self, x_BHWC: Tensor, dropping: bool) -> bool:
-        """Tell whether windows lie side by side and one pass over them computes everything."""
-        return x_BHWC.device.type == "cpu" and self.stride == self.window_size and not dropping
+        """Tell whether one pass over windows computes everything: windows side by side, or those that C++ serves."""
+        side_by_side = self.stride == self.window_size
+        return x_BHWC.device.type == "cpu" and not dropping and (side_by_side or self.uses_cpp())
 
     def _attend(self, pyramid: list[Tensor], dropping: bool) -> list[Tensor]:
         """Apply A to all levels together."""

@@ -1,6 +1,7 @@
 """Attention in windows of any stride, for the tokens of all levels together: the operator ``mano::window_attention``.
 
-On CUDA it is a Triton kernel (:mod:`mano.overlapping.kernels`), elsewhere, and with dropout, tensor operations.
+On CUDA it is a Triton kernel (:mod:`mano.overlapping.kernels`), elsewhere, and with dropout, tensor operations. On the
+CPU these serve what C++ (:mod:`mano.tiled.cpp`) does not.
 
 Axes in names: T tokens of all levels (level after level, each B, H, W row by row), B batch, H W grid, A heads,
 E channels of a head, F = A * E, P cells of a window, M windows of all levels.

@@ -1,1 +1,1 @@
-"""Multipole attention whose windows do not overlap: torch and C++."""
+"""Multipole attention on the CPU, all steps together: C++, and torch where windows do not overlap."""

@@ -1,6 +1,7 @@
-"""Multipole attention in C++ (``tiles.cpp``), compiled for the sizes of a layer at its first use.
+"""Multipole attention in C++, compiled for the sizes of a layer at its first use.
 
-Without a compiler there is one warning, and :mod:`mano.tiled.eager` computes the same with torch, but slower.
+``tiles.cpp`` has windows side by side, ``overlapping.cpp`` windows that overlap. Without a compiler there is one
+warning, and torch computes the same (:mod:`mano.tiled.eager`, :mod:`mano.overlapping.window_attention`), but slower.
 
 Axes in names: B batch, H W grid, C channels, O those of the coarse grid, F = heads * head_dim, N x N cells that a
 coarse cell becomes.
@@ -22,11 +23,12 @@ from mano.levels import ceil_div
 from mano.tiled.compiler import BuildError, build
 from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
 
-SOURCES = [Path(__file__).with_name(name) for name in ("tiles.cpp", "registers.h")]
+TILES, OVERLAPPING = (Path(__file__).with_name(name) for name in ("tiles.cpp", "overlapping.cpp"))
+HEADERS = [Path(__file__).with_name(name) for name in ("layer.h", "registers.h", "sampling.h")]
 REALS = {torch.float32: "float", torch.float64: "double"}
 REGISTER_BYTES = 64
 """Channels must fill the widest vector registers there are."""
-MAX_WINDOW, MAX_CHANNELS = 4, 512
+MAX_WINDOW, MAX_OVERLAPPING_WINDOW, MAX_CHANNELS = 4, 8, 512
 """Larger layers gain little, as matrix products dominate their time."""
 
 
@@ -38,7 +40,7 @@ class LayerSizes:
         dtype: of all tensors.
         channels: C.
         heads, head_dim: attention heads, and the channels of one.
-        window_size: side of a window, in cells, and distance between windows.
+        window_size, stride: side of a window, and distance between windows, in cells.
         rate: factor between the grids of two levels.
         norms: number of LayerNorms, one after the other; 1 or 2.
     """
@@ -48,8 +50,19 @@ class LayerSizes:
     heads: int
     head_dim: int
     window_size: int
+    stride: int
     rate: int
     norms: int
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether windows overlap."""
+        return self.stride < self.window_size
+
+    @property
+    def sources(self) -> list[Path]:
+        """The C++ file, then those that it includes."""
+        return [OVERLAPPING if self.overlapping else TILES, *HEADERS]
 
     def served(self) -> bool:
         """Tell whether the C++ supports such a layer."""
@@ -58,7 +71,7 @@ class LayerSizes:
             self.dtype in REALS
             and self.channels % (REGISTER_BYTES // self.dtype.itemsize) == 0
             and widest <= MAX_CHANNELS
-            and self.window_size <= MAX_WINDOW
+            and self.window_size <= (MAX_OVERLAPPING_WINDOW if self.overlapping else MAX_WINDOW)
         )
 
     def macros(self) -> list[str]:
@@ -69,6 +82,7 @@ class LayerSizes:
             "HEADS": self.heads,
             "HEAD_DIM": self.head_dim,
             "WINDOW": self.window_size,
+            "STRIDE": self.stride,
             "RATE": self.rate,
             "NORMS": self.norms,
         }
@@ -222,7 +236,7 @@ def library(layer: LayerSizes) -> Library | None:
     if not layer.served():
         return None
     try:
-        return Library(layer, build("mano", SOURCES, layer.macros()))
+        return Library(layer, build("mano", layer.sources, layer.macros()))
     except BuildError as error:
         _warn(str(error))
         return None
@@ -238,7 +252,7 @@ def library_for(x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Library | Non
     """Return the C++ for a layer if there is any and the shapes of its tensors match."""
     qkv, down = weights.qkv, weights.down
     head_dim, norms = len(qkv) // 3 // sizes.heads, len(weights.norms) // 2
-    layer = LayerSizes(x_BHWC.dtype, x_BHWC.shape[-1], sizes.heads, head_dim, sizes.window_size, down.shape[-1], norms)
+    layer = LayerSizes(x_BHWC.dtype, x_BHWC.shape[-1], sizes.heads, head_dim, *sizes[1:3], down.shape[-1], norms)
     c, f, rate = layer.channels, layer.heads * head_dim, layer.rate
     shapes = [(3 * f, c), (c, f), (c,), (c, c, rate, rate), (c, c, rate, rate), *[(c,)] * (2 * norms)]
     tensors = [*weights[:5], *weights.norms]

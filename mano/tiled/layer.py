@@ -48,10 +48,11 @@ class Weights(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Attention heads, the side of a window in cells, and the epsilon of the LayerNorms."""
+    """Attention heads, side of a window and distance between windows in cells, and the epsilon of the LayerNorms."""
 
     heads: int
     window_size: int
+    stride: int
     eps: float
 
 
@@ -79,7 +80,7 @@ class Levels(NamedTuple):
 
 def empty_probabilities(xs: Sequence[Tensor], sizes: Sizes, stored: bool) -> Tensor:
     """Return memory for the attention probabilities of all windows, (A, P, P, windows); empty unless ``stored``."""
-    heads, side, _ = sizes
-    windows = sum(len(x) * math.prod(window_counts((x.shape[1], x.shape[2]), side, side)) for x in xs)
-    shape = (heads, side**2, side**2, windows) if stored else (0,)
+    cells = sizes.window_size**2
+    windows = sum(len(x) * math.prod(window_counts((x.shape[1], x.shape[2]), *sizes[1:3])) for x in xs)
+    shape = (sizes.heads, cells, cells, windows) if stored else (0,)
     return xs[0].new_empty(shape, dtype=wide_dtype(xs[0].dtype))

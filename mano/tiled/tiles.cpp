@@ -1,84 +1,17 @@
 // Multipole attention whose windows tile the grids: all steps for a tile of a few windows, in the cache of one thread.
 //
-// Compiled for the sizes of a layer: REAL, CHANNELS (C), HEADS (A), HEAD_DIM (E), WINDOW (K), RATE and NORMS are
-// macros. F = A * E; P = K * K cells of a window; a tile has LANES windows and T = P * LANES cells. The same cell of
-// LANES windows is stored contiguously, so that each step of the attention handles as many windows as a vector register
-// holds. Matrices are named with their axes, as in Python: y_TC has T rows of C numbers.
+// P = K * K cells of a window; a tile has LANES windows and T = P * LANES cells. The same cell of LANES windows is stored
+// contiguously, so that each step of the attention handles as many windows as a vector register holds. Matrices are
+// named with their axes, as in Python: y_TC has T rows of C numbers.
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
-#include "registers.h"
+#include "sampling.h"
 
-constexpr int C = CHANNELS, A = HEADS, E = HEAD_DIM, F = A * E, K = WINDOW, P = K * K, T = P * LANES;
-static_assert(C % LANES == 0);
-
-// ---- Steps inside a tile --------------------------------------------------------------------------------------------
-
-// One LayerNorm of every cell: the normalized vectors before weight and bias, 1 / deviation, and the result, which may
-// overwrite the input.
-static inline void normalise(
-    const real* x_CT, const real* weight, const real* bias, real eps, real* unit_CT, vec (&rstd)[P], real* y_CT
-) {
-    vec mean[P], squares[P];
-    for (int p = 0; p < P; p++) mean[p] = squares[p] = vec{};
-    for (int c = 0; c < C; c++)
-        for (int p = 0; p < P; p++) mean[p] += load(x_CT + c * T + p * LANES);
-    for (int p = 0; p < P; p++) mean[p] *= real(1) / C;
-    for (int c = 0; c < C; c++)
-        for (int p = 0; p < P; p++) {
-            const vec x = load(x_CT + c * T + p * LANES) - mean[p];
-            squares[p] += x * x;
-        }
-    for (int p = 0; p < P; p++)
-        for (int m = 0; m < LANES; m++) rstd[p][m] = 1 / std::sqrt(squares[p][m] / C + eps);
-    for (int c = 0; c < C; c++)
-        for (int p = 0; p < P; p++) {
-            const int at = c * T + p * LANES;
-            const vec unit = (load(x_CT + at) - mean[p]) * rstd[p];
-            store(unit_CT + at, unit);
-            store(y_CT + at, unit * weight[c] + bias[c]);
-        }
-}
-
-// Replace the gradient by a LayerNorm's result with the gradient by its input; add the gradients by weight and bias.
-static inline void normalise_backward(
-    real* d_CT, const real* unit_CT, const vec (&rstd)[P], const real* weight, vec* d_weight, vec* d_bias
-) {
-    vec mean[P], along[P];
-    for (int p = 0; p < P; p++) mean[p] = along[p] = vec{};
-    for (int c = 0; c < C; c++)
-        for (int p = 0; p < P; p++) {
-            const vec d = load(d_CT + c * T + p * LANES), product = d * load(unit_CT + c * T + p * LANES);
-            d_bias[c] += d, d_weight[c] += product;
-            mean[p] += d * weight[c], along[p] += product * weight[c];
-        }
-    for (int p = 0; p < P; p++) mean[p] *= real(1) / C, along[p] *= real(1) / C;
-    for (int c = 0; c < C; c++)
-        for (int p = 0; p < P; p++) {
-            const int at = c * T + p * LANES;
-            store(d_CT + at, (load(d_CT + at) * weight[c] - mean[p] - load(unit_CT + at) * along[p]) * rstd[p]);
-        }
-}
-
-// ---- Levels and tiles -----------------------------------------------------------------------------------------------
-
-struct Level {
-    const real *x, *grad;
-    real* out;
-    int64_t height, width;
-
-    int64_t down() const { return (height + K - 1) / K; }
-    int64_t right() const { return (width + K - 1) / K; }
-    int64_t windows(int64_t batch) const { return batch * down() * right(); }
-};
-
-struct Weights {
-    const real *norms, *qkv_3FC, *out_CF, *out_FC, *bias;  // norms: weight and bias of each LayerNorm
-    double eps;
-};
+constexpr int P = K * K, T = P * LANES;
+static_assert(S == K);
 
 // Where the cells of LANES windows are; windows are numbered over all levels.
 struct Tile {
@@ -122,11 +55,6 @@ struct Scratch {
 struct ScratchBackward : Scratch {
     real y_TC[T * C], g_TC[T * C], g_CT[C * T], do_FT[F * T], dqkv_3FT[3 * F * T];
     vec d_norms[2 * NORMS * C];
-};
-
-// Gradients by the weights.
-struct Gradients {
-    real norms[2 * NORMS * C], qkv_3FC[3 * F * C], out_FC[F * C], bias[C];
 };
 
 // Copy the cells of a tile; zero where there is none.
@@ -269,22 +197,6 @@ static inline void backward_tile(const Tile& tile, const Weights& weights, Scrat
     scatter(tile, s.g_TC);
 }
 
-// ---- D and U --------------------------------------------------------------------------------------------------------
-
-struct Scales {
-    real *coarse, *fine;
-    int64_t batch, height, width;  // of the fine grid
-
-    int64_t down() const { return (height + RATE - 1) / RATE; }
-    int64_t right() const { return (width + RATE - 1) / RATE; }
-    // Rows of the fine grid in a row of the coarse one.
-    int64_t rows(int64_t row) const {
-        const int64_t left = height - row % down() * RATE;
-        return left < RATE ? left : RATE;
-    }
-    int64_t fine_row(int64_t row) const { return (row / down() * height + row % down() * RATE) * width * C; }
-};
-
 extern "C" {
 
 int64_t scratch_bytes(int backward) { return backward ? sizeof(ScratchBackward) : sizeof(Scratch); }
@@ -311,66 +223,6 @@ void attention(
             backward_tile(Tile(levels, count, batch, i * LANES), *weights, s, sums[n]);
         for (int c = 0; c < 2 * NORMS * C; c++)
             for (int m = 0; m < LANES; m++) sums[n].norms[c] += s.d_norms[c][m];
-    }
-}
-
-// coarse = D fine; weight is (RATE, RATE, C of the fine grid, C).
-void down_sample(const Scales* grids, const real* weight, int threads) {
-    const Scales g = *grids;
-    const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        real* to = g.coarse + row * g.right() * C;
-        std::memset(to, 0, g.right() * C * sizeof(real));
-        for (int64_t r = 0; r < g.rows(row); r++) {
-            const real *from = g.fine + g.fine_row(row) + r * g.width * C, *w = weight + r * RATE * C * C;
-            multiply<RATE * C, 1, C, C, true>(whole, C, {RATE * C}, from, w, to);
-            if (rest) multiply<RATE * C, 1, C, C, true>(1, C, {rest * C}, from + whole * RATE * C, w, to + whole * C);
-        }
-    }
-}
-
-// fine += U coarse; weight is (C, RATE, RATE, C of the fine grid).
-void add_up_sampled(const Scales* grids, const real* weight, int threads) {
-    const Scales g = *grids;
-    const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
-    constexpr int S = RATE * C;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        const real* from = g.coarse + row * g.right() * C;
-        for (int64_t r = 0; r < g.rows(row); r++) {
-            real* to = g.fine + g.fine_row(row) + r * g.width * C;
-            multiply<C, 1, RATE * S, S, true>(whole, S, {C}, from, weight + r * S, to);
-            if (rest)
-                multiply<C, 1, RATE * S, S, true>(1, rest * C, {C}, from + whole * C, weight + r * S, to + whole * S);
-        }
-    }
-}
-
-// Gradient by the weight of sum(coarse * D fine), one for each thread: (threads, RATE, RATE, C of the fine grid, C).
-void weight_gradient(const Scales* grids, real* out, int threads) {
-    const Scales g = *grids;
-    const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
-    constexpr int S = RATE * C;
-    // Short rows at equal distances are handled together, so that sums are loaded and stored less often.
-    const int64_t together = g.height % RATE ? 1 : std::max<int64_t>(1, 64 / g.right());
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int n = 0; n < threads; n++) {
-        const int64_t end = rows * (n + 1) / threads;
-        for (int64_t row = rows * n / threads, next; row < end; row = next) {
-            next = std::min(row + together, end);
-            const Depth depth{whole, next - row, RATE * g.width * C, g.right() * C};
-            const real* b = g.coarse + row * g.right() * C;
-            for (int64_t r = 0; r < g.rows(row); r++) {
-                const real* a = g.fine + g.fine_row(row) + r * g.width * C;
-                real* to = out + (n * RATE + r) * S * C;
-                multiply<1, S, C, C, true>(S, C, depth, a, b, to);
-                if (rest) {
-                    const Depth edge{1, depth.outer, depth.a_apart, depth.b_apart};
-                    multiply<1, S, C, C, true>(rest * C, C, edge, a + whole * S, b + whole * C, to);
-                }
-            }
-        }
     }
 }
 }

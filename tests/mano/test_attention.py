@@ -22,16 +22,18 @@ GRIDS = [
     (1, 1),
     *(pytest.param(g, marks=pytest.mark.slow) for g in ((8, 8), (16, 8), (13, 1), (5, 2))),
 ]
-# Of windows side by side, for which there is C++ too.
-TILED = [{}, {"window_size": 3, "level_weights": "sum"}]
-MORE_TILED = [{"level_weights": "sum", "double_norm": False}, {"window_size": 4, "rate": 4}]
-OTHERS = [
-    {"level_weights": "learned", "stride": 1},
+IN_CPP = [{}, {"window_size": 3, "level_weights": "sum"}, {"level_weights": "learned", "stride": 1}]
+MORE_IN_CPP = [
+    {"level_weights": "sum", "double_norm": False},
+    {"window_size": 4, "rate": 4},
     {"window_size": 3, "stride": 2, "head_dim": 3},
+    {"window_size": 4, "stride": 2},
     {"window_size": 4, "stride": 3, "level_weights": "learned"},
+    {"down_sampling": "average", "rate": 4, "stride": 1, "up_sampling": "nearest"},
+]
+OTHERS = [
     {"rate": 4, "stride": 1, "heads": 1},
     {"down_sampling": "average"},
-    {"down_sampling": "average", "rate": 4, "stride": 1, "up_sampling": "nearest"},
     {"down_sampling": "conv-per-level", "merges": 2},
     {"up_sampling": "nearest", "level_weights": "learned"},
 ]
@@ -41,9 +43,9 @@ OTHERS = [
 @pytest.mark.parametrize(
     ("form", "options"),
     [
-        *(("torch", options) for options in (*TILED, *MORE_TILED, *OTHERS)),
-        *(("compiled", options) for options in TILED),
-        *(pytest.param("compiled", options, marks=pytest.mark.slow) for options in MORE_TILED),
+        *(("torch", options) for options in (*IN_CPP, *MORE_IN_CPP, *OTHERS)),
+        *(("compiled", options) for options in IN_CPP),
+        *(pytest.param("compiled", options, marks=pytest.mark.slow) for options in MORE_IN_CPP),
     ],
     indirect=["form"],
     ids=str,
@@ -85,7 +87,9 @@ def test_every_backend_computes_the_same(backend, compiled):
 
 
 @pytest.mark.parametrize(
-    ("backend", "options"), [("cpp", {"stride": 1}), ("cpp", {"window_size": 8}), ("triton", {})], ids=str
+    ("backend", "options"),
+    [("cpp", {"window_size": 9, "stride": 3}), ("cpp", {"window_size": 8}), ("triton", {})],
+    ids=str,
 )
 def test_a_backend_that_cannot_serve_says_why(backend, options):
     attention = MultipoleAttention(32, backend=backend, **options)

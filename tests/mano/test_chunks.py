@@ -73,7 +73,7 @@ def operands(grid, window, dtype=torch.float64):
     x, *weights = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes.values())
     norms = [torch.randn(6, dtype=dtype, requires_grad=True) for _ in range(2)]
     gates = torch.tensor([0.7, 1.3], dtype=dtype, requires_grad=True)
-    return x, [*weights, gates, *norms], 2, window, 1e-5
+    return x, [*weights, gates, *norms], 2, window, window, 1e-5
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (7, 10)])

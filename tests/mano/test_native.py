@@ -21,8 +21,16 @@ KINDS = [
     {"dim": 16, "window_size": 3, "level_weights": "learned"},
     {"dim": 80, "window_size": 4, "rate": 4},
     {"dim": 16, "window_size": 1},
+    {"dim": 64, "stride": 1},
+    {"dim": 16, "window_size": 4, "stride": 2, "level_weights": "learned"},
+    pytest.param(
+        {"dim": 16, "heads": 3, "head_dim": 5, "rate": 3, "window_size": 3, "stride": 2}, marks=pytest.mark.slow
+    ),
+    pytest.param({"dim": 32, "double_norm": False, "window_size": 8, "stride": 3}, marks=pytest.mark.slow),
+    pytest.param({"dim": 16, "window_size": 8, "stride": 1, "levels": 2}, marks=pytest.mark.slow),
 ]
-GRIDS = [(16, 16), (13, 18), (1, 9), (3, 1), (1, 1)]
+# The last one is several blocks of cells, along both axes, where windows overlap.
+GRIDS = [(16, 16), (13, 18), (1, 9), (3, 1), (1, 1), (37, 70)]
 
 
 def found(attention, x_BHWC, seed_BHWC):
@@ -54,9 +62,10 @@ def test_equals_the_operations_of_torch(options, compiled):
             assert (a - b).norm() <= 1e-5 * b.norm()
 
 
-def test_equals_the_operations_of_torch_in_double_precision(compiled):
+@pytest.mark.parametrize("stride", [2, 1])
+def test_equals_the_operations_of_torch_in_double_precision(stride, compiled):
     torch.manual_seed(0)
-    attention = MultipoleAttention(24, heads=3, level_weights="learned").double()
+    attention = MultipoleAttention(24, heads=3, level_weights="learned", stride=stride).double()
     x, seed = torch.randn(2, 3, 9, 14, 24, dtype=torch.float64)
     got = found(attention, x, seed)
     attention.backend = "torch"
@@ -64,10 +73,10 @@ def test_equals_the_operations_of_torch_in_double_precision(compiled):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("window", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_large_scores_do_not_overflow(window, compiled):
+@pytest.mark.parametrize(("window", "stride"), [pytest.param(2, 2, marks=pytest.mark.slow), (3, 3), (2, 1)])
+def test_large_scores_do_not_overflow(window, stride, compiled):
     torch.manual_seed(0)
-    attention = MultipoleAttention(16, window_size=window, levels=1)
+    attention = MultipoleAttention(16, window_size=window, stride=stride, levels=1)
     with torch.no_grad():
         attention.to_qkv.weight *= 1e4
     x = torch.randn(2, 7, 7, 16)
@@ -77,19 +86,23 @@ def test_large_scores_do_not_overflow(window, compiled):
     assert (got[0] - wide).norm() < 1e-3 * wide.norm()
 
 
-def test_nothing_is_hidden(compiled):
+@pytest.mark.parametrize("stride", [2, 1])
+@pytest.mark.parametrize("grid", [(8, 8), (3, 2)])
+def test_nothing_is_hidden(grid, stride, compiled):
     torch.manual_seed(0)
-    attention = MultipoleAttention(16)
-    x = torch.randn(2, 8, 8, 16)
-    x[1, 3, 3, 5] = math.nan
-    y = attention(x)
-    assert y[0].isfinite().all()
-    assert y[1].isnan().all()
+    attention = MultipoleAttention(16, stride=stride)
+    x, seed = torch.randn(2, 3, *grid, 16)
+    x[1, -1, -1, 5] = math.nan
+    y, gradient, *_ = found(attention, x, seed)
+    for result in (y, gradient):
+        assert result[[0, 2]].isfinite().all()
+        assert result[1].isnan().all()
 
 
-def test_threads_share_the_work(compiled):
+@pytest.mark.parametrize("stride", [2, 1])
+def test_threads_share_the_work(stride, compiled):
     torch.manual_seed(0)
-    attention = MultipoleAttention(16)
+    attention = MultipoleAttention(16, stride=stride)
     x, seed = torch.randn(2, 2, 20, 20, 16)
     threads = torch.get_num_threads()
     results = []
@@ -105,9 +118,10 @@ def test_threads_share_the_work(compiled):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_input_of_any_layout(compiled):
+@pytest.mark.parametrize("stride", [2, 1])
+def test_input_of_any_layout(stride, compiled):
     torch.manual_seed(0)
-    attention = MultipoleAttention(16)
+    attention = MultipoleAttention(16, stride=stride)
     x = torch.randn(2, 16, 8, 6)
     assert torch.equal(attention(x.permute(0, 2, 3, 1)), attention(x.permute(0, 2, 3, 1).contiguous()))
 
@@ -116,7 +130,8 @@ def test_input_of_any_layout(compiled):
     "options",
     [
         {"channels": 24},
-        {"window_size": 5},
+        {"window_size": 5, "stride": 5},
+        {"window_size": 9, "stride": 3},
         {"dtype": torch.bfloat16},
         {"channels": 528},
         {"heads": 9, "head_dim": 64},
@@ -130,6 +145,7 @@ def test_unsupported_layers_return_none(options):
         "heads": 4,
         "head_dim": 16,
         "window_size": 2,
+        "stride": 2,
         "rate": 2,
         "norms": 2,
     }
@@ -139,8 +155,8 @@ def test_unsupported_layers_return_none(options):
     assert cpp.library(layer) is None
 
 
-def changed(**parts):
-    attention = MultipoleAttention(16, double_norm=False)
+def changed(stride=2, **parts):
+    attention = MultipoleAttention(16, stride=stride, double_norm=False)
     for name, part in parts.items():
         setattr(attention, name, part)
     return attention
@@ -154,8 +170,10 @@ def changed(**parts):
         (changed(norm=torch.nn.LayerNorm(16, bias=False)), (4, 4)),
         (changed(down=torch.nn.Conv2d(16, 16, 2, 2, bias=False).double()), (4, 4)),
         (changed(), (8, 0)),
+        (changed(stride=1, to_out=torch.nn.Linear(12, 16)), (4, 4)),
+        (changed(stride=1), (8, 0)),
     ],
-    ids=["shape", "heads", "norms", "dtype", "width"],
+    ids=["shape", "heads", "norms", "dtype", "width", "overlapping, shape", "overlapping, width"],
 )
 def test_what_does_not_fit_is_refused(attention, grid, compiled):
     with pytest.raises((RuntimeError, ValueError)):
@@ -168,14 +186,15 @@ def test_another_device_is_not_read_as_memory(compiled):
     norms = [p for norm in (attention.norm, attention.inner_norm) for p in norm.parameters()]
     projections = attention.to_qkv.weight, attention.to_out.weight, attention.to_out.bias
     weights = Weights(*projections, attention.down.weight, attention.up.weight, torch.ones(1), norms)
-    x, sizes = torch.randn(1, 4, 4, 16), Sizes(4, 2, 1e-5)
+    x, sizes = torch.randn(1, 4, 4, 16), Sizes(4, 2, 2, 1e-5)
     assert cpp.library_for(x, weights, sizes) is not None
     assert cpp.library_for(x, weights._replace(qkv=weights.qkv.to("meta")), sizes) is None
 
 
-def test_no_samples(compiled):
+@pytest.mark.parametrize("stride", [2, 1])
+def test_no_samples(stride, compiled):
     x = torch.randn(0, 8, 6, 16, requires_grad=True)
-    y = MultipoleAttention(16)(x)
+    y = MultipoleAttention(16, stride=stride)(x)
     y.sum().backward()
     assert y.shape == x.grad.shape == x.shape
     assert compiled == ["forward", "backward"]
@@ -192,9 +211,10 @@ def test_sums_over_many_tokens_are_exact(compiled):
         assert (a - b).norm() < 4e-6 * b.norm()
 
 
-def test_gradients_of_any_layout(compiled):
+@pytest.mark.parametrize("stride", [2, 1])
+def test_gradients_of_any_layout(stride, compiled):
     torch.manual_seed(0)
-    attention = MultipoleAttention(16)
+    attention = MultipoleAttention(16, stride=stride)
     x, seed = torch.randn(2, 6, 8, 16), torch.randn(2, 16, 6, 8).permute(0, 2, 3, 1)
     for a, b in zip(found(attention, x, seed), found(attention, x, seed.contiguous()), strict=True):
         assert torch.equal(a, b)
@@ -202,9 +222,10 @@ def test_gradients_of_any_layout(compiled):
 
 @pytest.mark.parametrize("option", ["-mno-avx512f", pytest.param("-mno-avx", marks=pytest.mark.slow)])
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="registers of x86-64")
-def test_narrower_registers(option, fresh, compiled, monkeypatch):
+@pytest.mark.parametrize("stride", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_narrower_registers(stride, option, fresh, compiled, monkeypatch):
     torch.manual_seed(0)
-    attention = MultipoleAttention(48)
+    attention = MultipoleAttention(48, stride=stride)
     x, seed = torch.randn(2, 2, 9, 14, 48)
     want = found(attention, x, seed)
     cpp.library.cache_clear()
@@ -243,14 +264,14 @@ def test_built_once(fresh):
 @pytest.mark.parametrize(("cxx", "reason"), [("/no/such/c++", "No such file"), ("false", "exit 1")])
 def test_without_a_compiler(cxx, reason, fresh, monkeypatch):
     torch.manual_seed(0)
-    attention, other = MultipoleAttention(16), MultipoleAttention(32)
-    x = torch.randn(1, 4, 4, 16)
-    want = attention(x)
+    attentions = MultipoleAttention(16), MultipoleAttention(16, stride=1)
+    x, seed = torch.randn(2, 1, 5, 4, 16)
+    want = [found(attention, x, seed) for attention in attentions]
     cpp.library.cache_clear()
     monkeypatch.setenv("CXX", cxx)
     with pytest.warns(UserWarning, match=reason) as said:
-        found = attention(x), other(torch.randn(1, 4, 4, 32))
-    torch.testing.assert_close(found[0], want)
+        got = [found(attention, x, seed) for attention in attentions]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     (line,) = said
     assert "\n" not in str(line.message)
     assert "CXX" in str(line.message)

@@ -37,7 +37,9 @@ def test_builds_and_runs(preset):
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), [({}, "cpp"), ({"stride": 1}, "torch"), ({"dim": 40}, "torch")], ids=str
+    ("options", "expected"),
+    [({}, "cpp"), ({"stride": 1}, "cpp"), ({"dim": 40}, "torch"), ({"dim": 40, "stride": 1}, "torch")],
+    ids=str,
 )
 def test_rows_say_what_computed_the_attention(options, expected):
     model = MANOModel()
