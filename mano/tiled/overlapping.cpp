@@ -460,9 +460,12 @@ static inline void backward_block(const Weights& weights, ScratchBackward& s, Gr
     }
     for (int64_t n = 0; n < block.used; n += T) {
         if (!owns(block, n)) continue;
-        for (int t = 0; t < T; t++)
-            if (block.own[n + t] < 0)
-                for (int f = 0; f < 3 * F; f++) *s.dqkv_3FN.at(f, n + t) = 0;
+        // Cells of other blocks add nothing to the gradients by the weights, nor does memory that was never written.
+        for (int t = 0; t < T; t++) {
+            if (block.own[n + t] >= 0) continue;
+            for (int f = 0; f < 3 * F; f++) *s.dqkv_3FN.at(f, n + t) = 0;
+            for (int f = 0; f < F; f++) *s.o_FN.at(f, n + t) = 0;
+        }
         normalise_tile(block, n, weights, s.tile);
         transpose<C, T>(s.tile.x_CT, s.y_TC);
         gather(block.level->grad, block.own + n, s.g_TC);
