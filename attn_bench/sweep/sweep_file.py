@@ -10,14 +10,19 @@ from attn_bench.errors import UserError
 from attn_bench.files import read_yaml
 from attn_bench.sweep import notations
 from attn_bench.sweep.groups import BUDGETS
+from attn_bench.sweep.variants import chosen_of
 
 
 def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a sweep file with those of ``given`` in their place, also where they are a task's own.
 
-    What is given under ``set`` is added. Raises UserError for ``tasks`` that are not mappings.
+    What is given under ``set`` is added, and ``models`` chooses among those of the file by their labels. Raises
+    UserError for ``models`` or ``tasks`` that are not as they should be.
     """
     found = _without(file, given) | {name: value for name, value in given.items() if name != "set"}
+    of_file = notations.listed(file.get("models"))
+    if "models" in given and isinstance(of_file, list | tuple):
+        found["models"] = chosen_of(notations.listed(given["models"]), of_file)
     sets = given.get("set") or []
     if sets or file.get("set"):
         found["set"] = [*_listed(file.get("set")), *sets]

@@ -95,6 +95,16 @@ def loaded(name: str) -> Loaded:
     return Loaded(model, entry.fingerprint(sources), sources)
 
 
+def chosen_of(models: Iterable[Any], listed: Iterable[Any]) -> list[Any]:
+    """Return ``models`` with those of a list, options and all, where a name is a label of it.
+
+    Raises:
+        UserError: a mapping of the list is not a model.
+    """
+    known = {_named(spec)[0]: spec for spec in listed if isinstance(spec, str | Mapping)}
+    return [known.get(spec.strip(), spec) if isinstance(spec, str) else spec for spec in models]
+
+
 def _named(spec: str | Mapping[str, Any]) -> tuple[str, str, str, Mapping[str, Any]]:
     """Return label, plugin name, preset and own options of one entry of ``Sweep.models``."""
     if isinstance(spec, str):

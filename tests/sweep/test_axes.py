@@ -93,6 +93,22 @@ def test_flags_override_the_file_and_what_it_says_of_a_task() -> None:
     assert {(c.training.epochs, c.training.steps, c.seed) for c in found if c.training} == {(1, None, 0), (1, None, 1)}
 
 
+def test_models_that_are_given_are_those_of_the_file_with_their_options() -> None:
+    toys = [
+        {"name": "toy", "options": {"width": 9}},
+        {"name": "toy", "label": "wide toy", "options": {"width": 64}},
+        "mean",
+    ]
+    file = {"models": toys, "task": "toy-task", "device": "cpu"}
+    for given, expected in {
+        "toy": {"toy": 9},
+        "wide toy, toy": {"wide toy": 64, "toy": 9},
+        "linear,wide toy": {"linear": None, "wide toy": 64},
+    }.items():
+        found = Sweep.from_settings(overridden(file, {"models": Text(given), "task": "darcy"})).cells()
+        assert {cell.model: cell.options.get("width") for cell in found} == expected
+
+
 @pytest.mark.parametrize(
     ("rules", "left"),
     [
