@@ -35,7 +35,8 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or input.dtype != torch.float32 or input.dim() not in (3, 4):
             return super().forward(input)
-        if input.shape[0] < _ONEDNN_BATCH and torch.get_num_threads() == 1:
+        # Asked for the number of threads, torch.compile would break its graph.
+        if input.shape[0] < _ONEDNN_BATCH and not torch.compiler.is_compiling() and torch.get_num_threads() == 1:
             return super().forward(input)
         x_BHWC = input.unsqueeze(2) if input.dim() == 3 else input
         y_BCHW = F.conv2d(x_BHWC.permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)

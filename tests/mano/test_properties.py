@@ -234,6 +234,12 @@ def test_linear_is_linear_and_never_the_slow_convolution(threads, batch):
     assert got.is_contiguous()
 
 
+def test_linear_compiles_as_one_graph():
+    ours, x = Linear(6, 5), torch.randn(2, 3, 4, 6)
+    compiled = torch.compile(ours, dynamic=False, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), ours(x))
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_products_take_views(transposed):
     a, b = torch.randn(70, 33), torch.randn(33, 40).t()
