@@ -48,6 +48,8 @@ CAMPAIGNS = {
     "context": Campaign("context", "run sweeps/context.yaml", 6),
     "mechanisms": Campaign("mechanisms", "run sweeps/mechanisms.yaml", 11),
     "pathfinder": Campaign("pathfinder", "run sweeps/pathfinder.yaml", 60),
+    "navier-stokes": Campaign("navier-stokes", "run sweeps/navier-stokes.yaml", 1),
+    "burgers": Campaign("burgers-short", "run sweeps/burgers-short.yaml", 0.3),
     "darcy-zero-shot": Campaign(
         "", "run --from results/darcy --resolutions 32 --eval-resolutions 16,64,128", 0.5
     ),

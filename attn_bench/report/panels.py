@@ -33,11 +33,13 @@ class Rollout:
 
     Attributes:
         errors: mean over the test set of the relative L2 error of each state, (T,).
+        channels: of each state.
     """
 
     target: Field
     prediction: Field
     errors: Field
+    channels: int = 1
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _rollout(target: Field, prediction: Field, errors: Field) -> Rollout:
     if target.ndim != 3 or target.shape != prediction.shape or not steps or len(target) % steps:
         raise ValueError("not trajectories of one shape")
     channels = len(target) // steps
-    return Rollout(target[::channels], prediction[::channels], errors)
+    return Rollout(target[::channels], prediction[::channels], errors, channels)
 
 
 def field_panel(samples: Mapping[str, Sample], names: Mapping[str, str]) -> Figure:

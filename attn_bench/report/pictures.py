@@ -161,10 +161,10 @@ class _Saved:
 
 
 def _of_samples(store: Store, summary: Summary, shown: _Saved, resolution: int, evaluated: int) -> list[Picture | None]:
-    """Draw a test sample and its predictions, or of rollouts the error by step and some states."""
+    """Draw a test sample and its predictions, or of rollouts the error by step, the last spectrum and some states."""
     from attn_bench.report.lines import sample_panel
     from attn_bench.report.panels import read_samples
-    from attn_bench.report.rollouts import error_by_step, strips
+    from attn_bench.report.rollouts import error_by_step, spectra, strips
 
     samples, unread = read_samples(store.folder, summary, resolution, evaluated)
     shown.notes.extend(unread)
@@ -174,9 +174,11 @@ def _of_samples(store: Store, summary: Summary, shown: _Saved, resolution: int, 
     name = f"{'' if shown.id else file_name(summary.task) + '_'}panel_{at}"
     if rollouts := {model: sample.rollout for model, sample in samples.items() if sample.rollout is not None}:
         by_step = partial(_by_step, summary, at, {m: float(each.errors[-1]) for m, each in rollouts.items()})
+        channels = next(iter(rollouts.values())).channels
         return [
             shown(f"error_by_step_{at}", partial(error_by_step, rollouts, summary), by_step),
-            shown(name, partial(strips, rollouts, summary.names), partial(_strips, at)),
+            shown(f"spectrum_{at}", partial(spectra, rollouts, summary), partial(_spectra, at, channels)),
+            shown(name, partial(strips, rollouts, summary.names), partial(_strips, at, channels)),
         ]
     return [shown(name, partial(sample_panel, samples, summary), partial(_panel, summary, at, samples))]
 
@@ -332,10 +334,25 @@ def _by_step(summary: Summary, at: str, last: Mapping[str, float]) -> Picture:
     return Picture("error_by_step", title, caption, f"{title}. Last state: {listed}.")
 
 
-def _strips(at: str) -> Picture:
+def _spectra(at: str, channels: int) -> Picture:
+    title = f"Spectrum of the last state at resolution {_trained_and_at(at)}"
+    caption = (
+        "First test trajectory: squared Fourier coefficients of the last predicted state, summed over the waves of a "
+        "length. Below the truth a model has lost structure of that size, above it has made some up."
+        + _of_channels(channels)
+    )
+    return Picture("spectrum", title, caption, f"{title}: the truth, and the prediction of each model.")
+
+
+def _strips(at: str, channels: int) -> Picture:
     title = f"States at resolution {_trained_and_at(at)}"
     caption = "First test trajectory: states of the truth, and those that each model predicts; one color scale for all."
+    caption += _of_channels(channels)
     return Picture("panel", title, caption, f"{title}: the truth, and the prediction of each model.")
+
+
+def _of_channels(count: int) -> str:
+    return f" The first of {count} channels." if count > 1 else ""
 
 
 def _trained_and_at(at: str) -> str:
