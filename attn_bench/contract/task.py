@@ -203,7 +203,10 @@ class Task(Plugin):
         return hold_out(splits, share)
 
     def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
-        """Wrap a newly built module for training, e.g. with normalization fitted to ``train``."""
+        """Wrap a newly built module for training, e.g. with normalization fitted to ``train``.
+
+        Where kept weights are loaded into the module, ``train`` is a stand-in of a few random pairs of inputs and targets.
+        """
         return module
 
     @abstractmethod

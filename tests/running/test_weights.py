@@ -22,6 +22,7 @@ from attn_bench.running.reuse import Reevaluation
 from attn_bench.running.run_cell import Files, run_cell
 from attn_bench.running.runner import separated
 from attn_bench.sweep.cell import Cell
+from attn_bench.tasks.navier_stokes.task import NavierStokes
 from attn_bench.tasks.shared.normalise import normalise
 
 TRAINED = {"task": "toy-task", "resolutions": 8, "steps": 3, "measure": False, "device": "cpu", "threads": 1}
@@ -80,6 +81,22 @@ def test_the_module_that_was_evaluated_is_loaded(tmp_path, train, monkeypatch):
             assert torch.equal(outputs(again), outputs(module))
         modules.append(module)
     assert not torch.equal(outputs(modules[0]), outputs(modules[1]))
+
+
+def test_a_task_that_normalizes_trajectories_keeps_weights(tmp_path, train, monkeypatch):
+    """navier-stokes fits its normalization to trajectories; weights that are loaded come with a few random samples."""
+    monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path / "cache"))
+    given = {"n_train": 3, "n_test": 2, "horizon": 4, "history": 2, "fine": 16, "steps": 16}
+    (row,) = train("linear", task="navier-stokes", options={"navier-stokes": given}).itertuples()
+    assert row.status == "ok"
+    module = weights.load_model(tmp_path / "trained", row.cell)
+    task = NavierStokes()
+    options = task.resolve((8,), task.options(**given))
+    known, target = next(iter(torch.utils.data.DataLoader(task.splits(8, options).test, batch_size=2)))
+    with torch.no_grad():
+        first = module(known)
+    error = (first - target[:, :1]).flatten(1).norm(dim=1) / target[:, :1].flatten(1).norm(dim=1)
+    assert float(error.mean()) == pytest.approx(row.rel_l2_first, rel=1e-4)
 
 
 @pytest.mark.parametrize("how", ["plain", "lazy", "batch-buffer", "running-mean", "cached", "double", "in-place"])
