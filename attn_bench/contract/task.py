@@ -205,7 +205,7 @@ class Task(Plugin):
     def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
         """Wrap a newly built module for training, e.g. with normalization fitted to ``train``.
 
-        Where kept weights are loaded into the module, ``train`` is a stand-in: a few random pairs of inputs and targets.
+        Where kept weights are loaded into it, ``train`` is a stand-in: a few random pairs of inputs and targets.
         """
         return module
 
