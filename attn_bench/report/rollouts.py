@@ -68,7 +68,7 @@ def spectra(rollouts: Mapping[str, Rollout], summary: Summary) -> Figure | None:
     axes.set_ylim(float(max(truth[truth > 0].min() / 100, DEEPEST * largest)), 3 * largest)
     axes.set_xlabel("wavenumber (cycles per side)")
     axes.set_ylabel("squares of Fourier coefficients")
-    axes.xaxis.set_major_locator(FixedLocator([wave for wave in 2 ** np.arange(12) if wave <= len(truth)]))
+    axes.xaxis.set_major_locator(FixedLocator([2.0**i for i in range(12) if 2**i <= len(truth)]))
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.xaxis.set_minor_locator(NullLocator())
     legend.draw(figure)
