@@ -10,7 +10,7 @@ from attn_bench.report.curves import SHARES, EqualTime, beside_others
 from attn_bench.report.entry import Entry
 from attn_bench.report.summary import Summary
 from attn_bench.report.trainings import Trained, Trainings
-from attn_bench.results.quantities import Place, Quantity
+from attn_bench.results.quantities import Place, Quantity, quantities
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -192,10 +192,11 @@ def error_text(value: float | None) -> str:
 
 
 def cost_note(summary: Summary) -> str:
-    """Return a sentence on how latency and memory were measured."""
+    """Return a sentence on how latency and memory were measured, or without them, on where models ran."""
     settings = summary.settings
-    parts = ["Latency and memory"]
-    if "batch_size" in settings:
+    measured = any(quantity.own and summary.has(quantity) for quantity in quantities("report"))
+    parts = ["Latency and memory" if measured else "Run"]
+    if measured and "batch_size" in settings:
         parts.append(f"of a batch of {settings['batch_size']}")
     if where := settings.get("device_name") or settings.get("device"):
         parts.append(f"on {for_markdown(plain(where, 80))}")

@@ -319,6 +319,16 @@ def test_nothing_is_explained_that_is_not_there() -> None:
     assert "†" not in markdown(Scaling(found.curves, [replace(f, flag=None) for f in found.fits], []), summary)
 
 
+def test_costs_are_mentioned_only_where_there_are_some() -> None:
+    whole = pd.DataFrame([row("a", 16)])
+    costs = [column for column in whole if column.startswith(("latency", "peak_memory", "flops"))]
+    for said, table in {
+        "Latency and memory of a batch of 8 on Some CPU in fp32.": whole,
+        "One seed. Run on Some CPU in fp32.": whole.drop(columns=costs),
+    }.items():
+        assert said in markdown_table(summarise(table, ERRORS))
+
+
 def test_a_log_is_neither_wrapped_nor_padded(capsys: pytest.CaptureFixture[str]) -> None:
     table = pd.DataFrame([row("mano", 16), failed("vit", 16, "crashed", "why " * 60)])
     put(console_table(summarise(table, ERRORS)))
