@@ -171,7 +171,7 @@ def loaded(record: Record, store: Store, device: Device, keeper: Keeper) -> Load
 def load_model(folder: str | PathLike[str], cell: Any, *, device: str = "cpu", strict: bool = True) -> nn.Module:
     """Return a trained module of a results folder whose weights were kept (``--keep-weights``), ready to be called.
 
-    It maps the inputs of the problem to its outputs as they are in the data: what normalises them is part of it. It is
+    It maps the inputs of the problem to its outputs as they are in the data: what normalizes them is part of it. It is
     in evaluation mode and in the precision of its parameters; a cell run in ``bf16`` was called under autocast.
 
     Args:
