@@ -44,7 +44,7 @@ def _hours(claim: Claim, there: Iterable[Run]) -> float | None:
         for run in there
         if run.task == claim.task
         for group in run.of(claim.model, claim.options)
-        if group.resolution == claim.resolution and not unlike_preset(group.first, claim.model)
+        if group.resolution == claim.resolution and not unlike_preset(group.first, claim.model, claim.options)
         for record in group.records
         if record.training is not None and record.training.seconds and record.training.epochs
     ]

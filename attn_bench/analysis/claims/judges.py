@@ -154,7 +154,12 @@ def _unlike(claim: Claim, group: Group, other: Group) -> tuple[str, ...]:
         and not (path == "data" and identity(group.first) == identity(other.first))
     )
     own = () if cost else (*_trained_otherwise(group, other), *short_training(claim, group.first))
-    return (*differences_from(claim, group.first), *unlike_preset(other.first, claim.than), *unlike, *own)
+    return (
+        *differences_from(claim, group.first),
+        *unlike_preset(other.first, claim.than, claim.than_options),
+        *unlike,
+        *own,
+    )
 
 
 def _trained_otherwise(group: Group, other: Group) -> tuple[str, ...]:

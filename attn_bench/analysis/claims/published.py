@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from attn_bench.analysis.claims.claim import ANY, Claim
@@ -18,7 +19,7 @@ NOTE = "note"
 
 def differences_from(claim: Claim, record: Record) -> tuple[str, ...]:
     """Return the differences from the closest set of settings that the claim allows; empty if comparable."""
-    return (*unlike_preset(record, claim.model), *_closest(claim, record)[0])
+    return (*unlike_preset(record, claim.model, claim.options), *_closest(claim, record)[0])
 
 
 def remark_on(claim: Claim, record: Record) -> str:
@@ -39,8 +40,11 @@ def _closest(claim: Claim, record: Record) -> tuple[tuple[str, ...], str]:
     return min(found)[2:]
 
 
-def unlike_preset(record: Record, wanted: str) -> tuple[str, ...]:
-    """Return the differences from ``wanted``, a plugin or ``plugin:preset``; by label if it is not installed."""
+def unlike_preset(record: Record, wanted: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the differences from ``wanted``, a plugin or ``plugin:preset`` with some options besides.
+
+    Labels decide if it is not installed.
+    """
     plugin, _, preset = wanted.partition(":")
     if not preset:
         return ()
@@ -49,7 +53,7 @@ def unlike_preset(record: Record, wanted: str) -> tuple[str, ...]:
     except (UserError, KeyError):
         same = record.cell.model == wanted
     else:
-        same = record.cell.options == json.loads(json.dumps(dict(known)))
+        same = record.cell.options == json.loads(json.dumps({**known, **options}))
     return () if same else (f"model: options are not those of {wanted}",)
 
 

@@ -105,6 +105,15 @@ def test_the_published_size_counts_and_not_the_label(tmp_path: Path) -> None:
     assert (found.model, found.verdict) == ("mano:mine", "reproduced")  # what can be compared goes before what cannot
 
 
+def test_options_of_a_claim_are_besides_those_of_its_preset(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.add("mano:paper", 16, options=PAPER, rel_l2=0.09, data=DRAWN)
+    folder.add("mano overlapping", 16, options=PAPER | {"stride": 1}, rel_l2=0.09, data=DRAWN)
+    found = only(folder, "mano-darcy-16-overlap")
+    assert (found.model, found.verdict) == ("mano overlapping", "reproduced")
+    assert only(folder, "mano-darcy-16").model == "mano:paper"
+
+
 def test_settings_that_must_be_given(tmp_path: Path) -> None:
     folder = Folder(tmp_path, task="flowers102")
     folder.store.write_run_info(RunInfo({"flowers102": {"top1": Metric("higher", "", "%")}}))
@@ -371,7 +380,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert run(monkeypatch, str(tmp_path / "made"), "--markdown", str(file)) == 0
     listed, not_run = capsys.readouterr().out.strip().splitlines()[-2:]
     assert listed == "1 reproduced"
-    assert not_run.startswith("43 not yet run (--all lists them); ")
+    assert not_run.startswith("44 not yet run (--all lists them); ")
     assert not_run.endswith(
         " need models that are not installed: ffno, gnot, ho-fno, lamo, lsm, mspt, ono, swin, transolver-plus, unet"
     )
