@@ -252,7 +252,8 @@ def library_for(x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Library | Non
     """Return the C++ for a layer if there is any and the shapes of its tensors match."""
     qkv, down = weights.qkv, weights.down
     head_dim, norms = len(qkv) // 3 // sizes.heads, len(weights.norms) // 2
-    layer = LayerSizes(x_BHWC.dtype, x_BHWC.shape[-1], sizes.heads, head_dim, *sizes[1:3], down.shape[-1], norms)
+    windows = sizes.window_size, sizes.stride
+    layer = LayerSizes(x_BHWC.dtype, x_BHWC.shape[-1], sizes.heads, head_dim, *windows, down.shape[-1], norms)
     c, f, rate = layer.channels, layer.heads * head_dim, layer.rate
     shapes = [(3 * f, c), (c, f), (c,), (c, c, rate, rate), (c, c, rate, rate), *[(c,)] * (2 * norms)]
     tensors = [*weights[:5], *weights.norms]

@@ -78,9 +78,14 @@ class Levels(NamedTuple):
         return cls([x_BHWC, *rest[:coarse]], [result, *rest[coarse:]], probabilities)
 
 
+def count_windows(xs: Sequence[Tensor], window_size: int, stride: int) -> int:
+    """Return the number of windows of all samples and levels; ``xs`` are (B, H, W, C)."""
+    return sum(len(x) * math.prod(window_counts((x.shape[1], x.shape[2]), window_size, stride)) for x in xs)
+
+
 def empty_probabilities(xs: Sequence[Tensor], sizes: Sizes, stored: bool) -> Tensor:
     """Return memory for the attention probabilities of all windows, (A, P, P, windows); empty unless ``stored``."""
     cells = sizes.window_size**2
-    windows = sum(len(x) * math.prod(window_counts((x.shape[1], x.shape[2]), *sizes[1:3])) for x in xs)
+    windows = count_windows(xs, sizes.window_size, sizes.stride)
     shape = (sizes.heads, cells, cells, windows) if stored else (0,)
     return xs[0].new_empty(shape, dtype=wide_dtype(xs[0].dtype))

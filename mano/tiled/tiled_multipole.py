@@ -17,7 +17,6 @@ one, with O channels, becomes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mano.levels import level_grids, window_counts
+from mano.levels import level_grids
 from mano.tiled import cpp, eager
-from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
+from mano.tiled.layer import Levels, Sizes, Weights, count_windows, empty_probabilities
 
 
 @torch.library.custom_op("mano::tiled_multipole", mutates_args=())
@@ -172,7 +171,7 @@ def _attention_flops(
     xs: list[Tensor], qkv: Tensor, window_size: int, stride: int, projections: int, attentions: int
 ) -> int:
     """Every pair of query and key of every window, masked or not; windows side by side project all their cells."""
-    windows = sum(len(x) * math.prod(window_counts((x.shape[1], x.shape[2]), window_size, stride)) for x in xs)
+    windows = count_windows(xs, window_size, stride)
     cells = windows * window_size**2 if stride == window_size else sum(x[..., 0].numel() for x in xs)
     pairs = windows * window_size**4
     return 2 * (len(qkv) // 3) * (projections * cells * qkv.shape[1] + attentions * pairs)
