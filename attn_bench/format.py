@@ -137,8 +137,9 @@ def with_spread(mean: float, spread: float | None) -> str:
         return significant(mean)
     if spread <= 0 or abs(mean) < 1e-4:
         return f"{significant(mean)} ± {significant(spread, 2)}"
-    decimals = min(1 - math.floor(math.log10(spread)), 3 - math.floor(math.log10(abs(mean))))
-    return f"{mean:.{max(decimals, 0)}f} ± {significant(spread, 2)}"
+    decimals = max(0, min(1 - math.floor(math.log10(spread)), 3 - math.floor(math.log10(abs(mean)))))
+    shown, as_many = significant(spread, 2), f"{spread:.{decimals}f}"
+    return f"{mean:.{decimals}f} ± {as_many if 'e' in shown and float(as_many) else shown}"
 
 
 def human(value: float) -> str:

@@ -145,7 +145,7 @@ def sentences() -> str:
     lines.append(
         _who("Long text", long, f"`attn-bench run sweeps/context.yaml --out results/context`, about 6 hours; {costs}")
     )
-    return "\n".join([*lines, f"- **Published claims:** {verdicts()} ([every claim](docs/claims.md#every-claim))."])
+    return "\n".join([*lines, verdicts()])
 
 
 @cache
@@ -163,12 +163,15 @@ def verdicts() -> str:
     lost = [says for says, found in claims.items() if found == {"not reproduced"}]
     mixed = [says for says, found in claims.items() if len(found - set(UNJUDGED)) and says not in (*held, *lost)]
     open_ = len(claims) - len(held) - len(lost) - len(mixed)
-    parts = [
-        f"{len(group)} {what} ({'; '.join(group)})"
-        for group, what in ((held, "held"), (lost, "did not"), (mixed, "held at some sizes only"))
-        if group
-    ]
-    return f"of {len(claims)}, {', '.join(parts)}, {open_} are not decided yet"
+    groups = (("Held", held), ("Did not hold", lost), ("Held at some sizes only", mixed))
+    named = [f"  - {what}: {'; '.join(group)}." for what, group in groups if group]
+    return "\n".join(
+        [
+            f"- **Published claims:** of {len(claims)}, {len(held)} held, {len(lost)} did not, {len(mixed)} held at some "
+            f"sizes only, and {open_} are not decided yet ([every claim](docs/claims.md#every-claim)).",
+            *named,
+        ]
+    )
 
 
 def front() -> tuple[str, int, pd.DataFrame]:

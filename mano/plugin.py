@@ -14,6 +14,8 @@ from mano.multipole_options import MultipoleOptions
 if TYPE_CHECKING:
     from torch import nn
 
+PAPER: dict[str, Any] = {"dim": 64, "depth": 8, "heads": 4, "mlp_ratio": 4.0, "window_size": 2, "rate": 2}
+
 
 class MANOModel(Mixer):
     """The Multipole Attention Neural Operator (:class:`mano.attention.MultipoleAttention` as the mixer).
@@ -21,7 +23,8 @@ class MANOModel(Mixer):
     A token is a point, on images a patch of 2 x 2. The attention normalizes its tokens itself.
     The defaults are small enough to train on two CPU cores; learning rates from 1e-3 to 4e-3 suit them.
     The preset ``paper`` is its Darcy setting: windows of 2 x 2, rate 2, 4 heads. The paper does not give all of the
-    rest; 64 channels, 8 blocks and feed-forward networks 4 times as wide are our choice.
+    rest; 64 channels, 8 blocks and feed-forward networks 4 times as wide are our choice. In ``paper-overlap`` the
+    windows are 1 apart, so that they overlap; the paper does not give their distance.
     """
 
     name = "mano"
@@ -29,7 +32,7 @@ class MANOModel(Mixer):
     citation = "arXiv:2507.02748"
     kinds = frozenset({"field", "mask", "image"})
     complexity = "n"
-    presets = {"paper": {"dim": 64, "depth": 8, "heads": 4, "mlp_ratio": 4.0, "window_size": 2, "rate": 2}}
+    presets = {"paper": PAPER, "paper-overlap": PAPER | {"stride": 1}}
     imports = ("torch",)
     normalises = True
     patch_on_images = 2

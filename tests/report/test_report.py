@@ -407,6 +407,8 @@ def test_spread_and_labels() -> None:
     assert with_spread(0.03124, 0.00111) == "0.0312 ± 0.0011"
     assert with_spread(120.4, 45.3) == "120 ± 45"
     assert with_spread(0.4, 0.0) == "0.400 ± 0"
+    assert with_spread(0.007707, 8.4e-05) == "0.007707 ± 0.000084"
+    assert with_spread(0.1055, 8.1e-05) == "0.1055 ± 0.0001"
     assert plain("a\n\tb\x00c") == "a b c"
     short = distinct(["x" * 50, "x" * 51, "y"], 20)
     assert len(set(short.values())) == 3

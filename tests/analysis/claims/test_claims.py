@@ -105,7 +105,7 @@ def test_the_published_size_counts_and_not_the_label(tmp_path: Path) -> None:
     assert (found.model, found.verdict) == ("mano:mine", "reproduced")  # what can be compared goes before what cannot
 
 
-def test_options_of_a_claim_are_besides_those_of_its_preset(tmp_path: Path) -> None:
+def test_a_model_is_told_by_its_options_not_by_the_name_of_its_preset(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.add("mano:paper", 16, options=PAPER, rel_l2=0.09, data=DRAWN)
     folder.add("mano:overlapping", 16, options=PAPER | {"stride": 1}, rel_l2=0.09, data=DRAWN)
