@@ -165,13 +165,9 @@ def verdicts() -> str:
     open_ = len(claims) - len(held) - len(lost) - len(mixed)
     groups = (("Held", held), ("Did not hold", lost), ("Held at some sizes only", mixed))
     named = [f"  - {what}: {'; '.join(group)}." for what, group in groups if group]
-    return "\n".join(
-        [
-            f"- **Published claims:** of {len(claims)}, {len(held)} held, {len(lost)} did not, {len(mixed)} held at some "
-            f"sizes only, and {open_} are not decided yet ([every claim](docs/claims.md#every-claim)).",
-            *named,
-        ]
-    )
+    counts = f"of {len(claims)}, {len(held)} held, {len(lost)} did not, {len(mixed)} held at some sizes only"
+    every = "[every claim](docs/claims.md#every-claim)"
+    return "\n".join([f"- **Published claims:** {counts}, and {open_} are not decided yet ({every}).", *named])
 
 
 def front() -> tuple[str, int, pd.DataFrame]:
