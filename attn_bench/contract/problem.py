@@ -68,6 +68,8 @@ class Problem:
         grid: ``(H, W)`` or ``(N,)``.
         periodic: which axes of the grid are periodic: after the last point follows the first; empty if none is.
         normalised: how inputs originally in [0, 1] are normalized; None if they are not.
+        fixed: how many input channels, the last ones, do not change in time (a mask, a coefficient): where a model is
+            applied to its own predictions, it is given them again at every step.
     """
 
     kind: Kind
@@ -76,6 +78,7 @@ class Problem:
     grid: tuple[int, ...]
     normalised: Normalisation | None = None
     periodic: tuple[bool, ...] = ()
+    fixed: int = 0
 
     @property
     def spec(self) -> KindSpec:

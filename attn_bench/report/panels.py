@@ -131,8 +131,7 @@ def _read(path: Path, suffix: str) -> Sample | None:
         raise ValueError("not fields of one shape")
     if any(field.size == 0 for field in fields):
         raise ValueError("fields without a point")
-    # Nothing is predicted at masked points.
-    fields[2] = np.where(np.isnan(fields[1]), np.nan, fields[2])
+    fields[2] = _unmasked(fields[2], fields[1])
     # A strip has states on a grid.
     rollout = _rollout(*fields[3:]) if fields[3:] and fields[1].ndim == 2 else None
     return Sample(fields[0], fields[1], fields[2], channels, rollout)
@@ -144,7 +143,13 @@ def _rollout(target: Field, prediction: Field, errors: Field) -> Rollout:
     if target.ndim != 3 or target.shape != prediction.shape or not steps or len(target) % steps:
         raise ValueError("not trajectories of one shape")
     channels = len(target) // steps
-    return Rollout(target[::channels], prediction[::channels], errors, channels)
+    target, prediction = target[::channels], prediction[::channels]
+    return Rollout(target, _unmasked(prediction, target), errors, channels)
+
+
+def _unmasked(prediction: Field, target: Field) -> Field:
+    """Return the prediction with NaN at masked points, where nothing is predicted."""
+    return np.where(np.isnan(target), np.nan, prediction)
 
 
 def field_panel(samples: Mapping[str, Sample], names: Mapping[str, str]) -> Figure:

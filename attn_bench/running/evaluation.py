@@ -162,7 +162,7 @@ class Evaluator:
             check_output(output, inputs, problem)
             return output
 
-        return call if steps == 1 else partial(rolled_out, call, steps)
+        return call if steps == 1 else partial(rolled_out, call, steps, fixed=problem.fixed)
 
 
 class _Last:

@@ -37,6 +37,13 @@ def test_of_a_state_of_two_channels_the_first_is_shown(tmp_path):
     assert len({axes.images[0].get_clim() for axes in shown}) == 1
 
 
+def test_nothing_is_drawn_at_masked_points(tmp_path):
+    target = np.ones((2, 6, 6, 8))
+    target[..., 2, 3] = np.nan
+    rollout = _read(saved(tmp_path / "cell.npz", target=target), "").rollout
+    assert np.argwhere(np.isnan(rollout.prediction[0])).tolist() == [[2, 3]]
+
+
 @pytest.mark.parametrize("grid", [(16, 16), (12, 20), (7, 9)])
 def test_the_spectrum_drawn_is_that_of_the_metric(grid):
     state = np.random.default_rng(0).standard_normal(grid)

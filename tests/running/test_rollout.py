@@ -28,6 +28,18 @@ def test_each_state_is_predicted_from_the_last_ones():
     assert found.shape == (3, 8, 5)
 
 
+def test_channels_that_do_not_change_are_given_again_and_masked_points_stay_masked():
+    def call(module, inputs):
+        state, factor = inputs.split(1, 1)
+        return state.nan_to_num(7.0) * factor
+
+    state = torch.tensor([[[1.0, 2.0, torch.nan]]])
+    factor = torch.tensor([[[2.0, 3.0, 0.5]]])
+    found = rolled_out(call, 3, None, torch.cat((state, factor), 1), fixed=1)
+    assert found[0, :, :2].tolist() == [[2, 6], [4, 18], [8, 54]]
+    assert found[0, :, 2].tolist() == [3.5, 3.5, 3.5]  # never from what was predicted there
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rollout")

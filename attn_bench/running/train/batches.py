@@ -126,18 +126,32 @@ def predict(
         yield prediction.detach().float(), targets.to(place)
 
 
-def rolled_out(call: Callable[[nn.Module, Tensor], Any], steps: int, module: nn.Module, inputs: Tensor) -> Tensor:
+def rolled_out(
+    call: Callable[[nn.Module, Tensor], Any], steps: int, module: nn.Module, inputs: Tensor, *, fixed: int = 0
+) -> Tensor:
     """Return ``steps`` states, (B, steps * outputs, *grid), each predicted from the last ones known or predicted.
 
     Args:
         call: returns the next state, (B, outputs, *grid).
-        inputs: the states known, oldest first, (B, inputs, *grid).
+        inputs: the states known, oldest first, and the channels that do not change in time, (B, inputs, *grid).
+        fixed: how many the latter are.
     """
     states: list[Tensor] = []
     for _ in range(steps):
         states.append(call(module, inputs).to(inputs.dtype))
-        inputs = torch.cat((inputs, states[-1]), 1)[:, -inputs.shape[1] :]
+        inputs = followed_by(inputs, states[-1], fixed=fixed)
     return torch.cat(states, 1)
+
+
+def followed_by(inputs: Tensor, states: Tensor, *, fixed: int = 0) -> Tensor:
+    """Return inputs, (B, inputs, *grid), with ``states``, (B, channels, *grid), in the place of the oldest ones.
+
+    Points that are NaN, which are masked, remain so. The last ``fixed`` channels do not change.
+    """
+    known = inputs.shape[1] - fixed
+    masked = inputs[:, :1].isnan()
+    followed = torch.cat((inputs[:, :known], states.masked_fill(masked, torch.nan)), 1)[:, -known:]
+    return torch.cat((followed, inputs[:, known:]), 1)
 
 
 def in_order(dataset: Dataset[Batch], batch_size: int) -> Iterator[Batch]:

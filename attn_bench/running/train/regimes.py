@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from attn_bench.plugin import Model, Problem, Splits, Task, Unsupported
 from attn_bench.running.device.select import device_of
-from attn_bench.running.train.batches import in_order, rolled_out
+from attn_bench.running.train.batches import followed_by, in_order, rolled_out
 from attn_bench.running.train.losses import Loss, loss_of
 from attn_bench.running.train.setup import Extras, Score, TrainingSetup
 from attn_bench.running.train.step import Batch, autocast
@@ -43,7 +43,7 @@ def training_setup(
         case _:
             loss, train, extras = _loss(cell, task, problem), data.train, Extras()
             if data.unrolled is not None:
-                train, extras = data.unrolled, Extras(mix=pushing_forward(whole, problem.outputs, cell.execution))
+                train, extras = data.unrolled, Extras(mix=pushing_forward(whole, problem, cell.execution))
             setup = TrainingSetup(whole, train, data.test, loss, extras, validation=data.validation)
     return replace(setup, score=Score.of(task))
 
@@ -53,20 +53,20 @@ def _loss(cell: Cell, task: Task, problem: Problem) -> Loss:
     return loss_of(task, problem, cell.training.loss)
 
 
-def pushing_forward(module: nn.Module, outputs: int, execution: Execution) -> Callable[[Tensor, Tensor], Batch]:
+def pushing_forward(module: nn.Module, problem: Problem, execution: Execution) -> Callable[[Tensor, Tensor], Batch]:
     """Return what applies a module to its own predictions before the step that is trained (arXiv:2202.03376).
 
-    Targets are some states of ``outputs`` channels. For each batch it is drawn which of them is the target; those
-    before it are predicted without gradients, and take the place of the oldest states in the inputs.
+    Targets are some states of as many channels as the problem has outputs. For each batch it is drawn which of them is
+    the target; those before it are predicted without gradients, and take the place of the oldest states in the inputs.
     """
 
     def pushed(inputs: Tensor, targets: Tensor) -> Batch:
-        states = targets.split(outputs, 1)
+        states = targets.split(problem.outputs, 1)
         steps = int(torch.randint(len(states), ()))
         if steps:
             with torch.no_grad(), autocast(execution.device, execution.precision):
-                found = rolled_out(operator.call, steps, module, inputs)
-            inputs = torch.cat((inputs, found), 1)[:, -inputs.shape[1] :]
+                found = rolled_out(operator.call, steps, module, inputs, fixed=problem.fixed)
+            inputs = followed_by(inputs, found, fixed=problem.fixed)
         return inputs, states[steps]
 
     return pushed

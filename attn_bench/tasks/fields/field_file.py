@@ -141,12 +141,11 @@ class FieldFile:
             if asked:
                 raise OptionError(f"{asked[0]}: {self.path} has no time axis")
             return
-        if self.states > 1 and self.mask is not None:
-            raise OptionError(f"{self.option}: not with fields.mask, as predictions have no mask to go on from")
-        if self.states > 1 and self.inputs != self.targets:
+        if self.states > 1 and self._changing != self.targets:
             raise OptionError(
-                f"{self.option}: a model is applied to its own predictions, so input and target must be "
-                f"the same arrays; those of {self.path} are {_titles(self.inputs)} and {_titles(self.targets)}"
+                f"{self.option}: a model is applied to its own predictions, so the input must have the arrays of the "
+                f"target, and others only if these do not change in time; those of {self.path} are "
+                f"{_titles(self.inputs)} and {_titles(self.targets)}"
             )
         if len(set(found.values())) > 1:
             raise DataError(f"{self.path}: {_counted(found)} steps; input and target must have the same")
@@ -216,19 +215,30 @@ class FieldFile:
     def names(self) -> tuple[list[str], list[str]]:
         """A name for each channel of input and target."""
         inputs, targets = self._parts
-        if self.mask is not None:
-            return [*_named(inputs[:-1]), *self.mask.names()], _named(targets)
         return _named(inputs), _named(targets)
+
+    @property
+    def fixed(self) -> int:
+        """How many channels of the input, the last ones, do not change in time; 0 without a time axis."""
+        if self.steps is None:
+            return 0
+        return sum(piece.channels for piece in self._constant) + (self.mask is not None)
+
+    @property
+    def _changing(self) -> tuple[Piece, ...]:
+        return tuple(piece for piece in self.inputs if piece.steps is not None)
+
+    @property
+    def _constant(self) -> tuple[Piece, ...]:
+        return tuple(piece for piece in self.inputs if piece.steps is None)
 
     @property
     def _parts(self) -> tuple[Parts, Parts]:
         """The arrays of input and target, one state after the other, and how many steps after the first it is."""
         inputs: Parts = [(self.inputs, 0)]
-        if self.history > 1:
-            timed = [piece for piece in self.inputs if piece.steps is not None]
-            others = [piece for piece in self.inputs if piece.steps is None]
-            inputs = [(timed, i * self.step) for i in range(self.history)]
-            inputs += [(others, 0)] if others else []
+        if self._changing:
+            inputs = [(self._changing, i * self.step) for i in range(self.history)]
+            inputs += [(self._constant, 0)] if self._constant else []
         inputs += [] if self.mask is None else [((self.mask,), 0)]
         return inputs, [(self.targets, (self.history + i) * self.step) for i in range(self.states)]
 
@@ -313,7 +323,8 @@ class FieldFile:
 
 def _named(parts: Parts) -> list[str]:
     """Return a name for each channel; where there are several states, with the number of its own."""
-    states = [f"[state {i + 1}]" if len(parts) > 1 else "" for i in range(len(parts))]
+    several = sum(_timed(own) for own, _ in parts) > 1
+    states = [f"[state {i + 1}]" if several and _timed(own) else "" for i, (own, _) in enumerate(parts)]
     return [f"{name}{state}" for (own, _), state in zip(parts, states) for piece in own for name in piece.names()]
 
 

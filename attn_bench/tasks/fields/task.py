@@ -61,7 +61,8 @@ class Fields(FieldTask):
         """Return the problem from the channels of the input to those of the target."""
         source = source_of(options)
         inputs, outputs = source.train.channels
-        return Problem("field", inputs, outputs, source.grid(resolution), periodic=source.periodic(resolution))
+        grid, periodic = source.grid(resolution), source.periodic(resolution)
+        return Problem("field", inputs, outputs, grid, periodic=periodic, fixed=source.train.fixed)
 
     def splits(self, resolution: int, options: FieldsOptions) -> Splits:
         """Return data of one resolution, in memory or read in pieces."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attn_bench.plugin import Metric
+from attn_bench.tasks.shared.field_metrics import without_masked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,8 +68,12 @@ def rollout_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 
 def step_errors(prediction: Tensor, target: Tensor, steps: int) -> Tensor:
-    """Return the relative Euclidean error of each of ``steps`` states, (B, steps); they may have several channels."""
-    prediction, target = (fields.double().unflatten(1, (steps, -1)) for fields in (prediction, target))
+    """Return the relative Euclidean error of each of ``steps`` states, (B, steps); they may have several channels.
+
+    Points at which the target is NaN are masked: they do not count.
+    """
+    fields = without_masked(prediction.double(), target.double())
+    prediction, target = (each.unflatten(1, (steps, -1)) for each in fields)
     return _norm(prediction - target, 2) / _norm(target, 2)
 
 

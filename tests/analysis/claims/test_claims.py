@@ -380,12 +380,12 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert run(monkeypatch, str(tmp_path / "made"), "--markdown", str(file)) == 0
     listed, not_run = capsys.readouterr().out.strip().splitlines()[-2:]
     assert listed == "1 reproduced"
-    assert not_run.startswith("44 not yet run (--all lists them); ")
+    assert not_run.startswith("48 not yet run (--all lists them); ")
     assert not_run.endswith(
         " need models that are not installed: ffno, gnot, ho-fno, lamo, lsm, mspt, ono, swin, transolver-plus, unet"
     )
     assert run(monkeypatch, str(tmp_path / "made"), "--all") == 0
-    assert capsys.readouterr().out.endswith("1 reproduced, 44 not yet run\n")
+    assert capsys.readouterr().out.endswith("1 reproduced, 48 not yet run\n")
     lines = [line for line in file.read_text().splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(read_claims())
     assert {line.replace("\\|", "").count("|") for line in lines} == {7}

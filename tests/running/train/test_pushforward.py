@@ -12,6 +12,7 @@ from data_files import save
 from torch import nn
 
 import attn_bench as api
+from attn_bench.plugin import Problem
 from attn_bench.running.train.regimes import pushing_forward
 from attn_bench.sweep.groups import Execution
 from attn_bench.tasks.fields.task import Fields
@@ -36,7 +37,7 @@ def test_gradients_pass_through_the_last_step_only():
     module = Doubled()
     inputs = torch.tensor([1.0, 10.0, 5.0, 50.0]).view(1, 4, 1).expand(2, 4, 7)
     targets = torch.arange(6.0).view(1, 6, 1).expand(2, 6, 7)
-    push, seen = pushing_forward(module, 2, CPU), {}
+    push, seen = pushing_forward(module, Problem("field", 4, 2, (7,)), CPU), {}
     for seed in range(40):
         torch.manual_seed(seed)
         steps = int(torch.randint(3, ()))
@@ -98,7 +99,11 @@ def test_a_run_trains_with_it_and_records_it(tmp_path, monkeypatch):
         ("navier-stokes", ["navier-stokes.pushforward=20"], "pushforward=20 needs 21 states after the 10 given"),
         ("fields", ["fields.pushforward=1", "fields.axes=nhw"], "fields.pushforward=1: .* has no time axis"),
         ("fields", ["fields.pushforward=5", "fields.axes=nthw"], "has 6 steps, too few for 7 states 1 apart"),
-        ("fields", ["fields.pushforward=1", "fields.axes=nthw", "fields.target=v"], "must be the same arrays"),
+        (
+            "fields",
+            ["fields.pushforward=1", "fields.axes=nthw", "fields.target=v"],
+            "must have the arrays of the target",
+        ),
     ],
 )
 def test_it_is_refused_where_there_are_no_steps(tmp_path, task, options, said):

@@ -97,9 +97,9 @@ def test_states_before_and_after(tmp_path, reading):
 
 
 def test_rollouts_that_cannot_be(tmp_path):
-    path = save(tmp_path / "flow.npz", {"u": values(5, 4, H, W), "f": values(5, H, W)})
-    with pytest.raises(OptionError, match=r"rollout=2: a model is applied to its own .* those of .* are f \+ u and u"):
-        resolved(data=path, input="f:nhw+u:nthw", target="u:nthw", rollout=2)
+    path = save(tmp_path / "flow.npz", {"u": values(5, 4, H, W), "v": values(5, 4, H, W), "f": values(5, H, W)})
+    with pytest.raises(OptionError, match=r"rollout=2: a model is applied to its own .* those of .* are f \+ u and v"):
+        resolved(data=path, input="f:nhw+u:nthw", target="v:nthw", rollout=2)
     with pytest.raises(DataError, match=r"4 steps, too few for 5 states 1 apart \(fields.step=1, fields.rollout=4\)"):
         resolved(data=path, input="u:nthw", target="u:nthw", rollout=4)
     with pytest.raises(OptionError, match=r"fields.history=2: .* has no time axis"):

@@ -13,7 +13,10 @@ from field_files import prepared, problem, splits, tensors
 
 import attn_bench as api
 from attn_bench.report.panels import Sample
+from attn_bench.results.store import Store
+from attn_bench.running.run_cell import Files, run_cell
 from attn_bench.running.train.losses import loss_of
+from attn_bench.sweep.settings import Sweep
 from attn_bench.tasks.fields.task import Fields
 from attn_bench.tasks.shared.field_metrics import field_errors, relative_errors
 from attn_bench.tasks.shared.normalise import MaskedNormalised, Normalised, normalise
@@ -173,11 +176,30 @@ def test_wrong_masks_are_refused_in_a_line(tmp_path, mask, options, said):
     assert re.search(said.replace("'inside'", "'?inside'?"), line), line
 
 
-def test_a_mask_and_rollouts_are_refused_in_a_line(tmp_path):
-    states = np.random.default_rng(0).normal(size=(6, 5, SIZE, SIZE)).astype(np.float32)
-    path = save(tmp_path / "states.npz", {"u": states, "inside": DISC})
-    for option in ("rollout=2", "pushforward=1"):
-        done = attn_bench("data", "fields", "--data", path, "--set", "fields.axes=nthw", "--set", "fields.mask=inside",
-                          "--set", f"fields.{option}")  # fmt: skip
-        (line,) = [line for line in done.stderr.splitlines() if line.strip()]
-        assert f"fields.{option}: not with fields.mask" in line
+def test_rollouts_and_pushing_forward_keep_the_mask_and_inputs_that_do_not_change(tmp_path):
+    """States decay at a rate of their own sample, which is a second input; what is masked does not matter."""
+    generator = np.random.default_rng(0)
+    rate, first = generator.uniform(0.5, 0.9, (6, SIZE, SIZE)), generator.normal(size=(6, SIZE, SIZE)) + 3
+    states = np.stack([first * rate**t for t in range(5)], 1)
+    found = {}
+    for name, outside in (("zeros", 0.0), ("nan", np.nan)):
+        states[:, :, DISC == 0] = outside
+        of = {"u": states.astype(np.float32), "rate": rate.astype(np.float32), "inside": DISC}
+        path = save(tmp_path / f"{name}.npz", of)
+        options = {
+            "data": path, "input": "u:nthw+rate:nhw", "target": "u:nthw", "mask": "inside", "rollout": 3, "history": 2,
+            "pushforward": 1,
+        }  # fmt: skip
+        (cell,) = Sweep.from_settings(
+            {"models": ["linear"], "task": "fields", "steps": 8, "batch_size": 4, "measure": False, "device": "cpu",
+             "options": {"fields": options}}
+        ).cells()  # fmt: skip
+        store = Store(tmp_path / name)
+        record, _ = run_cell(cell, files := Files.of(cell, store))
+        assert record.status == "ok", record.error
+        with np.load(files.artifact) as arrays:
+            assert arrays["input"].shape[1:] == (4, SIZE, SIZE)  # two states, the rate and the mask
+            assert arrays["step_errors"].shape == (3,)
+            assert np.isfinite(arrays["step_errors"]).all()
+        found[name] = record.evaluations[0].metrics
+    assert found["zeros"] == found["nan"]
