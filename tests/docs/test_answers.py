@@ -69,8 +69,9 @@ def test_a_campaign_that_is_not_finished_says_what_is_missing(
             folder.add(model, 16, seed, rel_l2=error)
     answers_data.table.cache_clear()
     said = answers.state("darcy-16")
-    assert said.startswith("9 of 39 cells are there")
-    assert "darcy at 16: fno:paper, mano:paper, swinv2, vit:patch2, vit:patch4 (3), tfno (3), window (2)," in said
+    assert said.startswith("9 of 42 cells are there")
+    assert "darcy at 16: fno:paper, mano:paper, mano:paper-overlap (3), swinv2, vit:patch2, vit:patch4 (3), " in said
+    assert "tfno (3), window (2)," in said
     text = answers.winner("darcy-16", "darcy", "rel_l2", 16)
     assert (
         text == "fno:paper has the lowest rel_l2, 0.1020 ± 0.0028 (2 seeds), not told apart from mano:paper, window"
