@@ -13,8 +13,9 @@ from field_files import resolved
 
 from attn_bench.tasks.fields.task import Fields
 
-# Each array has 40 MiB; a process may take 72 MiB more than it had, of which surveys and batches need about 45.
-SAMPLES, SIZE, ROOM = 160, 256, 72 << 20
+# Each array has 60 MiB; a process may take 104 MiB more than it had, of which surveys and batches need about 45. The
+# limit counts what an allocator keeps, too, so it cannot be tight.
+SAMPLES, SIZE, ROOM = 240, 256, 104 << 20
 
 
 @pytest.fixture
@@ -84,7 +85,9 @@ def run(path, reading, method="fork"):
     "name", ["a.h5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("b.npz", "c.pt", "folder"))]
 )
 def test_pieces_need_no_memory_for_the_whole(made, name):
-    total, mean, most = run(made(name), "pieces")
+    found = run(made(name), "pieces")
+    assert not isinstance(found, str), found
+    total, mean, most = found
     train = SAMPLES * 4 // 5
     assert total == pytest.approx(mean * train * SIZE**2)
     assert 0 < mean < SAMPLES
