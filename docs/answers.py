@@ -7,6 +7,7 @@ Everything is read from the records in ``results/``, so a new folder of a campai
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -256,9 +257,27 @@ def _best_of(folder: str, task: str, metric: str) -> str:
     return "\n".join(f"- {task}, {size}: {text}." for size in sizes if (text := winner(folder, task, metric, size)))
 
 
+def chosen_rates(folder: str, task: str) -> str:
+    """Say who chose the highest learning rate that tuning tried, and might be better at a higher one."""
+    found = own(rows(folder, task))
+    found = found[found["tune"].notna()] if "tune" in found else found.iloc[:0]
+    chosen: dict[float, set[str]] = {}
+    for row in found.to_dict("records"):
+        if len(grid := json.loads(row["tune"]).get("learning_rate", ())) > 1:
+            chosen.setdefault(row["learning_rate"] / max(grid), set()).add(row["model"])
+    highest, lower = chosen.pop(1.0, set()), set().union(*chosen.values())
+    if not highest:
+        return ""
+    rest = f"; {', '.join(sorted(lower))} chose a lower one" if lower else ""
+    tuned = (
+        f"Of {len(highest | lower)} models whose learning rate was tuned, {len(highest)} chose the highest one tried"
+    )
+    return f"{tuned}, so they may be better at a higher one{rest}."
+
+
 BLOCKS: Mapping[str, Callable[..., str]] = {
     "state": state, "table": pivot, "best": _best_of, "claims": some_claims,
-    "front-table": front_table, "figure": figure, "sentences": sentences,
+    "rates": chosen_rates, "front-table": front_table, "figure": figure, "sentences": sentences,
 }  # fmt: skip
 
 
