@@ -269,9 +269,7 @@ def chosen_rates(folder: str, task: str) -> str:
     if not highest:
         return ""
     rest = f"; {', '.join(sorted(lower))} chose a lower one" if lower else ""
-    tuned = (
-        f"Of {len(highest | lower)} models whose learning rate was tuned, {len(highest)} chose the highest one tried"
-    )
+    tuned = f"Of {len(highest | lower)} models whose learning rate was tuned, {len(highest)} chose the highest tried"
     return f"{tuned}, so they may be better at a higher one{rest}."
 
 
