@@ -68,6 +68,8 @@ class FieldSource:
                 )
         for each in (self.train, *self.tests):
             each.followed(options.rollout, f"rollout={options.rollout}")  # raises what makes rollouts impossible
+        if options.noise and self.train.steps is None:
+            raise OptionError(f"fields.noise={options.noise:g}: {self.train.path} has no time axis")
         self.unrolled = self.train.followed(1 + options.pushforward, f"pushforward={options.pushforward}")
         self.by_resolution = grids
         own = grids.get(self.resolution)
@@ -238,9 +240,10 @@ class FieldSource:
         }
 
     @property
-    def _states(self) -> dict[str, int]:
-        pushed = {"pushforward": self.options.pushforward} if self.options.pushforward else {}
-        return {"step": self.train.step, "history": self.train.history, "rollout": self.options.rollout, **pushed}
+    def _states(self) -> dict[str, float]:
+        names = ("noise", "pushforward")
+        used = {name: value for name in names if (value := getattr(self.options, name))}
+        return {"step": self.train.step, "history": self.train.history, "rollout": self.options.rollout, **used}
 
     def line(self, resolution: int) -> str:
         """Return what is read at a resolution, in words."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from attn_bench.plugin import OptionError, Task
 from attn_bench.tasks.fields.axis_letters import MEANINGS, checked_letters
-from attn_bench.tasks.shared.option_types import Pushforward
+from attn_bench.tasks.shared.option_types import Noise, Pushforward
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class FieldsOptions(Task.Options):
         int,
         Field(ge=1, description="states predicted in a test, one after the other, from the model's own predictions"),
     ] = 1
+    noise: Noise = 0.0
     pushforward: Pushforward = 0
     mask: Annotated[
         str | None,

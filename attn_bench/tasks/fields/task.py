@@ -19,7 +19,7 @@ from attn_bench.tasks.shared.field_task import FieldTask
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.utils.data import Dataset
 
 
@@ -67,6 +67,8 @@ class Fields(FieldTask):
     def splits(self, resolution: int, options: FieldsOptions) -> Splits:
         """Return data of one resolution, in memory or read in pieces."""
         from attn_bench.tasks.fields.samples import FromFile, in_memory
+        from attn_bench.tasks.shared.noise import Noisy
+        from attn_bench.tasks.shared.normalise import statistics
 
         source = source_of(options)
         train, test = source.training(resolution), source.testing(resolution)
@@ -78,10 +80,19 @@ class Fields(FieldTask):
             return FromFile(*of) if lazy else cast("Dataset[tuple[Tensor, Tensor]]", in_memory(*of))
 
         # A test file on another grid comes with no training samples of that grid; nobody reads these.
-        trained = dataset(train, lazy) if train is not None else dataset(source.whole, True)
+        plain = dataset(train, lazy) if train is not None else dataset(source.whole, True)
         identity = source.identity(resolution) | {"pairs": source.train.pairs}
         unrolled = None if pushed is None else dataset(pushed, lazy)
-        return Splits(trained, dataset(test, lazy), identity, unrolled=unrolled)
+        if not options.noise:
+            return Splits(plain, dataset(test, lazy), identity, unrolled=unrolled)
+        std = options.noise * statistics(plain)[1][0]
+        std[len(std) - source.train.fixed :] = 0
+        noisy = None if unrolled is None else Noisy(unrolled, std)
+        return Splits(Noisy(plain, std), dataset(test, lazy), identity, plain=plain, unrolled=noisy)
+
+    def adapt(self, module: nn.Module, train: Dataset[tuple[Tensor, Tensor]]) -> nn.Module:
+        """Normalize input and output by the statistics of the training set, without noise."""
+        return super().adapt(module, getattr(train, "plain", train))
 
     def rollout(self, options: FieldsOptions) -> int:
         """Return how many states are predicted in a test."""
@@ -103,17 +114,23 @@ class Fields(FieldTask):
             pairs = len(dataset) // count
             return _part(dataset, (np.sort(which)[:, None] * pairs + np.arange(pairs)).reshape(-1))
 
+        plain, kept = splits.plain or splits.train, order[held:]
         return replace(
             splits,
-            train=part(splits.train, order[held:]),
-            validation=part(splits.train, order[:held]),
-            unrolled=None if splits.unrolled is None else part(splits.unrolled, order[held:]),
+            train=part(splits.train, kept),
+            validation=part(plain, order[:held]),
+            plain=None if splits.plain is None else part(plain, kept),
+            unrolled=None if splits.unrolled is None else part(splits.unrolled, kept),
         )
 
 
 def _part(dataset: Any, numbers: np.ndarray) -> Any:
     from torch.utils.data import Subset, TensorDataset
 
+    from attn_bench.tasks.shared.noise import Noisy
+
+    if isinstance(dataset, Noisy):
+        return Noisy(_part(dataset.plain, numbers), dataset.std)
     if type(dataset) is TensorDataset:
         return TensorDataset(*(tensor[numbers] for tensor in dataset.tensors))
     return Subset(dataset, numbers.tolist())

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from attn_bench.plugin import OptionError, Task
-from attn_bench.tasks.shared.option_types import Pushforward, Seed, SolverDevice
+from attn_bench.tasks.shared.option_types import Noise, Pushforward, Seed, SolverDevice
 
 SMALLEST, LARGEST = 8, 2048
 # Points of an axis at which the equation is solved, for each of the largest resolution, and at least.
@@ -27,14 +27,7 @@ class NavierStokesOptions(Task.Options):
     history: Annotated[
         int, Field(ge=1, description="states that a model is given, one unit of time apart; it predicts the next one")
     ] = 10
-    noise: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="standard deviation of noise added to the states given in training, relative to that of the "
-            "training set: makes rollouts more stable (arXiv:2002.09405)",
-        ),
-    ] = 0.0
+    noise: Noise = 0.0
     pushforward: Pushforward = 0
     fine: Annotated[
         int | None,

@@ -72,7 +72,15 @@ def normalise(module: nn.Module, train: Dataset[Batch]) -> Normalised:
     A channel that is constant gets the standard deviation 1. Points that are NaN are masked and do not count. Samples,
     (C, *grid) each, are read in pieces.
     """
-    size, read = len(cast(TensorDataset, train)), _reader(train)
+    means, stds, masked = statistics(train)
+    kind = MaskedNormalised if masked else Normalised
+    axes = train[0][0].ndim - 1
+    return kind(module, means[0], stds[0], means[1], stds[1], axes=axes)
+
+
+def statistics(train: Dataset[Batch]) -> tuple[list[Tensor], list[Tensor], bool]:
+    """Return means and standard deviations, (C,) each, of inputs and of targets, and whether points are masked."""
+    size, read = len(cast(TensorDataset, train)), reader(train)
     first = read(torch.tensor([0]))
     axes, count = first[0].ndim - 2, max(1, BLOCK // sum(values.numel() for values in first))
     pieces = [torch.arange(start, min(start + count, size)) for start in range(0, size, count)]
@@ -84,8 +92,7 @@ def normalise(module: nn.Module, train: Dataset[Batch]) -> Normalised:
     # Relative to the mean, as the sum of equal numbers may be inexact.
     stds = [torch.where(std > 1e-12 * mean.abs(), std, 1.0) for mean, std in zip(means, stds)]
     masked = min(int(own.min()) for own in points) < size * first[0][0, 0].numel()
-    kind = MaskedNormalised if masked else Normalised
-    return kind(module, means[0], stds[0], means[1], stds[1], axes=axes)
+    return means, stds, masked
 
 
 def _sums(
@@ -106,13 +113,13 @@ def _sums(
     return totals, counts
 
 
-def _reader(dataset: Any) -> Callable[[Tensor], Batch]:
+def reader(dataset: Any) -> Callable[[Tensor], Batch]:
     """Return what reads the samples of some indices as one batch."""
     if isinstance(dataset, TensorDataset):
         inputs, targets = dataset.tensors
         return lambda indices: (inputs[indices], targets[indices])
     if isinstance(dataset, Subset):
-        whole, chosen = _reader(dataset.dataset), torch.as_tensor(dataset.indices)
+        whole, chosen = reader(dataset.dataset), torch.as_tensor(dataset.indices)
         return lambda indices: whole(chosen[indices])
     if hasattr(dataset, "batch"):
         return dataset.batch
