@@ -63,6 +63,8 @@ def test_the_workflow_needs_nothing_of_this_repository() -> None:
     lines = "\n".join(text for job in JOBS for text in steps(job).values())
     assert "constraints.txt" not in lines
     assert "tox" not in lines
+    for workflow in (WORKFLOW, HISTORY):  # no index has it, and somebody could give another package its name there
+        assert workflow["env"]["ATTN_BENCH"].startswith("attn-bench @ git+https://")
     ours = "".join(path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "workflows").glob("*.yml"))
     for action in re.findall(r"uses: (\S+)", PAGE + ours):
         assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action), f"{action}: not pinned by hash"
@@ -85,7 +87,7 @@ class Runner:
         # What an index would send is installed: attn-bench and its dependencies.
         pip = f"{sys.executable} -P -m pip --python {python} --disable-pip-version-check"
         for name, line in {
-            "pip": f'[ "$*" = "install attn-bench" ] || exec {pip} "$@" --quiet --no-deps --no-index',
+            "pip": f'[ "$*" = "install $ATTN_BENCH" ] || exec {pip} "$@" --quiet --no-deps --no-index',
             "attn-bench": f'exec {python} -P -m attn_bench "$@"',
         }.items():
             (shims / name).write_text(f"#!/bin/sh\n{line}\n")
