@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ HOSTILE = (
     "mano\u202egnp.exe\u2066",
     "a\x00b\x1b[31mc\u2028d",
 )
+
+
+def not_yet_measured(record: Record) -> Record:
+    """Return the record that a training leaves before its model is measured."""
+    return replace(record, cell=replace(record.cell, measuring=replace(record.cell.measuring, measure=False)))
 
 
 class Folder:

@@ -28,7 +28,7 @@ class TrackedCell:
     Attributes:
         key: id of its run, the same whenever this cell of this folder is sent.
         group: name of the results folder.
-        settings: by name, those of options after a dot: ``options.dim``.
+        settings: what identifies it, by name, those of options after a dot: ``options.dim``.
         curves: by part and quantity: ``train/loss``, ``validation/rel_l2``.
         final: numbers of its row in the table, by column; those of further resolutions as ``at 64/rel_l2``.
         facts: texts of that row, by column.
@@ -61,7 +61,8 @@ class TrackedCell:
 def tracked_cell(record: Record, store: Store, key: str) -> TrackedCell:
     """Return what trackers are told about the cell of a record."""
     cell = record.cell
-    settings = _settings(flat(cell.to_json()))
+    # A cell is often trained first and measured later, in one run, of which MLflow lets no setting change.
+    settings = _settings({name: value for name, value in flat(cell.to_json()).items() if name != "measure"})
     final, facts = _results(record, store, settings.keys())
     return TrackedCell(
         key=key,

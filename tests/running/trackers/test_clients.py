@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_results import Folder
+from made_results import Folder, not_yet_measured
 
 from attn_bench.errors import UserError
 from attn_bench.results.record import Curve, Record, Series, TrainingResult
 from attn_bench.running.trackers.tracking import Tracking
+from attn_bench.sweep.groups import Measuring
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,8 @@ def folder(tmp_path) -> Folder:
     folder.add("mano", 16, options={"note": "<b>../x:y</b>"}, tested=(64,))
     folder.add("vit", 16, status="oom", error="too large")
     trained, _ = folder.store.records()
-    folder.store.write(dataclasses.replace(trained, training=TrainingResult(steps=2, curve=CURVE), seconds=3.0))
+    trained = dataclasses.replace(trained, training=TrainingResult(steps=2, curve=CURVE), seconds=3.0)
+    folder.store.write(not_yet_measured(trained))
     folder.store.write_table()
     page(folder).write_text("<!DOCTYPE html><title>page</title>")
     return folder
@@ -52,16 +54,17 @@ def send(folder: Folder, name: str) -> list[str]:
     return warnings
 
 
-def measured_again(folder: Folder) -> Record:
+def measured_later(folder: Folder) -> Record:
     record = folder.store.records()[0]
-    folder.store.write(dataclasses.replace(record, parameters=7))
+    cell = dataclasses.replace(record.cell, measuring=Measuring())
+    folder.store.write(dataclasses.replace(record, cell=cell, parameters=7))
     return record
 
 
 def test_tensorboard_reads_its_files(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert send(folder, "tensorboard") == []
-    record = measured_again(folder)
+    record = measured_later(folder)
     assert send(folder, "tensorboard") == []
     root = folder.store.folder / "tensorboard"
     runs = {path.name: accumulator.EventAccumulator(str(path)).Reload() for path in root.iterdir()}
@@ -148,7 +151,7 @@ def test_wandb_keeps_runs_offline(folder, tmp_path, monkeypatch):
         assert sorted(first[token]["artifacts"]) == ["index.html", "table.csv", "table.parquet"]
         assert first[token]["points"][0]["page/_type"] == "html-file"
 
-        measured_again(folder)
+        measured_later(folder)
         time.sleep(1.1)  # the folders of offline runs have the second in their names
         assert send(folder, "wandb") == []
         again = kept(tmp_path)
@@ -217,7 +220,7 @@ def test_mlflow_keeps_runs(folder, tmp_path, monkeypatch, where, request):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     assert send(folder, "mlflow") == []
-    record = measured_again(folder)
+    record = measured_later(folder)
     assert send(folder, "mlflow") == []
     client = mlflow.MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("attn-bench").experiment_id])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from command import attn_bench
-from made_results import METRICS, Folder
+from made_results import METRICS, Folder, not_yet_measured
 
 import attn_bench as api
 from attn_bench.errors import UserError
@@ -88,6 +88,16 @@ def test_what_is_told_is_what_the_table_says(tmp_path):
     assert (mano.failed, mano.seconds, mano.began) == (False, 0.0, 1769853600.0)
     assert (vit.failed, vit.facts["error"], vit.facts["status"]) == (True, "too large", "oom")
     assert not vit.final.keys() & METRICS.keys()
+
+
+def test_the_settings_of_a_run_stay_when_its_model_is_measured_after_training(tmp_path):
+    folder = Folder(tmp_path)
+    folder.add("mano", 16)
+    (measured,) = folder.store.each()
+    before, after = (
+        tracked_cell(record, Store(tmp_path), "key").settings for record in (not_yet_measured(measured), measured)
+    )
+    assert before == after
 
 
 def test_a_tracker_that_fails_warns_once_and_what_it_lacks_is_sent_later(tmp_path, monkeypatch):
