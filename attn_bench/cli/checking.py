@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from attn_bench.cli.completion import among, named
 from attn_bench.cli.flags import takes
 from attn_bench.errors import UserError
 from attn_bench.sweep.execution import Running
@@ -18,7 +19,10 @@ MARKS = {True: "ok", False: "FAIL", None: "-"}
 
 @takes([settings_of(Sweep)["set"]])
 def check(
-    model: Annotated[str, typer.Argument(metavar="NAME[:PRESET]", help="Model to check.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="NAME[:PRESET]", help="Model to check.", autocompletion=among(lambda: named("models"))),
+    ],
     given: Mapping[str, Any] = {},
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
     timeout: Annotated[str, typer.Option(metavar="FLOAT", help="Limit for each promise, in seconds.")] = "600",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from attn_bench.cli.completion import among, named
 from attn_bench.cli.flags import takes
 from attn_bench.sweep.fields import settings_of
 from attn_bench.sweep.settings import Sweep
@@ -19,7 +20,7 @@ _SETTINGS = [
 
 @takes(_SETTINGS)
 def data(
-    task: Annotated[str, typer.Argument(help="Task, e.g. darcy.")],
+    task: Annotated[str, typer.Argument(help="Task, e.g. darcy.", autocompletion=among(lambda: named("tasks")))],
     given: Mapping[str, Any] = {},
     refresh: Annotated[bool, typer.Option(help="Generate or download the data again even if they are cached.")] = False,
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from attn_bench.cli.completion import Complete, among, named
 from attn_bench.plugins.values import Text
 from attn_bench.sweep.fields import Setting
 
@@ -65,20 +66,17 @@ def _parameter(setting: Setting) -> inspect.Parameter:
     )
 
 
-def _completion(setting: Setting) -> Callable[[str], list[str]] | None:
-    """Return what completes a value in a shell, where the values are known: the last one of a list."""
+# What the names are of that these settings take.
+_NAMED = {"models": "models", "task": "tasks", "recipe": "recipes"}
+
+
+def _completion(setting: Setting) -> Complete | None:
+    """Return what completes a value in a shell, where the values are known."""
     literal = next((each for each in (setting.type, *get_args(setting.type)) if get_origin(each) is Literal), None)
-    if literal is None and setting.name not in ("models", "task"):
-        return None
-
-    def complete(incomplete: str) -> list[str]:
-        from attn_bench.plugins.registry import MODELS, TASKS
-
-        names = get_args(literal) if literal else (MODELS if setting.name == "models" else TASKS).entries()
-        before, comma, last = incomplete.rpartition(",")
-        return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
-
-    return complete
+    if literal is not None:
+        return among(lambda: get_args(literal))
+    of = _NAMED.get(setting.name)
+    return among(lambda: named(of)) if of else None
 
 
 def _help(setting: Setting) -> str:

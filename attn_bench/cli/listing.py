@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attn_bench.cli.as_json import Format, put_json
+from attn_bench.cli.completion import LISTED, among, name_listed
 from attn_bench.cli.printing import put
 from attn_bench.errors import UserError, unknown
 from attn_bench.plugin import KINDS, Model, Task, TrainingDefaults
@@ -24,9 +25,14 @@ _BROKEN = "BROKEN"
 
 
 def list_(
-    what: Annotated[str, typer.Argument(metavar="models|tasks|recipes", help="What to list.")],
+    what: Annotated[
+        str, typer.Argument(metavar="|".join(LISTED), help="What to list.", autocompletion=among(lambda: LISTED))
+    ],
     name: Annotated[
-        str | None, typer.Argument(help="Show only this model or task with its options, or this recipe.")
+        str | None,
+        typer.Argument(
+            help="Show only this model or task with its options, or this recipe.", autocompletion=name_listed
+        ),
     ] = None,
     kind: Annotated[
         str | None,

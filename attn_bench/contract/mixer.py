@@ -36,7 +36,8 @@ class Mixer(Model):
 
     Attributes:
         layout: shape of the input: ``"grid"``, (B, *grid, dim), or ``"sequence"``, (B, N, dim), a grid row by row.
-            normalises: whether the mixer normalizes its input itself; if so, it gets the residual stream directly.
+            A grid has one axis on text and on fields of one dimension, where both are (B, N, dim).
+        normalises: whether the mixer normalizes its input itself; if so, it gets the residual stream directly.
         kinds: every kind but causal text. A mixer that honors :attr:`Tokens.causal` adds ``"causal-text"``.
         patch_on_images: default side of a patch on images and masks; on fields the default is 1.
     """

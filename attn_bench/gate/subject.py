@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attn_bench.plugin import KINDS, Kind, Model, Problem
+from attn_bench.format import clean
+from attn_bench.plugin import KINDS, Kind, Model, Problem, Unsupported
 from attn_bench.running.device.select import device_of
 from attn_bench.running.measure.steps import random_batch
 from attn_bench.running.measure.torch_state import Keeper
@@ -64,7 +68,8 @@ class Subject:
     def module(self, problem: Problem, seed: int = 0) -> nn.Module:
         """Return a module for ``problem``, called once, in evaluation mode."""
         torch.manual_seed(seed)
-        module = self.model.make(problem, **self.options)
+        with _on(problem):
+            module = self.model.make(problem, **self.options)
         self.keeper.put_back()
         if not isinstance(module, nn.Module):
             raise Broken(f"build returned {type(module).__name__}, not a torch.nn.Module")
@@ -83,7 +88,8 @@ class Subject:
             Broken: the output does not fit the problem, or is not finite.
         """
         mode = "in training mode" if module.training else ""
-        with torch.set_grad_enabled(module.training), autocast(self.device, precision):  # type: ignore[arg-type]
+        gradients, cast = torch.set_grad_enabled(module.training), autocast(self.device, precision)  # type: ignore[arg-type]
+        with gradients, cast, _on(problem):
             output = module(inputs)
         self.keeper.put_back()
         try:
@@ -102,8 +108,33 @@ class Subject:
             return
         output = self.output(module, problem, self.inputs(problem), precision)
         if output.requires_grad:
-            output.float().square().mean().backward()
+            with _on(problem):
+                output.float().square().mean().backward()
         yield from ((name, parameter.grad) for name, parameter in named)
+
+
+@contextlib.contextmanager
+def _on(problem: Problem) -> Iterator[None]:
+    """Say of an error of the plugin on which problem it came, and from which of its lines.
+
+    Raises:
+        Broken: any error but :class:`attn_bench.plugin.Unsupported`.
+    """
+    try:
+        yield
+    except Unsupported:
+        raise
+    except Exception as error:
+        frames = (
+            (frame.f_globals.get("__name__", ""), frame.f_code, line) for frame, line in walk_tb(error.__traceback__)
+        )
+        lines = [
+            f" ({Path(code.co_filename).name}, line {line})"
+            for module, code, line in frames
+            if module.partition(".")[0] not in ("torch", "attn_bench")
+        ]
+        said = clean(f"{described(problem)}: {type(error).__name__}: {error}")
+        raise Broken(f"{said}{lines[-1] if lines else ''}") from error
 
 
 def _sizes(kind: Kind) -> tuple[int, ...]:

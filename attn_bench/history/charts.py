@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attn_bench.format import count, significant
+from attn_bench.format import count, human
 from attn_bench.history.series import Curve, Point, Series
 from attn_bench.history.told import Told, value_text
 from attn_bench.report import html
@@ -31,9 +31,8 @@ class Scale:
     high: float
 
     def x(self, place: float) -> float:
-        """Return the x coordinate of a revision."""
-        inner = WIDTH - LEFT - RIGHT - 12
-        return round(LEFT + 6 + inner * (place / (self.revisions - 1) if self.revisions > 1 else 0.5), 1)
+        """Return the x coordinate of a revision: the middle of its share of the width, which levels and marks use."""
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * (place + 0.5) / self.revisions, 1)
 
     def y(self, value: float) -> float:
         """Return the y coordinate of a value."""
@@ -75,7 +74,7 @@ def chart(curve: Curve, told: Told) -> dict[str, Any]:
         "curve": curve,
         "title": f"{curve.label}, {curve.quantity.axis} at {curve.resolution}",
         "says": _says(curve),
-        "ticks": [(scale.y(value), significant(value)) for value in ticks],
+        "ticks": [(scale.y(value), human(value)) for value in ticks],
         "hashes": [(scale.x(place), told.commits[place].short[:7]) for place in places],
         "series": [_drawn(series, curve, scale, min(i, LOOKS - 1)) for i, series in enumerate(curve.series)],
         "marks": [(scale.x(mark.place - 0.5), mark.text) for mark in curve.marks],

@@ -23,6 +23,8 @@ ROW_LABEL_WIDTH = 0.7
 RESOLUTION_WIDTH, WIDEST_PANEL = 0.55, 6.0
 # Inches of a character of a status, and of the box around it.
 STATUS_CHARACTER, STATUS_EDGE = 0.075, 0.16
+# Characters of a label that fit beside a panel.
+LONGEST_LABEL = 34
 # How far apart the outermost models are drawn at a single resolution, so that they do not hide each other.
 APART = 1.3
 
@@ -81,7 +83,8 @@ def _draw(axes: Axes, told: Told, quantity: Quantity, look: dict[str, Look], siz
     metric = quantity.rule == "accuracy"
     if metric:
         seen += _draw_references(axes, summary, quantity.column)
-    axes.set_ylabel(axis_label(summary, quantity))
+    label = axis_label(summary, quantity)
+    axes.set_ylabel(label if len(label) <= LONGEST_LABEL else label.replace(" (", "\n(", 1))
     resolution_axis(axes, summary.resolutions, summary.axis, size[0])
     if not seen:
         axes.set_yticks([])

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from attn_bench.report.entry import DISTURBED, ON_TEST
 from attn_bench.report.summary import Summary
-from attn_bench.report.tables import NOTHING, text
+from attn_bench.report.tables import NOTHING, cost_note, text
 
-_SIGNS = {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "…": r"\dots{}"}
+_SIGNS = {
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "…": r"\dots{}",
+    DISTURBED: r"$^\ddagger$",
+    ON_TEST: r"$^\S$",
+}
 
 
 def latex_table(summary: Summary) -> str:
     """Return the table of the terminal as a ``tabular`` for booktabs, with the best value per resolution in bold.
 
-    Standard deviations over seeds are given; a failed entry has its status in place of the metric.
+    Standard deviations over seeds are given; a failed entry has its status in place of the metric. Comments above the
+    table say under which conditions it was measured, and what its signs mean.
     """
     import pandas as pd
 
@@ -36,7 +45,11 @@ def latex_table(summary: Summary) -> str:
     for sign, command in _SIGNS.items():
         tabular = tabular.replace(sign, command)
     seeds = f"mean ± standard deviation over up to {summary.max_seeds} seeds" if summary.max_seeds > 1 else "one seed"
-    comments = (f"{summary.task}: best value per resolution in bold; {seeds}.", r"Needs \usepackage{booktabs}.")
+    comments = (
+        f"{summary.task}: best value per resolution in bold; {seeds}.",
+        *(f"{said}." for said in (cost_note(summary), *summary.said)),
+        r"Needs \usepackage{booktabs}.",
+    )
     return "".join(f"% {' '.join(line.split())}\n" for line in comments) + tabular
 
 

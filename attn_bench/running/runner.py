@@ -230,7 +230,7 @@ def _unserved(cell: Cell, task: Task) -> str | None:
     kinds = set() if cell.broken else MODELS.load(cell.plugin).kinds
     if not kinds or task.kind in kinds:
         return None
-    return f"{cell.plugin} serves {', '.join(sorted(kinds))}; {task.name} is {task.kind}, so it is not run"
+    return f"{cell.plugin} serves {', '.join(sorted(kinds))}; the kind of {task.name} is {task.kind}, so it is not run"
 
 
 def _forget_broken(store: Store, cells: Sequence[Cell]) -> None:

@@ -239,7 +239,7 @@ def _number(unit: Any, budget: Any) -> Any:
 def unsupported(cell: Cell, model: Model, problem: Problem) -> str | None:
     """Return why ``model`` cannot serve ``problem`` in this cell, or None."""
     if problem.kind not in model.kinds:
-        return f"{cell.plugin} serves {', '.join(sorted(model.kinds))}; {cell.task} is {problem.kind}"
+        return f"{cell.plugin} serves {', '.join(sorted(model.kinds))}; the kind of {cell.task} is {problem.kind}"
     try:
         return model.unsupported(problem, cell.execution.device, model.options(**cell.options))
     except OptionError as error:

@@ -86,6 +86,12 @@ def test_an_unknown_format_is_an_error(called):
         (("run", "--optimizer", "l"), ["lion"]),
         (("list", "models", "--format", ""), ["text", "json"]),
         (("comp",), ["compare"]),
+        (("list", "t"), ["tasks"]),
+        (("list", "models", "trans"), ["transolver"]),
+        (("list", "recipes", "fno-2020"), ["fno-2020"]),
+        (("check", "trans"), ["transolver"]),
+        (("data", "dar"), ["darcy"]),
+        (("run", "--recipe", "fno-2020"), ["fno-2020"]),
     ],
 )
 def test_a_shell_completes_what_is_known(called, monkeypatch, words, proposed):

@@ -274,7 +274,7 @@ def test_a_model_that_does_not_serve_the_kind_is_reported_before_anything_is_mad
     arguments = ("--resolutions", "8", "--steps", "1", "--no-measure", "--no-plots", "--device", "cpu", "--out", "r")
     status, _, errors = attn_bench("run", "--models", "vit", "--task", "text", *arguments)
     assert status == 1
-    assert "warning: vit serves field, image, mask; text is causal-text, so it is not run" in errors
+    assert "warning: vit serves field, image, mask; the kind of text is causal-text, so it is not run" in errors
     assert "stdlib" not in errors, "its data were made"
 
 

@@ -16,7 +16,7 @@ from repositories import git
 
 from attn_bench.cli.app import call
 from attn_bench.errors import UserError
-from attn_bench.history.charts import html_page
+from attn_bench.history import charts
 from attn_bench.history.kept import History, Kept
 from attn_bench.history.told import tell
 from attn_bench.results.environment import Git
@@ -157,7 +157,7 @@ def test_the_page_has_a_chart_for_each_cell_and_asks_for_nothing(project: Projec
     for model in ("mano", "fno"):
         project.add(project.commits[:20], 10.0, model=model)
         project.add(project.commits[20:], 12.0, model=model, device="Other CPU")
-    page = html_page(tell(project.folder, project.store))
+    page = charts.html_page(tell(project.folder, project.store))
     assert page.count("<figure ") == 4
     assert page.count('class="passage"') == 4
     assert "Content-Security-Policy" in page
@@ -167,9 +167,21 @@ def test_the_page_has_a_chart_for_each_cell_and_asks_for_nothing(project: Projec
     assert (tmp_path / "out" / "history.html").read_text(encoding="utf-8") == page
 
 
+def test_the_levels_of_a_chart_leave_the_numbers_of_its_axis_alone(project: Project):
+    project.add(project.commits[:20], 10.0, parameters=58_200_000)
+    project.add(project.commits[20:], 10.0, parameters=94_100_000)
+    ((*times, parameters),) = (group["charts"] for group in charts.groups(tell(project.folder, project.store)))
+    assert [text for _, text in parameters["ticks"]] == ["60.0 M", "70.0 M", "80.0 M", "90.0 M"]
+    for chart in (*times, parameters):
+        levels = [level for series in chart["series"] for level in series["levels"]]
+        assert levels
+        assert min(level["x"] for level in levels) >= charts.LEFT
+        assert max(level["x"] + level["width"] for level in levels) <= charts.WIDTH - charts.RIGHT
+
+
 def test_hostile_text_stays_text(project: Project):
     History(project.store).add([kept(project.commits[0], model=text, device=text) for text in HOSTILE])
-    page = html_page(tell(project.folder, project.store))
+    page = charts.html_page(tell(project.folder, project.store))
     assert "<script>window" not in page
     assert "<img" not in page
 

@@ -244,6 +244,14 @@ def test_numbers_beside_points_do_not_touch() -> None:
     assert not touching(numbers)
 
 
+@pytest.mark.parametrize("make", [error_vs_resolution, latency_vs_resolution, memory_vs_resolution])
+def test_labels_of_axes_do_not_touch_the_title(make: Any) -> None:
+    figure = drawn(make, pd.DataFrame([row(m, 16, batch_size=128) for m in "ab"]))
+    labels = [axes.yaxis.label for axes in figure.axes if axes.get_ylabel()]
+    assert labels
+    assert not touching([*labels, *figure.texts])
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(-350_000, "-350k"), (1e12, "1e12"), (1e-9, "1e-9"), (2.5e8, "250M"), (-0.5, "-0.5")]
 )

@@ -115,6 +115,9 @@ def test_a_disturbed_latency_is_marked_in_every_table_and_beats_none(tmp_path: P
     assert "| 2.00‡ |" in text
     assert "| **4.00** |" in text
     assert "‡ 1 cell was disturbed by other processes or heat" in text
+    tex = (tmp_path / "report" / "table.tex").read_text()
+    assert r" & 2.00$^\ddagger$ & " in tex
+    assert "% ‡ 1 cell was disturbed by other processes or heat" in tex
     assert "Lowest forward latency at 16: calm" in text
     assert text.count("Some latencies were disturbed: ‡ in the table") == 2  # under both figures that show latencies
     console = Console(width=80, file=io.StringIO())
