@@ -175,8 +175,7 @@ class MultipoleAttention(nn.Module):
         if self.backend == "cpp" and (dropping or not on_cpu or not self.uses_cpp()):
             raise RuntimeError(
                 "backend 'cpp' cannot serve this layer here: it needs the CPU, a C++ compiler, float32 or float64, "
-                "window_size <= 4 (8 with a smaller stride), channels that fill vector registers and no dropout; "
-                "use backend 'auto'"
+                "window_size <= 8, channels that fill vector registers and no dropout; use backend 'auto'"
             )
         if self.backend == "triton" and (dropping or on_cpu or x_BHWC.dtype == torch.float64):
             raise RuntimeError(

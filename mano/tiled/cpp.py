@@ -1,7 +1,8 @@
 """Multipole attention in C++, compiled for the sizes of a layer at its first use.
 
-``tiles.cpp`` has windows side by side, ``overlapping.cpp`` windows that overlap. Without a compiler there is one
-warning, and torch computes the same (:mod:`mano.tiled.eager`, :mod:`mano.overlapping.window_attention`), but slower.
+``tiles.cpp`` has windows side by side (up to 4 x 4 with ``narrow.h``, larger ones with ``wide.h``), ``overlapping.cpp``
+windows that overlap. Without a compiler there is one warning, and torch computes the same (:mod:`mano.tiled.eager`,
+:mod:`mano.overlapping.window_attention`), but slower.
 
 Axes in names: B batch, H W grid, C channels, O those of the coarse grid, F = heads * head_dim, N x N cells that a
 coarse cell becomes.
@@ -24,11 +25,11 @@ from mano.tiled.compiler import BuildError, build
 from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
 
 TILES, OVERLAPPING = (Path(__file__).with_name(name) for name in ("tiles.cpp", "overlapping.cpp"))
-HEADERS = [Path(__file__).with_name(name) for name in ("layer.h", "registers.h", "sampling.h")]
+HEADERS = [Path(__file__).with_name(name) for name in ("layer.h", "narrow.h", "registers.h", "sampling.h", "wide.h")]
 REALS = {torch.float32: "float", torch.float64: "double"}
 REGISTER_BYTES = 64
 """Channels must fill the widest vector registers there are."""
-MAX_WINDOW, MAX_OVERLAPPING_WINDOW, MAX_CHANNELS = 4, 8, 512
+MAX_WINDOW, MAX_CHANNELS = 8, 512
 """Larger layers gain little, as matrix products dominate their time."""
 
 
@@ -71,7 +72,7 @@ class LayerSizes:
             self.dtype in REALS
             and self.channels % (REGISTER_BYTES // self.dtype.itemsize) == 0
             and widest <= MAX_CHANNELS
-            and self.window_size <= (MAX_OVERLAPPING_WINDOW if self.overlapping else MAX_WINDOW)
+            and self.window_size <= MAX_WINDOW
         )
 
     def macros(self) -> list[str]:
@@ -268,7 +269,7 @@ def library_for(x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Library | Non
 @functools.cache
 def _warn(reason: str) -> None:
     warnings.warn(
-        f"multipole attention falls back to torch, which takes two to three times as long: no C++ ({reason}); "
+        f"multipole attention falls back to torch, which takes at least twice as long: no C++ ({reason}); "
         "install a C++ compiler (g++ 12 or clang 14, or newer) with OpenMP, or name it in CXX",
         stacklevel=2,
     )

@@ -28,6 +28,22 @@ struct Weights {
     double eps;
 };
 
+// Queries, keys, values and outputs of a head for some cells: a row for each channel.
+struct Head {
+    const real *q, *k, *v;
+    real* o;
+
+    Head from(int cell) const { return {q + cell, k + cell, v + cell, o + cell}; }
+};
+
+// Gradients by them.
+struct HeadGradients {
+    const real* o;
+    real *q, *k, *v;
+
+    HeadGradients from(int cell) const { return {o + cell, q + cell, k + cell, v + cell}; }
+};
+
 // Gradients by the weights.
 struct Gradients {
     real norms[2 * NORMS * C], qkv_3FC[3 * F * C], out_FC[F * C], bias[C];

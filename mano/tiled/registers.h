@@ -31,10 +31,12 @@ static inline vec all(real x) { return x - vec{}; }
 using integer = std::conditional_t<sizeof(real) == 4, int32_t, int64_t>;
 typedef integer integers __attribute__((vector_size(BYTES)));
 
-// e^x for x <= 0, in float32 within two units in the last place, and no smaller than e^-87.
+// e^x for x <= 0, in float32 within two units in the last place, and 0 below e^-87, as arithmetic on subnormal numbers is
+// slow.
 static inline vec exponential(vec x) {
     if constexpr (sizeof(real) == 4) {
-        x = x < -87.0f ? all(-87.0f) : x;
+        const auto tiny = x < -87.0f;
+        x = tiny ? all(-87.0f) : x;
         const vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounded
         const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
         vec y = all(1.0f / 5040);
@@ -42,7 +44,7 @@ static inline vec exponential(vec x) {
         const integers power = (__builtin_convertvector(n, integers) + 127) << 23;
         vec scale;
         std::memcpy(&scale, &power, BYTES);
-        return y * scale;
+        return tiny ? vec{} : y * scale;
     } else {
         for (int i = 0; i < LANES; i++) x[i] = std::exp(x[i]);
         return x;

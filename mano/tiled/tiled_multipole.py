@@ -5,10 +5,10 @@ chunk are never written to memory, and the backward pass computes them again (a 
 reading them back. X_l and R_l of the coarse levels are stored, two thirds of the input.
 Few large tensors are allocated, as the first touch of fresh memory can cost as much as the arithmetic on it.
 
-Most layers run in C++ (:mod:`mano.tiled.cpp`), a few windows at a time. Layers that it does not support, and machines
-without a C++ compiler, take torch's operations (:mod:`mano.tiled.eager`), a few thousand cells at a time; these need
-windows side by side (for others there is :mod:`mano.overlapping`), and also store the attention probabilities of small
-windows, which take many steps to compute and for 2 x 2 are a third of the input.
+Most layers with windows up to 8 x 8 run in C++ (:mod:`mano.tiled.cpp`), a few windows at a time. Layers that it does
+not support, and machines without a C++ compiler, take torch's operations (:mod:`mano.tiled.eager`), a few thousand
+cells at a time; these need windows side by side (for others there is :mod:`mano.overlapping`), and also store the
+attention probabilities of small windows, which take many steps to compute and for 2 x 2 are a third of the input.
 
 Axes in names: B batch, H W grid, C channels, K x K cells of a window, R rows of windows of all samples, P = K * K,
 M windows of a chunk, T = P * M cells of a chunk, A heads, E channels of a head, F = A * E, N x N cells that a coarse

@@ -21,6 +21,7 @@ KINDS = [
     {"dim": 16, "window_size": 3, "level_weights": "learned"},
     {"dim": 80, "window_size": 4, "rate": 4},
     {"dim": 16, "window_size": 1},
+    {"dim": 32, "window_size": 8},
     {"dim": 64, "stride": 1},
     {"dim": 16, "window_size": 4, "stride": 2, "level_weights": "learned"},
     pytest.param(
@@ -29,6 +30,8 @@ KINDS = [
     pytest.param({"dim": 32, "double_norm": False, "window_size": 8, "stride": 3}, marks=pytest.mark.slow),
     pytest.param({"dim": 16, "window_size": 8, "stride": 1, "levels": 2}, marks=pytest.mark.slow),
 ]
+# Side and stride of windows with few cells, with many, and of those that overlap.
+WINDOWS = [(2, 2), (5, 5), (2, 1)]
 # The last one is several blocks of cells, along both axes, where windows overlap.
 GRIDS = [(16, 16), (13, 18), (1, 9), (3, 1), (1, 1), (37, 70)]
 
@@ -62,6 +65,36 @@ def test_equals_the_operations_of_torch(options, compiled):
             assert (a - b).norm() <= 1e-5 * b.norm()
 
 
+@pytest.mark.parametrize(
+    ("window", "options"),
+    [
+        (5, {"heads": 3, "head_dim": 5}),
+        pytest.param(6, {"heads": 2, "rate": 3}, marks=pytest.mark.slow),
+        pytest.param(7, {"heads": 1, "head_dim": 17, "double_norm": False}, marks=pytest.mark.slow),
+        pytest.param(8, {"heads": 4, "level_weights": "sum"}, marks=pytest.mark.slow),
+    ],
+)
+def test_wide_windows_equal_the_equations(window, options, compiled):
+    torch.manual_seed(0)
+    attention = MultipoleAttention(16, window_size=window, **{"level_weights": "learned"} | options).double()
+    for p in attention.parameters():
+        torch.nn.init.normal_(p, std=0.4)
+    threads = torch.get_num_threads()
+    for grid in GRIDS:
+        for batch in (1, 3):
+            x, seed = torch.randn(2, batch, *grid, 16, dtype=torch.float64)
+            attention.backend = "reference"
+            want = found(attention, x, seed)
+            attention.backend = "cpp"
+            try:
+                for n in (1, 2):
+                    torch.set_num_threads(n)
+                    torch.testing.assert_close(found(attention, x, seed), want, rtol=1e-9, atol=1e-9)
+            finally:
+                torch.set_num_threads(threads)
+    assert compiled == ["forward", "backward"] * len(GRIDS) * 4
+
+
 @pytest.mark.parametrize("stride", [2, 1])
 def test_equals_the_operations_of_torch_in_double_precision(stride, compiled):
     torch.manual_seed(0)
@@ -73,7 +106,9 @@ def test_equals_the_operations_of_torch_in_double_precision(stride, compiled):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("window", "stride"), [pytest.param(2, 2, marks=pytest.mark.slow), (3, 3), (2, 1)])
+@pytest.mark.parametrize(
+    ("window", "stride"), [*(pytest.param(n, n, marks=pytest.mark.slow) for n in (2, 5)), (3, 3), (2, 1)]
+)
 def test_large_scores_do_not_overflow(window, stride, compiled):
     torch.manual_seed(0)
     attention = MultipoleAttention(16, window_size=window, stride=stride, levels=1)
@@ -86,11 +121,26 @@ def test_large_scores_do_not_overflow(window, stride, compiled):
     assert (got[0] - wide).norm() < 1e-3 * wide.norm()
 
 
-@pytest.mark.parametrize("stride", [2, 1])
+@pytest.mark.parametrize(("window", "stride"), WINDOWS)
+def test_a_probability_too_small_for_float32_is_zero(window, stride, compiled):
+    attention = MultipoleAttention(16, window_size=window, stride=stride, levels=1)
+    cells = torch.tensor([[0.0, 0, 1, -1], [1, -1, 0, 0]]).repeat(1, 4)
+    with torch.no_grad():
+        attention.to_qkv.weight.zero_()
+        attention.to_qkv.weight[:32] = 10 * torch.eye(16).repeat(2, 1)  # scores: 200 of a cell with itself, else 0
+        attention.to_qkv.weight[32, 0] = 1e37  # the value of the first cell is 0
+        attention.to_out.weight.copy_(torch.eye(16))
+        attention.to_out.bias.zero_()
+        first, second = attention(cells[None, None])[0, 0, :, 0]
+    assert first == 0
+    assert second > 1e37
+
+
+@pytest.mark.parametrize(("window", "stride"), WINDOWS)
 @pytest.mark.parametrize("grid", [(8, 8), (3, 2)])
-def test_nothing_is_hidden(grid, stride, compiled):
+def test_nothing_is_hidden(grid, window, stride, compiled):
     torch.manual_seed(0)
-    attention = MultipoleAttention(16, stride=stride)
+    attention = MultipoleAttention(16, window_size=window, stride=stride)
     x, seed = torch.randn(2, 3, *grid, 16)
     x[1, -1, -1, 5] = math.nan
     y, gradient, *_ = found(attention, x, seed)
@@ -99,10 +149,10 @@ def test_nothing_is_hidden(grid, stride, compiled):
         assert result[1].isnan().all()
 
 
-@pytest.mark.parametrize("stride", [2, 1])
-def test_threads_share_the_work(stride, compiled):
+@pytest.mark.parametrize(("window", "stride"), WINDOWS)
+def test_threads_share_the_work(window, stride, compiled):
     torch.manual_seed(0)
-    attention = MultipoleAttention(16, stride=stride)
+    attention = MultipoleAttention(16, window_size=window, stride=stride)
     x, seed = torch.randn(2, 2, 20, 20, 16)
     threads = torch.get_num_threads()
     results = []
@@ -130,7 +180,7 @@ def test_input_of_any_layout(stride, compiled):
     "options",
     [
         {"channels": 24},
-        {"window_size": 5, "stride": 5},
+        {"window_size": 9, "stride": 9},
         {"window_size": 9, "stride": 3},
         {"dtype": torch.bfloat16},
         {"channels": 528},
@@ -222,10 +272,12 @@ def test_gradients_of_any_layout(stride, compiled):
 
 @pytest.mark.parametrize("option", ["-mno-avx512f", pytest.param("-mno-avx", marks=pytest.mark.slow)])
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="registers of x86-64")
-@pytest.mark.parametrize("stride", [2, pytest.param(1, marks=pytest.mark.slow)])
-def test_narrower_registers(stride, option, fresh, compiled, monkeypatch):
+@pytest.mark.parametrize(
+    ("window", "stride"), [(2, 2), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((5, 5), (7, 7), (2, 1)))]
+)
+def test_narrower_registers(window, stride, option, fresh, compiled, monkeypatch):
     torch.manual_seed(0)
-    attention = MultipoleAttention(48, stride=stride)
+    attention = MultipoleAttention(48, window_size=window, stride=stride)
     x, seed = torch.randn(2, 2, 9, 14, 48)
     want = found(attention, x, seed)
     cpp.library.cache_clear()
