@@ -17,7 +17,7 @@ from attn_bench.running.executors.choice import searches_at_a_time
 from attn_bench.running.reuse import expansion_of
 from attn_bench.running.timed_steps import Known
 from attn_bench.running.tuning import so_far
-from attn_bench.running.work import Current, due
+from attn_bench.running.work import Current, due, unserved
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.execution import Running
 from attn_bench.sweep.groups import Training
@@ -98,11 +98,13 @@ def plan(sweep: Sweep, out: Path, running: Running, timed: Sequence[Known] = ())
             cells.append(Planned(cell, there=short.brief.status if short else "ok"))
         else:
             measured = cell.training is not None and part.training is None
-            cells.append(Planned(cell, None, measured, *known.estimate(cell, training=not measured)))
+            estimate = known.estimate(cell, training=not measured) if unserved(part) is None else (0.0, 0.0)
+            cells.append(Planned(cell, None, measured, *estimate))
     first = f"{count(len(trials), 'trial')} of tuning first; the better half get twice the budget in the next round"
     parts = [each.cell.only_measured() if each.only_measured else each.cell for each in cells if each.there is None]
     at_a_time = searches_at_a_time(running, parts) or 1
-    return Plan(tuple(cells), (*expansion.notes, *([first] if trials else [])), at_a_time)
+    notes = dict.fromkeys((*expansion.notes, *filter(None, map(unserved, parts)), *([first] if trials else [])))
+    return Plan(tuple(cells), tuple(notes), at_a_time)
 
 
 class _Estimates:

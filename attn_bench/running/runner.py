@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from attn_bench.errors import DiskError, UserError
 from attn_bench.format import clean
-from attn_bench.plugin import PrepareContext, Task
-from attn_bench.plugins.registry import MODELS, TASKS
+from attn_bench.plugin import PrepareContext
+from attn_bench.plugins.registry import TASKS
 from attn_bench.results.older import why_again
 from attn_bench.results.record import Record
 from attn_bench.results.run_info import RunInfo
@@ -26,7 +26,7 @@ from attn_bench.running.executors.choice import executor_of, searches_at_a_time
 from attn_bench.running.reuse import Reevaluation, expansion_of
 from attn_bench.running.trackers.tracking import Tracking
 from attn_bench.running.tuning import TRIALS, by_search, failed, is_tuned, so_far, tune
-from attn_bench.running.work import AS_USUAL, FINAL, Current, Listener, Work
+from attn_bench.running.work import AS_USUAL, FINAL, Current, Listener, Work, unserved
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.execution import Running
 from attn_bench.sweep.expansion import imported
@@ -119,11 +119,11 @@ def run_sweep(sweep: Sweep, out: Path, running: Running = AS_USUAL, watcher: Wat
     for line in _of_what_is_there(work, parts):
         watcher.on_warning(line)
     tasks = {name: TASKS.load(name) for name in dict.fromkeys(cell.task for cell in cells)}
-    unserved = [_unserved(part, tasks[part.task]) for part in parts]
-    for line in dict.fromkeys((*expansion.notes, *filter(None, unserved))):
+    not_served = [unserved(part) for part in parts]
+    for line in dict.fromkeys((*expansion.notes, *filter(None, not_served))):
         watcher.on_warning(line)
     try:
-        parts = [part for part, line in zip(parts, unserved) if line is None]
+        parts = [part for part, line in zip(parts, not_served) if line is None]
         execute = executor_of(running, cells, parts)
         data = prepare_data(parts, watcher)
     except BaseException:
@@ -223,14 +223,6 @@ def _without_weights(store: Store, cells: Sequence[Cell], due: Sequence[Cell]) -
         record is not None and record.status == "ok" and record.weights is None and "weights" not in record.errors
         for record in records
     )
-
-
-def _unserved(cell: Cell, task: Task) -> str | None:
-    """Return a line if the model of ``cell`` does not serve the kind of the task, as its record will say; else None."""
-    kinds = set() if cell.broken else MODELS.load(cell.plugin).kinds
-    if not kinds or task.kind in kinds:
-        return None
-    return f"{cell.plugin} serves {', '.join(sorted(kinds))}; the kind of {task.name} is {task.kind}, so it is not run"
 
 
 def _forget_broken(store: Store, cells: Sequence[Cell]) -> None:

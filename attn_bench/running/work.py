@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attn_bench.plugins.fingerprint import digest
+from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.results.brief import Brief
 from attn_bench.results.record import Record
 from attn_bench.results.status import Status
@@ -90,6 +91,13 @@ def due(store: Store, cell: Cell, retry: Retry, current: Current | None = None) 
         done = record.trained and {*record.evaluated} >= {*cell.eval_resolutions}
         return _measuring(cell) if done and cell.measuring.measure else cell
     return _measuring(cell) if record.lacks_measuring else None
+
+
+def unserved(cell: Cell) -> str | None:
+    """Return a line if the model of ``cell`` does not serve the kind of its task, as its record will say; else None."""
+    if cell.broken is not None or (kind := TASKS.load(cell.task).kind) in (kinds := MODELS.load(cell.plugin).kinds):
+        return None
+    return f"{cell.plugin} serves {', '.join(sorted(kinds))}; the kind of {cell.task} is {kind}, so it is not run"
 
 
 def _measuring(cell: Cell) -> Cell | None:

@@ -63,6 +63,13 @@ def test_nothing_is_written_and_an_empty_folder_knows_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_does_not_serve_the_kind_takes_no_time_and_is_named(tmp_path):
+    found = plan(sweep(models="toy,full", task="text", seeds=2), tmp_path / "new", Running())
+    assert found.notes == ("toy serves field; the kind of text is causal-text, so it is not run",)
+    assert {(each.cell.model, each.seconds) for each in found.cells} == {("toy", 0.0), ("full", None)}
+    assert {cell.model for cell in found.unknown} == {"full"}
+
+
 @pytest.mark.parametrize(
     ("asked", "seconds"),
     [
