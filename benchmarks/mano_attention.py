@@ -1,7 +1,6 @@
 """Time and memory of multipole attention, its slow reference and other attention of the same width.
 
     python benchmarks/mano_attention.py [--device cuda] [--grids 16 32 64] [--out results/mano-attention]
-    python benchmarks/mano_attention.py --windows 2/1 4/2 4 8 --grids 16 32 64 --rounds 5
 
 Implementations are timed alternately, so that changes of the machine's speed affect all of them. Time is the median
 over the rounds; ``processor_ms`` is that of the processor, of all threads, which other processes change less;
@@ -12,7 +11,8 @@ memory, as in the cells of a run.
 - ``mano unfold``: the reference (:mod:`mano.reference`): unfold, attend, fold, one level after the other.
 - ``mano``: backend ``auto``; on the CPU C++, on CUDA Triton kernels. ``mano torch.compile``: inside ``torch.compile``.
 - ``mano torch``, on the CPU: backend ``torch``, as on machines without a C++ compiler.
-- ``mano 4/2``, ``mano 4/2 torch``: windows of 4 x 4 at a distance of 2 cells, for each of ``--windows``.
+- ``mano 4/2``, ``mano 4/2 torch``: windows of 4 x 4 at a distance of 2 cells, for each of ``--windows``; the others
+  have windows of 2 x 2 side by side.
 - ``mano block``, ``swinv2 block``: with a feed-forward network four times as wide; the others are attention only.
 - ``exact``: every point attends to every point, through ``scaled_dot_product_attention``.
 - ``... step``: forward, backward and optimizer step of the model for Darcy at 32 x 32, with its default options or
@@ -21,7 +21,8 @@ memory, as in the cells of a run.
 ``share_of_limit`` is the least time that the machine would need, over the time taken. The least time is the larger of
 two: the floating-point operations of multipole attention (three times the forward ones for both passes) at the measured
 matrix rate; and moving the input, the output and their gradients once at the measured copy bandwidth.
-``ps_per_multiply_add`` is the processor's time over the multiply-adds of the forward pass.
+``ps_per_multiply_add`` is the processor's time over the multiply-adds of the forward pass. ``cost.png`` shows the
+implementations with windows of 2 x 2 side by side.
 """
 
 from __future__ import annotations
@@ -272,7 +273,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     from matplotlib.ticker import FuncFormatter
 
     sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
-    frame = frame[frame["pass"] != STEP].copy()
+    frame = frame[(frame["pass"] != STEP) & ~frame["implementation"].str.contains("/")].copy()
     frame["KiB per token"] = 1024 * frame["peak_memory_mib"] / (frame["batch"] * frame["grid"] ** 2)
     frame = frame.rename(columns={"ns_per_token": "ns per token", "grid": "side of the grid"})
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), sharex=True, sharey="row")
@@ -359,6 +360,11 @@ def targets(frame: pd.DataFrame) -> list[str]:
             spread = per_token.max() / per_token.min()
             what = f"{name}, largest over smallest cost per token, 64 to 512, median and fastest (target: <= 1.2)"
             say(what, spread, spread <= 1.2)
+    for kind in (FORWARD, BOTH):
+        cost = rows.loc[kind]["ps_per_multiply_add"].unstack("implementation")
+        for name in cost.columns[cost.columns.str.fullmatch(r"mano \d+/\d+")]:
+            ratio = (cost[name] / cost["mano"]).dropna()
+            say(f"{name}, {kind}, time per multiply-add over that of 2 x 2 (target: <= 1.5)", ratio, ratio <= 1.5)
     return lines
 
 
@@ -379,7 +385,11 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument(
-        "--windows", type=windows, nargs="+", default=[], help="further windows: side/distance in cells, or the side"
+        "--windows",
+        type=windows,
+        nargs="*",
+        default=[(2, 1), (4, 2), (4, 4), (5, 5), (6, 6), (8, 8)],
+        help="further windows: side/distance in cells, or the side (2/1 4/2 4 5 6 8 if unset)",
     )
     parser.add_argument("--preset", choices=MANOModel.presets, help="of the model whose training step is timed")
     parser.add_argument("--rounds", type=int, default=9)
