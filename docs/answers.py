@@ -218,7 +218,7 @@ def front_table() -> str:
         time = significant(row["time"].value) if isinstance(row["time"], Estimate) else "-"
         lines.append([for_markdown(model), number(error), *more, time, f"{row['parameters'] / 1000:,.0f} k"])  # type: ignore[operator]
     heads = ["Model", f"rel\\_l2 at {size}", *(f"at {r}" for r in columns), clock, "Parameters"]
-    left = f" {len(found) - len(shown)} more are in docs/answers.md." if len(found) > len(shown) else ""
+    left = f" All {len(found)} models are in docs/answers.md." if len(found) > len(shown) else ""
     shared = "" if clock.startswith("Train step") else " Training times are of two cores that other work shared."
     return (
         f"{markdown(heads, lines)}\n\nDarcy flow at {size} x {size}: {DATA[folder]}; mean ± standard deviation over "
