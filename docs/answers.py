@@ -188,8 +188,9 @@ def front_rows() -> list[dict[str, object]]:
     timed = own(rows(f"{folder}-cost", "darcy", resolution=size))
     measured = estimates(timed if not timed.empty else found, "latency_train_step_ms", ("model",))
     measured = {key: each for key, each in measured.items() if key[0] in set(found["model"])}
-    clock = "latency_train_step_ms" if len(measured) == found["model"].nunique() else "train_seconds"
-    errors, times = estimates(found, "rel_l2", ("model",)), estimates(found, clock, ("model",))
+    every = len(measured) == found["model"].nunique()
+    clock = "latency_train_step_ms" if every else "train_seconds"
+    errors, times = estimates(found, "rel_l2", ("model",)), measured if every else estimates(found, clock, ("model",))
     names = sorted(errors, key=lambda key: errors[key].value)
     parameters = found.groupby("model")["parameters"].first()
     return [
