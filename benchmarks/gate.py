@@ -4,7 +4,7 @@
 
 A comparison is one model at one grid, forward pass and training step, judged as ``attn-bench ab`` does with its
 default thresholds: live processes of two sides that run the same code, one of which may be made worse
-(``benchmarks/planted.py``). A comparison says WORSE if either step does. The two sides of a comparison are measured in
+(``benchmarks/planted``). A comparison says WORSE if either step does. The two sides of a comparison are measured in
 turn, so each lane makes one comparison at a time, on its own cores. ``--out`` holds a line for each comparison; an
 interrupted benchmark resumes from there.
 """
@@ -25,7 +25,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import planted  # noqa: F401  fails here, where it is seen, if it would fail in the processes of a side
 import torch
 
 from attn_bench.files import atomic_write
@@ -36,10 +35,12 @@ from attn_bench.gate.thresholds import Thresholds
 from attn_bench.results.quantities import quantities
 from attn_bench.running.measure.machine import environment
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.settings import Sweep, imported
+from attn_bench.sweep.expansion import imported
+from attn_bench.sweep.settings import Sweep
 
 SLOWER, LARGER = 0.10, 0.01
 LOCK = threading.Lock()
+PLANTED = str(Path(__file__).parent / "planted")
 KINDS = {
     "nothing": {},
     "latency + 10 %": {"PLANTED_LATENCY": str(SLOWER)},
@@ -106,12 +107,12 @@ def _next(waiting: Iterator[int]) -> int | None:
 
 @contextmanager
 def sides(kind: str, plan: Plan) -> Iterator[tuple[Side, Side]]:
-    """Start base and new; the environment and the modules of new hold the planted regression."""
+    """Start base and new; the environment and the import path of new hold the planted regression."""
     modules = imported(plan.cells)
     with LOCK:
         base = Side("base", (), modules)
         os.environ |= KINDS[kind]
-        new = Side("new", [str(Path(__file__).parent)], (*modules, *(["planted"] if KINDS[kind] else [])))
+        new = Side("new", [PLANTED] if KINDS[kind] else [], modules)
         for name in KINDS[kind]:
             del os.environ[name]
     with base, new:
@@ -127,7 +128,8 @@ def one(kind: str, cell: Cell, base: Side, new: Side, plan: Plan) -> dict[str, A
     )
     assert not comparison.obstacles, comparison.obstacles
     found = {finding.metric: finding for finding in comparison.findings}
-    timed = [quantity.name for quantity in quantities(None, "timed")]
+    # Darcy flow has no token to generate.
+    timed = [quantity.name for quantity in quantities(None, "timed") if quantity.name in found]
     return {
         "planted": kind,
         "model": cell.model,

@@ -281,9 +281,14 @@ def chosen_rates(folder: str, task: str) -> str:
     return f"{tuned}, so they may be better at a higher one{rest}."
 
 
+def reported(folder: str) -> str:
+    """Return the first table of a report."""
+    return (RESULTS / folder / "report/table.md").read_text(encoding="utf-8").partition("\n\n")[0]
+
+
 BLOCKS: Mapping[str, Callable[..., str]] = {
     "state": state, "table": pivot, "best": _best_of, "claims": some_claims,
-    "rates": chosen_rates, "front-table": front_table, "figure": figure, "sentences": sentences,
+    "rates": chosen_rates, "report": reported, "front-table": front_table, "figure": figure, "sentences": sentences,
 }  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Makes every model worse by a known share, on the side of ``benchmarks/gate.py`` that imports it.
+"""Makes every model worse by a known share, on the side of ``benchmarks/gate.py`` that has this folder on its path.
+
+Python imports a module of this name when it starts, before the worker of a side does anything.
 
 Environment variables: ``PLANTED_LATENCY=0.1`` makes each step take a tenth longer, by waiting after it on the core that
 launched it; ``PLANTED_MEMORY=0.01`` holds one more tensor, of a hundredth of the step's peak memory, while it runs.
@@ -9,10 +11,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
+from attn_bench.results.record import Memory
 from attn_bench.running.measure.steps import Steps
 
 LATENCY = float(os.environ.get("PLANTED_LATENCY", 0))
@@ -36,9 +38,9 @@ def _worse(self: Steps, name: str) -> Callable[[], object]:
     return planted
 
 
-def _with_more_memory(self: Steps, name: str) -> dict[str, Any]:
+def _with_more_memory(self: Steps, name: str) -> Memory:
     self.planted_bytes = 0
-    self.planted_bytes = int(MEMORY * _memory(self, name)["peak_mib"] * 2**20)
+    self.planted_bytes = int(MEMORY * (_memory(self, name).peak_mib or 0) * 2**20)
     return _memory(self, name)
 
 
