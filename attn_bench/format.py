@@ -132,7 +132,10 @@ def rounded(value: float, digits: int = 2) -> str:
 
 
 def with_spread(mean: float, spread: float | None) -> str:
-    """Return ``mean ± spread``: the spread to two digits, the mean to as many decimals but no more than four digits."""
+    """Return ``mean ± spread``: the spread to two digits, the mean to as many decimals but no more than four digits.
+
+    A spread that would need an exponent has the decimals of the mean, unless nothing would be left of it.
+    """
     if spread is None:
         return significant(mean)
     if spread <= 0 or abs(mean) < 1e-4:

@@ -223,14 +223,17 @@ def front_table() -> str:
         lines.append([for_markdown(model), number(error), *more, time, f"{row['parameters'] / 1000:,.0f} k"])  # type: ignore[operator]
     heads = ["Model", f"rel\\_l2 at {size}", *(f"at {r}" for r in columns), clock, "Parameters"]
     left = f" All {len(found)} models are in docs/answers.md." if len(found) > len(shown) else ""
-    shared = " Training times are of two cores that other work shared."
-    if clock.startswith("Train step"):
-        cost = f"{folder}-cost"
-        made = f" ([results/{cost}](results/{cost}/report/report.md))" if not table(cost).empty else ""
-        shared = f" Training steps were measured in one run, one model after another{made}."
+    cost = f"{folder}-cost"
+    if not clock.startswith("Train step"):
+        how = " Training times are of two cores that other work shared."
+    elif table(cost).empty:
+        how = ""
+    else:
+        made = f"[results/{cost}](results/{cost}/report/report.md)"
+        how = f" Training steps were measured in one run, one model after another ({made})."
     return (
         f"{markdown(heads, lines)}\n\nDarcy flow at {size} x {size}: {DATA[folder]}; mean ± standard deviation over "
-        f"seeds, {_seeds(found)} ([results/{folder}](results/{folder}/report/report.md)).{left}{shared}"
+        f"seeds, {_seeds(found)} ([results/{folder}](results/{folder}/report/report.md)).{left}{how}"
     )
 
 

@@ -235,10 +235,8 @@ class FieldFile:
     @property
     def _parts(self) -> tuple[Parts, Parts]:
         """The arrays of input and target, one state after the other, and how many steps after the first it is."""
-        inputs: Parts = [(self.inputs, 0)]
-        if self._changing:
-            inputs = [(self._changing, i * self.step) for i in range(self.history)]
-            inputs += [(self._constant, 0)] if self._constant else []
+        inputs: Parts = [(self._changing, i * self.step) for i in range(self.history)] if self._changing else []
+        inputs += [(self._constant, 0)] if self._constant else []
         inputs += [] if self.mask is None else [((self.mask,), 0)]
         return inputs, [(self.targets, (self.history + i) * self.step) for i in range(self.states)]
 
