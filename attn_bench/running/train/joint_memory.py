@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import gt
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ ALIGNED = 16
 class JointMemory:
     """The memory of some parameters on the CPU, as one parameter.
 
-    The parameters themselves stay, as views of it. Their gradients are moved into the gradient of ``whole``.
+    The parameters themselves stay, as views of it. From the second step on autograd writes their gradients into that of
+    ``whole``, of which they are views; where it did not, such as in the first step, they are moved there.
 
     Attributes:
         parameters: real and contiguous, in the order of their memory.
@@ -30,6 +32,10 @@ class JointMemory:
         self.whole = nn.Parameter(_joined([p.detach() for p in self.parameters]) if memory is None else memory)
         for parameter, view in zip(self.parameters, self.split(self.whole.detach())):
             parameter.data = view
+        self._gradient: Tensor | None = None
+        # Views of it with a version each, which autograd raises as it writes.
+        self._views: list[Tensor] = []
+        self._versions: list[int] = []
 
     @classmethod
     def of(cls, parameters: Sequence[nn.Parameter]) -> JointMemory | None:
@@ -53,21 +59,53 @@ class JointMemory:
         return [joined[place : place + p.numel()].view(p.shape) for place, p in zip(self._places, self.parameters)]
 
     def take_gradients(self) -> bool:
-        """Move the gradients into that of ``whole``; do nothing and return False where only some have one.
+        """Give ``whole`` the gradients; do nothing and return False where only some parameters have one.
 
         The same if a parameter was given other memory, such as by ``module.to(...)``.
         """
+        start = self.whole.data_ptr()
+        moved = any(p.data_ptr() != start + 4 * at for at, p in zip(self._places, self.parameters))
+        versions = [view._version for view in self._views]
+        if versions and not moved and all(map(gt, versions, self._versions)):
+            self.whole.grad, self._versions = self._gradient, versions
+            return True
+        self._drop_unwritten()
         gradients = [p.grad for p in self.parameters]
         missing = sum(gradient is None for gradient in gradients)
         if missing == len(gradients):
+            self.whole.grad = None
             return True
-        start = self.whole.data_ptr()
-        if missing or any(p.data_ptr() != start + 4 * at for at, p in zip(self._places, self.parameters)):
+        if missing or moved:
             return False
-        self.whole.grad = _joined(gradients)  # type: ignore[arg-type]
+        self.whole.grad = self._gradient = _joined(gradients)  # type: ignore[arg-type]
         for parameter in self.parameters:
             parameter.grad = None
+        self._views = []
         return True
+
+    def zero_grad(self) -> None:
+        """Set the gradients to zero where there is memory for them, which autograd then writes into."""
+        if self._gradient is None:
+            return
+        self._gradient.zero_()
+        if not self._views:
+            # By .data: tensors that are views of one another have one version.
+            self._views = [view.data for view in self.split(self._gradient)]
+            self._versions = [view._version for view in self._views]
+            for parameter, view in zip(self.parameters, self._views):
+                parameter.grad = view
+
+    def drop_gradients(self) -> None:
+        """Free the memory of the gradients."""
+        self._gradient, self._views = None, []
+        for parameter in (self.whole, *self.parameters):
+            parameter.grad = None
+
+    def _drop_unwritten(self) -> None:
+        """Let parameters have no gradient where nothing was written into the memory for it."""
+        for parameter, view, version in zip(self.parameters, self._views, self._versions):
+            if parameter.grad is view and view._version == version:
+                parameter.grad = None
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -44,6 +44,9 @@ class Update:
         self.joint = JointMemory.of([p for p in self.real if id(p) not in apart]) if joint else None
         joined = [] if self.joint is None else self.joint.parameters
         inside = {id(p) for p in (*matrices, *joined)}
+        # All that have a gradient of their own.
+        among = {id(p) for p in joined}
+        self._apart = [p for p in (*self.parameters, *(view for _, view in self._views)) if id(p) not in among]
         others = [*([] if self.joint is None else [self.joint.whole]), *(p for p in self.real if id(p) not in inside)]
         self.optimized = [*others, *matrices]
         self.optimizers = _optimizers(self.training, others, matrices)
@@ -84,9 +87,18 @@ class Update:
         torch.autograd.graph.increment_version(self.parameters)
 
     def zero_grad(self) -> None:
-        """Drop the gradients."""
-        for parameter in (*self.parameters, *self.optimized):
+        """Drop the gradients, and set to zero those of small parameters, whose memory is written again."""
+        for parameter in self._apart:
             parameter.grad = None
+        if self.joint is not None:
+            self.joint.zero_grad()
+
+    def drop_gradients(self) -> None:
+        """Drop the gradients and free all of their memory."""
+        for parameter in self._apart:
+            parameter.grad = None
+        if self.joint is not None:
+            self.joint.drop_gradients()
 
     def _take_gradients(self) -> None:
         """Give the optimizers the gradients, once for clipping and the step."""
