@@ -30,11 +30,8 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import os
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -42,23 +39,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from turns import BOTH, FORWARD, Step, machine, machine_rates, seconds, steps, table, take_turns, use_allocator_of_cells
 
-from attn_bench.nn.fast_linear import product
 from attn_bench.nn.transformer import Block
 from attn_bench.plugin import Problem
 from attn_bench.running.measure.flops import count_flops
-from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.memory import measure_memory
-from attn_bench.running.processes import ALLOCATOR
 from mano import MultipoleAttention
 from mano.multipole_options import Backend
 from mano.plugin import MANOModel
 
 REFERENCE = "mano unfold"
 OURS = ("mano", "mano torch.compile", "mano torch")
-FORWARD, BOTH, STEP = "forward", "forward+backward", "training step"
+STEP = "training step"
 STEP_BATCH = 8
-Step = Callable[[], object]
 
 
 def with_backend(module: nn.Module, backend: Backend) -> nn.Module:
@@ -115,23 +109,6 @@ def implementations(grid: int, dim: int, heads: int, device: str, more: list[tup
     }
 
 
-def steps(module: nn.Module, x: Tensor) -> dict[str, Step]:
-    """Return a forward pass without gradients, and a forward and backward pass."""
-    leaf = x.clone().requires_grad_()
-    seed = torch.randn_like(x)
-
-    def forward() -> None:
-        with torch.no_grad():
-            module(x)
-
-    def forward_backward() -> None:
-        leaf.grad = None
-        module.zero_grad()
-        module(leaf).backward(seed)
-
-    return {FORWARD: forward, BOTH: forward_backward}
-
-
 def training_steps(
     device: str, grid: int, batch: int, preset: str | None, more: list[tuple[int, int]]
 ) -> dict[str, Step]:
@@ -158,39 +135,6 @@ def training_steps(
         other = MANOModel().make(problem, **options | {"window_size": size, "stride": stride}).to(device)
         models |= {f"mano {size}/{stride}": other, f"mano {size}/{stride} torch": with_backend(other, "torch")}
     return {f"{name} step": step_of(model) for name, model in models.items()}
-
-
-def seconds(step: Step, device: str) -> tuple[float, float]:
-    """Time one call, by the clock and by the processor's time of all threads."""
-    began = time.perf_counter(), time.process_time()
-    step()
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began[0], time.process_time() - began[1]
-
-
-def take_turns(work: dict[str, Step], device: str, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Time every step once per round, as :func:`seconds` does."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
-    for _ in range(rounds):
-        for name, step in work.items():
-            times[name].append(seconds(step, device))
-    return times
-
-
-def machine_rates(device: str) -> tuple[float, float]:
-    """Measure the copy bandwidth (bytes read and written per second) and the matrix rate (operations per second)."""
-    source = torch.randn(64 * 2**20 if device == "cpu" else 2**28, device=device)
-    target = torch.empty_like(source)
-    n = 2048 if device == "cpu" else 8192
-    a, b = torch.randn(2, n, n, device=device)
-    work: dict[str, Step] = {
-        "copy": lambda: target.copy_(source),
-        "torch": lambda: a @ b.t(),
-        "ours": lambda: product(a, b),
-    }
-    best = {name: min(taken)[0] for name, taken in take_turns(work, device, 9).items()}
-    return 2 * source.nbytes / best["copy"], 2 * n**3 / min(best["torch"], best["ours"])
 
 
 def compare(work: dict[str, Step], reference: str, device: str, rounds: int) -> dict[str, dict[str, float]]:
@@ -313,8 +257,7 @@ def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, co
         "",
         f"`{command}`",
         "",
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {environment(device).device_name}. "
-        f"Copy bandwidth {bandwidth / 1e9:.1f} GB/s, matrix rate {rate / 1e9:.0f} GFLOP/s.",
+        machine(device, bandwidth, rate),
     ]
     if device == "cpu":
         lines += ["", *targets(frame)]
@@ -323,9 +266,8 @@ def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, co
         *("peak_memory_mib", "ns_per_token", "share_of_limit", "ps_per_multiply_add"),
     ]
     for kind in dict.fromkeys(frame["pass"]):
-        lines += ["", f"## {kind}", "", _line(columns), _line(["---"] * len(columns))]
-        for _, row in frame[frame["pass"] == kind].iterrows():
-            lines.append(_line([_cell(row[column]) for column in columns]))
+        rows = [list(row) for _, row in frame.loc[frame["pass"] == kind, columns].iterrows()]
+        lines += ["", f"## {kind}", "", *table(columns, rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -368,16 +310,6 @@ def targets(frame: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-    return str(value)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
@@ -400,8 +332,7 @@ def main() -> None:
     parser.add_argument("--no-step", action="store_true", help="skip the training step")
     parser.add_argument("--out", type=Path, help="write table.csv, table.md and cost.png into this folder")
     options = parser.parse_args()
-    if not ALLOCATOR.items() <= os.environ.items():
-        os.execve(sys.executable, sys.orig_argv, os.environ | ALLOCATOR)
+    use_allocator_of_cells()
     if options.threads:
         torch.set_num_threads(options.threads)
     bandwidth, rate = machine_rates(options.device)

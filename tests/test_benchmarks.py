@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 IMPORT = "import runpy, sys; [runpy.run_path(path, run_name='imported') for path in sys.argv[1:]]"
@@ -28,3 +34,49 @@ def test_what_is_planted_on_a_side_of_the_gate_is_there() -> None:
         env=os.environ | {"PYTHONPATH": str(FOLDER / "planted"), "PLANTED_LATENCY": "0.1"},
     )  # fmt: skip
     assert (done.stdout.strip(), done.stderr) == ("_worse _with_more_memory", "")
+
+
+def test_the_cost_of_mixers_by_definition_and_what_is_left_of_an_interrupted_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    cost = importlib.import_module("mixers_cost")
+    bandwidth, matrix = 1e12, 1e9
+    monkeypatch.setattr(cost, "machine_rates", lambda device: (bandwidth, matrix))
+    assert cost.own_mixers()[0] == "full"
+    assert {"fma", "fma:linear", "mano", "window"} < set(cost.own_mixers())
+    assert not {"nystrom", "htransformer", "fno"} & set(cost.own_mixers())
+
+    usual = cost.measure
+
+    def interrupted(variant: Any, *rest: Any) -> Iterator[dict[str, Any]]:
+        yield from usual(variant, *rest)
+        if variant.label == "linear":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cost, "measure", interrupted)
+    given = ["--dim", "8", "--heads", "2", "--rounds", "1", "--sizes", "64", "16", "--out", str(tmp_path)]
+    cost.main([*given, "--only", "full", "linear", "galerkin"])
+    assert "interrupted" in capsys.readouterr().out
+    left = pd.read_csv(tmp_path / "table.csv")
+    assert [tuple(row) for row in left.groupby(["layout", "mixer"], sort=False).size().items()] == [
+        *(((layout, "full"), 4) for layout in ("causal sequence", "sequence", "grid")),
+        (("causal sequence", "linear"), 4),
+    ]
+
+    monkeypatch.setattr(cost, "measure", usual)
+    cost.main([*given, "--only", "full", "galerkin", "--layouts", "sequence", "grid"])
+    found = pd.read_csv(tmp_path / "table.csv").set_index(["layout", "mixer", "tokens", "pass"]).sort_index()
+    measured = {(layout, mixer) for layout in ("sequence", "grid") for mixer in ("full", "galerkin")}
+    assert set(found.index.droplevel(["tokens", "pass"])) == measured
+    row = found.loc["grid", "full", 64, "forward"]
+    assert row["batch"] == 256
+    # Maps to Q, K, V and back take 4 dim^2 multiply-adds for a token, scores and products of values 2 N dim.
+    assert row["gflop"] == pytest.approx(2 * 256 * 64 * (4 * 8**2 + 2 * 64 * 8) / 1e9, abs=1e-4)
+    assert row["bound_by"] == "operations"
+    assert row["share_of_limit"] == pytest.approx(1e12 * row["gflop"] / matrix / row["median_ms"], rel=0.01, abs=1e-4)
+    assert row["times_exact"] == 1
+    faster = found.loc["grid", "galerkin", 64, "forward"]
+    assert faster["times_exact"] == pytest.approx(row["median_ms"] / faster["median_ms"], abs=1e-3)
+    assert "## grid" in capsys.readouterr().out
+    assert (tmp_path / "cost.png").stat().st_size > 1e4
