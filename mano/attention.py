@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from attn_bench.nn.size_checks import check_heads, check_positive
 from mano import periodic, reference
-from mano.attend import SMALL
+from mano.attend import SMALL, wide_dtype
 from mano.levels import Grid, level_grids, window_counts
 from mano.multipole_options import MultipoleOptions
 from mano.overlapping.layout import Windows
@@ -174,8 +174,8 @@ class MultipoleAttention(nn.Module):
         on_cpu = x_BHWC.device.type == "cpu"
         if self.backend == "cpp" and (dropping or not on_cpu or not self.uses_cpp()):
             raise RuntimeError(
-                "backend 'cpp' cannot serve this layer here: it needs the CPU, a C++ compiler, float32 or float64, "
-                "window_size <= 8, channels that fill vector registers and no dropout; use backend 'auto'"
+                "backend 'cpp' cannot serve this layer here: it needs the CPU, a C++ compiler, float32, float64 or "
+                "bf16, window_size <= 8, channels that fill vector registers and no dropout; use backend 'auto'"
             )
         if self.backend == "triton" and (dropping or on_cpu or x_BHWC.dtype == torch.float64):
             raise RuntimeError(
@@ -204,7 +204,9 @@ class MultipoleAttention(nn.Module):
         projections = self.to_qkv.weight, self.to_out.weight, self.to_out.bias, down, up
         tensors = [x_BHWC, *projections, *self.norm.parameters(), *self.inner_norm.parameters()]
         if torch.is_autocast_enabled("cpu"):
-            tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
+            dtype = torch.get_autocast_dtype("cpu")
+            of_weights = wide_dtype(dtype) if self.uses_cpp() else dtype
+            tensors = [x_BHWC.to(dtype), *(tensor.to(of_weights) for tensor in tensors[1:])]
         x, qkv, out, bias, down, up, *norms = tensors
         gates = torch.as_tensor(level_weights, dtype=self.to_qkv.weight.dtype)
         # For larger windows the probabilities take more room than all else, and a matrix product computes them again.

@@ -20,13 +20,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mano.attend import wide_dtype
 from mano.levels import ceil_div
 from mano.tiled.compiler import BuildError, build
 from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
 
 TILES, OVERLAPPING = (Path(__file__).with_name(name) for name in ("tiles.cpp", "overlapping.cpp"))
 HEADERS = [Path(__file__).with_name(name) for name in ("layer.h", "narrow.h", "registers.h", "sampling.h", "wide.h")]
-REALS = {torch.float32: "float", torch.float64: "double"}
+STORED = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
 REGISTER_BYTES = 64
 """Channels must fill the widest vector registers there are."""
 MAX_WINDOW, MAX_CHANNELS = 8, 512
@@ -38,7 +39,7 @@ class LayerSizes:
     """The sizes that the C++ is compiled for.
 
     Attributes:
-        dtype: of all tensors.
+        dtype: of grids. Weights, and all arithmetic, are :func:`mano.attend.wide_dtype` of it.
         channels: C.
         heads, head_dim: attention heads, and the channels of one.
         window_size, stride: side of a window, and distance between windows, in cells.
@@ -69,8 +70,8 @@ class LayerSizes:
         """Tell whether the C++ supports such a layer."""
         widest = max(self.channels, self.heads * self.head_dim)
         return (
-            self.dtype in REALS
-            and self.channels % (REGISTER_BYTES // self.dtype.itemsize) == 0
+            self.dtype in STORED
+            and self.channels % (REGISTER_BYTES // wide_dtype(self.dtype).itemsize) == 0
             and widest <= MAX_CHANNELS
             and self.window_size <= MAX_WINDOW
         )
@@ -78,7 +79,8 @@ class LayerSizes:
     def macros(self) -> list[str]:
         """Return the compiler's options that define the sizes as macros."""
         values = {
-            "REAL": REALS[self.dtype],
+            "REAL": STORED[wide_dtype(self.dtype)],
+            "STORED": STORED[self.dtype],
             "CHANNELS": self.channels,
             "HEADS": self.heads,
             "HEAD_DIM": self.head_dim,
@@ -112,7 +114,10 @@ class _Scales(ctypes.Structure):
 
 
 class Library:
-    """The compiled functions, on contiguous tensors of the layer's dtype; they use torch's number of threads."""
+    """The compiled functions, on contiguous grids of the layer's dtype; they use torch's number of threads.
+
+    Weights and gradients by them are in float32, or float64 as the grids.
+    """
 
     def __init__(self, layer: LayerSizes, library: ctypes.CDLL) -> None:
         self.layer, self._library = layer, library
@@ -187,7 +192,7 @@ class Library:
         """Return the gradient by the weight of sum(coarse * D fine), which is sum(fine * U coarse): (N, N, C, O)."""
         c, rate = self.layer.channels, self.layer.rate
         threads = min(torch.get_num_threads(), coarse_BHWO.shape[0] * coarse_BHWO.shape[1])
-        sums = fine_BHWC.new_zeros(threads, rate, rate, c, c)
+        sums = fine_BHWC.new_zeros(threads, rate, rate, c, c, dtype=wide_dtype(fine_BHWC.dtype))
         self._scale(self._library.weight_gradient, coarse_BHWO, fine_BHWC, sums, threads)
         return sums.sum(0)
 
@@ -200,6 +205,7 @@ class Library:
 
 def forward(library: Library, x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Levels:
     """Return X_l and R_l; see :func:`mano.tiled.tiled_multipole.tiled_multipole`."""
+    weights = weights.to(wide_dtype(x_BHWC.dtype))
     down, up, level_weights = weights[3:6]
     down_NNCO, up_ONNC = down.permute(2, 3, 1, 0).contiguous(), up.permute(0, 2, 3, 1).contiguous()
     xs = [x_BHWC.contiguous()]
@@ -213,6 +219,7 @@ def forward(library: Library, x_BHWC: Tensor, weights: Weights, sizes: Sizes) ->
 
 def backward(library: Library, grad_BHWC: Tensor, levels: Levels, weights: Weights, sizes: Sizes) -> list[Tensor]:
     """Return the gradients; see :func:`mano.tiled.tiled_multipole.tiled_multipole_backward`."""
+    given, weights = weights, weights.to(wide_dtype(grad_BHWC.dtype))
     down, up, level_weights = weights[3:6]
     xs, coarse = ([x.contiguous() for x in tensors] for tensors in (levels.xs, levels.results[1:]))
     down_ONNC, up_NNCO = down.permute(0, 2, 3, 1).contiguous(), up.permute(2, 3, 1, 0).contiguous()
@@ -228,7 +235,8 @@ def backward(library: Library, grad_BHWC: Tensor, levels: Levels, weights: Weigh
         d_down += library.weight_gradient(results[l + 1], xs[l])
         library.add_up_sampled(results[l], results[l + 1], down_ONNC)
     scales = (d.permute(3, 2, 0, 1).contiguous() for d in (d_down, d_up))
-    return [results[0], *d_projections, *scales, d_level_weights, *d_norms]
+    d_weights = *d_projections, *scales, d_level_weights, *d_norms
+    return [results[0], *(d.to(w.dtype) for d, w in zip(d_weights, given.pack(), strict=True))]
 
 
 @functools.cache
@@ -259,8 +267,9 @@ def library_for(x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Library | Non
     shapes = [(3 * f, c), (c, f), (c,), (c, c, rate, rate), (c, c, rate, rate), *[(c,)] * (2 * norms)]
     tensors = [*weights[:5], *weights.norms]
     # C++ would read mismatched tensors out of bounds; torch's operations raise an error.
+    dtypes = x_BHWC.dtype, wide_dtype(x_BHWC.dtype)
     fit = len(tensors) == len(shapes) and all(
-        (w.shape, w.dtype, w.device) == (shape, x_BHWC.dtype, x_BHWC.device)
+        (w.shape, w.device) == (shape, x_BHWC.device) and w.dtype in dtypes
         for w, shape in zip(tensors, shapes, strict=True)
     )
     return library(layer) if fit and 0 not in x_BHWC.shape[1:3] else None

@@ -1,6 +1,6 @@
 // What all forms of the attention share: the sizes of the layer, levels, weights and LayerNorms.
 //
-// REAL, CHANNELS (C), HEADS (A), HEAD_DIM (E), WINDOW (K), STRIDE (S), RATE and NORMS are macros; F = A * E.
+// REAL, STORED, CHANNELS (C), HEADS (A), HEAD_DIM (E), WINDOW (K), STRIDE (S), RATE and NORMS are macros; F = A * E.
 
 #pragma once
 
@@ -13,8 +13,8 @@ constexpr int C = CHANNELS, A = HEADS, E = HEAD_DIM, F = A * E, K = WINDOW, S = 
 static_assert(C % LANES == 0);
 
 struct Level {
-    const real *x, *grad;
-    real* out;
+    const stored *x, *grad;
+    stored* out;
     int64_t height, width;
 
     static int64_t along(int64_t cells) { return cells <= K ? 1 : (cells - K + S - 1) / S + 1; }

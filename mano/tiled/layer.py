@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mano.attend import wide_dtype
@@ -39,6 +40,10 @@ class Weights(NamedTuple):
     def pack(self) -> list[Tensor]:
         """Return all of them, in this order."""
         return [self.qkv, self.out, self.bias, self.down, self.up, self.level_weights, *self.norms]
+
+    def to(self, dtype: torch.dtype) -> Weights:
+        """Return all of them in ``dtype``."""
+        return Weights.unpack([tensor.to(dtype) for tensor in self.pack()])
 
     @classmethod
     def unpack(cls, tensors: Sequence[Tensor]) -> Weights:

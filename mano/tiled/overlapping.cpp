@@ -178,18 +178,18 @@ struct ScratchBackward : Scratch {
     vec d_norms[2 * NORMS * C];
 };
 
-static inline void gather(const real* from, const int64_t* offset, real* to_TC) {
+static inline void gather(const stored* from, const int64_t* offset, real* to_TC) {
     for (int t = 0; t < T; t++, to_TC += C) {
         if (offset[t] < 0)
             std::memset(to_TC, 0, C * sizeof(real));
         else
-            std::memcpy(to_TC, from + offset[t], C * sizeof(real));
+            copy(from + offset[t], to_TC, C);
     }
 }
 
-static inline void scatter(const real* from_TC, const int64_t* offset, real* to) {
+static inline void scatter(const real* from_TC, const int64_t* offset, stored* to) {
     for (int t = 0; t < T; t++, from_TC += C)
-        if (offset[t] >= 0) std::memcpy(to + offset[t], from_TC, C * sizeof(real));
+        if (offset[t] >= 0) copy(from_TC, to + offset[t], C);
 }
 
 static inline bool owns(const Block& block, int64_t first) {

@@ -1,4 +1,6 @@
-// Vector registers of the processor, and products of matrices whose sums stay in them. REAL is float or double.
+// Vector registers of the processor, and products of matrices whose sums stay in them.
+//
+// REAL, float or double, is what is computed in; STORED, the same or bf16, is what grids are stored in.
 
 #pragma once
 
@@ -17,7 +19,13 @@ constexpr int BYTES = 32, COLUMNS = 2;
 constexpr int BYTES = 16, COLUMNS = 2;
 #endif
 
+// The upper half of a float32.
+struct bf16 {
+    uint16_t bits;
+};
+
 using real = REAL;
+using stored = STORED;
 constexpr int ROWS = 6;  // rows of a product's block: ROWS x COLUMNS sums stay in registers
 constexpr int LANES = BYTES / sizeof(real);
 
@@ -27,6 +35,38 @@ typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)),
 static inline vec load(const real* from) { return *reinterpret_cast<const unaligned*>(from); }
 static inline void store(real* to, vec x) { *reinterpret_cast<unaligned*>(to) = x; }
 static inline vec all(real x) { return x - vec{}; }
+
+typedef uint16_t halves __attribute__((vector_size(LANES * 2)));
+typedef uint32_t words __attribute__((vector_size(LANES * 4)));
+typedef float floats __attribute__((vector_size(LANES * 4)));
+
+static inline vec load(const bf16* from) {
+    halves upper;
+    std::memcpy(&upper, from, sizeof upper);
+    const words bits = __builtin_convertvector(upper, words) << 16;
+    floats x;
+    std::memcpy(&x, &bits, sizeof x);
+    return __builtin_convertvector(x, vec);
+}
+
+// Rounded to nearest, ties to even; NaN stays NaN.
+static inline void store(bf16* to, vec numbers) {
+    const floats x = __builtin_convertvector(numbers, floats);
+    words bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    bits = x == x ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000;
+    const halves upper = __builtin_convertvector(bits >> 16, halves);
+    std::memcpy(to, &upper, sizeof upper);
+}
+
+// Copy numbers, whose count is a multiple of LANES, from one type to the other.
+template <typename From, typename To>
+static inline void copy(const From* from, To* to, int64_t count) {
+    if constexpr (std::is_same_v<From, To>)
+        std::memcpy(to, from, count * sizeof(To));
+    else
+        for (int64_t n = 0; n < count; n += LANES) store(to + n, load(from + n));
+}
 
 using integer = std::conditional_t<sizeof(real) == 4, int32_t, int64_t>;
 typedef integer integers __attribute__((vector_size(BYTES)));

@@ -4,11 +4,37 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "layer.h"
 
+// A stretch of a grid to compute with: the grid itself, or a copy where it is stored in another type.
+template <typename Number>
+class Stretch {
+    static constexpr bool COPIED = !std::is_same_v<Number, real>;
+    std::vector<real> numbers;
+
+public:
+    real* begin(Number* at, int64_t count) {
+        if constexpr (COPIED) {
+            if (numbers.size() < size_t(count)) numbers.resize(count);
+            return numbers.data();
+        } else {
+            return at;
+        }
+    }
+    real* read(Number* at, int64_t count) {
+        real* const to = begin(at, count);
+        if constexpr (COPIED) copy(at, to, count);
+        return to;
+    }
+    void write(Number* at, int64_t count) const {
+        if constexpr (COPIED) copy(numbers.data(), at, count);
+    }
+};
+
 struct Scales {
-    real *coarse, *fine;
+    stored *coarse, *fine;
     int64_t batch, height, width;  // of the fine grid
 
     int64_t down() const { return (height + RATE - 1) / RATE; }
@@ -18,7 +44,8 @@ struct Scales {
         const int64_t left = height - row % down() * RATE;
         return left < RATE ? left : RATE;
     }
-    int64_t fine_row(int64_t row) const { return (row / down() * height + row % down() * RATE) * width * C; }
+    stored* coarse_row(int64_t row) const { return coarse + row * right() * C; }
+    stored* fine_row(int64_t row) const { return fine + (row / down() * height + row % down() * RATE) * width * C; }
 };
 
 extern "C" {
@@ -27,14 +54,21 @@ extern "C" {
 void down_sample(const Scales* grids, const real* weight, int threads) {
     const Scales g = *grids;
     const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        real* to = g.coarse + row * g.right() * C;
-        std::memset(to, 0, g.right() * C * sizeof(real));
-        for (int64_t r = 0; r < g.rows(row); r++) {
-            const real *from = g.fine + g.fine_row(row) + r * g.width * C, *w = weight + r * RATE * C * C;
-            multiply<RATE * C, 1, C, C, true>(whole, C, {RATE * C}, from, w, to);
-            if (rest) multiply<RATE * C, 1, C, C, true>(1, C, {rest * C}, from + whole * RATE * C, w, to + whole * C);
+#pragma omp parallel num_threads(threads)
+    {
+        Stretch<stored> coarse, fine;
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++) {
+            const real* from = fine.read(g.fine_row(row), g.rows(row) * g.width * C);
+            real* const to = coarse.begin(g.coarse_row(row), g.right() * C);
+            std::memset(to, 0, g.right() * C * sizeof(real));
+            for (int64_t r = 0; r < g.rows(row); r++, from += g.width * C) {
+                const real* const w = weight + r * RATE * C * C;
+                multiply<RATE * C, 1, C, C, true>(whole, C, {RATE * C}, from, w, to);
+                if (rest)
+                    multiply<RATE * C, 1, C, C, true>(1, C, {rest * C}, from + whole * RATE * C, w, to + whole * C);
+            }
+            coarse.write(g.coarse_row(row), g.right() * C);
         }
     }
 }
@@ -44,14 +78,20 @@ void add_up_sampled(const Scales* grids, const real* weight, int threads) {
     const Scales g = *grids;
     const int64_t rows = g.batch * g.down(), whole = g.width / RATE, rest = g.width % RATE;
     constexpr int S = RATE * C;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        const real* from = g.coarse + row * g.right() * C;
-        for (int64_t r = 0; r < g.rows(row); r++) {
-            real* to = g.fine + g.fine_row(row) + r * g.width * C;
-            multiply<C, 1, RATE * S, S, true>(whole, S, {C}, from, weight + r * S, to);
-            if (rest)
-                multiply<C, 1, RATE * S, S, true>(1, rest * C, {C}, from + whole * C, weight + r * S, to + whole * S);
+#pragma omp parallel num_threads(threads)
+    {
+        Stretch<stored> coarse, fine;
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++) {
+            const real* const from = coarse.read(g.coarse_row(row), g.right() * C);
+            const int64_t count = g.rows(row) * g.width * C;
+            real* to = fine.read(g.fine_row(row), count);
+            for (int64_t r = 0; r < g.rows(row); r++, to += g.width * C) {
+                const real* const w = weight + r * S;
+                multiply<C, 1, RATE * S, S, true>(whole, S, {C}, from, w, to);
+                if (rest) multiply<C, 1, RATE * S, S, true>(1, rest * C, {C}, from + whole * C, w, to + whole * S);
+            }
+            fine.write(g.fine_row(row), count);
         }
     }
 }
@@ -65,13 +105,14 @@ void weight_gradient(const Scales* grids, real* out, int threads) {
     const int64_t together = g.height % RATE ? 1 : std::max<int64_t>(1, 64 / g.right());
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int n = 0; n < threads; n++) {
+        Stretch<stored> coarse, fine;
         const int64_t end = rows * (n + 1) / threads;
         for (int64_t row = rows * n / threads, next; row < end; row = next) {
             next = std::min(row + together, end);
             const Depth depth{whole, next - row, RATE * g.width * C, g.right() * C};
-            const real* b = g.coarse + row * g.right() * C;
-            for (int64_t r = 0; r < g.rows(row); r++) {
-                const real* a = g.fine + g.fine_row(row) + r * g.width * C;
+            const real* const b = coarse.read(g.coarse_row(row), depth.outer * g.right() * C);
+            const real* a = fine.read(g.fine_row(row), depth.outer * g.rows(row) * g.width * C);
+            for (int64_t r = 0; r < g.rows(row); r++, a += g.width * C) {
                 real* to = out + (n * RATE + r) * S * C;
                 multiply<1, S, C, C, true>(S, C, depth, a, b, to);
                 if (rest) {

@@ -61,18 +61,18 @@ struct ScratchBackward : Scratch {
 };
 
 // Copy the cells of a tile; zero where there is none.
-static inline void gather(const Tile& tile, const real* Level::* from, real* to_TC) {
+static inline void gather(const Tile& tile, const stored* Level::* from, real* to_TC) {
     for (int t = 0; t < T; t++, to_TC += C) {
         if (tile.offset[t] < 0)
             std::memset(to_TC, 0, C * sizeof(real));
         else
-            std::memcpy(to_TC, tile.level[window_at(t)]->*from + tile.offset[t], C * sizeof(real));
+            copy(tile.level[window_at(t)]->*from + tile.offset[t], to_TC, C);
     }
 }
 
 static inline void scatter(const Tile& tile, const real* from_TC) {
     for (int t = 0; t < T; t++, from_TC += C)
-        if (tile.offset[t] >= 0) std::memcpy(tile.level[window_at(t)]->out + tile.offset[t], from_TC, C * sizeof(real));
+        if (tile.offset[t] >= 0) copy(from_TC, tile.level[window_at(t)]->out + tile.offset[t], C);
 }
 
 static inline Head head(Scratch& s, int64_t a) {
