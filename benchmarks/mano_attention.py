@@ -11,6 +11,7 @@ allocator keeps freed memory, as in the cells of a run.
 - ``mano unfold``: the reference (:mod:`mano.reference`): unfold, attend, fold, one level after the other.
 - ``mano``: backend ``auto``; on the CPU C++, on CUDA Triton kernels. ``mano torch.compile``: inside ``torch.compile``.
 - ``mano torch``, on the CPU: backend ``torch``, as on machines without a C++ compiler.
+- ``mano bf16``: under autocast to bf16; it gets float32.
 - ``mano 4/2``, ``mano 4/2 torch``: windows of 4 x 4 at a distance of 2 cells, for each of ``--windows``; the others
   have windows of 2 x 2 side by side.
 - ``mano block``, ``mano unfold block``, ``swinv2 block``: with a feed-forward network four times as wide; the others
@@ -81,6 +82,18 @@ class Exact(nn.Module):
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x_BHWC.shape))
 
 
+class InBfloat16(nn.Module):
+    """A module under autocast to bf16."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.module(x)
+
+
 def windows(text: str) -> tuple[int, int]:
     """Return the side of a window and the distance between windows of ``4/2`` or ``4``."""
     size, _, stride = text.partition("/")
@@ -98,7 +111,11 @@ def implementations(grid: int, dim: int, heads: int, device: str, more: list[tup
     from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 
     attention = MultipoleAttention(dim, heads=heads)
-    ours: dict[str, nn.Module] = {"mano": attention, "mano torch.compile": torch.compile(attention, dynamic=False)}
+    ours: dict[str, nn.Module] = {
+        "mano": attention,
+        "mano bf16": InBfloat16(attention),
+        "mano torch.compile": torch.compile(attention, dynamic=False),
+    }
     if device == "cpu":
         ours["mano torch"] = with_backend(attention, "torch")
     for size, stride in more:
@@ -135,13 +152,14 @@ def training_steps(
 
         def step() -> None:
             optimizer.zero_grad()
-            F.mse_loss(model(x), y).backward()
+            F.mse_loss(model(x).float(), y).backward()
             optimizer.step()
 
         return step
 
     compiled = torch.compile(copy.deepcopy(ours), dynamic=False)
-    models = {REFERENCE: slow, "mano": ours, "mano torch.compile": compiled}
+    half = InBfloat16(copy.deepcopy(ours))
+    models = {REFERENCE: slow, "mano": ours, "mano bf16": half, "mano torch.compile": compiled}
     for size, stride in more:
         other = MANOModel().make(problem, **options | {"window_size": size, "stride": stride}).to(device)
         models |= {f"mano {size}/{stride}": other, f"mano {size}/{stride} torch": with_backend(other, "torch")}

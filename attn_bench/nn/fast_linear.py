@@ -40,17 +40,27 @@ class Linear(nn.Linear):
 
     Under autocast to bf16, on processors without such instructions, it computes in float32 and rounds the results.
 
+    Args:
+        in_features, out_features, bias: as in ``nn.Linear``.
+        inner: whether the results go through an activation to another linear map, so that on such processors they need
+            not be rounded: converting them would take a tenth of a training step.
+
     All mixers and transformers of this project use it, so that their times compare mixers and not libraries. It takes
     (B, N, C) and (B, H, W, C); for anything else, other devices and dtypes, and small batches on one thread, it is
     ``nn.Linear``.
     """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, inner: bool = False) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.inner = inner
 
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type == "cpu" and not HAS_BF16 and torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             if dtype == torch.bfloat16 and self.weight.dtype == torch.float32:
                 with torch.autocast("cpu", enabled=False):
-                    return self.forward(input.float()).to(dtype)
+                    y = self.forward(input.float())
+                return y if self.inner else y.to(dtype)
         if input.device.type != "cpu" or input.dtype != torch.float32 or input.dim() not in (3, 4):
             return super().forward(input)
         # Asked for the number of threads, torch.compile would break its graph.

@@ -38,7 +38,7 @@ class Block(nn.Module):
         self.mixer = mixer
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(dim),
-            Linear(dim, hidden),
+            Linear(dim, hidden, inner=True),
             nn.GELU(),
             nn.Dropout(dropout),
             Linear(hidden, dim),
@@ -95,7 +95,7 @@ class Transformer(nn.Module):
         self.embed = nn.Linear(in_channels + axes, dim)
         self.blocks = _blocks(options, mixer, normalise)
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Sequential(Linear(dim, dim), nn.Tanh(), nn.Linear(dim, out_channels))
+        self.head = nn.Sequential(Linear(dim, dim, inner=True), nn.Tanh(), nn.Linear(dim, out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(append_coordinates(x).movedim(1, -1))

@@ -34,6 +34,17 @@ def test_without_instructions_it_computes_in_float32_and_rounds(given, linear, m
         torch.testing.assert_close(a, b, rtol=1e-5 if a.dtype == torch.float32 else 2**-8, atol=1e-5)
 
 
+def test_inside_a_network_they_are_not_rounded(monkeypatch):
+    monkeypatch.setattr(fast_linear, "HAS_BF16", False)
+    torch.manual_seed(0)
+    network = nn.Sequential(Linear(24, 40, inner=True), nn.GELU(), Linear(40, 8))
+    x = torch.randn(2, 7, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden, y = network[0](x), network(x)
+    assert torch.equal(hidden, network[0](x))
+    assert torch.equal(y, network(x).bfloat16())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_otherwise_it_is_that_of_torch(dtype, linear, monkeypatch):
     monkeypatch.setattr(fast_linear, "HAS_BF16", dtype == torch.bfloat16)
