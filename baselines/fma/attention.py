@@ -1,6 +1,6 @@
 """Fast Multipole Attention (arXiv:2310.11960) on sequences and on grids.
 
-Axes in names: B batch, C channels, G = B * heads, T tokens of the completed grid cell by cell, E channels of a head.
+Axes in names: B batch, C channels, T tokens of the completed grid cell by cell, H heads, E channels of a head.
 """
 
 from __future__ import annotations
@@ -135,39 +135,37 @@ class FastMultipoleAttention(nn.Module):
             return self.dropout(self.project(y.reshape(b, *grid, -1)))
         levels = self.levels(tree.levels)
         at = attention_plan(tree, levels, self.causal, self.scale_coarse, self.query_downsampling, qkv.device)
-        qkv_BT3HE = tree.gather(qkv).unflatten(-1, (3, self.heads, -1))
-        q_GTE, k_GTE, v_GTE = qkv_BT3HE.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
-        keys = self.key_summaries(k_GTE, levels, at.stretch)
-        values = self.value_summaries(v_GTE, levels, at.stretch)
+        q_BTHE, k_BTHE, v_BTHE = tree.gather(qkv).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        keys = self.key_summaries(k_BTHE, levels, at.stretch)
+        values = self.value_summaries(v_BTHE, levels, at.stretch)
         if self.query_downsampling:
-            far = self._far(q_GTE, keys, values, levels, at)
-            near = self._read(q_GTE, k_GTE, v_GTE, at)
-            o_GTE, _ = _merge(near, far)
+            far = self._far(q_BTHE, keys, values, levels, at)
+            near = self._read(q_BTHE, k_BTHE, v_BTHE, at)
+            o_BTHE, _ = _merge(near, far)
         else:
-            o_GTE, _ = self._read(q_GTE, torch.cat([k_GTE, *keys], 1), torch.cat([v_GTE, *values], 1), at)
-        o_BTC = o_GTE.to(qkv.dtype).unflatten(0, (b, self.heads)).transpose(1, 2).flatten(2)
-        return self.dropout(self.project(tree.scatter(o_BTC)))
+            o_BTHE, _ = self._read(q_BTHE, torch.cat([k_BTHE, *keys], 1), torch.cat([v_BTHE, *values], 1), at)
+        return self.dropout(self.project(tree.scatter(o_BTHE.to(qkv.dtype).flatten(2))))
 
-    def _read(self, q_GTE: Tensor, k_GTE: Tensor, v_GTE: Tensor, at: AttentionPlan) -> tuple[Tensor, Tensor]:
-        """Attend from every token of the grid; zeros for those beyond it. Also return the log-sum-exp, (G, T)."""
+    def _read(self, q_BTHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor, at: AttentionPlan) -> tuple[Tensor, Tensor]:
+        """Attend from every token of the grid; zeros for those beyond it. Also return the log-sum-exp, (B, T, H)."""
         diagonal = self.cell_size if self.causal else -1
         if at.blocks is None:
-            return attend_blocks(q_GTE, k_GTE, v_GTE, at.near.index_MS, at.near.bias_T, diagonal)
-        q_GMIE = q_GTE.unflatten(1, (-1, self.cell_size**self.dimensions)).index_select(1, at.blocks)
-        found = attend_blocks(q_GMIE.flatten(1, 2), k_GTE, v_GTE, at.near.index_MS, at.near.bias_T, diagonal)
-        out, lse = (_put(y.unflatten(1, q_GMIE.shape[1:3]), at.blocks, q_GTE.shape[1]) for y in found)
+            return attend_blocks(q_BTHE, k_BTHE, v_BTHE, at.near.index_MS, at.near.bias_T, diagonal)
+        q_BMIHE = q_BTHE.unflatten(1, (-1, self.cell_size**self.dimensions)).index_select(1, at.blocks)
+        found = attend_blocks(q_BMIHE.flatten(1, 2), k_BTHE, v_BTHE, at.near.index_MS, at.near.bias_T, diagonal)
+        out, lse = (_put(y.unflatten(1, q_BMIHE.shape[1:3]), at.blocks, q_BTHE.shape[1]) for y in found)
         return out, lse
 
     def _far(
-        self, q_GTE: Tensor, keys: list[Tensor], values: list[Tensor], levels: tuple[Level, ...], at: AttentionPlan
+        self, q_BTHE: Tensor, keys: list[Tensor], values: list[Tensor], levels: tuple[Level, ...], at: AttentionPlan
     ) -> tuple[Tensor, Tensor]:
         """Attend from down-sampled queries to the summaries of every level: a result for each part of level 1."""
-        queries = self.query_summaries(q_GTE, [(width // rank, 1) for width, rank in levels], at.stretch)
+        queries = self.query_summaries(q_BTHE, [(width // rank, 1) for width, rank in levels], at.stretch)
         if self.causal:
-            queries = [F.pad(q_GRE[:, :-1], (0, 0, 1, 0)) for q_GRE in queries]
+            queries = [F.pad(q_BRHE[:, :-1], (0, 0, 0, 0, 1, 0)) for q_BRHE in queries]
         found = [
-            attend_blocks(q_GRE, k, v, reads.index_MS, reads.bias_T, -1)
-            for q_GRE, k, v, reads in zip(queries, keys, values, at.far, strict=True)
+            attend_blocks(q_BRHE, k, v, reads.index_MS, reads.bias_T, -1)
+            for q_BRHE, k, v, reads in zip(queries, keys, values, at.far, strict=True)
         ]
         merged = found.pop()
         for fine in reversed(found):
@@ -179,18 +177,18 @@ def _merge(fine: tuple[Tensor, Tensor], coarse: tuple[Tensor, Tensor]) -> tuple[
     """Merge the results of queries over two sets of keys by their log-sum-exp; several share one of the second set.
 
     Args:
-        fine: results (G, N, E) and log-sum-exp (G, N).
-        coarse: (G, N / r, E) and (G, N / r).
+        fine: results (B, N, H, E) and log-sum-exp (B, N, H).
+        coarse: (B, N / r, H, E) and (B, N / r, H).
     """
     (out, lse), (shared, shared_lse) = fine, coarse
     together = (-1, out.shape[1] // shared.shape[1])
-    lse_GXR, shared_lse = lse.unflatten(1, together), shared_lse[:, :, None]
-    share = (shared_lse - lse_GXR).sigmoid()[..., None].to(out.dtype)
+    lse_BXRH, shared_lse = lse.unflatten(1, together), shared_lse[:, :, None]
+    share = (shared_lse - lse_BXRH).sigmoid()[..., None].to(out.dtype)
     merged = torch.lerp(out.unflatten(1, together), shared[:, :, None], share)
-    return merged.flatten(1, 2), torch.logaddexp(lse_GXR, shared_lse).flatten(1, 2)
+    return merged.flatten(1, 2), torch.logaddexp(lse_BXRH, shared_lse).flatten(1, 2)
 
 
-def _put(x_GMI: Tensor, blocks: Tensor, tokens: int) -> Tensor:
-    """Place blocks (G, M, I, ...) at their positions among all tokens, (G, T, ...), with zeros elsewhere."""
-    every = x_GMI.new_zeros(len(x_GMI), tokens // x_GMI.shape[2], *x_GMI.shape[2:])
-    return every.index_copy(1, blocks, x_GMI).flatten(1, 2)
+def _put(x_BMI: Tensor, blocks: Tensor, tokens: int) -> Tensor:
+    """Place blocks (B, M, I, ...) at their positions among all tokens, (B, T, ...), with zeros elsewhere."""
+    every = x_BMI.new_zeros(len(x_BMI), tokens // x_BMI.shape[2], *x_BMI.shape[2:])
+    return every.index_copy(1, blocks, x_BMI).flatten(1, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,31 @@ from torch.nn import functional as F
 from attn_bench.plugin import OptionError
 
 Summary = Literal["grouped", "dense", "average"]
+RUN = 512
+"""Tokens that are transposed at once, at most: with their channels they stay in a cache."""
+
+
+class ChannelsFirst(torch.autograd.Function):
+    """Store (B, T, H, E) as (E, B, H, T), and its gradient the other way round, in two copies.
+
+    In one, it would read numbers as far apart as all channels of a token, or write them as far apart as all tokens of
+    a channel; from 16384 tokens on the CPU that takes six times as long.
+    """
+
+    @staticmethod
+    def forward(x_BTHE: Tensor, run: int) -> Tensor:
+        """Return x; ``run`` divides T."""
+        x_BXEHR = x_BTHE.unflatten(1, (-1, run)).permute(0, 1, 4, 3, 2).contiguous()
+        return x_BXEHR.permute(2, 0, 3, 1, 4).flatten(3)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.run = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, dx_EBHT: Tensor) -> tuple[Tensor, None]:
+        dx_BXEHR = dx_EBHT.unflatten(3, (-1, ctx.run)).permute(1, 3, 0, 2, 4).contiguous()
+        return dx_BXEHR.permute(0, 1, 4, 3, 2).flatten(1, 2), None
 
 
 class Summaries(nn.Module):
@@ -101,45 +126,48 @@ class Summaries(nn.Module):
         return torch.einsum("lpef,ge->glpf", weights, x_GE)
 
     def forward(
-        self, x_GTE: Tensor, levels: Sequence[tuple[int, int]], stretch: Sequence[Tensor | None]
+        self, x_BTHE: Tensor, levels: Sequence[tuple[int, int]], stretch: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        """Return the summaries of every level, (G, cells * rank, E) each.
+        """Return the summaries of every level, (B, cells * rank, H, E) each.
 
         Args:
-            x_GTE: tokens cell by cell, zeros beyond the grid.
+            x_BTHE: tokens cell by cell, zeros beyond the grid.
             levels: width and rank of every level.
             stretch: tokens of a part over those of them on the grid, (cells * rank,); None where all are.
         """
         if not self.kernels:
-            found = self._averages(x_GTE, levels)
+            found = self._averages(x_BTHE, levels)
         elif self.kind == "grouped":
-            x_EGT = x_GTE.permute(2, 0, 1).contiguous()
-            found = [self._grouped(x_EGT, l, *sizes) for l, sizes in enumerate(levels, 1)]
+            runs = max((width for width, _ in levels if width <= RUN), default=levels[0][0])
+            x_EBHT = ChannelsFirst.apply(x_BTHE, runs)
+            found = [self._grouped(x_EBHT, l, *sizes) for l, sizes in enumerate(levels, 1)]
         else:
-            found = [self._dense(x_GTE, l, *sizes) for l, sizes in enumerate(levels, 1)]
-        return [x if s is None else x * s[:, None].to(x.dtype) for x, s in zip(found, stretch, strict=True)]
+            x_BHTE = x_BTHE.transpose(1, 2).contiguous()
+            found = [self._dense(x_BHTE, l, *sizes) for l, sizes in enumerate(levels, 1)]
+        return [x if s is None else x * s[:, None, None].to(x.dtype) for x, s in zip(found, stretch, strict=True)]
 
     def _weight(self, level: int) -> Tensor:
         return self.kernels[min(level, len(self.kernels)) - 1]
 
-    def _averages(self, x_GTE: Tensor, levels: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def _averages(self, x_BTHE: Tensor, levels: Sequence[tuple[int, int]]) -> list[Tensor]:
         found = []
-        sums, size = x_GTE, 1
+        sums, size = x_BTHE, 1
         for width, rank in levels:
             part = width // rank
             if part % size:
-                sums, size = x_GTE, 1
+                sums, size = x_BTHE, 1
             sums, size = sums.unflatten(1, (-1, part // size)).sum(2), part
             found.append(sums / part)
         return found
 
-    def _grouped(self, x_EGT: Tensor, level: int, width: int, rank: int) -> Tensor:
-        e, g, _ = x_EGT.shape
-        kernel_EPW = self.kernel(level, width).to(x_EGT.dtype)
-        y_EPX = torch.bmm(kernel_EPW, x_EGT.reshape(e, -1, width).mT)
-        return y_EPX.view(e, rank, g, -1).permute(2, 3, 1, 0).reshape(g, -1, e)
+    def _grouped(self, x_EBHT: Tensor, level: int, width: int, rank: int) -> Tensor:
+        e, b, h, _ = x_EBHT.shape
+        kernel_EPW = self.kernel(level, width).to(x_EBHT.dtype)
+        y_EPX = torch.bmm(kernel_EPW, x_EBHT.reshape(e, -1, width).mT)
+        return y_EPX.view(e, rank, b, h, -1).permute(2, 4, 1, 3, 0).reshape(b, -1, h, e)
 
-    def _dense(self, x_GTE: Tensor, level: int, width: int, rank: int) -> Tensor:
-        g, _, e = x_GTE.shape
-        kernel = self.kernel(level, width).to(x_GTE.dtype).view(width * e, rank * e)
-        return (x_GTE.reshape(-1, width * e) @ kernel).view(g, -1, e)
+    def _dense(self, x_BHTE: Tensor, level: int, width: int, rank: int) -> Tensor:
+        b, h, _, e = x_BHTE.shape
+        kernel = self.kernel(level, width).to(x_BHTE.dtype).view(width * e, rank * e)
+        y_BHXPE = (x_BHTE.reshape(-1, width * e) @ kernel).view(b, h, -1, rank, e)
+        return y_BHXPE.permute(0, 2, 3, 1, 4).reshape(b, -1, h, e)

@@ -65,7 +65,7 @@ class Tree:
         beyond: list[int] = [0, 0]
         for size, whole in reversed(list(zip(self.grid, self._whole, strict=True))):
             beyond += [0, whole - size]
-        split = F.pad(x, beyond).view(len(x), *self._split, x.shape[-1])
+        split = (F.pad(x, beyond) if any(beyond) else x).reshape(len(x), *self._split, x.shape[-1])
         return split.permute(0, *(1 + axis for axis in self._axes), split.dim() - 1).reshape(len(x), -1, x.shape[-1])
 
     def scatter(self, x_BTC: Tensor) -> Tensor:

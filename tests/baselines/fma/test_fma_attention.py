@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_bench.plugin import OptionError
-from baselines.fma import blocks
+from attn_bench.running.measure.memory import host_allocations
+from baselines.fma import blocks, cpu_blocks, tensor_blocks
 from baselines.fma.attention import FastMultipoleAttention
 from baselines.fma.attention_plan import attention_plan
-from baselines.fma.blocks import NOTHING, attend_blocks
+from baselines.fma.blocks import attend_blocks
+from baselines.fma.tensor_blocks import NOTHING
 from baselines.fma.tree import Tree
 
 SUMMARIES = ["grouped", "dense", "average"]
@@ -178,7 +180,7 @@ def test_longer_sequences_stretch_the_last_kernel():
 def test_chunks_change_nothing(monkeypatch, causal, limit):
     module, x = sequences(causal=causal).double(), torch.randn(3, 75, 8).double()
     want = module(x)
-    monkeypatch.setitem(blocks.CHUNK_BYTES, "cpu", limit)
+    monkeypatch.setattr(cpu_blocks, "CHUNK_BYTES", limit)
     leaf = x.clone().requires_grad_()
     got = module(leaf)
     torch.testing.assert_close(got, want)
@@ -189,19 +191,55 @@ def test_chunks_change_nothing(monkeypatch, causal, limit):
     torch.testing.assert_close(leaf.grad, again.grad)
 
 
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [((4096,), {}), ((4096,), {"causal": True}), ((4096,), {"query_downsampling": True}), ((64, 64), {"cell_size": 4})],
+)
+def test_no_intermediate_is_larger_than_four_outputs(grid, options):
+    module = FastMultipoleAttention(64, grid, **{"heads": 4, "cell_size": 32, **options})
+    x = torch.randn(1, *grid, 64)
+    with torch.no_grad():
+        module(x)
+        assert max(host_allocations(lambda: module(x))) <= 4 * x.nbytes
+
+
 @pytest.mark.parametrize("diagonal", [-1, 2])
 def test_gradients_of_the_operator(diagonal):
     torch.manual_seed(0)
-    q, k, v = (torch.randn(2, n, 3, dtype=torch.float64, requires_grad=True) for n in (8, 11, 11))
+    q, k, v = (torch.randn(2, n, 2, 3, dtype=torch.float64, requires_grad=True) for n in (8, 11, 11))
     index = torch.randint(-1, 11, (2, 9), dtype=torch.int32)
     index[1, 2:] = -1
     bias = torch.randn(11).double()
     torch.autograd.gradcheck(lambda *t: attend_blocks(*t, index, bias, diagonal), (q, k, v))
+    torch.autograd.gradcheck(lambda *t: attend_blocks(*t, index, bias, diagonal)[0], (q, k, v))
     torch.library.opcheck(attend_blocks, (q, k, v, index, bias, diagonal))
 
 
+@pytest.mark.parametrize("limit", [1, 10**9])
+@pytest.mark.parametrize("diagonal", [-1, 2])
+def test_devices_without_a_kernel_compute_the_same(monkeypatch, diagonal, limit):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, n, 2, 3, requires_grad=True) for n in (8, 11, 11))
+    index = torch.randint(-1, 11, (2, 9), dtype=torch.int32)
+    index[1] = -1
+    given = k, v, index, torch.randn(11), diagonal
+    out, lse = attend_blocks(q, *given)
+    do, dlse = torch.randn_like(out), torch.randn_like(lse).masked_fill(lse == NOTHING, 0)
+    want = torch.autograd.grad((out, lse), (q, k, v), (do, dlse))
+    monkeypatch.setattr(tensor_blocks, "CHUNK_BYTES", limit)
+    groups = [blocks._groups(t.detach()) for t in (q, k, v)]
+    got, got_lse = tensor_blocks.forward(*groups, *given[2:])
+    torch.testing.assert_close(blocks._samples(got, q), out)
+    torch.testing.assert_close(blocks._samples(got_lse, q), lse)
+    delta = (do * out).sum(-1) - dlse
+    found = tensor_blocks.backward(
+        blocks._groups(do), blocks._groups(delta), [*groups, *given[2:4]], diagonal, got_lse
+    )  # fmt: skip
+    torch.testing.assert_close(tuple(blocks._samples(t, q) for t in found), want)
+
+
 def test_a_query_without_keys_gets_zeros():
-    q, k = torch.randn(1, 4, 3, requires_grad=True), torch.randn(1, 5, 3, requires_grad=True)
+    q, k = torch.randn(1, 4, 1, 3, requires_grad=True), torch.randn(1, 5, 1, 3, requires_grad=True)
     index = torch.tensor([[0, 1], [-1, -1]], dtype=torch.int32)
     out, lse = attend_blocks(q, k, k, index, torch.zeros(5), -1)
     assert (out[:, 2:] == 0).all()

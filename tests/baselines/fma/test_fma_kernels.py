@@ -40,15 +40,14 @@ def dot_of_bfloat16():
 def check(q, k, v, reads, diagonal, label):
     import torch
 
-    from baselines.fma import kernels
-    from baselines.fma.blocks import attend_blocks, attend_blocks_backward
+    from baselines.fma import kernels, tensor_blocks
 
     lists = reads.index_MS, reads.bias_T, diagonal
-    out, lse = attend_blocks(q, k, v, *lists)
+    out, lse = tensor_blocks.forward(q, k, v, *lists)
     got, got_lse = kernels.forward(q, k, v, *lists)
     torch.testing.assert_close((got, got_lse), (out, lse), msg=lambda m: f"{label}: {m}")
     do, dlse = torch.randn_like(out), torch.randn_like(lse)
-    want = attend_blocks_backward(do, dlse, [q, k, v, *lists[:2]], lists[2], out, lse)
+    want = tensor_blocks.backward(do, (do * out).sum(-1) - dlse, [q, k, v, *lists[:2]], lists[2], lse)
     found = kernels.backward(do, (do * out).sum(-1) - dlse, [q, k, v, *lists[:2]], lists[2], lse)
     torch.testing.assert_close(found, want, rtol=1e-4, atol=2e-5, msg=lambda m: f"{label}: {m}")
     exact = out, *want
