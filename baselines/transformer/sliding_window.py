@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,11 +61,20 @@ class Stretch(NamedTuple):
         """Return the axis as two, (blocks, length)."""
         return t.narrow(axis, self.first, self.blocks * self.length).unflatten(axis, (self.blocks, self.length))
 
+    @property
+    def neighbours(self) -> int:
+        """How many pieces a block sees."""
+        return (self.stop - self.start) // self.piece - self.blocks + 1
+
     def keys(self, t: Tensor, axis: int) -> Tensor:
-        """Return the axis as two, (blocks, keys that a block sees)."""
-        pieces = t.narrow(axis, self.start, self.stop - self.start).unflatten(axis, (-1, self.piece))
-        neighbours = pieces.shape[axis] - self.blocks + 1
-        return torch.cat([pieces.narrow(axis, i, self.blocks) for i in range(neighbours)], axis + 1)
+        """Return the axis as two, (blocks, keys that a block sees), without a copy."""
+        seen = t.narrow(axis, self.start, self.stop - self.start)
+        return seen.unfold(axis, self.neighbours * self.piece, self.piece).movedim(-1, axis + 1)
+
+    def neighbour(self, t: Tensor, axis: int, i: int) -> Tensor:
+        """Return the axis as two, (blocks, the i-th piece that a block sees)."""
+        pieces = t.narrow(axis, self.start + i * self.piece, self.blocks * self.piece)
+        return pieces.unflatten(axis, (self.blocks, self.piece))
 
     def mask(self, keys: int, before: int, after: int, device: torch.device) -> Tensor:
         """Return which of the ``keys`` of a block each of its queries attends to, (length, keys)."""
@@ -93,22 +103,61 @@ def _stretches(n: int, before: int, after: int, aligned: int) -> list[Stretch]:
 def _attend(q: Tensor, k: Tensor, v: Tensor, stretches: tuple[Stretch, ...], before: Reach, after: Reach) -> Tensor:
     """Return the attention of the queries of one stretch along each axis, (B, *their grid, heads, D)."""
     axes = len(stretches)
-    counts, lengths = [1 + 2 * axis for axis in range(axes)], [2 + 2 * axis for axis in range(axes)]
-    for stretch, axis in zip(stretches, counts, strict=True):
-        q, k, v = stretch.queries(q, axis), stretch.keys(k, axis), stretch.keys(v, axis)
+    lengths = [2 + 2 * axis for axis in range(axes)]
+    for stretch, axis in zip(stretches, _counts(axes), strict=True):
+        q = stretch.queries(q, axis)
+    k, v = (_Seen.apply(t, stretches) for t in (k, v))
     mask = torch.ones(1, 1, dtype=torch.bool, device=q.device)
     for stretch, axis, first, last in zip(stretches, lengths, before, after, strict=True):
-        near = stretch.mask(k.shape[axis], first, last, q.device)
+        near = stretch.mask(k.shape[axis // 2 + axes], first, last, q.device)
         mask = (mask[:, None, :, None] & near[None, :, None, :]).flatten(2).flatten(0, 1)
-    ahead = list(range(1, axes + 1))
-    queries, keys, values = (
-        t.movedim(counts, ahead).flatten(0, axes).flatten(1, axes).transpose(1, 2) for t in (q, k, v)
-    )
+    q = _blocks_first(q, axes)
+    queries, keys, values = (t.flatten(0, axes).flatten(1, axes).transpose(1, 2) for t in (q, k, v))
     y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2)
-    y = y.reshape(q.movedim(counts, ahead).shape).movedim(ahead, counts)
-    for axis in ahead:
+    y = y.reshape(q.shape).movedim(list(range(1, axes + 1)), _counts(axes))
+    for axis in range(1, axes + 1):
         y = y.flatten(axis, axis + 1)
     return y
+
+
+def _counts(axes: int) -> list[int]:
+    """Return where blocks are counted, of axes that are two each, (blocks, points of a block)."""
+    return [1 + 2 * axis for axis in range(axes)]
+
+
+def _blocks_first(t: Tensor, axes: int) -> Tensor:
+    """Return (B, blocks, points, blocks, points, ...) as (B, blocks, blocks, points, points, ...)."""
+    return t.movedim(_counts(axes), list(range(1, axes + 1)))
+
+
+class _Seen(torch.autograd.Function):
+    """The keys or values that each block sees, (B, *blocks, *keys, heads, D), in one copy.
+
+    Its gradient adds whole pieces; that of ``unfold`` adds number by number, which takes longer than the attention.
+    """
+
+    @staticmethod
+    def forward(t: Tensor, stretches: tuple[Stretch, ...]) -> Tensor:
+        """Return the keys of blocks, for ``t`` of (B, *grid, heads, D)."""
+        for stretch, axis in zip(stretches, _counts(len(stretches)), strict=True):
+            t = stretch.keys(t, axis)
+        return _blocks_first(t, len(stretches)).contiguous()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[Stretch, ...]], output: Tensor) -> None:
+        ctx.shape, ctx.stretches = inputs[0].shape, inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None]:
+        axes = len(ctx.stretches)
+        found = d.new_zeros(ctx.shape)
+        for at in itertools.product(*(range(stretch.neighbours) for stretch in ctx.stretches)):
+            place, part = found, d
+            for axis, (stretch, i) in enumerate(zip(ctx.stretches, at, strict=True)):
+                place = stretch.neighbour(place, 1 + 2 * axis, i)
+                part = part.narrow(1 + axes + axis, i * stretch.piece, stretch.piece)
+            _blocks_first(place, axes).add_(part)
+        return found, None
 
 
 def attend_around(
