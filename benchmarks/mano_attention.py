@@ -41,7 +41,19 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from turns import BOTH, FORWARD, Step, machine, machine_rates, seconds, steps, table, take_turns, use_allocator_of_cells
+from turns import (
+    BOTH,
+    FORWARD,
+    Step,
+    machine,
+    machine_rates,
+    plot_lines,
+    seconds,
+    steps,
+    table,
+    take_turns,
+    use_allocator_of_cells,
+)
 
 from attn_bench.nn.transformer import Block
 from attn_bench.plugin import Problem
@@ -253,20 +265,15 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     names = list(dict.fromkeys(frame["implementation"]))
     for column, kind in zip(axes.T, (FORWARD, BOTH), strict=True):
         for axis, quantity in zip(column, ("ns per token", "KiB per token"), strict=True):
-            sns.lineplot(
+            plot_lines(
                 frame[frame["pass"] == kind],
-                x="side of the grid",
-                y=quantity,
-                hue="implementation",
-                style="implementation",
-                hue_order=names,
-                style_order=names,
-                markers=True,
-                dashes=False,
-                ax=axis,
+                "side of the grid",
+                quantity,
+                "implementation",
+                names,
+                axis,
                 legend=axis is axes[0, 0],
             )
-            axis.set_xscale("log", base=2)
             axis.set_yscale("log", base=2)
             axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         column[0].set_title(kind)

@@ -37,7 +37,19 @@ from typing import Any
 
 import pandas as pd
 import torch
-from turns import BOTH, FORWARD, Step, machine, machine_rates, seconds, steps, table, take_turns, use_allocator_of_cells
+from turns import (
+    BOTH,
+    FORWARD,
+    Step,
+    machine,
+    machine_rates,
+    plot_lines,
+    seconds,
+    steps,
+    table,
+    take_turns,
+    use_allocator_of_cells,
+)
 
 from attn_bench.nn.transformer import Block
 from attn_bench.plugin import Kind, Mixer, Problem
@@ -236,20 +248,9 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     )
     for column, layout in zip(axes.T, layouts, strict=True):
         for axis, quantity in zip(column, ("ns_per_token", "share_of_limit"), strict=True):
-            sns.lineplot(
-                frame[frame["layout"] == layout],
-                x="tokens",
-                y=quantity,
-                hue="mixer",
-                style="mixer",
-                hue_order=names,
-                style_order=names,
-                markers=True,
-                dashes=False,
-                ax=axis,
-                legend=axis is axes[0, 0],
+            plot_lines(
+                frame[frame["layout"] == layout], "tokens", quantity, "mixer", names, axis, legend=axis is axes[0, 0]
             )
-            axis.set_xscale("log", base=2)
             axis.set_ylabel(quantity.replace("_", " "))
         column[0].set_yscale("log")
         for ticks in (column[0].yaxis.set_major_formatter, column[0].yaxis.set_minor_formatter):

@@ -1,4 +1,4 @@
-"""What scripts that compare the times of modules share: steps, clocks, the rates of the machine, Markdown tables."""
+"""What scripts that compare times share: steps, clocks, the rates of the machine, plots and Markdown tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 from attn_bench.nn.fast_linear import product
 from attn_bench.running.measure.machine import environment
 from attn_bench.running.processes import ALLOCATOR
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 FORWARD, BOTH = "forward", "forward+backward"
 Step = Callable[[], object]
@@ -81,6 +86,26 @@ def machine(device: str, bandwidth: float, rate: float) -> str:
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {environment(device).device_name}. "
         f"Copy bandwidth {bandwidth / 1e9:.1f} GB/s, matrix rate {rate / 1e9:.0f} GFLOP/s."
     )
+
+
+def plot_lines(frame: pd.DataFrame, x: str, y: str, hue: str, names: list[str], axis: Axes, *, legend: bool) -> None:
+    """Plot ``y`` over ``x``, a power of two, with one line and marker for each of ``names`` in the column ``hue``."""
+    import seaborn as sns
+
+    sns.lineplot(
+        frame,
+        x=x,
+        y=y,
+        hue=hue,
+        style=hue,
+        hue_order=names,
+        style_order=names,
+        markers=True,
+        dashes=False,
+        ax=axis,
+        legend=legend,
+    )
+    axis.set_xscale("log", base=2)
 
 
 def table(columns: list[str], rows: list[list[object]]) -> list[str]:
