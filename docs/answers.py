@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import pandas as pd
-from answers_campaigns import CAMPAIGNS, state
+from answers_campaigns import CAMPAIGNS, so_far, state
 from answers_data import RESULTS, ROOT, VARIANT, estimates, higher, markdown, number, own, rows, table
 from answers_figure import ALT, draw
 
@@ -119,9 +119,9 @@ def winner(folder: str, task: str, metric: str, resolution: int) -> str:
 def _who(heading: str, places: Sequence[tuple[str, str, str, int]], otherwise: str) -> str:
     for place in places:
         if text := winner(*place):
-            return (
-                f"- **{heading}:** {text}; {WHAT[place[0]]}, [results/{place[0]}](results/{place[0]}/report/report.md)."
-            )
+            folder, task, _, size = place
+            what = f"{WHAT[folder]}{so_far(folder, task, size)}"
+            return f"- **{heading}:** {text}; {what}, [results/{folder}](results/{folder}/report/report.md)."
     return f"- **{heading}:** not measured yet: {otherwise}."
 
 

@@ -99,6 +99,17 @@ def state(folder: str) -> str:
     return f"{text} Missing, by {command}{_hours(there, names, missing)}: {what}."
 
 
+def so_far(folder: str, task: str, resolution: int) -> str:
+    """Say how many models of a campaign are there, if not all are: ``, 3 of 14 models so far``."""
+    campaign = CAMPAIGNS.get(folder)
+    if campaign is None or not campaign.sweep:
+        return ""
+    wanted = {model for model, *where in expected(folder) if where == [task, resolution]}
+    there = table(folder).query("task == @task and resolution == @resolution")["model"]
+    found = wanted & set(there.str.replace(VARIANT, "", regex=True))
+    return f", {len(found)} of {len(wanted)} models so far" if found != wanted else ""
+
+
 def _hours(there: pd.DataFrame, names: pd.Series, missing: Mapping[tuple[str, str, int], int]) -> str:
     """Estimate what is missing from cells of the same model, task and resolution."""
     seconds = there.groupby([names, "task", "resolution"])["train_seconds"].mean().to_dict()
