@@ -24,7 +24,8 @@ allocator keeps freed memory, as in the cells of a run.
 two: the floating-point operations of multipole attention (three times the forward ones for both passes) at the measured
 matrix rate; and moving the input, the output and their gradients once at the measured copy bandwidth.
 ``ps_per_multiply_add`` is the processor's time over the multiply-adds of the forward pass. ``cost.png`` shows the
-implementations with windows of 2 x 2 side by side.
+implementations with windows of 2 x 2 side by side. All is written after every grid, so that an interrupted run leaves
+what it has.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import copy
 import math
 import statistics
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -196,8 +198,8 @@ def compare(work: dict[str, Step], device: str, rounds: int) -> dict[str, dict[s
     return found
 
 
-def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.DataFrame:
-    """Return one row for each grid, pass and implementation; times in ms, memory in MiB.
+def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> Iterator[pd.DataFrame]:
+    """Yield, after each grid and at the end, a row for each grid, pass and implementation; times in ms, memory in MiB.
 
     Args:
         options: of the command line.
@@ -234,6 +236,7 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.Da
                 least_s = max(passes * flops / rate, moved * x.nbytes / bandwidth)
                 row["share_of_limit"] = 1e3 * least_s / row["median_ms"]
         print(f"{grid} x {grid} done", flush=True)
+        yield _per_token(rows)
     if not options.no_step:
         step = compare(
             training_steps(options.device, 32, STEP_BATCH, options.preset, options.windows),
@@ -243,6 +246,10 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> pd.Da
         rows += [
             {"grid": 32, "batch": STEP_BATCH, "pass": STEP, "implementation": name} | v for name, v in step.items()
         ]
+        yield _per_token(rows)
+
+
+def _per_token(rows: list[dict[str, object]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame["ns_per_token"] = 1e6 * frame["median_ms"] / (frame["batch"] * frame["grid"] ** 2)
     return frame
@@ -284,6 +291,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     figure.legend(handles, labels, loc="upper center", ncols=len(names), frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.95))
     figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, command: str) -> str:
@@ -379,15 +387,16 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     bandwidth, rate = machine_rates(options.device)
-    frame = measure(options, bandwidth, rate)
     command = " ".join(["python", "benchmarks/mano_attention.py", *sys.argv[1:]])
-    text = markdown(frame, bandwidth, rate, options.device, command)
+    text = ""
+    for frame in measure(options, bandwidth, rate):
+        text = markdown(frame, bandwidth, rate, options.device, command)
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+            frame.round(4).to_csv(options.out / "table.csv", index=False)
+            (options.out / "table.md").write_text(text)
+            draw(frame, options.out / "cost.png")
     print(text)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        frame.round(4).to_csv(options.out / "table.csv", index=False)
-        (options.out / "table.md").write_text(text)
-        draw(frame, options.out / "cost.png")
 
 
 if __name__ == "__main__":
