@@ -288,8 +288,8 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     axes[0, 0].set_xticks(sides, [str(n) for n in sides])
     handles, labels = axes[0, 0].get_legend_handles_labels()
     axes[0, 0].get_legend().remove()
-    figure.legend(handles, labels, loc="upper center", ncols=len(names), frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    figure.legend(handles, labels, loc="upper center", ncols=math.ceil(len(names) / 2), frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.92))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

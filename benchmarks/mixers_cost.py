@@ -238,7 +238,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     matplotlib.use("agg")
     import seaborn as sns
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
     frame = frame[(frame["pass"] == BOTH) & frame["median_ms"].notna()]
@@ -253,6 +253,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
             )
             axis.set_ylabel(quantity.replace("_", " "))
         column[0].set_yscale("log")
+        column[0].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         for ticks in (column[0].yaxis.set_major_formatter, column[0].yaxis.set_minor_formatter):
             ticks(FuncFormatter(lambda y, _: f"{y:g}"))
         column[1].set_ylim(0, None)
