@@ -207,7 +207,7 @@ class Steps:
     def _drop_gradients(self) -> None:
         self.module.zero_grad(set_to_none=True)
         if self.train_step is not None:
-            self.train_step.optimizer.drop_gradients()
+            self.train_step.optimizer.zero_grad(set_to_none=True)
 
     @cached_property
     def is_seen(self) -> bool:

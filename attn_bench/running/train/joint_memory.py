@@ -83,8 +83,12 @@ class JointMemory:
         self._views = []
         return True
 
-    def zero_grad(self) -> None:
-        """Set the gradients to zero where there is memory for them, which autograd then writes into."""
+    def zero_grad(self, *, set_to_none: bool = False) -> None:
+        """Set the gradients to zero where there is memory for them, which autograd then writes into, or free it."""
+        if set_to_none:
+            self._gradient, self._views = None, []
+            for parameter in (self.whole, *self.parameters):
+                parameter.grad = None
         if self._gradient is None:
             return
         self._gradient.zero_()
@@ -94,12 +98,6 @@ class JointMemory:
             self._versions = [view._version for view in self._views]
             for parameter, view in zip(self.parameters, self._views):
                 parameter.grad = view
-
-    def drop_gradients(self) -> None:
-        """Free the memory of the gradients."""
-        self._gradient, self._views = None, []
-        for parameter in (self.whole, *self.parameters):
-            parameter.grad = None
 
     def _drop_unwritten(self) -> None:
         """Let parameters have no gradient where nothing was written into the memory for it."""

@@ -43,10 +43,10 @@ class Update:
         apart = {id(p) for p in (*matrices, *(view for _, view in self._views))}
         self.joint = JointMemory.of([p for p in self.real if id(p) not in apart]) if joint else None
         joined = [] if self.joint is None else self.joint.parameters
-        inside = {id(p) for p in (*matrices, *joined)}
+        small = {id(p) for p in joined}
         # All that have a gradient of their own.
-        among = {id(p) for p in joined}
-        self._apart = [p for p in (*self.parameters, *(view for _, view in self._views)) if id(p) not in among]
+        self._apart = [p for p in (*self.parameters, *(view for _, view in self._views)) if id(p) not in small]
+        inside = small | {id(p) for p in matrices}
         others = [*([] if self.joint is None else [self.joint.whole]), *(p for p in self.real if id(p) not in inside)]
         self.optimized = [*others, *matrices]
         self.optimizers = _optimizers(self.training, others, matrices)
@@ -86,19 +86,16 @@ class Update:
         # Neither fused kernels nor changes of their joint memory tell autograd that parameters were changed in place.
         torch.autograd.graph.increment_version(self.parameters)
 
-    def zero_grad(self) -> None:
-        """Drop the gradients, and set to zero those of small parameters, whose memory is written again."""
-        for parameter in self._apart:
-            parameter.grad = None
-        if self.joint is not None:
-            self.joint.zero_grad()
+    def zero_grad(self, *, set_to_none: bool = False) -> None:
+        """Drop the gradients.
 
-    def drop_gradients(self) -> None:
-        """Drop the gradients and free all of their memory."""
+        Args:
+            set_to_none: also those of small parameters, which otherwise become zero, in memory that is written again.
+        """
         for parameter in self._apart:
             parameter.grad = None
         if self.joint is not None:
-            self.joint.drop_gradients()
+            self.joint.zero_grad(set_to_none=set_to_none)
 
     def _take_gradients(self) -> None:
         """Give the optimizers the gradients, once for clipping and the step."""
