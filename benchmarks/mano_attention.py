@@ -50,11 +50,14 @@ from turns import (
     machine,
     machine_rates,
     plot_lines,
+    save,
     seconds,
     steps,
+    subplots,
     table,
     take_turns,
     use_allocator_of_cells,
+    write_tables,
 )
 
 from attn_bench.nn.transformer import Block
@@ -257,18 +260,12 @@ def _per_token(rows: list[dict[str, object]]) -> pd.DataFrame:
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
     """Plot time and memory for each token over the side of the grid, forward and with the backward pass."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import seaborn as sns
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import FuncFormatter
 
-    sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
     frame = frame[(frame["pass"] != STEP) & ~frame["implementation"].str.contains("/")].copy()
     frame["KiB per token"] = 1024 * frame["peak_memory_mib"] / (frame["batch"] * frame["grid"] ** 2)
     frame = frame.rename(columns={"ns_per_token": "ns per token", "grid": "side of the grid"})
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), sharex=True, sharey="row")
+    figure, axes = subplots(2, 11)
     names = list(dict.fromkeys(frame["implementation"]))
     for column, kind in zip(axes.T, (FORWARD, BOTH), strict=True):
         for axis, quantity in zip(column, ("ns per token", "KiB per token"), strict=True):
@@ -286,12 +283,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         column[0].set_title(kind)
     sides = sorted(frame["side of the grid"].unique())
     axes[0, 0].set_xticks(sides, [str(n) for n in sides])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    axes[0, 0].get_legend().remove()
-    figure.legend(handles, labels, loc="upper center", ncols=math.ceil(len(names) / 2), frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 0.92))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path, (0, 0, 1, 0.92), loc="upper center", ncols=math.ceil(len(names) / 2))
 
 
 def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, command: str) -> str:
@@ -392,9 +384,7 @@ def main() -> None:
     for frame in measure(options, bandwidth, rate):
         text = markdown(frame, bandwidth, rate, options.device, command)
         if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
-            frame.round(4).to_csv(options.out / "table.csv", index=False)
-            (options.out / "table.md").write_text(text)
+            write_tables(options.out, frame, text)
             draw(frame, options.out / "cost.png")
     print(text)
 

@@ -44,11 +44,14 @@ from turns import (
     machine,
     machine_rates,
     plot_lines,
+    save,
     seconds,
     steps,
+    subplots,
     table,
     take_turns,
     use_allocator_of_cells,
+    write_tables,
 )
 
 from attn_bench.nn.transformer import Block
@@ -233,19 +236,12 @@ def _cells(row: pd.Series) -> list[object]:
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
     """Plot the time of both passes per token and its share of the limit over the tokens, a column for each layout."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import seaborn as sns
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
     frame = frame[(frame["pass"] == BOTH) & frame["median_ms"].notna()]
     names, layouts = list(dict.fromkeys(frame["mixer"])), list(dict.fromkeys(frame["layout"]))
-    figure, axes = plt.subplots(
-        2, len(layouts), figsize=(1.5 + 4 * len(layouts), 8), sharex=True, sharey="row", squeeze=False
-    )
+    width = 1.5 + 4 * len(layouts)
+    figure, axes = subplots(len(layouts), width)
     for column, layout in zip(axes.T, layouts, strict=True):
         for axis, quantity in zip(column, ("ns_per_token", "share_of_limit"), strict=True):
             plot_lines(
@@ -261,14 +257,8 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         column[0].set_title(layout)
     sizes = sorted(frame["tokens"].unique())
     axes[0, 0].set_xticks(sizes, [f"{n / 1024:g}k" for n in sizes])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    if legend := axes[0, 0].get_legend():
-        legend.remove()
     figure.suptitle("Forward and backward pass of one mixer")
-    figure.legend(handles, labels, loc="center right", frameon=False)
-    figure.tight_layout(rect=(0, 0, 1 - 1.7 / (1.5 + 4 * len(layouts)), 1))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path, (0, 0, 1 - 1.7 / width, 1), loc="center right")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -302,9 +292,7 @@ def main(arguments: Sequence[str]) -> None:
         frame = with_exact(rows)
         text = markdown(frame, description, command)
         if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
-            frame.round(4).to_csv(options.out / "table.csv", index=False)
-            (options.out / "table.md").write_text(text, encoding="utf-8")
+            write_tables(options.out, frame, text)
 
     try:
         for variant in variants:

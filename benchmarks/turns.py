@@ -7,18 +7,22 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from attn_bench.files import atomic_write
 from attn_bench.nn.fast_linear import product
 from attn_bench.running.measure.machine import environment
 from attn_bench.running.processes import ALLOCATOR
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORWARD, BOTH = "forward", "forward+backward"
 Step = Callable[[], object]
@@ -106,6 +110,40 @@ def plot_lines(frame: pd.DataFrame, x: str, y: str, hue: str, names: list[str], 
         legend=legend,
     )
     axis.set_xscale("log", base=2)
+
+
+def subplots(columns: int, width: float) -> tuple[Figure, np.ndarray]:
+    """Return a figure of two rows, 8 inches high, and its axes, (2, columns); a row shares one scale."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import seaborn as sns
+    from matplotlib import pyplot as plt
+
+    sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+    return plt.subplots(2, columns, figsize=(width, 8), sharex=True, sharey="row", squeeze=False)
+
+
+def save(figure: Figure, path: Path, rect: tuple[float, float, float, float], **legend: Any) -> None:
+    """Write a figure, with the legend of its first axis beside the rectangle ``rect`` of all axes."""
+    from matplotlib import pyplot as plt
+
+    first = figure.axes[0]
+    handles, labels = first.get_legend_handles_labels()
+    if inside := first.get_legend():
+        inside.remove()
+    figure.legend(handles, labels, frameon=False, **legend)
+    figure.tight_layout(rect=rect)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=120, format=path.suffix[1:])
+    plt.close(figure)
+
+
+def write_tables(folder: Path, frame: pd.DataFrame, text: str) -> None:
+    """Write ``table.csv`` and ``table.md``."""
+    for name, written in (("table.csv", frame.round(4).to_csv(index=False)), ("table.md", text)):
+        with atomic_write(folder / name) as file:
+            file.write(written.encode())
 
 
 def table(columns: list[str], rows: list[list[object]]) -> list[str]:
