@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import pandas as pd
-from answers_data import ROOT, VARIANT, own, table
+from answers_data import ROOT, VARIANT, own, rows, table
 
 from attn_bench.sweep.settings import Sweep
 from attn_bench.sweep.sweep_file import read_sweep_file
@@ -80,7 +80,7 @@ def state(folder: str) -> str:
         return f"Not run yet: {command}{needs}."
     if not campaign.sweep:
         return f"[Report](../results/{folder}/report/report.md), made by {command}."
-    names = there["model"].str.replace(VARIANT, "", regex=True)
+    names = _models(there)
     counts = there.groupby([names, "task", "resolution"]).size().to_dict()
     missing = {key: wanted - counts.get(key, 0) for key, wanted in expected(folder).items()}
     missing = {key: count for key, count in missing.items() if count > 0}
@@ -99,14 +99,17 @@ def state(folder: str) -> str:
     return f"{text} Missing, by {command}{_hours(there, names, missing)}: {what}."
 
 
+def _models(found: pd.DataFrame) -> pd.Series:
+    return found["model"].str.replace(VARIANT, "", regex=True)
+
+
 def so_far(folder: str, task: str, resolution: int) -> str:
     """Say how many models of a campaign are there, if not all are: ``, 3 of 14 models so far``."""
     campaign = CAMPAIGNS.get(folder)
     if campaign is None or not campaign.sweep:
         return ""
     wanted = {model for model, *where in expected(folder) if where == [task, resolution]}
-    there = table(folder).query("task == @task and resolution == @resolution")["model"]
-    found = wanted & set(there.str.replace(VARIANT, "", regex=True))
+    found = wanted & set(_models(own(rows(folder, task, resolution=resolution))))
     return f", {len(found)} of {len(wanted)} models so far" if found != wanted else ""
 
 

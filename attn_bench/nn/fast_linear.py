@@ -38,16 +38,15 @@ _ONEDNN_BATCH = 16
 class Linear(nn.Linear):
     """``nn.Linear`` that in float32 on the CPU runs as a convolution, forward and backward, which oneDNN computes.
 
-    Under autocast to bf16, on processors without such instructions, it computes in float32 and rounds the results.
+    All mixers and transformers of this project use it, so that their times compare mixers and not libraries. It takes
+    (B, N, C) and (B, H, W, C); for anything else, other devices and dtypes, and small batches on one thread, it is
+    ``nn.Linear``. Under autocast to bf16, on processors without such instructions, it computes in float32 and rounds
+    the results.
 
     Args:
         in_features, out_features, bias: as in ``nn.Linear``.
         inner: whether the results go through an activation to another linear map, so that on such processors they need
             not be rounded: converting them would take a tenth of a training step.
-
-    All mixers and transformers of this project use it, so that their times compare mixers and not libraries. It takes
-    (B, N, C) and (B, H, W, C); for anything else, other devices and dtypes, and small batches on one thread, it is
-    ``nn.Linear``.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, inner: bool = False) -> None:
