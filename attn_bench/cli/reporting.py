@@ -96,6 +96,8 @@ def report(
 ) -> None:
     """Rewrite the page, table and plots of stored results without running anything.
 
+    With --out, only the page and its plots are written, there; table.csv and table.parquet stay as they are.
+
     With --track, cells that were not sent to a tracker yet are sent there, with the table and the page.
     """
     from attn_bench.results.store import results_folders
@@ -119,6 +121,8 @@ def _rewrite(folder: Path, out: Path | None, given: Mapping[str, Any]) -> Path |
     with logged_in(folder):
         store = Store.open(folder).as_it_is()
         table = loaded(store)
+        if out is None:
+            store.write_table()
         tracking = Tracking.of(_TRACK.read(given.get("track", ())), folder, warning)
         page = conclude(store, table, report=True, out=out)
         tracking.finish(page)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from made_results import Folder
 from places import ROOT
@@ -148,6 +149,7 @@ def test_run_then_report_again(attn_bench, tmp_path):
         path.unlink()
     status, output, _ = attn_bench("report", "mine")
     assert status == 0
+    assert (tmp_path / "mine" / "table.csv").read_text() == table
     assert sorted(path.name for path in (tmp_path / "mine" / "report").glob("*.png")) == pictures
 
 
@@ -182,6 +184,17 @@ def test_every_results_folder_of_a_folder_gets_its_report(attn_bench, tmp_path):
     status, _, errors = attn_bench("report", "results")
     assert status == 0, errors
     assert all((tmp_path / "results" / name / "report" / "index.html").is_file() for name in ("a", "b"))
+
+
+@pytest.mark.parametrize(("options", "rows"), [((), 2), (("--out", "page"), 1)])
+def test_report_adds_cells_that_were_copied_into_the_folder_to_its_tables(attn_bench, tmp_path, options, rows):
+    folder = Folder(tmp_path / "r")
+    folder.add("toy", 8, 0)
+    Store.open(tmp_path / "r").write_table()
+    folder.add("toy", 8, 1)
+    assert attn_bench("report", "r", *options)[0] == 0
+    assert len(pd.read_csv(tmp_path / "r" / "table.csv")) == rows
+    assert len(pd.read_parquet(tmp_path / "r" / "table.parquet")) == rows
 
 
 def test_yaml_that_cannot_be_parsed_says_where(attn_bench, tmp_path):
