@@ -16,6 +16,9 @@ allocator keeps freed memory, as in the cells of a run.
   have windows of 2 x 2 side by side.
 - ``mano block``, ``mano unfold block``, ``swinv2 block``: with a feed-forward network four times as wide; the others
   are attention only.
+- ``linear maps torch``, ``linear maps ours``, on the CPU: only the products of tokens and weights for queries, keys,
+  values and outputs on all levels, two thirds of the floating-point operations of ``mano``, by torch and by what
+  :func:`attn_bench.nn.fast_linear.product` calls. Their share of the limit bounds that of ``mano`` in practice.
 - ``exact``: every point attends to every point, through ``scaled_dot_product_attention``.
 - ``... step``: forward, backward and optimizer step of the model for Darcy at 32 x 32, with its default options or
   those of ``--preset``.
@@ -35,7 +38,7 @@ import copy
 import math
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -60,16 +63,19 @@ from turns import (
     write_tables,
 )
 
+from attn_bench.nn.fast_linear import product
 from attn_bench.nn.transformer import Block
 from attn_bench.plugin import Problem
 from attn_bench.running.measure.flops import count_flops
 from attn_bench.running.measure.memory import measure_memory
 from mano import MultipoleAttention
+from mano.levels import level_grids
 from mano.multipole_options import Backend
 from mano.plugin import MANOModel
 
 REFERENCE = "mano unfold"
 OURS = ("mano", "mano torch.compile", "mano torch")
+MAPS = ("linear maps torch", "linear maps ours")
 STEP = "training step"
 # Least times as fast as with the reference, and the least share of the limit, on the CPU.
 FASTER, SHARE = 2.5, 0.75
@@ -154,6 +160,25 @@ def implementations(grid: int, dim: int, heads: int, device: str, more: list[tup
     }
 
 
+def linear_maps(tokens: int, dim: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Step]:
+    """Return the products of all tokens with the weights for queries, keys, values and outputs, and their gradients."""
+    (x, y, x_grad), qkv_grad = torch.randn(3, tokens, dim), torch.randn(tokens, 3 * dim)
+    to_qkv, to_out = torch.randn(3 * dim, dim), torch.randn(dim, dim)
+
+    def forward() -> None:
+        multiply(x, to_qkv)
+        multiply(y, to_out)
+
+    def forward_backward() -> None:
+        forward()
+        multiply(x_grad, to_out.t())
+        multiply(x_grad.t(), y.t())
+        multiply(qkv_grad, to_qkv.t())
+        multiply(qkv_grad.t(), x.t())
+
+    return {FORWARD: forward, BOTH: forward_backward}
+
+
 def training_steps(
     device: str, grid: int, batch: int, preset: str | None, more: list[tuple[int, int]]
 ) -> dict[str, Step]:
@@ -218,8 +243,12 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> Itera
         x = torch.randn(batch, grid, grid, options.dim, device=options.device)
         found = implementations(grid, options.dim, options.heads, options.device, options.windows)
         modules = {n: m.to(options.device) for n, m in found.items()}
+        tokens = batch * sum(h * w for h, w in level_grids((grid, grid), 2, 2))
+        libraries = dict(zip(MAPS, (lambda a, b: a @ b.t(), product))) if options.device == "cpu" else {}
+        maps = {name: linear_maps(tokens, options.dim, multiply) for name, multiply in libraries.items()}
+        each = {name: steps(module, x) for name, module in modules.items()} | maps
         for kind in (FORWARD, BOTH):
-            work = {name: steps(module, x)[kind] for name, module in modules.items() if (name, kind) not in slow}
+            work = {name: both[kind] for name, both in each.items() if (name, kind) not in slow}
             for name in list(work):
                 # Costs grow with the grid, so implementations too slow here are not tried on larger grids.
                 if min(seconds(work[name], options.device)[0] for _ in range(2)) > options.limit:
@@ -230,13 +259,13 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> Itera
         with torch.no_grad():  # last: counting may switch compilation off for the rest of the process
             ours = {name: module for name, module in modules.items() if isinstance(module, MultipoleAttention)}
             counted = {name: count_flops(partial(module, x)).total for name, module in ours.items()}
-        flops = counted["mano"]
+        flops = dict.fromkeys((REFERENCE, *OURS), counted["mano"]) | dict.fromkeys(maps, 8 * tokens * options.dim**2)
         for row in rows:
             if row["grid"] == grid and row["implementation"] in counted:
                 row["ps_per_multiply_add"] = 2e9 * row["processor_ms"] / counted[row["implementation"]]
-            if row["grid"] == grid and row["implementation"] in (REFERENCE, *OURS):
+            if row["grid"] == grid and row["implementation"] in flops:
                 passes, moved = (1, 2) if row["pass"] == FORWARD else (3, 4)
-                least_s = max(passes * flops / rate, moved * x.nbytes / bandwidth)
+                least_s = max(passes * flops[str(row["implementation"])] / rate, moved * x.nbytes / bandwidth)
                 row["share_of_limit"] = 1e3 * least_s / row["median_ms"]
         print(f"{grid} x {grid} done", flush=True)
         yield _per_token(rows)
@@ -345,6 +374,10 @@ def targets(frame: pd.DataFrame) -> list[str]:
             spread = per_token.max() / per_token.min()
             what = f"{name}, largest over smallest cost per token, 64 to 512, median and fastest (target: <= 1.2)"
             say(what, spread, spread <= 1.2)
+    if maps := [rows.loc[BOTH, name]["share_of_limit"] for name in MAPS if (BOTH, name) in rows.index]:
+        best = pd.concat(maps, axis=1).max(axis=1)
+        best = best[best.index >= 32]
+        say(f"the linear maps alone, share of their limit from 32 up (target of mano: >= {SHARE})", best, best >= SHARE)
     for kind in (FORWARD, BOTH):
         cost = rows.loc[kind]["ps_per_multiply_add"].unstack("implementation")
         for name in cost.columns[cost.columns.str.fullmatch(r"mano \d+/\d+")]:
