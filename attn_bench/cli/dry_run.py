@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from attn_bench.format import count, distinct, plain
 from attn_bench.results.labels import Asked, labels_of
 from attn_bench.running.plan import Plan, Planned, total
+from attn_bench.sweep.cell import Cell
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 # More lines than this are brought together: cells of one variant, then variants of one model.
 MOST_LINES = 24
 NAME_WIDTH = 48
+# Before the names of trials, as in the lines of a run.
+_TUNING = "[tuning] "
 Key = tuple[str, ...]
 
 
@@ -48,19 +51,30 @@ def shown(plan: Plan, folder: Path, *, timed: bool = False) -> Group:
 
 def _groups(cells: Sequence[Planned]) -> list[tuple[str, list[Planned]]]:
     """Return cells under a name: each alone, or as many together as it takes for the lines to fit a screen."""
-    labels = labels_of(
-        [Asked(each.cell.model, each.cell.task, None, each.cell.kind, None, each.cell) for each in cells]
-    )
+    labels = _labels([each.cell for each in cells])
     short = distinct(labels, NAME_WIDTH)
     names = {each.cell.id: short[label] for label, each in zip(labels, cells)}
     for level in ("cell", "label", "model"):
         groups: dict[Key, list[Planned]] = {}
         for label, each in zip(labels, cells):
-            key = (each.cell.task, each.cell.model if level == "model" else label)
+            key = (each.cell.task, _model(each.cell) if level == "model" else label)
             groups.setdefault((*key, each.cell.id) if level == "cell" else key, []).append(each)
         if len(groups) <= MOST_LINES:
             break
-    return [(_name({names[each.cell.id] for each in group}, group[0].cell.model), group) for group in groups.values()]
+    return [(_name({names[each.cell.id] for each in group}, _model(group[0].cell)), group) for group in groups.values()]
+
+
+def _labels(cells: Sequence[Cell]) -> list[str]:
+    """Return a label for each; trials of tuning are told apart from one another only, as a table never has them."""
+    labels = dict[str, str]()
+    for part in ([cell for cell in cells if cell.is_trial], [cell for cell in cells if not cell.is_trial]):
+        asked = [Asked(cell.model, cell.task, None, cell.kind, None, cell) for cell in part]
+        labels |= {cell.id: _TUNING * cell.is_trial + label for cell, label in zip(part, labels_of(asked))}
+    return [labels[cell.id] for cell in cells]
+
+
+def _model(cell: Cell) -> str:
+    return _TUNING * cell.is_trial + cell.model
 
 
 def _name(names: Collection[str], model: str) -> str:

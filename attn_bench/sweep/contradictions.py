@@ -105,5 +105,7 @@ def _check_tuning(sweep: Sweep) -> None:
             raise UserError(f"setting tune: {misnamed(name, possible.values(), 'setting to tune')}")
         if name in sweep.given:
             raise UserError(f"setting tune: {name} is given as well; give it or tune it")
-        for value in values:
+        for i, value in enumerate(values):
             possible[name].read(value)
+            if value in values[:i]:
+                raise UserError(f"setting tune: {name} has the value {value:g} twice")

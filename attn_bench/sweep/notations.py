@@ -149,7 +149,7 @@ def grid(value: Any) -> dict[str, list[Any]]:
     """Return values to try by setting from ``"learning_rate=1e-3,3e-3"``, mappings to lists, or a list of these.
 
     Raises:
-        ValueError: something else, or fewer than two values.
+        ValueError: something else, a setting that is given twice, or one with fewer than two values.
     """
     found: dict[str, list[Any]] = {}
     for item in value if isinstance(value, list | tuple) else [value]:
@@ -161,7 +161,9 @@ def grid(value: Any) -> dict[str, list[Any]]:
         for name, values in pairs:
             tried = values.split(",") if isinstance(values, str) else values
             several = list(tried) if isinstance(tried, list | tuple) else [tried]
-            found[str(name).strip().replace("-", "_")] = [v.strip() if isinstance(v, str) else v for v in several]
+            if (setting := str(name).strip().replace("-", "_")) in found:
+                raise ValueError(f"{setting} is given twice; give all its values at once, e.g. {setting}=1e-3,3e-3")
+            found[setting] = [v.strip() if isinstance(v, str) else v for v in several]
         if not pairs:
             raise ValueError(f"{str(item)!r} is not SETTING=VALUE,VALUE; write e.g. learning_rate=1e-3,3e-3")
     for name, values in found.items():

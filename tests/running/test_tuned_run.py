@@ -74,6 +74,8 @@ def test_where_every_rate_diverges_the_row_says_so(tmp_path):
     ("settings", "message"),
     [
         ({"tune": "learning_rate=1e-3"}, "learning_rate has one value; there is nothing to choose"),
+        ({"tune": "learning_rate=1e-3,0.001,3e-3"}, "learning_rate has the value 0.001 twice"),
+        ({"tune": ["learning_rate=1,2", "learning_rate=3,4"]}, "learning_rate is given twice; give all its values at"),
         ({"tune": "learning_rate"}, "is not SETTING=VALUE,VALUE; write e.g. learning_rate=1e-3,3e-3"),
         ({"tune": "learning_rate=1e-3,x"}, "tune: must be a valid number"),
         ({"tune": "learning_rate=1e-3,-1"}, "learning_rate: must be > 0"),
