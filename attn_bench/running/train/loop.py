@@ -73,7 +73,7 @@ def train(
     reported_step = -1
     setup.module.train()
     try:
-        while loop.fraction < 1:
+        while loop.reached < 1:
             loop.advance(*setup.extras.mix(*next(found)))
             now = time.perf_counter()
             if now - reported >= every.report:
@@ -97,6 +97,8 @@ class _Loop:
     Attributes:
         total_steps: of the budget; 0 if it is in seconds.
         began: when training would have begun if it had done nothing else since.
+        reached: the share of the budget after the last step, up to which the curves have their points. A budget in
+            seconds is used between steps too, while data are read.
         pending: losses that were not read yet.
         failed: an evaluation along the training failed; there are no more of them.
     """
@@ -115,12 +117,14 @@ class _Loop:
         self.state = State()
         self.pending: list[Tensor] = []
         self.failed = False
+        self.reached = 0.0
         self.began = self.read_at = time.perf_counter()
 
     def restore(self, checkpoint: Path) -> str | None:
         """Continue from a checkpoint, if there is one; return why not, if it cannot be used."""
         self.state, warning = restore(checkpoint, self.trainee)
         self.began = time.perf_counter() - self.state.seconds
+        self.reached = self.fraction
         return warning
 
     def save(self, checkpoint: Path) -> None:
@@ -141,19 +145,19 @@ class _Loop:
 
     def advance(self, inputs: Tensor, targets: Tensor) -> None:
         """Take a step, and evaluate if it is time; raises Diverged."""
-        before = self.fraction
         if self.others:
             frozen = self.state.step < self.setup.extras.first_epochs * self.steps_per_epoch
             _require_grad(self.others, not frozen)
-        self.pending.append(self.step(inputs, targets, learning_rate(self.training, before)))
+        self.pending.append(self.step(inputs, targets, learning_rate(self.training, self.fraction)))
         self.state.step += 1
         if self.trainee.average is not None:
             self.trainee.average.update(self.setup.module, self.state.step)
+        before, self.reached = self.reached, self.fraction
         now = time.perf_counter()
         waited = len(self.pending) >= GROUP or now - self.read_at >= self.every.report
-        if (point := _passed(before, self.fraction, POINTS)) or waited:
+        if (point := _passed(before, self.reached, POINTS)) or waited:
             self.read(point=point)
-        if self._evaluates and _passed(before, self.fraction, self.training.validation_points):
+        if self._evaluates and _passed(before, self.reached, self.training.validation_points):
             self.read()
             try:
                 self._evaluate()
