@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 # More lines than this are brought together: cells of one variant, then variants of one model.
 MOST_LINES = 24
 NAME_WIDTH = 48
-# Before the names of trials, as in the lines of a run.
-_TUNING = "[tuning] "
 Key = tuple[str, ...]
 
 
@@ -69,12 +67,16 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
     labels = dict[str, str]()
     for part in ([cell for cell in cells if cell.is_trial], [cell for cell in cells if not cell.is_trial]):
         asked = [Asked(cell.model, cell.task, None, cell.kind, None, cell) for cell in part]
-        labels |= {cell.id: _TUNING * cell.is_trial + label for cell, label in zip(part, labels_of(asked))}
+        labels |= {cell.id: _before(cell) + label for cell, label in zip(part, labels_of(asked))}
     return [labels[cell.id] for cell in cells]
 
 
 def _model(cell: Cell) -> str:
-    return _TUNING * cell.is_trial + cell.model
+    return _before(cell) + cell.model
+
+
+def _before(cell: Cell) -> str:
+    return "[tuning] " if cell.is_trial else ""
 
 
 def _name(names: Collection[str], model: str) -> str:

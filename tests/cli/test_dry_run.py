@@ -67,6 +67,15 @@ def test_many_cells_are_brought_together_and_every_axis_is_counted() -> None:
     assert "toy (39 variants)" in printed(Plan(tuple(map(Planned, more))))
 
 
+def test_trials_of_tuning_are_named_as_in_a_run(tmp_path) -> None:
+    tuned = Sweep.from_settings(
+        {"models": "toy", "task": "toy-task", "device": "cpu", "resolutions": 8, "tune": "learning_rate=0.01,0.1"}
+    )
+    lines = printed(plan(tuned, tmp_path, Running()), width=300).splitlines()
+    names = [line[: line.index("8 ")].strip() for line in lines if "toy" in line]
+    assert names == ["[tuning] toy [learning_rate=0.01]", "[tuning] toy [learning_rate=0.1]", "toy"]
+
+
 def test_tasks_have_a_column() -> None:
     said = printed(Plan(tuple(map(Planned, cells(task="toy-task,darcy", resolutions=16)))))
     assert [line.split()[:2] for line in said.splitlines()[:3]] == [

@@ -227,7 +227,7 @@ class _Loop:
         if self.state.best is not None:
             load_weights(self.setup.module, self.state.best)
         elif self.trainee.average is not None:
-            _copy(self.trainee.average.module, self.setup.module)
+            load_weights(self.setup.module, self.trainee.average.module.state_dict())
         return self.result(warning)
 
     def result(self, warning: str | None) -> TrainingResult:
@@ -258,12 +258,6 @@ def _passed(before: float, after: float, points: int) -> bool:
     """Tell whether one of ``points`` marks, at equal distances up to 1, is between two shares of a budget."""
     # What rounding leaves below a mark is on it.
     return math.floor(min(after, 1) * points + 1e-9) > math.floor(min(before, 1) * points + 1e-9)
-
-
-@torch.no_grad()
-def _copy(source: nn.Module, target: nn.Module) -> None:
-    for own, other in zip(target.state_dict().values(), source.state_dict().values(), strict=True):
-        own.copy_(other)
 
 
 def _others(module: nn.Module, chosen: Sequence[nn.Parameter]) -> list[nn.Parameter]:
