@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from attn_bench.format import count, distinct, plain
 from attn_bench.results.labels import Asked, labels_of
 from attn_bench.running.plan import Plan, Planned, total
+from attn_bench.running.tuning import TRIAL_MARK
 from attn_bench.sweep.cell import Cell
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _model(cell: Cell) -> str:
 
 
 def _before(cell: Cell) -> str:
-    return "[tuning] " if cell.is_trial else ""
+    return f"{TRIAL_MARK} " if cell.is_trial else ""
 
 
 def _name(names: Collection[str], model: str) -> str:

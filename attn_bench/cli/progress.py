@@ -24,7 +24,7 @@ from attn_bench.results.record import Record
 from attn_bench.results.store import Store
 from attn_bench.results.table import missing
 from attn_bench.running.runner import Watcher
-from attn_bench.running.tuning import TRIALS
+from attn_bench.running.tuning import TRIAL_MARK, TRIALS
 from attn_bench.running.work import FINAL
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.groups import AUTO
@@ -186,7 +186,7 @@ class Screen:
 
     def _line(self, cell: Cell, record: Record) -> None:
         count = f"[{self.done}/{self.cells}]"
-        count = "[tuning]" if cell.is_trial else "[trained]" if _measured_later(cell, record) else count
+        count = TRIAL_MARK if cell.is_trial else "[trained]" if _measured_later(cell, record) else count
         words = [count, cell.title + ":", record.status]
         for evaluation in record.evaluations[:1]:
             about = TASKS.load(cell.task).metrics

@@ -26,6 +26,8 @@ from attn_bench.sweep.groups import Measuring, Training, Tuning
 
 # The folder of trials in a results folder.
 TRIALS = "tuning"
+# Before the names of trials, wherever they are listed with other cells.
+TRIAL_MARK = "[tuning]"
 SEED = 0
 # Held out for trials where the final training is on the whole training set.
 VALIDATION = 0.1
