@@ -50,6 +50,11 @@ CAMPAIGNS = {
     "pathfinder": Campaign("pathfinder", "run sweeps/pathfinder.yaml", 60),
     "navier-stokes": Campaign("navier-stokes", "run sweeps/navier-stokes.yaml", 1),
     "burgers": Campaign("burgers-short", "run sweeps/burgers-short.yaml", 0.3),
+    "darcy-bf16": Campaign(
+        "",
+        "run --models mano,swinv2 --task darcy --resolutions 16 --seeds 3 --precision float32,bf16 --no-measure",
+        0.3,
+    ),
     "darcy-zero-shot": Campaign(
         "", "run --from results/darcy --resolutions 32 --eval-resolutions 16,64,128", 0.5
     ),
