@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from attn_bench.cli.completion import Complete, among, named
+from attn_bench.errors import UserError
 from attn_bench.plugins.values import Text
 from attn_bench.sweep.fields import Setting
 
@@ -29,9 +30,8 @@ def takes(settings: Iterable[Setting]) -> Callable[[Command], Command]:
         @functools.wraps(command)
         def call(**arguments: Any) -> None:
             values = {name: arguments.pop(name) for name in known}
-            command(
-                given={name: _text(value) for name, value in values.items() if value not in (None, [])}, **arguments
-            )
+            given = {name: _once(known[name], value) for name, value in values.items() if value}
+            command(given={name: _text(value) for name, value in given.items()}, **arguments)
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -44,6 +44,17 @@ def takes(settings: Iterable[Setting]) -> Callable[[Command], Command]:
     return decorate
 
 
+def _once(setting: Setting, values: list[Any]) -> Any:
+    """Return the value of a flag; raises UserError where it has several, of which all but one would be lost."""
+    if setting.repeated or (setting.type is bool and setting.axis):
+        return values
+    if len(values) > 1:
+        several = setting.axis or "list of " in setting.type_name or setting.type_name == "mapping"
+        once = f"all its values at once, e.g. {setting.flag} {','.join(values)}" if several else "it once"
+        raise UserError(f"{setting.flag}: given {len(values)} times; give {once}")
+    return values[0]
+
+
 def _text(value: Any) -> Any:
     if isinstance(value, list):
         return [_text(item) for item in value]
@@ -51,16 +62,14 @@ def _text(value: Any) -> Any:
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:
-    kind: Any = str | None
+    kind: Any = list[str] | None
     option = typer.Option(
         setting.flag, help=_help(setting), metavar=_metavar(setting), autocompletion=_completion(setting)
     )
     if setting.type is bool:
-        # Both flags together are both values.
-        kind, flags = list[bool] | None if setting.axis else bool | None, f"{setting.flag}/--no-{setting.flag[2:]}"
+        # Both flags together are both values of an axis.
+        kind, flags = list[bool] | None, f"{setting.flag}/--no-{setting.flag[2:]}"
         option = typer.Option(flags, help=_help(setting))
-    elif setting.repeated:
-        kind = list[str] | None
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
     )

@@ -32,9 +32,10 @@ _EVALUATES = {"eval_resolutions", "options", "set", "batch_size", "precision", "
 
 def kept_record(store: Store, id: str) -> Record:
     """Return the record of a cell whose weights were kept; raises UserError where there is none."""
-    record = store.read(id) if id in set(store.ids()) else None
-    if record is None:
-        raise unknown(f"cell in {store.folder}", id, store.ids())
+    if id not in (ids := set(store.ids())):
+        raise unknown(f"cell in {store.folder}", id, ids)
+    if (record := store.read(id)) is None:
+        raise UserError(f"cell {id}: its record, {store.path('cells', id)}, is damaged; train it again")
     if record.weights is None:  # those of another record of the same cell may have been
         record = next((each for each in store.records() if each.id == id), record)
     if record.weights is None or record.cell.weights is not None:

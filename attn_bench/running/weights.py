@@ -37,6 +37,8 @@ from attn_bench.running.train.checkpoint import load_weights
 from attn_bench.running.train.step import autocast
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.devices import resolve_device
+from attn_bench.sweep.fields import settings_of
+from attn_bench.sweep.settings import Sweep
 
 Device = Literal["auto", "cpu", "cuda"]
 # Buffers that follow the batch may be larger than those of a module that was just built.
@@ -127,7 +129,8 @@ def fill(module: nn.Module, path: Path, digest: str) -> None:
     except FileNotFoundError:
         raise UserError(f"{path}: the weights are gone; train the cell again with --keep-weights --retry all") from None
     except (OSError, ValueError, SafetensorError, KeyError) as error:
-        raise UserError(f"{path}: the weights cannot be read ({clean(str(error), 200)})") from None
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise UserError(f"{path}: the weights cannot be read ({clean(why, 200)})") from None
     try:
         load_weights(module, dict(_completed(tensors, own)))
     except (RuntimeError, AttributeError, ValueError) as error:
@@ -181,15 +184,16 @@ def load_model(folder: str | PathLike[str], cell: Any, *, device: str = "cpu", s
         strict: refuse weights of code that has changed since; if false, they are loaded if they fit.
 
     Raises:
-        UserError: there is no such cell; its weights were not kept, are damaged or do not fit; the code of its model or
-            task has changed since.
+        UserError: there is no such cell or device; its weights were not kept, are damaged or do not fit; the code of
+            its model or task has changed since.
     """
     store = Store.open(Path(fspath(folder)))
     record = kept_record(store, _id_of(cell))
     if strict and (why := changed_since(record.cell)) is not None:
         raise UserError(f"cell {record.id}: {why}; strict=False loads the weights if they fit")
     with _generators_kept():
-        return loaded(record, store, resolve_device(device), Keeper(record.cell.seed)).module
+        usable = resolve_device(settings_of(Sweep)["device"].read(device))
+        return loaded(record, store, usable, Keeper(record.cell.seed)).module
 
 
 def _id_of(cell: Any) -> str:

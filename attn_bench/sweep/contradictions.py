@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attn_bench.errors import UserError
 from attn_bench.plugin import Task
 from attn_bench.sweep.devices import check_threads
-from attn_bench.sweep.fields import misnamed, read, settings_of
+from attn_bench.sweep.fields import read, settings_of
 from attn_bench.sweep.groups import BUDGETS, FIELD_LOSSES, SCHEDULES, Regime, Training
 from attn_bench.sweep.training_recipes import recipe
 
@@ -93,19 +93,11 @@ def _check_effects(given: Mapping[str, Any]) -> None:
 
 
 def _check_tuning(sweep: Sweep) -> None:
-    """Raise UserError for settings that cannot be tuned, or with values that they cannot have."""
-    tune, known = sweep.tuning.tune, settings_of(type(sweep))
+    """Raise UserError for settings that are tuned and given."""
+    tune = sweep.tuning.tune
     for name in ("tune_budget", "tune_extend"):
         if name in sweep.given and not tune:
             raise UserError(f"setting {name}: has no effect without tune")
-    numbers = (each for each in known.values() if each.group == "training" and each.type_name == "float")
-    possible = {each.name: each for each in numbers if each.name not in (*BUDGETS, "validation")}
-    for name, values in tune.items():
-        if name not in possible:
-            raise UserError(f"setting tune: {misnamed(name, possible.values(), 'setting to tune')}")
+    for name in tune:
         if name in sweep.given:
             raise UserError(f"setting tune: {name} is given as well; give it or tune it")
-        for i, value in enumerate(values):
-            possible[name].read(value)
-            if value in values[:i]:
-                raise UserError(f"setting tune: {name} has the value {value:g} twice")

@@ -20,7 +20,7 @@ from pydantic import Field
 from attn_bench.errors import UserError
 from attn_bench.plugin import TrainingDefaults
 from attn_bench.sweep import notations
-from attn_bench.sweep.fields import Also, Axis, Notation, Repeated
+from attn_bench.sweep.fields import Also, Axis, Notation, Repeated, settings_of
 
 Precision = Literal["float32", "tf32", "bf16"]
 Regime = Literal["scratch", "linear-probe", "finetune"]
@@ -250,6 +250,9 @@ class FineTuning:
     ] = 0.0
 
 
+Grid = Notation(lambda value: notations.grid(value, settings_of(Training), (*BUDGETS, "validation")))
+
+
 @dataclass(frozen=True)
 class Tuning:
     """Which settings of training are chosen for each model on the validation set, and how."""
@@ -257,7 +260,7 @@ class Tuning:
     tune: Annotated[
         Mapping[str, tuple[float, ...]],
         One,
-        Notation(notations.grid),
+        Grid,
         Repeated("SETTING=VALUE,VALUE"),
         Field(
             description="Choose settings of training for each model, task and resolution on the validation set: which, "

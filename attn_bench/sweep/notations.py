@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from attn_bench.errors import UserError
 from attn_bench.plugins.values import Text
+from attn_bench.sweep.fields import Setting, misnamed
 
 
 def listed(value: Any) -> Any:
@@ -75,7 +77,7 @@ def parameters(value: Any) -> Any:
     """Return ``"partition=gpu,nodelist=n1,n2"`` as a mapping: a part without an equals sign belongs to the one before.
 
     Raises:
-        ValueError: the first has none.
+        ValueError: the first has none, or a name is given twice.
     """
     if not isinstance(value, str):
         return value
@@ -83,7 +85,7 @@ def parameters(value: Any) -> Any:
     for part in value.split(","):
         name, equals, given = part.partition("=")
         if equals:
-            found[name.strip()] = given
+            _add(found, name.strip(), given)
         elif not found:
             raise ValueError(f"{part!r} is not NAME=VALUE; write e.g. partition=gpu,time=60")
         else:
@@ -97,7 +99,7 @@ def assignments(value: Any) -> dict[str, dict[str, Any]]:
     The value after the equals sign is text, which the option parses.
 
     Raises:
-        ValueError: any other form.
+        ValueError: any other form, or an option that is given twice.
     """
     found: dict[str, dict[str, Any]] = {}
     for item in value if isinstance(value, list | tuple) else [value]:
@@ -109,7 +111,8 @@ def assignments(value: Any) -> dict[str, dict[str, Any]]:
             if not matched:
                 raise ValueError(f"{str(text)!r} is not NAME.OPTION=VALUE; write e.g. mano.dim=64")
             owner, name, typed = matched.groups()
-            found.setdefault(owner, {})[name] = Text(typed) if given is None else given
+            option, read = f"{owner}.{name}", Text(typed) if given is None else given
+            _add(found.setdefault(owner, {}), name, read, f"{option} is given twice; write e.g. {option}=8,16 for both")
     return found
 
 
@@ -130,7 +133,7 @@ def rules(value: Any) -> list[dict[str, Any]]:
     """Return ``"model=fno,vit task=digits"``, ``{"model": ["fno", "vit"], "task": "digits"}`` or a list of these.
 
     Raises:
-        ValueError: something else, or a rule without a condition.
+        ValueError: something else, a rule without a condition, or one with two on the same setting.
     """
     found = []
     for item in value if isinstance(value, list | tuple) else [value]:
@@ -138,20 +141,31 @@ def rules(value: Any) -> list[dict[str, Any]]:
             pairs = [part.partition("=") for part in item.split()]
             if not all(name and sign for name, sign, _ in pairs):
                 raise ValueError(f"{str(item)!r} is not a rule; write e.g. 'model=fno resolution=64'")
-            item = {name: given for name, _, given in pairs}
+            conditions: dict[str, Any] = {}
+            for name, _, given in pairs:
+                _add(
+                    conditions, name, given, f"{name} is given twice; write e.g. {name}={conditions.get(name)},{given}"
+                )
+            item = conditions
         if not isinstance(item, Mapping) or not item:
             raise ValueError(f"{item!r} is not a rule; write e.g. {{model: fno, resolution: 64}}")
         found.append({str(name): each for name, each in item.items()})
     return found
 
 
-def grid(value: Any) -> dict[str, list[Any]]:
+def grid(value: Any, known: Mapping[str, Setting], untried: Collection[str]) -> dict[str, list[Any]]:
     """Return values to try by setting from ``"learning_rate=1e-3,3e-3"``, mappings to lists, or a list of these.
 
+    Args:
+        known: the settings, of which numbers can be tried.
+        untried: names of those that cannot be.
+
     Raises:
-        ValueError: something else, a setting that is given twice, or one with fewer than two values.
+        ValueError: something else, a setting that is given twice or cannot be tried, or one with fewer than two
+            values, the same value twice, or one that it cannot have.
     """
     found: dict[str, list[Any]] = {}
+    possible = [each for each in known.values() if each.type_name == "float" and each.name not in untried]
     for item in value if isinstance(value, list | tuple) else [value]:
         if isinstance(item, Mapping):
             pairs: list[tuple[Any, Any]] = list(item.items())
@@ -161,14 +175,22 @@ def grid(value: Any) -> dict[str, list[Any]]:
         for name, values in pairs:
             tried = values.split(",") if isinstance(values, str) else values
             several = list(tried) if isinstance(tried, list | tuple) else [tried]
-            if (setting := str(name).strip().replace("-", "_")) in found:
-                raise ValueError(f"{setting} is given twice; give all its values at once, e.g. {setting}=1e-3,3e-3")
-            found[setting] = [v.strip() if isinstance(v, str) else v for v in several]
+            setting = str(name).strip().replace("-", "_")
+            if setting not in {each.name for each in possible}:
+                raise ValueError(misnamed(setting, possible, "setting to tune"))
+            _add(found, setting, several, f"{setting} is given twice; give all its values at once, e.g. {setting}=1,2")
         if not pairs:
             raise ValueError(f"{str(item)!r} is not SETTING=VALUE,VALUE; write e.g. learning_rate=1e-3,3e-3")
-    for name, values in found.items():
-        if len(values) < 2:
+    for name, tried in found.items():
+        if len(tried) < 2:
             raise ValueError(f"{name} has one value; there is nothing to choose")
+        try:
+            found[name] = [known[name].read(v.strip() if isinstance(v, str) else v) for v in tried]
+        except UserError as error:
+            raise ValueError(str(error).removeprefix("setting ")) from None
+        for i, number in enumerate(found[name]):
+            if number in found[name][:i]:
+                raise ValueError(f"{name} has the value {number} twice")
     return found
 
 
@@ -176,14 +198,21 @@ def by_model(value: Any) -> Any:
     """Return recipes by model from ``"fno=fno-2020,mano=mano-paper"``; a mapping stays one.
 
     Raises:
-        ValueError: text of another form.
+        ValueError: text of another form, or a model that is given twice.
     """
     if not isinstance(value, str):
         return value
-    found = {}
+    found: dict[str, Any] = {}
     for part in listed(value):
         model, equals, recipe = part.partition("=")
         if not equals:
             raise ValueError(f"{part!r} is not MODEL=RECIPE; write e.g. fno=fno-2020")
-        found[model.strip()] = recipe.strip()
+        _add(found, model.strip(), recipe.strip())
     return found
+
+
+def _add(found: dict[str, Any], name: str, value: Any, wrong: str = "") -> None:
+    """Add a value to those found; raises ValueError where there is one of that name, which would be lost."""
+    if name in found:
+        raise ValueError(wrong or f"{name} is given twice")
+    found[name] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,14 @@ def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
         found["models"] = chosen_of(notations.listed(given["models"]), of_file)
     sets = given.get("set") or []
     if sets or file.get("set"):
-        found["set"] = [*_listed(file.get("set")), *sets]
+        found["set"] = _both(file.get("set"), sets)
     if "tasks" in found and "tasks" not in given:
         try:
             tasks = notations.tasks(found["tasks"])
         except ValueError as error:
             raise UserError(f"setting tasks: {error}") from None
         found["tasks"] = {
-            name: {**_without(own, given), **({"set": [*_listed(own.get("set")), *sets]} if sets else {})}
+            name: {**_without(own, given), **({"set": _both(own.get("set"), sets)} if sets else {})}
             for name, own in tasks.items()
         }
     return found
@@ -41,6 +42,20 @@ def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 def _without(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     dropped = {name for name in given if name != "set"} | (set(BUDGETS) if given.keys() & set(BUDGETS) else set())
     return {name: value for name, value in settings.items() if name not in dropped}
+
+
+def _both(of_file: Any, flags: list[Any]) -> list[Any]:
+    """Return the assignments of a file without those that flags override, and those of the flags."""
+    own = _listed(of_file)
+    with contextlib.suppress(ValueError):  # what is wrong is said where they are read
+        given, there = notations.assignments(flags), notations.assignments(own)
+        own = [
+            {f"{owner}.{name}": value}
+            for owner, options in there.items()
+            for name, value in options.items()
+            if name not in given.get(owner, {})
+        ]
+    return [*own, *flags]
 
 
 def _listed(value: Any) -> list[Any]:

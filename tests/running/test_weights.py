@@ -214,6 +214,13 @@ def test_weights_that_cannot_be_used_are_refused_in_a_line(tmp_path, train, monk
         attn_bench.load_model(folder, 3)
     with pytest.raises(UserError, match="no such folder"):
         attn_bench.load_model(tmp_path / "nowhere", row.cell)
+    path.unlink()
+    path.mkdir()
+    refused(r"cannot be read \(Is a directory\)")
+    for device in ("gpu", "cuda:0", None, torch.device("cpu")):
+        refused("setting device: must be 'auto', 'cpu' or 'cuda'", device=device)
+    store.path("cells", row.cell).write_text("{")
+    refused(f"cell {row.cell}: its record, .*{row.cell}.json, is damaged; train it again")
 
 
 def test_code_that_has_changed_is_refused_unless_asked_for(tmp_path, train):
