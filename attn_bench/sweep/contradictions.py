@@ -52,6 +52,15 @@ def check_loss(training: Training, task: Task, regime: Regime) -> None:
         raise UserError("setting loss: has no effect with regime finetune, whose loss is a smoothed cross-entropy")
 
 
+def check_selection(training: Training) -> None:
+    """Raise UserError for the best weights of a training without the evaluations that would find them."""
+    select, by = training.select, f" by recipe {training.recipe}" if training.recipe else ""
+    if select == "best" and training.validation == 0:
+        raise UserError(f"setting select: best needs a validation set, and validation is 0{by}")
+    if select != "last" and training.validation_points == 0:
+        raise UserError(f"setting select: {select} needs evaluations, and validation_points is 0")
+
+
 def _check_training(sweep: Sweep, given: Mapping[str, Sequence[Any]]) -> None:
     """Raise UserError for settings of training that have no effect in any combination of the values given."""
     usual, known = Training(), settings_of(type(sweep))
@@ -84,10 +93,6 @@ def _check_effects(given: Mapping[str, Any]) -> None:
     warmup = SCHEDULES[schedule]["lr_warmup"] if defaults["lr_warmup"] is None else defaults["lr_warmup"]
     if "lr_start" in given and warmup == 0:
         raise UserError("setting lr_start: has no effect with lr_warmup 0")
-    if select == "best" and defaults["validation"] == 0:
-        raise UserError("setting select: best needs a validation set, and validation is 0")
-    if select != "last" and defaults["validation_points"] == 0:
-        raise UserError(f"setting select: {select} needs evaluations, and validation_points is 0")
     if "validation_points" in given and select != "best-on-test" and defaults["validation"] == 0:
         raise UserError("setting validation_points: has no effect with validation 0")
 

@@ -16,6 +16,7 @@ from attn_bench.plugins.options import changed, options_of
 from attn_bench.plugins.registry import MODELS, TASKS
 from attn_bench.sweep import rules
 from attn_bench.sweep.cell import Cell, in_words
+from attn_bench.sweep.contradictions import check_selection
 from attn_bench.sweep.fields import replaced, settings_of
 from attn_bench.sweep.variants import Loaded, Variant, expand, loaded
 
@@ -53,6 +54,8 @@ def expanded(sweep: Sweep, *, here: bool = True) -> Expansion:
     included = rules.rules("include", sweep.include, axes, owners)
     excluded = rules.rules("exclude", sweep.exclude, axes, owners)
     cells = rules.kept(cells, included, excluded, _default)
+    for training in {cell.training for cell in cells if cell.training is not None}:
+        check_selection(training)
     # A rule on a task that the file has and this run leaves out is not a mistake.
     elsewhere = sweep.tasks.keys() - set(sweep.task)
     unmet = [rule for rule in (*included, *excluded) if not rule.met]

@@ -78,7 +78,7 @@ def test_each_model_can_have_its_own():
         ({"recipes": {"toy": "nothing"}}, "unknown recipe 'nothing'; there are: fno-2020, ho-fno"),
         ({"recipes": {"mano": "lamo"}}, "unknown model of this sweep in recipes 'mano'"),
         ({"recipes": "lamo"}, "'lamo' is not MODEL=RECIPE; write e.g. fno=fno-2020"),
-        ({"recipe": "lamo", "select": "best"}, "best needs a validation set, and validation is 0"),
+        ({"recipe": "lamo", "select": "best"}, "best needs a validation set, and validation is 0 by recipe lamo"),
         ({"recipe": "lamo", "train": False}, "recipe: has no effect without training"),
         ({"recipe": "lamo", "task": "digits", "models": "vit"}, r"digits \(image\) has no 'derivative'; it has task"),
     ],

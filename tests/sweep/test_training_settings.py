@@ -34,6 +34,8 @@ def cell(**settings) -> Cell:
         ({"lr_step": 0, "schedule": "step"}, "setting lr_step: must be > 0"),
         ({"clip_norm": -1}, "setting clip_norm: must be >= 0"),
         ({"select": "best", "validation": 0}, "select: best needs a validation set, and validation is 0"),
+        ({"select": "best", "validation": [0.1, 0]}, "select: best needs a validation set, and validation is 0"),
+        ({"select": ["last", "best"], "recipe": "lamo"}, "validation is 0 by recipe lamo"),
         ({"select": "best", "validation_points": 0}, "select: best needs evaluations, and validation_points is 0"),
         ({"select": "best-on-test", "validation_points": 0}, "select: best-on-test needs evaluations"),
         ({"validation": 0, "validation_points": 5}, "validation_points: has no effect with validation 0"),
@@ -43,9 +45,15 @@ def cell(**settings) -> Cell:
 )
 def test_settings_without_effect_are_refused_in_one_line(settings, message):
     with pytest.raises(UserError) as caught:
-        Sweep.from_settings(ONE | settings)
+        Sweep.from_settings(ONE | settings).cells()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_rules_leave_out_what_cannot_be_selected():
+    settings = ONE | {"select": "best,last", "validation": [0, 0.1], "exclude": "select=best validation=0"}
+    found = {(c.training.select, c.training.validation) for c in Sweep.from_settings(settings).cells()}
+    assert found == {("last", 0), ("last", 0.1), ("best", 0.1)}
 
 
 def test_a_cell_holds_the_parameters_of_its_schedule_and_no_others():
