@@ -190,7 +190,7 @@ class Reevaluation(Sweep):
             measuring=Measuring(measure=False),
             eval_resolutions=evaluated,
             weights=weights.sha256,
-            weights_in=(str(store.folder.absolute()), record.id),
+            weights_in=(str(store.folder), record.id),
             sources=sources,
             broken=broken,
         )

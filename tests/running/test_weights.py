@@ -250,6 +250,13 @@ def test_cells_that_kept_no_weights_say_so(tmp_path, train):
     assert again.weights is not None
 
 
+def test_the_folder_of_the_weights_is_recorded_as_it_was_given(tmp_path, train, monkeypatch):
+    (row,) = train().itertuples()
+    monkeypatch.chdir(tmp_path)
+    (evaluated,) = attn_bench.run(weights_from="trained", out="evaluated").itertuples()
+    assert (evaluated.status, evaluated.weights_from) == ("ok", f"trained/{row.cell}")
+
+
 def test_kept_models_are_evaluated_elsewhere_without_training(tmp_path, train, monkeypatch):
     trained = train(["toy", {"name": "toy", "label": "wide", "options": {"width": 9}}], seeds=2, eval_resolutions=[12])
     monkeypatch.setattr("attn_bench.running.run_cell.train", None)
