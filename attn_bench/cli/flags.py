@@ -62,14 +62,16 @@ def _text(value: Any) -> Any:
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:
-    kind: Any = list[str] | None
-    option = typer.Option(
-        setting.flag, help=_help(setting), metavar=_metavar(setting), autocompletion=_completion(setting)
-    )
+    kind: Any
     if setting.type is bool:
         # Both flags together are both values of an axis.
-        kind, flags = list[bool] | None, f"{setting.flag}/--no-{setting.flag[2:]}"
-        option = typer.Option(flags, help=_help(setting))
+        kind = list[bool] | None
+        option = typer.Option(f"{setting.flag}/--no-{setting.flag[2:]}", help=_help(setting))
+    else:
+        kind = list[str] | None
+        option = typer.Option(
+            setting.flag, help=_help(setting), metavar=_metavar(setting), autocompletion=_completion(setting)
+        )
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
     )

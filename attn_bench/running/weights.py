@@ -26,6 +26,7 @@ from torch.utils.data import TensorDataset
 from attn_bench.errors import UserError
 from attn_bench.files import atomic_write, read_regular
 from attn_bench.format import clean
+from attn_bench.results.known import reason
 from attn_bench.results.record import Record, Weights
 from attn_bench.results.store import Store
 from attn_bench.running.device.select import device_of
@@ -38,7 +39,7 @@ from attn_bench.running.train.step import autocast
 from attn_bench.sweep.cell import Cell
 from attn_bench.sweep.devices import resolve_device
 from attn_bench.sweep.fields import settings_of
-from attn_bench.sweep.settings import Sweep
+from attn_bench.sweep.groups import Execution
 
 Device = Literal["auto", "cpu", "cuda"]
 # Buffers that follow the batch may be larger than those of a module that was just built.
@@ -129,8 +130,7 @@ def fill(module: nn.Module, path: Path, digest: str) -> None:
     except FileNotFoundError:
         raise UserError(f"{path}: the weights are gone; train the cell again with --keep-weights --retry all") from None
     except (OSError, ValueError, SafetensorError, KeyError) as error:
-        why = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise UserError(f"{path}: the weights cannot be read ({clean(why, 200)})") from None
+        raise UserError(f"{path}: the weights cannot be read ({clean(reason(error), 200)})") from None
     try:
         load_weights(module, dict(_completed(tensors, own)))
     except (RuntimeError, AttributeError, ValueError) as error:
@@ -192,7 +192,7 @@ def load_model(folder: str | PathLike[str], cell: Any, *, device: str = "cpu", s
     if strict and (why := changed_since(record.cell)) is not None:
         raise UserError(f"cell {record.id}: {why}; strict=False loads the weights if they fit")
     with _generators_kept():
-        usable = resolve_device(settings_of(Sweep)["device"].read(device))
+        usable = resolve_device(settings_of(Execution)["device"].read(device))
         return loaded(record, store, usable, Keeper(record.cell.seed)).module
 
 

@@ -54,7 +54,7 @@ def expanded(sweep: Sweep, *, here: bool = True) -> Expansion:
     included = rules.rules("include", sweep.include, axes, owners)
     excluded = rules.rules("exclude", sweep.exclude, axes, owners)
     cells = rules.kept(cells, included, excluded, _default)
-    for training in {cell.training for cell in cells if cell.training is not None}:
+    for training in dict.fromkeys(cell.training for cell in cells if cell.training is not None):
         check_selection(training)
     # A rule on a task that the file has and this run leaves out is not a mistake.
     elsewhere = sweep.tasks.keys() - set(sweep.task)

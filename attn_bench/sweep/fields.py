@@ -127,13 +127,16 @@ class Setting:
         """Return ``value`` converted to the type of the setting; raises UserError if it cannot be converted."""
         typed = any(isinstance(each, Text) for each in (value if isinstance(value, list) else [value]))
         where = self.flag if typed else f"setting {self.name}"
-        meant = str(value) if isinstance(value, Text) else value
         try:
-            for notation in (each for each in self._metadata if isinstance(each, Notation)):
-                meant = notation.read(meant)
-            return checked(self.annotation, meant)
+            return self.converted(str(value) if isinstance(value, Text) else value)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
+
+    def converted(self, value: Any) -> Any:
+        """Return ``value`` as :meth:`read` does; the message of a ValueError follows the name of the setting."""
+        for notation in (each for each in self._metadata if isinstance(each, Notation)):
+            value = notation.read(value)
+        return checked(self.annotation, value)
 
     def read_all(self, value: Any) -> tuple[Any, ...]:
         """Return the values that ``value`` stands for; one unless the setting is an axis. Raises UserError."""

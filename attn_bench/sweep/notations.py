@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from attn_bench.errors import UserError
 from attn_bench.plugins.values import Text
 from attn_bench.sweep.fields import Setting, misnamed
 
@@ -165,7 +164,7 @@ def grid(value: Any, known: Mapping[str, Setting], untried: Collection[str]) -> 
             values, the same value twice, or one that it cannot have.
     """
     found: dict[str, list[Any]] = {}
-    possible = [each for each in known.values() if each.type_name == "float" and each.name not in untried]
+    possible = {name: each for name, each in known.items() if each.type_name == "float" and name not in untried}
     for item in value if isinstance(value, list | tuple) else [value]:
         if isinstance(item, Mapping):
             pairs: list[tuple[Any, Any]] = list(item.items())
@@ -176,8 +175,8 @@ def grid(value: Any, known: Mapping[str, Setting], untried: Collection[str]) -> 
             tried = values.split(",") if isinstance(values, str) else values
             several = list(tried) if isinstance(tried, list | tuple) else [tried]
             setting = str(name).strip().replace("-", "_")
-            if setting not in {each.name for each in possible}:
-                raise ValueError(misnamed(setting, possible, "setting to tune"))
+            if setting not in possible:
+                raise ValueError(misnamed(setting, possible.values(), "setting to tune"))
             _add(found, setting, several, f"{setting} is given twice; give all its values at once, e.g. {setting}=1,2")
         if not pairs:
             raise ValueError(f"{str(item)!r} is not SETTING=VALUE,VALUE; write e.g. learning_rate=1e-3,3e-3")
@@ -185,9 +184,9 @@ def grid(value: Any, known: Mapping[str, Setting], untried: Collection[str]) -> 
         if len(tried) < 2:
             raise ValueError(f"{name} has one value; there is nothing to choose")
         try:
-            found[name] = [known[name].read(v.strip() if isinstance(v, str) else v) for v in tried]
-        except UserError as error:
-            raise ValueError(str(error).removeprefix("setting ")) from None
+            found[name] = [possible[name].converted(v.strip() if isinstance(v, str) else v) for v in tried]
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
         for i, number in enumerate(found[name]):
             if number in found[name][:i]:
                 raise ValueError(f"{name} has the value {number} twice")
