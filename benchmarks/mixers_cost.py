@@ -245,7 +245,8 @@ def targets(frame: pd.DataFrame) -> list[str]:
     for column, limit in (("share_of_limit", "limit"), ("share_of_parts", "limit of its operations")):
         slowest = frame.groupby("mixer", sort=False)[column].agg(["min", "max"])
         far = [f"{mixer} ({low:.2g} to {high:.2g})" for mixer, low, high in slowest.itertuples() if low < TARGET]
-        lines.append(f"- Share of the {limit} (target: >= {TARGET}): {'missed by ' + ', '.join(far) if far else 'met'}.")
+        reached = f"missed by {', '.join(far)}" if far else "met"
+        lines.append(f"- Share of the {limit} (target: >= {TARGET}): {reached}.")
     for label, (tokens, least) in FMA_TARGETS.items():
         rows = frame[(frame["mixer"] == label) & (frame["tokens"] == tokens) & (frame["pass"] == FORWARD)]
         for _, row in rows[rows["times_exact"].notna()].iterrows():
