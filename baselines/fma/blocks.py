@@ -2,7 +2,8 @@
 
 Near tokens and summaries of every level are rows of one buffer, and a block of queries has the list of the rows it
 reads, so that all levels share one softmax. On CUDA it is a Triton kernel (:mod:`baselines.fma.kernels`) that reads
-the rows where they are, on the CPU torch's flash attention of a few blocks at a time (:mod:`baselines.fma.cpu_blocks`),
+the rows where they are, as does C++ on the CPU (:mod:`baselines.fma.cpp_blocks`); without a compiler, or for heads that
+do not fill registers, it is torch's flash attention of a few blocks at a time (:mod:`baselines.fma.cpu_blocks`),
 elsewhere matrix products (:mod:`baselines.fma.tensor_blocks`). The backward pass computes the scores again, so that
 memory grows only with the rows and the lists.
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from baselines.fma import cpu_blocks
+from baselines.fma import cpp_blocks, cpu_blocks
 from baselines.fma.tensor_blocks import wide
 
 
@@ -42,7 +43,8 @@ def attend_blocks(
             after ``diagonal + i``; -1 where queries of a block all read the same.
     """
     if q_BNHE.device.type == "cpu":
-        return cpu_blocks.forward(q_BNHE, k_BTHE, v_BTHE, index_MS, bias_T, diagonal)
+        on_cpu = cpp_blocks.library_for(q_BNHE) or cpu_blocks
+        return on_cpu.forward(q_BNHE, k_BTHE, v_BTHE, index_MS, bias_T, diagonal)
     groups = [_groups(x) for x in (q_BNHE, k_BTHE, v_BTHE)]
     out, lse = _implementation(q_BNHE).forward(*groups, index_MS, bias_T, diagonal)
     return _samples(out, q_BNHE), _samples(lse, q_BNHE)
@@ -67,7 +69,8 @@ def attend_blocks_backward(
         out_BNHE, lse_BNH: what it returned.
     """
     if do_BNHE.device.type == "cpu":
-        return cpu_blocks.backward(do_BNHE, dlse_BNH, inputs, diagonal, out_BNHE, lse_BNH)
+        on_cpu = cpp_blocks.library_for(do_BNHE) or cpu_blocks
+        return on_cpu.backward(do_BNHE, dlse_BNH, inputs, diagonal, out_BNHE, lse_BNH)
     q, k, v, *lists = inputs
     delta_BNH = (do_BNHE * out_BNHE).sum(-1, dtype=lse_BNH.dtype)
     if dlse_BNH is not None:

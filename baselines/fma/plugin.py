@@ -86,8 +86,18 @@ class FMA(Mixer):
         )
 
     def effective(self, module: nn.Module, problem: Problem) -> Mapping[str, Any]:
-        """Return how many levels have interaction lists on the problem's grid; none is exact attention."""
+        """Return how many levels have interaction lists on the problem's grid; none is exact attention.
+
+        On the CPU ``backend`` is ``"cpp"`` or ``"torch"`` (:mod:`baselines.fma.cpp_blocks`).
+        """
+        from baselines.fma import cpp_blocks
         from baselines.fma.attention import FastMultipoleAttention
+        from baselines.fma.tensor_blocks import wide
 
         attention = next(part for part in module.modules() if isinstance(part, FastMultipoleAttention))
-        return {"levels": attention.tree.levels}
+        found: dict[str, Any] = {"levels": attention.tree.levels}
+        weight = attention.qkv.weight
+        if weight.device.type == "cpu" and attention.tree.levels:
+            served = cpp_blocks.library(wide(weight), weight.shape[1] // attention.heads) is not None
+            found["backend"] = "cpp" if served else "torch"
+        return found

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from attn_bench.nn.cpp.compiler import BuildError, build, warn_without_compiler
 from mano.attend import wide_dtype
 from mano.levels import ceil_div
-from mano.tiled.compiler import BuildError, build
 from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
 
 TILES, OVERLAPPING = (Path(__file__).with_name(name) for name in ("tiles.cpp", "overlapping.cpp"))
-HEADERS = [Path(__file__).with_name(name) for name in ("layer.h", "narrow.h", "registers.h", "sampling.h", "wide.h")]
+HEADERS = [Path(__file__).with_name(name) for name in ("layer.h", "narrow.h", "sampling.h", "wide.h")]
 STORED = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
 REGISTER_BYTES = 64
 """Channels must fill the widest vector registers there are."""
@@ -247,7 +246,7 @@ def library(layer: LayerSizes) -> Library | None:
     try:
         return Library(layer, build("mano", layer.sources, layer.macros()))
     except BuildError as error:
-        _warn(str(error))
+        warn_without_compiler("multipole attention", str(error))
         return None
 
 
@@ -273,12 +272,3 @@ def library_for(x_BHWC: Tensor, weights: Weights, sizes: Sizes) -> Library | Non
         for w, shape in zip(tensors, shapes, strict=True)
     )
     return library(layer) if fit and 0 not in x_BHWC.shape[1:3] else None
-
-
-@functools.cache
-def _warn(reason: str) -> None:
-    warnings.warn(
-        f"multipole attention falls back to torch, which takes at least twice as long: no C++ ({reason}); "
-        "install a C++ compiler (g++ 12 or clang 14, or newer) with OpenMP, or name it in CXX",
-        stacklevel=2,
-    )

@@ -9,8 +9,9 @@ import warnings
 import pytest
 import torch
 
+from attn_bench.nn.cpp import compiler
 from mano import MultipoleAttention
-from mano.tiled import compiler, cpp
+from mano.tiled import cpp
 from mano.tiled.layer import Sizes, Weights
 
 KINDS = [
@@ -290,7 +291,7 @@ def test_narrower_registers(window, stride, option, fresh, compiled, monkeypatch
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """Nothing built yet."""
-    caches = cpp.library, cpp._warn, compiler._own_folder
+    caches = cpp.library, compiler.warn_without_compiler, compiler._own_folder
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path / "cache"))

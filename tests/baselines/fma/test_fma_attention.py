@@ -203,10 +203,11 @@ def test_no_intermediate_is_larger_than_four_outputs(grid, options):
         assert max(host_allocations(lambda: module(x))) <= 4 * x.nbytes
 
 
+@pytest.mark.parametrize("channels", [3, 8])  # in torch's operations, and in C++
 @pytest.mark.parametrize("diagonal", [-1, 2])
-def test_gradients_of_the_operator(diagonal):
+def test_gradients_of_the_operator(diagonal, channels):
     torch.manual_seed(0)
-    q, k, v = (torch.randn(2, n, 2, 3, dtype=torch.float64, requires_grad=True) for n in (8, 11, 11))
+    q, k, v = (torch.randn(2, n, 2, channels, dtype=torch.float64, requires_grad=True) for n in (8, 11, 11))
     index = torch.randint(-1, 11, (2, 9), dtype=torch.int32)
     index[1, 2:] = -1
     bias = torch.randn(11).double()

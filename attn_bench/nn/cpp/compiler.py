@@ -19,6 +19,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from attn_bench.errors import UserError
 from attn_bench.files import OTHERS_WRITE, cache_folder, temporary_beside
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+SHARED = Path(__file__).with_name("registers.h")
+"""What every source may include."""
 # A compiler that takes longer counts as hanging; building takes about ten seconds on a slow core.
 PROBE_S, BUILD_S = 30, 300
 # A cached library ends with the SHA-256 of the bytes before, in hexadecimal; loaders ignore data at the end.
@@ -43,7 +46,7 @@ def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.
 
     Args:
         name: prefix of the file name.
-        sources: the file, then those that it includes.
+        sources: the file, then those that it includes besides ``SHARED``.
         options: of the compiler, besides ``FLAGS``.
 
     Raises:
@@ -53,7 +56,8 @@ def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.
         command = [*shlex.split(os.environ.get("CXX") or "c++"), *FLAGS]
         # The compiler's predefined macros identify it and the processor's instructions.
         target = _run([*command, "-dM", "-E", "-x", "c++", os.devnull], PROBE_S)
-        parts = (*(source.read_bytes() for source in sources), target, " ".join([*command, *options]).encode())
+        code = [source.read_bytes() for source in (*sources, SHARED)]
+        parts = (*code, target, " ".join([*command, *options]).encode())
         digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
         file = f"{name}-{digest}.so"
         if (kept := _kept(file)) is not None:
@@ -62,7 +66,7 @@ def build(name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.
                 return _loaded(kept)
         with tempfile.TemporaryDirectory(prefix="attn-bench-building-") as folder:
             built = Path(folder) / file
-            _run([*command, *options, str(sources[0]), "-o", str(built)], BUILD_S)
+            _run([*command, *options, f"-I{SHARED.parent}", str(sources[0]), "-o", str(built)], BUILD_S)
             content = _with_sum(built.read_bytes())
             with contextlib.suppress(OSError, UserError):
                 return _loaded(_written(_made(cache_folder("kernels")), file, content))
@@ -190,3 +194,13 @@ def _content(descriptor: int) -> bytes:
 @functools.cache
 def _own_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="attn-bench-kernels-")
+
+
+@functools.cache
+def warn_without_compiler(what: str, reason: str) -> None:
+    """Warn, once, that ``what`` is computed by torch, and why."""
+    warnings.warn(
+        f"{what} falls back to torch, which takes at least twice as long: no C++ ({reason}); "
+        "install a C++ compiler (g++ 12 or clang 14, or newer) with OpenMP, or name it in CXX",
+        stacklevel=2,
+    )

@@ -1,6 +1,6 @@
 // Vector registers of the processor, and products of matrices whose sums stay in them.
 //
-// REAL, float or double, is what is computed in; STORED, the same or bf16, is what grids are stored in.
+// REAL, float or double, is what is computed in; STORED, the same (if unset) or bf16, is what grids are stored in.
 
 #pragma once
 
@@ -24,9 +24,14 @@ struct bf16 {
     uint16_t bits;
 };
 
+#ifndef STORED
+#define STORED REAL
+#endif
+
 using real = REAL;
 using stored = STORED;
 constexpr int ROWS = 6;  // rows of a product's block: ROWS x COLUMNS sums stay in registers
+constexpr int TALL = BYTES == 64 ? 16 : 12;  // the same of a single register in a row
 constexpr int LANES = BYTES / sizeof(real);
 
 typedef real vec __attribute__((vector_size(BYTES)));
@@ -66,6 +71,22 @@ static inline void copy(const From* from, To* to, int64_t count) {
         std::memcpy(to, from, count * sizeof(To));
     else
         for (int64_t n = 0; n < count; n += LANES) store(to + n, load(from + n));
+}
+
+template <int S, size_t... J>
+static inline vec rotated(vec x, std::index_sequence<J...>) {
+    return __builtin_shufflevector(x, x, ((J + S) % LANES)...);
+}
+
+// The sum, or with MOST the largest, of the numbers of a register.
+template <bool MOST, int S = LANES / 2>
+static inline real reduced(vec x) {
+    const vec y = rotated<S>(x, std::make_index_sequence<LANES>{});
+    const vec both = MOST ? (x > y ? x : y) : x + y;
+    if constexpr (S > 1)
+        return reduced<MOST, S / 2>(both);
+    else
+        return both[0];
 }
 
 using integer = std::conditional_t<sizeof(real) == 4, int32_t, int64_t>;
@@ -141,7 +162,7 @@ struct Depth {
 template <int I, int V, int AI, int AK, int LDB, int LDC, bool ADD>
 static inline void block(Depth depth, const real* a, const real* b, real* c) {
     vec sums[I][V];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < I; i++)
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) sums[i][v] = vec{};
@@ -150,14 +171,14 @@ static inline void block(Depth depth, const real* a, const real* b, real* c) {
             vec row[V];
 #pragma GCC unroll 8
             for (int v = 0; v < V; v++) row[v] = load(b + k * LDB + v * LANES);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int i = 0; i < I; i++) {
                 const vec x = all(a[i * AI + k * AK]);
 #pragma GCC unroll 8
                 for (int v = 0; v < V; v++) sums[i][v] += x * row[v];
             }
         }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < I; i++)
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) {
@@ -168,6 +189,9 @@ static inline void block(Depth depth, const real* a, const real* b, real* c) {
 
 template <int V, int AI, int AK, int LDB, int LDC, bool ADD>
 static inline void strip(int64_t rows, Depth depth, const real* a, const real* b, real* c) {
+    if constexpr (V == 1)
+        for (; rows >= TALL; rows -= TALL, a += TALL * AI, c += TALL * LDC)
+            block<TALL, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c);
     for (; rows >= ROWS; rows -= ROWS, a += ROWS * AI, c += ROWS * LDC)
         block<ROWS, V, AI, AK, LDB, LDC, ADD>(depth, a, b, c);
     switch (rows) {

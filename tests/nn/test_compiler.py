@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from attn_bench.nn.cpp import compiler
+from attn_bench.nn.cpp.compiler import BuildError, build
 from mano import MultipoleAttention
-from mano.tiled import compiler, cpp
-from mano.tiled.compiler import BuildError, build
+from mano.tiled import cpp
 
 OTHER_USER = 54321
 
@@ -272,7 +273,7 @@ def test_a_compiler_that_hangs_or_fails_is_one_warning_and_torch_computes(monkey
     torch.manual_seed(0)
     monkeypatch.setenv("CXX", str(script(tmp_path, "sleep 300")))
     monkeypatch.setattr(compiler, "PROBE_S", 0.2)
-    for cache in (cpp.library, cpp._warn):
+    for cache in (cpp.library, compiler.warn_without_compiler):
         cache.cache_clear()
     try:
         with pytest.warns(UserWarning, match="did not end within") as said:
@@ -280,7 +281,7 @@ def test_a_compiler_that_hangs_or_fails_is_one_warning_and_torch_computes(monkey
         assert all(y.isfinite().all() for y in found)
         assert len(said) == 1
     finally:
-        for cache in (cpp.library, cpp._warn):
+        for cache in (cpp.library, compiler.warn_without_compiler):
             cache.cache_clear()
 
 

@@ -1,0 +1,119 @@
+"""The C++ of Fast Multipole Attention computes the same as torch's operations; without a compiler these are used."""
+
+import itertools
+
+import pytest
+import torch
+
+from attn_bench.nn.cpp import compiler
+from attn_bench.plugin import Problem
+from baselines.fma import cpp_blocks, cpu_blocks
+from baselines.fma.blocks import attend_blocks
+from baselines.fma.plugin import FMA
+from baselines.fma.tensor_blocks import NOTHING
+
+# Samples, blocks, queries of a block, heads, channels of a head, rows, slots of a list, diagonal.
+SIZES = [
+    (2, 5, 4, 3, 16, 40, 30, -1),
+    (1, 7, 16, 4, 16, 200, 144, -1),
+    (2, 3, 70, 2, 32, 300, 190, -1),  # more queries than are handled together, and some are left
+    (2, 6, 8, 2, 16, 64, 24, 16),
+    (1, 4, 80, 2, 16, 400, 160, 80),
+    (3, 2, 1, 1, 64, 9, 5, -1),
+]
+
+
+def given(sizes, dtype):
+    """Queries, keys, values, lists of which the first is empty, biases of which some hide a row, and the diagonal."""
+    torch.manual_seed(0)
+    b, m, i, h, e, t, s, diagonal = sizes
+    q, k, v = (torch.randn(b, n, h, e, dtype=dtype) for n in (m * i, t, t))
+    index = torch.randint(-1, t, (m, s), dtype=torch.int32)
+    index[0] = -1
+    bias = torch.randn(t, dtype=dtype)
+    bias[::7] = -torch.inf
+    return q, k, v, index, bias, diagonal
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-13), (torch.float32, 3e-6)], ids=str)
+def test_equals_the_operations_of_torch(sizes, dtype, limit, threads):
+    *tensors, diagonal = given(sizes, dtype)
+    library = cpp_blocks.library_for(tensors[0])
+    results = []
+    for backend in (library, cpu_blocks):
+        out, lse = backend.forward(*tensors, diagonal)
+        torch.manual_seed(1)
+        seeds = torch.randn_like(out), torch.randn_like(lse)
+        gradients = (backend.backward(d, dlse, tensors, diagonal, out, lse) for d, dlse in [seeds, (seeds[0], None)])
+        results.append([out, lse, *itertools.chain(*gradients)])
+    for got, want in zip(*results, strict=True):
+        assert got.dtype == want.dtype
+        assert (got - want).norm() <= limit * want.norm()
+
+
+def test_any_layout_and_bf16():
+    q, k, v, index, bias, _ = given(SIZES[0], torch.float32)
+    want = attend_blocks(q, k, v, index, bias, -1)
+    q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
+    assert not k.is_contiguous()
+    torch.testing.assert_close(attend_blocks(q, k, v, index.t().contiguous().t(), bias, -1), want)
+    out, lse = attend_blocks(*(x.bfloat16() for x in (q, k, v)), index, bias, -1)
+    assert (out.dtype, lse.dtype) == (torch.bfloat16, torch.float32)
+    assert (out - want[0]).norm() <= 1e-2 * want[0].norm()
+
+
+def test_rows_that_a_block_does_not_read_change_nothing():
+    q, k, v, index, bias, _ = given(SIZES[1], torch.float32)
+    index.clamp_(max=len(bias) - 2)
+    want, _ = attend_blocks(q, k, v, index, bias, -1)
+    k[:, -1], v[:, -1] = torch.nan, torch.inf
+    index[3, 5] = len(bias) - 1
+    bias[-1] = 0
+    got, lse = attend_blocks(q, k, v, index, bias, -1)
+    size = q.shape[1] // len(index)
+    others = torch.arange(q.shape[1]) // size != 3
+    assert torch.equal(got[:, others], want[:, others])
+    assert got[:, ~others].isnan().all()
+    assert (lse[:, :size] == NOTHING).all()
+
+
+@pytest.fixture
+def without_compiler(monkeypatch, tmp_path):
+    caches = cpp_blocks.library, compiler.warn_without_compiler
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.setenv("CXX", "/no/such/c++")
+    monkeypatch.setenv("ATTN_BENCH_CACHE", str(tmp_path))
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_without_a_compiler_torch_computes_and_the_record_says_so(without_compiler):
+    problem = Problem("field", 1, 1, (16, 16))
+    model = FMA().make(problem, dim=64, heads=4, depth=1)
+    x = torch.randn(2, 1, 16, 16)
+    with pytest.warns(UserWarning, match="Fast Multipole Attention falls back to torch") as said:
+        y = model(x)
+    assert len(said) == 1
+    assert FMA().effective(model, problem) == {"levels": 1, "backend": "torch"}
+    cpp_blocks.library.cache_clear()
+    monkey = pytest.MonkeyPatch()
+    monkey.delenv("CXX")
+    assert FMA().effective(model, problem) == {"levels": 1, "backend": "cpp"}
+    torch.testing.assert_close(model(x), y)
+    monkey.undo()
+
+
+@pytest.mark.parametrize("channels", [8, 24, 144])
+def test_heads_that_the_cpp_does_not_serve(channels):
+    assert cpp_blocks.library(torch.float32, channels) is None
