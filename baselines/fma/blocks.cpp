@@ -155,12 +155,14 @@ static inline void attend(
 
 struct Gradients {
     const real *do_BNHE, *delta_BNH, *lse_BNH;
-    real *dq_BNHE, *dk_GTE, *dv_GTE;
+    real *dq_BNHE, *dk_LGTE, *dv_LGTE;
+    int64_t parts;  // L, more than 1 only where there are more threads than groups
 };
 
 static inline void attend_backward(
-    const Inputs& in, const List& list, const Queries& some, const Gradients& g, ScratchBackward& s
+    const Inputs& in, const List& list, const Queries& some, const Gradients& g, int64_t part, ScratchBackward& s
 ) {
+    const int64_t sums = part * in.groups * in.rows * E + some.rows;
     const real scale = 1 / std::sqrt(real(E));
     some.read(in.q_BNHE, scale, s.q_IE);
     some.read(g.do_BNHE, 1, s.do_IE);
@@ -182,9 +184,9 @@ static inline void attend_backward(
         }
         multiply<WIDE, 1, E, E, true>(some.count, E, {WIDE}, s.ds_IS, s.k_SE, s.o_IE);
         multiply<1, WIDE, E, E, false>(WIDE, E, {some.count}, s.p_IS, s.do_IE, s.d_SE);
-        add_rows(g.dv_GTE + some.rows, place, s.d_SE);
+        add_rows(g.dv_LGTE + sums, place, s.d_SE);
         multiply<1, WIDE, E, E, false>(WIDE, E, {some.count}, s.ds_IS, s.q_IE, s.d_SE);
-        add_rows(g.dk_GTE + some.rows, place, s.d_SE);
+        add_rows(g.dk_LGTE + sums, place, s.d_SE);
     }
     for (int64_t n = 0; n < some.count * E; n += LANES) store(s.o_IE + n, load(s.o_IE + n) * scale);
     some.write(s.o_IE, g.dq_BNHE);
@@ -208,19 +210,22 @@ void forward(const Inputs* inputs, real* out_BNHE, real* lse_BNH, int threads) {
     }
 }
 
-// Adds to the gradients by keys and values. All blocks of a group are one thread's.
+// Adds to the gradients by keys and values. All blocks of a group, or of each part of them, are one thread's.
 void backward(const Inputs* inputs, const Gradients* gradients, int threads) {
     const Inputs in = *inputs;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int n = 0; n < threads; n++) {
         List list(in);
         ScratchBackward scratch;
-        const int64_t begin = in.groups * n / threads, end = in.groups * (n + 1) / threads;
-        for (int64_t block = 0; block < in.blocks && begin < end; block++) {
+        const int64_t parts = gradients->parts;
+        // A thread has some groups, or one part of the blocks of a group.
+        const int64_t part = n % parts, some = n / parts, all = threads / parts;
+        const int64_t begin = in.groups * some / all, end = some < all ? in.groups * (some + 1) / all : begin;
+        for (int64_t block = in.blocks * part / parts; block < in.blocks * (part + 1) / parts && begin < end; block++) {
             list.read(in, block);
             for (int64_t group = begin; group < end; group++)
                 for (int64_t first = 0; first < in.size; first += QUERIES)
-                    attend_backward(in, list, {in, group, block, first}, *gradients, scratch);
+                    attend_backward(in, list, {in, group, block, first}, *gradients, part, scratch);
         }
     }
 }

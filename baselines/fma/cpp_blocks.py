@@ -32,7 +32,10 @@ class _Inputs(ctypes.Structure):
 
 
 class _Gradients(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("do", "delta", "lse", "dq", "dk", "dv"))
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("do", "delta", "lse", "dq", "dk", "dv")),
+        ("parts", ctypes.c_int64),
+    )
 
 
 class Library:
@@ -68,10 +71,13 @@ class Library:
         delta = (do * out_BNHE).sum(-1)
         if dlse_BNH is not None:
             delta -= dlse_BNH
-        dq, dk, dv = torch.empty_like(passed.q), torch.zeros_like(passed.k), torch.zeros_like(passed.v)
+        threads = torch.get_num_threads()
+        parts = max(1, threads // max(1, passed.structure.groups))
+        dq, (dk, dv) = torch.empty_like(passed.q), (x.new_zeros(parts, *x.shape) for x in (passed.k, passed.v))
         held = do, delta.contiguous(), lse_BNH.contiguous(), dq, dk, dv
-        gradients = _Gradients(*(x.data_ptr() for x in held))
-        self._library.backward(ctypes.byref(passed.structure), ctypes.byref(gradients), torch.get_num_threads())
+        gradients = _Gradients(*(x.data_ptr() for x in held), parts)
+        self._library.backward(ctypes.byref(passed.structure), ctypes.byref(gradients), threads)
+        dk, dv = (d.sum(0) if parts > 1 else d[0] for d in (dk, dv))
         dq, dk, dv = (d.to(x.dtype) for d, x in zip((dq, dk.transpose(1, 2), dv.transpose(1, 2)), inputs))
         return dq, dk.contiguous(), dv.contiguous()
 

@@ -200,7 +200,7 @@ def _own_folder() -> tempfile.TemporaryDirectory[str]:
 def warn_without_compiler(what: str, reason: str) -> None:
     """Warn, once, that ``what`` is computed by torch, and why."""
     warnings.warn(
-        f"{what} falls back to torch, which takes at least twice as long: no C++ ({reason}); "
+        f"{what} falls back to torch, which takes longer: no C++ ({reason}); "
         "install a C++ compiler (g++ 12 or clang 14, or newer) with OpenMP, or name it in CXX",
         stacklevel=2,
     )
