@@ -83,7 +83,11 @@ class Library:
 
 
 class _Passed:
-    """The arguments as the C++ takes them: contiguous, in float32 at least."""
+    """The arguments as the C++ takes them: contiguous, in float32 at least.
+
+    Raises:
+        ValueError: shapes do not match, or a list has a row that there is not.
+    """
 
     def __init__(
         self, q_BNHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor, index_MS: Tensor, bias_T: Tensor, diagonal: int
@@ -91,9 +95,14 @@ class _Passed:
         dtype = wide(q_BNHE)
         self.q, self.bias = (x.to(dtype).contiguous() for x in (q_BNHE, bias_T))
         self.k, self.v = (x.to(dtype).transpose(1, 2).contiguous() for x in (k_BTHE, v_BTHE))
-        self.index = index_MS.contiguous()
-        (batch, tokens, heads, _), (blocks, slots) = self.q.shape, self.index.shape
-        sizes = batch * heads, heads, blocks, tokens // blocks, self.k.shape[2], slots, diagonal
+        self.index = index_MS.to(torch.int32).contiguous()
+        (batch, tokens, heads, channels), (blocks, slots), rows = self.q.shape, self.index.shape, len(self.bias)
+        shape = batch, heads, rows, channels
+        if self.k.shape != shape or self.v.shape != shape or tokens % blocks:
+            raise ValueError("shapes of queries, keys, values, lists and biases do not match")
+        if self.index.numel() and self.index.max() >= rows:
+            raise ValueError(f"a list has row {int(self.index.max())}, but there are {rows} rows")
+        sizes = batch * heads, heads, blocks, tokens // blocks, rows, slots, diagonal
         self.structure = _Inputs(
             *(x.data_ptr() for x in (self.q, self.k, self.v, self.bias, self.index)),
             *sizes,

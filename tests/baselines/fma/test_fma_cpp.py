@@ -86,6 +86,24 @@ def test_rows_that_a_block_does_not_read_change_nothing():
     assert (lse[:, :size] == NOTHING).all()
 
 
+@pytest.mark.parametrize("what", ["heads", "rows", "blocks", "bias", "list"])
+def test_what_does_not_fit_is_refused(what):
+    q, k, v, index, bias, _ = given(SIZES[0], torch.float32)
+    match what:
+        case "heads":
+            k = k[:, :, 1:]
+        case "rows":
+            v = v[:, 1:]
+        case "blocks":
+            q = q[:, 1:]
+        case "bias":
+            bias = bias[1:]
+        case "list":
+            index[2, 3] = len(bias)
+    with pytest.raises(ValueError, match="row 40, but there are 40" if what == "list" else "do not match"):
+        cpp_blocks.library_for(q).forward(q, k, v, index, bias, -1)
+
+
 @pytest.fixture
 def without_compiler(monkeypatch, tmp_path):
     caches = cpp_blocks.library, compiler.warn_without_compiler
