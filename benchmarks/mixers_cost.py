@@ -68,8 +68,9 @@ from attn_bench.plugins.registry import MODELS
 from attn_bench.running.measure.flops import count_flops
 from attn_bench.sweep.variants import Variant, expand
 
-# Operations that do not read what they write to, their first argument.
-_OVERWRITING = ("copy_", "fill_", "zero_")
+# Operations that do not read what they write to, their first argument; and those that read or write some of its rows.
+_OVERWRITING = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_")
+_SOME_ROWS = ("index_select", "index", "embedding", "gather", "index_add_", "index_put_", "scatter_add_")
 EXACT = "full"
 # Presets that compute something else than the default, not only in another size.
 PRESETS = ("fma:linear",)
@@ -128,6 +129,15 @@ class Parts(TorchDispatchMode):
         super().__init__()
         self.rates, self.flops, self.least_s = rates, 0, 0.0
 
+    def __call__(self, step: Step) -> Step:
+        """Return ``step`` to be called in it."""
+
+        def inside() -> None:
+            with self:
+                step()
+
+        return inside
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results: list[Any] = []
         flops = count_flops(lambda: results.append(func(*args, **(kwargs or {})))).total
@@ -144,22 +154,22 @@ def _moved(func: Any, arguments: Any, result: Any) -> int:
     aliased = all(x.untyped_storage()._cdata in storages for x in outputs)
     if name.startswith(("empty", "new_empty")) or (aliased and not func._schema.is_mutable):
         return 0
-    if name in _OVERWRITING:
+    if name.endswith("_like") or name.startswith("new_"):
+        inputs = []
+    elif name in _OVERWRITING:
         inputs = inputs[1:]
-    return sum(math.prod(n for n, step in zip(x.shape, x.stride()) if step) * x.itemsize for x in inputs + outputs)
+    # What is given twice is read once; what is expanded has fewer numbers than elements.
+    each = {(x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride()): x for x in inputs}
+    read, written = ([_distinct(x) for x in some] for some in (each.values(), outputs))
+    if name in _SOME_ROWS:
+        rows = max((_distinct(x) for x in outputs if not aliased), default=max(read[1:], default=0))
+        read, written = ([min(count, rows) for count in some] for some in (read, written))
+    return sum(read) + sum(written)
 
 
-@dataclass
-class Counted:
-    """A step that runs in :class:`Parts` when it is called; ``parts`` has the sums of the last call."""
-
-    step: Step
-    rates: Rates
-    parts: Parts | None = None
-
-    def __call__(self) -> None:
-        with Parts(self.rates) as self.parts:
-            self.step()
+def _distinct(x: Tensor) -> int:
+    """Return the bytes of a tensor, counted once where it is expanded."""
+    return math.prod(n for n, step in zip(x.shape, x.stride()) if step) * x.itemsize
 
 
 def timed(warm_up: Step, step: Step, device: str, rounds: int) -> list[tuple[float, float]]:
@@ -203,9 +213,8 @@ def measure(variant: Variant, layout: str, options: argparse.Namespace, rates: R
                 expected[kind].update(batch, tokens, wait)
                 yield row | {"pass": kind, "note": f"left out: would take {wait:.0f} s"}
                 continue
-            warm_up = Counted(step, rates)
-            taken = timed(warm_up, step, device, 0 if once else options.rounds)
-            parts = warm_up.parts
+            parts = Parts(rates)
+            taken = timed(parts(step), step, device, 0 if once else options.rounds)
             flops = parts.flops if kind == FORWARD else flops
             clock_s, processor_s = (statistics.median(times) for times in zip(*taken))
             expected[kind].update(batch, tokens, clock_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 IMPORT = "import runpy, sys; [runpy.run_path(path, run_name='imported') for path in sys.argv[1:]]"
@@ -34,6 +36,29 @@ def test_what_is_planted_on_a_side_of_the_gate_is_there() -> None:
         env=os.environ | {"PYTHONPATH": str(FOLDER / "planted"), "PLANTED_LATENCY": "0.1"},
     )  # fmt: skip
     assert (done.stdout.strip(), done.stderr) == ("_worse _with_more_memory", "")
+
+
+@pytest.mark.parametrize(
+    ("call", "numbers"),
+    [
+        (lambda x, rows: x + x, 200),
+        (lambda x, rows: x + x[:1].expand(10, 10), 210),
+        (lambda x, rows: x.t()[None], 0),
+        (lambda x, rows: torch.zeros_like(x), 100),
+        (lambda x, rows: x.zero_(), 100),
+        (lambda x, rows: x.mul_(2), 200),
+        (lambda x, rows: x @ x, 200),
+        (lambda x, rows: x.index_select(0, rows), 20 + 2 * 2 + 20),
+        (lambda x, rows: x.index_add_(0, rows, x[:2].clone()), 3 * 20 + 2 * 2 + 2 * 20),
+    ],
+)
+def test_what_an_operation_moves(call: Any, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    cost = importlib.import_module("mixers_cost")
+    parts = cost.Parts(cost.Rates(4.0, math.inf))
+    x, rows = torch.ones(10, 10), torch.tensor([3, 5])
+    parts(lambda: call(x, rows))()
+    assert parts.least_s == numbers
 
 
 def test_the_cost_of_mixers_by_definition_and_what_is_left_of_an_interrupted_run(
@@ -76,6 +101,8 @@ def test_the_cost_of_mixers_by_definition_and_what_is_left_of_an_interrupted_run
     assert row["bound_by"] == "operations"
     assert row["share_of_limit"] == pytest.approx(1e12 * row["gflop"] / matrix / row["median_ms"], rel=0.01, abs=1e-4)
     assert row["times_exact"] == 1
+    # Without parameters of its own to move, exact attention is its products, all but the softmax inside.
+    assert row["share_of_limit"] <= row["share_of_parts"] < 1.1 * row["share_of_limit"]
     faster = found.loc["grid", "galerkin", 64, "forward"]
     assert faster["times_exact"] == pytest.approx(row["median_ms"] / faster["median_ms"], abs=1e-3)
     assert "## grid" in capsys.readouterr().out

@@ -1,58 +1,35 @@
 // Softmax attention of blocks of queries, each to its own list of rows: rows are read where they are, a panel of slots at
 // a time, and the probabilities of a panel stay in cache.
 //
-// REAL and HEAD_DIM (E) are macros. Axes in names as in blocks.py; I queries of a block, at most QUERIES at a time, and
-// S the WIDE slots of a panel.
+// REAL, HEAD_DIM (E) and NOTHING, the log-sum-exp of a query that reads no row, are macros. Axes in names as in blocks.py;
+// I queries of a block, at most QUERIES at a time, S the WIDE slots of a panel, and L parts of the blocks of a group.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
 
 #include "registers.h"
 
 constexpr int E = HEAD_DIM, WIDE = COLUMNS * LANES, QUERIES = 64;
 static_assert(E % LANES == 0);
-constexpr real NOTHING = -1e30;  // log-sum-exp of a query that reads no row
 
+// The lists have ``panels`` panels; a slot without a row has index -1 and bias -inf.
 struct Inputs {
-    const real *q_BNHE, *k_GTE, *v_GTE, *bias_T;
+    const real *q_BNHE, *k_GTE, *v_GTE, *bias_MS;
     const int32_t* index_MS;
-    int64_t groups, heads, blocks, size, rows, slots, diagonal;
-
-    int64_t panels() const { return (slots + WIDE - 1) / WIDE; }
-};
-
-// The list of a block, panel after panel: where each row is in a sample, -1 where there is none, and what is added to the
-// scores.
-class List {
-    std::vector<int64_t> places;
-    std::vector<real> biases;
-    int64_t block;
-
-public:
-    explicit List(const Inputs& in) : places(in.panels() * WIDE, -1), biases(in.panels() * WIDE, -INFINITY), block(-1) {}
-    void read(const Inputs& in, int64_t next) {
-        if (next == block) return;
-        block = next;
-        const int32_t* const index = in.index_MS + block * in.slots;
-        for (int64_t s = 0; s < in.slots; s++) {
-            places[s] = index[s] < 0 ? -1 : int64_t(index[s]) * E;
-            biases[s] = index[s] < 0 ? -INFINITY : in.bias_T[index[s]];
-        }
-    }
-    const int64_t* place(int64_t panel) const { return places.data() + panel * WIDE; }
-    const real* bias(int64_t panel) const { return biases.data() + panel * WIDE; }
+    int64_t groups, heads, blocks, size, rows, panels, diagonal;
 };
 
 // Some queries of a block, of one sample and head.
 struct Queries {
-    int64_t first, count, at;  // in the block; number of the first in (B, N, H)
-    int64_t apart, rows;       // heads; where the group's rows are
+    int64_t block, first, count;
+    int64_t at, apart;  // number of the first in (B, N, H), and from one to the next
+    int64_t rows;       // where the group's rows are
 
     Queries(const Inputs& in, int64_t group, int64_t block, int64_t first)
-        : first(first), count(std::min<int64_t>(QUERIES, in.size - first)),
+        : block(block), first(first), count(std::min<int64_t>(QUERIES, in.size - first)),
           at(((group / in.heads * in.blocks + block) * in.size + first) * in.heads + group % in.heads),
           apart(in.heads), rows(group * in.rows * E) {}
 
@@ -67,16 +44,17 @@ struct Queries {
     }
 };
 
-static inline void read_rows(const real* x, const int64_t* place, real* to_SE) {
+static inline void read_rows(const real* x_TE, const int32_t* index, real* to_SE) {
     for (int s = 0; s < WIDE; s++)
-        for (int e = 0; e < E; e += LANES) store(to_SE + s * E + e, place[s] < 0 ? vec{} : load(x + place[s] + e));
+        for (int e = 0; e < E; e += LANES)
+            store(to_SE + s * E + e, index[s] < 0 ? vec{} : load(x_TE + int64_t(index[s]) * E + e));
 }
 
-static inline void add_rows(real* x, const int64_t* place, const real* from_SE) {
+static inline void add_rows(real* x_TE, const int32_t* index, const real* from_SE) {
     for (int s = 0; s < WIDE; s++)
-        if (place[s] >= 0)
+        if (index[s] >= 0)
             for (int e = 0; e < E; e += LANES) {
-                real* const to = x + place[s] + e;
+                real* const to = x_TE + int64_t(index[s]) * E + e;
                 store(to, load(to) + load(from_SE + s * E + e));
             }
 }
@@ -89,21 +67,21 @@ struct alignas(64) ScratchBackward : Scratch {
     real do_IE[QUERIES * E], d_SE[WIDE * E], ds_IS[QUERIES * WIDE];
 };
 
-// The scores of a panel, in p_IS.
-static inline void score(const Inputs& in, const List& list, const Queries& some, int64_t panel, Scratch& s) {
+// The scores of a panel, in p_IS. From slot ``diagonal`` on a list has the block itself, of which a query reads no row
+// after its own.
+static inline void score(const Inputs& in, const Queries& some, int64_t panel, Scratch& s) {
     transpose<WIDE, E>(s.k_SE, s.x_ES);
     multiply<E, 1, WIDE, WIDE, false>(some.count, WIDE, {E}, s.q_IE, s.x_ES, s.p_IS);
-    const real* const bias = list.bias(panel);
+    const real* const bias = in.bias_MS + (some.block * in.panels + panel) * WIDE;
     for (int64_t i = 0; i < some.count; i++)
         for (int n = 0; n < WIDE; n += LANES) {
             real* const at = s.p_IS + i * WIDE + n;
             store(at, load(at) + load(bias + n));
         }
-    if (in.diagonal < 0 || (panel + 1) * WIDE <= in.diagonal) return;
-    for (int64_t i = 0; i < some.count; i++) {
-        const int64_t later = std::max<int64_t>(0, in.diagonal + some.first + i + 1 - panel * WIDE);
-        for (int64_t n = later; n < WIDE; n++) s.p_IS[i * WIDE + n] = -INFINITY;
-    }
+    if (in.diagonal < 0) return;
+    const int64_t own = in.diagonal - panel * WIDE, end = std::min<int64_t>(WIDE, own + in.size);
+    for (int64_t i = 0; i < some.count; i++)
+        for (int64_t n = std::max<int64_t>(0, own + some.first + i + 1); n < end; n++) s.p_IS[i * WIDE + n] = -INFINITY;
 }
 
 static inline real highest(const real* x) {
@@ -116,16 +94,17 @@ static inline real highest(const real* x) {
 }
 
 static inline void attend(
-    const Inputs& in, const List& list, const Queries& some, Scratch& s, real* out_BNHE, real* lse_BNH
+    const Inputs& in, const Queries& some, Scratch& s, real* out_BNHE, real* lse_BNH
 ) {
     real top[QUERIES];
     vec sum[QUERIES];
     some.read(in.q_BNHE, 1 / std::sqrt(real(E)), s.q_IE);
     std::memset(s.o_IE, 0, some.count * E * sizeof(real));
     for (int64_t i = 0; i < some.count; i++) top[i] = NOTHING, sum[i] = vec{};
-    for (int64_t panel = 0; panel < in.panels(); panel++) {
-        read_rows(in.k_GTE + some.rows, list.place(panel), s.k_SE);
-        score(in, list, some, panel, s);
+    for (int64_t panel = 0; panel < in.panels; panel++) {
+        const int32_t* const index = in.index_MS + (some.block * in.panels + panel) * WIDE;
+        read_rows(in.k_GTE + some.rows, index, s.k_SE);
+        score(in, some, panel, s);
         for (int64_t i = 0; i < some.count; i++) {
             real* const p = s.p_IS + i * WIDE;
             const real higher = highest(p);
@@ -141,7 +120,7 @@ static inline void attend(
                 store(p + n, x);
             }
         }
-        read_rows(in.v_GTE + some.rows, list.place(panel), s.v_SE);
+        read_rows(in.v_GTE + some.rows, index, s.v_SE);
         multiply<WIDE, 1, E, E, true>(some.count, E, {WIDE}, s.p_IS, s.v_SE, s.o_IE);
     }
     for (int64_t i = 0; i < some.count; i++) {
@@ -156,22 +135,22 @@ static inline void attend(
 struct Gradients {
     const real *do_BNHE, *delta_BNH, *lse_BNH;
     real *dq_BNHE, *dk_LGTE, *dv_LGTE;
-    int64_t parts;  // L, more than 1 only where there are more threads than groups
+    int64_t parts;  // L
 };
 
 static inline void attend_backward(
-    const Inputs& in, const List& list, const Queries& some, const Gradients& g, int64_t part, ScratchBackward& s
+    const Inputs& in, const Queries& some, const Gradients& g, int64_t part, ScratchBackward& s
 ) {
     const int64_t sums = part * in.groups * in.rows * E + some.rows;
     const real scale = 1 / std::sqrt(real(E));
     some.read(in.q_BNHE, scale, s.q_IE);
     some.read(g.do_BNHE, 1, s.do_IE);
     std::memset(s.o_IE, 0, some.count * E * sizeof(real));
-    for (int64_t panel = 0; panel < in.panels(); panel++) {
-        const int64_t* const place = list.place(panel);
-        read_rows(in.k_GTE + some.rows, place, s.k_SE);
-        score(in, list, some, panel, s);
-        read_rows(in.v_GTE + some.rows, place, s.v_SE);
+    for (int64_t panel = 0; panel < in.panels; panel++) {
+        const int32_t* const index = in.index_MS + (some.block * in.panels + panel) * WIDE;
+        read_rows(in.k_GTE + some.rows, index, s.k_SE);
+        score(in, some, panel, s);
+        read_rows(in.v_GTE + some.rows, index, s.v_SE);
         transpose<WIDE, E>(s.v_SE, s.x_ES);
         multiply<E, 1, WIDE, WIDE, false>(some.count, WIDE, {E}, s.do_IE, s.x_ES, s.ds_IS);
         for (int64_t i = 0; i < some.count; i++) {
@@ -184,9 +163,9 @@ static inline void attend_backward(
         }
         multiply<WIDE, 1, E, E, true>(some.count, E, {WIDE}, s.ds_IS, s.k_SE, s.o_IE);
         multiply<1, WIDE, E, E, false>(WIDE, E, {some.count}, s.p_IS, s.do_IE, s.d_SE);
-        add_rows(g.dv_LGTE + sums, place, s.d_SE);
+        add_rows(g.dv_LGTE + sums, index, s.d_SE);
         multiply<1, WIDE, E, E, false>(WIDE, E, {some.count}, s.ds_IS, s.q_IE, s.d_SE);
-        add_rows(g.dk_LGTE + sums, place, s.d_SE);
+        add_rows(g.dk_LGTE + sums, index, s.d_SE);
     }
     for (int64_t n = 0; n < some.count * E; n += LANES) store(s.o_IE + n, load(s.o_IE + n) * scale);
     some.write(s.o_IE, g.dq_BNHE);
@@ -194,38 +173,32 @@ static inline void attend_backward(
 
 extern "C" {
 
+int panel_slots() { return WIDE; }
+
 void forward(const Inputs* inputs, real* out_BNHE, real* lse_BNH, int threads) {
     const Inputs in = *inputs;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int n = 0; n < threads; n++) {
         const int64_t all = in.groups * in.blocks;
-        List list(in);
-        Scratch scratch;
-        for (int64_t i = all * n / threads; i < all * (n + 1) / threads; i++) {
-            const int64_t block = i / in.groups, group = i % in.groups;
-            list.read(in, block);
+        const auto scratch = std::make_unique<Scratch>();
+        for (int64_t i = all * n / threads; i < all * (n + 1) / threads; i++)
             for (int64_t first = 0; first < in.size; first += QUERIES)
-                attend(in, list, {in, group, block, first}, scratch, out_BNHE, lse_BNH);
-        }
+                attend(in, {in, i / in.blocks, i % in.blocks, first}, *scratch, out_BNHE, lse_BNH);
     }
 }
 
-// Adds to the gradients by keys and values. All blocks of a group, or of each part of them, are one thread's.
+// Adds to the gradients by keys and values. A part of the blocks of a group is one thread's.
 void backward(const Inputs* inputs, const Gradients* gradients, int threads) {
     const Inputs in = *inputs;
+    const int64_t parts = gradients->parts, all = in.groups * parts;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int n = 0; n < threads; n++) {
-        List list(in);
-        ScratchBackward scratch;
-        const int64_t parts = gradients->parts;
-        // A thread has some groups, or one part of the blocks of a group.
-        const int64_t part = n % parts, some = n / parts, all = threads / parts;
-        const int64_t begin = in.groups * some / all, end = some < all ? in.groups * (some + 1) / all : begin;
-        for (int64_t block = in.blocks * part / parts; block < in.blocks * (part + 1) / parts && begin < end; block++) {
-            list.read(in, block);
-            for (int64_t group = begin; group < end; group++)
+        const auto scratch = std::make_unique<ScratchBackward>();
+        for (int64_t i = all * n / threads; i < all * (n + 1) / threads; i++) {
+            const int64_t group = i / parts, part = i % parts;
+            for (int64_t block = in.blocks * part / parts; block < in.blocks * (part + 1) / parts; block++)
                 for (int64_t first = 0; first < in.size; first += QUERIES)
-                    attend_backward(in, list, {in, group, block, first}, *gradients, part, scratch);
+                    attend_backward(in, {in, group, block, first}, *gradients, part, *scratch);
         }
     }
 }

@@ -39,8 +39,8 @@ def attend_blocks(
         v_BTHE: values.
         index_MS: int32, the rows that a block reads; -1 for none.
         bias_T: added to the scores of a key.
-        diagonal: slot of the lists from which on they hold the block itself, where query i reads none of the slots
-            after ``diagonal + i``; -1 where queries of a block all read the same.
+        diagonal: slot of the lists from which on they hold the block itself, of which query i reads no row after its
+            own; slots after the block are read by all. -1 where queries of a block all read the same.
     """
     if q_BNHE.device.type == "cpu":
         on_cpu = cpp_blocks.library_for(q_BNHE) or cpu_blocks

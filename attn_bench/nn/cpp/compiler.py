@@ -26,7 +26,11 @@ from pathlib import Path
 from attn_bench.errors import UserError
 from attn_bench.files import OTHERS_WRITE, cache_folder, temporary_beside
 
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+# Functions of classes stay inside their library: those of different sizes have the same names.
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC"),
+    "-fvisibility-inlines-hidden",
+)
 SHARED = Path(__file__).with_name("registers.h")
 """What every source may include."""
 # A compiler that takes longer counts as hanging; building takes about ten seconds on a slow core.
