@@ -50,6 +50,7 @@ from turns import (
     BOTH,
     FORWARD,
     Step,
+    batch_of,
     machine,
     machine_rates,
     plot_lines,
@@ -239,7 +240,7 @@ def measure(options: argparse.Namespace, bandwidth: float, rate: float) -> Itera
     for grid in options.grids:
         torch.manual_seed(0)
         torch.compiler.reset()  # or it would give up after a few grids
-        batch = max(1, min(20, 32768 // grid**2))
+        batch = batch_of(grid)
         x = torch.randn(batch, grid, grid, options.dim, device=options.device)
         found = implementations(grid, options.dim, options.heads, options.device, options.windows)
         modules = {n: m.to(options.device) for n, m in found.items()}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import machine, machine_rates, steps, table, use_allocator_of_cells
+from turns import BOTH, batch_of, machine, machine_rates, steps, table, use_allocator_of_cells
 
 from attn_bench.files import atomic_write
 from mano import MultipoleAttention
@@ -65,8 +65,8 @@ def multiply_adds(batch: int, grid: int, dim: int) -> Counter[str]:
 def rows(grid: int, dim: int, heads: int, rounds: int, rate: float, spent: Counter[str]) -> list[list[object]]:
     """Return a row for each part, the rest and the sum; ``rate`` is in operations per second."""
     torch.manual_seed(0)
-    batch = max(1, min(20, 32768 // grid**2))
-    step = steps(MultipoleAttention(dim, heads=heads), torch.randn(batch, grid, grid, dim))["forward+backward"]
+    batch = batch_of(grid)
+    step = steps(MultipoleAttention(dim, heads=heads), torch.randn(batch, grid, grid, dim))[BOTH]
     taken: dict[str, list[float]] = {name: [] for name in (*PARTS, "all")}
     for n in range(rounds + 2):
         spent.clear()

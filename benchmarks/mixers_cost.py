@@ -162,7 +162,7 @@ def _moved(func: Any, arguments: Any, result: Any) -> int:
     each = {(x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride()): x for x in inputs}
     read, written = ([_distinct(x) for x in some] for some in (each.values(), outputs))
     if name in _SOME_ROWS:
-        rows = max((_distinct(x) for x in outputs if not aliased), default=max(read[1:], default=0))
+        rows = max(read[1:] if aliased else written)
         read, written = ([min(count, rows) for count in some] for some in (read, written))
     return sum(read) + sum(written)
 
@@ -215,7 +215,8 @@ def measure(variant: Variant, layout: str, options: argparse.Namespace, rates: R
                 continue
             parts = Parts(rates)
             taken = timed(parts(step), step, device, 0 if once else options.rounds)
-            flops = parts.flops if kind == FORWARD else flops
+            if kind == FORWARD:
+                flops = parts.flops
             clock_s, processor_s = (statistics.median(times) for times in zip(*taken))
             expected[kind].update(batch, tokens, clock_s)
             passes, moved = (1, 1) if kind == FORWARD else (3, 2)

@@ -34,6 +34,11 @@ def use_allocator_of_cells() -> None:
         os.execve(sys.executable, sys.orig_argv, os.environ | ALLOCATOR)
 
 
+def batch_of(grid: int) -> int:
+    """Return how many samples have about 32768 points, and 20 at most."""
+    return max(1, min(20, 32768 // grid**2))
+
+
 def steps(module: nn.Module, x: Tensor) -> dict[str, Step]:
     """Return a forward pass without gradients, and a forward and backward pass."""
     leaf = x.clone().requires_grad_()

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attn_bench.nn.cpp.compiler import BuildError, build, warn_without_compiler
+from attn_bench.nn.cpp.compiler import REGISTER_BYTES, built
 from baselines.fma.tensor_blocks import NOTHING, wide
 
 SOURCE = Path(__file__).with_name("blocks.cpp")
-REGISTER_BYTES = 64
-"""The channels of a head must fill the widest vector registers there are."""
 MAX_CHANNELS = 128
 """Those of wider heads would not fit the cache."""
 COMPUTED = {torch.float32: "float", torch.float64: "double"}
@@ -124,11 +122,9 @@ def library(dtype: torch.dtype, channels: int) -> Library | None:
     if dtype not in COMPUTED or channels % (REGISTER_BYTES // dtype.itemsize) or channels > MAX_CHANNELS:
         return None
     macros = {"REAL": COMPUTED[dtype], "HEAD_DIM": channels, "NOTHING": f"real({NOTHING})"}
-    try:
-        return Library(build("fma", [SOURCE], [f"-D{name}={value}" for name, value in macros.items()]))
-    except BuildError as error:
-        warn_without_compiler("Fast Multipole Attention", str(error))
-        return None
+    options = [f"-D{name}={value}" for name, value in macros.items()]
+    found = built("Fast Multipole Attention", "fma", [SOURCE], options)
+    return None if found is None else Library(found)
 
 
 def library_for(q_BNHE: Tensor) -> Library | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attn_bench.nn.cpp.compiler import BuildError, build, warn_without_compiler
+from attn_bench.nn.cpp.compiler import REGISTER_BYTES, built
 from mano.attend import wide_dtype
 from mano.levels import ceil_div
 from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
@@ -27,8 +27,6 @@ from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
 TILES, OVERLAPPING = (Path(__file__).with_name(name) for name in ("tiles.cpp", "overlapping.cpp"))
 HEADERS = [Path(__file__).with_name(name) for name in ("layer.h", "narrow.h", "sampling.h", "wide.h")]
 STORED = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
-REGISTER_BYTES = 64
-"""Channels must fill the widest vector registers there are."""
 MAX_WINDOW, MAX_CHANNELS = 8, 512
 """Larger layers gain little, as matrix products dominate their time."""
 
@@ -243,11 +241,8 @@ def library(layer: LayerSizes) -> Library | None:
     """Return the C++ for a layer, built if needed; None if it does not support the layer or cannot be built."""
     if not layer.served():
         return None
-    try:
-        return Library(layer, build("mano", layer.sources, layer.macros()))
-    except BuildError as error:
-        warn_without_compiler("multipole attention", str(error))
-        return None
+    found = built("multipole attention", "mano", layer.sources, layer.macros())
+    return None if found is None else Library(layer, found)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from attn_bench.nn.cpp import compiler
 from mano.tiled import cpp
 
 
@@ -18,7 +19,7 @@ def compiled(monkeypatch):
         return attention(self, xs, grads, *rest)
 
     cpp.library.cache_clear()
-    monkeypatch.setattr(cpp, "warn_without_compiler", fail)
+    monkeypatch.setattr(compiler, "warn_without_compiler", fail)
     monkeypatch.setattr(cpp.Library, "_attention", spy)
     return used
 

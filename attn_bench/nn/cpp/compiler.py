@@ -33,6 +33,8 @@ FLAGS = (
 )
 SHARED = Path(__file__).with_name("registers.h")
 """What every source may include."""
+REGISTER_BYTES = 64
+"""Of the widest vector registers there are, which the channels of a layer must fill."""
 # A compiler that takes longer counts as hanging; building takes about ten seconds on a slow core.
 PROBE_S, BUILD_S = 30, 300
 # A cached library ends with the SHA-256 of the bytes before, in hexadecimal; loaders ignore data at the end.
@@ -198,6 +200,15 @@ def _content(descriptor: int) -> bytes:
 @functools.cache
 def _own_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="attn-bench-kernels-")
+
+
+def built(what: str, name: str, sources: Sequence[Path], options: Sequence[str]) -> ctypes.CDLL | None:
+    """Return what :func:`build` returns, or None, with one warning that ``what`` is computed by torch."""
+    try:
+        return build(name, sources, options)
+    except BuildError as error:
+        warn_without_compiler(what, str(error))
+        return None
 
 
 @functools.cache
