@@ -104,6 +104,7 @@ struct Block {
     int64_t width, places, used;  // of a row; of a plane; of all, rounded up to tiles
     bool masked;                  // whether a window reaches beyond the grid
     int64_t offset[N], own[N];    // of a cell in its level; -1 where there is none, or it is another block's
+    bool owns[N / LANES];         // whether any cell of a register is this block's own
     real share[N];                // 1 / the number of windows that contain the cell
     Rows<1> begins, inside;       // of a plane: 1 where a window begins; 1 where places belong to the block
     Rows<1> real_cells;           // 1 where there is a cell to attend to
@@ -126,6 +127,7 @@ struct Block {
         std::memset(&begins, 0, sizeof begins);
         std::memset(&inside, 0, sizeof inside);
         std::memset(&real_cells, 0, sizeof real_cells);
+        std::memset(owns, 0, sizeof owns);
         for (int64_t n = 0; n < used; n++) offset[n] = own[n] = -1, share[n] = 0;
         for (int64_t g = 0; g < samples; g++)
             for (int64_t i = 0; i < down.places(); i++)
@@ -148,7 +150,7 @@ struct Block {
                     offset[n] = (((first + g) * h + row) * w + column) * C;
                     *real_cells.at(0, n) = 1;
                     if (row >= down.begin && row < down.end && column >= right.begin && column < right.end)
-                        own[n] = offset[n];
+                        own[n] = offset[n], owns[n / LANES] = true;
                     const int64_t windows = covering(row, level->down()) * covering(column, level->right());
                     share[n] = real(1) / windows;
                 }
@@ -192,9 +194,10 @@ static inline void scatter(const real* from_TC, const int64_t* offset, stored* t
         if (offset[t] >= 0) copy(from_TC, to + offset[t], C);
 }
 
-static inline bool owns(const Block& block, int64_t first) {
-    for (int t = 0; t < T; t++)
-        if (block.own[first + t] >= 0) return true;
+// Whether any of count registers is the block's own, apart by a number of cells.
+static inline bool owns(const Block& block, int64_t first, int count, int64_t apart) {
+    for (int i = 0; i < count; i++)
+        if (block.owns[(first + i * apart) / LANES]) return true;
     return false;
 }
 
@@ -242,194 +245,277 @@ constexpr int factor(int n, int most) {
     return 1;
 }
 
+// Two planes whose cells have the same cells around them are attended from together, as what is loaded serves both; or
+// one, where no other is left. G is their number.
+
 // sums(u): the sum over the channels of a head of a at a cell times b at the cells around it.
-template <int COUNT>
-static inline void over_channels(const real* a_EN, const real* b_EN, const int64_t* at, vec* sums) {
-    constexpr int STEP = factor(COUNT, 16);
+template <int COUNT, int G>
+static inline void over_channels(
+    const real* const (&a_EN)[G], const real* b_EN, const int64_t* at, vec (&sums)[G][COUNT]
+) {
+    constexpr int STEP = factor(COUNT, G == 1 ? 16 : BYTES == 64 ? 12 : 6);
     for (int u = 0; u < COUNT; u += STEP) {
-        vec sum[STEP];
+        vec sum[G][STEP];
+#pragma GCC unroll 2
+        for (int g = 0; g < G; g++)
 #pragma GCC unroll 16
-        for (int i = 0; i < STEP; i++) sum[i] = vec{};
+            for (int i = 0; i < STEP; i++) sum[g][i] = vec{};
         for (int e = 0; e < E; e++) {
-            const vec a = load(a_EN + e * ROW);
+            vec a[G];
+#pragma GCC unroll 2
+            for (int g = 0; g < G; g++) a[g] = load(a_EN[g] + e * ROW);
 #pragma GCC unroll 16
-            for (int i = 0; i < STEP; i++) sum[i] += a * load(b_EN + e * ROW + at[u + i]);
+            for (int i = 0; i < STEP; i++) {
+                const vec b = load(b_EN + e * ROW + at[u + i]);
+#pragma GCC unroll 2
+                for (int g = 0; g < G; g++) sum[g][i] += a[g] * b;
+            }
         }
+#pragma GCC unroll 2
+        for (int g = 0; g < G; g++)
 #pragma GCC unroll 16
-        for (int i = 0; i < STEP; i++) sums[u + i] = sum[i];
+            for (int i = 0; i < STEP; i++) sums[g][u + i] = sum[g][i];
     }
 }
 
-// out = factor times the sum over the cells around a cell of p(u) x(u), for every channel of a head.
-template <int COUNT>
-static inline void over_cells(const vec* p, const real* x_EN, const int64_t* at, vec scale, real* out_EN) {
-    constexpr int STEP = factor(E, 8);
-    for (int e = 0; e < E; e += STEP, x_EN += STEP * ROW, out_EN += STEP * ROW) {
-        vec sum[STEP];
+// out = scale times the sum over the cells around a cell of p(u) x(u), for every channel of a head.
+template <int COUNT, int G>
+static inline void over_cells(
+    const vec (&p)[G][COUNT], const real* x_EN, const int64_t* at, const vec (&scale)[G], real* const (&out_EN)[G]
+) {
+    constexpr int STEP = factor(E, G == 1 || BYTES == 64 ? 8 : 6);
+    for (int e = 0; e < E; e += STEP) {
+        vec sum[G][STEP];
+#pragma GCC unroll 2
+        for (int g = 0; g < G; g++)
 #pragma GCC unroll 8
-        for (int i = 0; i < STEP; i++) sum[i] = vec{};
+            for (int i = 0; i < STEP; i++) sum[g][i] = vec{};
         for (int u = 0; u < COUNT; u++)
 #pragma GCC unroll 8
-            for (int i = 0; i < STEP; i++) sum[i] += p[u] * load(x_EN + i * ROW + at[u]);
+            for (int i = 0; i < STEP; i++) {
+                const vec x = load(x_EN + (e + i) * ROW + at[u]);
+#pragma GCC unroll 2
+                for (int g = 0; g < G; g++) sum[g][i] += p[g][u] * x;
+            }
+#pragma GCC unroll 2
+        for (int g = 0; g < G; g++)
 #pragma GCC unroll 8
-        for (int i = 0; i < STEP; i++) store(out_EN + i * ROW, sum[i] * scale);
+            for (int i = 0; i < STEP; i++) store(out_EN[g] + (e + i) * ROW, sum[g][i] * scale[g]);
     }
 }
 
-// From the scores of a cell and those around it: p, the sum over its windows of the softmax in each. From the
-// gradients by p in d: the gradients by the scores, in place.
+// Call f with the place, among the cells around a cell, of each cell of the window that begins at first.
+template <int COLUMNS, typename Function>
+static inline void over_window(int first, Function f) {
+    for (int i = 0; i < K; i++)
+        for (int j = 0; j < K; j++) f(first + i * COLUMNS + j);
+}
+
+// Call f with the place of the first cell of each window around a cell, and where there is such a window.
+template <int DOWN, int RIGHT, typename Function>
+static inline void over_windows(const Block& block, int64_t place, Function f) {
+#pragma GCC unroll 4
+    for (int m = 0; m <= DOWN; m++)
+#pragma GCC unroll 4
+        for (int l = 0; l <= RIGHT; l++)
+            f((DOWN - m) * S * Around<DOWN, RIGHT>::COLUMNS + (RIGHT - l) * S,
+              load(block.begins.at(0, place - m * block.width - l)) > 0);
+}
+
+// From the scores of a cell and those around it: p, the sum over its windows of the softmax in each. From the gradients
+// by p in d: the gradients by the scores, in place.
 template <int DOWN, int RIGHT, bool BACKWARD>
-static inline void softmax(const Block& block, int64_t place, const int64_t* at, vec* scores, vec* p, vec* d) {
+[[gnu::noinline]] static void softmax_by_windows(
+    const Block& block, int64_t place, const vec* scores, vec* p, vec* d
+) {
+    using Cells = Around<DOWN, RIGHT>;
+    const real scale = 1 / std::sqrt(real(E));
+    vec by_scores[Cells::COUNT];
+    for (int u = 0; u < Cells::COUNT; u++) p[u] = by_scores[u] = vec{};
+    over_windows<DOWN, RIGHT>(block, place, [&](int first, auto there) {
+        vec e[Cells::COUNT], most = all(-INFINITY), sum = vec{}, mean = vec{};
+        over_window<Cells::COLUMNS>(first, [&](int u) { most = scores[u] > most ? scores[u] : most; });
+        over_window<Cells::COLUMNS>(first, [&](int u) { sum += e[u] = exponential((scores[u] - most) * scale); });
+        over_window<Cells::COLUMNS>(first, [&](int u) {
+            e[u] = there ? e[u] / sum : vec{};
+            p[u] += e[u];
+            if constexpr (BACKWARD) mean += e[u] * d[u];
+        });
+        if constexpr (BACKWARD)
+            over_window<Cells::COLUMNS>(first, [&](int u) { by_scores[u] += e[u] * (d[u] - mean); });
+    });
+    if constexpr (BACKWARD)
+        for (int u = 0; u < Cells::COUNT; u++) d[u] = by_scores[u] * scale;
+}
+
+// The same, with one exponential for each cell, relative to the largest score of all cells around. Where the scores of a
+// window are so much lower that its exponentials vanish, each window has its own.
+template <int DOWN, int RIGHT, bool BACKWARD>
+static inline void softmax(
+    const Block& block, int64_t place, const int64_t* at, vec* scores, vec* p, vec* d = nullptr
+) {
     using Cells = Around<DOWN, RIGHT>;
     const real scale = 1 / std::sqrt(real(E));
     if (block.masked)
         for (int u = 0; u < Cells::COUNT; u++)
             scores[u] = load(block.real_cells.at(0, place + at[u])) > 0 ? scores[u] : all(-INFINITY);
-    vec by_scores[Cells::COUNT];
-    for (int u = 0; u < Cells::COUNT; u++) p[u] = by_scores[u] = vec{};
-#pragma GCC unroll 4
-    for (int m = 0; m <= DOWN; m++)
-#pragma GCC unroll 4
-        for (int l = 0; l <= RIGHT; l++) {
-            const vec there = load(block.begins.at(0, place - m * block.width - l));
-            const int first = (DOWN - m) * S * Cells::COLUMNS + (RIGHT - l) * S;
-            vec e[K * K], most = scores[first], sum = vec{};
-            for (int i = 0; i < K; i++)
-                for (int j = 0; j < K; j++) {
-                    const vec score = scores[first + i * Cells::COLUMNS + j];
-                    most = score > most ? score : most;
-                }
-            for (int i = 0; i < K; i++)
-                for (int j = 0; j < K; j++) {
-                    e[i * K + j] = exponential((scores[first + i * Cells::COLUMNS + j] - most) * scale);
-                    sum += e[i * K + j];
-                }
-            const vec factor = 1 / sum;
-            vec mean = vec{};
-            for (int i = 0; i < K; i++)
-                for (int j = 0; j < K; j++) {
-                    const int u = first + i * Cells::COLUMNS + j;
-                    const vec share = there > 0 ? e[i * K + j] * factor : vec{};
-                    p[u] += share;
-                    if constexpr (BACKWARD) {
-                        e[i * K + j] = share;
-                        mean += share * d[u];
-                    }
-                }
-            if constexpr (BACKWARD)
-                for (int i = 0; i < K; i++)
-                    for (int j = 0; j < K; j++) {
-                        const int u = first + i * Cells::COLUMNS + j;
-                        by_scores[u] += e[i * K + j] * (d[u] - mean);
-                    }
-        }
-    if constexpr (BACKWARD)
-        for (int u = 0; u < Cells::COUNT; u++) d[u] = by_scores[u] * scale;
+    vec most = all(-INFINITY), e[Cells::COUNT], factors[Cells::COUNT], means[Cells::COUNT];
+    for (int u = 0; u < Cells::COUNT; u++) most = scores[u] > most ? scores[u] : most;
+    for (int u = 0; u < Cells::COUNT; u++) {
+        e[u] = exponential((scores[u] - most) * scale);
+        factors[u] = means[u] = vec{};
+    }
+    integers vanished = integers{};
+    over_windows<DOWN, RIGHT>(block, place, [&](int first, auto there) {
+        vec sum = vec{}, along = vec{};
+        over_window<Cells::COLUMNS>(first, [&](int u) {
+            sum += e[u];
+            if constexpr (BACKWARD) along += e[u] * d[u];
+        });
+        vanished |= there & ~(sum > real(1e-20));
+        const vec factor = there ? 1 / sum : vec{}, mean = there ? along * factor * factor : vec{};
+        over_window<Cells::COLUMNS>(first, [&](int u) {
+            factors[u] += factor;
+            if constexpr (BACKWARD) means[u] += mean;
+        });
+    });
+    integer any = 0;
+    for (int m = 0; m < LANES; m++) any |= vanished[m];
+    if (any) return softmax_by_windows<DOWN, RIGHT, BACKWARD>(block, place, scores, p, d);
+    for (int u = 0; u < Cells::COUNT; u++) {  // a cell of no window may hold anything
+        p[u] = factors[u] > 0 ? e[u] * factors[u] : vec{};
+        if constexpr (BACKWARD) d[u] = factors[u] > 0 ? e[u] * (factors[u] * d[u] - means[u]) * scale : vec{};
+    }
 }
 
-// Cells of one plane: outputs, and in the backward pass the gradients by queries, and p and d for those by keys.
-template <int DOWN, int RIGHT>
+// The rows of a head at the same place of G planes.
+template <int G, int R>
+static inline void at_planes(Rows<R>& rows, int64_t row, int64_t n, const Block& block, real* (&each)[G]) {
+    for (int g = 0; g < G; g++) each[g] = rows.at(row, n + g * block.places);
+}
+
+// Cells of G planes: outputs, and in the backward pass the gradients by queries, and p and d for those by keys.
+template <int DOWN, int RIGHT, int G>
 static inline void attend(Scratch& s, int64_t plane, int64_t head) {
     using Cells = Around<DOWN, RIGHT>;
     const Block& block = s.block;
     const Cells cells(block);
     for (int64_t place = 0; place < block.places; place += LANES) {
         const int64_t n = plane * block.places + place;
-        vec scores[Cells::COUNT], p[Cells::COUNT];
-        over_channels<Cells::COUNT>(s.qkv_3FN.at(head, n), s.qkv_3FN.at(F + head, place), cells.at, scores);
-        softmax<DOWN, RIGHT, false>(block, place, cells.at, scores, p, nullptr);
-        over_cells<Cells::COUNT>(
-            p, s.qkv_3FN.at(2 * F + head, place), cells.at, load(block.share + n), s.o_FN.at(head, n)
-        );
+        if (!owns(block, n, G, block.places)) continue;
+        real *q[G], *o[G];
+        at_planes(s.qkv_3FN, head, n, block, q), at_planes(s.o_FN, head, n, block, o);
+        vec scores[G][Cells::COUNT], p[G][Cells::COUNT], share[G];
+        over_channels(q, s.qkv_3FN.at(F + head, place), cells.at, scores);
+        for (int g = 0; g < G; g++) {
+            softmax<DOWN, RIGHT, false>(block, place, cells.at, scores[g], p[g]);
+            share[g] = load(block.share + n + g * block.places);
+        }
+        over_cells(p, s.qkv_3FN.at(2 * F + head, place), cells.at, share, o);
     }
 }
 
-template <int DOWN, int RIGHT>
+template <int DOWN, int RIGHT, int G>
 static inline void attend_backward(ScratchBackward& s, int64_t plane, int64_t head) {
     using Cells = Around<DOWN, RIGHT>;
     const Block& block = s.block;
     const Cells cells(block);
     for (int64_t place = 0; place < block.places; place += LANES) {
         const int64_t n = plane * block.places + place;
-        const real* const v = s.qkv_3FN.at(2 * F + head, place);
-        vec scores[Cells::COUNT], p[Cells::COUNT], d[Cells::COUNT];
-        over_channels<Cells::COUNT>(s.qkv_3FN.at(head, n), s.qkv_3FN.at(F + head, place), cells.at, scores);
-        over_channels<Cells::COUNT>(s.do_FN.at(head, n), v, cells.at, d);
-        softmax<DOWN, RIGHT, true>(block, place, cells.at, scores, p, d);
-        over_cells<Cells::COUNT>(p, v, cells.at, load(block.share + n), s.o_FN.at(head, n));
-        over_cells<Cells::COUNT>(d, s.qkv_3FN.at(F + head, place), cells.at, all(1), s.dqkv_3FN.at(head, n));
-        for (int i = 0; i < Cells::ROWS; i++)
-            for (int j = 0; j < Cells::COLUMNS; j++) {
-                store(s.p.at(i * UNION + j, n), p[i * Cells::COLUMNS + j]);
-                store(s.d.at(i * UNION + j, n), d[i * Cells::COLUMNS + j]);
-            }
+        const real *const k = s.qkv_3FN.at(F + head, place), *const v = s.qkv_3FN.at(2 * F + head, place);
+        real *q[G], *o[G], *d_o[G], *d_q[G];
+        at_planes(s.qkv_3FN, head, n, block, q), at_planes(s.o_FN, head, n, block, o);
+        at_planes(s.do_FN, head, n, block, d_o), at_planes(s.dqkv_3FN, head, n, block, d_q);
+        vec scores[G][Cells::COUNT], p[G][Cells::COUNT], d[G][Cells::COUNT], share[G], one[G];
+        over_channels(q, k, cells.at, scores);
+        over_channels(d_o, v, cells.at, d);
+        for (int g = 0; g < G; g++) {
+            softmax<DOWN, RIGHT, true>(block, place, cells.at, scores[g], p[g], d[g]);
+            share[g] = load(block.share + n + g * block.places), one[g] = all(1);
+            for (int i = 0; i < Cells::ROWS; i++)
+                for (int j = 0; j < Cells::COLUMNS; j++) {
+                    store(s.p.at(i * UNION + j, n + g * block.places), p[g][i * Cells::COLUMNS + j]);
+                    store(s.d.at(i * UNION + j, n + g * block.places), d[g][i * Cells::COLUMNS + j]);
+                }
+        }
+        if (!owns(block, n, G, block.places)) continue;
+        over_cells(p, v, cells.at, share, o);
+        over_cells(d, k, cells.at, one, d_q);
     }
 }
 
-// The gradients by keys and values of the cells of one plane, from the cells around them as queries.
-template <int DOWN, int RIGHT>
+// The gradients by keys and values of the cells of G planes, from the cells around them as queries.
+template <int DOWN, int RIGHT, int G>
 static inline void gather_backward(ScratchBackward& s, int64_t plane, int64_t head) {
     using Cells = Around<DOWN, RIGHT>;
     const Block& block = s.block;
     const Cells cells(block);
-    int64_t pair[Cells::COUNT], from[Cells::COUNT];  // where p and d of the query are, for this key; and its place
+    // Where p and d of each query are, for these keys; and its place.
+    int64_t pair[G][Cells::COUNT], from[Cells::COUNT];
     for (int i = 0; i < Cells::ROWS; i++)
         for (int j = 0; j < Cells::COLUMNS; j++) {
             const auto index = [](int from_first, int phase) {  // of the key, around the query
                 const int query = Cells::modulo(from_first), windows = (K - 1 - query) / S;
                 return phase - (from_first - query) + windows * S;
             };
-            const int row = index(i - DOWN * S, plane / S), column = index(j - RIGHT * S, plane % S);
-            pair[i * Cells::COLUMNS + j] = (row * UNION + column) * ROW + cells.at[i * Cells::COLUMNS + j];
-            from[i * Cells::COLUMNS + j] = Cells::over(i - DOWN * S) * block.width + Cells::over(j - RIGHT * S);
+            const int u = i * Cells::COLUMNS + j;
+            for (int g = 0; g < G; g++) {
+                const int row = index(i - DOWN * S, (plane + g) / S), column = index(j - RIGHT * S, (plane + g) % S);
+                pair[g][u] = (row * UNION + column) * ROW + cells.at[u];
+            }
+            from[u] = Cells::over(i - DOWN * S) * block.width + Cells::over(j - RIGHT * S);
         }
-    constexpr int STEP = factor(E, 8);
-    for (int64_t place = 0; place < block.places; place += LANES)
-        for (int e = 0; e < E; e += STEP) {
-            vec dk[STEP], dv[STEP];
-#pragma GCC unroll 8
-            for (int i = 0; i < STEP; i++) dk[i] = dv[i] = vec{};
+    for (int64_t place = 0; place < block.places; place += LANES) {
+        const int64_t n = plane * block.places + place;
+        if (!owns(block, n, G, block.places)) continue;
+        vec p[G][Cells::COUNT], d[G][Cells::COUNT], one[G];
+        for (int g = 0; g < G; g++) {
+            one[g] = all(1);
             for (int u = 0; u < Cells::COUNT; u++) {
-                vec p = load(s.p.at(0, place + pair[u])), d = load(s.d.at(0, place + pair[u]));
+                p[g][u] = load(s.p.at(0, place + pair[g][u])), d[g][u] = load(s.d.at(0, place + pair[g][u]));
                 if constexpr (S > 1) {  // other planes follow, not zeros
-                    const vec there = load(s.block.inside.at(0, place + from[u]));
-                    p = there > 0 ? p : vec{}, d = there > 0 ? d : vec{};
+                    const auto there = load(block.inside.at(0, place + from[u])) > 0;
+                    p[g][u] = there ? p[g][u] : vec{}, d[g][u] = there ? d[g][u] : vec{};
                 }
-                const real *q = s.qkv_3FN.at(head + e, place + cells.at[u]), *g = s.do_FN.at(head + e, place + cells.at[u]);
-#pragma GCC unroll 8
-                for (int i = 0; i < STEP; i++) dk[i] += d * load(q + i * ROW), dv[i] += p * load(g + i * ROW);
-            }
-            const int64_t n = plane * block.places + place;
-#pragma GCC unroll 8
-            for (int i = 0; i < STEP; i++) {
-                store(s.dqkv_3FN.at(F + head + e + i, n), dk[i]);
-                store(s.dqkv_3FN.at(2 * F + head + e + i, n), dv[i]);
             }
         }
+        real *d_k[G], *d_v[G];
+        at_planes(s.dqkv_3FN, F + head, n, block, d_k), at_planes(s.dqkv_3FN, 2 * F + head, n, block, d_v);
+        over_cells(d, s.qkv_3FN.at(head, place), cells.at, one, d_k);
+        over_cells(p, s.do_FN.at(head, place), cells.at, one, d_v);
+    }
 }
 
-// Call f with the numbers of windows, less one, that contain the cells of a plane, down and to the right.
+template <int N>
+using Constant = std::integral_constant<int, N>;
+
+// Call f for COUNT planes from first on, two at a time.
+template <int DOWN, int RIGHT, int COUNT, typename Function>
+static inline void over_pairs(int64_t first, Function f) {
+    if constexpr (COUNT > 1)
+        for (int n = 0; n + 2 <= COUNT; n += 2) f(Constant<DOWN>{}, Constant<RIGHT>{}, Constant<2>{}, first + n);
+    if constexpr (COUNT % 2) f(Constant<DOWN>{}, Constant<RIGHT>{}, Constant<1>{}, first + COUNT - 1);
+}
+
+// Call f with the numbers of windows, less one, that contain a cell of some planes, down and to the right, with the
+// number of these planes, and the first of them. A cell of the later planes is in fewer windows.
 template <typename Function>
-static inline void by_windows(int64_t plane, Function f) {
-    constexpr int FEWER = K % S ? M - 1 : M;  // a cell of the later planes is in fewer windows
-    const bool down = (K - 1 - plane / S) / S == M, right = (K - 1 - plane % S) / S == M;
-    using Most = std::integral_constant<int, M>;
-    using Least = std::integral_constant<int, FEWER>;
-    if (down && right) f(Most{}, Most{});
-    if constexpr (K % S) {
-        if (down && !right) f(Most{}, Least{});
-        if (!down && right) f(Least{}, Most{});
-        if (!down && !right) f(Least{}, Least{});
-    }
+static inline void over_planes(Function f) {
+    constexpr int EARLY = (K - 1) % S + 1, LATER = S - EARLY;
+    for (int64_t i = 0; i < EARLY; i++) over_pairs<M, M, EARLY>(i * S, f), over_pairs<M, M - 1, LATER>(i * S + EARLY, f);
+    if constexpr (LATER)
+        for (int64_t i = EARLY; i < S; i++)
+            over_pairs<M - 1, M, EARLY>(i * S, f), over_pairs<M - 1, M - 1, LATER>(i * S + EARLY, f);
 }
 
 static inline void forward_block(const Weights& weights, Scratch& s) {
     project(s.block, weights, s);
     for (int a = 0; a < A; a++)
-        for (int64_t plane = 0; plane < PLANES; plane++)
-            by_windows(plane, [&](auto down, auto right) { attend<down(), right()>(s, plane, a * E); });
+        over_planes([&](auto down, auto right, auto planes, int64_t first) {
+            attend<down(), right(), planes()>(s, first, a * E);
+        });
     for (int64_t n = 0; n < s.block.used; n += T) {
-        if (!owns(s.block, n)) continue;
+        if (!owns(s.block, n, V, LANES)) continue;
         for (int t = 0; t < T; t++) std::memcpy(s.tile.x_TC + t * C, weights.bias, C * sizeof(real));
         multiply<1, ROW, C, C, true>(T, C, {F}, s.o_FN.at(0, n), weights.out_FC, s.tile.x_TC);
         scatter(s.tile.x_TC, s.block.own + n, s.block.level->out);
@@ -453,13 +539,15 @@ static inline void backward_block(const Weights& weights, ScratchBackward& s, Gr
     s.p.clear_from(PLANES * block.places);
     s.d.clear_from(PLANES * block.places);
     for (int a = 0; a < A; a++) {
-        for (int64_t plane = 0; plane < PLANES; plane++)
-            by_windows(plane, [&](auto down, auto right) { attend_backward<down(), right()>(s, plane, a * E); });
-        for (int64_t plane = 0; plane < PLANES; plane++)
-            by_windows(plane, [&](auto down, auto right) { gather_backward<down(), right()>(s, plane, a * E); });
+        over_planes([&](auto down, auto right, auto planes, int64_t first) {
+            attend_backward<down(), right(), planes()>(s, first, a * E);
+        });
+        over_planes([&](auto down, auto right, auto planes, int64_t first) {
+            gather_backward<down(), right(), planes()>(s, first, a * E);
+        });
     }
     for (int64_t n = 0; n < block.used; n += T) {
-        if (!owns(block, n)) continue;
+        if (!owns(block, n, V, LANES)) continue;
         // Cells of other blocks add nothing to the gradients by the weights, nor does memory that was never written.
         for (int t = 0; t < T; t++) {
             if (block.own[n + t] >= 0) continue;

@@ -122,6 +122,20 @@ def test_large_scores_do_not_overflow(window, stride, compiled):
     assert (got[0] - wide).norm() < 1e-3 * wide.norm()
 
 
+@pytest.mark.parametrize(("window", "stride"), [(2, 1), (4, 2)])
+def test_a_window_of_small_scores_beside_one_of_large_scores(window, stride, compiled):
+    # The exponentials of the one vanish relative to the largest score of the other.
+    torch.manual_seed(0)
+    attention = MultipoleAttention(8, heads=1, window_size=window, stride=stride, levels=1).double()
+    with torch.no_grad():
+        attention.to_qkv.weight[:16] *= 30
+    x, seed = torch.randn(2, 2, 9, 11, 8, dtype=torch.float64)
+    got = found(attention, x, seed)
+    assert compiled == ["forward", "backward"]
+    attention.backend = "torch"
+    torch.testing.assert_close(got, found(attention, x, seed), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(("window", "stride"), WINDOWS)
 def test_a_probability_too_small_for_float32_is_zero(window, stride, compiled):
     attention = MultipoleAttention(16, window_size=window, stride=stride, levels=1)
