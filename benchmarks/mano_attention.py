@@ -162,20 +162,24 @@ def implementations(grid: int, dim: int, heads: int, device: str, more: list[tup
 
 
 def linear_maps(tokens: int, dim: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Step]:
-    """Return the products of all tokens with the weights for queries, keys, values and outputs, and their gradients."""
-    (x, y, x_grad), qkv_grad = torch.randn(3, tokens, dim), torch.randn(tokens, 3 * dim)
-    to_qkv, to_out = torch.randn(3 * dim, dim), torch.randn(dim, dim)
+    """Return the products of all tokens with the weights for queries, keys, values and outputs, and their gradients.
+
+    In the layouts of :mod:`mano.tiled.eager`: T tokens, C = ``dim`` channels, F features of queries, keys and values.
+    """
+    (y_TC, g_TC), o_FT, dqkv_FT = torch.randn(2, tokens, dim), torch.randn(dim, tokens), torch.randn(3 * dim, tokens)
+    qkv_FC, out_CF = torch.randn(3 * dim, dim), torch.randn(dim, dim)
+    qkv_CF, out_FC = qkv_FC.t().contiguous(), out_CF.t().contiguous()
 
     def forward() -> None:
-        multiply(x, to_qkv)
-        multiply(y, to_out)
+        multiply(qkv_FC, y_TC)
+        multiply(out_CF, o_FT.t())
 
     def forward_backward() -> None:
         forward()
-        multiply(x_grad, to_out.t())
-        multiply(x_grad.t(), y.t())
-        multiply(qkv_grad, to_qkv.t())
-        multiply(qkv_grad.t(), x.t())
+        multiply(out_FC, g_TC)
+        multiply(o_FT, g_TC.t())
+        multiply(qkv_CF, dqkv_FT.t())
+        multiply(dqkv_FT, y_TC.t())
 
     return {FORWARD: forward, BOTH: forward_backward}
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attn_bench.nn.precision import wide_dtype
+
 SMALL = 9
 
 
@@ -73,8 +75,3 @@ def _over_keys(p_APPM: Tensor, x_AEPM: Tensor, out_AEPM: Tensor) -> Tensor:
     for y, z in zip(p[1:], x[1:], strict=True):
         total.addcmul_(y, z)
     return total if total is out_AEPM else out_AEPM.copy_(total)
-
-
-def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the precision to accumulate in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

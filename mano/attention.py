@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attn_bench.nn.precision import wide_dtype
 from attn_bench.nn.size_checks import check_heads, check_positive
 from mano import periodic, reference
-from mano.attend import SMALL, wide_dtype
+from mano.attend import SMALL
 from mano.levels import Grid, level_grids, window_counts
 from mano.multipole_options import MultipoleOptions
 from mano.overlapping.layout import Windows

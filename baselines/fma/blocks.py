@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from attn_bench.nn.precision import wide_dtype
 from baselines.fma import cpp_blocks, cpu_blocks
-from baselines.fma.tensor_blocks import wide
 
 
 @torch.library.custom_op("fma::attend_blocks", mutates_args=())
@@ -99,7 +99,7 @@ def _samples(x: Tensor, like_BNHE: Tensor) -> Tensor:
 def _(
     q_BNHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor, index_MS: Tensor, bias_T: Tensor, diagonal: int
 ) -> tuple[Tensor, Tensor]:
-    return q_BNHE.new_empty(q_BNHE.shape), q_BNHE.new_empty(q_BNHE.shape[:3], dtype=wide(q_BNHE))
+    return q_BNHE.new_empty(q_BNHE.shape), q_BNHE.new_empty(q_BNHE.shape[:3], dtype=wide_dtype(q_BNHE.dtype))
 
 
 @attend_blocks_backward.register_fake

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attn_bench.nn.cpp.compiler import REGISTER_BYTES, built
-from baselines.fma.tensor_blocks import NOTHING, wide
+from attn_bench.nn.precision import wide_dtype
+from baselines.fma.tensor_blocks import NOTHING
 
 SOURCE = Path(__file__).with_name("blocks.cpp")
 MAX_CHANNELS = 128
@@ -104,7 +105,7 @@ class Library:
             raise ValueError("queries, keys, values, lists and biases must be on the CPU")
         if index_MS.numel() and index_MS.max() >= rows:
             raise ValueError(f"a list has row {int(index_MS.max())}, but there are {rows} rows")
-        dtype = wide(q_BNHE)
+        dtype = wide_dtype(q_BNHE.dtype)
         q = q_BNHE.to(dtype).contiguous()
         k, v = (x.to(dtype).transpose(1, 2).contiguous() for x in (k_BTHE, v_BTHE))
         panels = -(-slots // self._panel)
@@ -129,4 +130,4 @@ def library(dtype: torch.dtype, channels: int) -> Library | None:
 
 def library_for(q_BNHE: Tensor) -> Library | None:
     """Return the C++ for queries if there is any."""
-    return library(wide(q_BNHE), q_BNHE.shape[-1])
+    return library(wide_dtype(q_BNHE.dtype), q_BNHE.shape[-1])

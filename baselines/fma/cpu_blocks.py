@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.fma.tensor_blocks import NOTHING, wide
+from attn_bench.nn.precision import wide_dtype
+from baselines.fma.tensor_blocks import NOTHING
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -25,7 +26,7 @@ def forward(
     q_BNHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor, index_MS: Tensor, bias_T: Tensor, diagonal: int
 ) -> tuple[Tensor, Tensor]:
     """Return the output and the log-sum-exp; see :func:`baselines.fma.blocks.attend_blocks`."""
-    out, lse = q_BNHE.new_empty(q_BNHE.shape), q_BNHE.new_empty(q_BNHE.shape[:3], dtype=wide(q_BNHE))
+    out, lse = q_BNHE.new_empty(q_BNHE.shape), q_BNHE.new_empty(q_BNHE.shape[:3], dtype=wide_dtype(q_BNHE.dtype))
     k_BTHE, v_BTHE = k_BTHE.contiguous(), v_BTHE.contiguous()
     with torch.autocast("cpu", enabled=False):
         for chunk in _chunks(q_BNHE, index_MS, bias_T, diagonal):
@@ -98,7 +99,7 @@ class _Chunk:
 
     def queries(self, x: Tensor) -> Tensor:
         """Return what the chunk has of (B, N, H, ...): (X, H, I, ...); the kernels need adjacent channels."""
-        part = self._part(x).reshape(-1, self.size, *x.shape[2:]).to(wide(x))
+        part = self._part(x).reshape(-1, self.size, *x.shape[2:]).to(wide_dtype(x.dtype))
         return (part if part.stride(-1) == 1 else part.contiguous()).transpose(1, 2)
 
     def write(self, out: Tensor, part: Tensor) -> None:
@@ -108,7 +109,7 @@ class _Chunk:
 
     def read(self, x_BTHE: Tensor) -> Tensor:
         """Return the ``rows`` of keys or values, (X, H, S, E)."""
-        part = x_BTHE.flatten(2).flatten(0, 1).index_select(0, self.rows).to(wide(x_BTHE))
+        part = x_BTHE.flatten(2).flatten(0, 1).index_select(0, self.rows).to(wide_dtype(x_BTHE.dtype))
         return part.view(len(self.nothing), -1, *x_BTHE.shape[2:]).transpose(1, 2)
 
     def add(self, x_BTHE: Tensor, part_XHSE: Tensor) -> None:
@@ -125,7 +126,8 @@ def _chunks(q_BNHE: Tensor, index_MS: Tensor, bias_T: Tensor, diagonal: int) -> 
     """Cut the blocks of all samples into chunks whose keys fit :data:`CHUNK_BYTES`."""
     (samples, n, *_), (blocks, slots) = q_BNHE.shape, index_MS.shape
     size, rows = n // blocks, len(bias_T)
-    row_bytes, itemsize = q_BNHE.shape[2:].numel() * wide(q_BNHE).itemsize, wide(q_BNHE).itemsize
+    itemsize = wide_dtype(q_BNHE.dtype).itemsize
+    row_bytes = q_BNHE.shape[2:].numel() * itemsize
     limit = min(CHUNK_BYTES, max(CHUNK_BYTES // 4, 4 * samples * n * row_bytes))
     most = max(1, limit // (slots * max(row_bytes, size * itemsize if diagonal >= 0 else 0)))
     samples_at_once = max(1, most // blocks)
@@ -134,7 +136,7 @@ def _chunks(q_BNHE: Tensor, index_MS: Tensor, bias_T: Tensor, diagonal: int) -> 
         index = index_MS[part].long()
         none = index < 0
         index.clamp_(min=0)
-        mask = bias_T[index].to(wide(q_BNHE)).masked_fill_(none, float("-inf"))[:, None]
+        mask = bias_T[index].to(wide_dtype(q_BNHE.dtype)).masked_fill_(none, float("-inf"))[:, None]
         if diagonal >= 0:
             later = mask.new_full((size, size), float("-inf")).triu_(1)
             mask = mask + F.pad(later, (diagonal, slots - diagonal - size))

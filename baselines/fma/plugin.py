@@ -90,14 +90,14 @@ class FMA(Mixer):
 
         On the CPU ``backend`` is ``"cpp"`` or ``"torch"`` (:mod:`baselines.fma.cpp_blocks`).
         """
+        from attn_bench.nn.precision import wide_dtype
         from baselines.fma import cpp_blocks
         from baselines.fma.attention import FastMultipoleAttention
-        from baselines.fma.tensor_blocks import wide
 
         attention = next(part for part in module.modules() if isinstance(part, FastMultipoleAttention))
         found: dict[str, Any] = {"levels": attention.tree.levels}
         weight = attention.qkv.weight
         if weight.device.type == "cpu" and attention.tree.levels:
-            served = cpp_blocks.library(wide(weight), weight.shape[1] // attention.heads) is not None
+            served = cpp_blocks.library(wide_dtype(weight.dtype), weight.shape[1] // attention.heads) is not None
             found["backend"] = "cpp" if served else "torch"
         return found

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attn_bench.nn.precision import wide_dtype
 from baselines.fma.attention import FastMultipoleAttention
 from baselines.fma.attention_plan import Level
 from baselines.fma.summaries import Summaries
@@ -72,7 +73,7 @@ class RecurrentFMA(FastMultipoleAttention):
         closed = sum(width <= n - 1 for width, _ in levels)
         summaries = (self.key_summaries, self.value_summaries)
         with torch.autocast(x_BNC.device.type, enabled=False):
-            wide = [t.to(_wide(t)) for t in (q_GNE, *kv)]
+            wide = [t.to(wide_dtype(t.dtype)) for t in (q_GNE, *kv)]
             parts = [(width // rank, 1) for width, rank in levels]
 
             def kept(back: int, levels: tuple[Level, ...]) -> Tensor:
@@ -176,7 +177,7 @@ class RecurrentFMA(FastMultipoleAttention):
             at, scale = position // width, math.log(width / rank) if self.scale_coarse else 0.0
             for read in (at >= 2, at >= 3 and at % 2):
                 found += [scale if read and p < rank else -math.inf for p in range(most)]
-        return torch.tensor(found, dtype=_wide(like), device=like.device)
+        return torch.tensor(found, dtype=wide_dtype(like.dtype), device=like.device)
 
     def _pairs(self, k: Any, v: Any) -> tuple[tuple[Summaries, Any], tuple[Summaries, Any]]:
         return (self.key_summaries, k), (self.value_summaries, v)
@@ -198,10 +199,6 @@ def _resized(t_SGL: Tensor, levels: int, most: int) -> Tensor:
     between = [0, 0] * (t_SGL.dim() - 5)
     pad = [0, 0, 0, most - t_SGL.shape[-2], *between, 0, levels - t_SGL.shape[2]]
     return F.pad(t_SGL, pad) if any(pad) else t_SGL.clone()
-
-
-def _wide(t: Tensor) -> torch.dtype:
-    return torch.promote_types(t.dtype, torch.float32)
 
 
 def _bytes(t: Tensor) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from attn_bench.nn.precision import wide_dtype
+
 NOTHING = -1e30
 """Log-sum-exp of a query that reads no key. Finite, so that no difference of infinities arises."""
 
@@ -17,17 +19,12 @@ CHUNK_BYTES = 256 * 2**20
 """Scores of a chunk."""
 
 
-def wide(x: Tensor) -> torch.dtype:
-    """Return the dtype in which scores and gradients are summed: float32 at least."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def forward(
     q_GNE: Tensor, k_GTE: Tensor, v_GTE: Tensor, index_MS: Tensor, bias_T: Tensor, diagonal: int
 ) -> tuple[Tensor, Tensor]:
     """Return the output, (G, N, E), and the log-sum-exp, (G, N); see :func:`baselines.fma.blocks.attend_blocks`."""
     k_GTE, v_GTE = k_GTE.contiguous(), v_GTE.contiguous()
-    out, lse = q_GNE.new_empty(q_GNE.shape), q_GNE.new_empty(q_GNE.shape[:2], dtype=wide(q_GNE))
+    out, lse = q_GNE.new_empty(q_GNE.shape), q_GNE.new_empty(q_GNE.shape[:2], dtype=wide_dtype(q_GNE.dtype))
     with torch.autocast(q_GNE.device.type, enabled=False):
         for chunk in _chunks(q_GNE, index_MS):
             rows, p_XIS = chunk.scores(q_GNE, k_GTE, index_MS, bias_T, diagonal)
@@ -72,7 +69,7 @@ class _Chunk:
     def queries(self, x: Tensor) -> Tensor:
         """Return what the chunk has of (G, N, ...): (X, I, ...)."""
         part = x[self.groups, self.blocks.start * self.size : self.blocks.stop * self.size]
-        return part.reshape(-1, self.size, *x.shape[2:]).to(wide(x))
+        return part.reshape(-1, self.size, *x.shape[2:]).to(wide_dtype(x.dtype))
 
     def write(self, out: Tensor, part: Tensor) -> None:
         """Undo :meth:`queries`."""
@@ -81,7 +78,7 @@ class _Chunk:
 
     def read(self, x_GTE: Tensor, rows: Tensor) -> Tensor:
         """Return the ``rows`` of all groups' keys or values, (X, S, E)."""
-        part = x_GTE.view(-1, x_GTE.shape[-1]).index_select(0, rows).to(wide(x_GTE))
+        part = x_GTE.view(-1, x_GTE.shape[-1]).index_select(0, rows).to(wide_dtype(x_GTE.dtype))
         groups, blocks = (s.stop - s.start for s in (self.groups, self.blocks))
         return part.view(groups * blocks, -1, x_GTE.shape[-1])
 
@@ -93,7 +90,7 @@ class _Chunk:
         none, index = index < 0, index.clamp_(min=0)
         groups = torch.arange(self.groups.start, self.groups.stop, device=index.device)
         rows = (groups[:, None, None] * k_GTE.shape[1] + index).flatten()
-        bias = bias_T[index].masked_fill_(none, float("-inf")).to(wide(q_GNE))
+        bias = bias_T[index].masked_fill_(none, float("-inf")).to(wide_dtype(q_GNE.dtype))
         s = bias[:, None].expand(len(groups), -1, self.size, -1).flatten(0, 1).contiguous()
         if diagonal >= 0:
             later = torch.full((self.size, self.size), float("-inf"), dtype=s.dtype, device=s.device).triu_(1)
@@ -105,7 +102,7 @@ class _Chunk:
 def _chunks(q_GNE: Tensor, index_MS: Tensor) -> Iterator[_Chunk]:
     """Cut the blocks of all groups into chunks whose scores fit ``CHUNK_BYTES``."""
     groups, blocks, size = len(q_GNE), len(index_MS), q_GNE.shape[1] // len(index_MS)
-    most = max(1, CHUNK_BYTES // (size * index_MS.shape[1] * wide(q_GNE).itemsize))
+    most = max(1, CHUNK_BYTES // (size * index_MS.shape[1] * wide_dtype(q_GNE.dtype).itemsize))
     groups_at_once = min(groups, most)
     blocks_at_once = max(1, most // groups_at_once)
     for g in range(0, groups, groups_at_once):

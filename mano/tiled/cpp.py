@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from attn_bench.nn.cpp.compiler import REGISTER_BYTES, built
-from mano.attend import wide_dtype
+from attn_bench.nn.precision import wide_dtype
 from mano.levels import ceil_div
 from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
 
@@ -36,7 +36,7 @@ class LayerSizes:
     """The sizes that the C++ is compiled for.
 
     Attributes:
-        dtype: of grids. Weights, and all arithmetic, are :func:`mano.attend.wide_dtype` of it.
+        dtype: of grids. Weights, and all arithmetic, are :func:`attn_bench.nn.precision.wide_dtype` of it.
         channels: C.
         heads, head_dim: attention heads, and the channels of one.
         window_size, stride: side of a window, and distance between windows, in cells.

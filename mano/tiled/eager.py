@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attn_bench.nn.fast_linear import product
-from mano.attend import attend, attend_backward, average, wide_dtype
+from attn_bench.nn.precision import wide_dtype
+from mano.attend import attend, attend_backward, average
 from mano.tiled import chunks
 from mano.tiled.layer import Levels, Sizes, Weights, empty_probabilities
 from mano.tiled.sampling import add_up_sampled, down_sample, weight_gradient

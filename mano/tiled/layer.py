@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mano.attend import wide_dtype
+from attn_bench.nn.precision import wide_dtype
 from mano.levels import window_counts
 
 
