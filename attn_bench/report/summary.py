@@ -26,7 +26,7 @@ REQUIRED = ("cell", "model", "resolution", "seed", "status")
 # Figures and tables with more models than this cannot be read.
 MOST_MODELS = 40
 # Metrics of models that compute the same differ by less than this share, by rounding.
-ALIKE = 1e-3
+ALIKE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Summary:
         more = f" and {count(len(pairs) - 1, 'other pair')}" if len(pairs) > 1 else ""
         return (
             f"{self.names[one.model]} and {self.names[other.model]} at {one.resolution}{more} have the same parameters "
-            "and errors: they compute the same where an option, such as the size of a window, covers the whole input"
+            "and errors; they may compute the same, as where the size of a window covers the whole input"
         )
 
     @property

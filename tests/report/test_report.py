@@ -462,6 +462,8 @@ def test_models_that_compute_the_same_are_named() -> None:
     for text in (markdown_table(summary), console.file.getvalue()):  # type: ignore[attr-defined]
         assert f"{summary.alike}." in text
     assert not summarise(pd.DataFrame(rows[1:]), ERRORS).alike
+    by_chance = row("linear", 16, **(same | {"rel_l2": 0.03 * 1.0005}))
+    assert not summarise(pd.DataFrame([rows[0], by_chance]), ERRORS).alike
     # Shares of samples coincide, for example at chance.
     shares = {name: Metric("higher", "share", "%") for name in ERRORS}
     assert not summarise(pd.DataFrame(rows), shares).alike
