@@ -317,7 +317,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         column[0].set_title(kind)
     sides = sorted(frame["side of the grid"].unique())
     axes[0, 0].set_xticks(sides, [str(n) for n in sides])
-    save(figure, path, (0, 0, 1, 0.92), loc="upper center", ncols=math.ceil(len(names) / 2))
+    save(figure, path, (0, 0, 1, 0.9), loc="upper center", ncols=4)
 
 
 def markdown(frame: pd.DataFrame, bandwidth: float, rate: float, device: str, command: str) -> str:

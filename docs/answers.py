@@ -140,12 +140,11 @@ def sentences() -> str:
     )
     easy = [("pathfinder", "pathfinder", "accuracy", size) for size in (64, 32)]
     lines.append(_who("Images (Pathfinder)", easy, easy_first))
-    long = [("context", "text", "bits_per_byte", size) for size in (8192, 2048, 512)]
-    long += [("mechanisms", "text", "bits_per_byte", size) for size in (2048, 512)]
     costs = "costs alone are in [results/long-context](results/long-context/report/report.md)"
-    lines.append(
-        _who("Long text", long, f"`attn-bench run sweeps/context.yaml --out results/context`, about 6 hours; {costs}")
-    )
+    for size, otherwise in ((512, ""), (8192, f", about 6 hours; {costs}")):
+        text = [(folder, "text", "bits_per_byte", size) for folder in ("context", "mechanisms")]
+        command = f"`attn-bench run sweeps/context.yaml --resolutions {size} --out results/context`"
+        lines.append(_who(f"Text, {size} bytes of context", text, command + otherwise))
     return "\n".join([*lines, verdicts()])
 
 
