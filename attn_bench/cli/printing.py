@@ -22,16 +22,16 @@ def put(shown: RenderableType) -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     if console.is_terminal:
-        usual = Console(width=console.width or USUAL_WIDTH)
+        usual = Console(width=console.width or USUAL_WIDTH, markup=False)
         free = usual.options.update(width=LOG_WIDTH)
         for part in shown.renderables if isinstance(shown, Group) else [shown]:
             needs = Measurement.get(usual, free, part)
             fits = needs.minimum <= usual.width or not isinstance(part, Table)
-            Console(width=usual.width if fits else needs.maximum).print(part)
+            Console(width=usual.width if fits else needs.maximum, markup=False).print(part)
         return
-    log = Console(width=LOG_WIDTH)
+    log = Console(width=LOG_WIDTH, markup=False)
     with log.capture() as captured:
         log.print(shown)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))

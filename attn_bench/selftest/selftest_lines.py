@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attn_bench.nn.transformer import Block
 from attn_bench.plugin import Unsupported
 from attn_bench.running.device.device import MIB, Device
 from attn_bench.running.device.select import device_of, is_out_of_memory
@@ -160,14 +161,19 @@ def fla(bench: Bench) -> str:
 
 
 def copy_bandwidth(bench: Bench) -> str:
-    """How fast memory is copied, and the share of that at which MANO moves its input and output."""
+    """How fast memory is copied, and the share of that at which a layer of MANO moves its input and output."""
     source = torch.ones(bench.sizes.copied_mib * MIB // 4, device=bench.device.tensors)
     target = torch.empty_like(source)
     rate = 2 * source.nbytes / bench.ms(lambda: target.copy_(source))
     steps = bench.steps(MULTIPOLE, "darcy", bench.sizes.grids[-1])
-    step = steps.step("forward")
-    moved = steps.inputs.nbytes + step().nbytes  # type: ignore[attr-defined]
-    return f"{rate / 1e6:.0f} GB/s; MANO's forward pass at {moved / bench.ms(step) / rate:.1%} of it"
+    mixer = next(module.mixer for module in steps.module.modules() if isinstance(module, Block))
+    given: list[Tensor] = []
+    with mixer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])):
+        steps.step("forward")()
+    with torch.inference_mode():
+        moved = given[0].nbytes + mixer(given[0]).nbytes
+        taken = bench.ms(lambda: mixer(given[0]))
+    return f"{rate / 1e6:.0f} GB/s; the forward pass of MANO's attention at {moved / taken / rate:.1%} of it"
 
 
 def other_instrument(bench: Bench) -> str:
