@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,16 +23,17 @@ def put(shown: RenderableType) -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
-    console = Console(markup=False)
+    plain = partial(Console, markup=False)  # square brackets are text
+    console = plain()
     if console.is_terminal:
-        usual = Console(width=console.width or USUAL_WIDTH, markup=False)
+        usual = plain(width=console.width or USUAL_WIDTH)
         free = usual.options.update(width=LOG_WIDTH)
         for part in shown.renderables if isinstance(shown, Group) else [shown]:
             needs = Measurement.get(usual, free, part)
             fits = needs.minimum <= usual.width or not isinstance(part, Table)
-            Console(width=usual.width if fits else needs.maximum, markup=False).print(part)
+            plain(width=usual.width if fits else needs.maximum).print(part)
         return
-    log = Console(width=LOG_WIDTH, markup=False)
+    log = plain(width=LOG_WIDTH)
     with log.capture() as captured:
         log.print(shown)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -104,10 +104,17 @@ struct Block {
     int64_t width, places, used;  // of a row; of a plane; of all, rounded up to tiles
     bool masked;                  // whether a window reaches beyond the grid
     int64_t offset[N], own[N];    // of a cell in its level; -1 where there is none, or it is another block's
-    bool owns[N / LANES];         // whether any cell of a register is this block's own
+    bool owned[N / LANES];        // whether any cell of a register is this block's own
     real share[N];                // 1 / the number of windows that contain the cell
     Rows<1> begins, inside;       // of a plane: 1 where a window begins; 1 where places belong to the block
     Rows<1> real_cells;           // 1 where there is a cell to attend to
+
+    // Whether any cell of some registers is this block's own: the first one, and others at a distance in cells.
+    bool owns(int64_t first, int count, int64_t apart) const {
+        for (int i = 0; i < count; i++)
+            if (owned[(first + i * apart) / LANES]) return true;
+        return false;
+    }
 
     static int64_t covering(int64_t cell, int64_t windows) {
         return std::min(windows - 1, cell / S) - (cell < K ? 0 : (cell - K) / S + 1) + 1;
@@ -127,7 +134,7 @@ struct Block {
         std::memset(&begins, 0, sizeof begins);
         std::memset(&inside, 0, sizeof inside);
         std::memset(&real_cells, 0, sizeof real_cells);
-        std::memset(owns, 0, sizeof owns);
+        std::memset(owned, 0, sizeof owned);
         for (int64_t n = 0; n < used; n++) offset[n] = own[n] = -1, share[n] = 0;
         for (int64_t g = 0; g < samples; g++)
             for (int64_t i = 0; i < down.places(); i++)
@@ -150,7 +157,7 @@ struct Block {
                     offset[n] = (((first + g) * h + row) * w + column) * C;
                     *real_cells.at(0, n) = 1;
                     if (row >= down.begin && row < down.end && column >= right.begin && column < right.end)
-                        own[n] = offset[n], owns[n / LANES] = true;
+                        own[n] = offset[n], owned[n / LANES] = true;
                     const int64_t windows = covering(row, level->down()) * covering(column, level->right());
                     share[n] = real(1) / windows;
                 }
@@ -192,13 +199,6 @@ static inline void gather(const stored* from, const int64_t* offset, real* to_TC
 static inline void scatter(const real* from_TC, const int64_t* offset, stored* to) {
     for (int t = 0; t < T; t++, from_TC += C)
         if (offset[t] >= 0) copy(from_TC, to + offset[t], C);
-}
-
-// Whether any of count registers is the block's own, apart by a number of cells.
-static inline bool owns(const Block& block, int64_t first, int count, int64_t apart) {
-    for (int i = 0; i < count; i++)
-        if (block.owns[(first + i * apart) / LANES]) return true;
-    return false;
 }
 
 static inline void normalise_tile(const Block& block, int64_t first, const Weights& weights, Tile& tile) {
@@ -402,7 +402,7 @@ static inline void attend(Scratch& s, int64_t plane, int64_t head) {
     const Cells cells(block);
     for (int64_t place = 0; place < block.places; place += LANES) {
         const int64_t n = plane * block.places + place;
-        if (!owns(block, n, G, block.places)) continue;
+        if (!block.owns(n, G, block.places)) continue;
         real *q[G], *o[G];
         at_planes(s.qkv_3FN, head, n, block, q), at_planes(s.o_FN, head, n, block, o);
         vec scores[G][Cells::COUNT], p[G][Cells::COUNT], share[G];
@@ -438,7 +438,7 @@ static inline void attend_backward(ScratchBackward& s, int64_t plane, int64_t he
                     store(s.d.at(i * UNION + j, n + g * block.places), d[g][i * Cells::COLUMNS + j]);
                 }
         }
-        if (!owns(block, n, G, block.places)) continue;
+        if (!block.owns(n, G, block.places)) continue;
         over_cells(p, v, cells.at, share, o);
         over_cells(d, k, cells.at, one, d_q);
     }
@@ -467,7 +467,7 @@ static inline void gather_backward(ScratchBackward& s, int64_t plane, int64_t he
         }
     for (int64_t place = 0; place < block.places; place += LANES) {
         const int64_t n = plane * block.places + place;
-        if (!owns(block, n, G, block.places)) continue;
+        if (!block.owns(n, G, block.places)) continue;
         vec p[G][Cells::COUNT], d[G][Cells::COUNT], one[G];
         for (int g = 0; g < G; g++) {
             one[g] = all(1);
@@ -515,7 +515,7 @@ static inline void forward_block(const Weights& weights, Scratch& s) {
             attend<down(), right(), planes()>(s, first, a * E);
         });
     for (int64_t n = 0; n < s.block.used; n += T) {
-        if (!owns(s.block, n, V, LANES)) continue;
+        if (!s.block.owns(n, V, LANES)) continue;
         for (int t = 0; t < T; t++) std::memcpy(s.tile.x_TC + t * C, weights.bias, C * sizeof(real));
         multiply<1, ROW, C, C, true>(T, C, {F}, s.o_FN.at(0, n), weights.out_FC, s.tile.x_TC);
         scatter(s.tile.x_TC, s.block.own + n, s.block.level->out);
@@ -547,7 +547,7 @@ static inline void backward_block(const Weights& weights, ScratchBackward& s, Gr
         });
     }
     for (int64_t n = 0; n < block.used; n += T) {
-        if (!owns(block, n, V, LANES)) continue;
+        if (!block.owns(n, V, LANES)) continue;
         // Cells of other blocks add nothing to the gradients by the weights, nor does memory that was never written.
         for (int t = 0; t < T; t++) {
             if (block.own[n + t] >= 0) continue;
