@@ -125,6 +125,7 @@ TAKEN = frozenset(
         "tune",
         "tune_budget",
         "tune_extend",
+        "tune_resolution",
         "tuned",
         "tuning_seconds",
         "validation",

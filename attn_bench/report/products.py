@@ -62,7 +62,7 @@ class _Product:
 def sweeps(cells: Iterable[JSON]) -> list[dict[str, Any]]:
     """Return settings, as ``Sweep.from_settings`` takes them, whose cells together are exactly ``cells``."""
     products = list[_Product]()
-    for group in grouped(map(_asked, cells), lambda cell: {name: cell.get(name) for name in _SHARED}):
+    for group in grouped(_tuned_together(map(_asked, cells)), lambda cell: {name: cell.get(name) for name in _SHARED}):
         tested = list(dict.fromkeys(r for cell in group for r in cell["eval_resolutions"]))
         if all(cell["eval_resolutions"] == [r for r in tested if r != cell["resolution"]] for cell in group):
             products += _rectangles(group, tested)
@@ -79,6 +79,22 @@ def _asked(cell: JSON) -> JSON:
     """Return a cell without the values that tuning chose."""
     chosen = (cell.get("tuning") or {}).get("tune", {})
     return {**cell, "training": {**cell["training"], **dict.fromkeys(chosen)}} if chosen else cell
+
+
+def _tuned_together(cells: Iterable[JSON]) -> list[JSON]:
+    """Return cells; those at the resolution that others are tuned at are tuned there too, as they say."""
+    cells = list(cells)
+
+    def tuned_at(cell: JSON) -> int | None:
+        return (cell.get("tuning") or {}).get("tune_resolution")
+
+    at = {tuned_at(cell) for cell in cells} - {None}
+    return [
+        {**cell, "tuning": {**cell["tuning"], "tune_resolution": cell["resolution"]}}
+        if cell.get("tuning") and cell["resolution"] in at and not tuned_at(cell)
+        else cell
+        for cell in cells
+    ]
 
 
 def grouped(cells: Iterable[Any], key: Callable[[Any], Any]) -> list[list[Any]]:

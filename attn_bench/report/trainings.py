@@ -12,6 +12,7 @@ from attn_bench.format import significant
 from attn_bench.report.summary import Summary
 from attn_bench.results.record import Record, Trial
 from attn_bench.results.store import Store
+from attn_bench.results.table import tuned_at
 from attn_bench.sweep.groups import Training
 
 NOT_SAID = "-"
@@ -92,7 +93,11 @@ def _tried(record: Record) -> str:
         for (budget, unit), trials in groupby(record.trials, key=lambda trial: (trial.budget, trial.budget_unit))
     ]
     spent = sum(trial.seconds or 0 for trial in record.trials)
-    return f"{'; '.join(rounds)} ({significant(spent, 2)} s){_at_the_edge(record)}" if rounds else ""
+    return (
+        f"{'; '.join(rounds)} ({significant(spent, 2)} s){tuned_at(record.cell)}{_at_the_edge(record)}"
+        if rounds
+        else ""
+    )
 
 
 def _at_the_edge(record: Record) -> str:

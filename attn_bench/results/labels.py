@@ -19,7 +19,7 @@ Kind = tuple[str, tuple[tuple[str, str | None], ...]]
 # Distinguishes cells of one model without being a setting of the model.
 _AXES = {
     "model", "resolution", "seed", "eval_resolutions", "measuring.measure", "sources", "broken", "keep_weights",
-    "weights", "weights_in", "variant", "trials",
+    "weights", "weights_in", "variant", "trials", "tuning.tune_resolution",
 }  # fmt: skip
 _FINETUNING = "finetuning."
 _RECIPE = "training.recipe"

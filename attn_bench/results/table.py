@@ -20,6 +20,7 @@ from attn_bench.results.labels import labels, labels_of
 from attn_bench.results.quantities import Column, Row, at
 from attn_bench.results.record import Evaluation, Record
 from attn_bench.results.varied import varied
+from attn_bench.sweep.cell import Cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,10 +70,16 @@ def _tuned(row: Row) -> str | None:
         name: dict.fromkeys((*values, *(trial.values[name] for trial in row.record.trials)))
         for name, values in cell.tuning.tune.items()
     }
-    return "; ".join(
+    chosen = "; ".join(
         f"{name} {getattr(cell.training, name):g} of {', '.join(f'{value:g}' for value in values)}"
         for name, values in tried.items()
     )
+    return f"{chosen}{tuned_at(cell)}"
+
+
+def tuned_at(cell: Cell) -> str:
+    """Say where the settings of a cell were tuned, if it was at another resolution."""
+    return f", tuned at {cell.tuning.tune_resolution}" if cell.tuning and cell.tuning.tune_resolution else ""
 
 
 def _tuning_seconds(row: Row) -> float | None:

@@ -1,6 +1,7 @@
 """Chooses settings of training on the validation set, by successive halving (arXiv:1502.07943).
 
-Every model x task x resolution tries the same values, once for all its seeds. A trial is a cell of its own: trained for
+Every model x task x resolution tries the same values, once for all its seeds; with ``tune_resolution``, at that
+resolution, once for all resolutions. A trial is a cell of its own: trained for
 a short time with the seed 0 and evaluated on the validation set, it never reads the test set. The better half of the
 values gets twice the time in the next round, until one is left; with ``tune_extend``, one at an end of the grid is then
 held against the next one beyond it. What was tried is read from the records of the trials
@@ -203,8 +204,10 @@ def trial_of(cell: Cell, values: Values, share: float) -> Cell:
         "select": "best" if cell.training.select == "best" else "last",
         **values,
     }
+    tuned_at = cell.tuning.tune_resolution if cell.tuning else None
     return replace(
         cell,
+        resolution=tuned_at or cell.resolution,
         seed=SEED,
         training=replace(shortened(cell.training, share), **chosen),
         tuning=None,

@@ -21,12 +21,13 @@ from attn_bench.sweep.groups import BUDGETS, SCHEDULES, Execution, FineTuning, M
 def _fields(group: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(group):
         raise TypeError(f"{type(group).__name__} is not JSON")
-    if isinstance(group, Tuning) and not group.tune_extend:
-        # Left out unless asked for, so that an id is what it was before there was this setting.
-        return {name: value for name, value in vars(group).items() if name != "tune_extend"}
+    if isinstance(group, Tuning):
+        # Left out unless asked for, so that an id is what it was before there were these settings.
+        return {name: value for name, value in vars(group).items() if name not in _LATER or value}
     return vars(group)
 
 
+_LATER = ("tune_extend", "tune_resolution")
 # Bound before any plugin is imported: none of them can change how an id is computed. Groups of settings, which hold
 # plain values, are written as mappings.
 _canonical = JSONEncoder(sort_keys=True, separators=(",", ":"), default=_fields).encode
@@ -129,7 +130,8 @@ class Cell:
     def kind(self) -> str:
         """What is equal for cells that differ in no setting: only in label, resolutions, seed, or being measured."""
         # One text for all of a kind: they are told apart by it again and again.
-        return intern(self._canonical(measuring=_measured(self.measuring), **_OF_NO_KIND))
+        tuning = self.tuning and dataclasses.replace(self.tuning, tune_resolution=None)
+        return intern(self._canonical(measuring=_measured(self.measuring), tuning=tuning, **_OF_NO_KIND))
 
     @property
     def same_model(self) -> tuple[Hashable, ...]:

@@ -100,7 +100,7 @@ def _check_effects(given: Mapping[str, Any]) -> None:
 def _check_tuning(sweep: Sweep) -> None:
     """Raise UserError for settings that are tuned and given."""
     tune = sweep.tuning.tune
-    for name in ("tune_budget", "tune_extend"):
+    for name in ("tune_budget", "tune_extend", "tune_resolution"):
         if name in sweep.given and not tune:
             raise UserError(f"setting {name}: has no effect without tune")
     for name in tune:

@@ -105,6 +105,7 @@ def _placed(
                         broken=variant.broken,
                         variant=", ".join(words),
                         **shared,
+                        tuning=trained.tuning.at(resolution) if trained.tuning.tune else None,
                     ),
                 )
 

@@ -281,10 +281,23 @@ class Tuning:
             "beyond it, once."
         ),
     ] = False
+    tune_resolution: Annotated[
+        int | None,
+        One,
+        Field(
+            gt=0,
+            description="Tune at this resolution only, and use the chosen values at every resolution (default: tune "
+            "at each resolution).",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         # JSON has no tuples, and a cell that was read is equal to the one that was written.
         object.__setattr__(self, "tune", {name: tuple(values) for name, values in self.tune.items()})
+
+    def at(self, resolution: int) -> Tuning:
+        """Return the tuning of a cell at a resolution: at the one that all are tuned at, it is as without it."""
+        return dataclasses.replace(self, tune_resolution=None) if self.tune_resolution == resolution else self
 
     @property
     def candidates(self) -> list[dict[str, float]]:

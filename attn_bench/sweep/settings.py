@@ -209,7 +209,6 @@ class Sweep:
             "training": self.training.completed(task.defaults) if self.train else None,
             "finetuning": (self.finetuning or FineTuning()) if self.regime == "finetune" else None,
             "training_version": versions.TRAINING if self.train else None,
-            "tuning": self.tuning if self.tuning.tune else None,
         }
 
     @property
@@ -240,11 +239,13 @@ class Sweep:
         try:
             resolutions = tuple(dict.fromkeys(self.resolutions or task.default_resolutions(options)))
             further = tuple(dict.fromkeys(self.eval_resolutions))
+            elsewhere = self.tuning.tune_resolution if self.train else None
+            tuned = () if elsewhere is None else (elsewhere,)
             if self.train:
                 tested = task.further_resolutions(resolutions, options)
                 further = further or tested
-                options = task.resolve(tuple(dict.fromkeys((*resolutions, *further))), options)
-            for resolution in resolutions:
+                options = task.resolve(tuple(dict.fromkeys((*resolutions, *tuned, *further))), options)
+            for resolution in (*resolutions, *tuned):
                 if (problem := task.problem(resolution, options)).kind != task.kind:
                     raise UserError(
                         f"task {task.name!r} is broken: its kind is {task.kind!r}, its problem's {problem.kind!r}"

@@ -130,6 +130,8 @@ def test_commands_make_the_same_cells(
         {"models": ["toy", "toy:wide"], "recipes": {"toy:wide": "transolver"}},
         {"recipe": ["fno-2020", "lamo"]},
         {"tune": {"learning_rate": [1e-3, 2e-3], "weight_decay": [0, 1]}, "tune_budget": 0.5},
+        {"tune": {"learning_rate": [1e-3, 2e-3]}, "tune_resolution": 8, "resolutions": [8, 12, 16]},
+        {"tune": {"learning_rate": [1e-3, 2e-3]}, "tune_resolution": 8, "resolutions": 12},
     ],
 )
 def test_recipes_and_tuning_are_reproduced(asked: dict[str, Any], read: Reads) -> None:

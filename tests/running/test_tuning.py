@@ -92,6 +92,25 @@ def test_what_extends_nothing_is_the_cell_that_it_was():
     ]  # fmt: skip
 
 
+def test_values_tuned_at_one_resolution_are_used_at_every_one():
+    small = cell()
+    large = dataclasses.replace(
+        small,
+        resolution=2 * small.resolution,
+        tuning=dataclasses.replace(small.tuning, tune_resolution=small.resolution),
+    )
+    trials = Trials(lambda rate, epochs: abs(rate - 1e-2))
+    found = trials.until_done([small, large])
+    assert {record.cell.resolution for record in trials.records.values()} == {small.resolution}
+    assert [each.training.learning_rate for each in found] == [1e-2, 1e-2]
+    assert found[0].trials == found[1].trials
+    assert Cell.from_json(json.loads(json.dumps(large.to_json()))) == large
+    # In tables they are cells of one model, which differ in resolution only; but not the same as if tuned there.
+    assert large.kind == small.kind
+    assert large.id != dataclasses.replace(large, tuning=small.tuning).id
+    assert large.tuning.at(small.resolution) == small.tuning
+
+
 def test_the_better_half_gets_twice_the_time_until_one_is_left():
     trials = Trials(lambda rate, epochs: abs(rate - 1e-2))
     (found,) = trials.until_done([cell()])
