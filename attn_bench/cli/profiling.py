@@ -43,6 +43,7 @@ def profile(
     from attn_bench.running.processes import QUIET
     from attn_bench.running.reuse import expansion_of
     from attn_bench.running.runner import separated
+    from attn_bench.sweep.groups import AUTO
 
     # The profiler warns of memory that was allocated before; torch reads this when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", QUIET["TORCH_CPP_LOG_LEVEL"])
@@ -50,6 +51,8 @@ def profile(
         raise UserError(f"--calls: must be between 1 and 1000 (given: {calls})")
     sweep, running = separated({"task": "darcy", **given, "train": False})
     cells = expansion_of(sweep, running).cells
+    if any(cell.execution.batch_size == AUTO for cell in cells):
+        raise UserError("--batch-size auto: steps of a known size are profiled; give a number")
     if ncu:
         raise typer.Exit(run_under_ncu(cells, out, calls))
     found = record(cells, out, calls, lambda title: print(f"attn-bench: profiling {title}", file=sys.stderr))

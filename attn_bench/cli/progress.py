@@ -27,7 +27,6 @@ from attn_bench.running.runner import Watcher
 from attn_bench.running.tuning import TRIAL_MARK, TRIALS
 from attn_bench.running.work import FINAL
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.groups import AUTO
 
 # Without a terminal, the shortest time between two progress lines.
 LINE_S = 60.0
@@ -196,7 +195,7 @@ class Screen:
             words += [f"{name} {value:.4g}" for name, value in shown.items() if value is not None]
         if record.seconds is not None:
             words.append(f"{record.seconds:.0f} s")
-        if cell.execution.batch_size == AUTO and record.batch_size:
+        if isinstance(cell.execution.batch_size, str) and record.batch_size:
             words.append(f"batch size {record.batch_size}")
         if record.error:
             words.append(f"({record.error})")

@@ -18,7 +18,7 @@ from attn_bench.results.status import Status
 from attn_bench.results.upgrade import SCHEMA, upgrade
 from attn_bench.results.validation import as_json, from_text, plain
 from attn_bench.sweep.cell import Cell
-from attn_bench.sweep.groups import AUTO, BudgetUnit, Part
+from attn_bench.sweep.groups import BudgetUnit, Part
 
 ERROR_CHARACTERS = 10_000
 
@@ -340,9 +340,9 @@ class Record:
 
     @property
     def batch_size(self) -> int | None:
-        """The batch size that was used; None where it was to be found (``auto``) and was not."""
+        """The samples of a batch that was used; None where they follow from memory or tokens and nothing was run."""
         asked = self.cell.execution.batch_size
-        found = self.effective.get("batch_size") if asked == AUTO else asked
+        found = self.effective.get("batch_size") if isinstance(asked, str) else asked
         return found if type(found) is int else None
 
     @property

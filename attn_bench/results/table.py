@@ -112,7 +112,7 @@ IDENTITY = (
 SETTINGS = (
     Column("reference", None, "whether the model is a constant predictor, which competes only in accuracy"),
     Column("complexity", "complexity", "complexity in the number of tokens, as the model claims"),
-    Column("batch_size", "batch_size", "samples per batch; with `--batch-size auto` the number that was found"),
+    Column("batch_size", "batch_size", "samples per batch; the number that was found for `auto` or a size in tokens"),
     Column("device", "cell.execution.device", "`cpu` or `cuda`"),
     Column("device_name", None, "name of the processor or the GPU"),
     Column("precision", "cell.execution.precision", "precision in which the model ran"),

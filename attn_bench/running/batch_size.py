@@ -20,7 +20,7 @@ from attn_bench.running.device.device import MIB, Device, MemoryCounter
 from attn_bench.running.device.select import device_of, is_out_of_memory
 from attn_bench.running.measure.memory import host_allocations, replay
 from attn_bench.running.measure.torch_state import Keeper
-from attn_bench.running.prepare import Posed, Prepared, prepare
+from attn_bench.running.prepare import Posed, Prepared, prepare, with_batch_size
 from attn_bench.running.processes import anonymous
 from attn_bench.running.room import Room, stage_of
 from attn_bench.sweep.cell import Cell
@@ -30,11 +30,6 @@ SPARE = 0.1
 # Without a training set, which no batch exceeds.
 LARGEST = 1 << 16
 Report = Callable[[dict[str, Any]], None]
-
-
-def with_batch_size(cell: Cell, size: int) -> Cell:
-    """Return the cell with a number as its batch size."""
-    return replace(cell, execution=replace(cell.execution, batch_size=size))
 
 
 def find_batch_size(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -91,6 +91,17 @@ def pose(cell: Cell, keeper: Keeper) -> Posed:
     return Posed(task, options, model, problem)
 
 
+def with_batch_size(cell: Cell, size: int) -> Cell:
+    """Return the cell with a number as its batch size."""
+    return replace(cell, execution=replace(cell.execution, batch_size=size))
+
+
+def in_samples(cell: Cell, problem: Problem) -> Cell:
+    """Return the cell with a number of samples as its batch size where that is given in tokens."""
+    tokens = cell.execution.batch_tokens
+    return cell if tokens is None else with_batch_size(cell, max(1, tokens // problem.tokens))
+
+
 def prepare(cell: Cell, posed: Posed, keeper: Keeper) -> Prepared:
     """Build the module of a cell and call it once in each mode, as an ordinary script would before its optimizer.
 
@@ -130,6 +141,7 @@ def open_steps(cell: Cell) -> Steps:
     set_flags(cell)
     keeper = Keeper(cell.seed)
     posed = pose(cell, keeper)
+    cell = in_samples(cell, posed.problem)
     prepared = prepare(cell, posed, keeper)
     return prepared.steps(cell, posed, keeper)
 

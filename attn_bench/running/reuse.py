@@ -22,7 +22,7 @@ from attn_bench.sweep.devices import resolve_device
 from attn_bench.sweep.execution import Running
 from attn_bench.sweep.expansion import Expansion, expanded
 from attn_bench.sweep.fields import built, read, settings_of
-from attn_bench.sweep.groups import AUTO, Measuring
+from attn_bench.sweep.groups import Measuring
 from attn_bench.sweep.settings import Sweep
 
 # What may be said of a run that trains nothing, besides how it is executed.
@@ -85,8 +85,8 @@ class Reevaluation(Sweep):
             data = known[name].group == "paths"
             if name not in _CHOOSES | _EVALUATES and not data and value != known[name].default:
                 raise UserError(f"{known[name].flag}: has no effect with --from, which trains and measures nothing")
-        if values.get("batch_size") == AUTO:
-            raise UserError("--batch-size auto: has no effect with --from, which trains nothing; give a number")
+        if isinstance(size := values.get("batch_size"), str):
+            raise UserError(f"--batch-size {size}: with --from, which trains nothing, give a number")
         tasks = tuple(Store.open(Path(folder)).run_info().tasks)
         for task in values.setdefault("task", tasks):
             if task not in tasks:

@@ -23,14 +23,24 @@ from attn_bench.results.environment import Environment
 from attn_bench.results.record import Energy, Evaluation, Flops, Latency, Memory, Record, TrainingResult
 from attn_bench.results.store import Kind, Store
 from attn_bench.running import weights
-from attn_bench.running.batch_size import LARGEST, find_batch_size, with_batch_size
+from attn_bench.running.batch_size import LARGEST, find_batch_size
 from attn_bench.running.cell_failures import FailedStatus, Failure, failures_to, named_after
 from attn_bench.running.device.select import device_of
 from attn_bench.running.evaluation import Evaluator, Trained
 from attn_bench.running.measure.machine import environment
 from attn_bench.running.measure.steps import Steps
 from attn_bench.running.measure.torch_state import Keeper
-from attn_bench.running.prepare import Posed, Prepared, count_parameters, pose, prepare, set_flags, trainable
+from attn_bench.running.prepare import (
+    Posed,
+    Prepared,
+    count_parameters,
+    in_samples,
+    pose,
+    prepare,
+    set_flags,
+    trainable,
+    with_batch_size,
+)
 from attn_bench.running.reuse import kept_record
 from attn_bench.running.room import ALL_OF_IT, Room
 from attn_bench.running.train.checkpoint import batch_size_in
@@ -150,6 +160,9 @@ def _run(cell: Cell, files: Files, report: Report, findings: _Findings, room: Ro
         found = _batch_size(cell, posed, keeper, room, data, files, report)
         findings.effective |= found
         cell = with_batch_size(cell, found["batch_size"])
+    elif cell.execution.batch_tokens is not None:
+        cell = in_samples(cell, posed.problem)
+        findings.effective["batch_size"] = cell.execution.samples
     prepared = prepare(cell, posed, keeper)
     findings.record = replace(
         findings.record, imported=check_loaded(cell.sources), parameters=count_parameters(prepared.module)
@@ -209,7 +222,7 @@ def _train_and_evaluate(
             )
             findings.record = replace(findings.record, weights=kept)
     report({"stage": "evaluating"})
-    found = findings.record.cell.execution.batch_size == AUTO
+    found = isinstance(findings.record.cell.execution.batch_size, str)
     evaluator = Evaluator(cell, posed, trained, findings.keeper, findings.miss, fits=found)
     evaluation, failure = evaluator.own(files.artifact)
     findings.evaluations.append(evaluation)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.errors import UserError, unknown
+from attn_bench.plugin import Task
 from attn_bench.plugins.fingerprint import HARNESS, harness
 from attn_bench.plugins.options import changed, options_of
 from attn_bench.plugins.registry import MODELS, TASKS
@@ -18,6 +19,7 @@ from attn_bench.sweep import rules
 from attn_bench.sweep.cell import Cell, in_words
 from attn_bench.sweep.contradictions import check_selection
 from attn_bench.sweep.fields import replaced, settings_of
+from attn_bench.sweep.groups import Execution
 from attn_bench.sweep.variants import Loaded, Variant, expand, loaded
 
 if TYPE_CHECKING:
@@ -84,6 +86,9 @@ def _placed(
             if (key := (model, number, repr(shared))) in made:  # a setting of fine-tuning, where it is not done
                 continue
             made.add(key)
+            _check_tokens(
+                shared["execution"], task, [*resolutions, *filter(None, [trained.tuning.tune_resolution])], options
+            )
             each: dict[str, Any] = {"task": name} if len(sweep.task) > 1 else {}
             each |= settings | ({"recipe": trained.training.recipe} if "recipe" in settings else {})
             words = [in_words(key, value) for key, value in each.items()]
@@ -108,6 +113,17 @@ def _placed(
                         tuning=trained.tuning.at(resolution) if trained.tuning.tune else None,
                     ),
                 )
+
+
+def _check_tokens(execution: Execution, task: Task, resolutions: Iterable[int], options: Any) -> None:
+    """Raise UserError where a sample has more tokens than a batch is given."""
+    if (given := execution.batch_tokens) is None:
+        return
+    for resolution in resolutions:
+        if (tokens := task.problem(resolution, options).tokens) > given:
+            raise UserError(
+                f"setting batch_size: {given} tokens are less than a sample: {task.name} has {tokens} at {resolution}"
+            )
 
 
 def _numbered(variants: Sequence[Variant]) -> list[tuple[int, int, Variant]]:

@@ -11,11 +11,13 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
+from pydantic_core import PydanticCustomError
 
 from attn_bench.errors import UserError
 from attn_bench.plugin import TrainingDefaults
@@ -54,6 +56,15 @@ Share = Field(ge=0, lt=1)
 Factor = Field(ge=0, le=1)
 # Not an axis, though in a group.
 One = Axis(False)
+
+
+def _in_tokens(value: Any) -> str:
+    """Return ``"8192 tokens"`` as it is; raises PydanticCustomError for anything else."""
+    if isinstance(value, str) and (found := re.fullmatch(r"0*([1-9][0-9]{0,17}) tokens", value.strip())):
+        return f"{found[1]} tokens"
+    raise PydanticCustomError("tokens", "a number of tokens such as '8192 tokens'")
+
+
 FromPath = Notation(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path)
 
 
@@ -326,9 +337,10 @@ class Execution:
     """How a model is called, for training and measuring."""
 
     batch_size: Annotated[
-        Annotated[int, Positive] | Literal["auto"],
+        Annotated[int, Positive] | Literal["auto"] | Annotated[str, PlainValidator(_in_tokens)],
         Field(
-            description="Batch size, for training and measuring; auto finds the largest that fits the memory "
+            description="Batch size, for training and measuring: a number of samples; '8192 tokens', as many samples "
+            "as have so many grid points or bytes at each resolution; or auto, the largest that fits the memory "
             "(docs/training.md)."
         ),
     ] = BY_TASK
@@ -351,6 +363,12 @@ class Execution:
         """The batch size as a number, which a cell that runs has."""
         assert isinstance(self.batch_size, int)
         return self.batch_size
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """Tokens of a batch (grid points or bytes), where its size is given in tokens."""
+        given = self.batch_size
+        return int(given.split()[0]) if isinstance(given, str) and given != AUTO else None
 
     def completed(self, defaults: TrainingDefaults) -> Execution:
         """Return these settings with the defaults of a task where nothing is given."""

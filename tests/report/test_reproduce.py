@@ -79,7 +79,17 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Reads:
         ([{"epochs": 1}, {"epochs": 2}, {"train": False}], 2, 0),
         # Axes, of settings, of options with a default and of others.
         ([{"models": "toy,toy-slow", "set": "toy.width=2,4", "precision": "float32,bf16", "seeds": 2}], 1, 0),
-        ([{"set": ["toy-task.n=16,4", "toy-task.scale=1,2"], "batch_size": "8,auto", "compile": [True, False]}], 1, 0),
+        (
+            [
+                {
+                    "set": ["toy-task.n=16,4", "toy-task.scale=1,2"],
+                    "batch_size": "8,auto,900 tokens",
+                    "compile": [True, False],
+                }
+            ],
+            1,
+            0,
+        ),
         ([{"set": "toy.act=relu,tanh"}, {"set": "toy.act=tanh", "precision": "bf16"}], 1, 0),
         ([{"set": "toy.act=relu,tanh", "models": "toy,toy-slow", "exclude": "toy.act=tanh resolution=8"}], 1, 0),
         ([{"schedule": ["cosine", "step"], "epochs": "1,2", "exclude": "schedule=step epochs=2"}], 2, 0),

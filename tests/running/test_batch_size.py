@@ -20,6 +20,7 @@ from attn_bench.results.table import column_values, in_brief
 from attn_bench.running import batch_size
 from attn_bench.running.attempt import Attempt
 from attn_bench.running.client import End, Share
+from attn_bench.running.prepare import open_steps
 from attn_bench.running.room import ALL_OF_IT, Room, size_in, stage_of
 from attn_bench.running.run_cell import Files, run_cell
 from attn_bench.running.work import Work
@@ -227,7 +228,26 @@ def test_it_is_an_axis_in_every_notation() -> None:
     assert cell.execution.batch_size == 8
 
 
-@pytest.mark.parametrize("given", ["otto", "0", "", "2.5", "true"])
+def test_in_tokens_a_batch_has_as_many_samples_as_have_so_many_at_each_resolution(tmp_path) -> None:
+    asked = {"resolutions": [8, 16], "batch_size": "0600 tokens ", "steps": 2, "validation": 0, "device": "cpu"}
+    cells = Sweep.from_settings({"models": "toy", "task": "toy-task", **asked}).cells()
+    # One kind: tables show them as one model at two resolutions.
+    assert {cell.execution.batch_size for cell in cells} == {"600 tokens"}
+    assert len({cell.kind for cell in cells}) == 1
+    table = attn_bench.run("toy", "toy-task", out=str(tmp_path / "r"), **asked)
+    assert dict(zip(table.resolution, table.batch_size)) == {8: 600 // 64, 16: 600 // 256}
+    assert set(table.model) == {"toy"}
+    assert open_steps(cells[0].only_measured()).cell.execution.batch_size == 9
+    with pytest.raises(
+        UserError, match="setting batch_size: 200 tokens are less than a sample: toy-task has 256 at 16"
+    ):
+        Sweep.from_settings({"models": "toy", "task": "toy-task", **asked, "batch_size": "200 tokens"}).cells()
+    tuned = {"tune": {"learning_rate": [1e-3, 2e-3]}, "tune_resolution": 16, "resolutions": 8}
+    with pytest.raises(UserError, match="toy-task has 256 at 16"):
+        Sweep.from_settings({"models": "toy", "task": "toy-task", **asked, **tuned, "batch_size": "200 tokens"}).cells()
+
+
+@pytest.mark.parametrize("given", ["otto", "0 tokens", "-8 tokens", "8 token", "0", "", "2.5", "true"])
 def test_anything_else_is_refused_in_one_line(given) -> None:
     with pytest.raises(UserError, match=r"setting batch_size: must be .* or 'auto'") as told:
         Sweep.from_settings({"models": "toy", "task": "toy-task", "batch_size": given})
