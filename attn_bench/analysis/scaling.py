@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attn_bench.errors import UserError
+from attn_bench.plugin import KINDS
+from attn_bench.plugins.registry import TASKS
 from attn_bench.results.quantities import Quantity, drawn
 
 if TYPE_CHECKING:
@@ -173,17 +176,22 @@ def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
     return found
 
 
-def points_of(sequence: bool) -> str:
-    """Return the unit of sizes, on sequences or on grids."""
-    return "tokens" if sequence else "grid points"
+def points_of(table: pd.DataFrame) -> str:
+    """Return the unit of sizes: ``tokens`` of texts and ``points`` on a line, or ``grid points``.
+
+    A line is that of a text if its task is not installed.
+    """
+    known = table[table["tokens"].notna()] if "tokens" in table.columns else table[:0]
+    if not len(known) or not (known["tokens"] == known["resolution"]).all():
+        return "grid points"
+    return "tokens" if all(map(_is_text, known["task"].astype(str).unique())) else "points"
 
 
-def is_sequence(table: pd.DataFrame) -> bool:
-    """Tell whether a resolution is the length of a sequence in tokens rather than that of an axis of a grid."""
-    if "tokens" not in table.columns:
-        return False
-    known = table[table["tokens"].notna()]
-    return bool(len(known) and (known["tokens"] == known["resolution"]).all())
+def _is_text(task: str) -> bool:
+    try:
+        return KINDS[TASKS.load(task).kind].text
+    except UserError:
+        return True
 
 
 def knee(tokens: np.ndarray, cost: np.ndarray) -> int:

@@ -54,7 +54,7 @@ def training_curves(curves: Sequence[Curve], summary: Summary) -> Figure | None:
             _say(row[2 * i : 2 * i + 2], own, series, told, title, most=MOST_SAID // grid.size)
             row[2 * i].set_ylabel(drawable(title))
         if len(resolutions) > 1:
-            row[0].set_title(f"{'length' if summary.sequence else 'resolution'} {resolution}", loc="left")
+            row[0].set_title(f"{summary.size} {resolution}", loc="left")
     for i, axes in enumerate(grid[-1]):
         axes.set_xlabel("seconds of training" if i % 2 else "step")
     legend.draw(figure)
@@ -67,7 +67,7 @@ def _say(panels: Sequence[Axes], curves: Sequence[Curve], of: Of, told: Told, wh
     each = max(1, most // len(curves)) if curves else 0
     for axes, by_second in zip(panels, (False, True)):
         for curve in curves:
-            series, where = of(curve), f"{told.size} {curve.resolution}, seed {curve.seed}"
+            series, where = of(curve), f"{told.summary.size} {curve.resolution}, seed {curve.seed}"
             each_point = zip(series.steps, series.seconds, series.values)
             points = [(at, seconds, value) for at, seconds, value in each_point if value is not None]
             step = -(-len(points) // each)

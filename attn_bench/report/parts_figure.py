@@ -45,7 +45,7 @@ def train_step_parts(summary: Summary) -> Figure | None:
         entries.sort(key=lambda entry: order.index(entry.model))
         _draw(axes, summary, entries)
         if len(drawn) > 1:
-            axes.set_title(f"{'length' if summary.sequence else 'resolution'} {resolution}", loc="left")
+            axes.set_title(f"{summary.size} {resolution}", loc="left")
     batch = summary.settings.get("batch_size", "")
     grid[-1, 0].set_xlabel(f"median time (ms{f', batch of {batch}' if batch.isdigit() else ''})")
     handles = [Patch(color=color, label=part.label) for part, color in zip(parts, COLORS)]

@@ -81,16 +81,11 @@ class Told:
         """The options that were set, by the label of the model."""
         return {label: plain(options, OPTIONS_SHOWN) for label, options in options_of(self.summary).items()}
 
-    @property
-    def size(self) -> str:
-        """What a resolution is called."""
-        return "length" if self.summary.sequence else "resolution"
-
     def entry(self, entry: Entry, first: Sequence[Quantity]) -> str:
         """Return a model, its options and its numbers: those of ``first``, then its error and its costs."""
         named = dict.fromkeys([*first, self.summary.primary, *quantities("figures")])
         values = [f"{each.axis}: {_value(each, entry)}" for each in named if each.column in entry.values]
-        return self.lines(entry.model, f"{self.size} {entry.where}", values)
+        return self.lines(entry.model, f"{self.summary.size} {entry.where}", values)
 
     def lines(self, model: str, where: object, values: Iterable[str]) -> str:
         """Return a model with where the point is, its options, and ``values``, in a line each."""

@@ -179,5 +179,5 @@ def heading(figure: Figure, summary: Summary, what: str) -> None:
     """Title a figure with what it shows and the task, and with the resolution if there is only one."""
     title = f"{plain(summary.task, 60)}: {what}"
     if len(summary.resolutions) == 1:
-        title += f", {'length' if summary.sequence else 'resolution'} {summary.resolutions[0]}"
+        title += f", {summary.size} {summary.resolutions[0]}"
     figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=11)

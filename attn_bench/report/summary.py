@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.pareto import pareto_front
-from attn_bench.analysis.scaling import Scaling, is_sequence, points_of, scaling
+from attn_bench.analysis.scaling import Scaling, points_of, scaling
 from attn_bench.errors import UserError
 from attn_bench.format import count, distinct, plain, significant
 from attn_bench.plugin import Metric
@@ -43,7 +43,7 @@ class Summary:
         transfers: evaluated at others.
         settings: task, device, precision and batch size, which all rows share.
         max_seeds: the largest number of seeds behind a value.
-        sequence: whether a resolution is the length of a sequence rather than of an axis of a grid.
+        points: the unit of sizes (:func:`attn_bench.analysis.scaling.points_of`).
         left_out: number of models that are not shown, as there are more than :data:`MOST_MODELS`.
         statuses: number of cells by status, with those of all models.
     """
@@ -57,7 +57,7 @@ class Summary:
     transfers: tuple[Entry, ...]
     settings: Mapping[str, str]
     max_seeds: int
-    sequence: bool = False
+    points: str = "grid points"
     left_out: int = 0
     statuses: Mapping[str, int] = field(default_factory=dict)
 
@@ -142,14 +142,15 @@ class Summary:
         )
 
     @property
-    def points(self) -> str:
-        """The unit of sizes when costs are compared with them."""
-        return points_of(self.sequence)
+    def size(self) -> str:
+        """What a resolution is called: on a line or of a text a length."""
+        return "resolution" if self.points == "grid points" else "length"
 
     @property
     def axis(self) -> str:
         """What a resolution means, as the label of an axis."""
-        return "context length (tokens)" if self.sequence else "resolution (points along an axis)"
+        known = {"tokens": "context length (tokens)", "points": "length (points)"}
+        return known.get(self.points, "resolution (points along an axis)")
 
     @property
     def disturbed(self) -> str:
@@ -300,7 +301,7 @@ def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:
         transfers=tuple(entry for entry in entries if entry.transfer),
         settings=_settings(rows),
         max_seeds=max((stat.n for entry in own for stat in entry.values.values()), default=0),
-        sequence=is_sequence(table),
+        points=points_of(table),
         left_out=len(labels) - len(shown),
         statuses=statuses,
     )

@@ -287,12 +287,21 @@ def test_error_bars_stay_in_the_figure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("power", "label", "points"),
-    [(1, "context length (tokens)", "tokens"), (2, "resolution (points along an axis)", "grid points")],
+    ("task", "power", "label", "points"),
+    [
+        ("text", 1, "context length (tokens)", "tokens"),
+        ("not-installed", 1, "context length (tokens)", "tokens"),
+        ("burgers", 1, "length (points)", "points"),
+        ("darcy", 2, "resolution (points along an axis)", "grid points"),
+    ],
 )
-def test_a_sequence_has_a_length_and_a_grid_a_resolution(power: int, label: str, points: str) -> None:
+def test_a_sequence_has_a_length_and_a_grid_a_resolution(task: str, power: int, label: str, points: str) -> None:
     table = pd.DataFrame(
-        [row(m, r, tokens=r**power, latency_forward_ms=c * r) for m, c in (("a", 1), ("b", 2)) for r in (16, 32, 64)]
+        [
+            row(m, r, task=task, tokens=r**power, latency_forward_ms=c * r)
+            for m, c in (("a", 1), ("b", 2))
+            for r in (16, 32, 64)
+        ]
     )
     summary, found = summarise(table, ERRORS), scaling(table)
     drawn = error_vs_resolution(summary)

@@ -24,7 +24,7 @@ from attn_bench.analysis.claims.evidence import (
 )
 from attn_bench.analysis.claims.published import differences_from, remark_on, short_training, unlike_preset
 from attn_bench.analysis.pairing import identity
-from attn_bench.analysis.scaling import BENT, EQUAL, EXPONENTS, FLAT, TOLERANCE, Fit, is_sequence, points_of
+from attn_bench.analysis.scaling import BENT, EQUAL, EXPONENTS, FLAT, TOLERANCE, Fit, points_of
 from attn_bench.errors import unknown
 from attn_bench.plugins.registry import MODELS
 from attn_bench.results.quantities import at, drawn
@@ -239,7 +239,7 @@ def judge_growth(claim: Claim, run: Run) -> list[Check]:
     assert claim.growth is not None
     claimed = EXPONENTS[claim.growth]
     groups = {group.label: group for group in run.of(claim.model, claim.options)}
-    points = points_of(is_sequence(run.table)) if groups else ""
+    points = points_of(run.table) if groups else ""
     found = []
     for fit in run.fits if groups else ():
         if fit.cost != claim.metric or fit.model not in groups:
