@@ -11,14 +11,18 @@ from attn_bench.errors import UserError
 from attn_bench.files import read_yaml
 from attn_bench.sweep import notations
 from attn_bench.sweep.groups import BUDGETS
-from attn_bench.sweep.variants import chosen_of
+from attn_bench.sweep.rules import Rule
+from attn_bench.sweep.variants import chosen_of, names_of
 
 
 def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a sweep file with those of ``given`` in their place, also where they are a task's own.
 
-    What is given under ``set`` is added, and ``models`` chooses among those of the file by their labels. Raises
-    UserError for ``models`` or ``tasks`` that are not as they should be.
+    What is given under ``set`` is added, and ``models`` chooses among those of the file by their labels. What the file
+    excludes of models, tasks or resolutions that are not chosen is left out.
+
+    Raises:
+        UserError: ``models`` or ``tasks`` that are not as they should be.
     """
     found = _without(file, given) | {name: value for name, value in given.items() if name != "set"}
     of_file = notations.listed(file.get("models"))
@@ -36,7 +40,26 @@ def overridden(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
             name: {**_without(own, given), **({"set": _both(own.get("set"), sets)} if sets else {})}
             for name, own in tasks.items()
         }
+    if "exclude" in file and "exclude" not in given:
+        with contextlib.suppress(ValueError, UserError):  # what is wrong is said where they are read
+            found["exclude"] = _of_chosen(file["exclude"], found, given)
     return found
+
+
+def _of_chosen(rules: Any, found: Mapping[str, Any], given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rules of a file that are not about models, tasks or resolutions that flags leave out."""
+    chosen: dict[str, set[str]] = {}
+    if "models" in given:
+        chosen["model"] = {name for model in notations.listed(found["models"]) for name in names_of(model)}
+    if "task" in given:
+        chosen["task"] = {str(name) for name in notations.listed(given["task"])}
+    if "resolutions" in given:
+        chosen["resolution"] = {str(each) for each in notations.resolutions(given["resolutions"])}
+    return [
+        rule
+        for rule in notations.rules(rules)
+        if all(chosen[name] & set(map(str, of)) for name, of in Rule("exclude", rule).values.items() if name in chosen)
+    ]
 
 
 def _without(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

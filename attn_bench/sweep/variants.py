@@ -105,6 +105,11 @@ def chosen_of(models: Iterable[Any], listed: Iterable[Any]) -> list[Any]:
     return [known.get(spec.strip(), spec) if isinstance(spec, str) else spec for spec in models]
 
 
+def names_of(spec: str | Mapping[str, Any]) -> tuple[str, str]:
+    """Return the label and the plugin's name of one entry of ``Sweep.models``, by which rules mean it."""
+    return _named(spec)[:2]
+
+
 def _named(spec: str | Mapping[str, Any]) -> tuple[str, str, str, Mapping[str, Any]]:
     """Return label, plugin name, preset and own options of one entry of ``Sweep.models``."""
     if isinstance(spec, str):

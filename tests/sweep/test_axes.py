@@ -110,6 +110,28 @@ def test_models_that_are_given_are_those_of_the_file_with_their_options() -> Non
 
 
 @pytest.mark.parametrize(
+    ("given", "unmet"),
+    [
+        ({}, ["typo"]),
+        ({"models": Text("mean")}, []),
+        ({"models": Text("toy")}, ["typo"]),
+        ({"models": Text("big")}, ["typo"]),  # rules mean models by label and by name
+        ({"resolutions": Text("8")}, []),
+        ({"resolutions": Text("12..24")}, ["typo"]),
+        ({"resolutions": Text("12"), "exclude": [Text("model=typo")]}, ["typo"]),
+        ({"task": Text("darcy")}, []),
+    ],
+)
+def test_what_a_file_excludes_of_what_flags_leave_out_is_no_mistake(given: dict[str, Any], unmet: list[str]) -> None:
+    models = ["toy", {"name": "toy", "label": "big", "options": {"width": 64}}, "mean"]
+    file = {"models": models, "task": ["toy-task", "darcy"], "resolutions": [8, 12], "device": "cpu"}
+    file["exclude"] = {"model": "toy", "task": "toy-task", "resolution": 12, "toy.width": "typo"}
+    notes = expanded(Sweep.from_settings(overridden(file, given))).notes
+    assert len(notes) == len(unmet)
+    assert all(word in note for word, note in zip(unmet, notes))
+
+
+@pytest.mark.parametrize(
     ("rules", "left"),
     [
         ({"exclude": {"precision": "bf16", "toy.width": [2]}}, {(2, "float32"), (4, "float32"), (4, "bf16")}),
@@ -149,7 +171,7 @@ def test_a_rule_that_means_no_cell_is_named() -> None:
         ({"tasks": {"toy-task": 3}}, "setting tasks: 3 is not a mapping"),
         ({"task": "toy-task,toy-tusk"}, "unknown task 'toy-tusk'; did you mean 'toy-task'?"),
         ({"measure": [True, False]}, "setting measure: must be a valid boolean"),
-        ({"batch_size": "2,x"}, "setting batch_size: must be a valid integer or 'auto' (given: 'x')"),
+        ({"batch_size": "2,x"}, "setting batch_size: must be a valid integer or 'auto' or a number of tokens such"),
         ({"precision": Text("float32,fp8")}, "--precision: must be 'float32', 'tf32' or 'bf16' (given: 'fp8')"),
         ({"set": "toy.width=2,100.5"}, "toy.width must be a valid integer"),
         ({"epochs": [1, 2], "steps": 3}, "only one training budget is allowed"),
