@@ -154,7 +154,8 @@ def scaling(table: pd.DataFrame) -> Scaling | None:
 def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
     """Return the curve of every model with a positive, finite ``cost``, from rows with status ``ok``.
 
-    An end of an interval that is not positive and finite, or on the wrong side of the cost, is replaced by the cost.
+    Costs are of a batch: models whose batches differ in size (:func:`uneven`) have none. An end of an interval that is
+    not positive and finite, or on the wrong side of the cost, is replaced by the cost.
     """
     import pandas as pd
 
@@ -167,6 +168,7 @@ def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
     # The limit leaves room for a sum of two.
     numbers = pd.DataFrame(values).where(lambda frame: (frame > 0) & (frame < LARGEST))
     rows = numbers.assign(model=table["model"])[table["status"] == "ok"].dropna(subset=["tokens", cost])
+    rows = rows[~rows["model"].isin(uneven(table))]
     found = {}
     for model, group in rows.groupby("model", sort=False):
         by_size = group.groupby("tokens", sort=True)[list(dict.fromkeys((cost, *ends)))].median()
@@ -174,6 +176,14 @@ def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
         tokens = by_size.index.to_numpy(float)
         found[str(model)] = Curve(tokens, middle, np.fmin(low, middle), np.fmax(high, middle))
     return found
+
+
+def uneven(table: pd.DataFrame) -> set[str]:
+    """Return the models whose batches do not have the same number of samples at every size."""
+    if "batch_size" not in table.columns:
+        return set()
+    sizes = table[table["status"] == "ok"].groupby("model", observed=True)["batch_size"].nunique()
+    return {str(model) for model in sizes[sizes > 1].index}
 
 
 def points_of(table: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_bench.analysis.scaling import FEWEST_POINTS
+from attn_bench.analysis.scaling import FEWEST_POINTS, uneven
 from attn_bench.cli.error_messages import logged_in
 from attn_bench.cli.flags import takes
 from attn_bench.cli.reporting import conclude
@@ -86,6 +86,8 @@ def measure(given: Mapping[str, Any] = {}, plots: Plots = True, dry_run: DryRun 
         return
     if (sizes := table.loc[table["latency_forward_ms"].notna(), "resolution"].nunique()) < FEWEST_POINTS:
         print(f"No exponents were fitted: {FEWEST_POINTS} resolutions are needed, only {sizes} could be measured")
+    elif uneven(table):
+        print("No exponents were fitted where batches differ in size; give --batch-size a number")
 
 
 # What becomes of cells after Ctrl-C.

@@ -55,6 +55,16 @@ def test_a_power_law_is_found_exactly(exponent):
     assert found.flag is None
 
 
+def test_no_growth_is_fitted_to_batches_of_different_sizes():
+    rows = table({"m": lambda n: n, "other": lambda n: n}, batch_size=8)
+    assert {found.model for found in fits(rows)} == {"m", "other"}
+    rows.loc[(rows.model == "m") & (rows.tokens == TOKENS[0]), "batch_size"] = 4
+    assert {found.model for found in fits(rows)} == {"other"}
+    # Where nothing was measured, no batch counts.
+    rows.loc[(rows.model == "m") & (rows.tokens == TOKENS[0]), "status"] = "oom"
+    assert {found.model for found in fits(rows)} == {"m", "other"}
+
+
 def test_sizes_that_are_all_overhead_are_left_out():
     found = fit("m", COST, curve(np.maximum(5.0, 5 * (TOKENS / TOKENS[2]))))
     assert found.first == TOKENS[2]
