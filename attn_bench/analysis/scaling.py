@@ -143,12 +143,24 @@ def scaling(table: pd.DataFrame) -> Scaling | None:
     found = _fits(table, by_cost)
     if not found:
         return None
+    comparable = [(cost, alike) for cost, of in by_cost.items() for alike in _of_like_batches(table, of)]
     return Scaling(
         by_cost,
         found,
-        [crossing for cost, of in by_cost.items() for crossing in crossovers(of, found, cost)],
-        [pair for cost, of in by_cost.items() for pair in uncrossed(of, found, cost)],
+        [crossing for cost, of in comparable for crossing in crossovers(of, found, cost)],
+        [pair for cost, of in comparable for pair in uncrossed(of, found, cost)],
     )
+
+
+def _of_like_batches(table: pd.DataFrame, curves: Mapping[str, Curve]) -> list[dict[str, Curve]]:
+    """Return curves in groups of models with batches of one size, as costs of other batches are not comparable."""
+    if "batch_size" not in table.columns:
+        return [dict(curves)]
+    sizes = table[table["status"] == "ok"].groupby("model", observed=True)["batch_size"].first()
+    found: dict[float, dict[str, Curve]] = {}
+    for model, curve in curves.items():
+        found.setdefault(float(sizes.get(model, math.nan)), {})[model] = curve
+    return list(found.values())
 
 
 def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:

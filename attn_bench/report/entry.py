@@ -58,6 +58,7 @@ class Entry:
         gaps: quantities that seeds lack though they are ok, with the reason.
         changed: process-wide settings that the model changed, and in which stage.
         on_test: seeds whose weights were chosen by their test error.
+        batches: numbers of samples in a batch.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Entry:
     gaps: tuple[Failure, ...] = ()
     changed: tuple[str, ...] = ()
     on_test: int = 0
+    batches: frozenset[float] = frozenset()
 
     @property
     def transfer(self) -> bool:
@@ -126,6 +128,7 @@ def entry_of(key: tuple[str, int, int], rows: Sequence[Mapping[str, Any]], each:
         gaps=tuple(Failure("missing", reason, tuple(seeds)) for reason, seeds in gaps.items()),
         changed=tuple(dict.fromkeys(text for row in rows for text in _changed(row.get("effective")))),
         on_test=sum(row.get("selected_on") == "test" for row in rows),
+        batches=frozenset(size for row in rows if (size := number(row.get("batch_size"))) is not None),
     )
 
 

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from attn_bench.analysis.pareto import pareto_front
-from attn_bench.analysis.scaling import Scaling, points_of, scaling
+from attn_bench.analysis.scaling import Scaling, points_of, scaling, uneven
 from attn_bench.errors import UserError
 from attn_bench.format import count, distinct, plain, significant
 from attn_bench.plugin import Metric
@@ -217,6 +217,15 @@ class Summary:
             parts.append(f"the 95 % confidence interval over test samples{alone}")
         return ", or ".join(parts)
 
+    @property
+    def batches(self) -> str:
+        """Say which costs are not compared because batches differ in size; empty if all are."""
+        said = ["growth with size is not fitted"] if uneven(self.table) else []
+        costs = [quantity for quantity in quantities() if quantity.group.of_batch]
+        if any(_of_unlike_batches(cost, self.candidates(cost, at)) for at in self.resolutions for cost in costs):
+            said.insert(0, "costs of different batches are not compared")
+        return " and ".join(said)
+
     def has(self, quantity: Quantity) -> bool:
         """Tell whether any entry has a value of a quantity."""
         return any(quantity.column in entry.values for entry in self.entries)
@@ -237,7 +246,7 @@ class Summary:
     def best(self, quantity: Quantity, resolution: int) -> list[Entry]:
         """Return the entries with the best value as displayed, at a resolution where at least two compete."""
         candidates = self.candidates(quantity, resolution)
-        if not quantity.ranked or len(candidates) < 2:
+        if not quantity.ranked or len(candidates) < 2 or _of_unlike_batches(quantity, candidates):
             return []
         means = {id(entry): entry.values[quantity.column].mean for entry in candidates}
         best = significant((max if quantity.higher else min)(means.values()))
@@ -251,9 +260,15 @@ class Summary:
         """Return the Pareto front of a cost and the primary metric at a resolution, cheapest first."""
         score = self.primary.column
         candidates = [entry for entry in self.candidates(cost, resolution) if score in entry.values]
+        if _of_unlike_batches(cost, candidates):
+            return []
         return pareto_front(
             candidates, lambda e: e.values[cost.column].mean, lambda e: e.values[score].mean, higher=self.primary.higher
         )
+
+
+def _of_unlike_batches(quantity: Quantity, entries: Sequence[Entry]) -> bool:
+    return quantity.group.of_batch and len(frozenset[float]().union(*(entry.batches for entry in entries))) > 1
 
 
 def summarise(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> Summary:

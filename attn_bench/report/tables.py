@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from attn_bench.analysis.scaling import uneven
 from attn_bench.format import for_markdown, human, plain, significant, with_spread
 from attn_bench.report.curves import SHARES, EqualTime, beside_others
 from attn_bench.report.entry import Entry
@@ -199,8 +198,8 @@ def cost_note(summary: Summary) -> str:
     parts = ["Latency and memory" if measured else "Run"]
     if measured and "batch_size" in settings:
         parts.append(f"of a batch of {settings['batch_size']}")
-        if uneven(summary.table):
-            parts.append("(it differs between resolutions, so no growth is fitted)")
+        if summary.batches:
+            parts.append(f"({summary.batches})")
     if where := settings.get("device_name") or settings.get("device"):
         parts.append(f"on {for_markdown(plain(where, 80))}")
     if "precision" in settings:

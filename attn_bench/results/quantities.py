@@ -96,6 +96,7 @@ class Group:
         definition: shown below figures and tables.
         judged: whether comparisons judge them.
         optional: whether some models have none, which is no failure.
+        of_batch: whether values are of a batch, so that those of batches of different sizes are not compared.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Group:
     definition: str = ""
     judged: bool = True
     optional: bool = False
+    of_batch: bool = False
 
     @property
     def words(self) -> str:
@@ -184,30 +186,30 @@ class Quantity(Column):
 
 
 LATENCY = Group(
-    "latency", "ms", "timed", 0.05, figure="latency_vs_resolution",
+    "latency", "ms", "timed", 0.05, figure="latency_vs_resolution", of_batch=True,
     definition="median over samples, of a batch; a training step is forward, backward and optimizer",
 )  # fmt: skip
 # They explain a step's latency, which is what is compared.
 PARTS = Group(
-    "latency_parts", "ms", "timed", judged=False,
+    "latency_parts", "ms", "timed", judged=False, of_batch=True,
     definition="the parts of a training step, measured in one run of their own: forward pass in training mode with the "
     "loss, backward pass, and optimizer: clipping of the gradient, update of the parameters, and dropping the gradient",
 )  # fmt: skip
 MEMORY = Group(
-    "peak_memory", "MiB", "exact", 0.005, negligible=ALIGNMENT, figure="memory_vs_resolution",
+    "peak_memory", "MiB", "exact", 0.005, negligible=ALIGNMENT, figure="memory_vs_resolution", of_batch=True,
     definition="peak memory of the step after warm-up, without weights and inputs",
 )  # fmt: skip
 GENERATION = Group(
-    "generation", "ms", "timed", 0.05, figure="token_latency_vs_resolution", optional=True,
+    "generation", "ms", "timed", 0.05, figure="token_latency_vs_resolution", optional=True, of_batch=True,
     definition="median over samples, of one token for each text of a batch, generated after a context of this length",
 )  # fmt: skip
 STATE = Group(
-    "state", "MiB", "exact", 0.005, negligible=ALIGNMENT, figure="state_vs_resolution", optional=True,
+    "state", "MiB", "exact", 0.005, negligible=ALIGNMENT, figure="state_vs_resolution", optional=True, of_batch=True,
     definition="what is kept of a batch of contexts of this length to generate the next token, e.g. keys and values",
 )  # fmt: skip
 # It is of the whole device, with what it takes when idle; comparing it would need what else ran there.
 ENERGY = Group(
-    "energy", "J", judged=False,
+    "energy", "J", judged=False, of_batch=True,
     definition="mean over calls, of a batch, from the counter of the GPU (NVML) or the processor packages (RAPL), with "
     "what they take when idle and for whatever else runs",
 )  # fmt: skip

@@ -347,6 +347,26 @@ def test_a_log_is_neither_wrapped_nor_padded(capsys: pytest.CaptureFixture[str])
     assert "why " * 59 in printed[-2]
 
 
+def test_costs_of_batches_of_different_sizes_are_not_compared() -> None:
+    growing = [row(m, r, tokens=r, latency_forward_ms=c * r) for m, c in (("a", 1), ("b", 2)) for r in (16, 32, 64)]
+    alike = summarise(pd.DataFrame(growing), ERRORS)
+    (cost,) = quantities("trade-off")
+    assert [entry.model for entry in alike.best(cost, 16)] == ["a"]
+    assert not alike.batches
+    other = pd.DataFrame([{**each, "batch_size": 1 if each["model"] == "a" else 8} for each in growing])
+    summary, found = summarise(other, ERRORS), scaling(other)
+    assert not summary.best(cost, 16)
+    assert not summary.front(cost, 16)
+    assert found is not None
+    assert {fit.model for fit in found.fits} == {"a", "b"}
+    assert not found.crossovers
+    assert not found.uncrossed
+    assert "of a batch of 1, 8 (costs of different batches are not compared) on" in markdown_table(summary)
+    other.loc[other["resolution"] == 16, "batch_size"] = 2
+    said = "costs of different batches are not compared and growth with size is not fitted"
+    assert f"({said})" in markdown_table(summarise(other, ERRORS))
+
+
 def test_pareto_front_holds_what_nothing_beats() -> None:
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
