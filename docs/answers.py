@@ -221,6 +221,9 @@ def front_table() -> str:
         time = significant(row["time"].value) if isinstance(row["time"], Estimate) else "-"
         lines.append([for_markdown(model), number(error), *more, time, f"{row['parameters'] / 1000:,.0f} k"])  # type: ignore[operator]
     heads = ["Model", f"rel\\_l2 at {size}", *(f"at {r}" for r in columns), clock, "Parameters"]
+    single = (
+        ", one where there is no ±" if any(e.seeds == 1 for column in columns.values() for e in column.values()) else ""
+    )
     left = f" All {len(found)} models are in docs/answers.md." if len(found) > len(shown) else ""
     cost = f"{folder}-cost"
     if not clock.startswith("Train step"):
@@ -232,7 +235,7 @@ def front_table() -> str:
         how = f" Training steps were measured in one run, one model after another ({made})."
     return (
         f"{markdown(heads, lines)}\n\nDarcy flow at {size} x {size}: {DATA[folder]}; mean ± standard deviation over "
-        f"seeds, {_seeds(found)} ([results/{folder}](results/{folder}/report/report.md)).{left}{how}"
+        f"seeds, {_seeds(found)}{single} ([results/{folder}](results/{folder}/report/report.md)).{left}{how}"
     )
 
 
