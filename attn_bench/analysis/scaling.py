@@ -154,12 +154,10 @@ def scaling(table: pd.DataFrame) -> Scaling | None:
 
 def _of_like_batches(table: pd.DataFrame, curves: Mapping[str, Curve]) -> list[dict[str, Curve]]:
     """Return curves in groups of models with batches of one size, as costs of other batches are not comparable."""
-    if "batch_size" not in table.columns:
-        return [dict(curves)]
-    sizes = table[table["status"] == "ok"].groupby("model", observed=True)["batch_size"].first()
-    found: dict[float, dict[str, Curve]] = {}
+    sizes = _batches(table)
+    found: dict[frozenset[float], dict[str, Curve]] = {}
     for model, curve in curves.items():
-        found.setdefault(float(sizes.get(model, math.nan)), {})[model] = curve
+        found.setdefault(sizes.get(model, frozenset()), {})[model] = curve
     return list(found.values())
 
 
@@ -192,10 +190,15 @@ def curves(table: pd.DataFrame, cost: str) -> dict[str, Curve]:
 
 def uneven(table: pd.DataFrame) -> set[str]:
     """Return the models whose batches do not have the same number of samples at every size."""
+    return {model for model, sizes in _batches(table).items() if len(sizes) > 1}
+
+
+def _batches(table: pd.DataFrame) -> dict[str, frozenset[float]]:
+    """Return the numbers of samples in the batches of each model; none where the table does not say."""
     if "batch_size" not in table.columns:
-        return set()
-    sizes = table[table["status"] == "ok"].groupby("model", observed=True)["batch_size"].nunique()
-    return {str(model) for model in sizes[sizes > 1].index}
+        return {}
+    ok = table[table["status"] == "ok"].dropna(subset=["batch_size"])
+    return {str(model): frozenset(of) for model, of in ok.groupby("model", observed=True)["batch_size"]}
 
 
 def points_of(table: pd.DataFrame) -> str:

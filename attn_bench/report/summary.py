@@ -217,7 +217,7 @@ class Summary:
             parts.append(f"the 95 % confidence interval over test samples{alone}")
         return ", or ".join(parts)
 
-    @property
+    @cached_property
     def batches(self) -> str:
         """Say which costs are not compared because batches differ in size; empty if all are."""
         said = ["growth with size is not fitted"] if uneven(self.table) else []

@@ -86,9 +86,7 @@ def _placed(
             if (key := (model, number, repr(shared))) in made:  # a setting of fine-tuning, where it is not done
                 continue
             made.add(key)
-            _check_tokens(
-                shared["execution"], task, [*resolutions, *filter(None, [trained.tuning.tune_resolution])], options
-            )
+            _check_tokens(shared["execution"], task, (*resolutions, *trained.tuning.elsewhere), options)
             each: dict[str, Any] = {"task": name} if len(sweep.task) > 1 else {}
             each |= settings | ({"recipe": trained.training.recipe} if "recipe" in settings else {})
             words = [in_words(key, value) for key, value in each.items()]

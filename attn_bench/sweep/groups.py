@@ -306,6 +306,11 @@ class Tuning:
         # JSON has no tuples, and a cell that was read is equal to the one that was written.
         object.__setattr__(self, "tune", {name: tuple(values) for name, values in self.tune.items()})
 
+    @property
+    def elsewhere(self) -> tuple[int, ...]:
+        """The resolution that all are tuned at; empty where each is tuned at its own."""
+        return () if self.tune_resolution is None else (self.tune_resolution,)
+
     def at(self, resolution: int) -> Tuning:
         """Return the tuning of a cell at a resolution: at the one that all are tuned at, it is as without it."""
         return dataclasses.replace(self, tune_resolution=None) if self.tune_resolution == resolution else self

@@ -239,8 +239,7 @@ class Sweep:
         try:
             resolutions = tuple(dict.fromkeys(self.resolutions or task.default_resolutions(options)))
             further = tuple(dict.fromkeys(self.eval_resolutions))
-            elsewhere = self.tuning.tune_resolution if self.train else None
-            tuned = () if elsewhere is None else (elsewhere,)
+            tuned = self.tuning.elsewhere if self.train else ()
             if self.train:
                 tested = task.further_resolutions(resolutions, options)
                 further = further or tested
